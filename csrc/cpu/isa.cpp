@@ -1,0 +1,50 @@
+#include "cpu/isa.h"
+
+#include <atomic>
+#include <stdexcept>
+
+namespace sparsekern {
+
+const char* isa_name(Isa isa) {
+  switch (isa) {
+    case Isa::avx512:
+      return "avx512";
+    case Isa::avx2:
+      return "avx2";
+    default:
+      return "generic";
+  }
+}
+
+std::vector<Isa> supported_isas() {
+  std::vector<Isa> isas;
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  if (avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
+    isas.push_back(Isa::avx512);
+  if (avx2) isas.push_back(Isa::avx2);
+#endif
+  isas.push_back(Isa::generic);
+  return isas;
+}
+
+static std::atomic<Isa>& chosen() {
+  static std::atomic<Isa> isa{supported_isas().front()};
+  return isa;
+}
+
+Isa active_isa() { return chosen().load(std::memory_order_relaxed); }
+
+void set_isa(const std::string& name) {
+  for (Isa isa : supported_isas()) {
+    if (name == isa_name(isa)) {
+      chosen().store(isa);
+      return;
+    }
+  }
+  throw std::invalid_argument("this processor cannot run instruction set '" + name + "'");
+}
+
+}  // namespace sparsekern

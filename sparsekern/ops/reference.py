@@ -1,0 +1,254 @@
+"""Every operator in plain PyTorch: the fallback, the oracle and the documentation of the kernels.
+
+Signatures and the layout of `index` are those of `schema`.
+"""
+
+import torch
+from torch import Tensor
+
+from .schema import TILE, _accumulate, library
+
+PANEL_BYTES = 64 << 20
+
+
+def _rows(row_ptr: Tensor) -> Tensor:
+    """The row of every slot in use, int64 `[nnz]`."""
+    counts = row_ptr.diff().long()
+    return torch.repeat_interleave(torch.arange(counts.numel(), device=row_ptr.device), counts)
+
+
+def expand(values: Tensor, row_ptr: Tensor, col: Tensor, start: int, stop: int, cols: int) -> Tensor:
+    """Rows `start:stop` of the matrix, dense `[stop-start, cols]`."""
+    dense = values.new_zeros(stop - start, cols)
+    first, last = int(row_ptr[start]), int(row_ptr[stop])
+    dense[_rows(row_ptr[start : stop + 1]), col[first:last].long()] = values[first:last]
+    return dense
+
+
+def collect(dense: Tensor, row_ptr: Tensor, col: Tensor, start: int, stop: int, out: Tensor) -> None:
+    """Writes the active entries of `dense` (rows `start:stop` of a matrix) into their slots of `out`."""
+    first, last = int(row_ptr[start]), int(row_ptr[stop])
+    out[first:last] = dense[_rows(row_ptr[start : stop + 1]), col[first:last].long()].to(out.dtype)
+
+
+def sparse_linear(input: Tensor, values: Tensor, index: list[Tensor], bias: Tensor | None, out_features: int) -> Tensor:
+    """`input @ W.T + bias`, sums kept in fp32 or wider."""
+    wide = _accumulate(input.dtype)
+    weight = expand(values.to(wide), index[0], index[1], 0, out_features, input.shape[-1])
+    return torch.nn.functional.linear(input.to(wide), weight, None if bias is None else bias.to(wide)).to(input.dtype)
+
+
+def sparse_linear_backward(
+    grad_output: Tensor,
+    input: Tensor,
+    values: Tensor,
+    index: list[Tensor],
+    need_input: bool,
+    need_values: bool,
+    need_bias: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of `sparse_linear`; what is not needed is returned with no elements."""
+    wide = _accumulate(input.dtype)
+    rows, cols = grad_output.shape[-1], input.shape[-1]
+    delta, h = grad_output.reshape(-1, rows).to(wide), input.reshape(-1, cols).to(wide)
+    grad_input, grad_values, grad_bias = input.new_empty(0), values.new_empty(0), values.new_empty(0)
+    if need_input:
+        grad_input = (delta @ expand(values.to(wide), index[0], index[1], 0, rows, cols)).to(input.dtype)
+        grad_input = grad_input.reshape(input.shape)
+    if need_values:
+        grad_values = torch.zeros_like(values)
+        collect(delta.t() @ h, index[0], index[1], 0, rows, grad_values)
+    if need_bias:
+        grad_bias = delta.sum(0).to(values.dtype)
+    return grad_input, grad_values, grad_bias
+
+
+def _panels(rows: int, cols: int, element_size: int) -> list[tuple[int, int]]:
+    """Row ranges whose dense form stays within `PANEL_BYTES`."""
+    step = max(1, PANEL_BYTES // max(1, cols * element_size))
+    return [(start, min(start + step, rows)) for start in range(0, rows, step)]
+
+
+def expanded_linear(
+    input: Tensor, values: Tensor, index: list[Tensor], bias: Tensor | None, out_features: int
+) -> Tensor:
+    """`sparse_linear` by dense products with row panels of the expanded matrix: for weights that are hardly sparse."""
+    cols = input.shape[-1]
+    flat = input.reshape(-1, cols)
+    output = input.new_empty(flat.shape[0], out_features)
+    for start, stop in _panels(out_features, cols, values.element_size()):
+        panel = torch.ops.sparsekern.expand(values, index[0], index[1], start, stop, cols)
+        output[:, start:stop] = torch.nn.functional.linear(flat, panel, None if bias is None else bias[start:stop])
+    return output.reshape(*input.shape[:-1], out_features)
+
+
+def expanded_linear_backward(
+    grad_output: Tensor,
+    input: Tensor,
+    values: Tensor,
+    index: list[Tensor],
+    need_input: bool,
+    need_values: bool,
+    need_bias: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of `expanded_linear`, in the same row panels."""
+    rows, cols = grad_output.shape[-1], input.shape[-1]
+    delta, h = grad_output.reshape(-1, rows), input.reshape(-1, cols)
+    grad_input = torch.zeros_like(h, memory_format=torch.contiguous_format) if need_input else input.new_empty(0)
+    grad_values = torch.zeros_like(values) if need_values else values.new_empty(0)
+    for start, stop in _panels(rows, cols, values.element_size()):
+        if need_input:
+            panel = torch.ops.sparsekern.expand(values, index[0], index[1], start, stop, cols)
+            grad_input.addmm_(delta[:, start:stop], panel)
+        if need_values:
+            panel = delta[:, start:stop].t() @ h
+            torch.ops.sparsekern.collect(panel, index[0], index[1], start, stop, grad_values)
+    grad_bias = delta.sum(0).to(values.dtype) if need_bias else values.new_empty(0)
+    return grad_input.reshape(input.shape) if need_input else grad_input, grad_values, grad_bias
+
+
+def sampled_gradient(grad_output: Tensor, input: Tensor, coordinates: Tensor) -> Tensor:
+    """`sum_b grad_output[b, r] * input[b, c]` at flat coordinates `r * cols + c`, int64 `[n]`; fp32 or wider."""
+    wide = _accumulate(input.dtype)
+    rows, cols = grad_output.shape[-1], input.shape[-1]
+    delta, h = grad_output.reshape(-1, rows).to(wide), input.reshape(-1, cols).to(wide)
+    result = h.new_empty(coordinates.shape)
+    step = max(1, PANEL_BYTES // max(1, 2 * h.shape[0] * h.element_size()))
+    for start in range(0, coordinates.numel(), step):
+        part = coordinates[start : start + step]
+        row = torch.div(part, cols, rounding_mode="floor")
+        result[start : start + step] = (delta[:, row] * h[:, part - row * cols]).sum(0)
+    return result
+
+
+def guided_sample(
+    row_weight: Tensor, col_weight: Tensor, row_ptr: Tensor, col: Tensor, n: int, seed: int, rounds: int = 32
+) -> tuple[Tensor, Tensor]:
+    """`n` distinct inactive coordinates, drawn one after another with probability proportional to
+    `row_weight[r] * col_weight[c]`, sorted; and how many of them the uniform remainder supplied.
+
+    Rejection: draws that hit an active or an already drawn coordinate are repeated, at most `rounds` times
+    (METHODS C12), after which the rest is uniform over what is still inactive.
+    """
+    rows, cols = row_weight.numel(), col_weight.numel()
+    generator = torch.Generator(device=col.device).manual_seed(seed)
+    active = _rows(row_ptr) * cols + col[: int(row_ptr[-1])].long()
+    chosen = active.new_empty(0)
+    uniform = 0
+    for attempt in range(2 * rounds):
+        missing = n - chosen.numel()
+        if missing == 0:
+            break
+        if attempt < rounds and float(row_weight.sum()) > 0 and float(col_weight.sum()) > 0:
+            drawn = _draw(row_weight, missing, generator) * cols + _draw(col_weight, missing, generator)
+        else:
+            drawn = torch.randint(rows * cols, (missing,), generator=generator, device=col.device)
+        fresh = drawn.unique()
+        fresh = fresh[~torch.isin(fresh, active, assume_unique=True)]
+        before = chosen.numel()
+        chosen = torch.cat([chosen, fresh]).unique()
+        uniform += (chosen.numel() - before) if attempt >= rounds else 0
+    if chosen.numel() < n:  # almost nothing is inactive: list it
+        taken = torch.zeros(rows * cols, dtype=torch.bool, device=col.device)
+        taken[active] = taken[chosen] = True
+        rest = (~taken).nonzero().flatten()
+        order = torch.randperm(rest.numel(), generator=generator, device=col.device)
+        uniform += n - chosen.numel()
+        chosen = torch.cat([chosen, rest[order[: n - chosen.numel()]]]).sort().values
+    return chosen, torch.tensor(uniform, device=col.device)
+
+
+def _draw(weight: Tensor, n: int, generator: torch.Generator) -> Tensor:
+    cumulative = weight.double().cumsum(0)
+    uniform = torch.rand(n, generator=generator, dtype=torch.float64, device=weight.device) * cumulative[-1]
+    return torch.searchsorted(cumulative, uniform, right=True).clamp_(max=weight.numel() - 1)
+
+
+def rewire(
+    row_ptr: Tensor, col: Tensor, keep: Tensor, grow: Tensor, capacity: int, cols: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Drops the slots whose `keep` is False (bool `[nnz]`), adds the sorted coordinates `grow` (int64).
+
+    Returns the new `row_ptr`, `col` `[capacity]` and the index map `[capacity]`: the old slot of each new slot, or -1
+    for a grown one and for slack.
+    """
+    nnz = int(row_ptr[-1])
+    old = (_rows(row_ptr) * cols + col[:nnz].long())[keep]
+    coordinates, order = torch.cat([old, grow]).sort()
+    source = torch.cat([keep.nonzero().flatten(), torch.full_like(grow, -1)])[order]
+    new_row_ptr, new_col = _compress(coordinates, row_ptr.numel() - 1, cols, capacity)
+    index_map = torch.full((capacity,), -1, dtype=torch.int32, device=col.device)
+    index_map[: source.numel()] = source.to(torch.int32)
+    return new_row_ptr, new_col, index_map
+
+
+def _compress(coordinates: Tensor, rows: int, cols: int, capacity: int) -> tuple[Tensor, Tensor]:
+    """`row_ptr` and `col` of sorted flat coordinates."""
+    row = torch.div(coordinates, cols, rounding_mode="floor")
+    col = torch.zeros(capacity, dtype=torch.int32, device=coordinates.device)
+    col[: coordinates.numel()] = (coordinates - row * cols).to(torch.int32)
+    bounds = torch.arange(rows + 1, device=coordinates.device)
+    return torch.searchsorted(row, bounds).to(torch.int32), col
+
+
+def transpose_index(row_ptr: Tensor, col: Tensor, cols: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The walk by columns: `t_ptr [cols+1]`, and per slot of that walk its row and its slot in `values`."""
+    nnz = int(row_ptr[-1])
+    order = torch.argsort(col[:nnz], stable=True)
+    t_ptr = torch.zeros(cols + 1, dtype=torch.int32, device=col.device)
+    t_ptr[1:] = torch.bincount(col[:nnz], minlength=cols).cumsum(0)
+    t_row, t_pos = torch.zeros_like(col), torch.zeros_like(col)
+    t_row[:nnz] = _rows(row_ptr)[order].to(torch.int32)
+    t_pos[:nnz] = order.to(torch.int32)
+    return t_ptr, t_row, t_pos
+
+
+def tile_index(ptr: Tensor, index: Tensor, extent: int) -> Tensor:
+    """Where, in each row, the segment of every `TILE` consecutive columns starts: `[rows, tiles + 1]`."""
+    rows, nnz = ptr.numel() - 1, int(ptr[-1])
+    tiles = (extent + TILE - 1) // TILE
+    segment = _rows(ptr) * tiles + torch.div(index[:nnz].long(), TILE, rounding_mode="floor")
+    counts = torch.bincount(segment, minlength=rows * tiles).reshape(rows, tiles)
+    starts = torch.cat([counts.new_zeros(rows, 1), counts.cumsum(1)], dim=1)
+    return (starts + ptr[:-1, None]).to(torch.int32)
+
+
+def _sortable(scores: list[Tensor], absolute: bool) -> Tensor:
+    flat = torch.cat([s.flatten() for s in scores])
+    flat = flat.abs() if absolute else flat
+    if flat.is_floating_point() and bool(flat.isnan().any()):
+        raise ValueError("scores must not contain NaN")
+    return flat
+
+
+def topk_mask(scores: list[Tensor], k: int, absolute: bool) -> list[Tensor]:
+    """Marks exactly the `k` largest entries over all tensors; of equal ones the lower global flat index wins."""
+    flat = _sortable(scores, absolute)
+    order = torch.argsort(flat, descending=True, stable=True)
+    mask = torch.zeros(flat.numel(), dtype=torch.bool, device=flat.device)
+    mask[order[:k]] = True
+    parts = mask.split([s.numel() for s in scores])
+    return [p.reshape(s.shape).clone() for p, s in zip(parts, scores, strict=True)]
+
+
+def kth_largest(scores: list[Tensor], k: int, absolute: bool) -> Tensor:
+    """The `k`-th largest entry over all tensors, `k` from 1, 0-d."""
+    return _sortable(scores, absolute).topk(k).values[-1].clone()
+
+
+for _name, _function in {
+    "sparse_linear": sparse_linear,
+    "sparse_linear_backward": sparse_linear_backward,
+    "expanded_linear": expanded_linear,
+    "expanded_linear_backward": expanded_linear_backward,
+    "expand": expand,
+    "collect": collect,
+    "sampled_gradient": sampled_gradient,
+    "guided_sample": guided_sample,
+    "rewire": rewire,
+    "transpose_index": transpose_index,
+    "tile_index": tile_index,
+    "topk_mask": topk_mask,
+    "kth_largest": kth_largest,
+}.items():
+    library.impl(_name, _function, "CompositeExplicitAutograd")

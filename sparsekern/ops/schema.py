@@ -1,0 +1,128 @@
+"""Operator schemas and their shape functions.
+
+Everything is declared here, in Python, so that the package imports and runs
+without a compiler. `index` is the tensor list `Topology.index`:
+
+    row_ptr [rows+1], col [capacity]                     row-major CSR
+    t_ptr [cols+1], t_row [capacity], t_pos [capacity]   the transposed walk: `t_pos` is the slot in `values`
+    tile_ptr [rows, tiles+1] or empty                    slot where each 64-column segment of a row starts
+    t_tile_ptr [cols, t_tiles+1] or empty                the same for the transposed walk
+
+all int32, columns sorted within a row. `row_ptr[-1]` slots are in use; the
+rest is slack: `values` holds zero there and its gradient is zero.
+"""
+
+import torch
+from torch import Tensor
+
+library = torch.library.Library("sparsekern", "DEF")
+
+SCHEMAS = {
+    "sparse_linear": "(Tensor input, Tensor values, Tensor[] index, Tensor? bias, SymInt out_features) -> Tensor",
+    "sparse_linear_backward": "(Tensor grad_output, Tensor input, Tensor values, Tensor[] index, bool need_input, "
+    "bool need_values, bool need_bias) -> (Tensor, Tensor, Tensor)",
+    "expanded_linear": "(Tensor input, Tensor values, Tensor[] index, Tensor? bias, SymInt out_features) -> Tensor",
+    "expanded_linear_backward": "(Tensor grad_output, Tensor input, Tensor values, Tensor[] index, bool need_input, "
+    "bool need_values, bool need_bias) -> (Tensor, Tensor, Tensor)",
+    "expand": "(Tensor values, Tensor row_ptr, Tensor col, int start, int stop, SymInt cols) -> Tensor",
+    "collect": "(Tensor dense, Tensor row_ptr, Tensor col, int start, int stop, Tensor(a!) out) -> ()",
+    "sampled_gradient": "(Tensor grad_output, Tensor input, Tensor coordinates) -> Tensor",
+    "guided_sample": "(Tensor row_weight, Tensor col_weight, Tensor row_ptr, Tensor col, SymInt n, int seed) "
+    "-> (Tensor, Tensor)",
+    "rewire": "(Tensor row_ptr, Tensor col, Tensor keep, Tensor grow, SymInt capacity, SymInt cols) "
+    "-> (Tensor, Tensor, Tensor)",
+    "transpose_index": "(Tensor row_ptr, Tensor col, SymInt cols) -> (Tensor, Tensor, Tensor)",
+    "tile_index": "(Tensor ptr, Tensor index, SymInt extent) -> Tensor",
+    "topk_mask": "(Tensor[] scores, int k, bool absolute) -> Tensor[]",
+    "kth_largest": "(Tensor[] scores, int k, bool absolute) -> Tensor",
+}
+
+for _name, _schema in SCHEMAS.items():
+    library.define(_name + _schema)
+
+TILE = 64
+
+
+def _linear(input: Tensor, values: Tensor, index: list[Tensor], bias: Tensor | None, out_features: int) -> Tensor:
+    return input.new_empty((*input.shape[:-1], out_features))
+
+
+def _linear_backward(
+    grad_output: Tensor,
+    input: Tensor,
+    values: Tensor,
+    index: list[Tensor],
+    need_input: bool,
+    need_values: bool,
+    need_bias: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return (
+        input.new_empty(input.shape if need_input else (0,)),
+        values.new_empty(values.shape if need_values else (0,)),
+        values.new_empty(grad_output.shape[-1:] if need_bias else (0,)),
+    )
+
+
+def _expand(values: Tensor, row_ptr: Tensor, col: Tensor, start: int, stop: int, cols: int) -> Tensor:
+    return values.new_empty((stop - start, cols))
+
+
+def _collect(dense: Tensor, row_ptr: Tensor, col: Tensor, start: int, stop: int, out: Tensor) -> None:
+    return None
+
+
+def _sampled_gradient(grad_output: Tensor, input: Tensor, coordinates: Tensor) -> Tensor:
+    return input.new_empty(coordinates.shape, dtype=_accumulate(input.dtype))
+
+
+def _guided_sample(
+    row_weight: Tensor, col_weight: Tensor, row_ptr: Tensor, col: Tensor, n: int, seed: int
+) -> tuple[Tensor, Tensor]:
+    return col.new_empty((n,), dtype=torch.int64), col.new_empty((), dtype=torch.int64)
+
+
+def _rewire(
+    row_ptr: Tensor, col: Tensor, keep: Tensor, grow: Tensor, capacity: int, cols: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.empty_like(row_ptr), col.new_empty((capacity,)), col.new_empty((capacity,))
+
+
+def _transpose_index(row_ptr: Tensor, col: Tensor, cols: int) -> tuple[Tensor, Tensor, Tensor]:
+    return col.new_empty((cols + 1,)), torch.empty_like(col), torch.empty_like(col)
+
+
+def _tile_index(ptr: Tensor, index: Tensor, extent: int) -> Tensor:
+    return index.new_empty((ptr.shape[0] - 1, (extent + TILE - 1) // TILE + 1))
+
+
+def _topk_mask(scores: list[Tensor], k: int, absolute: bool) -> list[Tensor]:
+    return [torch.empty_like(s, dtype=torch.bool, memory_format=torch.contiguous_format) for s in scores]
+
+
+def _kth_largest(scores: list[Tensor], k: int, absolute: bool) -> Tensor:
+    return scores[0].new_empty(())
+
+
+def _accumulate(dtype: torch.dtype) -> torch.dtype:
+    """The dtype in which sums over `dtype` are kept."""
+    return torch.float32 if dtype in (torch.bfloat16, torch.float16) else dtype
+
+
+FAKES = {
+    "sparse_linear": _linear,
+    "sparse_linear_backward": _linear_backward,
+    "expanded_linear": _linear,
+    "expanded_linear_backward": _linear_backward,
+    "expand": _expand,
+    "collect": _collect,
+    "sampled_gradient": _sampled_gradient,
+    "guided_sample": _guided_sample,
+    "rewire": _rewire,
+    "transpose_index": _transpose_index,
+    "tile_index": _tile_index,
+    "topk_mask": _topk_mask,
+    "kth_largest": _kth_largest,
+}
+
+for _name, _fake in FAKES.items():
+    torch.library.register_fake(f"sparsekern::{_name}", _fake, lib=library)

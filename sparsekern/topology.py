@@ -1,0 +1,245 @@
+"""The sparsity pattern of a weight matrix, and a weight on such a pattern."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from math import prod
+
+import torch
+from torch import Tensor
+
+from . import ops
+
+
+@dataclass(frozen=True, eq=False)
+class Topology:
+    """Which entries of a weight matrix exist: a frozen CSR pattern with a fixed capacity.
+
+    The matrix is the weight viewed `[rows, cols]`, a convolution as `[out, in * kh * kw]`. Slot `k` of a value vector
+    `[capacity]` belongs to column `col[k]` of the row `r` with `row_ptr[r] <= k < row_ptr[r + 1]`; columns are sorted
+    within a row, slots from `nnz` on are slack. Build one with `from_mask`, `from_coordinates` or `random`; never
+    through a dense matrix unless you have one.
+
+    Args:
+        shape: shape of the weight, two or more dimensions.
+        row_ptr: int32 `[rows + 1]`.
+        col: int32 `[capacity]`.
+        tiled: also keep the segment pointers that the L1-blocked kernels walk.
+    """
+
+    shape: tuple[int, ...]
+    row_ptr: Tensor
+    col: Tensor
+    tiled: bool = False
+    views: tuple[Tensor, ...] = field(default=(), repr=False)
+
+    def __post_init__(self) -> None:
+        if not self.views:
+            object.__setattr__(self, "views", self._build_views())
+
+    def _build_views(self) -> tuple[Tensor, ...]:
+        transposed = ops.transpose_index(self.row_ptr, self.col, self.cols)
+        if not self.tiled:
+            return (*transposed, self.col.new_empty(0), self.col.new_empty(0))
+        tiles = ops.tile_index(self.row_ptr, self.col, self.cols)
+        return (*transposed, tiles, ops.tile_index(transposed[0], transposed[1], self.rows))
+
+    # ---- construction
+
+    @classmethod
+    def from_mask(cls, mask: Tensor, *, capacity: int | None = None, tiled: bool = False) -> Topology:
+        """The pattern of a bool tensor of the weight's shape (two or more dimensions)."""
+        if mask.dtype != torch.bool or mask.dim() < 2:
+            raise ValueError(
+                f"mask must be a bool tensor of two or more dimensions, got {mask.dtype} {tuple(mask.shape)}"
+            )
+        return cls.from_coordinates(mask.flatten().nonzero().flatten(), mask.shape, capacity=capacity, tiled=tiled)
+
+    @classmethod
+    def from_coordinates(
+        cls, coordinates: Tensor, shape: torch.Size | tuple[int, ...], *, capacity: int | None = None,
+        tiled: bool = False,
+    ) -> Topology:
+        """The pattern of distinct flat indices `r * cols + c`, int64 `[nnz]`, in any order."""
+        shape = tuple(shape)
+        rows, cols = shape[0], prod(shape[1:])
+        if len(shape) < 2:
+            raise ValueError(f"shape must have two or more dimensions, got {shape}")
+        if rows >= 2**31 or cols >= 2**31:
+            raise ValueError(f"rows and columns must be below 2**31, got {rows} x {cols}")
+        if coordinates.dtype != torch.int64 or coordinates.dim() != 1:
+            raise ValueError(
+                f"coordinates must be int64 [nnz], got {coordinates.dtype} {tuple(coordinates.shape)}"
+            )
+        nnz = coordinates.numel()
+        capacity = nnz if capacity is None else capacity
+        if not nnz <= capacity < 2**31:
+            raise ValueError(f"capacity must be at least nnz = {nnz} and below 2**31, got {capacity}")
+        if nnz > 1 and not bool((coordinates[1:] > coordinates[:-1]).all()):
+            coordinates = coordinates.sort().values
+            if not bool((coordinates[1:] > coordinates[:-1]).all()):
+                raise ValueError("coordinates must be distinct")
+        if nnz and not 0 <= int(coordinates[0]) <= int(coordinates[-1]) < rows * cols:
+            raise ValueError(f"coordinates must lie in [0, {rows * cols}) for shape {shape}")
+        row_ptr, col = ops.reference._compress(coordinates, rows, cols, capacity)
+        return cls(shape, row_ptr, col, tiled)
+
+    @classmethod
+    def random(
+        cls, shape: torch.Size | tuple[int, ...], nnz: int, *, generator: torch.Generator | None = None,
+        capacity: int | None = None, tiled: bool = False,
+    ) -> Topology:
+        """G(n, M): exactly `nnz` distinct entries, every such set equally likely (METHODS 1.5, Init)."""
+        size = prod(shape)
+        if not 0 <= nnz <= size:
+            raise ValueError(f"nnz must be between 0 and {size}, the number of weights of shape {tuple(shape)}, got {nnz}")
+        if nnz > size // 2:  # draw what is absent
+            present = torch.ones(size, dtype=torch.bool)
+            present[_distinct(size, size - nnz, generator)] = False
+            coordinates = present.nonzero().flatten()
+        else:
+            coordinates = _distinct(size, nnz, generator)
+        return cls.from_coordinates(coordinates, shape, capacity=capacity, tiled=tiled)
+
+    # ---- facts
+
+    @property
+    def rows(self) -> int:
+        return self.shape[0]
+
+    @property
+    def cols(self) -> int:
+        return prod(self.shape[1:])
+
+    @property
+    def capacity(self) -> int:
+        return self.col.numel()
+
+    @cached_property
+    def nnz(self) -> int:
+        return int(self.row_ptr[-1])
+
+    @property
+    def sparsity(self) -> float:
+        """Fraction of absent weights."""
+        return 1.0 - self.nnz / max(1, prod(self.shape))
+
+    @property
+    def index(self) -> list[Tensor]:
+        """The tensors that the operators take (`sparsekern.ops.schema`)."""
+        return [self.row_ptr, self.col, *self.views]
+
+    @property
+    def device(self) -> torch.device:
+        return self.col.device
+
+    # ---- conversion
+
+    def coordinates(self) -> Tensor:
+        """Flat index of every slot in use, int64 `[nnz]`, ascending."""
+        return ops.reference._rows(self.row_ptr) * self.cols + self.col[: self.nnz].long()
+
+    def mask(self) -> Tensor:
+        """Bool tensor of the weight's shape."""
+        mask = torch.zeros(prod(self.shape), dtype=torch.bool, device=self.device)
+        mask[self.coordinates()] = True
+        return mask.reshape(self.shape)
+
+    def to_csr(self, values: Tensor) -> Tensor:
+        """Row-major values `[nnz]` of a value vector `[capacity]`."""
+        return values[: self.nnz]
+
+    def from_csr(self, values: Tensor, fill: float = 0.0) -> Tensor:
+        """The value vector `[capacity]` of row-major values `[nnz]`, slack set to `fill`."""
+        if values.shape != (self.nnz,):
+            raise ValueError(f"expected {self.nnz} values, got shape {tuple(values.shape)}")
+        padded = values.new_full((self.capacity,), fill)
+        padded[: self.nnz] = values
+        return padded
+
+    def dense(self, values: Tensor) -> Tensor:
+        """The weight as a dense tensor of `shape`, zeros in place."""
+        full = torch.zeros(prod(self.shape), dtype=values.dtype, device=values.device)
+        return full.index_put((self.coordinates(),), self.to_csr(values)).reshape(self.shape)
+
+    def gather(self, dense: Tensor) -> Tensor:
+        """The entries of a dense tensor of `shape` at this pattern, `[capacity]`, slack zero."""
+        if dense.shape != self.shape:
+            raise ValueError(f"expected a tensor of shape {self.shape}, got {tuple(dense.shape)}")
+        return self.from_csr(dense.reshape(-1)[self.coordinates()])
+
+    def to(self, device: torch.device | str) -> Topology:
+        return Topology(
+            self.shape, self.row_ptr.to(device), self.col.to(device), self.tiled, tuple(v.to(device) for v in self.views)
+        )
+
+    # ---- change
+
+    def rewire(self, keep: Tensor, grow: Tensor, *, capacity: int | None = None) -> tuple[Topology, Tensor]:
+        """The pattern without the slots whose `keep` (bool `[nnz]`) is False and with the entries `grow`.
+
+        Args:
+            grow: flat indices, int64, distinct and not active after the drop.
+            capacity: of the new pattern; that of this one by default.
+
+        Returns:
+            The new pattern and its index map, int32 `[capacity]`: the old slot of each new slot, -1 for a grown one
+            and for slack.
+        """
+        capacity = self.capacity if capacity is None else capacity
+        if keep.dtype != torch.bool or keep.shape != (self.nnz,):
+            raise ValueError(f"keep must be a bool tensor [{self.nnz}], got {keep.dtype} {tuple(keep.shape)}")
+        nnz = int(keep.sum()) + grow.numel()
+        if nnz > capacity:
+            raise ValueError(f"{nnz} nonzeros do not fit the capacity {capacity}")
+        row_ptr, col, index_map = ops.rewire(self.row_ptr, self.col, keep, grow.sort().values, capacity, self.cols)
+        return Topology(self.shape, row_ptr, col, self.tiled), index_map
+
+    def with_capacity(self, capacity: int) -> Topology:
+        """The same pattern with room for `capacity` nonzeros."""
+        empty = torch.empty(0, dtype=torch.int64, device=self.device)
+        return self.rewire(torch.ones(self.nnz, dtype=torch.bool, device=self.device), empty, capacity=capacity)[0]
+
+    def same_pattern(self, other: Topology) -> bool:
+        return (
+            self.shape == other.shape
+            and self.nnz == other.nnz
+            and torch.equal(self.row_ptr, other.row_ptr)
+            and torch.equal(self.col[: self.nnz], other.col[: self.nnz])
+        )
+
+
+def _distinct(size: int, n: int, generator: torch.Generator | None) -> Tensor:
+    """`n` distinct integers below `size`, ascending, every set equally likely: draws only what is missing, so that it
+    never has to choose what to drop."""
+    chosen = torch.empty(0, dtype=torch.int64)
+    while (missing := n - chosen.numel()) > 0:
+        chosen = torch.cat([chosen, torch.randint(size, (missing,), generator=generator)]).unique()
+    return chosen
+
+
+@dataclass(frozen=True, eq=False)
+class SparseWeight:
+    """A weight on a pattern: `values [capacity]` in the order of `topology`, slack zero. A value, not a module."""
+
+    values: Tensor
+    topology: Topology
+
+    def __post_init__(self) -> None:
+        if self.values.shape != (self.topology.capacity,):
+            raise ValueError(
+                f"values must have shape ({self.topology.capacity},), the topology's capacity, "
+                f"got {tuple(self.values.shape)}"
+            )
+
+    @classmethod
+    def from_dense(cls, weight: Tensor, mask: Tensor) -> SparseWeight:
+        """The entries of `weight` where `mask` is True."""
+        if mask.shape != weight.shape:
+            raise ValueError(f"mask must have the weight's shape {tuple(weight.shape)}, got {tuple(mask.shape)}")
+        topology = Topology.from_mask(mask)
+        return cls(topology.gather(weight), topology)
+
+    def to_dense(self) -> Tensor:
+        return self.topology.dense(self.values)
