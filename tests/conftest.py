@@ -1,0 +1,38 @@
+"""Fixtures that every test file may use."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+
+from sparsekern.ops import extension
+
+ISAS = list(extension.isas()) if extension is not None else ["fallback"]
+
+
+@pytest.fixture(autouse=True)
+def _deterministic() -> Iterator[None]:
+    """The same seed and one thread for every test, whatever ran before it."""
+    threads = torch.get_num_threads()
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(params=ISAS)
+def isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Runs the test once for every instruction set of this processor, or once on plain PyTorch."""
+    if extension is None:
+        yield request.param
+        return
+    before = extension.isa()
+    extension._set_isa(request.param)
+    yield request.param
+    extension._set_isa(before)
+
+
+@pytest.fixture
+def threads() -> Callable[[int], None]:
+    """`threads(n)` computes with `n` threads from here to the end of the test."""
+    return torch.set_num_threads
