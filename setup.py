@@ -1,44 +1,89 @@
 """Builds the compiled kernels. What pyproject.toml cannot say: which of them this machine can build.
 
-SPARSEKERN_CPP=0    no compiled kernels: everything runs on plain PyTorch
-DEBUG=1             -O0 with debug information
+SPARSEKERN_CPP=0     no compiled kernels: everything runs on plain PyTorch
+SPARSEKERN_CUDA=0|1  without CUDA kernels, or fail if there are none to build
+SANITIZE=1           address and undefined-behaviour sanitizers
+DEBUG=1              -O0 with debug information
 """
 
 import os
+import platform
+import shlex
 import shutil
+import sys
+import sysconfig
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import Extension, setup
 
 ROOT = Path(__file__).parent
 
-
-def extensions() -> list:
-    if os.environ.get("SPARSEKERN_CPP") == "0":
-        return []
-    if not shutil.which(os.environ.get("CXX", "c++")):
-        print("sparsekern: no C++ compiler found, the package will run on plain PyTorch")
-        return []
-    from torch.utils.cpp_extension import CppExtension
-
-    sources = ["csrc/module.cpp", *sorted(str(p.relative_to(ROOT)) for p in (ROOT / "csrc/cpu").glob("*.cpp"))]
-    optimize = ["-O0", "-g"] if os.environ.get("DEBUG") == "1" else ["-O3", "-fno-math-errno"]
-    return [
-        CppExtension(
-            "sparsekern._C",
-            sources,
-            include_dirs=[str(ROOT / "csrc")],
-            extra_compile_args=["-std=c++20", "-fvisibility=hidden", "-Wall", "-Wextra", *optimize],
-        )
+# csrc/cpu/simd is compiled once per instruction set, into `namespace sparsekern::SPARSEKERN_ISA`. `supported_isas` asks
+# the processor for these features.
+VECTOR_FLAGS: dict[str, list[str]] = {"generic": []}
+if platform.machine().lower() in ("x86_64", "amd64"):
+    VECTOR_FLAGS["avx2"] = ["-mavx2", "-mfma"]
+    VECTOR_FLAGS["avx512"] = [
+        *VECTOR_FLAGS["avx2"],
+        *(f"-mavx512{feature}" for feature in ("f", "bw", "dq", "vl")),
+        "-mprefer-vector-width=512",
     ]
 
 
-def commands() -> dict:
+def missing() -> str | None:
+    """What this machine lacks to compile C++, if anything."""
+    compiler = shlex.split(os.environ.get("CXX", "c++"))[0]
+    if not shutil.which(compiler):
+        return f"no C++ compiler ({compiler}) found"
+    if not Path(sysconfig.get_paths()["include"], "Python.h").exists():
+        return "Python.h not found"
+    return None
+
+
+def sources(folder: str) -> list[str]:
+    return sorted(str(path.relative_to(ROOT)) for path in (ROOT / folder).glob("*.cpp"))
+
+
+def build() -> dict:
+    """The arguments of `setup` that make the extension module."""
+    if os.environ.get("SPARSEKERN_CUDA") == "1":
+        sys.exit("SPARSEKERN_CUDA=1: this version has no CUDA kernels")
     if os.environ.get("SPARSEKERN_CPP") == "0":
         return {}
-    from torch.utils.cpp_extension import BuildExtension
+    if reason := missing():
+        print(f"sparsekern: {reason}, the package will run on plain PyTorch", file=sys.stderr)
+        return {}
+    from torch.utils.cpp_extension import BuildExtension, include_paths, library_paths
 
-    return {"build_ext": BuildExtension}
+    debug, sanitize = os.environ.get("DEBUG") == "1", os.environ.get("SANITIZE") == "1"
+    flags = ["-std=c++20", "-fvisibility=hidden", "-Wall", "-Wextra"]
+    flags += ["-O0", "-g"] if debug else ["-O3", "-fno-math-errno"]
+    flags += ["-fsanitize=address,undefined", "-fno-sanitize-recover", "-g"] if sanitize else []
+    flags += [f"-isystem{path}" for path in include_paths()]  # system headers: no warnings
+
+    class Build(BuildExtension):
+        def build_extension(self, ext: Extension) -> None:
+            kernels = sources("csrc/cpu/simd")
+            for isa, vector_flags in VECTOR_FLAGS.items() if kernels else ():
+                ext.extra_objects += self.compiler.compile(
+                    kernels,
+                    output_dir=str(Path(self.build_temp, isa)),
+                    include_dirs=ext.include_dirs,
+                    extra_postargs=[*ext.extra_compile_args, *vector_flags, f"-DSPARSEKERN_ISA={isa}"],
+                )
+            super().build_extension(ext)
+
+    extension = Extension(
+        "sparsekern._C",
+        ["csrc/module.cpp", *sources("csrc/cpu")],
+        include_dirs=[str(ROOT / "csrc")],
+        extra_compile_args=flags,
+        extra_link_args=["-fsanitize=address,undefined"] if sanitize else [],
+        library_dirs=library_paths(),
+        libraries=["torch_cpu"],
+        language="c++",
+    )
+    return {"ext_modules": [extension], "cmdclass": {"build_ext": Build}}
 
 
-setup(ext_modules=extensions(), cmdclass=commands())
+setup(**build())

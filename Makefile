@@ -1,0 +1,94 @@
+# make demo, make test: each alone on a fresh clone. PYTHON chooses the interpreter that .venv/ is made from.
+PYTHON ?= python3
+BIN := .venv/bin
+CLANG_FORMATTED = $(shell git ls-files 'csrc/*.cpp' 'csrc/*.h')
+# The gpu-* targets run on the interpreter named by PYTHON=, as it is, or else on .venv/.
+ifeq ($(origin PYTHON),command line)
+GPU_PYTHON := $(PYTHON)
+else
+GPU_PYTHON := $(BIN)/python
+endif
+
+.PHONY: demo test test-plain bench build lint format cross sanitize peers gpu gpu-build gpu-test clean
+
+demo: build
+	$(BIN)/python -m sparsekern demo
+
+test: build .venv/requirements-dev
+	$(BIN)/python -m pytest -n 2
+
+bench: build
+	$(BIN)/python -m sparsekern bench kernels
+
+# ---- set-up
+
+build: .venv/requirements build/extension $(BIN)/sparsekern
+
+.venv/requirements: requirements.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "sparsekern needs Python 3.10 or newer: make PYTHON=...")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -r $<
+	touch $@
+
+.venv/requirements-dev: requirements-dev.txt .venv/requirements
+	$(BIN)/python -m pip install -r $<
+	touch $@
+
+# Incremental: ninja recompiles what changed.
+build/extension: .venv/requirements setup.py $(shell find csrc -type f)
+	$(BIN)/python setup.py -q build_ext --inplace
+	touch $@
+
+# The kernels lie in the checkout already, so they are not compiled again here.
+$(BIN)/sparsekern: .venv/requirements pyproject.toml
+	SPARSEKERN_CPP=0 $(BIN)/python -m pip install -q --no-build-isolation --no-deps -e .
+	touch $@
+
+# ---- checks
+
+lint: .venv/requirements-dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyright
+	$(BIN)/clang-format --dry-run -Werror $(CLANG_FORMATTED)
+
+format: .venv/requirements-dev
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+	$(BIN)/clang-format -i $(CLANG_FORMATTED)
+
+# The package as it installs without compiled kernels.
+test-plain: .venv/requirements-dev
+	rm -rf build/plain
+	SPARSEKERN_CPP=0 $(BIN)/python -m pip install -q --no-build-isolation --no-deps --target build/plain .
+	SPARSEKERN_CPP=0 PYTHONPATH=build/plain $(BIN)/pytest -n 2 tests/ops
+
+# The kernels under the address and undefined-behaviour sanitizers.
+sanitize: .venv/requirements-dev
+	SANITIZE=1 $(BIN)/python setup.py -q build --build-lib build/sanitize/lib --build-temp build/sanitize/temp
+	PYTHONPATH=build/sanitize/lib ASAN_OPTIONS=detect_leaks=0 \
+	LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libstdc++.so)" \
+	$(BIN)/pytest tests/ops
+
+# Compiles the kernels for aarch64.
+cross: .venv/requirements
+	.ci/cross $(BIN)/python
+
+# ---- what the benchmarks compare with
+
+peers: .venv/requirements
+	$(BIN)/python -m pip install wheel==0.48.0 backpack-for-pytorch==1.7.1 mkl
+	$(BIN)/python -m pip install --no-build-isolation --no-deps sparseprop==0.1.14
+
+# ---- on a machine with a GPU: PYTHON=python3 takes an interpreter that already has torch, and no network
+
+gpu: gpu-build gpu-test
+
+gpu-build:
+	$(GPU_PYTHON) setup.py -q build_ext --inplace
+
+gpu-test:
+	$(GPU_PYTHON) -m pytest
+
+clean:
+	rm -rf .venv build sparsekern/_C*.so *.egg-info
