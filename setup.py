@@ -7,7 +7,6 @@ DEBUG=1              -O0 with debug information
 """
 
 import os
-import platform
 import shlex
 import shutil
 import sys
@@ -18,17 +17,6 @@ from setuptools import Extension, setup
 
 ROOT = Path(__file__).parent
 
-# csrc/cpu/simd is compiled once per instruction set, into `namespace sparsekern::SPARSEKERN_ISA`. `supported_isas` asks
-# the processor for these features.
-VECTOR_FLAGS: dict[str, list[str]] = {"generic": []}
-if platform.machine().lower() in ("x86_64", "amd64"):
-    VECTOR_FLAGS["avx2"] = ["-mavx2", "-mfma"]
-    VECTOR_FLAGS["avx512"] = [
-        *VECTOR_FLAGS["avx2"],
-        *(f"-mavx512{feature}" for feature in ("f", "bw", "dq", "vl")),
-        "-mprefer-vector-width=512",
-    ]
-
 
 def missing() -> str | None:
     """What this machine lacks to compile C++, if anything."""
@@ -38,10 +26,6 @@ def missing() -> str | None:
     if not Path(sysconfig.get_paths()["include"], "Python.h").exists():
         return "Python.h not found"
     return None
-
-
-def sources(folder: str) -> list[str]:
-    return sorted(str(path.relative_to(ROOT)) for path in (ROOT / folder).glob("*.cpp"))
 
 
 def build() -> dict:
@@ -61,21 +45,9 @@ def build() -> dict:
     flags += ["-fsanitize=address,undefined", "-fno-sanitize-recover", "-g"] if sanitize else []
     flags += [f"-isystem{path}" for path in include_paths()]  # system headers: no warnings
 
-    class Build(BuildExtension):
-        def build_extension(self, ext: Extension) -> None:
-            kernels = sources("csrc/cpu/simd")
-            for isa, vector_flags in VECTOR_FLAGS.items() if kernels else ():
-                ext.extra_objects += self.compiler.compile(
-                    kernels,
-                    output_dir=str(Path(self.build_temp, isa)),
-                    include_dirs=ext.include_dirs,
-                    extra_postargs=[*ext.extra_compile_args, *vector_flags, f"-DSPARSEKERN_ISA={isa}"],
-                )
-            super().build_extension(ext)
-
     extension = Extension(
         "sparsekern._C",
-        ["csrc/module.cpp", *sources("csrc/cpu")],
+        ["csrc/module.cpp", *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "csrc/cpu").rglob("*.cpp"))],
         include_dirs=[str(ROOT / "csrc")],
         extra_compile_args=flags,
         extra_link_args=["-fsanitize=address,undefined"] if sanitize else [],
@@ -83,7 +55,7 @@ def build() -> dict:
         libraries=["torch_cpu"],
         language="c++",
     )
-    return {"ext_modules": [extension], "cmdclass": {"build_ext": Build}}
+    return {"ext_modules": [extension], "cmdclass": {"build_ext": BuildExtension}}
 
 
 setup(**build())
