@@ -1,3 +1,22 @@
-"""Sparse training of neural networks that saves time and memory."""
+"""Sparse training of neural networks that saves time and memory: the zeros are neither stored nor multiplied."""
+
+from . import ops
+from .nn import MemoryReport, SparseLinear, densify, memory_report
+from .sparsity import Method, Sparsifier, methods, sparsify
+from .topology import SparseWeight, Topology
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "MemoryReport",
+    "Method",
+    "SparseLinear",
+    "SparseWeight",
+    "Sparsifier",
+    "Topology",
+    "densify",
+    "memory_report",
+    "methods",
+    "ops",
+    "sparsify",
+]

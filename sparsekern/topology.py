@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from math import prod
+from math import floor, prod
 
 import torch
 from torch import Tensor
@@ -36,14 +36,14 @@ class Topology:
 
     def __post_init__(self) -> None:
         if not self.views:
-            object.__setattr__(self, "views", self._build_views())
+            transposed = ops.transpose_index(self.row_ptr, self.col, self.cols)
+            object.__setattr__(self, "views", (*transposed, *self._tiles(transposed)))
 
-    def _build_views(self) -> tuple[Tensor, ...]:
-        transposed = ops.transpose_index(self.row_ptr, self.col, self.cols)
+    def _tiles(self, transposed: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
         if not self.tiled:
-            return (*transposed, self.col.new_empty(0), self.col.new_empty(0))
-        tiles = ops.tile_index(self.row_ptr, self.col, self.cols)
-        return (*transposed, tiles, ops.tile_index(transposed[0], transposed[1], self.rows))
+            return self.col.new_empty(0), self.col.new_empty(0)
+        t_ptr, t_row, _ = transposed
+        return ops.tile_index(self.row_ptr, self.col, self.cols), ops.tile_index(t_ptr, t_row, self.rows)
 
     # ---- construction
 
@@ -58,7 +58,11 @@ class Topology:
 
     @classmethod
     def from_coordinates(
-        cls, coordinates: Tensor, shape: torch.Size | tuple[int, ...], *, capacity: int | None = None,
+        cls,
+        coordinates: Tensor,
+        shape: torch.Size | tuple[int, ...],
+        *,
+        capacity: int | None = None,
         tiled: bool = False,
     ) -> Topology:
         """The pattern of distinct flat indices `r * cols + c`, int64 `[nnz]`, in any order."""
@@ -69,9 +73,7 @@ class Topology:
         if rows >= 2**31 or cols >= 2**31:
             raise ValueError(f"rows and columns must be below 2**31, got {rows} x {cols}")
         if coordinates.dtype != torch.int64 or coordinates.dim() != 1:
-            raise ValueError(
-                f"coordinates must be int64 [nnz], got {coordinates.dtype} {tuple(coordinates.shape)}"
-            )
+            raise ValueError(f"coordinates must be int64 [nnz], got {coordinates.dtype} {tuple(coordinates.shape)}")
         nnz = coordinates.numel()
         capacity = nnz if capacity is None else capacity
         if not nnz <= capacity < 2**31:
@@ -87,13 +89,18 @@ class Topology:
 
     @classmethod
     def random(
-        cls, shape: torch.Size | tuple[int, ...], nnz: int, *, generator: torch.Generator | None = None,
-        capacity: int | None = None, tiled: bool = False,
+        cls,
+        shape: torch.Size | tuple[int, ...],
+        nnz: int,
+        *,
+        generator: torch.Generator | None = None,
+        capacity: int | None = None,
+        tiled: bool = False,
     ) -> Topology:
         """G(n, M): exactly `nnz` distinct entries, every such set equally likely (METHODS 1.5, Init)."""
         size = prod(shape)
         if not 0 <= nnz <= size:
-            raise ValueError(f"nnz must be between 0 and {size}, the number of weights of shape {tuple(shape)}, got {nnz}")
+            raise ValueError(f"nnz must be between 0 and {size}, the weights of shape {tuple(shape)}, got {nnz}")
         if nnz > size // 2:  # draw what is absent
             present = torch.ones(size, dtype=torch.bool)
             present[_distinct(size, size - nnz, generator)] = False
@@ -170,9 +177,8 @@ class Topology:
         return self.from_csr(dense.reshape(-1)[self.coordinates()])
 
     def to(self, device: torch.device | str) -> Topology:
-        return Topology(
-            self.shape, self.row_ptr.to(device), self.col.to(device), self.tiled, tuple(v.to(device) for v in self.views)
-        )
+        row_ptr, col, *views = (tensor.to(device) for tensor in self.index)
+        return Topology(self.shape, row_ptr, col, self.tiled, tuple(views))
 
     # ---- change
 
@@ -201,6 +207,14 @@ class Topology:
         empty = torch.empty(0, dtype=torch.int64, device=self.device)
         return self.rewire(torch.ones(self.nnz, dtype=torch.bool, device=self.device), empty, capacity=capacity)[0]
 
+    def with_tiles(self, tiled: bool) -> Topology:
+        """The same pattern with or without the segment pointers of the blocked kernels."""
+        if tiled == self.tiled:
+            return self
+        other = replace(self, tiled=tiled)
+        object.__setattr__(other, "views", (*self.views[:3], *other._tiles(self.views[:3])))
+        return other
+
     def same_pattern(self, other: Topology) -> bool:
         return (
             self.shape == other.shape
@@ -208,6 +222,17 @@ class Topology:
             and torch.equal(self.row_ptr, other.row_ptr)
             and torch.equal(self.col[: self.nnz], other.col[: self.nnz])
         )
+
+
+def kept(sparsity: float, size: int) -> int:
+    """How many of `size` weights remain: `size - floor(sparsity * size)`.
+
+    Raises:
+        ValueError: `sparsity` is not in [0, 1).
+    """
+    if not 0 <= sparsity < 1:
+        raise ValueError(f"sparsity must lie in [0, 1), got {sparsity}")
+    return size - floor(sparsity * size + 1e-9)
 
 
 def _distinct(size: int, n: int, generator: torch.Generator | None) -> Tensor:

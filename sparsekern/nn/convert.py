@@ -1,0 +1,70 @@
+"""Finding the layers of a model whose weights can be pruned, and exchanging layers."""
+
+import fnmatch
+import warnings
+from collections.abc import Iterable
+
+from torch import nn
+
+from .linear import SparseLinear
+
+
+def prunable_layers(model: nn.Module, exclude: Iterable[str] = ()) -> dict[str, nn.Module]:
+    """The linear layers of `model`, dense or sparse, by name, each once.
+
+    Subclasses of `nn.Linear` are left alone, since their owners read `.weight`; so are weights that two modules share.
+
+    Args:
+        exclude: names and glob patterns of layers to leave dense.
+
+    Raises:
+        ValueError: a pattern of `exclude` matches no layer, or nothing prunable remains.
+    """
+    patterns = [exclude] if isinstance(exclude, str) else list(exclude)
+    layers = {n: m for n, m in model.named_modules() if type(m) is nn.Linear or isinstance(m, SparseLinear)}
+    for pattern in patterns:
+        if not any(fnmatch.fnmatchcase(name, pattern) for name in layers):
+            raise ValueError(f"exclude pattern {pattern!r} matches none of the layers {', '.join(layers) or '(none)'}")
+    shared = _shared_parameters(model)
+    chosen = {}
+    for name, layer in layers.items():
+        if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns):
+            continue
+        if any(id(p) in shared for p in layer.parameters(recurse=False)):
+            warnings.warn(f"{name} shares a parameter with another module and stays dense", stacklevel=3)
+            continue
+        chosen[name] = layer
+    if not chosen:
+        raise ValueError("the model has no linear layer to make sparse")
+    return chosen
+
+
+def _shared_parameters(model: nn.Module) -> set[int]:
+    owners: dict[int, int] = {}
+    for module in model.modules():
+        for parameter in module.parameters(recurse=False):
+            owners[id(parameter)] = owners.get(id(parameter), 0) + 1
+    return {key for key, count in owners.items() if count > 1}
+
+
+def swap(model: nn.Module, name: str, layer: nn.Module) -> nn.Module:
+    """Puts `layer` in the place of the submodule `name`, everywhere it is used.
+
+    Returns the model, which is `layer` itself for the name "".
+    """
+    if not name:
+        return layer
+    old = model.get_submodule(name)
+    for module in list(model.modules()):
+        for key, child in list(module.named_children()):
+            if child is old:
+                setattr(module, key, layer)
+    return model
+
+
+def densify(model: nn.Module) -> nn.Module:
+    """Exchanges every sparse layer for an ordinary dense one, zeros in place; returns the model."""
+    for name, layer in list(model.named_modules()):
+        if isinstance(layer, SparseLinear):
+            model = swap(model, name, layer.to_dense())
+    return model

@@ -1,0 +1,107 @@
+"""What the weights of a model cost in bytes, beside what the dense twin would cost."""
+
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..ops.reference import PANEL_BYTES
+from .linear import SparseLinear
+
+PARTS = ("values", "indices", "slack", "gradients", "optimizer", "scratch")
+
+
+@dataclass(frozen=True)
+class MemoryReport:
+    """Bytes per layer (`rows`) and over the model (`total`): each part of `PARTS`, and `dense_<part>` of the twin."""
+
+    rows: list[dict[str, Any]]
+
+    @property
+    def total(self) -> dict[str, int]:
+        keys = [*PARTS, *(f"dense_{part}" for part in PARTS)]
+        return {key: sum(row[key] for row in self.rows) for key in keys}
+
+    def __str__(self) -> str:
+        header = f"{'layer':24}" + "".join(f"{part:>12}" for part in PARTS) + f"{'total':>12}{'dense':>12}{'ratio':>8}"
+        lines = [_line(row["name"], row) for row in self.rows]
+        return "\n".join([header, *lines, _line("total", self.total)])
+
+
+def _line(name: str, row: dict[str, Any]) -> str:
+    ours, dense = sum(row[part] for part in PARTS), sum(row[f"dense_{part}"] for part in PARTS)
+    cells = "".join(f"{_human(row[part]):>12}" for part in PARTS)
+    return f"{name[-24:]:24}{cells}{_human(ours):>12}{_human(dense):>12}{ours / max(1, dense):8.3f}"
+
+
+def _human(size: float) -> str:
+    for unit in ("B", "KiB", "MiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.2f} GiB"
+
+
+def memory_report(model: nn.Module, optimizer: Any = None) -> MemoryReport:
+    """Bytes of values, indices, slack, gradients, optimizer state and lasting scratch, layer by layer.
+
+    Counted from the tensors that exist; a gradient is counted for every parameter that requires one, whether it is
+    allocated at this moment or not. Slack is the room for nonzeros that no nonzero uses: values, index, gradient and
+    state. Scratch is what a dense product on an expanded weight takes; activations are not weights and not counted.
+    The dense twin has the same optimizer state tensors at its size.
+
+    Args:
+        optimizer: the optimizer or `Sparsifier` of the model; its state is counted if given.
+    """
+    state = {} if optimizer is None else optimizer.state
+    rows = []
+    sparse = {name: m for name, m in model.named_modules() if isinstance(m, SparseLinear)}
+    inside = {id(p) for layer in sparse.values() for p in layer.parameters(recurse=False)}
+    for name, layer in sparse.items():
+        rows.append(_sparse_row(name or type(layer).__name__, layer, state))
+    rest = [(name, p) for name, p in model.named_parameters() if id(p) not in inside]
+    for name, parameter in rest:
+        rows.append(_dense_row(name, parameter, state))
+    return MemoryReport(rows)
+
+
+def _state_bytes(parameter: nn.Parameter, state: Any) -> int:
+    return sum(t.nbytes for t in state.get(parameter, {}).values() if isinstance(t, torch.Tensor) and t.dim() > 0)
+
+
+def _dense_row(name: str, parameter: nn.Parameter, state: Any) -> dict[str, Any]:
+    size = parameter.nbytes
+    own = {"values": size, "indices": 0, "slack": 0, "gradients": size * parameter.requires_grad, "scratch": 0}
+    own["optimizer"] = _state_bytes(parameter, state)
+    return {"name": name, **own, **{f"dense_{key}": value for key, value in own.items()}}
+
+
+def _sparse_row(name: str, layer: SparseLinear, state: Any) -> dict[str, Any]:
+    nnz, capacity = layer.topology.nnz, layer.values.numel()
+    item, used = layer.values.element_size(), nnz / max(1, capacity)
+    index = sum(t.nbytes for t in layer.index)
+    slots = sum(t.nbytes for t in layer.index if t.shape == (capacity,))
+    gradient = item * layer.values.requires_grad
+    moments = _state_bytes(layer.values, state)
+    dense = prod(layer.weight_shape)
+    row = {
+        "name": name,
+        "values": nnz * item,
+        "indices": index - round(slots * (1 - used)),
+        "gradients": nnz * gradient,
+        "optimizer": round(moments * used),
+        "slack": (capacity - nnz) * (item + gradient) + round((slots + moments) * (1 - used)),
+        "scratch": min(dense * item, PANEL_BYTES) if layer.kernel == "dense" else 0,
+        "dense_values": dense * item,
+        "dense_indices": 0,
+        "dense_slack": 0,
+        "dense_gradients": dense * gradient,
+        "dense_optimizer": round(moments / max(1, capacity) * dense),
+        "dense_scratch": 0,
+    }
+    if layer.bias is not None:
+        for key, value in _dense_row("", layer.bias, state).items():
+            row[key] = row[key] + value if key != "name" else row[key]
+    return row

@@ -1,0 +1,57 @@
+"""A method is a composition: a schedule, when the pattern changes, what is dropped, what grows, over which view."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from . import distributions, views
+from .distributions import Distribution
+from .growth import Growth
+from .schedules import NEVER, ZERO, Cadence, Schedule
+from .scores import Score, magnitude
+from .views import View
+
+
+@dataclass(frozen=True)
+class Method:
+    """How the pattern of a network begins and changes.
+
+    Attributes:
+        sparsity: fraction of absent weights at every step; its value at step 0 is the first pattern's.
+        when: the steps at which the pattern changes.
+        start: the score of dense weights that makes the first pattern; None: random, G(n, M) in every layer.
+        drop: what scores lowest among the active weights is dropped.
+        grow: what may come to life; None: nothing does.
+        rate: fraction of the active weights exchanged at a change.
+        view: over which weights drop and growth choose.
+        share: counts of the first random pattern, and of each layer under a scheduled sparsity in the layer view.
+        update: "step": the optimizer steps, then the pattern changes; "replace": the change takes the step's place.
+        storage: "nonzeros", or "dense" for a network that is not pruned at all.
+        initialize: "keep" the weights of the model, or draw them for the "fan_in" of the pattern.
+        min_per_layer: so many weights stay in every layer.
+        notes: what the method adapted to the length of the run, for reports.
+    """
+
+    name: str
+    sparsity: Schedule
+    when: Cadence = NEVER
+    start: Score | None = None
+    drop: Score = magnitude
+    grow: Growth | None = None
+    rate: Schedule = ZERO
+    view: View = views.network
+    share: Distribution = distributions.uniform
+    update: Literal["step", "replace"] = "step"
+    storage: Literal["nonzeros", "dense"] = "nonzeros"
+    initialize: Literal["keep", "fan_in"] = "keep"
+    min_per_layer: int = 0
+    notes: tuple[str, ...] = ()
+
+    @property
+    def needs_batches(self) -> bool:
+        """Whether the first pattern is scored on data: `sparsify` then takes `batches` and `loss`."""
+        return self.start is not None and self.start.needs_gradient
+
+    @property
+    def moves_counts(self) -> bool:
+        """Whether weights move between layers, so that a layer needs room for more than it has."""
+        return self.grow is not None and not self.view.per_layer

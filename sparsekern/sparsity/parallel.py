@@ -1,0 +1,26 @@
+"""Agreement between data-parallel ranks: what patterns are chosen from is the same on each of them."""
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def _ranks() -> int:
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def total(tensor: Tensor) -> Tensor:
+    """The sum over all ranks; `tensor` itself on one."""
+    if _ranks() > 1:
+        tensor = tensor.clone()
+        dist.all_reduce(tensor)
+    return tensor
+
+
+def common_seed(seed: int) -> int:
+    """The seed of rank 0."""
+    if _ranks() > 1:
+        box = torch.tensor([seed])
+        dist.broadcast(box, 0)
+        seed = int(box)
+    return seed

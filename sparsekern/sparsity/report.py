@@ -1,0 +1,52 @@
+"""What became of each layer's pattern."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from .site import Site
+
+
+def site_row(site: Site) -> dict[str, Any]:
+    topology = site.active
+    return {
+        "name": site.name,
+        "shape": list(topology.shape),
+        "nnz": topology.nnz,
+        "sparsity": topology.sparsity,
+        "flips": site.changes["flips"],
+        "iou_last": site.changes["iou_last"],
+        "iou_first": site.iou_first(),
+        "kernel": site.module.kernel,
+        "reason": site.module.reason,
+    }
+
+
+@dataclass(frozen=True)
+class Report:
+    """`rows`: one dict per layer. flips: weights dropped plus weights grown at the last change; iou_last, iou_first:
+    intersection over union of the pattern with the one before that change, and with the first."""
+
+    method: str
+    steps: int
+    notes: tuple[str, ...]
+    rows: list[dict[str, Any]]
+
+    @property
+    def sparsity(self) -> float:
+        """Fraction of absent weights over all sparse layers."""
+        size = sum(row["shape"][0] * row["shape"][1] for row in self.rows)
+        return 1 - sum(row["nnz"] for row in self.rows) / size if size else 0.0
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.method} after {self.steps} steps, sparsity {self.sparsity:.4f}",
+            f"{'layer':20} {'shape':>14} {'nnz':>10} {'sparsity':>8} {'flips':>8} {'IoU last':>8} {'IoU first':>9}"
+            "  kernel",
+        ]
+        for r in self.rows:
+            shape = "x".join(map(str, r["shape"]))
+            lines.append(
+                f"{r['name'][-20:]:20} {shape:>14} {r['nnz']:>10} {r['sparsity']:>8.4f} {r['flips']:>8} "
+                f"{r['iou_last']:>8.3f} {r['iou_first']:>9.3f}  {r['kernel']}: {r['reason']}"
+            )
+        return "\n".join([*lines, *self.notes])

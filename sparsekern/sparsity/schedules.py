@@ -1,0 +1,79 @@
+"""Numbers that change with the optimizer step, and when a pattern changes. Steps count from 0."""
+
+from dataclasses import dataclass
+from math import cos, inf, pi
+from typing import Protocol
+
+
+class Schedule(Protocol):
+    """A number for every step."""
+
+    def __call__(self, step: int) -> float: ...
+
+
+@dataclass(frozen=True)
+class Constant:
+    value: float
+
+    def __call__(self, step: int) -> float:
+        return self.value
+
+
+def constant(value: float) -> Schedule:
+    """Always `value`."""
+    return Constant(value)
+
+
+@dataclass(frozen=True)
+class Cosine:
+    initial: float
+    stop: float
+
+    def __call__(self, step: int) -> float:
+        return self.initial / 2 * (1 + cos(pi * min(max(step / self.stop, 0.0), 1.0)))
+
+
+def cosine(initial: float, stop: float) -> Schedule:
+    """`initial / 2 (1 + cos(pi t / stop))`, 0 from `stop` on (RigL, section 3; GraBo, section 4)."""
+    return Cosine(initial, stop)
+
+
+@dataclass(frozen=True)
+class Cubic:
+    final: float
+    stop: float
+    period: float = 1
+
+    def __call__(self, step: int) -> float:
+        progress = min(step // self.period * self.period / self.stop, 1.0)
+        return self.final * (1 - (1 - progress) ** 3)
+
+
+def cubic(final: float, stop: float, period: float = 1) -> Schedule:
+    """`final (1 - (1 - t / stop)^3)`, `final` from `stop` on; t advances in whole periods (Zhu and Gupta, eq. 1)."""
+    return Cubic(final, stop, period)
+
+
+@dataclass(frozen=True)
+class Cadence:
+    """The steps at which the pattern changes: the multiples of `period` in [start, stop], 0 excluded."""
+
+    period: int
+    start: int = 1
+    stop: float = inf
+
+    def __post_init__(self) -> None:
+        if self.period < 1:
+            raise ValueError(f"period must be at least one step, got {self.period}")
+
+    def fires(self, step: int) -> bool:
+        return self.start <= step <= self.stop and step % self.period == 0
+
+    def count(self, total_steps: int) -> int:
+        """How many times it fires in a run of `total_steps`."""
+        last = min(self.stop, total_steps - 1)
+        return max(0, int(last // self.period) - (max(self.start, 1) - 1) // self.period)
+
+
+ZERO = Constant(0.0)
+NEVER = Cadence(1, start=1, stop=0)

@@ -1,0 +1,179 @@
+"""`sparsify`: the first pattern of a network."""
+
+from collections.abc import Callable, Iterable, Sequence
+from math import prod
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from ..nn import SparseLinear, prunable_layers, swap
+from ..ops.backend import choose
+from ..topology import Topology, kept
+from . import distributions, parallel
+from .distributions import Distribution
+from .method import Method
+from .schedules import constant
+
+Batches = Sequence[tuple[Tensor, Tensor]]
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+def sparsify(
+    model: nn.Module,
+    method: Method | float,
+    *,
+    distribution: str | Distribution | None = None,
+    exclude: Iterable[str] = (),
+    masks: dict[str, Tensor] | None = None,
+    batches: Batches | None = None,
+    loss: Loss | None = None,
+    backend: str = "auto",
+    generator: torch.Generator | None = None,
+) -> nn.Module:
+    """Exchanges the linear layers of `model`, in place, for layers that hold their nonzeros only; returns the model.
+
+    Build the optimizer afterwards: the weights are new Parameters. Weights keep their values, except where the method
+    draws new ones for the pattern (`gse_*`).
+
+    Args:
+        method: a `Method`, or the sparsity of a static random pattern.
+        distribution: "uniform", "er", "erk", "global" or a function; how a random pattern is shared by the layers.
+            The method's own by default.
+        exclude: names and glob patterns of layers to leave dense.
+        masks: bool tensors of the weights' shapes by layer name, True where a weight stays; layers without one are
+            left dense.
+        batches, loss: data and `loss(output, target)` (mean over the batch) for methods that score on data.
+        backend: "auto" chooses the kernel of each layer; "sparse", "dense" (products with the expanded weight) and
+            "masked" (plain PyTorch on a masked dense weight, to verify against) force one.
+        generator: source of all random choices; PyTorch's default one if None.
+
+    Raises:
+        ValueError: a sparsity outside [0, 1), a mask of the wrong shape or dtype, an unknown layer, distribution or
+            backend, missing `batches` or `loss`.
+    """
+    choose(1, 1, 1.0, backend=backend)
+    if not isinstance(method, Method):
+        kept(method, 1)
+        method = Method("static", constant(float(method)))
+    if method.storage == "dense":
+        return model
+    layers = prunable_layers(model, exclude)
+    if masks is not None:
+        unknown = sorted(set(masks) - set(layers))
+        if unknown:
+            raise ValueError(f"masks name {', '.join(unknown)}, but the prunable layers are {', '.join(layers)}")
+        layers = {name: layer for name, layer in layers.items() if name in masks}
+    generator = generator or torch.Generator().manual_seed(parallel.common_seed(int(torch.randint(2**62, ()))))
+    ready = {name: layer for name, layer in layers.items() if isinstance(layer, nn.Linear)}
+    if masks is not None:
+        patterns = [_masked(name, layer, masks[name]) for name, layer in layers.items()]
+    else:
+        patterns = _patterns(model, layers, method, distribution, batches, loss, generator)
+    total = sum(pattern.nnz for pattern in patterns)
+    for (name, layer), pattern in zip(layers.items(), patterns, strict=True):
+        if method.moves_counts:
+            pattern = pattern.with_capacity(roomy(pattern.nnz, prod(pattern.shape), total, len(layers)))
+        new = _sparse(layer, pattern, backend)
+        if method.initialize == "fan_in" and name in ready:
+            new.reset_parameters(generator)
+        model = swap(model, name, new)
+    return model
+
+
+def roomy(nnz: int, size: int, total: int, layers: int) -> int:
+    """The capacity of a layer whose count may grow, for `total` weights in `layers` layers."""
+    return min(size, int(1.125 * nnz + 0.25 * total / layers) + 1)
+
+
+def _masked(name: str, layer: nn.Module, mask: Tensor) -> Topology:
+    shape = layer.weight_shape if isinstance(layer, SparseLinear) else tuple(layer.weight.shape)  # type: ignore
+    if mask.dtype != torch.bool or tuple(mask.shape) != shape:
+        got = f"{mask.dtype} {tuple(mask.shape)}"
+        raise ValueError(f"the mask of {name} must be a bool tensor of shape {shape}, got {got}")
+    return Topology.from_mask(mask)
+
+
+def _patterns(
+    model: nn.Module,
+    layers: dict[str, nn.Module],
+    method: Method,
+    distribution: str | Distribution | None,
+    batches: Batches | None,
+    loss: Loss | None,
+    generator: torch.Generator,
+) -> list[Topology]:
+    """The first pattern of every layer. A layer that is sparse already keeps its own."""
+    dense = {name: layer for name, layer in layers.items() if isinstance(layer, nn.Linear)}
+    shapes = [tuple(layer.weight.shape) for layer in dense.values()]
+    total = kept(method.sparsity(0), sum(prod(shape) for shape in shapes))
+    share = method.share if distribution is None else distributions.by_name(distribution)
+    counts = share(shapes, total, generator)
+    if method.start is None:
+        fresh = [Topology.random(s, n, generator=generator) for s, n in zip(shapes, counts, strict=True)]
+    else:
+        weights = [layer.weight.detach() for layer in dense.values()]
+        gradients: Sequence[Tensor | None] = [None] * len(weights)
+        if method.start.needs_gradient:
+            if batches is None or loss is None:
+                raise ValueError(f"{method.name} scores on data: pass batches=[(x, y), ...] and loss=")
+            gradients = mean_gradient(model, list(dense.values()), batches, loss)
+        scores = [method.start(w, g) for w, g in zip(weights, gradients, strict=True)]
+        masks = method.view.largest(scores, counts, method.min_per_layer)
+        fresh = [Topology.from_mask(mask) for mask in masks]
+    by_name = dict(zip(dense, fresh, strict=True))
+    return [layer.topology if isinstance(layer, SparseLinear) else by_name[name] for name, layer in layers.items()]
+
+
+def _sparse(layer: Any, pattern: Topology, backend: str) -> SparseLinear:
+    if isinstance(layer, nn.Linear):
+        return SparseLinear.from_topology(layer, pattern.to(layer.weight.device), backend=backend)
+    weights = layer.topology.to_csr(layer.values.detach())
+    if not pattern.same_pattern(layer.topology):
+        weights = pattern.to_csr(pattern.gather(layer.topology.dense(layer.values.detach())))
+    new = SparseLinear(
+        layer.in_features,
+        layer.out_features,
+        layer.bias is not None,
+        layer.values.device,
+        layer.values.dtype,
+        topology=pattern,
+        backend=backend,
+    )
+    with torch.no_grad():
+        new.values.copy_(pattern.from_csr(weights))
+        if new.bias is not None:
+            new.bias.copy_(layer.bias)
+    return new.train(layer.training)
+
+
+def mean_gradient(model: nn.Module, layers: Sequence[nn.Module], batches: Batches, loss: Loss) -> list[Tensor]:
+    """The mean over `batches` of the gradient of the loss by each layer's weight, dense.
+
+    Runs in training mode; weights, `requires_grad`, gradients, buffers, mode and random state are left as they were
+    (METHODS: batch norm uses the batch's statistics, running ones are restored).
+    """
+    weights = [cast(Tensor, layer.weight) for layer in layers]
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    modes = {module: module.training for module in model.modules()}
+    wanted = [weight.requires_grad for weight in weights]
+    sums = [torch.zeros_like(weight) for weight in weights]
+    if not len(batches):
+        raise ValueError("batches must hold at least one (x, y)")
+    try:
+        with torch.random.fork_rng(), torch.enable_grad():
+            model.train()
+            for weight in weights:
+                weight.requires_grad_(True)
+            for x, y in batches:
+                for total, gradient in zip(sums, torch.autograd.grad(loss(model(x), y), weights), strict=True):
+                    total += gradient / len(batches)
+    finally:
+        for weight, flag in zip(weights, wanted, strict=True):
+            weight.requires_grad_(flag)
+        for module, mode in modes.items():
+            module.training = mode
+        with torch.no_grad():
+            for name, buffer in model.named_buffers():
+                buffer.copy_(buffers[name])
+    return sums
