@@ -9,7 +9,7 @@ else
 GPU_PYTHON := $(BIN)/python
 endif
 
-.PHONY: demo test test-plain bench build lint format cross sanitize peers gpu gpu-build gpu-test clean
+.PHONY: demo test test-installed bench build lint format cross sanitize peers gpu gpu-build gpu-test clean
 
 demo: build
 	$(BIN)/python -m sparsekern demo
@@ -57,9 +57,12 @@ format: .venv/requirements-dev
 	$(BIN)/ruff format
 	$(BIN)/clang-format -i $(CLANG_FORMATTED)
 
-# The package as it installs without compiled kernels.
-test-plain: .venv/requirements-dev
-	rm -rf build/plain
+# The package as it installs, seen from another folder: with compiled kernels, and without.
+test-installed: .venv/requirements-dev
+	rm -rf build/installed build/plain
+	$(BIN)/python -m pip install -q --no-build-isolation --no-deps --target build/installed .
+	cd / && PYTHONPATH=$(CURDIR)/build/installed $(CURDIR)/$(BIN)/python -c "import sparsekern; \
+	  topology = sparsekern.Topology.random((64, 64), 400); print(sparsekern.__file__, sparsekern.ops.extension.isas())"
 	SPARSEKERN_CPP=0 $(BIN)/python -m pip install -q --no-build-isolation --no-deps --target build/plain .
 	SPARSEKERN_CPP=0 PYTHONPATH=build/plain $(BIN)/pytest -n 2 tests/ops
 
