@@ -3,11 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 CLANG_FORMATTED = $(shell git ls-files 'csrc/*.cpp' 'csrc/*.h')
 # The gpu-* targets run on the interpreter named by PYTHON=, as it is, or else on .venv/.
-ifeq ($(origin PYTHON),command line)
-GPU_PYTHON := $(PYTHON)
-else
-GPU_PYTHON := $(BIN)/python
-endif
+GPU_PYTHON := $(if $(filter file,$(origin PYTHON)),$(BIN)/python,$(PYTHON))
 
 .PHONY: demo test test-installed bench build lint format cross sanitize peers gpu gpu-build gpu-test clean
 
@@ -31,7 +27,7 @@ build: .venv/requirements build/extension $(BIN)/sparsekern
 	touch $@
 
 .venv/requirements-dev: requirements-dev.txt .venv/requirements
-	$(BIN)/python -m pip install -r $<
+	$(BIN)/python -m pip install -q -r $<
 	touch $@
 
 # Incremental: ninja recompiles what changed.
