@@ -1,0 +1,296 @@
+// The kernels of one instruction set; see cpu/linear_kernels.h. The including file names SPARSEKERN_KERNELS.
+#include "cpu/linear_kernels.h"
+#include "cpu/simd/vector.h"
+
+namespace {
+
+using sparsekern::LinearKernels;
+using sparsekern::Storage;
+using sparsekern::Walk;
+
+template <class S>
+struct SumOf {
+  using type = S;
+};
+template <>
+struct SumOf<BFloat16> {
+  using type = float;
+};
+template <class S>
+using Sum = typename SumOf<S>::type;
+
+// Eight vectors of sums at most, so that a panel's accumulators fit sixteen registers.
+template <class A>
+constexpr int kPanel = 8 * kLanes<A> < 64 ? 8 * kLanes<A> : 64;
+
+template <class A>
+constexpr int kPanelVectors = kPanel<A> / kLanes<A>;
+
+constexpr int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+
+// The width of the panel that starts at batch column `begin`.
+template <class A>
+int64_t panel_width(int64_t batch, int64_t begin) {
+  constexpr int64_t L = kLanes<A>;
+  return least(kPanel<A>, (batch - begin + L - 1) / L * L);
+}
+
+template <class S>
+void pack(const void* input, int64_t stride, int64_t batch, int64_t features, int64_t begin, int64_t end, void* packed,
+          void* sums) {
+  using A = Sum<S>;
+  constexpr int L = kLanes<A>;
+  for (int64_t b0 = 0; b0 < batch; b0 += kPanel<A>) {
+    const int64_t width = panel_width<A>(batch, b0);
+    A* panel = static_cast<A*>(packed) + b0 * features;
+    for (int64_t f = begin; f < end; f += L) {
+      const S* in = static_cast<const S*>(input) + b0 * stride + f;
+      const int64_t n = least(L, end - f);
+      for (int64_t b = 0; b < width; b += L) {
+        const int64_t m = least(L, batch - b0 - b);
+        Vector<A> rows[L];
+        if (n == L && m == L) {
+#pragma GCC unroll 16
+          for (int i = 0; i < L; ++i) rows[i] = load(in + (b + i) * stride);
+        } else {
+          for (int i = 0; i < L; ++i) rows[i] = i < m ? load_part(in + (b + i) * stride, n, rows[0]) : Vector<A>{};
+        }
+        transpose(rows);
+        A* to = panel + f * width + b;
+        if (n == L) {
+#pragma GCC unroll 16
+          for (int i = 0; i < L; ++i) store(to + i * width, rows[i]);
+        } else {
+          for (int i = 0; i < n; ++i) store(to + i * width, rows[i]);
+        }
+      }
+    }
+  }
+  if (!sums) return;
+  for (int64_t f = begin; f < end; f += L) {
+    const int64_t n = least(L, end - f);
+    const S* in = static_cast<const S*>(input) + f;
+    S* out = static_cast<S*>(sums) + f;
+    Vector<A> sum{};
+    if (n == L) {
+      for (int64_t b = 0; b < batch; ++b) sum += load(in + b * stride);
+      store(out, sum);
+    } else {
+      for (int64_t b = 0; b < batch; ++b) sum += load_part(in + b * stride, n, sum);
+      store_part(out, sum, n);
+    }
+  }
+}
+
+template <class S>
+void widen_values(const void* values, int64_t begin, int64_t end, void* wide) {
+  for (int64_t k = begin; k < end; ++k) static_cast<Sum<S>*>(wide)[k] = widen(static_cast<const S*>(values)[k]);
+}
+
+// Chains of sums per row: narrow panels need several to hide the latency of the multiply-add.
+constexpr int chains(int vectors) { return vectors >= 5 ? 1 : vectors >= 3 ? 2 : 4; }
+
+// sums += sum over slots [k, end) of value * x[index]
+template <class A, int N, bool Indirect>
+SPARSEKERN_INLINE void accumulate(Vector<A> (&sums)[N], const A* x, const A* values, const Walk& walk, int64_t k,
+                                  int64_t end) {
+  constexpr int L = kLanes<A>, C = chains(N);
+  const auto step = [&](Vector<A>(&to)[N], int64_t slot) SPARSEKERN_LAMBDA_INLINE {
+    const A value = values[Indirect ? walk.position[slot] : slot];
+    const A* row = x + int64_t(walk.index[slot]) * (N * L);
+#pragma GCC unroll 8
+    for (int n = 0; n < N; ++n) to[n] += value * load(row + n * L);
+  };
+  if constexpr (C > 1) {
+    Vector<A> more[C - 1][N] = {};
+    for (; k + C <= end; k += C) {
+      step(sums, k);
+#pragma GCC unroll 4
+      for (int c = 1; c < C; ++c) step(more[c - 1], k + c);
+    }
+#pragma GCC unroll 4
+    for (int c = 1; c < C; ++c) {
+#pragma GCC unroll 8
+      for (int n = 0; n < N; ++n) sums[n] += more[c - 1][n];
+    }
+  }
+  for (; k < end; ++k) step(sums, k);
+}
+
+// Writes sums [rows][width] of a block as out[batch column][row].
+template <class S, class A>
+void unpack(const A* sums, int64_t width, int64_t columns, int64_t rows, S* out, int64_t stride) {
+  constexpr int L = kLanes<A>;
+  for (int64_t r = 0; r < rows; r += L) {
+    const int64_t n = least(L, rows - r);
+    for (int64_t b = 0; b < columns; b += L) {
+      const int64_t m = least(L, columns - b);
+      Vector<A> block[L];
+#pragma GCC unroll 16
+      for (int i = 0; i < L; ++i) block[i] = load(sums + (r + i) * width + b);
+      transpose(block);
+      if (n == L && m == L) {
+#pragma GCC unroll 16
+        for (int i = 0; i < L; ++i) store(out + (b + i) * stride + r, block[i]);
+      } else {
+        for (int i = 0; i < m; ++i) store_part(out + (b + i) * stride + r, block[i], n);
+      }
+    }
+  }
+}
+
+constexpr int64_t kBlock = 64;      // rows that share an L1 tile of activations
+constexpr int64_t kNarrowBlock = 16;  // rows unpacked together where there are no segments
+
+template <class S, int N, bool Indirect>
+void product_panel(const Walk& walk, const void* packed, const void* values_, const void* bias, int64_t batch,
+                   int64_t b0, void* out_, int64_t begin, int64_t end) {
+  using A = Sum<S>;
+  constexpr int64_t L = kLanes<A>, W = N * L;
+  const A* x = static_cast<const A*>(packed) + b0 * walk.cols;
+  const A* values = static_cast<const A*>(values_);
+  S* out = static_cast<S*>(out_) + b0 * walk.rows;
+  alignas(64) A block[kBlock * W];
+  const int64_t height = walk.stride > 1 ? kBlock : kNarrowBlock;
+  for (int64_t r0 = begin; r0 < end; r0 += height) {
+    const int64_t rows = least(height, end - r0);
+    for (int64_t s = 0; s < walk.segments; ++s) {
+      for (int64_t i = 0; i < rows; ++i) {
+        const int32_t* bounds = walk.bounds + (r0 + i) * walk.stride + s;
+        if (s > 0 && bounds[0] == bounds[1]) continue;
+        Vector<A> sums[N];
+        const A first = s == 0 && bias ? widen(static_cast<const S*>(bias)[r0 + i]) : A(0);
+#pragma GCC unroll 8
+        for (int n = 0; n < N; ++n) sums[n] = s == 0 ? Vector<A>{} + first : load(block + i * W + n * L);
+        accumulate<A, N, Indirect>(sums, x, values, walk, bounds[0], bounds[1]);
+#pragma GCC unroll 8
+        for (int n = 0; n < N; ++n) store(block + i * W + n * L, sums[n]);
+      }
+    }
+    unpack(block, W, least(W, batch - b0), rows, out + r0, walk.rows);
+  }
+}
+
+template <class S, int N = kPanelVectors<Sum<S>>>
+SPARSEKERN_INLINE void product_width(int64_t vectors, const Walk& walk, const void* packed, const void* values,
+                                     const void* bias, int64_t batch, int64_t b0, void* out, int64_t begin,
+                                     int64_t end) {
+  if (vectors == N) {
+    (walk.position ? product_panel<S, N, true> : product_panel<S, N, false>)(walk, packed, values, bias, batch, b0,
+                                                                             out, begin, end);
+  } else if constexpr (N > 1) {
+    product_width<S, N - 1>(vectors, walk, packed, values, bias, batch, b0, out, begin, end);
+  }
+}
+
+template <class S>
+void product(const Walk& walk, const void* packed, const void* values, const void* bias, int64_t batch, void* out,
+             int64_t begin, int64_t end) {
+  using A = Sum<S>;
+  for (int64_t b0 = 0; b0 < batch; b0 += kPanel<A>)
+    product_width<S>(panel_width<A>(batch, b0) / kLanes<A>, walk, packed, values, bias, batch, b0, out, begin, end);
+}
+
+// Inner products gathered until a vector of them can be summed over lanes at once.
+template <class A>
+struct Pending {
+  static constexpr int L = kLanes<A>;
+  alignas(64) A products[L * L];
+  int64_t slots[L];
+  int count = 0;
+
+  SPARSEKERN_INLINE void push(int64_t slot, Vector<A> product, A* out, bool add) {
+    slots[count] = slot;
+    store(products + count * L, product);
+    if (++count == L) flush(out, add);
+  }
+
+  SPARSEKERN_INLINE void flush(A* out, bool add) {
+    const Vector<A> sums = sum_lanes<A>([&](int i) SPARSEKERN_LAMBDA_INLINE { return load(products + i * L); });
+    if (count == L && slots[L - 1] - slots[0] == L - 1) {
+      A* to = out + slots[0];
+      store(to, add ? load(to) + sums : sums);
+    } else {
+      A part[L];
+      store(part, sums);
+      for (int i = 0; i < count; ++i) out[slots[i]] = add ? out[slots[i]] + part[i] : part[i];
+    }
+    count = 0;
+  }
+};
+
+template <class A, int N>
+void sample_panel(const Walk& walk, const A* left, const A* right, A* out, bool add, int64_t begin, int64_t end) {
+  constexpr int64_t L = kLanes<A>, W = N * L;
+  Pending<A> pending;
+  const int64_t height = walk.stride > 1 ? kBlock : end - begin;
+  for (int64_t r0 = begin; r0 < end; r0 += height) {
+    const int64_t stop = least(end, r0 + height);
+    for (int64_t s = 0; s < walk.segments; ++s) {
+      for (int64_t r = r0; r < stop; ++r) {
+        const int32_t* bounds = walk.bounds + r * walk.stride + s;
+        if (bounds[0] == bounds[1]) continue;
+        Vector<A> row[N];
+#pragma GCC unroll 8
+        for (int n = 0; n < N; ++n) row[n] = load(left + r * W + n * L);
+        for (int64_t k = bounds[0]; k < bounds[1]; ++k) {
+          const A* x = right + int64_t(walk.index[k]) * W;
+          Vector<A> product = row[0] * load(x);
+#pragma GCC unroll 8
+          for (int n = 1; n < N; ++n) product += row[n] * load(x + n * L);
+          pending.push(k, product, out, add);
+        }
+      }
+      if (pending.count) pending.flush(out, add);
+    }
+  }
+}
+
+template <class A, int N = kPanelVectors<A>>
+SPARSEKERN_INLINE void sample_width(int64_t vectors, const Walk& walk, const A* left, const A* right, A* out, bool add,
+                                    int64_t begin, int64_t end) {
+  if (vectors == N)
+    sample_panel<A, N>(walk, left, right, out, add, begin, end);
+  else if constexpr (N > 1)
+    sample_width<A, N - 1>(vectors, walk, left, right, out, add, begin, end);
+}
+
+template <class S>
+void sample(const Walk& walk, const void* left_, const void* right_, int64_t batch, void* out, void* wide,
+            int64_t begin, int64_t end) {
+  using A = Sum<S>;
+  const A* left = static_cast<const A*>(left_);
+  const A* right = static_cast<const A*>(right_);
+  A* sums = static_cast<A*>(wide ? wide : out);
+  for (int64_t b0 = 0; b0 < batch; b0 += kPanel<A>)
+    sample_width<A>(panel_width<A>(batch, b0) / kLanes<A>, walk, left + b0 * walk.rows, right + b0 * walk.cols, sums,
+                    b0 > 0, begin, end);
+  if (!wide) return;
+  constexpr int L = kLanes<A>;
+  int64_t k = walk.bounds[begin * walk.stride];
+  const int64_t stop = begin < end ? walk.bounds[(end - 1) * walk.stride + walk.segments] : k;
+  S* narrow = static_cast<S*>(out);
+  for (; k + L <= stop; k += L) store(narrow + k, load(sums + k));
+  if (k < stop) store_part(narrow + k, load_part(sums + k, stop - k, Vector<A>{}), stop - k);
+}
+
+template <class S>
+constexpr LinearKernels kKernels{kPanel<Sum<S>>,  kLanes<Sum<S>>,  sizeof(S),  sizeof(Sum<S>),
+                                 pack<S>, widen_values<S>, product<S>, sample<S>};
+
+}  // namespace
+
+namespace sparsekern {
+
+const LinearKernels& SPARSEKERN_KERNELS(Storage storage) {
+  switch (storage) {
+    case Storage::float64:
+      return kKernels<double>;
+    case Storage::bfloat16:
+      return kKernels<BFloat16>;
+    default:
+      return kKernels<float>;
+  }
+}
+
+}  // namespace sparsekern

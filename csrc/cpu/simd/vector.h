@@ -1,0 +1,152 @@
+// Fixed-size vectors on compiler extensions. Included once per instruction set, after SPARSEKERN_VECTOR_BYTES is set;
+// everything has internal linkage so that no instruction set's code can stand in for another's.
+#include <cstdint>
+#include <utility>
+
+namespace {
+
+struct BFloat16 {
+  uint16_t bits;
+};
+
+template <class A>
+struct VectorOf;
+template <>
+struct VectorOf<float> {
+  typedef float type __attribute__((vector_size(SPARSEKERN_VECTOR_BYTES)));
+};
+template <>
+struct VectorOf<double> {
+  typedef double type __attribute__((vector_size(SPARSEKERN_VECTOR_BYTES)));
+};
+template <class A>
+using Vector = typename VectorOf<A>::type;
+
+template <class A>
+constexpr int kLanes = SPARSEKERN_VECTOR_BYTES / sizeof(A);
+
+#define SPARSEKERN_INLINE inline __attribute__((always_inline))
+#define SPARSEKERN_LAMBDA_INLINE __attribute__((always_inline))
+
+template <class A>
+SPARSEKERN_INLINE Vector<A> load(const A* p) {
+  Vector<A> v;
+  __builtin_memcpy(&v, p, sizeof v);
+  return v;
+}
+
+template <class A>
+SPARSEKERN_INLINE void store(A* p, Vector<A> v) {
+  __builtin_memcpy(p, &v, sizeof v);
+}
+
+typedef uint32_t Words __attribute__((vector_size(SPARSEKERN_VECTOR_BYTES)));
+typedef uint16_t Halves __attribute__((vector_size(SPARSEKERN_VECTOR_BYTES / 2)));
+
+SPARSEKERN_INLINE Vector<float> load(const BFloat16* p) {
+  Halves h;
+  __builtin_memcpy(&h, p, sizeof h);
+  return (Vector<float>)(__builtin_convertvector(h, Words) << 16);
+}
+
+// Rounds to nearest, ties to even; NaN stays NaN.
+SPARSEKERN_INLINE void store(BFloat16* p, Vector<float> v) {
+  const Words w = (Words)v;
+  const Words rounded = (w + 0x7fff + ((w >> 16) & 1)) >> 16;
+  const Halves h = __builtin_convertvector(v == v ? rounded : (w >> 16) | 0x40, Halves);
+  __builtin_memcpy(p, &h, sizeof h);
+}
+
+SPARSEKERN_INLINE float widen(BFloat16 x) {
+  const uint32_t w = uint32_t(x.bits) << 16;
+  float f;
+  __builtin_memcpy(&f, &w, sizeof f);
+  return f;
+}
+SPARSEKERN_INLINE float widen(float x) { return x; }
+SPARSEKERN_INLINE double widen(double x) { return x; }
+
+// Part of a vector, for the edges of a matrix.
+template <class S, class V>
+SPARSEKERN_INLINE V load_part(const S* p, int64_t n, V) {
+  S part[sizeof(V) / sizeof(V{}[0])] = {};
+  for (int64_t i = 0; i < n; ++i) part[i] = p[i];
+  return load(part);
+}
+
+template <class S, class V>
+SPARSEKERN_INLINE void store_part(S* p, V v, int64_t n) {
+  S part[sizeof(V) / sizeof(V{}[0])];
+  store(part, v);
+  for (int64_t i = 0; i < n; ++i) p[i] = part[i];
+}
+
+template <class Lane, class V, int... I>
+SPARSEKERN_INLINE V shuffle(V a, V b, std::integer_sequence<int, I...>) {
+  return __builtin_shufflevector(a, b, Lane::of(I)...);
+}
+
+template <class Lane, class V>
+SPARSEKERN_INLINE V shuffle(V a, V b) {
+  return shuffle<Lane>(a, b, std::make_integer_sequence<int, sizeof(V) / sizeof(V{}[0])>());
+}
+
+// Swaps the off-diagonal quarters of a 2D x 2D block.
+template <int L, int D, bool High>
+struct Exchange {
+  static constexpr int of(int i) { return (i & D) ? L + i - (High ? 0 : D) : i + (High ? D : 0); }
+};
+
+template <int D, int L, class V>
+SPARSEKERN_INLINE void transpose_step(V (&r)[L]) {
+  if constexpr (D > 0) {
+#pragma GCC unroll 16
+    for (int i = 0; i < L; ++i) {
+      if (i & D) continue;
+      const V a = r[i], b = r[i + D];
+      r[i] = shuffle<Exchange<L, D, false>>(a, b);
+      r[i + D] = shuffle<Exchange<L, D, true>>(a, b);
+    }
+    transpose_step<D / 2>(r);
+  }
+}
+
+template <int L, class V>
+SPARSEKERN_INLINE void transpose(V (&r)[L]) {
+  transpose_step<L / 2>(r);
+}
+
+// Sums over lanes of L vectors at once, as a binary tree. A merge takes vectors whose sums occupy G lanes each to one
+// whose sums occupy G / 2; below 16 bytes it stays within 16-byte lanes, where shuffles are cheap, and the tree reads
+// its leaves in the order that undoes the resulting permutation.
+template <class A, int G, bool High>
+struct Fold {
+  static constexpr int of(int i) {
+    constexpr int L = kLanes<A>, E = G * sizeof(A) > 16 ? L : 16 / sizeof(A);
+    const int lane = i / E * E, within = i % E, sum = within / (G / 2);
+    const int from = lane + sum % (E / G) * G + within % (G / 2) + (High ? G / 2 : 0);
+    return sum < E / G ? from : L + from;
+  }
+};
+
+constexpr int log2_of(int n) { return n <= 1 ? 0 : 1 + log2_of(n / 2); }
+
+template <class A, int First, int Count, class Leaf>
+SPARSEKERN_INLINE Vector<A> sum_tree(const Leaf& leaf) {
+  if constexpr (Count == 1) {
+    constexpr int E = 16 / sizeof(A), crossing = log2_of(kLanes<A> / E);
+    return leaf((First & ((1 << crossing) - 1)) * E + (First >> crossing));
+  } else {
+    const Vector<A> a = sum_tree<A, First, Count / 2>(leaf), b = sum_tree<A, First + Count / 2, Count / 2>(leaf);
+    constexpr int G = 2 * kLanes<A> / Count;
+    return shuffle<Fold<A, G, false>>(a, b) + shuffle<Fold<A, G, true>>(a, b);
+  }
+}
+
+// Lane i of the result is the sum over the lanes of leaf(i).
+template <class A, class Leaf>
+SPARSEKERN_INLINE Vector<A> sum_lanes(const Leaf& leaf) {
+  return sum_tree<A, 0, kLanes<A>>(leaf);
+}
+
+}  // namespace
