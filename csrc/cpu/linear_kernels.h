@@ -36,8 +36,8 @@ struct LinearKernels {
   void (*widen)(const void* values, int64_t begin, int64_t end, void* wide);
 
   // Rows [begin, end) of the matrix times the packed activations, transposed into row-major `out` [batch, rows].
-  void (*product)(const Walk& walk, const void* packed, const void* values, const void* bias, int64_t batch,
-                  void* out, int64_t begin, int64_t end);
+  void (*product)(const Walk& walk, const void* packed, const void* values, const void* bias, int64_t batch, void* out,
+                  int64_t begin, int64_t end);
 
   // Inner products over the batch of packed `left` (rows) and `right` (cols) at the slots of rows [begin, end).
   // `wide` holds sums of the same slots where storage and sums differ, else is null.

@@ -132,9 +132,7 @@ void parallel_parts(const F& f) {
   });
 }
 
-Tensor scratch(const Tensor& like, int64_t bytes) {
-  return torch::stable::new_empty(like, {bytes}, ScalarType::Byte);
-}
+Tensor scratch(const Tensor& like, int64_t bytes) { return torch::stable::new_empty(like, {bytes}, ScalarType::Byte); }
 
 Tensor packed_scratch(const LinearKernels& kernels, const Activations& a) {
   const int64_t columns = (a.batch + kernels.lanes - 1) / kernels.lanes * kernels.lanes;

@@ -139,7 +139,7 @@ void unpack(const A* sums, int64_t width, int64_t columns, int64_t rows, S* out,
   }
 }
 
-constexpr int64_t kBlock = 64;      // rows that share an L1 tile of activations
+constexpr int64_t kBlock = 64;        // rows that share an L1 tile of activations
 constexpr int64_t kNarrowBlock = 16;  // rows unpacked together where there are no segments
 
 template <class S, int N, bool Indirect>
@@ -176,8 +176,8 @@ SPARSEKERN_INLINE void product_width(int64_t vectors, const Walk& walk, const vo
                                      const void* bias, int64_t batch, int64_t b0, void* out, int64_t begin,
                                      int64_t end) {
   if (vectors == N) {
-    (walk.position ? product_panel<S, N, true> : product_panel<S, N, false>)(walk, packed, values, bias, batch, b0,
-                                                                             out, begin, end);
+    (walk.position ? product_panel<S, N, true> : product_panel<S, N, false>)(walk, packed, values, bias, batch, b0, out,
+                                                                             begin, end);
   } else if constexpr (N > 1) {
     product_width<S, N - 1>(vectors, walk, packed, values, bias, batch, b0, out, begin, end);
   }
@@ -275,8 +275,8 @@ void sample(const Walk& walk, const void* left_, const void* right_, int64_t bat
 }
 
 template <class S>
-constexpr LinearKernels kKernels{kPanel<Sum<S>>,  kLanes<Sum<S>>,  sizeof(S),  sizeof(Sum<S>),
-                                 pack<S>, widen_values<S>, product<S>, sample<S>};
+constexpr LinearKernels kKernels{kPanel<Sum<S>>, kLanes<Sum<S>>,  sizeof(S),  sizeof(Sum<S>),
+                                 pack<S>,        widen_values<S>, product<S>, sample<S>};
 
 }  // namespace
 
