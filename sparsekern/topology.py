@@ -224,6 +224,16 @@ class Topology:
         )
 
 
+def is_pattern(row_ptr: Tensor, col: Tensor, cols: int) -> bool:
+    """Whether `row_ptr [rows + 1]` and `col [nnz]` are a CSR pattern: in range, columns ascending within each row."""
+    if int(row_ptr[0]) != 0 or int(row_ptr[-1]) != col.numel() or bool((row_ptr.diff() < 0).any()):
+        return False
+    if col.numel() and not 0 <= int(col.min()) <= int(col.max()) < cols:
+        return False
+    falls = (col[1:] <= col[:-1]).nonzero().flatten() + 1
+    return bool(torch.isin(falls, row_ptr).all())
+
+
 def kept(sparsity: float, size: int) -> int:
     """How many of `size` weights remain: `size - floor(sparsity * size)`.
 

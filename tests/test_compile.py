@@ -1,8 +1,8 @@
 """torch.compile and live graphs across changes of pattern."""
 
 import pytest
-import torch._dynamo.testing
 import torch
+import torch._dynamo.testing
 from torch import nn
 
 import sparsekern as sk

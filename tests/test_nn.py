@@ -59,7 +59,9 @@ def test_generator_decides_pattern_and_weights() -> None:
     first, second, third = (
         sk.SparseLinear(30, 20, sparsity=0.8, generator=torch.Generator().manual_seed(s)) for s in (1, 1, 2)
     )
-    assert all(torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True)
+    )
     assert not first.topology.same_pattern(third.topology)
 
 
@@ -92,9 +94,16 @@ def test_loading_does_not_tie_two_models() -> None:
 def test_bad_state_dicts_are_refused() -> None:
     layer, x = sk.SparseLinear(30, 20, sparsity=0.5), torch.randn(2, 30)
     expected = layer(x)
-    with pytest.raises(RuntimeError, match="Missing key.*row_ptr"):
-        layer.load_state_dict({"values": torch.zeros(3), "bias": torch.zeros(20)})
-    with pytest.raises(RuntimeError, match="Unexpected key.*weight"):
+    with pytest.raises(RuntimeError, match=r"Missing key.*row_ptr"):
+        layer.load_state_dict({"values": torch.zeros(3), "bias": layer.bias})
+    backwards, outside, ragged = ({k: v.clone() for k, v in layer.state_dict().items()} for _ in range(3))
+    backwards["col"] = backwards["col"].flip(0)
+    outside["col"][0] = -1
+    ragged["row_ptr"][1] = 10**6
+    for broken in (backwards, outside, ragged):
+        with pytest.raises(RuntimeError, match="ascending"):
+            layer.load_state_dict(broken)
+    with pytest.raises(RuntimeError, match=r"Unexpected key.*weight"):
         layer.load_state_dict({**layer.state_dict(), "weight": torch.zeros(1)})
     for other in (sk.SparseLinear(30, 21, sparsity=0.5), sk.SparseLinear(99, 20, sparsity=0.1)):
         with pytest.raises(RuntimeError, match="expected"):

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from .. import ops
 from ..ops.backend import choose
-from ..topology import SparseWeight, Topology, kept
+from ..topology import SparseWeight, Topology, is_pattern, kept
 from .probe import Probe
 
 INDEX = ("row_ptr", "col", "t_ptr", "t_row", "t_pos", "tile_ptr", "t_tile_ptr")
@@ -110,12 +110,16 @@ class SparseLinear(nn.Module):
     # ---- computation
 
     def forward(self, input: Tensor) -> Tensor:
+        values, bias = self.values, self.bias
+        if torch.is_autocast_enabled(input.device.type):
+            dtype = torch.get_autocast_dtype(input.device.type)
+            input, values, bias = input.to(dtype), values.to(dtype), None if bias is None else bias.to(dtype)
         if self.kernel == "masked":
-            output = nn.functional.linear(input, self.topology.dense(self.values), self.bias)
+            output = nn.functional.linear(input, self.topology.dense(values), bias)
         elif self.kernel == "dense":
-            output = ops.expanded_linear(input, self.values, self.index, self.bias, self.out_features)
+            output = ops.expanded_linear(input, values, self.index, bias, self.out_features)
         else:
-            output = ops.sparse_linear(input, self.values, self.index, self.bias, self.out_features)
+            output = ops.sparse_linear(input, values, self.index, bias, self.out_features)
         return output if self.probe is None else self.probe.tap(output, input)
 
     def extra_repr(self) -> str:
@@ -214,8 +218,8 @@ class SparseLinear(nn.Module):
                 f"expected {self.out_features} rows and a value for each of {nnz} columns, got "
                 f"{row_ptr.numel() - 1} rows and values of shape {tuple(values.shape)}"
             )
-        if nnz and int(col.max()) >= self.in_features:
-            raise ValueError(f"expected columns below in_features = {self.in_features}, got {int(col.max())}")
+        if not is_pattern(row_ptr, col, self.in_features):
+            raise ValueError(f"expected ascending columns in [0, {self.in_features}) within ascending row pointers")
         capacity = max(nnz, self.values.numel())
         if capacity != self.values.numel():  # in place: the Parameter stays the one that the optimizer holds
             self.values.data = self.values.new_zeros(capacity)

@@ -1,4 +1,4 @@
-"""Backward formulas: Python that calls operators. `linear_function` is what records statistics on armed steps."""
+"""Backward formulas: Python that calls operators."""
 
 from collections.abc import Callable
 from typing import Any

@@ -24,6 +24,4 @@ class Score:
 
 magnitude = Score("magnitude", lambda weight, gradient: weight.abs())
 # |w g|: SNIP (Lee et al. 2019), eq. 5
-saliency = Score(
-    "saliency", lambda weight, gradient: (weight * gradient).abs(), needs_gradient=True
-)
+saliency = Score("saliency", lambda weight, gradient: (weight * gradient).abs(), needs_gradient=True)
