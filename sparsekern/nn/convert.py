@@ -56,7 +56,7 @@ def swap(model: nn.Module, name: str, layer: nn.Module) -> nn.Module:
         return layer
     old = model.get_submodule(name)
     for module in list(model.modules()):
-        for key, child in list(module.named_children()):
+        for key, child in list(module._modules.items()):
             if child is old:
                 setattr(module, key, layer)
     return model

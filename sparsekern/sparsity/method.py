@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from ..topology import kept
 from . import distributions, views
 from .distributions import Distribution
 from .growth import Growth
@@ -45,6 +46,12 @@ class Method:
     initialize: Literal["keep", "fan_in"] = "keep"
     min_per_layer: int = 0
     notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for step in (0, 2**40):
+            kept(self.sparsity(step), 1)
+            if not 0 <= self.rate(step) <= 1:
+                raise ValueError(f"rate must lie in [0, 1], got {self.rate(step)}")
 
     @property
     def needs_batches(self) -> bool:

@@ -1,0 +1,43 @@
+"""Run as a script: prints the peak resident bytes that one workload adds to the imported package."""
+
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+import sparsekern as sk
+
+
+def peak() -> int:
+    """High-water mark of this process's resident memory, in bytes."""
+    status = Path("/proc/self/status").read_text()
+    match = re.search(r"VmHWM:\s+(\d+) kB", status)
+    return int(match.group(1)) * 1024 if match else 0
+
+
+def huge_layer() -> None:
+    """65,536 x 65,536 at 99.9 %, where dense weight, gradient and momentum take over 50 GB."""
+    size = 65536
+    method = sk.methods.gse_grabo(sparsity=0.999, total_steps=4, every=1, stop=1.0)
+    model = sk.sparsify(sk.SparseLinear(size, size, sparsity=0.999), method)
+    optimizer = sk.Sparsifier(model, torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9), method)
+    rewired = 0
+    for _ in range(3):
+        optimizer.zero_grad()
+        model(torch.randn(64, size, requires_grad=True)).square().mean().backward()
+        optimizer.step()
+        rewired += optimizer.rewired
+    if not rewired or sum(site.nnz for site in optimizer.sites) != 4294968:
+        raise SystemExit(f"expected a change of pattern and 4294968 weights, got {optimizer.report()}")
+
+
+WORKLOADS: dict[str, Callable[[], None]] = {"huge_layer": huge_layer}
+
+if __name__ == "__main__":
+    torch.set_num_threads(2)
+    torch.randn(8, 8, requires_grad=True).square().sum().backward()
+    before = peak()
+    WORKLOADS[sys.argv[1]]()
+    print(peak() - before)

@@ -1,0 +1,378 @@
+"""The first pattern, and the engine as the optimizer's stand-in."""
+
+import copy
+import warnings
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+from torch.optim.swa_utils import AveragedModel
+
+import sparsekern as sk
+from sparsekern.sparsity import distributions
+from sparsekern.sparsity.start import mean_gradient
+from sparsekern.topology import kept
+
+
+def network() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(30, 40), nn.ReLU(), nn.Linear(40, 20), nn.ReLU(), nn.Linear(20, 5))
+
+
+def layers(model: nn.Module) -> list[sk.SparseLinear]:
+    return [m for m in model.modules() if isinstance(m, sk.SparseLinear)]
+
+
+def start(
+    name: str = "gse_grabo", seed: int = 0, **options: object
+) -> tuple[nn.Module, sk.Sparsifier, torch.Tensor, torch.Tensor]:
+    torch.manual_seed(seed)
+    method = sk.methods.get(name)(sparsity=0.8, total_steps=60, every=3, **options)
+    model = sk.sparsify(network(), method)
+    optimizer = sk.Sparsifier(model, torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9), method)
+    return model, optimizer, torch.randn(16, 30), torch.randint(5, (16,))
+
+
+def train(model: nn.Module, optimizer: sk.Sparsifier, x: torch.Tensor, y: torch.Tensor, steps: int) -> None:
+    for _ in range(steps):
+        optimizer.zero_grad()
+        cross_entropy(model(x), y).backward()
+        optimizer.step()
+
+
+# ---- distributions
+
+
+SHAPES = [(300, 784), (100, 300), (10, 100)]
+
+
+@pytest.mark.parametrize("name", list(distributions.NAMES))
+@pytest.mark.parametrize("sparsity", [0.0, 0.5, 0.9, 0.98, 0.999])
+def test_distributions_are_exact(name: str, sparsity: float) -> None:
+    sizes = [a * b for a, b in SHAPES]
+    total = kept(sparsity, sum(sizes))
+    counts = distributions.by_name(name)(SHAPES, total, torch.Generator().manual_seed(0))
+    assert sum(counts) == total
+    assert all(0 <= n <= size for n, size in zip(counts, sizes, strict=True))
+    if name == "uniform":
+        assert all(abs(n / size - total / sum(sizes)) <= 1 / size for n, size in zip(counts, sizes, strict=True))
+
+
+def test_erk_makes_small_layers_dense_and_solves_the_rest_again() -> None:
+    counts = distributions.erk(SHAPES, kept(0.9, 266200))
+    assert counts[2] == 1000
+    densities = [n / (a * b) for n, (a, b) in zip(counts, SHAPES, strict=True)]
+    assert densities[0] / densities[1] == pytest.approx((1084 / 235200) / (400 / 30000), rel=1e-3)
+
+
+def test_apportion_caps_and_redistributes() -> None:
+    assert distributions.apportion([1, 1, 1], [10, 1, 10], 9) == [4, 1, 4]
+    assert distributions.apportion([1, 1, 1], [10, 10, 10], 10) == [4, 3, 3]
+    assert distributions.apportion([0, 0], [5, 5], 4) == [2, 2]
+    assert distributions.apportion([5, 1], [3, 9], 100) == [3, 9]
+    assert distributions.apportion([1, 2], [0, 0], 0) == [0, 0]
+
+
+# ---- sparsify
+
+
+def test_a_float_gives_an_exact_static_random_pattern_on_the_weights() -> None:
+    model = network()
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    assert sk.sparsify(model, 0.9) is model
+    assert sum(m.topology.nnz for m in layers(model)) == kept(0.9, 1200 + 800 + 100)
+    for index in (0, 2, 4):
+        layer = model[index]
+        torch.testing.assert_close(
+            layer.topology.dense(layer.values.detach()), before[f"{index}.weight"] * layer.topology.mask()
+        )
+        torch.testing.assert_close(layer.bias.detach(), before[f"{index}.bias"])
+
+
+def test_gse_draws_weights_for_the_fan_in() -> None:
+    torch.manual_seed(0)
+    model = sk.sparsify(nn.Linear(500, 400), sk.methods.gse_grabo(sparsity=0.9, total_steps=100))
+    fan_in = model.row_ptr.diff().repeat_interleave(model.row_ptr.diff())
+    assert float((model.values.detach()[: fan_in.numel()] * fan_in.sqrt()).var()) == pytest.approx(1, rel=0.05)
+
+
+def test_exclude_takes_names_and_globs() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+            self.head = nn.Linear(4, 2)
+
+    assert len(layers(sk.sparsify(Net(), 0.5, exclude=["head"]))) == 2
+    assert len(layers(sk.sparsify(Net(), 0.5, exclude="body.*"))) == 1
+    with pytest.raises(ValueError, match=r"'tail' matches none of the layers body.0, body.1, head"):
+        sk.sparsify(Net(), 0.5, exclude=["tail"])
+    with pytest.raises(ValueError, match="no linear layer"):
+        sk.sparsify(Net(), 0.5, exclude=["*"])
+
+
+def test_masks_and_their_errors() -> None:
+    model, mask = network(), torch.rand(40, 30) < 0.5
+    sk.sparsify(model, 0.0, masks={"0": mask})
+    assert torch.equal(model[0].topology.mask(), mask)
+    assert type(model[2]) is nn.Linear
+    with pytest.raises(ValueError, match=r"mask of 0 must be a bool tensor of shape \(40, 30\)"):
+        sk.sparsify(network(), 0.0, masks={"0": mask.t()})
+    with pytest.raises(ValueError, match="masks name 7"):
+        sk.sparsify(network(), 0.0, masks={"7": mask})
+
+
+def test_shared_modules_and_shared_weights() -> None:
+    shared = nn.Linear(8, 8)
+    model = sk.sparsify(nn.Sequential(shared, nn.ReLU(), shared), 0.5)
+    assert model[0] is model[2]
+    assert isinstance(model[0], sk.SparseLinear)
+    tied = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 8))
+    tied[1].weight = tied[0].weight
+    with pytest.warns(UserWarning, match="shares a parameter"):
+        sk.sparsify(tied, 0.5)
+    assert [type(m) for m in tied] == [nn.Linear, nn.Linear, sk.SparseLinear]
+
+
+def test_an_attention_layer_keeps_working() -> None:
+    model = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+    sk.sparsify(model, 0.5)
+    assert isinstance(model.linear1, sk.SparseLinear)
+    model(torch.randn(2, 5, 16)).sum().backward()
+
+
+def test_scoring_leaves_the_model_untouched() -> None:
+    model = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 3)).eval()
+    model[0].weight.requires_grad_(False)
+    model[1].eval()
+    before = copy.deepcopy(model.state_dict())
+    data = [(torch.randn(4, 6), torch.randint(3, (4,)))] * 2
+    random = torch.random.get_rng_state()
+    gradients = mean_gradient(model, [model[0], model[3]], data, cross_entropy)
+    assert torch.equal(torch.random.get_rng_state(), random)
+    assert [tuple(g.shape) for g in gradients] == [(8, 6), (3, 8)]
+    assert all(torch.equal(before[key], tensor) for key, tensor in model.state_dict().items())
+    assert not any(m.training for m in model.modules())
+    assert not model[0].weight.requires_grad
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_scoring_methods_ask_for_data() -> None:
+    with pytest.raises(ValueError, match=r"pass batches=.*loss="):
+        sk.sparsify(network(), sk.methods.snip(sparsity=0.5))
+    with pytest.raises(ValueError, match="at least one"):
+        sk.sparsify(network(), sk.methods.snip(sparsity=0.5), batches=[], loss=cross_entropy)
+
+
+# ---- the engine
+
+
+def test_optimizer_must_be_built_after_sparsify() -> None:
+    model = network()
+    method = sk.methods.random(sparsity=0.5)
+    early = torch.optim.SGD(model.parameters(), lr=0.1)
+    sk.sparsify(model, method)
+    with pytest.raises(ValueError, match="built before sparsify"):
+        sk.Sparsifier(model, early, method)
+    with pytest.raises(ValueError, match="no sparse layer"):
+        sk.Sparsifier(network(), early, method)
+
+
+@pytest.mark.parametrize("name", ["LBFGS", "SparseAdam", "Muon"])
+def test_refused_optimizers(name: str) -> None:
+    model = sk.sparsify(network(), 0.5)
+    parameters = [p for p in model.parameters() if p.dim() == 2] if name == "Muon" else list(model.parameters())
+    if name == "Muon":
+        parameters = [nn.Parameter(torch.zeros(2, 2))]
+    optimizer = getattr(torch.optim, name)(parameters, lr=0.1)
+    with pytest.raises(ValueError, match=f"{name} keeps no state per weight"):
+        sk.Sparsifier(model, optimizer, sk.methods.random(sparsity=0.5))
+
+
+def test_schedulers_clipping_groups_and_closures() -> None:
+    model, _, x, y = start()
+    method = sk.methods.gse_grabo(sparsity=0.8, total_steps=60, every=3)
+    groups = [
+        {"params": [m.values for m in layers(model)], "weight_decay": 1e-2},
+        {"params": [m.bias for m in layers(model)], "lr": 0.5},
+    ]
+    optimizer = sk.Sparsifier(model, torch.optim.SGD(groups, lr=0.1, momentum=0.9), method)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, step_size=5, gamma=0.1)
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = cross_entropy(model(x), y)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 0.01)
+        return loss
+
+    first = optimizer.step(closure)
+    for _ in range(9):
+        last = optimizer.step(closure)
+        scheduler.step()
+    assert float(last) < float(first)
+    assert [g["lr"] for g in optimizer.param_groups] == pytest.approx([0.01, 0.05])
+    assert optimizer.param_groups is optimizer.optimizer.param_groups
+    assert "gse_grabo" in repr(optimizer)
+
+
+def test_rigl_with_a_closure_replaces_the_step() -> None:
+    model, optimizer, x, y = start("rigl")
+    train(model, optimizer, x, y, 3)
+    before = [site.weight.clone() for site in optimizer.sites]
+    calls = []
+
+    def closure() -> torch.Tensor:
+        calls.append(1)
+        optimizer.zero_grad()
+        loss = cross_entropy(model(x), y)
+        loss.backward()
+        return loss
+
+    assert optimizer.step(closure) is not None
+    assert len(calls) == 1
+    assert optimizer.rewired
+    for site, weight in zip(optimizer.sites, before, strict=True):
+        assert set(site.weight.tolist()) <= {*weight.tolist(), 0.0}
+
+
+def test_grad_scaler_skips_and_arms_again() -> None:
+    model, optimizer, x, y = start()
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    train(model, optimizer, x, y, 3)
+    for poison in (True, False):
+        optimizer.zero_grad()
+        scaler.scale(cross_entropy(model(x), y)).backward()
+        if poison:
+            model[0].values.grad[0] = torch.inf
+        steps = optimizer.steps
+        scaler.step(optimizer)
+        scaler.update()
+        assert optimizer.steps == steps + (not poison)
+        assert optimizer.rewired == (not poison)
+        if poison:
+            assert all(site.module.probe is not None for site in optimizer.sites)
+
+
+def test_armed_only_in_the_step_of_the_change() -> None:
+    model, optimizer, x, y = start()
+    for t in range(8):
+        armed = [site.module.probe is not None for site in optimizer.sites]
+        assert armed == [t > 0 and t % 3 == 0] * 3
+        train(model, optimizer, x, y, 1)
+    for name in ("set", "gmp", "random"):
+        options = {} if name == "random" else {"every": 1}
+        method = sk.methods.get(name)(sparsity=0.5, total_steps=60, **options)
+        model = sk.sparsify(network(), method)
+        optimizer = sk.Sparsifier(model, torch.optim.SGD(model.parameters(), lr=0.1), method)
+        train(model, optimizer, x, y, 2)
+        assert all(site.module.probe is None for site in optimizer.sites)
+
+
+def test_followers_follow_and_stale_ones_raise() -> None:
+    model, optimizer, x, y = start()
+    method = optimizer.method
+    average = AveragedModel(model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.5))
+    optimizer = sk.Sparsifier(model, optimizer.optimizer, method, followers=[average])
+    dense = {site.name: site.active.dense(site.module.values.detach()) for site in optimizer.sites}
+    for t in range(8):
+        train(model, optimizer, x, y, 1)
+        average.update_parameters(model)
+        for site in optimizer.sites:
+            mask = site.active.mask()
+            now = site.active.dense(site.module.values.detach())
+            # The first update copies; a grown weight starts its average at 0.
+            dense[site.name] = now if t == 0 else 0.5 * dense[site.name] * mask + 0.5 * now
+            copy_of = average.module.get_submodule(site.name)
+            assert copy_of.topology.same_pattern(site.active)
+            torch.testing.assert_close(copy_of.topology.dense(copy_of.values.detach()), dense[site.name])
+    stranger = copy.deepcopy(model)
+    train(model, optimizer, x, y, 3)
+    with pytest.raises(ValueError, match="another pattern"):
+        sk.Sparsifier(model, optimizer.optimizer, method, followers=[stranger])
+    follower = copy.deepcopy(model)
+    optimizer = sk.Sparsifier(model, optimizer.optimizer, method, followers=[follower])
+    train(model, optimizer, x, y, 3)
+    follower.load_state_dict(stranger.state_dict())
+    with pytest.raises(ValueError, match="missed a change"):
+        train(model, optimizer, x, y, 1)
+
+
+def test_overflow_swaps_the_parameter_and_keeps_training() -> None:
+    model, optimizer, x, y = start("gse_random", rate=1.0)
+    for site in optimizer.sites:  # no room at all
+        exact = site.active.with_capacity(site.nnz)
+        site.module.values = nn.Parameter(site.module.values.detach()[: site.nnz].clone())
+        site.module.set_topology(exact)
+    inner = torch.optim.Adam(model.parameters(), lr=0.01)
+    optimizer = sk.Sparsifier(model, inner, optimizer.method)
+    old = [site.module.values for site in optimizer.sites]
+    reallocated = 0
+    for _ in range(8):
+        train(model, optimizer, x, y, 1)
+        reallocated += optimizer.reallocated
+    assert reallocated >= 1
+    held = [p for group in inner.param_groups for p in group["params"]]
+    for site, before in zip(optimizer.sites, old, strict=True):
+        assert any(p is site.module.values for p in held)
+        state = inner.state[site.module.values]
+        assert state["exp_avg"].shape == site.module.values.shape
+        assert site.module.values is before or before not in inner.state
+    before = model[0].values.detach().clone()
+    train(model, optimizer, x, y, 1)
+    assert not torch.equal(before, model[0].values)
+
+
+def test_state_of_another_method_or_model_is_refused() -> None:
+    model, optimizer, x, y = start()
+    train(model, optimizer, x, y, 4)
+    state = optimizer.state_dict()
+    other, stranger, _, _ = start("gse_random")
+    with pytest.raises(ValueError, match="expected the state of method gse_random, got gse_grabo"):
+        stranger.load_state_dict(state)
+    fresh, again, _, _ = start(seed=5)
+    with pytest.raises(ValueError, match="before that of the sparsifier"):
+        again.load_state_dict(state)
+    fresh.load_state_dict(model.state_dict())
+    again.load_state_dict(state)
+    small = sk.sparsify(nn.Sequential(nn.Linear(30, 5)), optimizer.method)
+    alone = sk.Sparsifier(small, torch.optim.SGD(small.parameters(), lr=0.1, momentum=0.9), optimizer.method)
+    with pytest.raises(ValueError, match="sparse layers 0, 2, 4"):
+        alone.load_state_dict(state)
+    del other
+
+
+def test_report_counts_flips_and_overlap() -> None:
+    model, optimizer, x, y = start("set")
+    first = [site.active.mask() for site in optimizer.sites]
+    train(model, optimizer, x, y, 7)
+    before = [site.active.mask() for site in optimizer.sites]
+    while not optimizer.rewired or optimizer.steps < 10:
+        before = [site.active.mask() for site in optimizer.sites]
+        train(model, optimizer, x, y, 1)
+    for row, site, was, start_mask in zip(optimizer.report().rows, optimizer.sites, before, first, strict=True):
+        now = site.active.mask()
+        assert row["nnz"] == int(now.sum())
+        assert row["flips"] >= int((now ^ was).sum())  # SET may drop and grow the same place
+        assert row["iou_first"] == pytest.approx(float((now & start_mask).sum() / (now | start_mask).sum()))
+        assert row["kernel"] in ("csr", "tiled", "dense", "masked")
+
+
+def test_a_short_dynamic_run_warns() -> None:
+    with pytest.warns(UserWarning, match="fewer than three times"):
+        sk.methods.set(sparsity=0.5, total_steps=20, every=10)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        sk.methods.set(sparsity=0.5, total_steps=50, every=10)
+
+
+def test_dense_method_leaves_the_model_alone() -> None:
+    model = network()
+    method = sk.methods.dense()
+    assert sk.sparsify(model, method) is model
+    assert not layers(model)
+    optimizer = sk.Sparsifier(model, torch.optim.Adam(model.parameters()), method)
+    train(model, optimizer, torch.randn(4, 30), torch.randint(5, (4,)), 2)
+    again = sk.Sparsifier(model, torch.optim.Adam(model.parameters()), method)
+    again.load_state_dict(optimizer.state_dict())
+    assert again.steps == 2
