@@ -46,6 +46,8 @@ def _targets(method: Method, sites: Sequence[Site], step: int, generator: torch.
     if method.sparsity(step) == method.sparsity(step - 1):
         return current
     total = kept(method.sparsity(step), sum(site.size for site in sites))
+    if not method.view.per_layer:
+        return _sum_first(total, len(sites))
     shapes = [site.module.weight_shape for site in sites]
     targets = method.share(shapes, total, generator)
     return [min(t, n) for t, n in zip(targets, current, strict=True)] if method.grow is None else targets
@@ -55,15 +57,19 @@ def _exchanged(method: Method, targets: Sequence[int], step: int) -> list[int]:
     rate = method.rate(step)
     if method.view.per_layer:
         return [floor(rate * target + 1e-9) for target in targets]
-    total = floor(rate * sum(targets) + 1e-9)
-    return [total] + [0] * (len(targets) - 1)
+    return _sum_first(floor(rate * sum(targets) + 1e-9), len(targets))
 
 
 def _limit(method: Method, counts: Sequence[int], available: Sequence[int]) -> list[int]:
     """K = min(K, candidates), so that the number of weights does not change."""
     if method.view.per_layer:
         return [min(k, n) for k, n in zip(counts, available, strict=True)]
-    return [min(sum(counts), sum(available))] + [0] * (len(counts) - 1)
+    return _sum_first(min(sum(counts), sum(available)), len(counts))
+
+
+def _sum_first(total: int, sites: int) -> list[int]:
+    """Counts of a view in which only the sum matters."""
+    return [total] + [0] * (sites - 1)
 
 
 def _keep(method: Method, sites: Sequence[Site], targets: Sequence[int], counts: Sequence[int]) -> list[Tensor]:
