@@ -1,0 +1,35 @@
+"""Data-parallel ranks choose one pattern, whatever their data and their seeds."""
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import nn
+from torch.nn.functional import cross_entropy
+from torch.nn.parallel import DistributedDataParallel
+
+import sparsekern as sk
+
+
+def _rank(rank: int, path: str) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{path}/store", rank=rank, world_size=2)
+    torch.manual_seed(rank)
+    torch.set_num_threads(1)
+    method = sk.methods.gse_grabo(sparsity=0.8, total_steps=20, every=2, stop=1.0)
+    model = sk.sparsify(nn.Sequential(nn.Linear(20, 30), nn.ReLU(), nn.Linear(30, 4)), method)
+    wrapped = DistributedDataParallel(model)
+    optimizer = sk.Sparsifier(wrapped, torch.optim.SGD(wrapped.parameters(), lr=0.1, momentum=0.9), method)
+    changes = 0
+    for _ in range(10):
+        optimizer.zero_grad()
+        cross_entropy(wrapped(torch.randn(8, 20)), torch.randint(4, (8,))).backward()
+        optimizer.step()
+        changes += optimizer.rewired
+    torch.save((changes, model.state_dict()), f"{path}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_ranks_agree(tmp_path) -> None:
+    mp.spawn(_rank, args=(str(tmp_path),), nprocs=2)
+    (changes, first), (_, second) = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    assert changes >= 3
+    assert all(torch.equal(first[key], second[key]) for key in first)
