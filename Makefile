@@ -1,6 +1,8 @@
 # make demo, make test: each alone on a fresh clone. PYTHON chooses the interpreter that .venv/ is made from.
 PYTHON ?= python3
 BIN := .venv/bin
+# The tests that run once per instruction set.
+KERNEL_TESTS = $(shell grep -rlw isa --include='test_*.py' tests)
 CLANG_FORMATTED = $(shell git ls-files 'csrc/*.cpp' 'csrc/*.h')
 # The gpu-* targets run on the interpreter named by PYTHON=, as it is, or else on .venv/.
 GPU_PYTHON := $(if $(filter file,$(origin PYTHON)),$(BIN)/python,$(PYTHON))
@@ -60,14 +62,14 @@ test-installed: .venv/requirements-dev
 	cd / && PYTHONPATH=$(CURDIR)/build/installed $(CURDIR)/$(BIN)/python -c "import sparsekern; \
 	  topology = sparsekern.Topology.random((64, 64), 400); print(sparsekern.__file__, sparsekern.ops.extension.isas())"
 	SPARSEKERN_CPP=0 $(BIN)/python -m pip install -q --no-build-isolation --no-deps --target build/plain .
-	SPARSEKERN_CPP=0 PYTHONPATH=build/plain $(BIN)/pytest -n 2 tests/ops
+	SPARSEKERN_CPP=0 PYTHONPATH=build/plain $(BIN)/pytest -n 2 $(KERNEL_TESTS)
 
 # The kernels under the address and undefined-behaviour sanitizers.
 sanitize: .venv/requirements-dev
 	SANITIZE=1 $(BIN)/python setup.py -q build --build-lib build/sanitize/lib --build-temp build/sanitize/temp
 	PYTHONPATH=build/sanitize/lib ASAN_OPTIONS=detect_leaks=0 \
 	LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libstdc++.so)" \
-	$(BIN)/pytest tests/ops
+	$(BIN)/pytest -n 2 $(KERNEL_TESTS)
 
 # Compiles the kernels for aarch64.
 cross: .venv/requirements
