@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -47,7 +48,7 @@ def sample(topology: Topology, *leading: int, dtype: torch.dtype = torch.float32
 
 def check(topology: Topology, x: Tensor, values: Tensor, bias: Tensor | None, delta: Tensor) -> None:
     """Forward and all gradients equal the reference's, whose sums are taken in double precision."""
-    wide = [None if t is None else t.double() for t in (x, values, bias, delta)]
+    wide: list[Any] = [None if t is None else t.double() for t in (x, values, bias, delta)]
     tolerance = TOLERANCE[x.dtype]
     output = ops.sparse_linear(x, values, topology.index, bias, topology.rows)
     gradients = backward(delta, x, values, topology.index, True, True, True)
