@@ -257,13 +257,15 @@ def gmp(
     "Incremental" baseline of the DPF paper.
 
     Args:
-        every: steps between changes, an epoch by default.
+        every: steps between changes, an epoch by default, less in a run too short for three.
         stop: fraction of the run after which the sparsity is final, T_end (the second learning rate drop, 225 of 300
             epochs, in the DPF paper).
     """
     steps = _steps("gmp", total_steps)
-    period = every if every is not None else _epoch("gmp", steps_per_epoch)
-    end = max(period, round(stop * steps / period) * period)
+    period = every if every is not None else min(_epoch("gmp", steps_per_epoch), max(1, int(stop * steps) // 3))
+    end = max(period, min(round(stop * steps / period), (steps - 1) // period) * period)
+    if end >= steps:
+        raise ValueError(f"gmp prunes every {period} steps, so never in a run of {steps}; give a smaller every")
     cadence, notes = _cadence("gmp", steps, period, period, end, 0)
     return Method("gmp", cubic(sparsity, end, period), cadence, view=views.layer, notes=notes)
 

@@ -1,0 +1,85 @@
+"""`sparsekern info`: what is installed, and which kernel each layer of a model would use."""
+
+import argparse
+import importlib.metadata
+import platform
+from math import prod
+from typing import Any
+
+import torch
+
+from ..ops import extension
+from . import options
+from .data import load
+from .run import Run
+from .text import table
+
+PACKAGES = [
+    "sparsekern",
+    "torch",
+    "torchvision",
+    "numpy",
+    "scikit-learn",
+    "pandas",
+    "matplotlib",
+    "safetensors",
+    "tqdm",
+]
+
+
+def register(commands: Any) -> None:
+    parser = commands.add_parser(
+        "info",
+        help="versions, instruction set, kernel of each layer",
+        description="Prints versions and the instruction set in use; with --model also each layer's kernel and why.",
+        argument_default=argparse.SUPPRESS,
+    )
+    options.add_arguments(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    given = {name: value for name, value in vars(arguments).items() if name not in ("run", "command")}
+    download = given.pop("download", False)
+    print(facts())
+    if given:
+        print("\n" + layers(given, download))
+    return 0
+
+
+def facts() -> str:
+    rows = [(name, _version(name)) for name in PACKAGES]
+    rows.append(("python", platform.python_version()))
+    rows.append(("machine", f"{platform.machine()}, {torch.get_num_threads()} threads"))
+    if extension is None:
+        rows.append(("kernels", "not built: plain PyTorch (slow); build them with a C++ compiler"))
+    else:
+        rows.append(("kernels", f"compiled, instruction set {extension.isa()} of {', '.join(extension.isas())}"))
+        rows.append(("CUDA kernels", "compiled" if extension.cuda else "not built"))
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"{name:{width}}  {value}" for name, value in rows)
+
+
+def _version(package: str) -> str:
+    if package == "torch":
+        return torch.__version__
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "from source" if package == "sparsekern" else "not installed"
+
+
+def layers(given: dict, download: bool) -> str:
+    """The layers of a run that has seen one batch: shape, nonzeros, kernel, reason."""
+    config = options.resolve(given)
+    session = Run(config, load(config, download))
+    session.probe()
+    rows = session.optimizer.report().rows
+    if not rows:
+        return "no sparse layer"
+    cells = [["layer", "shape", "nonzeros", "sparsity", "kernel", "reason"]]
+    for row in rows:
+        shape = " x ".join(str(n) for n in row["shape"])
+        share = f"{1 - row['nnz'] / prod(row['shape']):.2%}"
+        cells.append([row["name"], shape, f"{row['nnz']:,}", share, str(row["kernel"]), str(row["reason"])])
+    return table(cells, right={2, 3})

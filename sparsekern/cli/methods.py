@@ -1,0 +1,43 @@
+"""`sparsekern methods`: what can be given to --method."""
+
+import argparse
+import inspect
+import json
+from typing import Any
+
+from .. import methods as registry
+from .errors import choose
+from .options import known_options
+from .text import table
+
+
+def register(commands: Any) -> None:
+    parser = commands.add_parser("methods", help="list the methods", description="Lists the sparse training methods.")
+    parser.add_argument("name", nargs="?", metavar="NAME", help="explain this one, with its options")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    if arguments.name is not None:
+        print(explain(choose("method", arguments.name, registry.names())))
+        return 0
+    rows = [registry.describe(name) for name in registry.names()]
+    if arguments.json:
+        print(json.dumps(rows, indent=2))
+        return 0
+    cells = [["method", "", "pattern changes", "paper"]]
+    for row in rows:
+        paper = f"{row['paper']} ({row['year']})" if row["year"] else ""
+        cells.append([row["name"], row["title"], row["changes"], paper])
+    print(table(cells))
+    print("\nstorage and gradient of each: sparsekern methods --json; options: sparsekern methods NAME")
+    return 0
+
+
+def explain(name: str) -> str:
+    """The documentation of a method and the options that --set takes, with their defaults."""
+    method = registry.get(name)
+    parameters = inspect.signature(method).parameters
+    options = [f"--set {key}={parameters[key].default}" for key in known_options(name)]
+    return f"{inspect.getdoc(method)}\n\n" + ("\n".join(options) or "no options")

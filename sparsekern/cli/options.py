@@ -1,0 +1,206 @@
+"""The flags that decide a run, and the configuration they add up to."""
+
+import argparse
+import ast
+import inspect
+import os
+from typing import Any
+
+import torch
+
+from .. import methods
+from .data import DATA
+from .errors import UsageError, choose
+from .models import MODELS
+
+BACKENDS = ["auto", "sparse", "masked", "dense"]
+OPTIMIZERS = ["sgd", "adam", "adamw"]
+LEARNING_RATE = {"sgd": 0.05, "adam": 1e-3, "adamw": 1e-3}
+DEFAULTS: dict[str, Any] = {
+    "method": "gse_grabo",
+    "sparsity": 0.9,
+    "distribution": None,
+    "exclude": [],
+    "set": {},
+    "backend": "auto",
+    "data": "digits",
+    "data_dir": None,
+    "target": None,
+    "model": "mlp",
+    "width": 1.0,
+    "epochs": 20,
+    "batch_size": 128,
+    "optimizer": "sgd",
+    "lr": None,
+    "momentum": 0.9,
+    "nesterov": False,
+    "weight_decay": 0.0,
+    "schedule": "constant",
+    "milestones": [],
+    "gamma": 0.1,
+    "warmup": 0,
+    "label_smoothing": 0.0,
+    "amp": None,
+    "compile": False,
+    "threads": None,
+    "seed": 0,
+    "device": "cpu",
+}
+# What a resumed run may change: neither alters what the finished epochs computed.
+RESUMABLE = {"epochs", "threads", "data_dir"}
+
+
+def _bounded(kind: type, low: float, high: float = float("inf"), what: str = "") -> Any:
+    """An argparse type: a number of `kind` with `low <= number < high`."""
+
+    def parse(text: str) -> Any:
+        try:
+            number = kind(text)
+        except ValueError:
+            number = None
+        if number is None or not low <= number < high:
+            raise argparse.ArgumentTypeError(f"expected {what}, got {text!r}")
+        return number
+
+    return parse
+
+
+positive = _bounded(int, 1, what="a whole number, 1 or more")
+natural = _bounded(int, 0, what="a whole number, 0 or more")
+real = _bounded(float, 0, what="a number, 0 or more")
+fraction = _bounded(float, 0, 1, what="a number in [0, 1)")
+above_zero = _bounded(float, 5e-324, what="a number above 0")
+
+
+def numbers(parse: Any) -> Any:
+    """An argparse type: a comma-separated list."""
+    return lambda text: [parse(part.strip()) for part in text.split(",") if part.strip()]
+
+
+def setting(text: str) -> tuple[str, Any]:
+    """`KEY=VALUE`, the value read as a Python literal if it is one."""
+    key, equals, value = text.partition("=")
+    if not equals or not all(part.isidentifier() for part in key.split(".")):
+        raise argparse.ArgumentTypeError(f"expected KEY=VALUE, got {text!r}")
+    try:
+        return key, ast.literal_eval({"true": "True", "false": "False", "none": "None"}.get(value, value))
+    except (ValueError, SyntaxError):
+        return key, value
+
+
+def add_arguments(parser: argparse.ArgumentParser, *, grid: bool = False) -> None:
+    """Adds the flags of a run. A flag that is not given leaves no trace, so that a resumed run can tell.
+
+    Args:
+        grid: leave out those that `compare` takes as lists.
+    """
+    group = parser.add_argument_group("sparsity")
+    if not grid:
+        group.add_argument("--method", metavar="NAME", help="sparse training method, see `sparsekern methods`")
+        group.add_argument("--sparsity", type=fraction, metavar="S", help="fraction of weights that are zero")
+    group.add_argument("--distribution", metavar="D", help="how layers share the sparsity: uniform, er, erk, global")
+    group.add_argument(
+        "--exclude", action="append", metavar="NAME", help="layer to keep dense; name or glob, repeatable"
+    )
+    group.add_argument(
+        "--set", action="append", type=setting, metavar="KEY=VALUE", help="option of the method, repeatable"
+    )
+    if not grid:
+        group.add_argument("--backend", choices=BACKENDS, help="auto: fastest kernel per layer; masked: dense twin")
+
+    group = parser.add_argument_group("data and model")
+    group.add_argument("--data", metavar="NAME", help=", ".join(DATA))
+    group.add_argument("--data-dir", metavar="PATH", help="folder of the data set; the file, for csv")
+    group.add_argument("--download", action="store_true", help="fetch the data set into --data-dir")
+    group.add_argument("--target", metavar="COLUMN", help="csv: the column to predict")
+    group.add_argument("--model", metavar="NAME", help=", ".join(MODELS))
+    group.add_argument("--width", type=above_zero, metavar="W", help="multiplies the hidden sizes")
+
+    group = parser.add_argument_group("training")
+    group.add_argument("--epochs", type=positive, metavar="N", help="passes over the data")
+    group.add_argument("--batch-size", type=positive, metavar="B", help="samples per step")
+    group.add_argument("--optimizer", choices=OPTIMIZERS)
+    group.add_argument(
+        "--lr", type=real, metavar="F", help="learning rate; default 0.05 for sgd, 0.001 for adam and adamw"
+    )
+    group.add_argument("--momentum", type=fraction, metavar="F", help="of sgd")
+    group.add_argument("--nesterov", action="store_true", help="of sgd")
+    group.add_argument("--weight-decay", type=real, metavar="F", help="(default 0)")
+    group.add_argument("--schedule", choices=["constant", "step", "cosine"], help="of the learning rate")
+    group.add_argument("--milestones", type=numbers(positive), metavar="E,E", help="epochs at which step decays")
+    group.add_argument("--gamma", type=above_zero, metavar="F", help="factor of a step decay")
+    group.add_argument("--warmup", type=natural, metavar="N", help="epochs of linear warm-up (default 0)")
+    group.add_argument("--label-smoothing", type=fraction, metavar="F", help="(default 0)")
+    group.add_argument("--amp", choices=["bf16", "fp16"], help="mixed precision")
+    group.add_argument("--compile", action="store_true", help="torch.compile the model")
+    if not grid:
+        group.add_argument(
+            "--seed", type=natural, metavar="N", help="decides weights, pattern, data order and split (default 0)"
+        )
+    group.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1")
+    group.add_argument("--threads", type=positive, metavar="N", help="of torch; results do not depend on it")
+    for action in parser._actions:
+        if action.dest == "help" or action.required or action.dest not in {*DEFAULTS, "download"}:
+            continue
+        default = DEFAULTS.get(action.dest)
+        if default not in (None, 0, [], {}):
+            action.help = f"{action.help or ''} (default {default})".strip()
+        action.default = argparse.SUPPRESS
+
+
+def resolve(given: dict) -> dict:
+    """The full configuration of a run: plain values that JSON can hold.
+
+    Raises:
+        UsageError: an unknown name, or flags that contradict each other.
+    """
+    config = DEFAULTS | given
+    config["set"] = dict(config["set"])
+    choose("method", config["method"], methods.names())
+    choose("data set", config["data"], list(DATA))
+    choose("model", config["model"], list(MODELS))
+    if config["method"] == "dense":
+        if given.get("sparsity"):
+            raise UsageError("the method dense has no --sparsity; leave it out or choose a sparse method")
+        config["sparsity"] = 0.0
+    if config["lr"] is None:
+        config["lr"] = LEARNING_RATE[config["optimizer"]]
+    for flag in ("momentum", "nesterov"):
+        if flag in given and config["optimizer"] != "sgd":
+            raise UsageError(f"--{flag} belongs to --optimizer sgd, not {config['optimizer']}")
+    if config["nesterov"] and config["momentum"] == 0:
+        raise UsageError("--nesterov needs a --momentum above 0")
+    if config["schedule"] == "step" and not config["milestones"]:
+        raise UsageError("--schedule step needs --milestones")
+    if config["schedule"] != "step" and ("milestones" in given or "gamma" in given):
+        raise UsageError("--milestones and --gamma belong to --schedule step")
+    if config["target"] is not None and config["data"] != "csv":
+        raise UsageError("--target belongs to --data csv")
+    config["milestones"] = sorted(config["milestones"])
+    config["device"] = device(config["device"])
+    for key in config["set"]:
+        choose(f"option of {config['method']}", key, known_options(config["method"]))
+    return config | {"horizon": config["epochs"]}
+
+
+def device(name: str) -> str:
+    try:
+        kind = torch.device(name).type
+    except RuntimeError as error:
+        raise UsageError(f"unknown device {name!r}; expected cpu, cuda or cuda:N") from error
+    if kind not in ("cpu", "cuda"):
+        raise UsageError(f"device {name!r} is not supported; expected cpu, cuda or cuda:N")
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise UsageError("this machine or this build of torch has no CUDA device; use --device cpu")
+    return name
+
+
+def known_options(method: str) -> list[str]:
+    """The options of a method, without the three that every method has."""
+    common = ("sparsity", "total_steps", "steps_per_epoch")
+    return [name for name in inspect.signature(methods.get(method)).parameters if name not in common]
+
+
+def threads(config: dict) -> int:
+    """What `--threads` or torch's own choice comes to."""
+    return config["threads"] or torch.get_num_threads() or os.cpu_count() or 1

@@ -1,0 +1,128 @@
+"""What a comparison found: means, deviations, ranking, and the difference from the masked twin, paired by seed."""
+
+from pathlib import Path
+from statistics import fmean, stdev
+
+from . import checkpoint, files, plot
+
+
+def write(out: Path, settings: dict, grid: dict, folders: list[Path], failed: list[dict]) -> str:
+    """Writes `results.json`, `table.md` and `figure.png`; returns the table as text."""
+    runs = [{"run": f.name, **checkpoint.read_summary(f)} for f in folders if checkpoint.finished(f)]
+    results = {
+        "settings": settings,
+        **grid,
+        "table": tabulate(runs),
+        "paired": pair(runs),
+        "failed": failed,
+        "runs": runs,
+    }
+    files.write_json(out / "results.json", results)
+    text = render(results)
+    files.write(out / "table.md", lambda file: file.write_text(text))
+    if runs:
+        plot.draw_comparison(out, results)
+    return text
+
+
+def _spread(values: list[float]) -> float | None:
+    """Standard deviation of a sample (n - 1); None of a single value."""
+    return stdev(values) if len(values) > 1 else None
+
+
+def tabulate(runs: list[dict]) -> list[dict]:
+    """A row per method, sparsity and backend, best accuracy first within a sparsity; `rank` is among its backend."""
+    groups: dict[tuple, list[dict]] = {}
+    for run in runs:
+        groups.setdefault((run["sparsity_target"], run["backend"], run["method"]), []).append(run)
+    rows = []
+    for (sparsity, backend, method), members in groups.items():
+        accuracy = [run["test_accuracy"] for run in members]
+        rows.append(
+            {
+                "method": method,
+                "sparsity": sparsity,
+                "backend": backend,
+                "seeds": sorted(run["seed"] for run in members),
+                "accuracy_mean": fmean(accuracy),
+                "accuracy_std": _spread(accuracy),
+                "loss_mean": fmean(run["test_loss"] for run in members),
+                "loss_std": _spread([run["test_loss"] for run in members]),
+                "nnz": members[0]["nnz"],
+                "seconds_per_step": fmean(run["seconds_per_step"] for run in members),
+                "peak_memory_bytes": max(run["peak_memory_bytes"] for run in members),
+            }
+        )
+    rows.sort(key=lambda row: (row["sparsity"], -row["accuracy_mean"], row["method"], row["backend"]))
+    ranks: dict[tuple, int] = {}
+    for row in rows:
+        key = (row["sparsity"], row["backend"])
+        ranks[key] = row["rank"] = ranks.get(key, 0) + 1
+    return rows
+
+
+def pair(runs: list[dict]) -> list[dict]:
+    """Accuracy minus that of the masked twin with the same seed, for each method, sparsity and other backend."""
+    twins = {(r["method"], r["sparsity_target"], r["seed"]): r for r in runs if r["backend"] == "masked"}
+    groups: dict[tuple, list[float]] = {}
+    for run in runs:
+        twin = twins.get((run["method"], run["sparsity_target"], run["seed"]))
+        if twin is not None and run["backend"] != "masked":
+            key = (run["method"], run["sparsity_target"], run["backend"])
+            groups.setdefault(key, []).append(run["test_accuracy"] - twin["test_accuracy"])
+    return [
+        {
+            "method": method,
+            "sparsity": sparsity,
+            "backend": backend,
+            "differences": values,
+            "mean": fmean(values),
+            "std": _spread(values),
+        }
+        for (method, sparsity, backend), values in groups.items()
+    ]
+
+
+def _percent(mean: float, spread: float | None, sign: str = "") -> str:
+    return f"{100 * mean:{sign}.2f}" + ("" if spread is None else f" ± {100 * spread:.2f}")
+
+
+def render(results: dict) -> str:
+    """The results as Markdown."""
+    s = results["settings"]
+    lines = [
+        f"# {s['model']} on {s['data']}, {s['epochs']} epochs",
+        "",
+        f"{s['optimizer']}, learning rate {s['lr']:g} ({s['schedule']}), weight decay {s['weight_decay']:g}, batch "
+        f"{s['batch_size']}, {s['threads']} threads, {s['jobs']} run{'s' * (s['jobs'] != 1)} at a time, "
+        f"seeds {', '.join(map(str, results['seeds']))}; mean ± standard deviation over the seeds.",
+        "",
+        "| sparsity, % | rank | method | backend | seeds | test accuracy, % | test loss | weights | ms per step |",
+        "|---:|---:|---|---|---:|---:|---:|---:|---:|",
+    ]
+    for row in results["table"]:
+        loss = f"{row['loss_mean']:.4f}" + ("" if row["loss_std"] is None else f" ± {row['loss_std']:.4f}")
+        rank = "" if row["method"] == "dense" else row["rank"]
+        lines.append(
+            f"| {100 * row['sparsity']:g} | {rank} | {row['method']} | {row['backend']} | {len(row['seeds'])} | "
+            f"{_percent(row['accuracy_mean'], row['accuracy_std'])} | {loss} | {row['nnz']:,} | "
+            f"{1e3 * row['seconds_per_step']:.2f} |"
+        )
+    if results["paired"]:
+        lines += [
+            "",
+            "Test accuracy minus that of the masked dense twin with the same seed, in points:",
+            "",
+            "| sparsity, % | method | backend | mean difference | by seed |",
+            "|---:|---|---|---:|---|",
+        ]
+        for row in results["paired"]:
+            each = ", ".join(f"{100 * d:+.2f}" for d in row["differences"])
+            lines.append(
+                f"| {100 * row['sparsity']:g} | {row['method']} | {row['backend']} | "
+                f"{_percent(row['mean'], row['std'], '+')} | {each} |"
+            )
+    if results["failed"]:
+        lines += ["", "Failed runs:", ""]
+        lines += [f"- {f['run']}: status {f['status']}, {f['error']} ({f['log']})" for f in results["failed"]]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,199 @@
+"""A training run: everything that decides its next step, and how to save and restore it."""
+
+import contextlib
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .. import Sparsifier, memory_report, methods, sparsify
+from ..nn.convert import prunable_layers
+from .data import Data
+from .errors import RunError, UsageError
+from .models import build
+
+VERSION = 1
+
+
+def learning_rate(config: dict, step: int, steps_per_epoch: int) -> float:
+    """The learning rate of step `step`, counted from 0: a linear warm-up, then the schedule.
+
+    The schedule spans `horizon`, the epochs the run was begun with, so that prolonging it changes nothing before.
+    """
+    rate, warmup = config["lr"], config["warmup"] * steps_per_epoch
+    if step < warmup:
+        return rate * (step + 1) / warmup
+    if config["schedule"] == "step":
+        return rate * config["gamma"] ** sum(step >= epoch * steps_per_epoch for epoch in config["milestones"])
+    if config["schedule"] == "cosine":
+        total = config["horizon"] * steps_per_epoch
+        return rate * 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, total - warmup))))
+    return rate
+
+
+def _optimizer(config: dict, parameters: Any) -> torch.optim.Optimizer:
+    common = {"lr": config["lr"], "weight_decay": config["weight_decay"]}
+    if config["optimizer"] == "sgd":
+        return torch.optim.SGD(parameters, momentum=config["momentum"], nesterov=config["nesterov"], **common)
+    return (torch.optim.Adam if config["optimizer"] == "adam" else torch.optim.AdamW)(parameters, **common)
+
+
+class Run:
+    """Model, data, optimizer and counters of one configuration.
+
+    `state_dict` holds all that the next step depends on: a run restored from it continues bit for bit.
+
+    Raises:
+        UsageError: the method, the model and the data do not fit together.
+    """
+
+    def __init__(self, config: dict, data: Data) -> None:
+        self.config = config
+        self.device = torch.device(config["device"])
+        self.data = data.to(self.device)
+        self.steps_per_epoch = math.ceil(len(data.train_y) / config["batch_size"])
+        self.epoch = self.step = 0
+        self.seconds: list[float] = []
+        self.history: list[dict] = []
+        if config["threads"]:
+            torch.set_num_threads(config["threads"])
+        torch.manual_seed(config["seed"])
+        self.loss: Callable[[Tensor, Tensor], Tensor] = nn.CrossEntropyLoss(label_smoothing=config["label_smoothing"])
+        self.model = build(config["model"], data.shape, data.classes, config["width"]).to(self.device)
+        try:
+            self._sparsify()
+        except ValueError as error:
+            raise UsageError(str(error)) from error
+        amp = {"bf16": torch.bfloat16, "fp16": torch.float16, None: None}[config["amp"]]
+        self.autocast = torch.autocast(self.device.type, amp) if amp else contextlib.nullcontext()
+        self.scaler = torch.GradScaler(self.device.type, enabled=config["amp"] == "fp16")
+        self.forward: Callable[[Tensor], Tensor] = torch.compile(self.model) if config["compile"] else self.model
+
+    def _sparsify(self) -> None:
+        config = self.config
+        generator = torch.Generator().manual_seed(config["seed"])
+        method = methods.get(config["method"])(
+            sparsity=config["sparsity"],
+            total_steps=config["horizon"] * self.steps_per_epoch,
+            steps_per_epoch=self.steps_per_epoch,
+            **config["set"],
+        )
+        options: dict = {"exclude": config["exclude"], "backend": config["backend"], "generator": generator}
+        if config["distribution"]:
+            options["distribution"] = config["distribution"]
+        if method.needs_batches:
+            rows = self._order(-1)[: config["batch_size"]]
+            options |= {"batches": [(self.data.train_x[rows], self.data.train_y[rows])], "loss": self.loss}
+        self.model = sparsify(self.model, method, **options)
+        inner = _optimizer(config, self.model.parameters())
+        self.optimizer = Sparsifier(self.model, inner, method, generator=generator)
+
+    def _order(self, epoch: int) -> Tensor:
+        """The order of the training rows in an epoch: a function of seed and epoch, so that resuming finds it again."""
+        generator = torch.Generator().manual_seed(self.config["seed"] * 1_000_003 + epoch + 1)
+        return torch.randperm(len(self.data.train_y), generator=generator).to(self.device)
+
+    def train_epoch(self, tick: Callable[[], None]) -> float:
+        """One pass over the training rows; calls `tick` after each step. Returns the mean loss over the rows.
+
+        Nothing here waits for the device: the loss is summed in a tensor and read once.
+
+        Raises:
+            RunError: the loss is not finite.
+        """
+        data, optimizer, scaler = self.data, self.optimizer, self.scaler
+        self.model.train()
+        total = torch.zeros((), device=self.device)
+        start = time.perf_counter()
+        for rows in self._order(self.epoch).split(self.config["batch_size"]):
+            rate = learning_rate(self.config, self.step, self.steps_per_epoch)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            x, y = data.train_x.index_select(0, rows), data.train_y.index_select(0, rows)
+            optimizer.zero_grad()
+            with self.autocast:
+                loss = self.loss(self.forward(x), y)
+            scaler.scale(loss).backward()
+            scaler.step(optimizer)
+            scaler.update()
+            total.add_(loss.detach(), alpha=len(rows))
+            self.step += 1
+            tick()
+        mean = total.item() / len(data.train_y)
+        self.seconds.append((time.perf_counter() - start) / self.steps_per_epoch)
+        if not math.isfinite(mean):
+            raise RunError(f"training diverged in epoch {self.epoch + 1}: the loss is {mean}; try a smaller --lr")
+        optimizer.epoch_end(mean)
+        self.epoch += 1
+        return mean
+
+    @torch.no_grad()
+    def probe(self) -> None:
+        """Shows the model one batch, so that every layer has settled on a kernel."""
+        with self.autocast:
+            self.model(self.data.train_x[: self.config["batch_size"]])
+
+    @torch.no_grad()
+    def evaluate(self, batch: int = 2048) -> tuple[float, float]:
+        """Mean cross-entropy and accuracy on the test rows."""
+        self.model.eval()
+        loss = torch.zeros((), device=self.device)
+        right = torch.zeros((), dtype=torch.int64, device=self.device)
+        for x, y in zip(self.data.test_x.split(batch), self.data.test_y.split(batch), strict=True):
+            with self.autocast:
+                output = self.model(x).float()
+            loss += nn.functional.cross_entropy(output, y, reduction="sum")
+            right += output.argmax(1).eq(y).sum()
+        return loss.item() / len(self.data.test_y), right.item() / len(self.data.test_y)
+
+    def weights(self) -> tuple[int, int]:
+        """How many prunable weights are stored, and how many there are (biases and excluded layers do not count)."""
+        rows = self.optimizer.report().rows
+        if not rows:
+            layers: dict[str, Any] = prunable_layers(self.model, self.config["exclude"])
+            size = sum(layer.weight.numel() for layer in layers.values())
+            return size, size
+        return sum(row["nnz"] for row in rows), sum(math.prod(row["shape"]) for row in rows)
+
+    @property
+    def memory(self) -> Any:
+        """Measured bytes of the model and its optimizer (`memory_report`)."""
+        return memory_report(self.model, self.optimizer)
+
+    def state_dict(self) -> dict:
+        return {
+            "version": VERSION,
+            "config": self.config,
+            "data": self.data.facts,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "rng": torch.get_rng_state(),
+            "epoch": self.epoch,
+            "step": self.step,
+            "seconds": self.seconds,
+            "history": self.history,
+        }
+
+    def load_state_dict(self, state: dict) -> None:
+        """Restores a state of the same configuration; the model first, since it brings the pattern.
+
+        Raises:
+            UsageError: a state of another version, of other data or of another model.
+        """
+        if state.get("version") != VERSION:
+            raise UsageError(f"expected a checkpoint of version {VERSION}, got {state.get('version')}")
+        if state["data"] != self.data.facts:
+            raise UsageError(f"the checkpoint was trained on other data: {state['data']}, now {self.data.facts}")
+        try:
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.scaler.load_state_dict(state["scaler"])
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise UsageError(f"the checkpoint is of another model: {error}") from error
+        torch.set_rng_state(state["rng"])
+        self.epoch, self.step = state["epoch"], state["step"]
+        self.seconds, self.history = list(state["seconds"]), list(state["history"])

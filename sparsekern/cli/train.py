@@ -1,0 +1,224 @@
+"""`sparsekern train`: trains one network and leaves a folder that can be resumed, plotted and compared."""
+
+import argparse
+import os
+import sys
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from . import checkpoint, plot
+from .data import load
+from .errors import UsageError, require
+from .files import folder as make_folder
+from .options import RESUMABLE, add_arguments, resolve, threads
+from .progress import Progress
+from .run import Run
+
+DESCRIPTION = """\
+Trains one network. DIR then holds config.json, metrics.jsonl (a line per epoch), checkpoint.pt (after every epoch),
+summary.json, model.safetensors and report.png.
+
+  sparsekern train                                          digits, 90 % sparse, half a minute
+  sparsekern train --method rigl --sparsity 0.98 --data mnist --data-dir data --download --model lenet300
+  sparsekern train --method gse_grabo --set every=50 --out runs/try
+  sparsekern train --resume runs/try                        continues bit for bit after Ctrl-C
+  sparsekern train --resume runs/try --epochs 40            prolongs a run; schedules keep their first horizon
+"""
+
+
+def register(commands: Any) -> None:
+    parser = commands.add_parser(
+        "train",
+        help="train one network",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        argument_default=argparse.SUPPRESS,
+    )
+    add_arguments(parser)
+    group = parser.add_argument_group("folder")
+    place = group.add_mutually_exclusive_group()
+    place.add_argument("--out", type=Path, metavar="DIR", help="new folder of this run (default: a free one in runs/)")
+    place.add_argument("--resume", type=Path, metavar="DIR", help="continue the run in this folder")
+    group.add_argument("--overwrite", action="store_true", help="replace the run that --out already holds")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    given = vars(arguments).copy()
+    for name in ("run", "command"):
+        given.pop(name, None)
+    out, resume = given.pop("out", None), given.pop("resume", None)
+    overwrite, download = given.pop("overwrite", False), given.pop("download", False)
+    for package in ("safetensors.torch", "matplotlib"):
+        require(package)
+    if resume is not None:
+        if overwrite:
+            raise UsageError("--overwrite and --resume contradict each other")
+        folder, state = resume, checkpoint.load(resume)
+        config = _resumed(given, state)
+    else:
+        folder, state, config = out, None, resolve(given)
+        if folder is not None and checkpoint.holds_run(folder) and not overwrite:
+            raise UsageError(f"{folder} already holds a run; --resume it, --overwrite it, or choose another --out")
+    return train(config, folder, state, download)
+
+
+def _resumed(given: dict, state: dict) -> dict:
+    """The configuration of the interrupted run, with what may change changed."""
+    config = dict(state["config"])
+    given = given | ({"set": dict(given["set"])} if "set" in given else {})
+    for name, value in given.items():
+        if name not in RESUMABLE and value != config[name]:
+            flag = "--" + name.replace("_", "-")
+            raise UsageError(f"the run to resume has {flag} {config[name]}, not {value}; leave {flag} out")
+    config |= given
+    if config["epochs"] < state["epoch"]:
+        raise UsageError(f"the run to resume has done {state['epoch']} epochs, more than --epochs {config['epochs']}")
+    if config["epochs"] > config["horizon"] and config["schedule"] == "cosine":
+        raise UsageError(
+            f"a cosine schedule ends with a learning rate of 0 at epoch {config['horizon']}, where this run began to "
+            "end; start a new run with more --epochs"
+        )
+    return config
+
+
+def train(config: dict, folder: Path | None, state: dict | None, download: bool) -> int:
+    """Runs a configuration to its last epoch. `state` is the checkpoint to go on from."""
+    session = Run(config, load(config, download))
+    if state is not None:
+        session.load_state_dict(state)
+    folder = make_folder(folder or _free_folder(config))
+    if state is None:
+        for name in (checkpoint.SUMMARY, checkpoint.REPORT, checkpoint.WEIGHTS):
+            (folder / name).unlink(missing_ok=True)
+    elif session.epoch == config["epochs"] and checkpoint.finished(folder):
+        print(f"{folder} is finished: {config['epochs']} epochs. Prolong it with --epochs N.")
+        return 0
+    _save(folder, session)
+    print(f"{describe(config)}\n{folder}", flush=True)
+    total = config["epochs"] * session.steps_per_epoch
+    try:
+        with Progress(total, session.step, config["method"]) as progress:
+            while session.epoch < config["epochs"]:
+                mean = session.train_epoch(progress.step)
+                session.history.append(_metrics(session, mean, *session.evaluate()))
+                _save(folder, session)
+                progress.line(_line(session))
+                progress.check()
+    except KeyboardInterrupt:
+        print(
+            f"stopped after epoch {session.epoch}; continue with: sparsekern train --resume {folder}", file=sys.stderr
+        )
+        raise
+    checkpoint.save_weights(folder, session.model.state_dict())
+    plot.draw_run(folder, config, session.history)
+    summary = summarise(session)
+    checkpoint.save_summary(folder, summary)
+    print(
+        f"\n{session.optimizer.report()}\n\n{session.memory}\n\n"
+        f"test accuracy {summary['test_accuracy']:.2%}, {summary['nnz']:,} of {summary['prunable']:,} weights, "
+        f"{summary['seconds_per_step'] * 1e3:.2f} ms per step\n{folder / checkpoint.REPORT}"
+    )
+    return 0
+
+
+def _free_folder(config: dict) -> Path:
+    parts = [config["data"], config["model"], config["method"]]
+    parts += [f"{config['sparsity']:g}"] if config["method"] != "dense" else []
+    base = Path("runs") / "-".join([*parts, f"seed{config['seed']}"])
+    numbered = (base.with_name(f"{base.name}-{i}") for i in count(2))
+    return base if not base.exists() else next(path for path in numbered if not path.exists())
+
+
+def describe(config: dict) -> str:
+    sparse = (
+        "" if config["method"] == "dense" else f" at {config['sparsity']:.2%} sparsity, backend {config['backend']}"
+    )
+    return (
+        f"{config['method']}{sparse}: {config['model']} on {config['data']}, {config['epochs']} epochs, "
+        f"{config['optimizer']}, seed {config['seed']}, {threads(config)} threads"
+    )
+
+
+def _save(folder: Path, session: Run) -> None:
+    """The checkpoint first: metrics and configuration are copies of what it holds."""
+    checkpoint.save(folder, session.state_dict())
+    checkpoint.save_config(folder, session.config)
+    checkpoint.save_history(folder, session.history)
+
+
+def _metrics(session: Run, train_loss: float, test_loss: float, accuracy: float) -> dict:
+    """What `metrics.jsonl` holds of an epoch."""
+    layers = [_plain(row) for row in session.optimizer.report().rows]
+    nnz, prunable = session.weights()
+    return {
+        "epoch": session.epoch,
+        "step": session.step,
+        "lr": session.optimizer.param_groups[0]["lr"],
+        "train_loss": train_loss,
+        "test_loss": test_loss,
+        "test_accuracy": accuracy,
+        "sparsity": 1 - nnz / prunable,
+        "nnz": nnz,
+        "seconds_per_step": session.seconds[-1],
+        "layers": layers,
+    }
+
+
+def _plain(row: dict) -> dict:
+    """A row of a report as JSON can hold it."""
+    return {
+        key: list(value) if isinstance(value, tuple) else value.item() if isinstance(value, torch.Tensor) else value
+        for key, value in row.items()
+    }
+
+
+def _line(session: Run) -> str:
+    now = session.history[-1]
+    return (
+        f"epoch {now['epoch']:{len(str(session.config['epochs']))}}/{session.config['epochs']}"
+        f"  train loss {now['train_loss']:.4f}  test loss {now['test_loss']:.4f}  accuracy {now['test_accuracy']:7.2%}"
+        f"  sparsity {now['sparsity']:.2%}  {now['seconds_per_step'] * 1e3:.2f} ms/step"
+    )
+
+
+def peak_memory() -> int:
+    """Highest resident memory of this process so far, in bytes, the interpreter and torch included."""
+    if os.name != "posix":
+        return 0
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def summarise(session: Run) -> dict:
+    """The content of `summary.json`.
+
+    `seconds_per_step` is the median over the epochs of an epoch's training time by its steps, evaluation excluded;
+    `peak_memory_bytes` is `peak_memory`, or the most that torch allocated on a CUDA device.
+    """
+    config, last = session.config, session.history[-1]
+    cuda = session.device.type == "cuda"
+    return {
+        "method": config["method"],
+        "model": config["model"],
+        "data": config["data"],
+        "sparsity_target": config["sparsity"],
+        **{key: last[key] for key in ("sparsity", "nnz")},
+        "prunable": session.weights()[1],
+        **{key: last[key] for key in ("train_loss", "test_loss", "test_accuracy")},
+        "epochs": session.epoch,
+        "steps": session.step,
+        "seconds_per_step": sorted(session.seconds)[len(session.seconds) // 2],
+        "peak_memory_bytes": torch.cuda.max_memory_allocated(session.device) if cuda else peak_memory(),
+        "memory": session.memory.total,
+        "seed": config["seed"],
+        "backend": config["backend"],
+        "device": config["device"],
+        "threads": threads(config),
+        "torch": torch.__version__,
+    }

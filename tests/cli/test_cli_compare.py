@@ -1,0 +1,107 @@
+"""`compare`: statistics, resuming, isolation of failures."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from sparsekern.cli import compare, main, results
+
+SMALL = ["--model", "lenet300", "--width", "0.2", "--epochs", "2", "--threads", "1"]
+
+
+def grid(out: Path, *flags: str) -> int:
+    return main(["compare", *SMALL, "--out", str(out), *flags])
+
+
+def row(method: str, seed: int, accuracy: float, backend: str = "sparse", sparsity: float = 0.9) -> dict:
+    return {
+        "method": method, "backend": backend, "sparsity_target": sparsity, "seed": seed, "test_accuracy": accuracy,
+        "test_loss": 1 - accuracy, "nnz": 100, "seconds_per_step": 0.001, "peak_memory_bytes": 10,
+    }  # fmt: skip
+
+
+def test_mean_deviation_and_rank():
+    runs = [row("set", 0, 0.8), row("set", 1, 0.9), row("rigl", 0, 0.9), row("rigl", 1, 0.94), row("snip", 0, 0.1)]
+    table = results.tabulate(runs)
+    assert [(r["method"], r["rank"]) for r in table] == [("rigl", 1), ("set", 2), ("snip", 3)]
+    assert table[1]["accuracy_mean"] == pytest.approx(0.85)
+    assert table[1]["accuracy_std"] == pytest.approx(0.05 * 2**0.5)
+    assert table[2]["accuracy_std"] is None
+
+
+def test_twins_are_paired_by_seed():
+    runs = [row("set", s, 0.8 + s / 100) for s in (0, 1, 2)] + [row("set", s, 0.8, "masked") for s in (1, 2)]
+    (pair,) = results.pair(runs)
+    assert pair["differences"] == pytest.approx([0.01, 0.02])
+    assert pair["mean"] == pytest.approx(0.015)
+
+
+def test_compare_goes_on_where_it_stopped(tmp_path: Path, capsys: pytest.CaptureFixture):
+    flags = ["--methods", "dense,set", "--sparsities", ".8", "--seeds", "0", "--backends", "sparse,masked"]
+    assert grid(tmp_path, *flags, "--jobs", "2") == 0
+    found = json.loads((tmp_path / "results.json").read_text())
+    assert {r["run"] for r in found["runs"]} == {"dense-seed0", "set-0.8-sparse-seed0", "set-0.8-masked-seed0"}
+    assert found["failed"] == []
+    assert len(found["paired"]) == 1
+    text = (tmp_path / "table.md").read_text()
+    assert "| set | sparse |" in text
+    assert "masked dense twin" in text
+    assert (tmp_path / "figure.png").stat().st_size > 10_000
+    kept = (tmp_path / "set-0.8-sparse-seed0" / "summary.json").stat().st_mtime_ns
+    (tmp_path / "dense-seed0" / "summary.json").unlink()
+    capsys.readouterr()
+    assert grid(tmp_path, *flags) == 0
+    out = capsys.readouterr().out
+    assert "2 of 3 runs are finished already" in out
+    assert "dense seed 0: accuracy" in out
+    assert (tmp_path / "set-0.8-sparse-seed0" / "summary.json").stat().st_mtime_ns == kept
+    assert main(["plot", str(tmp_path)]) == 0
+    assert grid(tmp_path, *flags, "--lr", "0.01") == 2
+    assert "another --out" in capsys.readouterr().err
+
+
+def test_a_failed_run_does_not_stop_the_others(tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch):
+    original = compare._command
+
+    def command(cell: compare.Cell) -> list[str]:
+        return [*original(cell), *(["--lr=1e30"] if cell.config["method"] == "random" else [])]
+
+    monkeypatch.setattr(compare, "_command", command)
+    assert grid(tmp_path, "--methods", "random,set", "--seeds", "0") == 1
+    captured = capsys.readouterr()
+    log = tmp_path / "random-0.9-auto-seed0" / "log.txt"
+    assert "FAILED" in captured.out
+    assert str(log) in captured.err
+    assert "diverged" in log.read_text()
+    found = json.loads((tmp_path / "results.json").read_text())
+    assert [f["run"] for f in found["failed"]] == ["random-0.9-auto-seed0"]
+    assert [r["method"] for r in found["runs"]] == ["set"]
+
+
+def test_options_go_to_the_methods_that_have_them(tmp_path: Path):
+    settings = [("every", 7), ("rigl.every", 9)]
+    cells = compare._cells(
+        {"methods": ["random", "set", "rigl"], "sparsities": [0.9], "seeds": [0], "backends": ["auto"]},
+        {"set": settings}, tmp_path,
+    )  # fmt: skip
+    assert [cell.config["set"] for cell in cells] == [{}, {"every": 7}, {"every": 9}]
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["--methods", "rigl,sett"], "set"),
+        (["--methods", "rigl", "--backends", "sprase"], "sparse"),
+        (["--methods", "rigl", "--sparsities", "0.9,1.5"], "[0, 1)"),
+        (["--methods", "random", "--set", "every=5"], "none of random"),
+        (["--methods", ""], "empty"),
+        (["--methods", "rigl", "--data", "mnist", "--data-dir", "/nowhere"], "--download"),
+    ],
+)
+def test_wrong_usage(flags: list[str], expected: str, tmp_path: Path, capsys: pytest.CaptureFixture):
+    assert grid(tmp_path / "out", *flags) == 2
+    error = capsys.readouterr().err
+    assert expected in error
+    assert "Traceback" not in error
+    assert not (tmp_path / "out").exists()

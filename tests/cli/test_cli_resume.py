@@ -1,0 +1,181 @@
+"""Interrupted runs: the checkpoint survives, and the continued run equals the uninterrupted one bit for bit."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from sparsekern.cli import main
+from sparsekern.cli import train as command
+from sparsekern.cli.run import Run
+
+FLAGS = ["--model", "lenet300", "--width", "0.2", "--threads", "1", "--epochs", "4", "--sparsity", "0.8"]
+CASES = {
+    "rigl": ["--method", "rigl", "--set", "every=5", "--schedule", "cosine"],
+    "gse_grabo": ["--method", "gse_grabo", "--set", "every=5", "--nesterov"],
+    "gmp": ["--method", "gmp", "--optimizer", "adam"],
+    "snip": ["--method", "snip", "--schedule", "step", "--milestones", "2,3"],
+    "masked": ["--method", "set", "--backend", "masked", "--warmup", "2"],
+    "dense": ["--method", "dense"],
+}
+
+
+def flags(case: str) -> list[str]:
+    return [*(FLAGS if case != "dense" else FLAGS[:-2]), *CASES[case]]
+
+
+def load(folder: Path) -> dict:
+    return torch.load(folder / "checkpoint.pt", weights_only=True)
+
+
+def same(a: object, b: object, path: str = "") -> None:
+    """Compares nested states exactly, but for times."""
+    if isinstance(a, dict):
+        assert isinstance(b, dict)
+        assert a.keys() == b.keys(), path
+        for key in a.keys() - {"seconds", "seconds_per_step"}:
+            same(a[key], b[key], f"{path}.{key}")
+    elif isinstance(a, list | tuple):
+        assert isinstance(b, list | tuple)
+        assert len(a) == len(b), path
+        for i, (x, y) in enumerate(zip(a, b, strict=True)):
+            same(x, y, f"{path}[{i}]")
+    elif isinstance(a, torch.Tensor):
+        assert isinstance(b, torch.Tensor)
+        assert a.dtype == b.dtype, path
+        assert torch.equal(a, b), path
+    else:
+        assert a == b, path
+
+
+def interrupt_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """Presses Ctrl-C once, after `step` steps."""
+    original = Run.train_epoch
+
+    def train_epoch(self: Run, tick):
+        def pressed() -> None:
+            tick()
+            if self.step == step:
+                raise KeyboardInterrupt
+
+        return original(self, pressed)
+
+    monkeypatch.setattr(Run, "train_epoch", train_epoch)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_continues_bit_for_bit(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert main(["train", *flags(case), "--out", str(whole)]) == 0
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 12 * 2 + 7)  # in the middle of the third epoch
+        assert main(["train", *flags(case), "--out", str(parts)]) == 130
+    assert load(parts)["epoch"] == 2
+    assert not (parts / "summary.json").exists()
+    torch.manual_seed(123)  # a new process would not have the old one's random state
+    assert main(["train", "--resume", str(parts)]) == 0
+    same(load(whole), load(parts))
+    assert len((parts / "metrics.jsonl").read_text().splitlines()) == 4
+
+
+def test_interrupted_in_the_first_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert main(["train", *flags("rigl"), "--out", str(whole)]) == 0
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 3)
+        assert main(["train", *flags("rigl"), "--out", str(parts)]) == 130
+    assert main(["train", "--resume", str(parts)]) == 0
+    same(load(whole), load(parts))
+
+
+def test_ctrl_c_leaves_130_and_a_checkpoint(tmp_path: Path):
+    argv = [
+        sys.executable,
+        "-m",
+        "sparsekern",
+        "train",
+        *FLAGS[:-4],
+        "--epochs",
+        "5000",
+        "--out",
+        str(tmp_path / "run"),
+    ]
+    process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ)
+    assert process.stdout is not None
+    while not process.stdout.readline().startswith("epoch"):
+        assert process.poll() is None
+    time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in error
+    assert f"--resume {tmp_path / 'run'}" in error
+    assert load(tmp_path / "run")["epoch"] >= 1
+    assert not list((tmp_path / "run").glob(".*"))
+
+
+def test_prolonged_run_keeps_its_first_epochs(tmp_path: Path, capsys: pytest.CaptureFixture):
+    assert main(["train", *FLAGS, "--out", str(tmp_path)]) == 0
+    before = load(tmp_path)["history"]
+    assert main(["train", "--resume", str(tmp_path)]) == 0
+    assert "is finished" in capsys.readouterr().out
+    assert main(["train", "--resume", str(tmp_path), "--epochs", "6"]) == 0
+    after = load(tmp_path)
+    assert after["history"][:4] == before
+    assert json.loads((tmp_path / "summary.json").read_text())["epochs"] == 6
+    assert (after["config"]["epochs"], after["config"]["horizon"]) == (6, 4)
+
+
+def test_conflicting_flags_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture):
+    assert main(["train", *FLAGS, "--schedule", "cosine", "--out", str(tmp_path)]) == 0
+    for wrong, expected in [
+        (["--method", "set"], "--method"),
+        (["--lr", "0.5"], "--lr"),
+        (["--epochs", "3"], "--epochs"),
+        (["--epochs", "9"], "cosine"),
+    ]:
+        assert main(["train", "--resume", str(tmp_path), *wrong]) == 2
+        assert expected in capsys.readouterr().err
+    assert main(["train", "--resume", str(tmp_path), "--method", "gse_grabo"]) == 0
+
+
+@pytest.mark.parametrize("damage", ["truncated", "text", "foreign", "other model"])
+def test_damaged_checkpoint(damage: str, tmp_path: Path, capsys: pytest.CaptureFixture):
+    assert main(["train", *FLAGS, "--epochs", "1", "--out", str(tmp_path)]) == 0
+    path = tmp_path / "checkpoint.pt"
+    if damage == "truncated":
+        path.write_bytes(path.read_bytes()[:1000])
+    elif damage == "text":
+        path.write_text("not a checkpoint")
+    elif damage == "foreign":
+        torch.save({"model": {}}, path)
+    else:
+        state = load(tmp_path)
+        state["config"]["width"] = 0.3
+        torch.save(state, path)
+    capsys.readouterr()
+    assert main(["train", "--resume", str(tmp_path), "--epochs", "2"]) == 2
+    error = capsys.readouterr().err
+    assert "checkpoint" in error
+    assert "Traceback" not in error
+
+
+def test_failed_write_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    assert main(["train", *FLAGS, "--epochs", "1", "--out", str(tmp_path)]) == 0
+    before = (tmp_path / "checkpoint.pt").read_bytes()
+
+    def save(state: object, file: Path) -> None:
+        file.write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(command.checkpoint.torch, "save", save)
+    with pytest.raises(OSError, match="disk full"):
+        command.checkpoint.save(tmp_path, {})
+    assert (tmp_path / "checkpoint.pt").read_bytes() == before
+    assert not list(tmp_path.glob(".*"))
