@@ -1,8 +1,8 @@
 // The vector kernels of the sparse linear layer, as one table per instruction set and storage type.
 //
-// Activations are packed into panels of up to `panel` batch columns, `[panel][feature][column]`, so that every nonzero
-// is one broadcast multiply-add over contiguous columns. The last panel is as narrow as whole vectors allow; columns
-// past the batch are zero. Sums are kept in `A`: float for float and bfloat16 storage, double for double.
+// Activations are packed into panels of batch columns, `[panel][feature][column]`, so that every nonzero is one
+// broadcast multiply-add over contiguous columns. A panel is a whole number of vectors wide; columns past the batch are
+// zero. Sums are kept in `A`: float for float and bfloat16 storage, double for double.
 #pragma once
 
 #include <cstdint>
@@ -21,28 +21,41 @@ struct Walk {
   int64_t cols;
 };
 
+// Batch columns [begin, begin + columns), padded to `width`.
+struct Panel {
+  int64_t begin;
+  int64_t columns;
+  int64_t width;
+};
+
+constexpr int64_t kPanel = 64;  // widest panel, in batch columns
+
 struct LinearKernels {
-  int panel;         // batch columns of a full panel
-  int lanes;         // granularity of the last one
+  int lanes;         // elements of a vector of `A`
+  int vectors;       // widest panel, in vectors
   int storage_size;  // bytes of an element in memory
   int sum_size;      // bytes of `A`
 
-  // Packs features [begin, end) of a row-major [batch, features] matrix whose rows lie `stride` elements apart; adds up
-  // each feature over the batch into `sums` (storage type) unless it is null.
-  void (*pack)(const void* input, int64_t stride, int64_t batch, int64_t features, int64_t begin, int64_t end,
+  // Packs features [begin, end) of a row-major [batch, features] matrix whose rows lie `stride` elements apart. Writes
+  // the sum of each over the panel's columns to sums[feature], in `A`, unless that is null.
+  void (*pack)(const void* input, int64_t stride, const Panel& panel, int64_t features, int64_t begin, int64_t end,
                void* packed, void* sums);
 
-  // values [begin, end) as `A`; used only where storage and sums differ.
+  // values [begin, end) as `A`
   void (*widen)(const void* values, int64_t begin, int64_t end, void* wide);
 
-  // Rows [begin, end) of the matrix times the packed activations, transposed into row-major `out` [batch, rows].
-  void (*product)(const Walk& walk, const void* packed, const void* values, const void* bias, int64_t batch, void* out,
-                  int64_t begin, int64_t end);
+  // Rows [begin, end) of the matrix times the packed activations, transposed into row-major `out` [batch, rows]. The
+  // values are in `A`.
+  void (*product)(const Walk& walk, const Panel& panel, const void* packed, const void* values, const void* bias,
+                  void* out, int64_t begin, int64_t end);
 
-  // Inner products over the batch of packed `left` (rows) and `right` (cols) at the slots of rows [begin, end).
-  // `wide` holds sums of the same slots where storage and sums differ, else is null.
-  void (*sample)(const Walk& walk, const void* left, const void* right, int64_t batch, void* out, void* wide,
+  // Inner products over the panel's columns of packed `left` (rows) and `right` (cols) at the slots of rows
+  // [begin, end), written or added to `sums`, in `A`.
+  void (*sample)(const Walk& walk, const Panel& panel, const void* left, const void* right, bool add, void* sums,
                  int64_t begin, int64_t end);
+
+  // Elements [begin, end) of the sum of `count` vectors in `A` that lie `stride` apart.
+  void (*combine)(const void* parts, int64_t count, int64_t stride, int64_t begin, int64_t end, void* out);
 };
 
 enum class Storage { float32, float64, bfloat16 };

@@ -1,5 +1,6 @@
 // Sparse linear layer: checks, packing, the split over threads. The arithmetic is in cpu/simd.
 #include <algorithm>
+#include <numeric>
 #include <optional>
 #include <tuple>
 #include <vector>
@@ -124,40 +125,86 @@ std::pair<int64_t, int64_t> row_range(const Walk& walk, int64_t part, int64_t pa
   return {part == 0 ? 0 : bound(part), part + 1 == parts ? walk.rows : bound(part + 1)};
 }
 
-template <class F>
-void parallel_parts(const F& f) {
-  const int64_t parts = torch::stable::get_num_threads();
-  torch::stable::parallel_for(0, parts, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t part = begin; part < end; ++part) f(part, parts);
-  });
-}
+// How the batch is cut into panels, and these and the rows over threads. The panels depend on the batch alone, so that
+// results do not depend on the number of threads. A thread keeps to its own panels where it can: what it packs and
+// unpacks then stays in its own cache.
+class Plan {
+ public:
+  int64_t panels, panel_parts, row_parts;
+
+  Plan(const LinearKernels& kernels, int64_t batch) : batch_(batch), lanes_(kernels.lanes) {
+    const int64_t widest = std::min<int64_t>(kPanel, kernels.vectors * lanes_);
+    units_ = (batch + lanes_ - 1) / lanes_;
+    panels = units_ == 1 ? 1 : 2 * ((units_ * lanes_ + 2 * widest - 1) / (2 * widest));
+    const int64_t threads = torch::stable::get_num_threads();
+    panel_parts = std::gcd(panels, threads);
+    row_parts = threads / panel_parts;
+  }
+
+  int64_t padded_batch() const { return units_ * lanes_; }
+
+  Panel panel(int64_t i) const {
+    const int64_t begin = units_ * i / panels * lanes_, end = units_ * (i + 1) / panels * lanes_;
+    return {begin, std::min(end, batch_) - begin, end - begin};
+  }
+
+  // f(index, panel, row part) for every panel of every thread
+  template <class F>
+  void each(const F& f) const {
+    torch::stable::parallel_for(0, panel_parts * row_parts, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t part = begin; part < end; ++part) {
+        const int64_t p = part % panel_parts;
+        for (int64_t i = panels * p / panel_parts; i < panels * (p + 1) / panel_parts; ++i)
+          f(i, panel(i), part / panel_parts);
+      }
+    });
+  }
+
+ private:
+  int64_t batch_, lanes_, units_;
+};
 
 Tensor scratch(const Tensor& like, int64_t bytes) { return torch::stable::new_empty(like, {bytes}, ScalarType::Byte); }
 
-Tensor packed_scratch(const LinearKernels& kernels, const Activations& a) {
-  const int64_t columns = (a.batch + kernels.lanes - 1) / kernels.lanes * kernels.lanes;
-  return scratch(a.tensor, columns * a.features * kernels.sum_size);
-}
+class Packed {
+ public:
+  Packed(const LinearKernels& kernels, const Plan& plan, const Activations& a)
+      : kernels_(kernels),
+        plan_(plan),
+        a_(a),
+        data_(scratch(a.tensor, plan.padded_batch() * a.features * kernels.sum_size)) {}
 
-void pack(const LinearKernels& kernels, const Activations& a, Tensor& to, void* sums, int64_t part, int64_t parts) {
-  const auto [begin, end] = even_range(a.features, kBlock, part, parts);
-  if (begin < end)
-    kernels.pack(a.tensor.const_data_ptr(), a.stride, a.batch, a.features, begin, end, to.mutable_data_ptr(), sums);
-}
+  void pack(const Panel& panel, int64_t row_part, void* sums = nullptr) {
+    const auto [begin, end] = even_range(a_.features, kBlock, row_part, plan_.row_parts);
+    kernels_.pack(a_.tensor.const_data_ptr(), a_.stride, panel, a_.features, begin, end, data_.mutable_data_ptr(),
+                  sums);
+  }
 
-// Where the sums of `values` are taken in a wider type: room for a copy of them.
-std::optional<Tensor> wide_scratch(const LinearKernels& kernels, const Tensor& values, int64_t nnz) {
-  if (kernels.storage_size == kernels.sum_size) return std::nullopt;
-  return scratch(values, nnz * kernels.sum_size);
-}
+  const void* data() const { return data_.const_data_ptr(); }
 
-const void* widen(const LinearKernels& kernels, const Tensor& values, int64_t nnz, std::optional<Tensor>& wide,
-                  int64_t part, int64_t parts) {
-  if (!wide) return values.const_data_ptr();
-  const auto [begin, end] = even_range(nnz, 4096, part, parts);
-  kernels.widen(values.const_data_ptr(), begin, end, wide->mutable_data_ptr());
-  return wide->const_data_ptr();
-}
+ private:
+  const LinearKernels& kernels_;
+  const Plan& plan_;
+  const Activations& a_;
+  Tensor data_;
+};
+
+// The values in the type of the sums: themselves, or a copy.
+class Values {
+ public:
+  Values(const LinearKernels& kernels, const Tensor& values, int64_t nnz) : data_(values) {
+    if (kernels.storage_size == kernels.sum_size) return;
+    data_ = scratch(values, nnz * kernels.sum_size);
+    torch::stable::parallel_for(0, nnz, 1 << 14, [&](int64_t begin, int64_t end) {
+      kernels.widen(values.const_data_ptr(), begin, end, data_.mutable_data_ptr());
+    });
+  }
+
+  const void* data() const { return data_.const_data_ptr(); }
+
+ private:
+  Tensor data_;
+};
 
 }  // namespace
 
@@ -177,18 +224,19 @@ Tensor sparse_linear(const Tensor& input, const Tensor& values, const std::vecto
   if (output.numel() == 0) return output;
 
   const Activations x(input);
-  Tensor packed = packed_scratch(kernels, x);
-  std::optional<Tensor> wide = wide_scratch(kernels, values, matrix.nnz);
-  const void* v = wide ? wide->const_data_ptr() : values.const_data_ptr();
-  parallel_parts([&](int64_t part, int64_t parts) {
-    pack(kernels, x, packed, nullptr, part, parts);
-    widen(kernels, values, matrix.nnz, wide, part, parts);
-  });
-  parallel_parts([&](int64_t part, int64_t parts) {
-    const auto [begin, end] = row_range(matrix.rows, part, parts);
-    kernels.product(matrix.rows, packed.const_data_ptr(), v, bias ? bias->const_data_ptr() : nullptr, x.batch,
+  const Plan plan(kernels, x.batch);
+  const Values v(kernels, values, matrix.nnz);
+  Packed packed(kernels, plan, x);
+  const auto multiply = [&](const Panel& panel, int64_t part) {
+    const auto [begin, end] = row_range(matrix.rows, part, plan.row_parts);
+    kernels.product(matrix.rows, panel, packed.data(), v.data(), bias ? bias->const_data_ptr() : nullptr,
                     output.mutable_data_ptr(), begin, end);
+  };
+  plan.each([&](int64_t, const Panel& panel, int64_t part) {
+    packed.pack(panel, part);
+    if (plan.row_parts == 1) multiply(panel, part);
   });
+  if (plan.row_parts > 1) plan.each([&](int64_t, const Panel& panel, int64_t part) { multiply(panel, part); });
   return output;
 }
 
@@ -209,41 +257,66 @@ std::tuple<Tensor, Tensor, Tensor> sparse_linear_backward(const Tensor& grad_out
   Tensor grad_values = need_values ? torch::stable::new_empty(values, {values.numel()}) : none;
   Tensor grad_bias = need_bias ? torch::stable::new_empty(values, {out_features}) : none;
   const Activations delta(grad_output), x(input);
-  const int64_t batch = x.batch;
-  if (batch == 0) {
+  if (x.batch == 0) {
     if (need_values) torch::stable::zero_(grad_values);
     if (need_bias) torch::stable::zero_(grad_bias);
     return {grad_input, grad_values, grad_bias};
   }
 
-  Tensor packed_delta = packed_scratch(kernels, delta);
-  Tensor packed_x = need_values ? packed_scratch(kernels, x) : none;
-  std::optional<Tensor> wide;
-  if (need_input || need_values) wide = wide_scratch(kernels, values, matrix.nnz);
-  std::optional<Tensor> wide_grad;
-  if (need_values) wide_grad = wide_scratch(kernels, values, matrix.nnz);
-  const void* v = wide ? wide->const_data_ptr() : values.const_data_ptr();
-  parallel_parts([&](int64_t part, int64_t parts) {
-    pack(kernels, delta, packed_delta, need_bias ? grad_bias.mutable_data_ptr() : nullptr, part, parts);
-    if (need_values) pack(kernels, x, packed_x, nullptr, part, parts);
-    if (need_input) widen(kernels, values, matrix.nnz, wide, part, parts);
-  });
-  if (!need_input && !need_values) return {grad_input, grad_values, grad_bias};
-  parallel_parts([&](int64_t part, int64_t parts) {
+  const Plan plan(kernels, x.batch);
+  const int64_t nnz = matrix.nnz;
+  Packed packed_delta(kernels, plan, delta);
+  std::optional<Packed> packed_x;
+  if (need_values) packed_x.emplace(kernels, plan, x);
+  std::optional<Values> v;
+  if (need_input) v.emplace(kernels, values, nnz);
+  Tensor bias_sums = need_bias ? scratch(values, plan.panels * out_features * kernels.sum_size) : none;
+  // Two panels of two threads meet in their sums if these are smaller than the activations, else in the activations.
+  const bool meet = need_values && plan.panels == 2 && plan.panel_parts == 2 && nnz <= x.batch * x.features;
+  const bool narrow = kernels.storage_size != kernels.sum_size;
+  Tensor value_sums = need_values && (meet || narrow) ? scratch(values, (meet ? 2 : 1) * nnz * kernels.sum_size) : none;
+
+  const auto compute = [&](int64_t i, const Panel& panel, int64_t part) {
     if (need_input) {
-      const auto [begin, end] = row_range(matrix.columns, part, parts);
-      kernels.product(matrix.columns, packed_delta.const_data_ptr(), v, nullptr, batch, grad_input.mutable_data_ptr(),
+      const auto [begin, end] = row_range(matrix.columns, part, plan.row_parts);
+      kernels.product(matrix.columns, panel, packed_delta.data(), v->data(), nullptr, grad_input.mutable_data_ptr(),
                       begin, end);
     }
-    if (need_values) {
-      const auto [begin, end] = row_range(matrix.rows, part, parts);
-      kernels.sample(matrix.rows, packed_delta.const_data_ptr(), packed_x.const_data_ptr(), batch,
-                     grad_values.mutable_data_ptr(), wide_grad ? wide_grad->mutable_data_ptr() : nullptr, begin, end);
+    if (meet) {
+      const auto [begin, end] = row_range(matrix.rows, part, plan.row_parts);
+      char* sums = static_cast<char*>(value_sums.mutable_data_ptr()) + i * nnz * kernels.sum_size;
+      kernels.sample(matrix.rows, panel, packed_delta.data(), packed_x->data(), false, sums, begin, end);
     }
+  };
+  plan.each([&](int64_t i, const Panel& panel, int64_t part) {
+    char* sums = need_bias ? static_cast<char*>(bias_sums.mutable_data_ptr()) : nullptr;
+    packed_delta.pack(panel, part, need_bias ? sums + i * out_features * kernels.sum_size : nullptr);
+    if (packed_x) packed_x->pack(panel, part);
+    if (plan.row_parts == 1) compute(i, panel, part);
   });
-  if (need_values && values.numel() > matrix.nnz) {
-    char* slack = static_cast<char*>(grad_values.mutable_data_ptr()) + matrix.nnz * kernels.storage_size;
-    std::fill_n(slack, (values.numel() - matrix.nnz) * kernels.storage_size, char(0));
+  if (plan.row_parts > 1) plan.each(compute);
+  if (need_bias)
+    kernels.combine(bias_sums.const_data_ptr(), plan.panels, out_features, 0, out_features,
+                    grad_bias.mutable_data_ptr());
+  if (need_values && !meet) {
+    void* sums = narrow ? value_sums.mutable_data_ptr() : grad_values.mutable_data_ptr();
+    const int64_t parts = plan.panel_parts * plan.row_parts;
+    torch::stable::parallel_for(0, parts, 1, [&](int64_t first, int64_t last) {
+      for (int64_t part = first; part < last; ++part) {
+        const auto [begin, end] = row_range(matrix.rows, part, parts);
+        for (int64_t i = 0; i < plan.panels; ++i)
+          kernels.sample(matrix.rows, plan.panel(i), packed_delta.data(), packed_x->data(), i > 0, sums, begin, end);
+      }
+    });
+  }
+  if (meet || (need_values && narrow)) {
+    torch::stable::parallel_for(0, nnz, 1 << 14, [&](int64_t begin, int64_t end) {
+      kernels.combine(value_sums.const_data_ptr(), meet ? 2 : 1, nnz, begin, end, grad_values.mutable_data_ptr());
+    });
+  }
+  if (need_values && values.numel() > nnz) {
+    char* slack = static_cast<char*>(grad_values.mutable_data_ptr()) + nnz * kernels.storage_size;
+    std::fill_n(slack, (values.numel() - nnz) * kernels.storage_size, char(0));
   }
   return {grad_input, grad_values, grad_bias};
 }

@@ -4,7 +4,9 @@
 
 namespace {
 
+using sparsekern::kPanel;
 using sparsekern::LinearKernels;
+using sparsekern::Panel;
 using sparsekern::Storage;
 using sparsekern::Walk;
 
@@ -19,66 +21,65 @@ struct SumOf<BFloat16> {
 template <class S>
 using Sum = typename SumOf<S>::type;
 
-// Eight vectors of sums at most, so that a panel's accumulators fit sixteen registers.
 template <class A>
-constexpr int kPanel = 8 * kLanes<A> < 64 ? 8 * kLanes<A> : 64;
-
-template <class A>
-constexpr int kPanelVectors = kPanel<A> / kLanes<A>;
+constexpr int kPanelVectors = kPanel / kLanes<A> < 8 ? kPanel / kLanes<A> : 8;
 
 constexpr int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
-// The width of the panel that starts at batch column `begin`.
-template <class A>
-int64_t panel_width(int64_t batch, int64_t begin) {
-  constexpr int64_t L = kLanes<A>;
-  return least(kPanel<A>, (batch - begin + L - 1) / L * L);
-}
-
+// Packs features [begin, end) of the columns of one panel.
 template <class S>
-void pack(const void* input, int64_t stride, int64_t batch, int64_t features, int64_t begin, int64_t end, void* packed,
-          void* sums) {
+void pack(const void* input, int64_t stride, const Panel& panel, int64_t features, int64_t begin, int64_t end,
+          void* packed, void* sums) {
   using A = Sum<S>;
   constexpr int L = kLanes<A>;
-  for (int64_t b0 = 0; b0 < batch; b0 += kPanel<A>) {
-    const int64_t width = panel_width<A>(batch, b0);
-    A* panel = static_cast<A*>(packed) + b0 * features;
-    for (int64_t f = begin; f < end; f += L) {
-      const S* in = static_cast<const S*>(input) + b0 * stride + f;
-      const int64_t n = least(L, end - f);
-      for (int64_t b = 0; b < width; b += L) {
-        const int64_t m = least(L, batch - b0 - b);
-        Vector<A> rows[L];
-        if (n == L && m == L) {
+  const int64_t width = panel.width;
+  A* to = static_cast<A*>(packed) + panel.begin * features;
+  for (int64_t f = begin; f < end; f += L) {
+    const S* in = static_cast<const S*>(input) + panel.begin * stride + f;
+    const int64_t n = least(L, end - f);
+    Vector<A> sum{};
+    for (int64_t b = 0; b < width; b += L) {
+      const int64_t m = least(L, panel.columns - b);
+      Vector<A> rows[L];
+      if (n == L && m == L) {
 #pragma GCC unroll 16
-          for (int i = 0; i < L; ++i) rows[i] = load(in + (b + i) * stride);
-        } else {
-          for (int i = 0; i < L; ++i) rows[i] = i < m ? load_part(in + (b + i) * stride, n, rows[0]) : Vector<A>{};
-        }
-        transpose(rows);
-        A* to = panel + f * width + b;
-        if (n == L) {
+        for (int i = 0; i < L; ++i) rows[i] = load(in + (b + i) * stride);
+      } else {
+        for (int i = 0; i < L; ++i) rows[i] = i < m ? load_part(in + (b + i) * stride, n, sum) : Vector<A>{};
+      }
 #pragma GCC unroll 16
-          for (int i = 0; i < L; ++i) store(to + i * width, rows[i]);
-        } else {
-          for (int i = 0; i < n; ++i) store(to + i * width, rows[i]);
-        }
+      for (int i = 0; i < L; ++i) sum += rows[i];
+      transpose(rows);
+      if (n == L) {
+#pragma GCC unroll 16
+        for (int i = 0; i < L; ++i) store(to + (f + i) * width + b, rows[i]);
+      } else {
+        for (int i = 0; i < n; ++i) store(to + (f + i) * width + b, rows[i]);
       }
     }
+    if (sums && n == L) store(static_cast<A*>(sums) + f, sum);
+    if (sums && n < L) store_part(static_cast<A*>(sums) + f, sum, n);
   }
-  if (!sums) return;
-  for (int64_t f = begin; f < end; f += L) {
-    const int64_t n = least(L, end - f);
-    const S* in = static_cast<const S*>(input) + f;
-    S* out = static_cast<S*>(sums) + f;
-    Vector<A> sum{};
-    if (n == L) {
-      for (int64_t b = 0; b < batch; ++b) sum += load(in + b * stride);
-      store(out, sum);
-    } else {
-      for (int64_t b = 0; b < batch; ++b) sum += load_part(in + b * stride, n, sum);
-      store_part(out, sum, n);
+}
+
+// out = the sum of `count` vectors that lie `stride` elements apart
+template <class S>
+void combine(const void* parts, int64_t count, int64_t stride, int64_t begin, int64_t end, void* out) {
+  using A = Sum<S>;
+  constexpr int L = kLanes<A>;
+  const A* from = static_cast<const A*>(parts);
+  S* to = static_cast<S*>(out);
+  for (int64_t k = begin; k < end; k += L) {
+    const int64_t n = least(L, end - k);
+    Vector<A> sum = n == L ? load(from + k) : load_part(from + k, n, Vector<A>{});
+    for (int64_t i = 1; i < count; ++i) {
+      const A* p = from + i * stride + k;
+      sum += n == L ? load(p) : load_part(p, n, sum);
     }
+    if (n == L)
+      store(to + k, sum);
+    else
+      store_part(to + k, sum, n);
   }
 }
 
@@ -143,13 +144,10 @@ constexpr int64_t kBlock = 64;        // rows that share an L1 tile of activatio
 constexpr int64_t kNarrowBlock = 16;  // rows unpacked together where there are no segments
 
 template <class S, int N, bool Indirect>
-void product_panel(const Walk& walk, const void* packed, const void* values_, const void* bias, int64_t batch,
-                   int64_t b0, void* out_, int64_t begin, int64_t end) {
+void product_panel(const Walk& walk, const Sum<S>* x, const Sum<S>* values, const S* bias, int64_t columns, S* out,
+                   int64_t begin, int64_t end) {
   using A = Sum<S>;
   constexpr int64_t L = kLanes<A>, W = N * L;
-  const A* x = static_cast<const A*>(packed) + b0 * walk.cols;
-  const A* values = static_cast<const A*>(values_);
-  S* out = static_cast<S*>(out_) + b0 * walk.rows;
   alignas(64) A block[kBlock * W];
   const int64_t height = walk.stride > 1 ? kBlock : kNarrowBlock;
   for (int64_t r0 = begin; r0 < end; r0 += height) {
@@ -159,7 +157,7 @@ void product_panel(const Walk& walk, const void* packed, const void* values_, co
         const int32_t* bounds = walk.bounds + (r0 + i) * walk.stride + s;
         if (s > 0 && bounds[0] == bounds[1]) continue;
         Vector<A> sums[N];
-        const A first = s == 0 && bias ? widen(static_cast<const S*>(bias)[r0 + i]) : A(0);
+        const A first = s == 0 && bias ? widen(bias[r0 + i]) : A(0);
 #pragma GCC unroll 8
         for (int n = 0; n < N; ++n) sums[n] = s == 0 ? Vector<A>{} + first : load(block + i * W + n * L);
         accumulate<A, N, Indirect>(sums, x, values, walk, bounds[0], bounds[1]);
@@ -167,28 +165,28 @@ void product_panel(const Walk& walk, const void* packed, const void* values_, co
         for (int n = 0; n < N; ++n) store(block + i * W + n * L, sums[n]);
       }
     }
-    unpack(block, W, least(W, batch - b0), rows, out + r0, walk.rows);
+    unpack(block, W, columns, rows, out + r0, walk.rows);
   }
 }
 
 template <class S, int N = kPanelVectors<Sum<S>>>
-SPARSEKERN_INLINE void product_width(int64_t vectors, const Walk& walk, const void* packed, const void* values,
-                                     const void* bias, int64_t batch, int64_t b0, void* out, int64_t begin,
-                                     int64_t end) {
+SPARSEKERN_INLINE void product_width(int64_t vectors, const Walk& walk, const Sum<S>* x, const Sum<S>* values,
+                                     const S* bias, int64_t columns, S* out, int64_t begin, int64_t end) {
   if (vectors == N) {
-    (walk.position ? product_panel<S, N, true> : product_panel<S, N, false>)(walk, packed, values, bias, batch, b0, out,
-                                                                             begin, end);
+    (walk.position ? product_panel<S, N, true> : product_panel<S, N, false>)(walk, x, values, bias, columns, out, begin,
+                                                                             end);
   } else if constexpr (N > 1) {
-    product_width<S, N - 1>(vectors, walk, packed, values, bias, batch, b0, out, begin, end);
+    product_width<S, N - 1>(vectors, walk, x, values, bias, columns, out, begin, end);
   }
 }
 
 template <class S>
-void product(const Walk& walk, const void* packed, const void* values, const void* bias, int64_t batch, void* out,
+void product(const Walk& walk, const Panel& panel, const void* packed, const void* values, const void* bias, void* out,
              int64_t begin, int64_t end) {
   using A = Sum<S>;
-  for (int64_t b0 = 0; b0 < batch; b0 += kPanel<A>)
-    product_width<S>(panel_width<A>(batch, b0) / kLanes<A>, walk, packed, values, bias, batch, b0, out, begin, end);
+  product_width<S>(panel.width / kLanes<A>, walk, static_cast<const A*>(packed) + panel.begin * walk.cols,
+                   static_cast<const A*>(values), static_cast<const S*>(bias), panel.columns,
+                   static_cast<S*>(out) + panel.begin * walk.rows, begin, end);
 }
 
 // Inner products gathered until a vector of them can be summed over lanes at once.
@@ -256,27 +254,17 @@ SPARSEKERN_INLINE void sample_width(int64_t vectors, const Walk& walk, const A* 
 }
 
 template <class S>
-void sample(const Walk& walk, const void* left_, const void* right_, int64_t batch, void* out, void* wide,
+void sample(const Walk& walk, const Panel& panel, const void* left, const void* right, bool add, void* sums,
             int64_t begin, int64_t end) {
   using A = Sum<S>;
-  const A* left = static_cast<const A*>(left_);
-  const A* right = static_cast<const A*>(right_);
-  A* sums = static_cast<A*>(wide ? wide : out);
-  for (int64_t b0 = 0; b0 < batch; b0 += kPanel<A>)
-    sample_width<A>(panel_width<A>(batch, b0) / kLanes<A>, walk, left + b0 * walk.rows, right + b0 * walk.cols, sums,
-                    b0 > 0, begin, end);
-  if (!wide) return;
-  constexpr int L = kLanes<A>;
-  int64_t k = walk.bounds[begin * walk.stride];
-  const int64_t stop = begin < end ? walk.bounds[(end - 1) * walk.stride + walk.segments] : k;
-  S* narrow = static_cast<S*>(out);
-  for (; k + L <= stop; k += L) store(narrow + k, load(sums + k));
-  if (k < stop) store_part(narrow + k, load_part(sums + k, stop - k, Vector<A>{}), stop - k);
+  sample_width<A>(panel.width / kLanes<A>, walk, static_cast<const A*>(left) + panel.begin * walk.rows,
+                  static_cast<const A*>(right) + panel.begin * walk.cols, static_cast<A*>(sums), add, begin, end);
 }
 
 template <class S>
-constexpr LinearKernels kKernels{kPanel<Sum<S>>, kLanes<Sum<S>>,  sizeof(S),  sizeof(Sum<S>),
-                                 pack<S>,        widen_values<S>, product<S>, sample<S>};
+constexpr LinearKernels kKernels{kLanes<Sum<S>>, kPanelVectors<Sum<S>>, sizeof(S),  sizeof(Sum<S>),
+                                 pack<S>,        widen_values<S>,       product<S>, sample<S>,
+                                 combine<S>};
 
 }  // namespace
 
