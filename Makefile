@@ -25,7 +25,8 @@ build: .venv/requirements build/extension $(BIN)/sparsekern
 .venv/requirements: requirements.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "sparsekern needs Python 3.10 or newer: make PYTHON=...")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install -r $<
+	@echo "Installing PyTorch and what else requirements.txt names into .venv/: some minutes, 6 GB"
+	$(BIN)/python -m pip install -q -r $<
 	touch $@
 
 .venv/requirements-dev: requirements-dev.txt .venv/requirements
