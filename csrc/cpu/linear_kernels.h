@@ -36,10 +36,11 @@ struct LinearKernels {
   int storage_size;  // bytes of an element in memory
   int sum_size;      // bytes of `A`
 
-  // Packs features [begin, end) of a row-major [batch, features] matrix whose rows lie `stride` elements apart. Writes
-  // the sum of each over the panel's columns to sums[feature], in `A`, unless that is null.
-  void (*pack)(const void* input, int64_t stride, const Panel& panel, int64_t features, int64_t begin, int64_t end,
-               void* packed, void* sums);
+  // Packs features [begin, end) of a row-major [batch, features] matrix whose rows lie `stride` elements apart;
+  // `packed` is the panel's own memory, here and below. Writes the sum of each over the panel's columns to
+  // sums[feature], in `A`, unless that is null.
+  void (*pack)(const void* input, int64_t stride, const Panel& panel, int64_t begin, int64_t end, void* packed,
+               void* sums);
 
   // values [begin, end) as `A`
   void (*widen)(const void* values, int64_t begin, int64_t end, void* wide);

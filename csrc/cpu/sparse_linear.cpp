@@ -1,5 +1,6 @@
 // Sparse linear layer: checks, packing, the split over threads. The arithmetic is in cpu/simd.
 #include <algorithm>
+#include <cstdlib>
 #include <numeric>
 #include <optional>
 #include <tuple>
@@ -15,6 +16,7 @@ namespace {
 using Bias = std::optional<Tensor>;
 
 constexpr int64_t kBlock = 64;  // rows given to a thread come in whole blocks: whole cache lines of output, whole tiles
+constexpr int64_t kAlign = 64;
 constexpr int64_t kRowCost = 4;  // what a row costs beyond its nonzeros, in nonzeros
 
 const LinearKernels& kernels_of(ScalarType dtype) {
@@ -98,6 +100,8 @@ struct Activations {
   }
 };
 
+constexpr int64_t aligned(int64_t bytes) { return (bytes + kAlign - 1) / kAlign * kAlign; }
+
 // Splits [0, n) into `parts` ranges of whole blocks.
 std::pair<int64_t, int64_t> even_range(int64_t n, int64_t block, int64_t part, int64_t parts) {
   const int64_t blocks = (n + block - 1) / block;
@@ -125,86 +129,109 @@ std::pair<int64_t, int64_t> row_range(const Walk& walk, int64_t part, int64_t pa
   return {part == 0 ? 0 : bound(part), part + 1 == parts ? walk.rows : bound(part + 1)};
 }
 
+// Memory that a thread keeps from call to call: packed panels then stay in the caches of the cores that use them.
+char* scratch(int64_t bytes) {
+  struct Block {
+    char* data = nullptr;
+    int64_t size = 0;
+    ~Block() { std::free(data); }
+  };
+  static thread_local Block block;
+  if (bytes > block.size) {
+    std::free(block.data);
+    block.size = 0;
+    block.data = static_cast<char*>(std::aligned_alloc(kAlign, aligned(bytes)));
+    STD_TORCH_CHECK(block.data, "no memory for ", bytes, " bytes");
+    block.size = aligned(bytes);
+  }
+  return block.data;
+}
+
 // How the batch is cut into panels, and these and the rows over threads. The panels depend on the batch alone, so that
 // results do not depend on the number of threads. A thread keeps to its own panels where it can: what it packs and
-// unpacks then stays in its own cache.
+// unpacks then stays in its own cache. Panels are taken `chunk` at a time, which bounds the scratch memory.
 class Plan {
  public:
-  int64_t panels, panel_parts, row_parts;
+  int64_t panels, chunk;
 
-  Plan(const LinearKernels& kernels, int64_t batch) : batch_(batch), lanes_(kernels.lanes) {
+  Plan(const LinearKernels& kernels, int64_t batch)
+      : batch_(batch), lanes_(kernels.lanes), threads_(torch::stable::get_num_threads()) {
     const int64_t widest = std::min<int64_t>(kPanel, kernels.vectors * lanes_);
     units_ = (batch + lanes_ - 1) / lanes_;
     panels = units_ == 1 ? 1 : 2 * ((units_ * lanes_ + 2 * widest - 1) / (2 * widest));
-    const int64_t threads = torch::stable::get_num_threads();
-    panel_parts = std::gcd(panels, threads);
-    row_parts = threads / panel_parts;
+    chunk = std::min(panels, std::max<int64_t>(4, threads_));
+    panel_bytes_ = (units_ + panels - 1) / panels * lanes_ * kernels.sum_size;
   }
-
-  int64_t padded_batch() const { return units_ * lanes_; }
 
   Panel panel(int64_t i) const {
     const int64_t begin = units_ * i / panels * lanes_, end = units_ * (i + 1) / panels * lanes_;
     return {begin, std::min(end, batch_) - begin, end - begin};
   }
 
-  // f(index, panel, row part) for every panel of every thread
+  int64_t packed_bytes(int64_t features) const { return aligned(panel_bytes_ * features); }
+  int64_t stop(int64_t first) const { return std::min(panels, first + chunk); }
+
+  // Into how many the rows are split while panels [first, stop(first)) are worked on: 1 if every thread has its own.
+  int64_t row_parts(int64_t first) const { return threads_ / panel_parts(first); }
+  int64_t panel_parts(int64_t first) const { return std::gcd(stop(first) - first, threads_); }
+
+  // f(panel number, row part), in parallel
   template <class F>
-  void each(const F& f) const {
-    torch::stable::parallel_for(0, panel_parts * row_parts, 1, [&](int64_t begin, int64_t end) {
+  void each(int64_t first, const F& f) const {
+    const int64_t across = panel_parts(first), count = stop(first) - first;
+    torch::stable::parallel_for(0, threads_, 1, [&](int64_t begin, int64_t end) {
       for (int64_t part = begin; part < end; ++part) {
-        const int64_t p = part % panel_parts;
-        for (int64_t i = panels * p / panel_parts; i < panels * (p + 1) / panel_parts; ++i)
-          f(i, panel(i), part / panel_parts);
+        const int64_t p = part % across;
+        for (int64_t i = count * p / across; i < count * (p + 1) / across; ++i) f(first + i, part / across);
       }
     });
   }
 
- private:
-  int64_t batch_, lanes_, units_;
-};
-
-Tensor scratch(const Tensor& like, int64_t bytes) { return torch::stable::new_empty(like, {bytes}, ScalarType::Byte); }
-
-class Packed {
- public:
-  Packed(const LinearKernels& kernels, const Plan& plan, const Activations& a)
-      : kernels_(kernels),
-        plan_(plan),
-        a_(a),
-        data_(scratch(a.tensor, plan.padded_batch() * a.features * kernels.sum_size)) {}
-
-  void pack(const Panel& panel, int64_t row_part, void* sums = nullptr) {
-    const auto [begin, end] = even_range(a_.features, kBlock, row_part, plan_.row_parts);
-    kernels_.pack(a_.tensor.const_data_ptr(), a_.stride, panel, a_.features, begin, end, data_.mutable_data_ptr(),
-                  sums);
+  // f(part, parts), in parallel
+  template <class F>
+  void each_part(const F& f) const {
+    torch::stable::parallel_for(0, threads_, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t part = begin; part < end; ++part) f(part, threads_);
+    });
   }
 
-  const void* data() const { return data_.const_data_ptr(); }
+ private:
+  int64_t batch_, lanes_, threads_, units_, panel_bytes_;
+};
+
+// One chunk of activations, packed.
+class Packed {
+ public:
+  Packed(const LinearKernels& kernels, const Plan& plan, const Activations& a, char* memory)
+      : kernels_(kernels), plan_(plan), a_(a), memory_(memory) {}
+
+  void pack(int64_t i, int64_t part, int64_t parts, void* sums = nullptr) const {
+    const auto [begin, end] = even_range(a_.features, kBlock, part, parts);
+    kernels_.pack(a_.tensor.const_data_ptr(), a_.stride, plan_.panel(i), begin, end, panel(i), sums);
+  }
+
+  char* panel(int64_t i) const { return memory_ + i % plan_.chunk * plan_.packed_bytes(a_.features); }
 
  private:
   const LinearKernels& kernels_;
   const Plan& plan_;
   const Activations& a_;
-  Tensor data_;
+  char* memory_;
 };
+
+Tensor bytes_like(const Tensor& like, int64_t bytes) {
+  return torch::stable::new_empty(like, {bytes}, ScalarType::Byte);
+}
 
 // The values in the type of the sums: themselves, or a copy.
-class Values {
- public:
-  Values(const LinearKernels& kernels, const Tensor& values, int64_t nnz) : data_(values) {
-    if (kernels.storage_size == kernels.sum_size) return;
-    data_ = scratch(values, nnz * kernels.sum_size);
-    torch::stable::parallel_for(0, nnz, 1 << 14, [&](int64_t begin, int64_t end) {
-      kernels.widen(values.const_data_ptr(), begin, end, data_.mutable_data_ptr());
-    });
-  }
-
-  const void* data() const { return data_.const_data_ptr(); }
-
- private:
-  Tensor data_;
-};
+Tensor widened(const LinearKernels& kernels, const Tensor& values, int64_t nnz) {
+  if (kernels.storage_size == kernels.sum_size) return values;
+  Tensor wide = bytes_like(values, nnz * kernels.sum_size);
+  torch::stable::parallel_for(0, nnz, 1 << 14, [&](int64_t begin, int64_t end) {
+    kernels.widen(values.const_data_ptr(), begin, end, wide.mutable_data_ptr());
+  });
+  return wide;
+}
 
 }  // namespace
 
@@ -225,18 +252,21 @@ Tensor sparse_linear(const Tensor& input, const Tensor& values, const std::vecto
 
   const Activations x(input);
   const Plan plan(kernels, x.batch);
-  const Values v(kernels, values, matrix.nnz);
-  Packed packed(kernels, plan, x);
-  const auto multiply = [&](const Panel& panel, int64_t part) {
-    const auto [begin, end] = row_range(matrix.rows, part, plan.row_parts);
-    kernels.product(matrix.rows, panel, packed.data(), v.data(), bias ? bias->const_data_ptr() : nullptr,
-                    output.mutable_data_ptr(), begin, end);
+  const Tensor v = widened(kernels, values, matrix.nnz);
+  const Packed packed(kernels, plan, x, scratch(plan.chunk * plan.packed_bytes(x.features)));
+  const auto multiply = [&](int64_t i, int64_t part, int64_t parts) {
+    const auto [begin, end] = row_range(matrix.rows, part, parts);
+    kernels.product(matrix.rows, plan.panel(i), packed.panel(i), v.const_data_ptr(),
+                    bias ? bias->const_data_ptr() : nullptr, output.mutable_data_ptr(), begin, end);
   };
-  plan.each([&](int64_t, const Panel& panel, int64_t part) {
-    packed.pack(panel, part);
-    if (plan.row_parts == 1) multiply(panel, part);
-  });
-  if (plan.row_parts > 1) plan.each([&](int64_t, const Panel& panel, int64_t part) { multiply(panel, part); });
+  for (int64_t first = 0; first < plan.panels; first += plan.chunk) {
+    const int64_t parts = plan.row_parts(first);
+    plan.each(first, [&](int64_t i, int64_t part) {
+      packed.pack(i, part, parts);
+      if (parts == 1) multiply(i, 0, 1);
+    });
+    if (parts > 1) plan.each(first, [&](int64_t i, int64_t part) { multiply(i, part, parts); });
+  }
   return output;
 }
 
@@ -265,53 +295,53 @@ std::tuple<Tensor, Tensor, Tensor> sparse_linear_backward(const Tensor& grad_out
 
   const Plan plan(kernels, x.batch);
   const int64_t nnz = matrix.nnz;
-  Packed packed_delta(kernels, plan, delta);
-  std::optional<Packed> packed_x;
-  if (need_values) packed_x.emplace(kernels, plan, x);
-  std::optional<Values> v;
-  if (need_input) v.emplace(kernels, values, nnz);
-  Tensor bias_sums = need_bias ? scratch(values, plan.panels * out_features * kernels.sum_size) : none;
-  // Two panels of two threads meet in their sums if these are smaller than the activations, else in the activations.
-  const bool meet = need_values && plan.panels == 2 && plan.panel_parts == 2 && nnz <= x.batch * x.features;
-  const bool narrow = kernels.storage_size != kernels.sum_size;
-  Tensor value_sums = need_values && (meet || narrow) ? scratch(values, (meet ? 2 : 1) * nnz * kernels.sum_size) : none;
+  const int64_t sum_size = kernels.sum_size;
+  const bool narrow = kernels.storage_size != sum_size;
+  // Two panels, each with threads of its own, meet in the sums if these are smaller than the activations, else each
+  // thread takes its rows of both panels. Either way the sums are taken in the order of the panels.
+  const bool meet = need_values && plan.panels == 2 && plan.panel_parts(0) == 2 && nnz <= x.batch * x.features;
+  const int64_t delta_bytes = plan.chunk * plan.packed_bytes(delta.features);
+  const int64_t x_bytes = need_values ? plan.chunk * plan.packed_bytes(x.features) : 0;
+  const int64_t meet_bytes = meet ? aligned(2 * nnz * sum_size) : 0;
+  const int64_t bias_bytes = need_bias ? plan.panels * out_features * sum_size : 0;
+  char* memory = scratch(delta_bytes + x_bytes + meet_bytes + bias_bytes);
+  const Packed packed_delta(kernels, plan, delta, memory), packed_x(kernels, plan, x, memory + delta_bytes);
+  char* bias_sums = memory + delta_bytes + x_bytes + meet_bytes;
 
-  const auto compute = [&](int64_t i, const Panel& panel, int64_t part) {
-    if (need_input) {
-      const auto [begin, end] = row_range(matrix.columns, part, plan.row_parts);
-      kernels.product(matrix.columns, panel, packed_delta.data(), v->data(), nullptr, grad_input.mutable_data_ptr(),
-                      begin, end);
-    }
-    if (meet) {
-      const auto [begin, end] = row_range(matrix.rows, part, plan.row_parts);
-      char* sums = static_cast<char*>(value_sums.mutable_data_ptr()) + i * nnz * kernels.sum_size;
-      kernels.sample(matrix.rows, panel, packed_delta.data(), packed_x->data(), false, sums, begin, end);
-    }
+  const Tensor v = need_input ? widened(kernels, values, nnz) : none;
+  Tensor wide_grad = need_values && narrow && !meet ? bytes_like(values, nnz * sum_size) : grad_values;
+  char* value_sums = meet ? memory + delta_bytes + x_bytes : static_cast<char*>(wide_grad.mutable_data_ptr());
+  const auto sample = [&](int64_t i, int64_t part, int64_t parts, bool add, char* sums) {
+    const auto [begin, end] = row_range(matrix.rows, part, parts);
+    kernels.sample(matrix.rows, plan.panel(i), packed_delta.panel(i), packed_x.panel(i), add, sums, begin, end);
   };
-  plan.each([&](int64_t i, const Panel& panel, int64_t part) {
-    char* sums = need_bias ? static_cast<char*>(bias_sums.mutable_data_ptr()) : nullptr;
-    packed_delta.pack(panel, part, need_bias ? sums + i * out_features * kernels.sum_size : nullptr);
-    if (packed_x) packed_x->pack(panel, part);
-    if (plan.row_parts == 1) compute(i, panel, part);
-  });
-  if (plan.row_parts > 1) plan.each(compute);
-  if (need_bias)
-    kernels.combine(bias_sums.const_data_ptr(), plan.panels, out_features, 0, out_features,
-                    grad_bias.mutable_data_ptr());
-  if (need_values && !meet) {
-    void* sums = narrow ? value_sums.mutable_data_ptr() : grad_values.mutable_data_ptr();
-    const int64_t parts = plan.panel_parts * plan.row_parts;
-    torch::stable::parallel_for(0, parts, 1, [&](int64_t first, int64_t last) {
-      for (int64_t part = first; part < last; ++part) {
-        const auto [begin, end] = row_range(matrix.rows, part, parts);
-        for (int64_t i = 0; i < plan.panels; ++i)
-          kernels.sample(matrix.rows, plan.panel(i), packed_delta.data(), packed_x->data(), i > 0, sums, begin, end);
-      }
+  const auto compute = [&](int64_t i, int64_t part, int64_t parts) {
+    if (need_input) {
+      const auto [begin, end] = row_range(matrix.columns, part, parts);
+      kernels.product(matrix.columns, plan.panel(i), packed_delta.panel(i), v.const_data_ptr(), nullptr,
+                      grad_input.mutable_data_ptr(), begin, end);
+    }
+    if (meet) sample(i, part, parts, false, value_sums + i * nnz * sum_size);
+  };
+  for (int64_t first = 0; first < plan.panels; first += plan.chunk) {
+    const int64_t row_parts = plan.row_parts(first);
+    plan.each(first, [&](int64_t i, int64_t part) {
+      packed_delta.pack(i, part, row_parts, need_bias ? bias_sums + i * out_features * sum_size : nullptr);
+      if (need_values) packed_x.pack(i, part, row_parts);
+      if (row_parts == 1) compute(i, 0, 1);
     });
+    if (row_parts > 1 && (need_input || meet))
+      plan.each(first, [&](int64_t i, int64_t part) { compute(i, part, row_parts); });
+    if (need_values && !meet) {
+      plan.each_part([&](int64_t part, int64_t parts) {
+        for (int64_t i = first; i < plan.stop(first); ++i) sample(i, part, parts, i > 0, value_sums);
+      });
+    }
   }
+  if (need_bias) kernels.combine(bias_sums, plan.panels, out_features, 0, out_features, grad_bias.mutable_data_ptr());
   if (meet || (need_values && narrow)) {
     torch::stable::parallel_for(0, nnz, 1 << 14, [&](int64_t begin, int64_t end) {
-      kernels.combine(value_sums.const_data_ptr(), meet ? 2 : 1, nnz, begin, end, grad_values.mutable_data_ptr());
+      kernels.combine(value_sums, meet ? 2 : 1, nnz, begin, end, grad_values.mutable_data_ptr());
     });
   }
   if (need_values && values.numel() > nnz) {

@@ -1,6 +1,9 @@
-"""Backward formulas: Python that calls operators."""
+"""Backward formulas: Python that calls operators.
 
-from collections.abc import Callable
+Registered straight at the dispatcher's autograd key: `torch.library.register_autograd` flattens and rebuilds tensor
+lists, which takes longer than the products of a small layer.
+"""
+
 from typing import Any
 
 import torch
@@ -9,33 +12,37 @@ from torch import Tensor
 from .schema import library
 
 
-def _setup_linear(ctx: Any, inputs: tuple, output: Tensor) -> None:
-    input, values, index, bias, _ = inputs
-    ctx.save_for_backward(input, values, *index)
-    ctx.has_bias = bias is not None
+def _register_linear(name: str) -> None:
+    op = getattr(torch.ops.sparsekern, name).default
+    backward_op = getattr(torch.ops.sparsekern, f"{name}_backward").default
+    below = torch._C._AutoDispatchBelowAutograd
 
+    class Linear(torch.autograd.Function):
+        @staticmethod
+        def forward(  # type: ignore[override]
+            ctx: Any, input: Tensor, values: Tensor, bias: Tensor | None, index: list[Tensor], out_features: int
+        ) -> Tensor:
+            ctx.save_for_backward(input, values, *index)
+            with below():
+                return op(input, values, index, bias, out_features)
 
-def _linear_backward(op: Any) -> Callable:
-    def backward(ctx: Any, grad_output: Tensor) -> tuple:
-        input, values, *index = ctx.saved_tensors
-        need = ctx.needs_input_grad
-        need_bias = ctx.has_bias and need[3]
-        grad_input, grad_values, grad_bias = op(grad_output, input, values, index, need[0], need[1], need_bias)
-        return (
-            grad_input if need[0] else None,
-            grad_values if need[1] else None,
-            [None] * len(index),
-            grad_bias if need_bias else None,
-            None,
-        )
+        @staticmethod
+        def backward(ctx: Any, grad_output: Tensor) -> tuple:  # type: ignore[override]
+            input, values, *index = ctx.saved_tensors
+            need_input, need_values, need_bias = need = ctx.needs_input_grad[:3]
+            gradients = backward_op(grad_output, input, values, index, need_input, need_values, need_bias)
+            return *(gradient if needed else None for gradient, needed in zip(gradients, need, strict=True)), None, None
 
-    return backward
+    def linear(input: Tensor, values: Tensor, index: list[Tensor], bias: Tensor | None, out_features: int) -> Tensor:
+        if torch.is_grad_enabled() and (
+            input.requires_grad or values.requires_grad or (bias is not None and bias.requires_grad)
+        ):
+            return Linear.apply(input, values, bias, index, out_features)
+        with below():
+            return op(input, values, index, bias, out_features)
+
+    library.impl(name, linear, "Autograd")
 
 
 for _name in ("sparse_linear", "expanded_linear"):
-    torch.library.register_autograd(
-        f"sparsekern::{_name}",
-        _linear_backward(getattr(torch.ops.sparsekern, f"{_name}_backward")),
-        setup_context=_setup_linear,
-        lib=library,
-    )
+    _register_linear(_name)

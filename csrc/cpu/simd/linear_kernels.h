@@ -28,12 +28,11 @@ constexpr int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
 // Packs features [begin, end) of the columns of one panel.
 template <class S>
-void pack(const void* input, int64_t stride, const Panel& panel, int64_t features, int64_t begin, int64_t end,
-          void* packed, void* sums) {
+void pack(const void* input, int64_t stride, const Panel& panel, int64_t begin, int64_t end, void* packed, void* sums) {
   using A = Sum<S>;
   constexpr int L = kLanes<A>;
   const int64_t width = panel.width;
-  A* to = static_cast<A*>(packed) + panel.begin * features;
+  A* to = static_cast<A*>(packed);
   for (int64_t f = begin; f < end; f += L) {
     const S* in = static_cast<const S*>(input) + panel.begin * stride + f;
     const int64_t n = least(L, end - f);
@@ -184,9 +183,9 @@ template <class S>
 void product(const Walk& walk, const Panel& panel, const void* packed, const void* values, const void* bias, void* out,
              int64_t begin, int64_t end) {
   using A = Sum<S>;
-  product_width<S>(panel.width / kLanes<A>, walk, static_cast<const A*>(packed) + panel.begin * walk.cols,
-                   static_cast<const A*>(values), static_cast<const S*>(bias), panel.columns,
-                   static_cast<S*>(out) + panel.begin * walk.rows, begin, end);
+  product_width<S>(panel.width / kLanes<A>, walk, static_cast<const A*>(packed), static_cast<const A*>(values),
+                   static_cast<const S*>(bias), panel.columns, static_cast<S*>(out) + panel.begin * walk.rows, begin,
+                   end);
 }
 
 // Inner products gathered until a vector of them can be summed over lanes at once.
@@ -257,8 +256,8 @@ template <class S>
 void sample(const Walk& walk, const Panel& panel, const void* left, const void* right, bool add, void* sums,
             int64_t begin, int64_t end) {
   using A = Sum<S>;
-  sample_width<A>(panel.width / kLanes<A>, walk, static_cast<const A*>(left) + panel.begin * walk.rows,
-                  static_cast<const A*>(right) + panel.begin * walk.cols, static_cast<A*>(sums), add, begin, end);
+  sample_width<A>(panel.width / kLanes<A>, walk, static_cast<const A*>(left), static_cast<const A*>(right),
+                  static_cast<A*>(sums), add, begin, end);
 }
 
 template <class S>
