@@ -40,7 +40,7 @@ build/extension: .venv/requirements setup.py $(shell find csrc -type f)
 
 # The kernels lie in the checkout already, so they are not compiled again here.
 $(BIN)/sparsekern: .venv/requirements pyproject.toml
-	SPARSEKERN_CPP=0 $(BIN)/python -m pip install -q --no-build-isolation --no-deps -e .
+	SPARSEKERN_CPP=0 $(BIN)/python -m pip install -q --no-build-isolation --no-deps --config-settings editable_mode=compat -e .
 	touch $@
 
 # ---- checks
@@ -58,7 +58,7 @@ format: .venv/requirements-dev
 
 # The package as it installs, seen from another folder: with compiled kernels, and without.
 test-installed: .venv/requirements-dev
-	rm -rf build/installed build/plain
+	rm -rf build/installed build/plain build/lib build/lib.*
 	$(BIN)/python -m pip install -q --no-build-isolation --no-deps --target build/installed .
 	cd / && PYTHONPATH=$(CURDIR)/build/installed $(CURDIR)/$(BIN)/python -c "import sparsekern; \
 	  topology = sparsekern.Topology.random((64, 64), 400); print(sparsekern.__file__, sparsekern.ops.extension.isas())"
@@ -70,7 +70,7 @@ sanitize: .venv/requirements-dev
 	SANITIZE=1 $(BIN)/python setup.py -q build --build-lib build/sanitize/lib --build-temp build/sanitize/temp
 	PYTHONPATH=build/sanitize/lib ASAN_OPTIONS=detect_leaks=0 \
 	LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libstdc++.so)" \
-	$(BIN)/pytest -n 2 $(KERNEL_TESTS)
+	$(BIN)/pytest -s -n 2 $(KERNEL_TESTS)
 
 # Compiles the kernels for aarch64.
 cross: .venv/requirements
