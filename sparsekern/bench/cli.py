@@ -1,0 +1,95 @@
+"""The flags of `sparsekern bench` and what they run."""
+
+import argparse
+import sys
+import warnings
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from . import calibrate, kernels, memory, table, threshold
+from .report import write
+
+DESCRIPTION = """\
+  kernels     forward, input gradient, weight gradient and whole step of linear layers, beside every peer installed
+  memory      peak resident memory of training steps: dense, masked, sparse
+  threshold   the k-th largest of 25 million magnitudes
+
+Prints tables; --json keeps every row. Results are checked before they are timed: a wrong one gets no number.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of `sparsekern bench` to its parser."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.description = DESCRIPTION
+    parser.add_argument("what", choices=["kernels", "memory", "threshold"])
+    parser.add_argument("--device", choices=["cpu"], default="cpu", help="device to measure (default cpu)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the report there")
+    parser.add_argument("--threads", type=_positive, metavar="N", help="threads (default: torch's)")
+    parser.add_argument("--quick", action="store_true", help="a few seconds: small sizes, few cases")
+    parser.add_argument(
+        "--calibrate",
+        action="store_true",
+        help="kernels: measure where another kernel is faster instead, into --json FILE or the user's cache folder",
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Runs `sparsekern bench` and returns its exit status."""
+    warnings.filterwarnings("ignore", message="Sparse CSR tensor support", category=UserWarning)
+    threads = arguments.threads or torch.get_num_threads()
+    if arguments.calibrate and arguments.what != "kernels":
+        return _usage("--calibrate goes with kernels")
+    target = arguments.json or (calibrate.path() if arguments.calibrate else None)
+    if target is not None and (problem := _unwritable(target)):
+        return _usage(problem)
+    if arguments.calibrate and target is not None:
+        sizes = {"shapes": [(64, 64, 16)], "densities": [0.05, 0.5], "budget": 0.05} if arguments.quick else {}
+        write(target, calibrate.run(threads=threads, progress=_say, **sizes))
+        print(target)
+        return 0
+    if arguments.what == "kernels":
+        report = kernels.run(threads=threads, quick=arguments.quick, progress=_say, save=partial(_save, target))
+    else:
+        module = memory if arguments.what == "memory" else threshold
+        try:
+            report = module.run(threads=threads, quick=arguments.quick, progress=_say)
+        except RuntimeError as error:
+            _say(f"sparsekern bench: {error}")
+            return 1
+        _save(target, report)
+    print(table.markdown(report), end="")
+    return 0
+
+
+def _save(path: Path | None, report: dict) -> None:
+    if path is not None:
+        write(path, report)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _usage(problem: str) -> int:
+    _say(f"sparsekern bench: {problem}")
+    return 2
+
+
+def _unwritable(path: Path) -> str | None:
+    if path.is_dir():
+        return f"cannot write {path}: it is a folder"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        return f"cannot write {path}: {error.strerror or error}"
+    return None
+
+
+def _positive(text: str) -> int:
+    value = int(text) if text.isdecimal() else 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1, got {text!r}")
+    return value

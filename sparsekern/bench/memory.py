@@ -1,0 +1,132 @@
+"""`sparsekern bench memory`: peak resident memory of training steps, each variant in a process of its own."""
+
+import argparse
+import gc
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.utils import prune
+
+from ..nn import SparseLinear
+from .peers import PEERS
+from .report import header
+
+VARIANTS = ("dense", "masked", "sparsekern")
+WIDTH, BATCH, SPARSITY, STEPS = 4096, 128, 0.98, 3
+
+
+def run(
+    *,
+    threads: int | None = None,
+    quick: bool = False,
+    progress: Callable[[str], Any] = lambda text: None,
+) -> dict:
+    """Two linear layers 4096 x 4096 with a ReLU between, SGD with momentum, the pattern static: a row per variant.
+
+    `bytes` is the peak above the imported packages, `ratio_to_dense` that of the bytes, `ms` the median step of few.
+    """
+    threads = torch.get_num_threads() if threads is None else threads
+    width = 512 if quick else WIDTH
+    report = header("memory", threads, [peer for peer in PEERS if peer.name in VARIANTS]) | {"rows": []}
+    for variant in VARIANTS:
+        row = {
+            "case": f"mlp {width}-{width}-{width} sgd momentum",
+            "impl": variant,
+            "device": "cpu",
+            "dtype": "float32",
+            "sparsity": 0.0 if variant == "dense" else SPARSITY,
+            "batch": BATCH,
+            **_measure(variant, width, threads),
+            "threads": threads,
+        }
+        row["ratio_to_dense"] = round(
+            row["bytes"] / (report["rows"][0]["bytes"] if report["rows"] else row["bytes"]), 4
+        )
+        report["rows"].append(row)
+        progress(f"{variant}: {row['bytes'] / 2**20:.1f} MiB")
+    return report
+
+
+def _measure(variant: str, width: int, threads: int) -> dict:
+    command = [sys.executable, "-m", "sparsekern.bench.memory", variant, str(width), str(threads)]
+    package = str(Path(__file__).resolve().parents[2])
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([package, os.environ.get("PYTHONPATH", "")])}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"measuring {variant} failed: {done.stderr.strip().splitlines()[-1]}")
+    return json.loads(done.stdout)
+
+
+class _Masked(nn.Linear):
+    """Dense storage, dense products and a mask: what `torch.nn.utils.prune` makes of a layer."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width, width)
+        mask = torch.empty(width, width, dtype=torch.bool).bernoulli_(1 - SPARSITY)
+        prune.custom_from_mask(self, "weight", mask)
+
+
+def _layer(variant: str, width: int) -> nn.Module:
+    if variant == "sparsekern":
+        return SparseLinear(width, width, sparsity=SPARSITY)
+    return _Masked(width) if variant == "masked" else nn.Linear(width, width)
+
+
+def _status(field: str) -> int:
+    """A field of /proc/self/status, in bytes."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field + ":"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError(f"/proc/self/status has no {field}")
+
+
+def _reset_peak() -> None:
+    """Sets VmHWM to the resident memory of this moment; without the right to, a peak of the imports may remain."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def train(variant: str, width: int, threads: int) -> dict:
+    """`bytes` and `ms` of a few training steps in this process."""
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    _steps(variant, 64, 1)  # torch imports and loads more at the first step
+    gc.collect()
+    base = _status("VmRSS")
+    times = _steps(variant, width, STEPS)
+    return {"ms": round(statistics.median(times) * 1e3, 3), "bytes": _status("VmHWM") - base}
+
+
+def _steps(variant: str, width: int, steps: int) -> list[float]:
+    """Seconds of each step of a new model; the peak starts with the first of them."""
+    model = nn.Sequential(_layer(variant, width), nn.ReLU(), _layer(variant, width))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+    x, target = torch.randn(BATCH, width), torch.randint(width, (BATCH,))
+    _reset_peak()
+    times = []
+    for _ in range(steps):
+        start = time.perf_counter()
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(x), target).backward()
+        optimizer.step()
+        times.append(time.perf_counter() - start)
+    return times
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("variant", choices=VARIANTS)
+    parser.add_argument("width", type=int)
+    parser.add_argument("threads", type=int)
+    arguments = parser.parse_args()
+    print(json.dumps(train(arguments.variant, arguments.width, arguments.threads)))

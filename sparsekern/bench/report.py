@@ -1,0 +1,65 @@
+"""What every results file says about its machine, and how the file is written."""
+
+import json
+import os
+import platform
+import tempfile
+from collections.abc import Iterable
+from datetime import datetime, timezone
+from pathlib import Path
+
+import torch
+
+from .. import __version__
+from ..ops import extension
+from .peers import Peer
+
+
+def processor() -> str:
+    """The processor's name."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def header(kind: str, threads: int, peers: Iterable[Peer] = ()) -> dict:
+    """Machine, versions, date, and of every peer its version or why it is missing."""
+    return {
+        "benchmark": kind,
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "cpu": processor(),
+        "cores": os.cpu_count(),
+        "threads": threads,
+        "isa": extension.isa() if extension is not None else "plain PyTorch",
+        "load": round(os.getloadavg()[0], 2),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "sparsekern": __version__,
+        "peers": {peer.name: f"missing: {why}" if (why := peer.missing()) else peer.version() for peer in peers},
+    }
+
+
+def write(path: Path, report: dict) -> None:
+    """Writes the report whole or not at all: a row of a list on each line."""
+    text = json.dumps({key: value for key, value in report.items() if key != "rows"}, indent=1)
+    if "rows" in report:
+        rows = ",\n".join("  " + json.dumps(row) for row in report["rows"])
+        text = f'{text[:-2]},\n "rows": [\n{rows}\n ]\n}}'
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, text + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "w") as file:
+            file.write(text)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise

@@ -1,0 +1,116 @@
+"""Reports as markdown."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+OP_NAMES = {
+    "forward": "Forward",
+    "input_gradient": "Input gradient",
+    "weight_gradient": "Weight gradient at the nonzeros",
+    "step": "Forward and backward through autograd",
+}
+
+
+def markdown(report: dict) -> str:
+    """The whole report: machine, tables, what is missing."""
+    body = {"kernels": _kernels, "memory": _memory, "threshold": _threshold}[report["benchmark"]]
+    return "\n\n".join([_machine(report), *body(report["rows"])]) + "\n"
+
+
+def crossover(points: Iterable[tuple[float, float]]) -> str:
+    """The sparsity above which an implementation is faster than dense, interpolated, of `(sparsity, ratio)`."""
+    ordered = sorted(points)
+    slower = [i for i, (_, ratio) in enumerate(ordered) if ratio >= 1]
+    if not slower:
+        return f"below {ordered[0][0]:.0%}"
+    last = slower[-1]
+    if last == len(ordered) - 1:
+        return f"not by {ordered[-1][0]:.0%}"
+    (s0, r0), (s1, r1) = ordered[last], ordered[last + 1]
+    return f"{s0 + (s1 - s0) * (r0 - 1) / (r0 - r1):.0%}"
+
+
+def _machine(report: dict) -> str:
+    lines = [
+        f"{report['cpu']}, {report['cores']} cores, {report['threads']} threads, {report['isa']} kernels; "
+        f"torch {report['torch']}, sparsekern {report['sparsekern']}, Python {report['python']}; "
+        f"{report['date'][:10]}, load {report['load']} at the start."
+    ]
+    absent = [f"{name} ({state})" for name, state in report["peers"].items() if state.startswith("missing")]
+    present = {name: state for name, state in report["peers"].items() if not state.startswith("missing")}
+    if versions := sorted(
+        {f"{name} {v}" for name, v in present.items() if not name.startswith(("sparsekern", "dense"))}
+    ):
+        lines.append(f"Peers: {', '.join(versions)}.")
+    if absent:
+        lines.append(f"Not measured: {'; '.join(absent)}.")
+    return "\n".join(lines)
+
+
+def grid(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A markdown table, columns after the first to the right."""
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
+
+
+def _kernels(rows: list[dict]) -> list[str]:
+    parts = ["Time divided by that of the dense product of the same run; below 1 is faster."]
+    crossings: dict[tuple, dict[str, str]] = {}
+    for op, title in OP_NAMES.items():
+        of_op = [row for row in rows if row["case"].split()[0] == op]
+        if of_op:
+            parts.append(f"## {title}")
+        for key in dict.fromkeys(_layer(row) for row in of_op):
+            cells = [row for row in of_op if _layer(row) == key]
+            sparsities = sorted({row["sparsity"] for row in cells})
+            dense = [row["ms"] for row in cells if row["impl"] == "dense" and row["ms"] is not None]
+            title = f"{key[0]} B={key[1]} {key[2]}"
+            if dense:
+                title += f", dense {min(dense):.3g} to {max(dense):.3g} ms"
+            lines = []
+            for impl in dict.fromkeys(row["impl"] for row in cells if row["impl"] != "dense"):
+                ratios = {row["sparsity"]: row["ratio_to_dense"] for row in cells if row["impl"] == impl}
+                if known := {s: ratio for s, ratio in ratios.items() if ratio is not None}:
+                    lines.append([impl, *(_ratio(ratios.get(s)) for s in sparsities)])
+                    crossings.setdefault((op, *key), {})[impl] = crossover(known.items())
+            parts.append(f"**{title}**\n\n" + grid(["", *(f"{s:.0%}" for s in sparsities)], lines))
+    impls = list(dict.fromkeys(impl for found in crossings.values() for impl in found))
+    lines = [
+        [f"{op.replace('_', ' ')} {shape} B={batch} {dtype}", *(found.get(impl, "") for impl in impls)]
+        for (op, shape, batch, dtype), found in crossings.items()
+    ]
+    parts += ["## Sparsity from which an implementation is faster than dense", grid(["", *impls], lines)]
+    reasons = {(row["impl"], row["missing"]) for row in rows if "missing" in row}
+    if reasons:
+        parts.append("No number: " + "; ".join(f"{impl}: {reason}" for impl, reason in sorted(reasons)) + ".")
+    return parts
+
+
+def _layer(row: dict) -> tuple[str, int, str]:
+    return row["case"].split()[1], row["batch"], row["dtype"]
+
+
+def _ratio(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}" if value >= 0.1 else f"{value:.3f}"
+
+
+def _memory(rows: list[dict]) -> list[str]:
+    lines = [
+        [row["impl"], f"{row['sparsity']:.0%}", f"{row['bytes'] / 2**20:.1f}", _ratio(row["ratio_to_dense"])]
+        for row in rows
+    ]
+    return [
+        f"{rows[0]['case']}, batch {rows[0]['batch']}: peak resident memory of training steps above that of the "
+        "imported packages.",
+        grid(["", "sparsity", "MiB", "ratio to dense"], lines),
+    ]
+
+
+def _threshold(rows: list[dict]) -> list[str]:
+    base = next((row["ms"] for row in rows if row["impl"] == "torch.kthvalue"), None)
+    lines = []
+    for row in rows:
+        measured = row["ms"] is not None
+        times = f"{base / row['ms']:.1f}" if measured and base else ""
+        lines.append([row["impl"], f"{row['ms']:.2f}" if measured else row["missing"], times])
+    return [f"{rows[0]['case']}.", grid(["", "ms", "times faster than torch.kthvalue"], lines)]

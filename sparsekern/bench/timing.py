@@ -1,0 +1,128 @@
+"""Interleaved timing: every implementation meets the same machine."""
+
+import gc
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+ROUNDS = 15
+SLOW = 0.2  # seconds: an implementation this slow is called at least 3 times instead of 5
+HOT = 0.01  # seconds: below it a visit is one untimed and two timed calls
+NOISY = 1.5  # third quartile over first quartile
+
+
+@dataclass(frozen=True)
+class Timing:
+    """The samples of one implementation, in milliseconds."""
+
+    samples: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.samples)
+
+    @property
+    def quartiles(self) -> tuple[float, float]:
+        low, _, high = statistics.quantiles(self.samples, n=4, method="inclusive")
+        return low, high
+
+    @property
+    def noisy(self) -> bool:
+        low, high = self.quartiles
+        return high > NOISY * low
+
+
+@contextmanager
+def pinned(threads: int) -> Iterator[None]:
+    """Computes with `threads` threads, kept on as many processors where the system allows it."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
+    narrow = set(sorted(allowed)[:threads])
+    try:
+        _bind(narrow)
+        yield
+    finally:
+        _bind(allowed)
+        torch.set_num_threads(before)
+
+
+def _bind(processors: set[int]) -> None:
+    if processors:
+        for task in Path("/proc/self/task").iterdir():
+            os.sched_setaffinity(int(task.name), processors)
+
+
+def interleave(
+    calls: dict[str, Callable[[], Any]], *, budget: float, watch: Callable[[str], bool] = lambda name: True
+) -> dict[str, Timing]:
+    """Times the calls in rounds, each round visiting them one after another.
+
+    A visit is a single call, or, where the first of the calls takes less than 10 ms, an untimed one and two timed
+    ones, for all alike. The number of rounds follows `budget`, in seconds; a slow implementation sits some of them
+    out, evenly spread. If a watched implementation came out noisy (another process, say), as many fresh rounds
+    follow, unless the first ones took over three times the budget, and all samples count.
+    """
+    estimates = {name: _estimate(call) for name, call in calls.items()}
+    hot = next(iter(estimates.values())) < HOT
+    visits = _visits(estimates, budget / (3 if hot else 1))
+    samples: dict[str, list[float]] = {name: [] for name in calls}
+    collecting = gc.isenabled()
+    gc.disable()
+    start = time.perf_counter()
+    try:
+        for _ in range(2):
+            _rounds(calls, visits, hot, samples)
+            timings = {name: Timing(tuple(times)) for name, times in samples.items()}
+            noisy = any(timing.noisy for name, timing in timings.items() if watch(name))
+            if not noisy or time.perf_counter() - start > 3 * budget:
+                break
+    finally:
+        if collecting:
+            gc.enable()
+    return timings
+
+
+def _seconds(call: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def _estimate(call: Callable[[], Any]) -> float:
+    """Seconds of a call, from the second one on."""
+    first = _seconds(call)
+    return first if first > SLOW else min(_seconds(call) for _ in range(2))
+
+
+def _visits(estimates: dict[str, float], seconds: float) -> dict[str, int]:
+    """How many rounds each implementation takes part in: `ROUNDS`, less for the most expensive until it fits."""
+    visits = dict.fromkeys(estimates, ROUNDS)
+    least = {name: 3 if estimate > SLOW else 5 for name, estimate in estimates.items()}
+    while sum(visits[name] * estimates[name] for name in visits) > seconds:
+        reducible = [name for name in visits if visits[name] > least[name]]
+        if not reducible:
+            break
+        visits[max(reducible, key=lambda name: visits[name] * estimates[name])] -= 1
+    return visits
+
+
+def _rounds(
+    calls: dict[str, Callable[[], Any]], visits: dict[str, int], hot: bool, samples: dict[str, list[float]]
+) -> None:
+    rounds = max(visits.values())
+    for r in range(rounds):
+        for name, call in calls.items():
+            if (r + 1) * visits[name] // rounds == r * visits[name] // rounds:
+                continue
+            if hot:
+                call()
+            for _ in range(2 if hot else 1):
+                samples[name].append(_seconds(call) * 1e3)
