@@ -16,7 +16,7 @@ test: build .venv/requirements-dev
 	$(BIN)/python -m pytest -n 2
 
 bench: build
-	$(BIN)/python -m sparsekern bench kernels
+	$(BIN)/python -m benchmarks.run
 
 # ---- set-up
 
@@ -79,8 +79,8 @@ cross: .venv/requirements
 # ---- what the benchmarks compare with
 
 peers: .venv/requirements
-	$(BIN)/python -m pip install wheel==0.48.0 backpack-for-pytorch==1.7.1 mkl
-	$(BIN)/python -m pip install --no-build-isolation --no-deps sparseprop==0.1.14
+	$(BIN)/python -m pip install wheel==0.48.0 backpack-for-pytorch==1.7.1
+	$(BIN)/python -m pip install --no-build-isolation --no-deps sparseprop==0.1.14 mkl==2026.2.0
 
 # ---- on a machine with a GPU: PYTHON=python3 takes an interpreter that already has torch, and no network
 

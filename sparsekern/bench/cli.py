@@ -2,7 +2,6 @@
 
 import argparse
 import sys
-import warnings
 from functools import partial
 from pathlib import Path
 
@@ -38,7 +37,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs `sparsekern bench` and returns its exit status."""
-    warnings.filterwarnings("ignore", message="Sparse CSR tensor support", category=UserWarning)
     threads = arguments.threads or torch.get_num_threads()
     if arguments.calibrate and arguments.what != "kernels":
         return _usage("--calibrate goes with kernels")

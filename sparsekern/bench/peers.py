@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from .. import SparseLinear
 from .. import __version__ as own_version
+from ..nn import SparseLinear
 from ..topology import Topology
 from . import mkl
 from .cases import OPS, Problem
@@ -96,7 +96,7 @@ def _masked(p: Problem, op: str) -> Implementation:
 
 
 def _csr(topology: Topology, values: Tensor) -> Tensor:
-    return torch.sparse_csr_tensor(topology.row_ptr, topology.col, values, topology.shape, check_invariants=False)
+    return torch.sparse_csr_tensor(topology.row_ptr, topology.col, values, topology.shape)
 
 
 def _transposed(p: Problem) -> tuple[Tensor, Tensor, Tensor]:
@@ -111,7 +111,7 @@ def _torch_csr(p: Problem, op: str) -> Implementation:
     if op == "forward":
         return Implementation(lambda: (weight @ p.x.t()).t().contiguous(), held)
     if op == "input_gradient":
-        transposed = torch.sparse_csr_tensor(*_transposed(p), p.topology.shape[::-1], check_invariants=False)
+        transposed = torch.sparse_csr_tensor(*_transposed(p), p.topology.shape[::-1])
         return Implementation(lambda: (transposed @ p.dy.t()).t().contiguous(), held)
     if op == "weight_gradient":
         pattern = _csr(p.topology, torch.zeros_like(p.values))

@@ -103,15 +103,12 @@ def _estimate(call: Callable[[], Any]) -> float:
 
 
 def _visits(estimates: dict[str, float], seconds: float) -> dict[str, int]:
-    """How many rounds each implementation takes part in: `ROUNDS`, less for the most expensive until it fits."""
-    visits = dict.fromkeys(estimates, ROUNDS)
-    least = {name: 3 if estimate > SLOW else 5 for name, estimate in estimates.items()}
-    while sum(visits[name] * estimates[name] for name in visits) > seconds:
-        reducible = [name for name in visits if visits[name] > least[name]]
-        if not reducible:
-            break
-        visits[max(reducible, key=lambda name: visits[name] * estimates[name])] -= 1
-    return visits
+    """How many rounds each implementation takes part in: what fits its share of the time, `ROUNDS` at most."""
+    share = seconds / len(estimates)
+    return {
+        name: max(3 if estimate > SLOW else 5, min(ROUNDS, int(share / estimate)))
+        for name, estimate in estimates.items()
+    }
 
 
 def _rounds(

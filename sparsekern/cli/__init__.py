@@ -5,7 +5,7 @@ import sys
 import warnings
 from typing import Any
 
-from . import compare, demo, info, methods, plot, train
+from . import bench, compare, demo, info, methods, plot, train
 from .errors import RunError, UsageError
 
 DESCRIPTION = """\
@@ -20,7 +20,7 @@ def _parser() -> argparse.ArgumentParser:
         "sparsekern", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for module in (train, compare, methods, info, plot, demo):
+    for module in (train, compare, methods, info, plot, bench, demo):
         module.register(commands)
     return parser
 

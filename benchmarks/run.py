@@ -1,0 +1,63 @@
+"""Regenerates the committed results of this machine: `make bench`, or `python -m benchmarks.run [kernels memory ...]`.
+
+Writes `benchmarks/results/cpu-<machine>-<benchmark>.json` and, of all that lie there, `cpu-<machine>.md`. Takes about
+ten minutes on two cores that do nothing else.
+"""
+
+import argparse
+import json
+import re
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from sparsekern.bench import kernels, memory, table, threshold
+from sparsekern.bench.report import processor, write, write_text
+
+from . import goals
+
+RESULTS = Path(__file__).parent / "results"
+BENCHMARKS = {"kernels": kernels.run, "memory": memory.run, "threshold": threshold.run}
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser("python -m benchmarks.run", description=__doc__)
+    parser.add_argument("benchmarks", nargs="*", metavar="|".join(BENCHMARKS), help="(default: all)")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--quick", action="store_true", help="small sizes, to try this out")
+    parser.add_argument("--out", type=Path, default=RESULTS, metavar="DIR", help="(default: benchmarks/results)")
+    arguments = parser.parse_args(argv)
+    if unknown := set(arguments.benchmarks) - set(BENCHMARKS):
+        parser.error(f"unknown benchmark {', '.join(sorted(unknown))}; known: {', '.join(BENCHMARKS)}")
+    machine = f"cpu-{re.sub(r'[^a-z0-9]+', '-', processor().lower()).strip('-')}-{arguments.threads}t"
+    start = time.perf_counter()
+
+    def progress(text: str) -> None:
+        print(f"{time.perf_counter() - start:4.0f} s  {text}", file=sys.stderr, flush=True)
+
+    for name in arguments.benchmarks or BENCHMARKS:
+        path = arguments.out / f"{machine}-{name}.json"
+        options = {"threads": arguments.threads, "quick": arguments.quick, "progress": progress}
+        if name == "kernels":
+            options["save"] = partial(write, path)
+        write(path, BENCHMARKS[name](**options))
+    report(arguments.out, machine)
+    return 0
+
+
+def report(folder: Path, machine: str) -> None:
+    """Writes `<machine>.md` from the JSON files of the machine, and prints how they compare with the goals."""
+    files = {name: folder / f"{machine}-{name}.json" for name in BENCHMARKS}
+    reports = {name: json.loads(path.read_text()) for name, path in files.items() if path.exists()}
+    reached = goals.markdown({name: found["rows"] for name, found in reports.items()})
+    parts = [f"# {name.capitalize()}\n\n{table.markdown(found)}" for name, found in reports.items()]
+    write_text(folder / f"{machine}.md", "\n".join([*parts, reached]))
+    print(reached)
+    print(folder / f"{machine}.md")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
