@@ -39,8 +39,9 @@ build/extension: .venv/requirements setup.py $(shell find csrc -type f)
 	touch $@
 
 # The kernels lie in the checkout already, so they are not compiled again here.
-$(BIN)/sparsekern: .venv/requirements pyproject.toml
-	SPARSEKERN_CPP=0 $(BIN)/python -m pip install -q --no-build-isolation --no-deps --config-settings editable_mode=compat -e .
+$(BIN)/sparsekern: .venv/requirements pyproject.toml Makefile
+	SPARSEKERN_CPP=0 $(BIN)/python -m pip install -q --no-build-isolation --no-deps \
+	  --config-settings editable_mode=compat -e .
 	touch $@
 
 # ---- checks
@@ -57,12 +58,14 @@ format: .venv/requirements-dev
 	$(BIN)/clang-format -i $(CLANG_FORMATTED)
 
 # The package as it installs, seen from another folder: with compiled kernels, and without.
-test-installed: .venv/requirements-dev
+INSTALL = $(BIN)/python -m pip install -q --no-build-isolation --no-deps --target
+IMPORT = $(CURDIR)/$(BIN)/python -c "from sparsekern import ops; print(ops.__file__, ops.extension and ops.extension.isas());
+test-installed: build .venv/requirements-dev
 	rm -rf build/installed build/plain build/lib build/lib.*
-	$(BIN)/python -m pip install -q --no-build-isolation --no-deps --target build/installed .
-	cd / && PYTHONPATH=$(CURDIR)/build/installed $(CURDIR)/$(BIN)/python -c "import sparsekern; \
-	  topology = sparsekern.Topology.random((64, 64), 400); print(sparsekern.__file__, sparsekern.ops.extension.isas())"
-	SPARSEKERN_CPP=0 $(BIN)/python -m pip install -q --no-build-isolation --no-deps --target build/plain .
+	$(INSTALL) build/installed .
+	cd / && PYTHONPATH=$(CURDIR)/build/installed $(IMPORT) assert ops.extension"
+	SPARSEKERN_CPP=0 $(INSTALL) build/plain .
+	cd / && SPARSEKERN_CPP=0 PYTHONPATH=$(CURDIR)/build/plain $(IMPORT) assert not ops.extension"
 	SPARSEKERN_CPP=0 PYTHONPATH=build/plain $(BIN)/pytest -n 2 $(KERNEL_TESTS)
 
 # The kernels under the address and undefined-behaviour sanitizers.
