@@ -239,9 +239,23 @@ def test_command_writes_the_report_and_prints_the_table(tmp_path: Path, capsys: 
     assert all(set(row) >= FIELDS for row in rows)
 
 
+def test_command_calibrates(tmp_path: Path) -> None:
+    path = tmp_path / "crossovers.json"
+    assert main(["bench", "kernels", "--calibrate", "--quick", "--threads", "1", "--json", str(path)]) == 0
+    assert [set(row) for row in json.loads(path.read_text())["rows"]] == [
+        {"rows", "cols", "batch", "tiled_above", "dense_above"}
+    ]
+
+
 @pytest.mark.parametrize(
     "flags",
-    [["nonsense"], ["kernels", "--device", "tpu"], ["kernels", "--threads", "0"], ["memory", "--calibrate"]],
+    [
+        ["nonsense"],
+        ["kernels", "--device", "tpu"],
+        ["kernels", "--threads", "0"],
+        ["memory", "--calibrate", "--json", "x"],
+        ["kernels", "--calibrate"],
+    ],
 )
 def test_wrong_usage(flags: list[str]) -> None:
     assert main(["bench", *flags]) == 2

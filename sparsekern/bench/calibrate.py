@@ -1,9 +1,7 @@
-"""Measures from which density on another kernel is faster: the table that the layers choose their kernel by."""
+"""Measures from which density on another kernel is faster: makes `ops/crossovers.json`, by which layers choose."""
 
-import os
 from collections.abc import Callable, Sequence
 from math import log
-from pathlib import Path
 from typing import Any
 
 from .cases import Layer, Problem
@@ -18,12 +16,6 @@ SHAPES = (
     (4096, 4096, 128),
 )
 KERNELS = {f"sparsekern-{kernel}": kernel for kernel in ("csr", "tiled", "expanded")}
-
-
-def path() -> Path:
-    """Where a calibration goes unless it is told: the user's cache folder."""
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(cache) / "sparsekern" / "crossovers.json"
 
 
 def run(

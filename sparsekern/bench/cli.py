@@ -1,6 +1,7 @@
 """The flags of `sparsekern bench` and what they run."""
 
 import argparse
+import os
 import sys
 from functools import partial
 from pathlib import Path
@@ -31,16 +32,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--calibrate",
         action="store_true",
-        help="kernels: measure where another kernel is faster instead, into --json FILE or the user's cache folder",
+        help="kernels: measure instead from which density on another kernel of ours is faster, into --json FILE",
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs `sparsekern bench` and returns its exit status."""
     threads = arguments.threads or torch.get_num_threads()
+    if hasattr(os, "getloadavg") and os.getloadavg()[0] > 0.5 * (os.cpu_count() or 1):
+        _say(f"this machine is busy (load {os.getloadavg()[0]:.1f}): times will be noisy")
     if arguments.calibrate and arguments.what != "kernels":
         return _usage("--calibrate goes with kernels")
-    target = arguments.json or (calibrate.path() if arguments.calibrate else None)
+    target = arguments.json
+    if arguments.calibrate and target is None:
+        return _usage("--calibrate needs --json FILE")
     if target is not None and (problem := _unwritable(target)):
         return _usage(problem)
     if arguments.calibrate and target is not None:

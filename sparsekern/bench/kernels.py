@@ -11,7 +11,7 @@ from .peers import PEERS, Implementation, Peer
 from .report import header
 from .timing import Timing, interleave, pinned
 
-BUDGET = 1.5  # seconds of samples per operation and layer; more where a dense product takes longer
+BUDGET = 1.2  # seconds of samples per operation and layer; more where a dense product takes longer
 
 
 def run(
@@ -42,7 +42,7 @@ def run(
         for case in cases:
             problem = Problem(case.layer)
             for op in case.ops:
-                rows = measure(problem, op, peers, budget * max(1.0, min(4.0, case.layer.macs / 5e8)))
+                rows = measure(problem, op, peers, budget * max(1.0, min(2.5, case.layer.macs / 5e8)))
                 report["rows"] += [row | {"threads": threads} for row in rows]
                 done += 1
                 progress(f"[{done}/{total}] {_summary(rows)}")

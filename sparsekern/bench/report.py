@@ -35,7 +35,7 @@ def header(kind: str, threads: int, peers: Iterable[Peer] = ()) -> dict:
         "cores": os.cpu_count(),
         "threads": threads,
         "isa": extension.isa() if extension is not None else "plain PyTorch",
-        "load": round(os.getloadavg()[0], 2),
+        "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "sparsekern": __version__,
