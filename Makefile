@@ -15,8 +15,9 @@ demo: build
 test: build .venv/requirements-dev
 	$(BIN)/python -m pytest -n 2
 
-bench: build
+bench: build .venv/requirements-dev
 	$(BIN)/python -m benchmarks.run
+	$(BIN)/python -m pytest benchmarks
 
 # ---- set-up
 
