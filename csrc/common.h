@@ -9,9 +9,10 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
-#include <torch/headeronly/util/Exception.h>
 
 #include <cstdint>
+#include <sstream>
+#include <stdexcept>
 
 namespace sparsekern {
 
@@ -28,10 +29,23 @@ T* mutable_data(Tensor& t) {
   return static_cast<T*>(t.mutable_data_ptr());
 }
 
+// What a caller got wrong: a ValueError in Python, its message streamed from `parts`.
+template <class... Parts>
+[[noreturn]] void fail(const Parts&... parts) {
+  std::ostringstream message;
+  (message << ... << parts);
+  throw std::invalid_argument(message.str());
+}
+
+template <class... Parts>
+void require(bool ok, const Parts&... parts) {
+  if (!ok) fail(parts...);
+}
+
 // An index tensor is contiguous int32; `elements` at least.
 inline const int32_t* index_data(const Tensor& t, int64_t elements, const char* name) {
-  STD_TORCH_CHECK(t.scalar_type() == ScalarType::Int && t.is_contiguous(), name, " must be a contiguous int32 tensor");
-  STD_TORCH_CHECK(t.numel() >= elements, name, " must have at least ", elements, " elements, got ", t.numel());
+  require(t.scalar_type() == ScalarType::Int && t.is_contiguous(), name, " must be a contiguous int32 tensor");
+  require(t.numel() >= elements, name, " must have at least ", elements, " elements, got ", t.numel());
   return data<int32_t>(t);
 }
 

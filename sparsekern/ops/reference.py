@@ -6,6 +6,7 @@ Signatures and the layout of `index` are those of `schema`.
 import torch
 from torch import Tensor
 
+from .reference_sampling import guided_sample, random_subset
 from .schema import TILE, _accumulate, library
 
 PANEL_BYTES = 64 << 20
@@ -112,6 +113,8 @@ def sampled_gradient(grad_output: Tensor, input: Tensor, coordinates: Tensor) ->
     wide = _accumulate(input.dtype)
     rows, cols = grad_output.shape[-1], input.shape[-1]
     delta, h = grad_output.reshape(-1, rows).to(wide), input.reshape(-1, cols).to(wide)
+    if coordinates.numel() and not 0 <= int(coordinates.min()) <= int(coordinates.max()) < rows * cols:
+        raise ValueError(f"coordinates must lie in [0, {rows * cols})")
     result = h.new_empty(coordinates.shape)
     step = max(1, PANEL_BYTES // max(1, 2 * h.shape[0] * h.element_size()))
     for start in range(0, coordinates.numel(), step):
@@ -121,74 +124,47 @@ def sampled_gradient(grad_output: Tensor, input: Tensor, coordinates: Tensor) ->
     return result
 
 
-def guided_sample(
-    row_weight: Tensor, col_weight: Tensor, row_ptr: Tensor, col: Tensor, n: int, seed: int, rounds: int = 32
-) -> tuple[Tensor, Tensor]:
-    """`n` distinct inactive coordinates, drawn one after another with probability proportional to
-    `row_weight[r] * col_weight[c]`, sorted; and how many of them the uniform remainder supplied.
-
-    Rejection: draws that hit an active or an already drawn coordinate are repeated, at most `rounds` times
-    (METHODS C12), after which the rest is uniform over what is still inactive.
-    """
-    rows, cols = row_weight.numel(), col_weight.numel()
-    generator = torch.Generator(device=col.device).manual_seed(seed)
-    active = _rows(row_ptr) * cols + col[: int(row_ptr[-1])].long()
-    chosen = active.new_empty(0)
-    uniform = 0
-    for attempt in range(2 * rounds):
-        missing = n - chosen.numel()
-        if missing == 0:
-            break
-        if attempt < rounds and float(row_weight.sum()) > 0 and float(col_weight.sum()) > 0:
-            drawn = _draw(row_weight, missing, generator) * cols + _draw(col_weight, missing, generator)
-        else:
-            drawn = torch.randint(rows * cols, (missing,), generator=generator, device=col.device)
-        fresh = drawn.unique()
-        fresh = fresh[~torch.isin(fresh, active, assume_unique=True)]
-        before = chosen.numel()
-        chosen = torch.cat([chosen, fresh]).unique()
-        uniform += (chosen.numel() - before) if attempt >= rounds else 0
-    if chosen.numel() < n:  # almost nothing is inactive: list it
-        taken = torch.zeros(rows * cols, dtype=torch.bool, device=col.device)
-        taken[active] = taken[chosen] = True
-        rest = (~taken).nonzero().flatten()
-        order = torch.randperm(rest.numel(), generator=generator, device=col.device)
-        uniform += n - chosen.numel()
-        chosen = torch.cat([chosen, rest[order[: n - chosen.numel()]]]).sort().values
-    return chosen, torch.tensor(uniform, device=col.device)
-
-
-def _draw(weight: Tensor, n: int, generator: torch.Generator) -> Tensor:
-    cumulative = weight.double().cumsum(0)
-    uniform = torch.rand(n, generator=generator, dtype=torch.float64, device=weight.device) * cumulative[-1]
-    return torch.searchsorted(cumulative, uniform, right=True).clamp_(max=weight.numel() - 1)
+def compress(coordinates: Tensor, rows: int, cols: int, capacity: int) -> tuple[Tensor, Tensor]:
+    """`row_ptr [rows+1]` and `col [capacity]` of distinct flat coordinates (int64 `[nnz]`) in any order."""
+    nnz = coordinates.numel()
+    if not nnz <= capacity < 2**31 - 1:
+        raise ValueError(f"capacity must be at least nnz = {nnz} and below 2**31 - 1, got {capacity}")
+    if nnz and not 0 <= int(coordinates.min()) <= int(coordinates.max()) < rows * cols:
+        raise ValueError(f"coordinates must lie in [0, {rows * cols})")
+    if not bool((coordinates[1:] > coordinates[:-1]).all()):
+        coordinates = coordinates.sort().values
+        if not bool((coordinates[1:] > coordinates[:-1]).all()):
+            raise ValueError("coordinates must be distinct")
+    col = torch.zeros(capacity, dtype=torch.int32, device=coordinates.device)
+    col[:nnz] = coordinates % max(1, cols)
+    bounds = torch.arange(rows + 1, device=coordinates.device) * cols
+    return torch.searchsorted(coordinates, bounds, out_int32=True), col
 
 
 def rewire(
     row_ptr: Tensor, col: Tensor, keep: Tensor, grow: Tensor, capacity: int, cols: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Drops the slots whose `keep` is False (bool `[nnz]`), adds the sorted coordinates `grow` (int64).
+    """Drops the slots whose `keep` is False (bool `[nnz]`), adds the ascending coordinates `grow` (int64).
 
     Returns the new `row_ptr`, `col` `[capacity]` and the index map `[capacity]`: the old slot of each new slot, or -1
     for a grown one and for slack.
     """
-    nnz = int(row_ptr[-1])
+    rows, nnz = row_ptr.numel() - 1, int(row_ptr[-1])
+    if grow.numel() and not 0 <= int(grow.min()) <= int(grow.max()) < rows * cols:
+        raise ValueError(f"grow must lie in [0, {rows * cols})")
+    if not bool((grow[1:] > grow[:-1]).all()):
+        raise ValueError("grow must be ascending and distinct")
     old = (_rows(row_ptr) * cols + col[:nnz].long())[keep]
     coordinates, order = torch.cat([old, grow]).sort()
+    if not bool((coordinates[1:] > coordinates[:-1]).all()):
+        raise ValueError("grow must not hold active coordinates")
+    if coordinates.numel() > capacity:
+        raise ValueError(f"{coordinates.numel()} nonzeros do not fit the capacity {capacity}")
     source = torch.cat([keep.nonzero().flatten(), torch.full_like(grow, -1)])[order]
-    new_row_ptr, new_col = _compress(coordinates, row_ptr.numel() - 1, cols, capacity)
+    new_row_ptr, new_col = compress(coordinates, rows, cols, capacity)
     index_map = torch.full((capacity,), -1, dtype=torch.int32, device=col.device)
     index_map[: source.numel()] = source.to(torch.int32)
     return new_row_ptr, new_col, index_map
-
-
-def _compress(coordinates: Tensor, rows: int, cols: int, capacity: int) -> tuple[Tensor, Tensor]:
-    """`row_ptr` and `col` of sorted flat coordinates."""
-    row = torch.div(coordinates, cols, rounding_mode="floor")
-    col = torch.zeros(capacity, dtype=torch.int32, device=coordinates.device)
-    col[: coordinates.numel()] = (coordinates - row * cols).to(torch.int32)
-    bounds = torch.arange(rows + 1, device=coordinates.device)
-    return torch.searchsorted(row, bounds).to(torch.int32), col
 
 
 def transpose_index(row_ptr: Tensor, col: Tensor, cols: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -216,14 +192,18 @@ def tile_index(ptr: Tensor, index: Tensor, extent: int) -> Tensor:
 def _sortable(scores: list[Tensor], absolute: bool) -> Tensor:
     flat = torch.cat([s.flatten() for s in scores])
     flat = flat.abs() if absolute else flat
-    if flat.is_floating_point() and bool(flat.isnan().any()):
+    if bool(flat.isnan().any()):
         raise ValueError("scores must not contain NaN")
     return flat
 
 
 def topk_mask(scores: list[Tensor], k: int, absolute: bool) -> list[Tensor]:
     """Marks exactly the `k` largest entries over all tensors; of equal ones the lower global flat index wins."""
+    if not scores:
+        return []
     flat = _sortable(scores, absolute)
+    if not 0 <= k <= flat.numel():
+        raise ValueError(f"k must be between 0 and {flat.numel()}, the number of scores, got {k}")
     order = torch.argsort(flat, descending=True, stable=True)
     mask = torch.zeros(flat.numel(), dtype=torch.bool, device=flat.device)
     mask[order[:k]] = True
@@ -233,7 +213,10 @@ def topk_mask(scores: list[Tensor], k: int, absolute: bool) -> list[Tensor]:
 
 def kth_largest(scores: list[Tensor], k: int, absolute: bool) -> Tensor:
     """The `k`-th largest entry over all tensors, `k` from 1, 0-d."""
-    return _sortable(scores, absolute).topk(k).values[-1].clone()
+    flat = _sortable(scores, absolute)
+    if not 1 <= k <= flat.numel():
+        raise ValueError(f"k must be between 1 and {flat.numel()}, the number of scores, got {k}")
+    return flat.topk(k).values[-1].clone()
 
 
 for _name, _function in {
@@ -245,6 +228,8 @@ for _name, _function in {
     "collect": collect,
     "sampled_gradient": sampled_gradient,
     "guided_sample": guided_sample,
+    "random_subset": random_subset,
+    "compress": compress,
     "rewire": rewire,
     "transpose_index": transpose_index,
     "tile_index": tile_index,

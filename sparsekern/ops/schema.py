@@ -29,6 +29,8 @@ SCHEMAS = {
     "sampled_gradient": "(Tensor grad_output, Tensor input, Tensor coordinates) -> Tensor",
     "guided_sample": "(Tensor row_weight, Tensor col_weight, Tensor row_ptr, Tensor col, SymInt n, int seed) "
     "-> (Tensor, Tensor)",
+    "random_subset": "(Tensor(a!) out, SymInt size, int seed) -> ()",
+    "compress": "(Tensor coordinates, SymInt rows, SymInt cols, SymInt capacity) -> (Tensor, Tensor)",
     "rewire": "(Tensor row_ptr, Tensor col, Tensor keep, Tensor grow, SymInt capacity, SymInt cols) "
     "-> (Tensor, Tensor, Tensor)",
     "transpose_index": "(Tensor row_ptr, Tensor col, SymInt cols) -> (Tensor, Tensor, Tensor)",
@@ -81,6 +83,14 @@ def _guided_sample(
     return col.new_empty((n,), dtype=torch.int64), col.new_empty((), dtype=torch.int64)
 
 
+def _random_subset(out: Tensor, size: int, seed: int) -> None:
+    return None
+
+
+def _compress(coordinates: Tensor, rows: int, cols: int, capacity: int) -> tuple[Tensor, Tensor]:
+    return coordinates.new_empty((rows + 1,), dtype=torch.int32), coordinates.new_empty((capacity,), dtype=torch.int32)
+
+
 def _rewire(
     row_ptr: Tensor, col: Tensor, keep: Tensor, grow: Tensor, capacity: int, cols: int
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -117,6 +127,8 @@ FAKES = {
     "collect": _collect,
     "sampled_gradient": _sampled_gradient,
     "guided_sample": _guided_sample,
+    "random_subset": _random_subset,
+    "compress": _compress,
     "rewire": _rewire,
     "transpose_index": _transpose_index,
     "tile_index": _tile_index,

@@ -1,0 +1,130 @@
+"""Random sets of coordinates in plain PyTorch. The kernels draw the same numbers, so they choose the same sets."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+ROUNDS = 32
+BLOCK = 1 << 19
+GOLDEN, MIX1, MIX2 = 0x9E3779B97F4A7C15 - (1 << 64), 0xBF58476D1CE4E5B9 - (1 << 64), 0x94D049BB133111EB - (1 << 64)
+
+
+def _mix(x: Tensor) -> Tensor:
+    x = (x ^ _shifted(x, 30)) * MIX1
+    x = (x ^ _shifted(x, 27)) * MIX2
+    return x ^ _shifted(x, 31)
+
+
+def _shifted(x: Tensor, n: int) -> Tensor:
+    """`x >> n` of the unsigned number with the bits of `x`."""
+    return (x >> n) & ((1 << (64 - n)) - 1)
+
+
+class Stream:
+    """SplitMix64 (Steele, Lea, Flood: Fast splittable pseudorandom number generators, 2014), read by position."""
+
+    def __init__(self, seed: int, device: torch.device) -> None:
+        self.base = _mix(torch.tensor(seed, device=device))
+
+    def bits(self, position: Tensor) -> Tensor:
+        return _mix(self.base + (position + 1) * GOLDEN)
+
+    def unit(self, position: Tensor) -> Tensor:
+        """In [0, 1), on a grid of 2**-53."""
+        return _shifted(self.bits(position), 11).double() * 2.0**-53
+
+
+def _extend_distinct(
+    chosen: Tensor, n: int, rounds: int | None, start: int, draw: Callable[[Tensor], Tensor]
+) -> tuple[Tensor, int]:
+    """Grows the ascending set `chosen` towards `n` members with the independent draws number `start`, `start + 1`, ...
+
+    A round draws as many as are missing, never more: the set is that of the first distinct draws, and nothing drawn
+    is ever dropped, so it has the law of drawing one by one. Also returns the number of the next draw.
+    """
+    while chosen.numel() < n and rounds != 0:
+        stop = start + n - chosen.numel()
+        blocks = [range(at, min(at + BLOCK, stop)) for at in range(start, stop, BLOCK)]
+        drawn = [draw(torch.arange(b.start, b.stop, device=chosen.device)) for b in blocks]
+        chosen = torch.cat([chosen, *drawn]).unique()
+        start, rounds = stop, None if rounds is None else rounds - 1
+    return chosen, start
+
+
+def _random_distinct(n: int, size: int, stream: Stream, start: int) -> Tensor:
+    """`n` distinct numbers in [0, size), ascending, every such set equally likely."""
+    device = stream.base.device
+    if n > size - n:  # draw what is absent
+        present = torch.ones(size, dtype=torch.bool, device=device)
+        present[_random_distinct(size - n, size, stream, start)] = False
+        return present.nonzero().flatten()
+    # The largest multiple of `size` up to 2**63: what lies beyond would favour small numbers.
+    last_fair = 2**63 // max(1, size) * size - 1
+
+    def draw(position: Tensor) -> Tensor:
+        x = _shifted(stream.bits(position), 1)
+        return x[x <= last_fair] % size
+
+    return _extend_distinct(torch.empty(0, dtype=torch.int64, device=device), n, None, start, draw)[0]
+
+
+def random_subset(out: Tensor, size: int, seed: int) -> None:
+    """Fills `out` (int64 `[n]`) with `n` distinct integers in [0, size), ascending, every such set equally likely."""
+    if out.numel() > size:
+        raise ValueError(f"cannot choose {out.numel()} distinct integers below {size}")
+    out.copy_(_random_distinct(out.numel(), size, Stream(seed, out.device), 0))
+
+
+def _cumulative(weight: Tensor, name: str) -> tuple[Tensor, Tensor]:
+    """The cumulative sum of `weight` relative to its largest, and whether each is more than zero."""
+    weight = weight.double()
+    if not bool((weight.isfinite() & (weight >= 0)).all()):
+        raise ValueError(f"{name} must be finite and not negative")
+    if bool((weight > 0).any()):
+        weight = weight / weight.max()
+    return weight.cumsum(0), weight > 0
+
+
+def guided_sample(
+    row_weight: Tensor, col_weight: Tensor, row_ptr: Tensor, col: Tensor, n: int, seed: int
+) -> tuple[Tensor, Tensor]:
+    """`n` distinct inactive coordinates, drawn one after another with probability proportional to
+    `row_weight[r] * col_weight[c]`, ascending; and how many of them the uniform remainder supplied.
+
+    Draws that hit an active or an already drawn coordinate are repeated, at most `ROUNDS` times, after which the rest
+    is uniform over what is still inactive. Where `n` is no less than what has a positive probability, that is taken
+    whole and only what is then missing is uniform.
+    """
+    rows, cols = row_weight.numel(), col_weight.numel()
+    row_sum, row_positive = _cumulative(row_weight, "row_weight")
+    col_sum, col_positive = _cumulative(col_weight, "col_weight")
+    nnz = int(row_ptr[-1])
+    row_of = torch.repeat_interleave(torch.arange(rows, device=col.device), row_ptr.diff().long())
+    active = row_of * cols + col[:nnz].long()
+    if not 0 <= n <= rows * cols - nnz:
+        raise ValueError(
+            f"n must be between 0 and {rows * cols - nnz}, the number of inactive coordinates, got {n}"
+        )
+
+    stream = Stream(seed, col.device)
+    active_positive = row_positive[row_of] & col_positive[col[:nnz].long()]
+    start = 0
+    if int(row_positive.sum()) * int(col_positive.sum()) - int(active_positive.sum()) <= n:
+        support = (row_positive.nonzero() * cols + col_positive.nonzero().T).flatten()
+        chosen = support[~torch.isin(support, active)]
+    else:
+
+        def draw(position: Tensor) -> Tensor:
+            row = torch.searchsorted(row_sum, stream.unit(2 * position) * row_sum[-1], right=True)
+            column = torch.searchsorted(col_sum, stream.unit(2 * position + 1) * col_sum[-1], right=True)
+            drawn = row * cols + column
+            return drawn[~torch.isin(drawn, active)]
+
+        chosen, start = _extend_distinct(active.new_empty(0), n, ROUNDS, 0, draw)
+    rest = n - chosen.numel()
+    taken = torch.cat([active, chosen]).sort().values
+    ranks = _random_distinct(rest, rows * cols - taken.numel(), stream, 2 * start)  # a guided draw took two numbers
+    gaps = taken - torch.arange(taken.numel(), device=taken.device)
+    uniform = ranks + torch.searchsorted(gaps, ranks, right=True)
+    return torch.cat([chosen, uniform]).sort().values, torch.tensor(rest, device=col.device)
