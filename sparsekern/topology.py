@@ -70,21 +70,7 @@ class Topology:
         rows, cols = shape[0], prod(shape[1:])
         if len(shape) < 2:
             raise ValueError(f"shape must have two or more dimensions, got {shape}")
-        if rows >= 2**31 or cols >= 2**31:
-            raise ValueError(f"rows and columns must be below 2**31, got {rows} x {cols}")
-        if coordinates.dtype != torch.int64 or coordinates.dim() != 1:
-            raise ValueError(f"coordinates must be int64 [nnz], got {coordinates.dtype} {tuple(coordinates.shape)}")
-        nnz = coordinates.numel()
-        capacity = nnz if capacity is None else capacity
-        if not nnz <= capacity < 2**31:
-            raise ValueError(f"capacity must be at least nnz = {nnz} and below 2**31, got {capacity}")
-        if nnz > 1 and not bool((coordinates[1:] > coordinates[:-1]).all()):
-            coordinates = coordinates.sort().values
-            if not bool((coordinates[1:] > coordinates[:-1]).all()):
-                raise ValueError("coordinates must be distinct")
-        if nnz and not 0 <= int(coordinates[0]) <= int(coordinates[-1]) < rows * cols:
-            raise ValueError(f"coordinates must lie in [0, {rows * cols}) for shape {shape}")
-        row_ptr, col = ops.reference._compress(coordinates, rows, cols, capacity)
+        row_ptr, col = ops.compress(coordinates, rows, cols, capacity)
         return cls(shape, row_ptr, col, tiled)
 
     @classmethod
@@ -101,13 +87,8 @@ class Topology:
         size = prod(shape)
         if not 0 <= nnz <= size:
             raise ValueError(f"nnz must be between 0 and {size}, the weights of shape {tuple(shape)}, got {nnz}")
-        if nnz > size // 2:  # draw what is absent
-            present = torch.ones(size, dtype=torch.bool)
-            present[_distinct(size, size - nnz, generator)] = False
-            coordinates = present.nonzero().flatten()
-        else:
-            coordinates = _distinct(size, nnz, generator)
-        return cls.from_coordinates(coordinates, shape, capacity=capacity, tiled=tiled)
+        seed = int(torch.randint(2**63 - 1, (), generator=generator))
+        return cls.from_coordinates(ops.random_subset(nnz, size, seed), shape, capacity=capacity, tiled=tiled)
 
     # ---- facts
 
@@ -145,7 +126,7 @@ class Topology:
 
     def coordinates(self) -> Tensor:
         """Flat index of every slot in use, int64 `[nnz]`, ascending."""
-        return ops.reference._rows(self.row_ptr) * self.cols + self.col[: self.nnz].long()
+        return ops.coordinates(self.row_ptr, self.col, self.cols)
 
     def mask(self) -> Tensor:
         """Bool tensor of the weight's shape."""
@@ -196,9 +177,6 @@ class Topology:
         capacity = self.capacity if capacity is None else capacity
         if keep.dtype != torch.bool or keep.shape != (self.nnz,):
             raise ValueError(f"keep must be a bool tensor [{self.nnz}], got {keep.dtype} {tuple(keep.shape)}")
-        nnz = int(keep.sum()) + grow.numel()
-        if nnz > capacity:
-            raise ValueError(f"{nnz} nonzeros do not fit the capacity {capacity}")
         row_ptr, col, index_map = ops.rewire(self.row_ptr, self.col, keep, grow.sort().values, capacity, self.cols)
         return Topology(self.shape, row_ptr, col, self.tiled), index_map
 
@@ -243,15 +221,6 @@ def kept(sparsity: float, size: int) -> int:
     if not 0 <= sparsity < 1:
         raise ValueError(f"sparsity must lie in [0, 1), got {sparsity}")
     return size - floor(sparsity * size + 1e-9)
-
-
-def _distinct(size: int, n: int, generator: torch.Generator | None) -> Tensor:
-    """`n` distinct integers below `size`, ascending, every set equally likely: draws only what is missing, so that it
-    never has to choose what to drop."""
-    chosen = torch.empty(0, dtype=torch.int64)
-    while (missing := n - chosen.numel()) > 0:
-        chosen = torch.cat([chosen, torch.randint(size, (missing,), generator=generator)]).unique()
-    return chosen
 
 
 @dataclass(frozen=True, eq=False)

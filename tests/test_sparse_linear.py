@@ -223,5 +223,5 @@ def test_refuses_what_does_not_fit() -> None:
         "grad_output must have the input's dtype": lambda: backward(delta.double(), x, values, index, True, True, True),
     }
     for message, call in cases.items():
-        with pytest.raises(RuntimeError, match=message):
+        with pytest.raises(ValueError, match=message):
             call()

@@ -20,8 +20,8 @@ constexpr int64_t kAlign = 64;
 constexpr int64_t kRowCost = 4;  // what a row costs beyond its nonzeros, in nonzeros
 
 const LinearKernels& kernels_of(ScalarType dtype) {
-  STD_TORCH_CHECK(dtype == ScalarType::Float || dtype == ScalarType::Double || dtype == ScalarType::BFloat16,
-                  "sparse_linear on the CPU takes float32, float64 or bfloat16, got ", dtype);
+  require(dtype == ScalarType::Float || dtype == ScalarType::Double || dtype == ScalarType::BFloat16,
+          "sparse_linear on the CPU takes float32, float64 or bfloat16, got ", dtype);
   const Storage storage = dtype == ScalarType::Float    ? Storage::float32
                           : dtype == ScalarType::Double ? Storage::float64
                                                         : Storage::bfloat16;
@@ -57,19 +57,19 @@ Walk walk_of(const Tensor& ptr, const Tensor& index, const Tensor* position, con
 }
 
 Matrix matrix_of(const std::vector<Tensor>& index, const Tensor& input, const Tensor& values, int64_t out_features) {
-  STD_TORCH_CHECK(index.size() == 7, "index must hold 7 tensors, got ", index.size());
+  require(index.size() == 7, "index must hold 7 tensors, got ", index.size());
   const int32_t* ptr = index_data(index[0], 1, "row_ptr");
   const int64_t rows = index[0].numel() - 1;
   const int64_t cols = index[2].numel() - 1;
   index_data(index[2], 1, "t_ptr");
-  STD_TORCH_CHECK(rows == out_features, "row_ptr describes ", rows, " rows, but out_features is ", out_features);
-  STD_TORCH_CHECK(input.dim() > 0 && input.size(input.dim() - 1) == cols, "input must have ", cols,
-                  " features in its last dimension, got ", input.dim() > 0 ? input.size(input.dim() - 1) : 0);
-  STD_TORCH_CHECK(values.scalar_type() == input.scalar_type(), "values must have the input's dtype ",
-                  input.scalar_type(), ", got ", values.scalar_type());
-  STD_TORCH_CHECK(values.dim() == 1 && values.is_contiguous(), "values must be a contiguous vector");
+  require(rows == out_features, "row_ptr describes ", rows, " rows, but out_features is ", out_features);
+  require(input.dim() > 0 && input.size(input.dim() - 1) == cols, "input must have ", cols,
+          " features in its last dimension, got ", input.dim() > 0 ? input.size(input.dim() - 1) : 0);
+  require(values.scalar_type() == input.scalar_type(), "values must have the input's dtype ", input.scalar_type(),
+          ", got ", values.scalar_type());
+  require(values.dim() == 1 && values.is_contiguous(), "values must be a contiguous vector");
   const int64_t nnz = ptr[rows];
-  STD_TORCH_CHECK(values.numel() >= nnz, "values must hold the ", nnz, " nonzeros of row_ptr, got ", values.numel());
+  require(values.numel() >= nnz, "values must hold the ", nnz, " nonzeros of row_ptr, got ", values.numel());
   return {walk_of(index[0], index[1], nullptr, index[5], cols, nnz, "col"),
           walk_of(index[2], index[3], &index[4], index[6], rows, nnz, "t_row"), nnz};
 }
@@ -240,10 +240,10 @@ Tensor sparse_linear(const Tensor& input, const Tensor& values, const std::vecto
   const LinearKernels& kernels = kernels_of(input.scalar_type());
   const Matrix matrix = matrix_of(index, input, values, out_features);
   if (bias) {
-    STD_TORCH_CHECK(bias->scalar_type() == input.scalar_type(), "bias must have the input's dtype ",
-                    input.scalar_type(), ", got ", bias->scalar_type());
-    STD_TORCH_CHECK(bias->dim() == 1 && bias->numel() == out_features && bias->is_contiguous(),
-                    "bias must be a contiguous vector of ", out_features, " elements");
+    require(bias->scalar_type() == input.scalar_type(), "bias must have the input's dtype ", input.scalar_type(),
+            ", got ", bias->scalar_type());
+    require(bias->dim() == 1 && bias->numel() == out_features && bias->is_contiguous(),
+            "bias must be a contiguous vector of ", out_features, " elements");
   }
   std::vector<int64_t> shape(input.sizes().begin(), input.sizes().end());
   shape.back() = out_features;
@@ -276,11 +276,11 @@ std::tuple<Tensor, Tensor, Tensor> sparse_linear_backward(const Tensor& grad_out
   const LinearKernels& kernels = kernels_of(input.scalar_type());
   const int64_t out_features = grad_output.dim() > 0 ? grad_output.size(grad_output.dim() - 1) : 0;
   const Matrix matrix = matrix_of(index, input, values, out_features);
-  STD_TORCH_CHECK(grad_output.scalar_type() == input.scalar_type(), "grad_output must have the input's dtype ",
-                  input.scalar_type(), ", got ", grad_output.scalar_type());
-  STD_TORCH_CHECK(grad_output.dim() == input.dim() &&
-                      std::equal(input.sizes().begin(), input.sizes().end() - 1, grad_output.sizes().begin()),
-                  "grad_output must have the input's leading dimensions");
+  require(grad_output.scalar_type() == input.scalar_type(), "grad_output must have the input's dtype ",
+          input.scalar_type(), ", got ", grad_output.scalar_type());
+  require(grad_output.dim() == input.dim() &&
+              std::equal(input.sizes().begin(), input.sizes().end() - 1, grad_output.sizes().begin()),
+          "grad_output must have the input's leading dimensions");
 
   Tensor none = torch::stable::new_empty(values, {0});
   Tensor grad_input = need_input ? torch::stable::new_empty(input, input.sizes()) : none;

@@ -3,21 +3,27 @@
 `index` is `Topology.index`; the layout is described in `schema`.
 """
 
-import torch
-
 from . import autograd, reference, schema
 from .backend import extension
+from .linear import expanded_linear, sparse_linear
+from .pattern import compress, coordinates, random_subset, rewire, tile_index, transpose_index
+from .selection import guided_sample, kth_largest, sampled_gradient, topk_mask
 
-_ops = torch.ops.sparsekern
-
-sparse_linear = _ops.sparse_linear
-expanded_linear = _ops.expanded_linear
-sampled_gradient = _ops.sampled_gradient
-guided_sample = _ops.guided_sample
-rewire = _ops.rewire
-transpose_index = _ops.transpose_index
-tile_index = _ops.tile_index
-topk_mask = _ops.topk_mask
-kth_largest = _ops.kth_largest
-
-__all__ = ["autograd", "extension", "reference", "schema"]
+__all__ = [
+    "autograd",
+    "compress",
+    "coordinates",
+    "expanded_linear",
+    "extension",
+    "guided_sample",
+    "kth_largest",
+    "random_subset",
+    "reference",
+    "rewire",
+    "sampled_gradient",
+    "schema",
+    "sparse_linear",
+    "tile_index",
+    "topk_mask",
+    "transpose_index",
+]

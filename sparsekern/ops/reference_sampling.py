@@ -7,6 +7,7 @@ from torch import Tensor
 
 ROUNDS = 32
 BLOCK = 1 << 19
+FEW = 64
 GOLDEN, MIX1, MIX2 = 0x9E3779B97F4A7C15 - (1 << 64), 0xBF58476D1CE4E5B9 - (1 << 64), 0x94D049BB133111EB - (1 << 64)
 
 
@@ -40,16 +41,29 @@ def _extend_distinct(
 ) -> tuple[Tensor, int]:
     """Grows the ascending set `chosen` towards `n` members with the independent draws number `start`, `start + 1`, ...
 
-    A round draws as many as are missing, never more: the set is that of the first distinct draws, and nothing drawn
-    is ever dropped, so it has the law of drawing one by one. Also returns the number of the next draw.
+    The set is that of the first distinct draws, as if they were made one by one. A round draws what will be needed if
+    it fares like the last one, and no more than `n`, except for small `n`. Also returns the number of the next draw.
     """
-    while chosen.numel() < n and rounds != 0:
-        stop = start + n - chosen.numel()
-        blocks = [range(at, min(at + BLOCK, stop)) for at in range(start, stop, BLOCK)]
-        drawn = [draw(torch.arange(b.start, b.stop, device=chosen.device)) for b in blocks]
-        chosen = torch.cat([chosen, *drawn]).unique()
-        start, rounds = stop, None if rounds is None else rounds - 1
+    drawn = accepted = 1
+    while (missing := n - chosen.numel()) > 0 and rounds != 0:
+        drawn = min(max(missing * drawn // accepted, FEW), max(n, FEW))
+        blocks = [range(at, min(at + BLOCK, start + drawn)) for at in range(start, start + drawn, BLOCK)]
+        fresh = torch.cat([draw(torch.arange(b.start, b.stop, device=chosen.device)) for b in blocks])
+        if fresh.numel() > missing:
+            fresh = _keep_first(fresh, chosen, missing)
+        before = chosen.numel()
+        chosen = torch.cat([chosen, fresh]).unique()
+        accepted = max(1, chosen.numel() - before)
+        start, rounds = start + drawn, None if rounds is None else rounds - 1
     return chosen, start
+
+
+def _keep_first(draws: Tensor, chosen: Tensor, n: int) -> Tensor:
+    """The first `n` of the draws, in the order they were made, that are not repeated and not in the set `chosen`."""
+    number, when = draws.sort(stable=True)
+    fresh = ~torch.isin(number, chosen)
+    fresh[1:] &= number[1:] != number[:-1]
+    return number[fresh][when[fresh].argsort()[:n]]
 
 
 def _random_distinct(n: int, size: int, stream: Stream, start: int) -> Tensor:
@@ -103,9 +117,7 @@ def guided_sample(
     row_of = torch.repeat_interleave(torch.arange(rows, device=col.device), row_ptr.diff().long())
     active = row_of * cols + col[:nnz].long()
     if not 0 <= n <= rows * cols - nnz:
-        raise ValueError(
-            f"n must be between 0 and {rows * cols - nnz}, the number of inactive coordinates, got {n}"
-        )
+        raise ValueError(f"n must be between 0 and {rows * cols - nnz}, the number of inactive coordinates, got {n}")
 
     stream = Stream(seed, col.device)
     active_positive = row_positive[row_of] & col_positive[col[:nnz].long()]

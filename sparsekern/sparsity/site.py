@@ -111,7 +111,7 @@ class Site:
         """Intersection over union of the active pattern with the first one."""
         active = self.active
         row_ptr, col = self.first
-        first = ops.reference._rows(row_ptr) * active.cols + col.long()
+        first = ops.coordinates(row_ptr, col, active.cols)
         common = int(torch.isin(active.coordinates(), first, assume_unique=True).sum())
         return common / max(1, first.numel() + active.nnz - common)
 

@@ -1,0 +1,72 @@
+"""Linear layers with a sparse weight."""
+
+import torch
+from torch import Tensor
+
+_ops = torch.ops.sparsekern
+
+
+def sparse_linear(
+    input: Tensor, values: Tensor, index: list[Tensor], bias: Tensor | None = None, out_features: int | None = None
+) -> Tensor:
+    """`input @ W.T + bias`; absent weights are neither stored nor multiplied, here and in the gradients.
+
+    Differentiable in `input`, `values` and `bias`; under autocast it computes in the autocast dtype, as
+    `torch.nn.functional.linear` does.
+
+    Args:
+        input: `[*, cols]`.
+        values: `[capacity]`, dtype of `input`; the weight in the order of the topology.
+        index: `Topology.index`.
+        bias: `[rows]`, dtype of `input`.
+        out_features: rows of the weight, if not to be read from `index`.
+
+    Returns:
+        `[*, rows]`, dtype of `input`; sums are kept in fp32 or wider.
+
+    Raises:
+        ValueError: shapes, dtypes or devices that do not fit each other.
+    """
+    input, values, bias = _autocast(input, values, bias)
+    return _ops.sparse_linear(input, values, index, bias, _checked(input, values, index, bias, out_features))
+
+
+def expanded_linear(
+    input: Tensor, values: Tensor, index: list[Tensor], bias: Tensor | None = None, out_features: int | None = None
+) -> Tensor:
+    """`sparse_linear` by dense products with row panels (64 MiB at most) of the expanded weight: for weights that are
+    hardly sparse. The same arguments, result and errors."""
+    input, values, bias = _autocast(input, values, bias)
+    return _ops.expanded_linear(input, values, index, bias, _checked(input, values, index, bias, out_features))
+
+
+def _autocast(input: Tensor, values: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    device = input.device.type
+    if device == "meta" or not torch.is_autocast_enabled(device) or input.dtype == torch.float64:
+        return input, values, bias
+    dtype = torch.get_autocast_dtype(device)
+    return input.to(dtype), values.to(dtype), None if bias is None else bias.to(dtype)
+
+
+def _checked(input: Tensor, values: Tensor, index: list[Tensor], bias: Tensor | None, out_features: int | None) -> int:
+    """The number of rows, once everything fits. Looks at metadata only: it is called in every forward pass."""
+    if len(index) != 7:
+        raise ValueError(f"index must hold the 7 tensors of Topology.index, got {len(index)}")
+    rows, cols = index[0].shape[0] - 1, index[2].shape[0] - 1
+    if out_features is not None and out_features != rows:
+        raise ValueError(f"index describes {rows} rows, but out_features is {out_features}")
+    if input.layout != torch.strided:
+        raise ValueError(f"input must be a dense tensor, got layout {input.layout}")
+    if input.dim() == 0 or input.shape[-1] != cols:
+        raise ValueError(f"input must have {cols} features in its last dimension, got shape {tuple(input.shape)}")
+    if values.shape != index[1].shape:
+        raise ValueError(f"values must have the shape {tuple(index[1].shape)} of col, got {tuple(values.shape)}")
+    if values.dtype != input.dtype:
+        raise ValueError(f"values must have the input's dtype {input.dtype}, got {values.dtype}")
+    if bias is not None and (bias.shape != (rows,) or bias.dtype != input.dtype):
+        raise ValueError(f"bias must be {input.dtype} ({rows},), got {bias.dtype} {tuple(bias.shape)}")
+    if not input.device == values.device == index[0].device:
+        raise ValueError(
+            f"input, values and index must be on one device, got {input.device}, {values.device}, {index[0].device}"
+        )
+    return rows
