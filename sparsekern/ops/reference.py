@@ -150,6 +150,8 @@ def rewire(
     for a grown one and for slack.
     """
     rows, nnz = row_ptr.numel() - 1, int(row_ptr[-1])
+    if keep.numel() != nnz:
+        raise ValueError(f"keep must be a bool tensor [{nnz}], got {keep.numel()} elements")
     if grow.numel() and not 0 <= int(grow.min()) <= int(grow.max()) < rows * cols:
         raise ValueError(f"grow must lie in [0, {rows * cols})")
     if not bool((grow[1:] > grow[:-1]).all()):

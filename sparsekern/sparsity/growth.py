@@ -64,9 +64,9 @@ def _uniformly(site: Site, n: int, keep: Tensor | None, seed: int) -> tuple[Tens
         row_ptr, col, _ = ops.rewire(
             row_ptr, col, keep, keep.new_empty(0, dtype=torch.int64), topology.capacity, topology.cols
         )
-    ones = [torch.ones(extent, device=col.device) for extent in (topology.rows, topology.cols)]
+    rows, cols = torch.ones(topology.rows, device=col.device), torch.ones(topology.cols, device=col.device)
     n = min(n, site.size - int(row_ptr[-1]))
-    coordinates, _ = ops.guided_sample(*ones, row_ptr, col, n, seed)
+    coordinates, _ = ops.guided_sample(rows, cols, row_ptr, col, n, seed)
     return coordinates, torch.zeros(n, device=col.device)
 
 
