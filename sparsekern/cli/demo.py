@@ -32,7 +32,8 @@ def register(commands: Any) -> None:
         "--width", type=above_zero, default=1.0, metavar="W", help="multiplies the hidden sizes (default 1)"
     )
     parser.add_argument("--seed", type=natural, default=0, help="(default 0)")
-    parser.add_argument("--threads", type=positive, metavar="N", help="of torch")
+    text = "of torch (default 1: threads that wait for each other on a busy machine would blur the comparison)"
+    parser.add_argument("--threads", type=positive, default=1, metavar="N", help=text)
     parser.add_argument("--out", type=Path, default=Path("runs/demo"), metavar="DIR", help="(default runs/demo)")
     parser.set_defaults(run=run)
 
@@ -109,6 +110,8 @@ def compare(dense: Contender, sparse: Contender, bytes_dense: dict, bytes_sparse
     rows.append(["test accuracy", f"{a:.2%}", f"{b:.2%}", f"{b / a:.3f}"])
     a, b = median(dense.times), median(sparse.times)
     rows.append(["time per training step, median", f"{1e3 * a:.2f} ms", f"{1e3 * b:.2f} ms", f"{b / a:.3f}"])
+    a, b = sum(dense.times), sum(sparse.times)
+    rows.append(["time of all training steps", f"{a:.1f} s", f"{b:.1f} s", f"{b / a:.3f}"])
     names = {
         "weights": "memory: weights and indices",
         "gradients": "memory: gradients",
@@ -142,7 +145,8 @@ def draw(folder: Path, dense: Contender, sparse: Contender, percent: str) -> Pat
     parts = [measure(dense), measure(sparse)]
     for key, colour in zip(parts[0], (plot.COLOURS[0], plot.COLOURS[5], plot.COLOURS[4]), strict=True):
         values = [part[key] / 2**20 for part in parts]
-        memory.bar([0, 1], values, width=0.6, bottom=base, color=colour, label=key)
+        label = "weights, indices" if key == "weights" else key
+        memory.bar([0, 1], values, width=0.6, bottom=base, color=colour, label=label)
         base = [low + value for low, value in zip(base, values, strict=True)]
     for place, value in enumerate(base):
         memory.annotate(f"{value:.2f} MiB", (place, value), (0, 3), textcoords="offset points", ha="center", fontsize=9)

@@ -4,7 +4,7 @@ import argparse
 import ast
 import inspect
 import os
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import torch
 
@@ -178,9 +178,22 @@ def resolve(given: dict) -> dict:
         raise UsageError("--target belongs to --data csv")
     config["milestones"] = sorted(config["milestones"])
     config["device"] = device(config["device"])
-    for key in config["set"]:
-        choose(f"option of {config['method']}", key, known_options(config["method"]))
+    if config["amp"] == "fp16" and config["device"] == "cpu":
+        raise UsageError("--amp fp16 needs a CUDA device; on the CPU use --amp bf16")
+    _check_options(config["method"], config["set"])
     return config | {"horizon": config["epochs"]}
+
+
+def _check_options(method: str, options: dict) -> None:
+    """Checks names and types of `--set` against the method's signature."""
+    hints = get_type_hints(methods.get(method))
+    for key, value in options.items():
+        choose(f"option of {method}", key, known_options(method))
+        kinds = [kind for kind in get_args(hints[key]) or [hints[key]] if isinstance(kind, type)]
+        widened = [*kinds, int] if float in kinds else kinds
+        if not isinstance(value, tuple(widened)) or (isinstance(value, bool) and bool not in kinds):
+            names = " or ".join("none" if kind is type(None) else kind.__name__ for kind in kinds)
+            raise UsageError(f"--set {key} expects {names}, got {value!r}")
 
 
 def device(name: str) -> str:

@@ -71,6 +71,8 @@ def draw_run(folder: Path, config: dict, history: list[dict]) -> Path:
     loss.plot(epochs, [row["train_loss"] for row in history], color=COLOURS[0], label="training", marker=marker)
     loss.plot(epochs, [row["test_loss"] for row in history], color=COLOURS[1], label="test", marker=marker)
     loss.set_yscale("log")
+    for which in (loss.yaxis.set_major_formatter, loss.yaxis.set_minor_formatter):
+        which(require("matplotlib.ticker").LogFormatter(minor_thresholds=(1.5, 0.6)))
     loss.legend(frameon=False, fontsize=9)
     title(loss, "loss", "epoch")
     values = [100 * row["test_accuracy"] for row in history]
@@ -78,6 +80,8 @@ def draw_run(folder: Path, config: dict, history: list[dict]) -> Path:
     title(accuracy, f"test accuracy: {values[-1]:.2f} %", "epoch", "%")
     _draw_layers(sparsity, history[-1])
     _draw_change(change, epochs, history)
+    for axis in (loss, accuracy, change):
+        axis.xaxis.get_major_locator().set_params(integer=True)
     head = f"{config['method']} · {config['model']} · {config['data']} · seed {config['seed']}"
     drawing.suptitle(head, fontsize=12, color=INK, x=0.01, ha="left")
     return save(drawing, folder / checkpoint.REPORT)

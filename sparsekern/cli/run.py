@@ -104,31 +104,39 @@ class Run:
         Raises:
             RunError: the loss is not finite.
         """
-        data, optimizer, scaler = self.data, self.optimizer, self.scaler
         self.model.train()
         total = torch.zeros((), device=self.device)
         start = time.perf_counter()
-        for rows in self._order(self.epoch).split(self.config["batch_size"]):
-            rate = learning_rate(self.config, self.step, self.steps_per_epoch)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            x, y = data.train_x.index_select(0, rows), data.train_y.index_select(0, rows)
-            optimizer.zero_grad()
-            with self.autocast:
-                loss = self.loss(self.forward(x), y)
-            scaler.scale(loss).backward()
-            scaler.step(optimizer)
-            scaler.update()
-            total.add_(loss.detach(), alpha=len(rows))
-            self.step += 1
-            tick()
-        mean = total.item() / len(data.train_y)
+        try:
+            for rows in self._order(self.epoch).split(self.config["batch_size"]):
+                self._train_step(rows, total)
+                tick()
+        except ValueError:
+            if math.isfinite(total.item()):
+                raise  # otherwise it is the NaN that a method finds in its scores
+        mean = total.item() / len(self.data.train_y)
         self.seconds.append((time.perf_counter() - start) / self.steps_per_epoch)
         if not math.isfinite(mean):
             raise RunError(f"training diverged in epoch {self.epoch + 1}: the loss is {mean}; try a smaller --lr")
-        optimizer.epoch_end(mean)
+        self.optimizer.epoch_end(mean)
         self.epoch += 1
         return mean
+
+    def _train_step(self, rows: Tensor, total: Tensor) -> None:
+        """One step on the training rows `rows`; adds their summed loss to `total`."""
+        optimizer, scaler = self.optimizer, self.scaler
+        rate = learning_rate(self.config, self.step, self.steps_per_epoch)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        x, y = self.data.train_x.index_select(0, rows), self.data.train_y.index_select(0, rows)
+        optimizer.zero_grad()
+        with self.autocast:
+            loss = self.loss(self.forward(x), y)
+        total.add_(loss.detach(), alpha=len(rows))
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        self.step += 1
 
     @torch.no_grad()
     def probe(self) -> None:

@@ -114,8 +114,9 @@ def test_flags_of_training(flags: list[str], tmp_path: Path):
     assert json.loads((tmp_path / "summary.json").read_text())["test_accuracy"] > 0.15
 
 
-def test_diverged_run_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture):
-    assert train("--method", "random", "--lr", "1e30", "--epochs", "1", "--out", str(tmp_path)) == 1
+@pytest.mark.parametrize("method", ["random", "rigl"])
+def test_diverged_run_is_one_line(method: str, tmp_path: Path, capsys: pytest.CaptureFixture):
+    assert train("--method", method, "--lr", "1e30", "--epochs", "2", "--out", str(tmp_path)) == 1
     assert "diverged" in capsys.readouterr().err
     assert not (tmp_path / "summary.json").exists()
 
@@ -132,7 +133,9 @@ def test_diverged_run_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture)
         (["--epochs", "0"], "1 or more"),
         (["--method", "dense", "--sparsity", "0.5"], "dense"),
         (["--method", "rigl", "--set", "evry=3"], "every"),
+        (["--method", "rigl", "--set", "rate=fast"], "expects float"),
         (["--set", "every"], "KEY=VALUE"),
+        (["--amp", "fp16"], "bf16"),
         (["--optimizer", "adam", "--nesterov"], "sgd"),
         (["--schedule", "step"], "--milestones"),
         (["--milestones", "3"], "--schedule step"),
