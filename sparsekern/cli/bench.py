@@ -1,16 +1,11 @@
-"""`sparsekern bench`: the benchmarks of `sparsekern.bench`."""
+"""`sparsekern bench`: what `sparsekern.bench` measures."""
 
-import argparse
 from typing import Any
 
-from ..bench import cli
+from ..bench.cli import add_arguments, run
 
 
 def register(commands: Any) -> None:
-    parser = commands.add_parser("bench", help="measure kernels, memory and thresholds")
-    cli.add_arguments(parser)
+    parser = commands.add_parser("bench", help="measure kernels and memory beside every peer that is installed")
+    add_arguments(parser)
     parser.set_defaults(run=run)
-
-
-def run(arguments: argparse.Namespace) -> int:
-    return cli.run(arguments)

@@ -71,8 +71,10 @@ def draw_run(folder: Path, config: dict, history: list[dict]) -> Path:
     loss.plot(epochs, [row["train_loss"] for row in history], color=COLOURS[0], label="training", marker=marker)
     loss.plot(epochs, [row["test_loss"] for row in history], color=COLOURS[1], label="test", marker=marker)
     loss.set_yscale("log")
-    for which in (loss.yaxis.set_major_formatter, loss.yaxis.set_minor_formatter):
-        which(require("matplotlib.ticker").LogFormatter(minor_thresholds=(1.5, 0.6)))
+    ticker = require("matplotlib.ticker")
+    loss.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+    loss.yaxis.set_major_formatter("{x:g}")
+    loss.yaxis.set_minor_formatter(ticker.NullFormatter())
     loss.legend(frameon=False, fontsize=9)
     title(loss, "loss", "epoch")
     values = [100 * row["test_accuracy"] for row in history]
@@ -143,19 +145,20 @@ def draw_comparison(folder: Path, results: dict) -> Path:
         axis.errorbar(
             [place[row["sparsity"]] + shift for row in own],
             [100 * row["accuracy_mean"] for row in own],
-            yerr=[100 * (row["accuracy_std"] or 0.0) for row in own],
+            yerr=None if own[0]["accuracy_std"] is None else [100 * (row["accuracy_std"] or 0.0) for row in own],
             color=COLOURS[methods.index(method) % len(COLOURS)],
             linestyle="--" if backend == "masked" else "-",
             marker="s" if backend == "masked" else "o",
             markersize=5,
             capsize=3,
             linewidth=1.4,
-            label=f"{method} ({backend})" if several else method,
+            label=(f"{method} ({backend})" if several else method)
+            + (f"  {100 * own[0]['accuracy_mean']:.2f}" if len(sparsities) == 1 else ""),
         )
     for row in rows:
         if row["method"] == "dense":
             mean, std = 100 * row["accuracy_mean"], 100 * (row["accuracy_std"] or 0.0)
-            axis.axhline(mean, color=INK, linewidth=1.2, linestyle=":", label="dense")
+            axis.axhline(mean, color=INK, linewidth=1.2, linestyle=":", label=f"dense  {mean:.2f}")
             axis.axhspan(mean - std, mean + std, color=INK, alpha=0.08, linewidth=0)
     axis.set_xticks(range(len(sparsities)), [f"{100 * s:g} %" for s in sparsities])
     axis.set_xlim(-0.6, max(0, len(sparsities) - 1) + 0.6)
