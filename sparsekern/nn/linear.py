@@ -110,16 +110,12 @@ class SparseLinear(nn.Module):
     # ---- computation
 
     def forward(self, input: Tensor) -> Tensor:
-        values, bias = self.values, self.bias
-        if torch.is_autocast_enabled(input.device.type):
-            dtype = torch.get_autocast_dtype(input.device.type)
-            input, values, bias = input.to(dtype), values.to(dtype), None if bias is None else bias.to(dtype)
         if self.kernel == "masked":
-            output = nn.functional.linear(input, self.topology.dense(values), bias)
+            output = nn.functional.linear(input, self.topology.dense(self.values), self.bias)
         elif self.kernel == "dense":
-            output = ops.expanded_linear(input, values, self.index, bias, self.out_features)
+            output = ops.expanded_linear(input, self.values, self.index, self.bias, self.out_features)
         else:
-            output = ops.sparse_linear(input, values, self.index, bias, self.out_features)
+            output = ops.sparse_linear(input, self.values, self.index, self.bias, self.out_features)
         return output if self.probe is None else self.probe.tap(output, input)
 
     def extra_repr(self) -> str:

@@ -58,5 +58,6 @@ class _Tap(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple:
         (grad_output,) = grad_outputs
-        ctx.probe.records.append((ctx.input, grad_output.detach()))
+        # Under autocast the output, and so its gradient, is narrower than the input.
+        ctx.probe.records.append((ctx.input.to(grad_output.dtype), grad_output.detach()))
         return grad_output, None, None

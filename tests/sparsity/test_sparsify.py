@@ -210,7 +210,7 @@ def test_schedulers_clipping_groups_and_closures() -> None:
     for _ in range(9):
         last = optimizer.step(closure)
         scheduler.step()
-    assert float(last) < float(first)
+    assert last.item() < first.item()
     assert [g["lr"] for g in optimizer.param_groups] == pytest.approx([0.01, 0.05])
     assert optimizer.param_groups is optimizer.optimizer.param_groups
     assert "gse_grabo" in repr(optimizer)
@@ -252,6 +252,21 @@ def test_grad_scaler_skips_and_arms_again() -> None:
         assert optimizer.rewired == (not poison)
         if poison:
             assert all(site.module.probe is not None for site in optimizer.sites)
+
+
+@pytest.mark.parametrize("name", ["rigl", "gse_grabo"])
+def test_growth_under_autocast(name: str) -> None:
+    model, optimizer, x, y = start(name)
+    changes = 0
+    for _ in range(8):
+        optimizer.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = cross_entropy(model(x), y)
+        loss.backward()
+        optimizer.step()
+        changes += optimizer.rewired
+    assert changes == 2
+    assert all(p.dtype == torch.float32 for p in model.parameters())
 
 
 def test_armed_only_in_the_step_of_the_change() -> None:
