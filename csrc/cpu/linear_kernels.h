@@ -19,6 +19,8 @@ struct Walk {
   const int32_t* position;
   int64_t rows;
   int64_t cols;
+  const int32_t* value_bounds;  // where `position` is given and segments are: the bounds of the walk by values
+  int64_t value_stride;
 };
 
 // Batch columns [begin, begin + columns), padded to `width`.

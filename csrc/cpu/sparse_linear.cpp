@@ -40,15 +40,16 @@ const LinearKernels& kernels_of(ScalarType dtype) {
 struct Matrix {
   Walk rows;     // output features
   Walk columns;  // input features
+  Walk slots;    // output features, for the gradient of the values
   int64_t nnz;
 };
 
 Walk walk_of(const Tensor& ptr, const Tensor& index, const Tensor* position, const Tensor& tiles, int64_t cols,
              int64_t nnz, const char* name) {
   const int64_t rows = ptr.numel() - 1;
-  Walk walk{data<int32_t>(ptr), 1, 1, index_data(index, nnz, name), nullptr, rows, cols};
+  Walk walk{data<int32_t>(ptr), 1, 1, index_data(index, nnz, name), nullptr, rows, cols, nullptr, 0};
   if (position) walk.position = index_data(*position, nnz, "t_pos");
-  if (tiles.numel() > 0) {
+  if (tiles.numel() > 0 && cols > 0) {
     walk.segments = (cols + 63) / 64;
     walk.stride = walk.segments + 1;
     walk.bounds = index_data(tiles, rows * walk.stride, "tile pointers");
@@ -70,8 +71,18 @@ Matrix matrix_of(const std::vector<Tensor>& index, const Tensor& input, const Te
   require(values.dim() == 1 && values.is_contiguous(), "values must be a contiguous vector");
   const int64_t nnz = ptr[rows];
   require(values.numel() >= nnz, "values must hold the ", nnz, " nonzeros of row_ptr, got ", values.numel());
-  return {walk_of(index[0], index[1], nullptr, index[5], cols, nnz, "col"),
-          walk_of(index[2], index[3], &index[4], index[6], rows, nnz, "t_row"), nnz};
+  Matrix matrix{walk_of(index[0], index[1], nullptr, index[5], cols, nnz, "col"),
+                walk_of(index[2], index[3], &index[4], index[6], rows, nnz, "t_row"),
+                {},
+                nnz};
+  require((matrix.rows.stride > 1) == (matrix.columns.stride > 1) || rows == 0 || cols == 0,
+                  "tile_ptr and t_tile_ptr must both be empty or neither");
+  matrix.columns.value_bounds = matrix.rows.bounds;
+  matrix.columns.value_stride = matrix.rows.stride;
+  // A segment of fewer nonzeros than a few vectors makes inner products no faster.
+  matrix.slots = matrix.rows;
+  if (3 * nnz < rows * cols) matrix.slots.bounds = ptr, matrix.slots.stride = matrix.slots.segments = 1;
+  return matrix;
 }
 
 // A tensor seen as [batch, features] with contiguous rows.
@@ -182,7 +193,7 @@ class Plan {
     torch::stable::parallel_for(0, threads_, 1, [&](int64_t begin, int64_t end) {
       for (int64_t part = begin; part < end; ++part) {
         const int64_t p = part % across;
-        for (int64_t i = count * p / across; i < count * (p + 1) / across; ++i) f(first + i, part / across);
+        for (int64_t i = p; i < count; i += across) f(first + i, part / across);
       }
     });
   }
@@ -297,51 +308,53 @@ std::tuple<Tensor, Tensor, Tensor> sparse_linear_backward(const Tensor& grad_out
   const int64_t nnz = matrix.nnz;
   const int64_t sum_size = kernels.sum_size;
   const bool narrow = kernels.storage_size != sum_size;
-  // Two panels, each with threads of its own, meet in the sums if these are smaller than the activations, else each
-  // thread takes its rows of both panels. Either way the sums are taken in the order of the panels.
-  const bool meet = need_values && plan.panels == 2 && plan.panel_parts(0) == 2 && nnz <= x.batch * x.features;
+  // Where the sums are smaller than the activations, even and odd panels have sums of their own, so that two threads
+  // can each keep to their panels; else a thread takes its rows of all panels.
+  const bool split = need_values && plan.panels > 1 && nnz <= x.batch * x.features;
   const int64_t delta_bytes = plan.chunk * plan.packed_bytes(delta.features);
   const int64_t x_bytes = need_values ? plan.chunk * plan.packed_bytes(x.features) : 0;
-  const int64_t meet_bytes = meet ? aligned(2 * nnz * sum_size) : 0;
+  const int64_t split_bytes = split ? aligned(2 * nnz * sum_size) : 0;
   const int64_t bias_bytes = need_bias ? plan.panels * out_features * sum_size : 0;
-  char* memory = scratch(delta_bytes + x_bytes + meet_bytes + bias_bytes);
+  char* memory = scratch(delta_bytes + x_bytes + split_bytes + bias_bytes);
   const Packed packed_delta(kernels, plan, delta, memory), packed_x(kernels, plan, x, memory + delta_bytes);
-  char* bias_sums = memory + delta_bytes + x_bytes + meet_bytes;
+  char* bias_sums = memory + delta_bytes + x_bytes + split_bytes;
 
   const Tensor v = need_input ? widened(kernels, values, nnz) : none;
-  Tensor wide_grad = need_values && narrow && !meet ? bytes_like(values, nnz * sum_size) : grad_values;
-  char* value_sums = meet ? memory + delta_bytes + x_bytes : static_cast<char*>(wide_grad.mutable_data_ptr());
-  const auto sample = [&](int64_t i, int64_t part, int64_t parts, bool add, char* sums) {
-    const auto [begin, end] = row_range(matrix.rows, part, parts);
-    kernels.sample(matrix.rows, plan.panel(i), packed_delta.panel(i), packed_x.panel(i), add, sums, begin, end);
+  Tensor wide_grad = need_values && narrow && !split ? bytes_like(values, nnz * sum_size) : grad_values;
+  char* value_sums = split ? memory + delta_bytes + x_bytes : static_cast<char*>(wide_grad.mutable_data_ptr());
+  const auto sample = [&](int64_t i, int64_t part, int64_t parts) {
+    const auto [begin, end] = row_range(matrix.slots, part, parts);
+    kernels.sample(matrix.slots, plan.panel(i), packed_delta.panel(i), packed_x.panel(i), i > split,
+                   value_sums + (split ? i % 2 * nnz * sum_size : 0), begin, end);
   };
-  const auto compute = [&](int64_t i, int64_t part, int64_t parts) {
+  const auto compute = [&](int64_t i, int64_t part, int64_t parts, bool own) {
     if (need_input) {
       const auto [begin, end] = row_range(matrix.columns, part, parts);
       kernels.product(matrix.columns, plan.panel(i), packed_delta.panel(i), v.const_data_ptr(), nullptr,
                       grad_input.mutable_data_ptr(), begin, end);
     }
-    if (meet) sample(i, part, parts, false, value_sums + i * nnz * sum_size);
+    if (own) sample(i, part, parts);
   };
   for (int64_t first = 0; first < plan.panels; first += plan.chunk) {
     const int64_t row_parts = plan.row_parts(first);
+    const bool own = split && plan.panel_parts(first) <= 2;
     plan.each(first, [&](int64_t i, int64_t part) {
       packed_delta.pack(i, part, row_parts, need_bias ? bias_sums + i * out_features * sum_size : nullptr);
       if (need_values) packed_x.pack(i, part, row_parts);
-      if (row_parts == 1) compute(i, 0, 1);
+      if (row_parts == 1) compute(i, 0, 1, own);
     });
-    if (row_parts > 1 && (need_input || meet))
-      plan.each(first, [&](int64_t i, int64_t part) { compute(i, part, row_parts); });
-    if (need_values && !meet) {
+    if (row_parts > 1 && (need_input || own))
+      plan.each(first, [&](int64_t i, int64_t part) { compute(i, part, row_parts, own); });
+    if (need_values && !own) {
       plan.each_part([&](int64_t part, int64_t parts) {
-        for (int64_t i = first; i < plan.stop(first); ++i) sample(i, part, parts, i > 0, value_sums);
+        for (int64_t i = first; i < plan.stop(first); ++i) sample(i, part, parts);
       });
     }
   }
   if (need_bias) kernels.combine(bias_sums, plan.panels, out_features, 0, out_features, grad_bias.mutable_data_ptr());
-  if (meet || (need_values && narrow)) {
+  if (split || (need_values && narrow)) {
     torch::stable::parallel_for(0, nnz, 1 << 14, [&](int64_t begin, int64_t end) {
-      kernels.combine(value_sums, meet ? 2 : 1, nnz, begin, end, grad_values.mutable_data_ptr());
+      kernels.combine(value_sums, split ? 2 : 1, nnz, begin, end, grad_values.mutable_data_ptr());
     });
   }
   if (need_values && values.numel() > nnz) {

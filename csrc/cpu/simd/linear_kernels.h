@@ -26,38 +26,41 @@ constexpr int kPanelVectors = kPanel / kLanes<A> < 8 ? kPanel / kLanes<A> : 8;
 
 constexpr int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
-// Packs features [begin, end) of the columns of one panel.
+// Walks the input a vector of batch columns at a time, so that it is read in few streams.
 template <class S>
-void pack(const void* input, int64_t stride, const Panel& panel, int64_t begin, int64_t end, void* packed, void* sums) {
+void pack(const void* input, int64_t stride, const Panel& panel, int64_t begin, int64_t end, void* packed,
+          void* sums_) {
   using A = Sum<S>;
   constexpr int L = kLanes<A>;
   const int64_t width = panel.width;
-  A* to = static_cast<A*>(packed);
-  for (int64_t f = begin; f < end; f += L) {
-    const S* in = static_cast<const S*>(input) + panel.begin * stride + f;
-    const int64_t n = least(L, end - f);
-    Vector<A> sum{};
-    for (int64_t b = 0; b < width; b += L) {
-      const int64_t m = least(L, panel.columns - b);
+  A* sums = static_cast<A*>(sums_);
+  for (int64_t b = 0; b < width; b += L) {
+    const S* in = static_cast<const S*>(input) + (panel.begin + b) * stride;
+    A* to = static_cast<A*>(packed) + b;
+    const int64_t m = least(L, panel.columns - b);
+    for (int64_t f = begin; f < end; f += L) {
+      const int64_t n = least(L, end - f);
       Vector<A> rows[L];
       if (n == L && m == L) {
 #pragma GCC unroll 16
-        for (int i = 0; i < L; ++i) rows[i] = load(in + (b + i) * stride);
+        for (int i = 0; i < L; ++i) rows[i] = load(in + i * stride + f);
       } else {
-        for (int i = 0; i < L; ++i) rows[i] = i < m ? load_part(in + (b + i) * stride, n, sum) : Vector<A>{};
+        for (int i = 0; i < L; ++i) rows[i] = i < m ? load_part(in + i * stride + f, n, Vector<A>{}) : Vector<A>{};
       }
+      if (sums) {
+        Vector<A> sum = b > 0 ? load_part(sums + f, n, rows[0]) : Vector<A>{};
 #pragma GCC unroll 16
-      for (int i = 0; i < L; ++i) sum += rows[i];
+        for (int i = 0; i < L; ++i) sum += rows[i];
+        store_part(sums + f, sum, n);
+      }
       transpose(rows);
       if (n == L) {
 #pragma GCC unroll 16
-        for (int i = 0; i < L; ++i) store(to + (f + i) * width + b, rows[i]);
+        for (int i = 0; i < L; ++i) store(to + (f + i) * width, rows[i]);
       } else {
-        for (int i = 0; i < n; ++i) store(to + (f + i) * width + b, rows[i]);
+        for (int i = 0; i < n; ++i) store(to + (f + i) * width, rows[i]);
       }
     }
-    if (sums && n == L) store(static_cast<A*>(sums) + f, sum);
-    if (sums && n < L) store_part(static_cast<A*>(sums) + f, sum, n);
   }
 }
 
@@ -121,10 +124,10 @@ SPARSEKERN_INLINE void accumulate(Vector<A> (&sums)[N], const A* x, const A* val
 template <class S, class A>
 void unpack(const A* sums, int64_t width, int64_t columns, int64_t rows, S* out, int64_t stride) {
   constexpr int L = kLanes<A>;
-  for (int64_t r = 0; r < rows; r += L) {
-    const int64_t n = least(L, rows - r);
-    for (int64_t b = 0; b < columns; b += L) {
-      const int64_t m = least(L, columns - b);
+  for (int64_t b = 0; b < columns; b += L) {
+    const int64_t m = least(L, columns - b);
+    for (int64_t r = 0; r < rows; r += L) {
+      const int64_t n = least(L, rows - r);
       Vector<A> block[L];
 #pragma GCC unroll 16
       for (int i = 0; i < L; ++i) block[i] = load(sums + (r + i) * width + b);
@@ -139,8 +142,33 @@ void unpack(const A* sums, int64_t width, int64_t columns, int64_t rows, S* out,
   }
 }
 
-constexpr int64_t kBlock = 64;        // rows that share an L1 tile of activations
-constexpr int64_t kNarrowBlock = 16;  // rows unpacked together where there are no segments
+constexpr int64_t kTile = 64;  // columns of a segment
+
+constexpr int64_t kBlock = 64;  // rows that share an L1 tile of activations, and are unpacked together
+
+// Asks for what is due when the other rows of the block are done: the next segment of row `r`, or after the last one
+// the first segment of its counterpart in the next block. Dozens of short streams are more than the hardware follows.
+template <class A>
+SPARSEKERN_INLINE void prefetch_segment(const Walk& walk, const A* values, int64_t r, int64_t s) {
+  int64_t slot = walk.bounds[r * walk.stride + s + 1] + 16;
+  if (s + 1 == walk.segments && r + kBlock < walk.rows) slot = walk.bounds[(r + kBlock) * walk.stride];
+  __builtin_prefetch(walk.index + slot);
+  __builtin_prefetch(walk.index + slot + 16);
+  const char* more = reinterpret_cast<const char*>(walk.position ? reinterpret_cast<const A*>(walk.position) : values);
+  more += slot * int64_t(walk.position ? sizeof(int32_t) : sizeof(A));
+  __builtin_prefetch(more);
+  __builtin_prefetch(more + 64);
+}
+
+// The same for the values where they lie in rows of their own: those of the next tile's i-th row.
+template <class A>
+SPARSEKERN_INLINE void prefetch_values(const Walk& walk, const A* values, int64_t r0, int64_t s, int64_t i) {
+  const bool last = s + 1 == walk.segments;
+  const int64_t row = last ? i : (s + 1) * kTile + i, column = last ? r0 + kBlock : r0;
+  if (row >= walk.cols || column >= walk.rows) return;
+  const int32_t* bounds = walk.value_bounds + row * walk.value_stride + column / kTile;
+  for (const A* p = values + bounds[0]; p < values + bounds[1]; p += 64 / sizeof(A)) __builtin_prefetch(p);
+}
 
 template <class S, int N, bool Indirect>
 void product_panel(const Walk& walk, const Sum<S>* x, const Sum<S>* values, const S* bias, int64_t columns, S* out,
@@ -148,17 +176,19 @@ void product_panel(const Walk& walk, const Sum<S>* x, const Sum<S>* values, cons
   using A = Sum<S>;
   constexpr int64_t L = kLanes<A>, W = N * L;
   alignas(64) A block[kBlock * W];
-  const int64_t height = walk.stride > 1 ? kBlock : kNarrowBlock;
-  for (int64_t r0 = begin; r0 < end; r0 += height) {
-    const int64_t rows = least(height, end - r0);
+  for (int64_t r0 = begin; r0 < end; r0 += kBlock) {
+    const int64_t rows = least(kBlock, end - r0);
     for (int64_t s = 0; s < walk.segments; ++s) {
       for (int64_t i = 0; i < rows; ++i) {
         const int32_t* bounds = walk.bounds + (r0 + i) * walk.stride + s;
-        if (s > 0 && bounds[0] == bounds[1]) continue;
         Vector<A> sums[N];
         const A first = s == 0 && bias ? widen(bias[r0 + i]) : A(0);
 #pragma GCC unroll 8
         for (int n = 0; n < N; ++n) sums[n] = s == 0 ? Vector<A>{} + first : load(block + i * W + n * L);
+        if (walk.stride > 1) {
+          prefetch_segment(walk, values, r0 + i, s);
+          if (Indirect) prefetch_values(walk, values, r0, s, i);
+        }
         accumulate<A, N, Indirect>(sums, x, values, walk, bounds[0], bounds[1]);
 #pragma GCC unroll 8
         for (int n = 0; n < N; ++n) store(block + i * W + n * L, sums[n]);
@@ -226,17 +256,24 @@ void sample_panel(const Walk& walk, const A* left, const A* right, A* out, bool 
     for (int64_t s = 0; s < walk.segments; ++s) {
       for (int64_t r = r0; r < stop; ++r) {
         const int32_t* bounds = walk.bounds + r * walk.stride + s;
+        if (walk.stride > 1) prefetch_segment(walk, out, r, s);
         if (bounds[0] == bounds[1]) continue;
         Vector<A> row[N];
 #pragma GCC unroll 8
         for (int n = 0; n < N; ++n) row[n] = load(left + r * W + n * L);
-        for (int64_t k = bounds[0]; k < bounds[1]; ++k) {
+        const auto product = [&](int64_t k) SPARSEKERN_LAMBDA_INLINE {
           const A* x = right + int64_t(walk.index[k]) * W;
           Vector<A> product = row[0] * load(x);
 #pragma GCC unroll 8
           for (int n = 1; n < N; ++n) product += row[n] * load(x + n * L);
-          pending.push(k, product, out, add);
+          return product;
+        };
+        int64_t k = bounds[0];
+        for (; k + L <= bounds[1]; k += L) {
+          const Vector<A> sums = sum_lanes<A>([&](int i) SPARSEKERN_LAMBDA_INLINE { return product(k + i); });
+          store(out + k, add ? load(out + k) + sums : sums);
         }
+        for (; k < bounds[1]; ++k) pending.push(k, product(k), out, add);
       }
       if (pending.count) pending.flush(out, add);
     }

@@ -69,14 +69,18 @@ SPARSEKERN_INLINE double widen(double x) { return x; }
 // Part of a vector, for the edges of a matrix.
 template <class S, class V>
 SPARSEKERN_INLINE V load_part(const S* p, int64_t n, V) {
-  S part[sizeof(V) / sizeof(V{}[0])] = {};
+  constexpr int64_t lanes = sizeof(V) / sizeof(V{}[0]);
+  if (n >= lanes) return load(p);
+  S part[lanes] = {};
   for (int64_t i = 0; i < n; ++i) part[i] = p[i];
   return load(part);
 }
 
 template <class S, class V>
 SPARSEKERN_INLINE void store_part(S* p, V v, int64_t n) {
-  S part[sizeof(V) / sizeof(V{}[0])];
+  constexpr int64_t lanes = sizeof(V) / sizeof(V{}[0]);
+  if (n >= lanes) return store(p, v);
+  S part[lanes];
   store(part, v);
   for (int64_t i = 0; i < n; ++i) p[i] = part[i];
 }
