@@ -76,7 +76,7 @@ Matrix matrix_of(const std::vector<Tensor>& index, const Tensor& input, const Te
                 {},
                 nnz};
   require((matrix.rows.stride > 1) == (matrix.columns.stride > 1) || rows == 0 || cols == 0,
-                  "tile_ptr and t_tile_ptr must both be empty or neither");
+          "tile_ptr and t_tile_ptr must both be empty or neither");
   matrix.columns.value_bounds = matrix.rows.bounds;
   matrix.columns.value_stride = matrix.rows.stride;
   // A segment of fewer nonzeros than a few vectors makes inner products no faster.
