@@ -77,7 +77,8 @@ def run(arguments: argparse.Namespace) -> int:
         require(package)
     given.setdefault("threads", max(1, (os.cpu_count() or 1) // jobs))
     download = given.pop("download", False)
-    cells = list(_cells(grid, given, out))
+    options = given.pop("set", [])
+    cells = _cells(grid, given, options, out)
     load(cells[0].config, download)  # missing data is one message now instead of a failure of every run
     for cell in cells:
         _check(cell)
@@ -88,10 +89,9 @@ def run(arguments: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         print(f"stopped; the same command goes on where it was ({out})", file=sys.stderr)
         raise
-    settings = {
-        key: value for key, value in cells[0].config.items() if key not in ("method", "sparsity", "seed", "backend")
-    }
-    settings |= {"set": dict(given.get("set", [])), "jobs": jobs}
+    varied = {"method", "sparsity", "seed", "backend", "set", "horizon", "data_dir"}
+    settings = {key: value for key, value in cells[0].config.items() if key not in varied}
+    settings |= {"set": dict(options), "jobs": jobs}
     print("\n" + results.write(out, settings, grid, [cell.folder for cell in cells], failed))
     print(f"{out / 'table.md'}, {out / 'figure.png'}, {out / 'results.json'} in {time.perf_counter() - started:.0f} s")
     if failed:
@@ -99,9 +99,8 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _cells(grid: dict, given: dict, out: Path) -> Iterator[Cell]:
+def _cells(grid: dict, given: dict, options: list, out: Path) -> list[Cell]:
     """The runs, seed by seed so that an interrupted comparison has whole seeds; raises on any wrong flag."""
-    settings = given.pop("set", [])
     for method in grid["methods"]:
         choose("method", method, methods.names())
     for backend in grid["backends"]:
@@ -110,7 +109,7 @@ def _cells(grid: dict, given: dict, out: Path) -> Iterator[Cell]:
     cells = []
     for seed in grid["seeds"]:
         for method in grid["methods"]:
-            own = list(_own(settings, method, used))
+            own = list(_own(options, method, used))
             for sparsity in grid["sparsities"] if method != "dense" else [0.0]:
                 for backend in grid["backends"] if method != "dense" else ["auto"]:
                     flags = given | {"method": method, "seed": seed, "backend": backend, "set": own}
@@ -119,15 +118,14 @@ def _cells(grid: dict, given: dict, out: Path) -> Iterator[Cell]:
                         flags["sparsity"] = sparsity
                         name = f"{method}-{sparsity:g}-{backend}-seed{seed}"
                     cells.append(Cell(flags, resolve(flags), out / name))
-    given["set"] = settings
-    if unused := [key for key, _ in settings if key not in used]:
+    if unused := [key for key, _ in options if key not in used]:
         raise UsageError(f"--set {unused[0]}: none of {', '.join(grid['methods'])} has this option")
-    return iter(cells)
+    return cells
 
 
-def _own(settings: list, method: str, used: set[str]) -> Iterator[tuple[str, Any]]:
+def _own(options: list, method: str, used: set[str]) -> Iterator[tuple[str, Any]]:
     known = known_options(method)
-    for key, value in settings:
+    for key, value in options:
         owner, _, name = key.rpartition(".")
         if owner == method or (not owner and name in known):
             used.add(key)

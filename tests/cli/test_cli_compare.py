@@ -80,10 +80,9 @@ def test_a_failed_run_does_not_stop_the_others(tmp_path: Path, capsys: pytest.Ca
 
 
 def test_options_go_to_the_methods_that_have_them(tmp_path: Path):
-    settings = [("every", 7), ("rigl.every", 9)]
     cells = compare._cells(
         {"methods": ["random", "set", "rigl"], "sparsities": [0.9], "seeds": [0], "backends": ["auto"]},
-        {"set": settings}, tmp_path,
+        {}, [("every", 7), ("rigl.every", 9)], tmp_path,
     )  # fmt: skip
     assert [cell.config["set"] for cell in cells] == [{}, {"every": 7}, {"every": 9}]
 
