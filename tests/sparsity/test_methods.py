@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 
 import sparsekern as sk
 from sparsekern.sparsity import growth, scores, update, views
-from sparsekern.sparsity.methods import GSE_CHANGES
+from sparsekern.sparsity.methods.gse import CHANGES as GSE_CHANGES
 from sparsekern.sparsity.schedules import cosine, cubic
 
 DYNAMIC = {"set": {"every": 1}, "rigl": {"every": 1}, "gse_random": {"every": 1}, "gse_grabo": {"every": 1}}

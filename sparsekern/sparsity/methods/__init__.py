@@ -1,0 +1,25 @@
+"""The published methods, each a composition of the vocabulary.
+
+Every constructor is called `NAME(sparsity=, total_steps=, steps_per_epoch=None, **options)` and returns a `Method`;
+the options are the paper's hyperparameters with the paper's defaults. `total_steps` counts optimizer steps.
+"""
+
+from .before import dense, magnitude_init, random, snip
+from .dynamic import gmp, rigl, set
+from .gse import gse_grabo, gse_random
+from .registry import describe, get, names
+
+__all__ = [
+    "dense",
+    "describe",
+    "get",
+    "gmp",
+    "gse_grabo",
+    "gse_random",
+    "magnitude_init",
+    "names",
+    "random",
+    "rigl",
+    "set",
+    "snip",
+]

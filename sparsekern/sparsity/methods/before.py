@@ -1,0 +1,57 @@
+"""Patterns that are chosen before training and stay."""
+
+from .. import scores
+from ..distributions import Distribution, by_name
+from ..method import Method
+from ..schedules import constant
+from .registry import Entry, listed
+
+
+@listed(Entry("No pruning", None, None, storage="dense", changes="never", gradient="dense"))
+def dense(sparsity: float = 0.0, total_steps: int | None = None, steps_per_epoch: int | None = None) -> Method:
+    """The dense network, untouched: the reference of every comparison. `sparsity` is ignored."""
+    return Method("dense", constant(0.0), storage="dense")
+
+
+@listed(Entry("Random pattern", None, None, storage="nonzeros", changes="never", gradient="active"))
+def random(
+    sparsity: float,
+    total_steps: int | None = None,
+    steps_per_epoch: int | None = None,
+    *,
+    share: str | Distribution = "uniform",
+) -> Method:
+    """A static random pattern, exactly G(n, M) in each layer.
+
+    Args:
+        share: how the weights are shared by the layers: "uniform", "er", "erk", "global".
+    """
+    return Method("random", constant(sparsity), share=by_name(share))
+
+
+@listed(Entry("Magnitude at initialisation", None, None, storage="nonzeros", changes="never", gradient="active"))
+def magnitude_init(sparsity: float, total_steps: int | None = None, steps_per_epoch: int | None = None) -> Method:
+    """A static pattern: the globally largest |w| of the initial weights."""
+    return Method("magnitude_init", constant(sparsity), start=scores.magnitude)
+
+
+@listed(
+    Entry(
+        "SNIP",
+        "Lee, Ajanthan, Torr, ICLR",
+        2019,
+        storage="nonzeros",
+        changes="never",
+        gradient="dense, once before",
+        needs_batches=True,
+    )
+)
+def snip(sparsity: float, total_steps: int | None = None, steps_per_epoch: int | None = None) -> Method:
+    """SNIP: Single-shot Network Pruning based on Connection Sensitivity (Lee et al., ICLR 2019).
+
+    Keeps the globally largest |w * dL/dw| of the initial weights; the gradient is the mean over the batches given to
+    `sparsify`, the paper's single batch if there is one. The paper's normalisation by the sum does not change the
+    order and is left out. The weights that were scored are the ones that train (some reimplementations score another
+    initialisation).
+    """
+    return Method("snip", constant(sparsity), start=scores.saliency)

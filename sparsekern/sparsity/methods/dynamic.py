@@ -1,0 +1,147 @@
+"""Patterns that change while the network trains."""
+
+from math import inf
+
+from .. import growth, views
+from ..distributions import Distribution, by_name
+from ..method import Method
+from ..schedules import constant, cosine, cubic
+from .registry import Entry, cadence, epoch_of, listed, steps_of
+
+# The paper's number of changes, kept where a run is too short for the paper's period.
+CHANGES = 240
+
+
+@listed(
+    Entry(
+        "SET",
+        "Mocanu et al., Nature Communications",
+        2018,
+        storage="nonzeros",
+        changes="every epoch",
+        gradient="active",
+    )
+)
+def set(
+    sparsity: float,
+    total_steps: int | None = None,
+    steps_per_epoch: int | None = None,
+    *,
+    rate: float = 0.3,
+    scope: str = "layer",
+    every: int | None = None,
+    share: str | Distribution = "er",
+) -> Method:
+    """SET: Scalable training of artificial neural networks with adaptive sparse connectivity (Mocanu et al. 2018).
+
+    Every epoch each layer drops the fraction `rate` of its weights nearest zero and grows as many at random, each
+    absent weight equally likely, at value 0. The paper takes the smallest positive and the largest negative weights
+    separately; here, as in later work, the smallest magnitudes.
+
+    Args:
+        rate: zeta, the fraction exchanged.
+        scope: "layer", or "global" for magnitudes compared over the network and growth in proportion to layer size
+            (the SET of the GraBo paper, with every=1000).
+        every: steps between changes, an epoch by default.
+    """
+    period = every if every is not None else epoch_of("set", steps_per_epoch)
+    when, notes = cadence("set", total_steps, period, period, inf, 0)
+    if scope not in ("layer", "global"):
+        raise ValueError(f"scope must be 'layer' or 'global', got {scope!r}")
+    grow = growth.uniform() if scope == "layer" else growth.uniform_by_size()
+    return Method(
+        "set",
+        constant(sparsity),
+        when,
+        grow=grow,
+        rate=constant(rate),
+        view=views.layer if scope == "layer" else views.network,
+        share=by_name(share),
+        notes=notes,
+    )
+
+
+@listed(
+    Entry(
+        "RigL",
+        "Evci et al., ICML",
+        2020,
+        storage="nonzeros",
+        changes="every 100 steps until 75 % of the run",
+        gradient="dense at changes",
+    )
+)
+def rigl(
+    sparsity: float,
+    total_steps: int | None = None,
+    steps_per_epoch: int | None = None,
+    *,
+    rate: float = 0.3,
+    every: int | None = None,
+    stop: float = 0.75,
+    share: str | Distribution = "erk",
+) -> Method:
+    """Rigging the Lottery: Making All Tickets Winners (Evci et al., ICML 2020).
+
+    Every `every` steps, in place of the weight update, each layer drops its floor(rate_t nnz) smallest magnitudes and
+    grows as many by the largest |dL/dw| outside the kept set, at value 0; what was just dropped may return and then
+    keeps its value and optimizer state, as in the official code. rate_t = rate / 2 (1 + cos(pi t / T_end)). The
+    official code's noise of 1e-5 against ties is left out: of equal scores the lower index wins.
+
+    Args:
+        rate: alpha.
+        every: Delta T, 100 in the paper; shorter runs scale it towards the paper's number of changes, down to 10, as
+            a change costs a weight update.
+        stop: fraction of the run after which the pattern rests, T_end.
+        share: "erk", "er" or "uniform".
+    """
+    end = stop * steps_of("rigl", total_steps)
+    when, notes = cadence("rigl", total_steps, every, 100, end, CHANGES, shortest=10)
+    return Method(
+        "rigl",
+        constant(sparsity),
+        when,
+        grow=growth.dense_gradient(),
+        rate=cosine(rate, end),
+        view=views.layer,
+        share=by_name(share),
+        update="replace",
+        notes=notes,
+    )
+
+
+@listed(
+    Entry(
+        "Gradual magnitude pruning",
+        "Zhu, Gupta, ICLR workshop",
+        2018,
+        storage="nonzeros",
+        changes="every epoch",
+        gradient="active",
+    )
+)
+def gmp(
+    sparsity: float,
+    total_steps: int | None = None,
+    steps_per_epoch: int | None = None,
+    *,
+    every: int | None = None,
+    stop: float = 0.75,
+) -> Method:
+    """To prune, or not to prune (Zhu and Gupta 2018): starts dense and prunes each layer by magnitude.
+
+    s_t = s (1 - (1 - t / T_end)^3), advanced every `every` steps; a pruned weight is deleted and never returns. The
+    "Incremental" baseline of the DPF paper.
+
+    Args:
+        every: steps between changes, an epoch by default, less in a run too short for three.
+        stop: fraction of the run after which the sparsity is final, T_end (the second learning rate drop, 225 of 300
+            epochs, in the DPF paper).
+    """
+    steps = steps_of("gmp", total_steps)
+    period = every if every is not None else min(epoch_of("gmp", steps_per_epoch), max(1, int(stop * steps) // 3))
+    end = max(period, min(round(stop * steps / period), (steps - 1) // period) * period)
+    if end >= steps:
+        raise ValueError(f"gmp prunes every {period} steps, so never in a run of {steps}; give a smaller every")
+    when, notes = cadence("gmp", steps, period, period, end, 0)
+    return Method("gmp", cubic(sparsity, end, period), when, view=views.layer, notes=notes)
