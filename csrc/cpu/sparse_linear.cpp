@@ -17,7 +17,8 @@ using Bias = std::optional<Tensor>;
 
 constexpr int64_t kBlock = 64;  // rows given to a thread come in whole blocks: whole cache lines of output, whole tiles
 constexpr int64_t kAlign = 64;
-constexpr int64_t kRowCost = 4;  // what a row costs beyond its nonzeros, in nonzeros
+constexpr int64_t kUndivided = 32;  // batches that are not worth two panels
+constexpr int64_t kRowCost = 4;     // what a row costs beyond its nonzeros, in nonzeros
 
 const LinearKernels& kernels_of(ScalarType dtype) {
   require(dtype == ScalarType::Float || dtype == ScalarType::Double || dtype == ScalarType::BFloat16,
@@ -169,7 +170,7 @@ class Plan {
       : batch_(batch), lanes_(kernels.lanes), threads_(torch::stable::get_num_threads()) {
     const int64_t widest = std::min<int64_t>(kPanel, kernels.vectors * lanes_);
     units_ = (batch + lanes_ - 1) / lanes_;
-    panels = units_ == 1 ? 1 : 2 * ((units_ * lanes_ + 2 * widest - 1) / (2 * widest));
+    panels = units_ * lanes_ <= kUndivided ? 1 : 2 * ((units_ * lanes_ + 2 * widest - 1) / (2 * widest));
     chunk = std::min(panels, std::max<int64_t>(4, threads_));
     panel_bytes_ = (units_ + panels - 1) / panels * lanes_ * kernels.sum_size;
   }
