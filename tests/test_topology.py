@@ -1,0 +1,149 @@
+"""Topology and SparseWeight: construction, conversion, change, and what they refuse."""
+
+import pytest
+import torch
+
+from sparsekern import SparseWeight, Topology
+from sparsekern.topology import is_pattern, kept
+
+SHAPES = [(7, 70), (1, 5), (5, 1), (64, 64), (65, 129), (3, 2, 2, 2)]
+
+
+def random_mask(shape: tuple[int, ...], density: float) -> torch.Tensor:
+    mask = torch.rand(shape) < density
+    mask[0] = False  # an empty row
+    return mask
+
+
+@pytest.mark.parametrize("tiled", [False, True])
+@pytest.mark.parametrize("density", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_mask_round_trip_and_views(shape: tuple[int, ...], density: float, tiled: bool) -> None:
+    mask = random_mask(shape, density)
+    nnz = int(mask.sum())
+    topology = Topology.from_mask(mask, capacity=nnz + 3, tiled=tiled)
+    assert torch.equal(topology.mask(), mask)
+    assert (topology.nnz, topology.capacity, topology.shape) == (nnz, nnz + 3, shape)
+    assert topology.sparsity == pytest.approx(1 - nnz / mask.numel())
+    assert torch.equal(topology.coordinates(), mask.flatten().nonzero().flatten())
+    assert is_pattern(topology.row_ptr, topology.col[:nnz], topology.cols)
+    flat = mask.reshape(shape[0], -1)
+    t_ptr, t_row, t_pos, tiles, t_tiles = topology.views
+    assert torch.equal(t_ptr.diff(), flat.sum(0))
+    assert torch.equal(t_row[:nnz], flat.t().nonzero()[:, 1])
+    assert torch.equal(topology.col[t_pos[:nnz].long()].long(), flat.t().nonzero()[:, 0])
+    for view, walked in ((tiles, flat), (t_tiles, flat.t())):
+        if not tiled:
+            assert view.numel() == 0
+            continue
+        padded = torch.zeros(walked.shape[0], -(-walked.shape[1] // 64) * 64, dtype=torch.bool)
+        padded[:, : walked.shape[1]] = walked
+        assert torch.equal(view.diff(dim=1), padded.reshape(walked.shape[0], -1, 64).sum(2))
+
+
+def test_values_go_to_dense_and_back() -> None:
+    mask = random_mask((6, 5, 3, 3), 0.4)
+    weight = torch.randn(mask.shape, dtype=torch.double)
+    sparse = SparseWeight.from_dense(weight, mask)
+    torch.testing.assert_close(sparse.to_dense(), weight * mask)
+    topology = sparse.topology.with_capacity(sparse.topology.nnz + 5)
+    values = topology.gather(weight)
+    assert values.shape == (topology.capacity,)
+    assert torch.equal(topology.to_csr(values), weight[mask])
+    assert torch.equal(values[topology.nnz :], torch.zeros(5, dtype=torch.double))
+    assert torch.equal(topology.from_csr(weight[mask]), values)
+    torch.testing.assert_close(topology.dense(values), weight * mask)
+
+
+def test_dense_is_differentiable() -> None:
+    topology = Topology.from_mask(random_mask((4, 6), 0.5), capacity=20)
+    values = topology.gather(torch.randn(4, 6, dtype=torch.double)).requires_grad_()
+    assert torch.autograd.gradcheck(topology.dense, (values,))
+
+
+@pytest.mark.parametrize("capacity", [None, 60])
+def test_rewire_maps_every_slot(capacity: int | None) -> None:
+    mask = random_mask((8, 9), 0.5)
+    topology = Topology.from_mask(mask)
+    weight = torch.randn(8, 9)
+    values = topology.gather(weight)
+    keep = torch.rand(topology.nnz) < 0.6
+    absent = (~mask).flatten().nonzero().flatten()
+    grow = absent[torch.randperm(absent.numel())[: int((~keep).sum())]]
+    after, index_map = topology.rewire(keep, grow, capacity=capacity)
+    expected = mask.clone().flatten()
+    expected[topology.coordinates()[~keep]] = False
+    kept_weights = weight * expected.reshape(8, 9)
+    expected[grow] = True
+    assert torch.equal(after.mask().flatten(), expected)
+    assert after.capacity == index_map.numel() == (capacity or topology.capacity)
+    moved = torch.where(index_map >= 0, values[index_map.clamp(min=0).long()], 0.0)
+    torch.testing.assert_close(after.dense(moved), kept_weights)
+    assert int((index_map[: after.nnz] < 0).sum()) == grow.numel()
+    assert bool((index_map[after.nnz :] == -1).all())
+    again = Topology.from_mask(after.mask(), capacity=after.capacity)
+    assert all(torch.equal(a, b) for a, b in zip(after.index, again.index, strict=True))
+
+
+def test_random_is_exact_and_follows_the_generator() -> None:
+    for nnz in (0, 1, 300, 1199, 1200):
+        first = Topology.random((30, 40), nnz, generator=torch.Generator().manual_seed(1))
+        second = Topology.random((30, 40), nnz, generator=torch.Generator().manual_seed(1))
+        assert first.nnz == nnz
+        assert first.same_pattern(second)
+    assert not Topology.random((30, 40), 300).same_pattern(Topology.random((30, 40), 300))
+
+
+def test_random_fills_every_place_alike() -> None:
+    counts = sum(Topology.random((6, 7), 13).mask().long() for _ in range(3000))
+    expected = 3000 * 13 / 42
+    # Chi-square of 42 cells whose variance is that of sampling without replacement.
+    statistic = float(((counts - expected) ** 2 / (expected * (1 - 13 / 42))).sum()) * 41 / 42
+    assert 20 < statistic < 75
+
+
+def test_same_pattern_ignores_slack() -> None:
+    topology = Topology.random((6, 7), 13)
+    assert topology.same_pattern(topology.with_capacity(20))
+    assert not topology.same_pattern(Topology.from_mask(torch.zeros(6, 7, dtype=torch.bool)))
+
+
+def test_kept_is_exact() -> None:
+    assert [kept(s, 100) for s in (0.0, 0.9, 0.95, 0.999)] == [100, 10, 5, 1]
+    assert kept(0.1 + 0.2, 10) == 7
+    assert kept(0.98, 266200) == 5324
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Topology.from_mask(torch.zeros(3, 4)), "bool tensor"),
+        (lambda: Topology.from_mask(torch.zeros(3, dtype=torch.bool)), "two or more dimensions"),
+        (lambda: Topology.from_mask(torch.ones(3, 4, dtype=torch.bool), capacity=11), "capacity"),
+        (lambda: Topology.from_coordinates(torch.tensor([1, 1]), (3, 4)), "distinct"),
+        (lambda: Topology.from_coordinates(torch.tensor([12]), (3, 4)), r"12"),
+        (lambda: Topology.from_coordinates(torch.tensor([-1]), (3, 4)), r"-1|\[0, 12\)"),
+        (lambda: Topology.from_coordinates(torch.tensor([1.0]), (3, 4)), "int64"),
+        (lambda: Topology.random((3, 4), 13), "between 0 and 12"),
+        (lambda: Topology.random((3, 4), 5).rewire(torch.ones(4, dtype=torch.bool), torch.tensor([], dtype=torch.int64)), r"\[5\]"),
+        (lambda: SparseWeight(torch.zeros(4), Topology.random((3, 4), 5)), r"shape \(5,\)"),
+        (lambda: SparseWeight.from_dense(torch.zeros(3, 4), torch.zeros(4, 3, dtype=torch.bool)), r"shape \(3, 4\)"),
+        (lambda: Topology.random((3, 4), 5).gather(torch.zeros(4, 3)), r"shape \(3, 4\)"),
+        (lambda: Topology.random((3, 4), 5).from_csr(torch.zeros(4)), "expected 5 values"),
+    ],
+)  # fmt: skip
+def test_refuses(make, message: str) -> None:
+    with pytest.raises((ValueError, RuntimeError), match=message):
+        make()
+
+
+def test_grow_must_be_absent() -> None:
+    topology = Topology.from_mask(torch.ones(2, 2, dtype=torch.bool), capacity=6)
+    everything = torch.ones(4, dtype=torch.bool)
+    for grow in ([0], [4], [-1]):
+        with pytest.raises((ValueError, RuntimeError)):
+            topology.rewire(everything, torch.tensor(grow))
+    with pytest.raises((ValueError, RuntimeError)):
+        topology.rewire(~everything, torch.tensor([1, 1]))
+    with pytest.raises((ValueError, RuntimeError), match="capacity"):
+        topology.rewire(everything, torch.tensor([0]), capacity=3)
