@@ -328,6 +328,9 @@ def test_names_and_errors() -> None:
         sk.methods.gse_grabo(sparsity=0.9, total_steps=100, multiplier=0.5)
     with pytest.raises(ValueError, match=r"sparsity must lie in \[0, 1\)"):
         sk.methods.rigl(sparsity=1.2, total_steps=100)
+    for name in ("rigl", "gmp", "gse_grabo"):
+        with pytest.raises(ValueError, match=r"stop as a fraction of the run in \(0, 1\], got -1"):
+            sk.methods.get(name)(sparsity=0.9, total_steps=100, steps_per_epoch=10, stop=-1)
     with pytest.raises(ValueError, match="distribution must be one of"):
         sk.methods.random(sparsity=0.5, share="even")
     for name in sk.methods.names():

@@ -6,7 +6,7 @@ from .. import growth, views
 from ..distributions import Distribution, by_name
 from ..method import Method
 from ..schedules import constant, cosine, cubic
-from .registry import Entry, cadence, epoch_of, listed, steps_of
+from .registry import Entry, cadence, end_of, epoch_of, listed, steps_of
 
 # The paper's number of changes, kept where a run is too short for the paper's period.
 CHANGES = 240
@@ -95,7 +95,7 @@ def rigl(
         stop: fraction of the run after which the pattern rests, T_end.
         share: "erk", "er" or "uniform".
     """
-    end = stop * steps_of("rigl", total_steps)
+    end = end_of("rigl", stop, total_steps)
     when, notes = cadence("rigl", total_steps, every, 100, end, CHANGES, shortest=10)
     return Method(
         "rigl",
@@ -138,9 +138,9 @@ def gmp(
         stop: fraction of the run after which the sparsity is final, T_end (the second learning rate drop, 225 of 300
             epochs, in the DPF paper).
     """
-    steps = steps_of("gmp", total_steps)
-    period = every if every is not None else min(epoch_of("gmp", steps_per_epoch), max(1, int(stop * steps) // 3))
-    end = max(period, min(round(stop * steps / period), (steps - 1) // period) * period)
+    steps, last = steps_of("gmp", total_steps), end_of("gmp", stop, total_steps)
+    period = every if every is not None else min(epoch_of("gmp", steps_per_epoch), max(1, int(last) // 3))
+    end = max(period, min(round(last / period), (steps - 1) // period) * period)
     if end >= steps:
         raise ValueError(f"gmp prunes every {period} steps, so never in a run of {steps}; give a smaller every")
     when, notes = cadence("gmp", steps, period, period, end, 0)

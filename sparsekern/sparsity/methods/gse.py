@@ -5,7 +5,7 @@ from ..distributions import Distribution, by_name
 from ..growth import Growth
 from ..method import Method
 from ..schedules import constant, cosine
-from .registry import Entry, cadence, listed, steps_of
+from .registry import Entry, cadence, end_of, listed
 
 # The paper's number of changes, kept where a run is too short for the paper's period.
 CHANGES = 46
@@ -24,7 +24,7 @@ def _gse(
 ) -> Method:
     if initialize not in ("fan_in", "keep"):
         raise ValueError(f"initialize must be 'fan_in' or 'keep', got {initialize!r}")
-    end = stop * steps_of(name, total_steps)
+    end = end_of(name, stop, total_steps)
     when, notes = cadence(name, total_steps, every, 1000, end, CHANGES)
     return Method(
         name,

@@ -85,6 +85,13 @@ def steps_of(name: str, total_steps: int | None) -> int:
     return total_steps
 
 
+def end_of(name: str, stop: float, total_steps: int | None) -> float:
+    """The step at the fraction `stop` of the run."""
+    if not 0 < stop <= 1:
+        raise ValueError(f"{name} takes stop as a fraction of the run in (0, 1], got {stop}")
+    return stop * steps_of(name, total_steps)
+
+
 def epoch_of(name: str, steps_per_epoch: int | None) -> int:
     if steps_per_epoch is None or steps_per_epoch < 1:
         raise ValueError(f"{name} counts in epochs and needs steps_per_epoch, got {steps_per_epoch}")
