@@ -17,7 +17,7 @@ using Bias = std::optional<Tensor>;
 
 constexpr int64_t kBlock = 64;  // rows given to a thread come in whole blocks: whole cache lines of output, whole tiles
 constexpr int64_t kAlign = 64;
-constexpr int64_t kUndivided = 32;  // batches that are not worth two panels
+constexpr int64_t kUndivided = 32;  // a small batch
 constexpr int64_t kRowCost = 4;     // what a row costs beyond its nonzeros, in nonzeros
 
 const LinearKernels& kernels_of(ScalarType dtype) {
@@ -159,19 +159,18 @@ char* scratch(int64_t bytes) {
   return block.data;
 }
 
-// How the batch is cut into panels, and these and the rows over threads. The panels depend on the batch alone, so that
-// results do not depend on the number of threads. A thread keeps to its own panels where it can: what it packs and
+// How the batch is cut into panels, and these and the rows over threads. The panels do not depend on the threads, so
+// that results do not depend on the number of threads. A thread keeps to its own panels where it can: what it packs and
 // unpacks then stays in its own cache. Panels are taken `chunk` at a time, which bounds the scratch memory.
 class Plan {
  public:
   int64_t panels, chunk;
 
-  Plan(const LinearKernels& kernels, int64_t batch)
+  Plan(const LinearKernels& kernels, int64_t batch, const Matrix& matrix)
       : batch_(batch), lanes_(kernels.lanes), threads_(torch::stable::get_num_threads()) {
     const int64_t widest = std::min<int64_t>(kPanel, kernels.vectors * lanes_);
     units_ = (batch + lanes_ - 1) / lanes_;
-    panels =
-        units_ * lanes_ <= std::min(widest, kUndivided) ? 1 : 2 * ((units_ * lanes_ + 2 * widest - 1) / (2 * widest));
+    panels = undivided || units_ == 1 ? 1 : 2 * ((units_ * lanes_ + 2 * widest - 1) / (2 * widest));
     chunk = std::min(panels, std::max<int64_t>(4, threads_));
     panel_bytes_ = (units_ + panels - 1) / panels * lanes_ * kernels.sum_size;
   }
@@ -264,7 +263,7 @@ Tensor sparse_linear(const Tensor& input, const Tensor& values, const std::vecto
   if (output.numel() == 0) return output;
 
   const Activations x(input);
-  const Plan plan(kernels, x.batch);
+  const Plan plan(kernels, x.batch, matrix);
   const Tensor v = widened(kernels, values, matrix.nnz);
   const Packed packed(kernels, plan, x, scratch(plan.chunk * plan.packed_bytes(x.features)));
   const auto multiply = [&](int64_t i, int64_t part, int64_t parts) {
@@ -306,7 +305,7 @@ std::tuple<Tensor, Tensor, Tensor> sparse_linear_backward(const Tensor& grad_out
     return {grad_input, grad_values, grad_bias};
   }
 
-  const Plan plan(kernels, x.batch);
+  const Plan plan(kernels, x.batch, matrix);
   const int64_t nnz = matrix.nnz;
   const int64_t sum_size = kernels.sum_size;
   const bool narrow = kernels.storage_size != sum_size;
