@@ -170,6 +170,9 @@ class Plan {
       : batch_(batch), lanes_(kernels.lanes), threads_(torch::stable::get_num_threads()) {
     const int64_t widest = std::min<int64_t>(kPanel, kernels.vectors * lanes_);
     units_ = (batch + lanes_ - 1) / lanes_;
+    // A small batch is worth two panels only where little is computed with them.
+    const bool undivided =
+        units_ * lanes_ <= std::min(widest, kUndivided) && 12 * matrix.nnz > matrix.rows.rows * matrix.rows.cols;
     panels = undivided || units_ == 1 ? 1 : 2 * ((units_ * lanes_ + 2 * widest - 1) / (2 * widest));
     chunk = std::min(panels, std::max<int64_t>(4, threads_));
     panel_bytes_ = (units_ + panels - 1) / panels * lanes_ * kernels.sum_size;
