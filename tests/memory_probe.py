@@ -33,7 +33,25 @@ def huge_layer() -> None:
         raise SystemExit(f"expected a change of pattern and 4294968 weights, got {optimizer.report()}")
 
 
-WORKLOADS: dict[str, Callable[[], None]] = {"huge_layer": huge_layer}
+def huge_topology(shuffled: bool | None = None) -> None:
+    """The pattern of that layer, drawn at random or from coordinates, which the caller holds already."""
+    size, nnz = 65536, 4294967
+    if shuffled is None:
+        topology = sk.Topology.random((size, size), nnz)
+    else:
+        stride = 2654435761  # odd: its multiples modulo 2**32 are distinct, and in no order
+        coordinates = torch.arange(nnz) * stride % size**2 if shuffled else torch.arange(nnz) * 999
+        topology = sk.Topology.from_coordinates(coordinates, (size, size))
+    if topology.nnz != nnz:
+        raise SystemExit(f"expected {nnz} weights, got {topology.nnz}")
+
+
+WORKLOADS: dict[str, Callable[[], None]] = {
+    "huge_layer": huge_layer,
+    "random": huge_topology,
+    "ascending": lambda: huge_topology(False),
+    "shuffled": lambda: huge_topology(True),
+}
 
 if __name__ == "__main__":
     torch.set_num_threads(2)

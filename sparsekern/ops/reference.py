@@ -172,12 +172,11 @@ def rewire(
 def transpose_index(row_ptr: Tensor, col: Tensor, cols: int) -> tuple[Tensor, Tensor, Tensor]:
     """The walk by columns: `t_ptr [cols+1]`, and per slot of that walk its row and its slot in `values`."""
     nnz = int(row_ptr[-1])
-    order = torch.argsort(col[:nnz], stable=True)
     t_ptr = torch.zeros(cols + 1, dtype=torch.int32, device=col.device)
     t_ptr[1:] = torch.bincount(col[:nnz], minlength=cols).cumsum(0)
     t_row, t_pos = torch.zeros_like(col), torch.zeros_like(col)
-    t_row[:nnz] = _rows(row_ptr)[order].to(torch.int32)
-    t_pos[:nnz] = order.to(torch.int32)
+    t_pos[:nnz] = torch.argsort(col[:nnz], stable=True)
+    t_row[:nnz] = torch.searchsorted(row_ptr[1:], t_pos[:nnz], right=True, out_int32=True)
     return t_ptr, t_row, t_pos
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 ROUNDS = 32
-BLOCK = 1 << 19
+BLOCK = 1 << 17
 FEW = 64
 GOLDEN, MIX1, MIX2 = 0x9E3779B97F4A7C15 - (1 << 64), 0xBF58476D1CE4E5B9 - (1 << 64), 0x94D049BB133111EB - (1 << 64)
 
@@ -52,16 +52,39 @@ def _extend_distinct(
         if fresh.numel() > missing:
             fresh = _keep_first(fresh, chosen, missing)
         before = chosen.numel()
-        chosen = torch.cat([chosen, fresh]).unique()
+        chosen = _union(chosen, fresh) if before else _distinct(fresh)
         accepted = max(1, chosen.numel() - before)
         start, rounds = start + drawn, None if rounds is None else rounds - 1
     return chosen, start
 
 
+def _contains(ascending: Tensor, numbers: Tensor) -> Tensor:
+    if not ascending.numel():
+        return torch.zeros_like(numbers, dtype=torch.bool)
+    return ascending[torch.searchsorted(ascending, numbers).clamp_(max=ascending.numel() - 1)] == numbers
+
+
+def _distinct(numbers: Tensor) -> Tensor:
+    numbers = numbers.sort().values
+    first = torch.ones_like(numbers, dtype=torch.bool)
+    torch.ne(numbers[1:], numbers[:-1], out=first[1:])
+    return numbers[first]
+
+
+def _union(chosen: Tensor, fresh: Tensor) -> Tensor:
+    """The ascending set of what is in the ascending set `chosen` or in `fresh`; sorts `fresh` only."""
+    fresh = _distinct(fresh[~_contains(chosen, fresh)])
+    total = chosen.numel() + fresh.numel()
+    place = torch.searchsorted(chosen, fresh) + torch.arange(fresh.numel(), device=fresh.device)
+    old = chosen.new_ones(total, dtype=torch.bool)
+    old[place] = False
+    return chosen.new_empty(total).index_copy_(0, place, fresh).masked_scatter_(old, chosen)
+
+
 def _keep_first(draws: Tensor, chosen: Tensor, n: int) -> Tensor:
     """The first `n` of the draws, in the order they were made, that are not repeated and not in the set `chosen`."""
     number, when = draws.sort(stable=True)
-    fresh = ~torch.isin(number, chosen)
+    fresh = ~_contains(chosen, number)
     fresh[1:] &= number[1:] != number[:-1]
     return number[fresh][when[fresh].argsort()[:n]]
 
@@ -124,14 +147,14 @@ def guided_sample(
     start = 0
     if int(row_positive.sum()) * int(col_positive.sum()) - int(active_positive.sum()) <= n:
         support = (row_positive.nonzero() * cols + col_positive.nonzero().T).flatten()
-        chosen = support[~torch.isin(support, active)]
+        chosen = support[~_contains(active, support)]
     else:
 
         def draw(position: Tensor) -> Tensor:
             row = torch.searchsorted(row_sum, stream.unit(2 * position) * row_sum[-1], right=True)
             column = torch.searchsorted(col_sum, stream.unit(2 * position + 1) * col_sum[-1], right=True)
             drawn = row * cols + column
-            return drawn[~torch.isin(drawn, active)]
+            return drawn[~_contains(active, drawn)]
 
         chosen, start = _extend_distinct(active.new_empty(0), n, ROUNDS, 0, draw)
     rest = n - chosen.numel()
