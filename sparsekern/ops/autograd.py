@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from .schema import library
 
@@ -27,6 +28,7 @@ def _register_linear(name: str) -> None:
                 return op(input, values, index, bias, out_features)
 
         @staticmethod
+        @once_differentiable
         def backward(ctx: Any, grad_output: Tensor) -> tuple:  # type: ignore[override]
             input, values, *index = ctx.saved_tensors
             need_input, need_values, need_bias = need = ctx.needs_input_grad[:3]

@@ -157,6 +157,14 @@ def test_frozen_values_and_vmap_free_functional_call() -> None:
     )
 
 
+@pytest.mark.parametrize("backend", ["sparse", "dense"])
+def test_second_derivatives_are_refused(backend: str) -> None:
+    layer, x = sk.SparseLinear(30, 20, sparsity=0.5, backend=backend), torch.randn(2, 30, requires_grad=True)
+    (gradient,) = torch.autograd.grad(layer(x).square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
+
+
 def test_to_dense_and_densify() -> None:
     model = nn.Sequential(nn.Linear(30, 20), nn.ReLU(), nn.Linear(20, 5))
     sk.sparsify(model, 0.8)
