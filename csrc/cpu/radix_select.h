@@ -29,13 +29,12 @@ struct Keys {
 
   bool absolute;
 
-  static bool is_nan(Bit x) {
-    constexpr Key INF = sizeof(T) == 8                                   ? Key(0x7FF0000000000000u)
-                        : sizeof(T) == 4                                 ? Key(0x7F800000u)
-                        : std::is_same_v<T, torch::headeronly::BFloat16> ? Key(0x7F80u)
-                                                                         : Key(0x7C00u);
-    return (x & (SIGN - 1)) > INF;
-  }
+  static constexpr Key INF = sizeof(T) == 8                                   ? Key(0x7FF0000000000000u)
+                             : sizeof(T) == 4                                 ? Key(0x7F800000u)
+                             : std::is_same_v<T, torch::headeronly::BFloat16> ? Key(0x7F80u)
+                                                                              : Key(0x7C00u);
+
+  static bool is_nan(Bit x) { return (x & (SIGN - 1)) > INF; }
 
   int bits() const { return 8 * sizeof(T) - absolute; }
 
@@ -50,7 +49,9 @@ struct Keys {
   }
 };
 
-// A stretch of one of the tensors, short enough for 32-bit counters.
+constexpr int64_t CHUNK = 1 << 15;
+
+// A stretch of one of the tensors.
 template <class T>
 struct Chunk {
   const Bits<T>* data;
@@ -59,9 +60,8 @@ struct Chunk {
 
 template <class T>
 std::vector<Chunk<T>> cut(const Bits<T>* data, int64_t size, int64_t tensor) {
-  constexpr int64_t LENGTH = 1 << 17;
   std::vector<Chunk<T>> chunks;
-  for (int64_t at = 0; at < size; at += LENGTH) chunks.push_back({data + at, std::min(LENGTH, size - at), tensor, at});
+  for (int64_t at = 0; at < size; at += CHUNK) chunks.push_back({data + at, std::min(CHUNK, size - at), tensor, at});
   return chunks;
 }
 
@@ -84,37 +84,55 @@ struct Scores {
   }
 };
 
-constexpr int DIGIT = 12;
+constexpr int DIGIT = 11;
+constexpr int TURNS = 4;  // equal neighbours would wait for each other's counter: so many of them take turns
 using Histogram = std::array<int64_t, 1 << DIGIT>;
 
-// Counts the digit `(key >> shift) % 2^width` of the keys that start with `prefix`. Refuses NaN.
+// Counts the digit `(key >> shift) % 2^width` of the keys that start with `prefix`; of all keys if it is the FIRST.
 template <bool FIRST, class T>
 Histogram count_digits(const std::vector<Chunk<T>>& chunks, Keys<T> keys, typename Keys<T>::Key prefix, int shift,
                        int width) {
   Histogram total{};
   std::mutex mutex;
-  std::atomic<bool> nan{false};
   torch::stable::parallel_for(0, chunks.size(), 1, [&](int64_t begin, int64_t end) {
-    // Equal neighbours would wait for each other's counter: four of them take turns.
-    const auto counts = std::make_unique<std::array<uint32_t, 4 << DIGIT>>();
-    for (int64_t i = begin; i < end; ++i) {
+    const auto counts = std::make_unique<std::array<uint32_t, TURNS << DIGIT>>();
+    counts->fill(0);
+    int64_t counted = 0;
+    const auto add = [&] {
+      const std::lock_guard lock(mutex);
+      for (int t = 0; t < TURNS; ++t)
+        for (size_t d = 0; d < total.size(); ++d) total[d] += (*counts)[(t << DIGIT) + d];
       counts->fill(0);
-      bool bad = false;
+      counted = 0;
+    };
+    for (int64_t i = begin; i < end; ++i) {
       const auto* x = chunks[i].data;
-      for (int64_t j = 0; j < chunks[i].size; ++j) {
+      const auto count = [&](int64_t j, int turn) {
         const auto key = keys.of(x[j]);
         const auto digit = (key >> shift) & ((1u << width) - 1);
-        if constexpr (FIRST) bad |= Keys<T>::is_nan(x[j]);
-        if (FIRST || (key >> shift) >> width == prefix) ++(*counts)[4 * digit + (j & 3)];
-      }
-      if (bad) nan = true;
-      const std::lock_guard lock(mutex);
-      for (size_t d = 0; d < total.size(); ++d)
-        for (int t = 0; t < 4; ++t) total[d] += (*counts)[4 * d + t];
+        if (FIRST || (key >> shift) >> width == prefix) ++(*counts)[(turn << DIGIT) + digit];
+      };
+      int64_t j = 0;
+      for (; j + TURNS <= chunks[i].size; j += TURNS)
+        for (int turn = 0; turn < TURNS; ++turn) count(j + turn, turn);
+      for (; j < chunks[i].size; ++j) count(j, 0);
+      if ((counted += chunks[i].size) >= int64_t{1} << 31) add();  // before a counter can overflow
     }
+    add();
   });
-  require(!nan, "scores must not contain NaN");
   return total;
+}
+
+// NaN lies beyond the infinities: only where the outermost digits occur do the numbers have to be looked at.
+template <class T>
+void refuse_nan(const std::vector<Chunk<T>>& chunks, Keys<T> keys, const Histogram& first, int shift) {
+  const auto digit = [&](auto bits) { return static_cast<int64_t>(keys.of(bits) >> shift); };
+  const auto top = first.begin() + digit(static_cast<Bits<T>>(Keys<T>::INF));
+  const auto bottom = first.begin() + (keys.absolute ? -1 : digit(static_cast<Bits<T>>(Keys<T>::SIGN | Keys<T>::INF)));
+  const auto occurs = [](int64_t count) { return count > 0; };
+  if (!std::any_of(top, first.end(), occurs) && !std::any_of(first.begin(), bottom + 1, occurs)) return;
+  for (const auto& chunk : chunks)
+    require(!std::any_of(chunk.data, chunk.data + chunk.size, Keys<T>::is_nan), "scores must not contain NaN");
 }
 
 // The numbers whose keys start with `prefix`, `count` of them, in no particular order.
@@ -124,14 +142,19 @@ std::unique_ptr<Bits<T>[]> gather_prefix(const std::vector<Chunk<T>>& chunks, Ke
   std::unique_ptr<Bits<T>[]> found(new Bits<T>[count]);
   std::atomic<int64_t> used{0};
   torch::stable::parallel_for(0, chunks.size(), 1, [&](int64_t begin, int64_t end) {
+    std::unique_ptr<Bits<T>[]> mine(new Bits<T>[CHUNK]);
     for (int64_t i = begin; i < end; ++i) {
-      std::unique_ptr<Bits<T>[]> mine(new Bits<T>[chunks[i].size]);
       const auto* x = chunks[i].data;
-      int64_t n = 0;
-      for (int64_t j = 0; j < chunks[i].size; ++j) {
-        mine[n] = x[j];
-        n += keys.of(x[j]) >> shift == prefix;
+      int64_t n = 0, j = 0;
+      for (; j + 32 <= chunks[i].size; j += 32) {  // few match: compare vectors, then look where a bit is set
+        uint8_t matches[32];
+        for (int m = 0; m < 32; ++m) matches[m] = keys.of(x[j + m]) >> shift == prefix;
+        const auto words = std::bit_cast<std::array<uint64_t, 4>>(matches);
+        for (int w = 0; w < 4; ++w)
+          for (uint64_t word = words[w]; word; word &= word - 1) mine[n++] = x[j + 8 * w + std::countr_zero(word) / 8];
       }
+      for (; j < chunks[i].size; ++j)
+        if (keys.of(x[j]) >> shift == prefix) mine[n++] = x[j];
       std::copy(mine.get(), mine.get() + n, found.get() + used.fetch_add(n));
     }
   });
@@ -157,6 +180,7 @@ Selected<T> radix_select(const Scores<T>& scores, int64_t k, bool absolute) {
     shift -= width;
     const Histogram counts = first ? count_digits<true>(chunks, keys, result.key, shift, width)
                                    : count_digits<false>(chunks, keys, result.key, shift, width);
+    if (first) refuse_nan(scores.chunks, keys, counts, shift);
     int digit = (1 << width) - 1;
     for (; counts[digit] < result.needed; --digit) result.needed -= counts[digit];
     result.equal = counts[digit];
