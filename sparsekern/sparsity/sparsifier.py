@@ -45,6 +45,9 @@ class Sparsifier(torch.optim.Optimizer):
             lacks a layer.
     """
 
+    # `GradScaler` would hand its scale to a fused optimizer as attributes of this object. So it unscales the gradients.
+    _step_supports_amp_scaling = False
+
     def __init__(
         self,
         model: nn.Module,

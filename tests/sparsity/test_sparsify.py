@@ -236,6 +236,20 @@ def test_rigl_with_a_closure_replaces_the_step() -> None:
         assert set(site.weight.tolist()) <= {*weight.tolist(), 0.0}
 
 
+@pytest.mark.parametrize("fused", [False, True])
+def test_grad_scaler_unscales_whatever_the_implementation(fused: bool) -> None:
+    weights = []
+    for scale in (1.0, 1024.0):
+        model, optimizer, x, y = start()
+        inner = torch.optim.SGD(model.parameters(), lr=0.1, fused=fused)
+        optimizer = sk.Sparsifier(model, inner, optimizer.method)
+        scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+        scaler.scale(cross_entropy(model(x), y)).backward()
+        scaler.step(optimizer)
+        weights.append(model[0].values.detach())
+    assert torch.allclose(*weights)
+
+
 def test_grad_scaler_skips_and_arms_again() -> None:
     model, optimizer, x, y = start()
     scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
