@@ -51,6 +51,12 @@ class Site:
         grad = self.module.values.grad
         return None if grad is None else grad[: self.nnz]
 
+    @property
+    def learns(self) -> bool:
+        """Whether the layer can change now: not frozen and, if it was armed for this step, reached by the gradient."""
+        probe = self.module.probe
+        return self.module.values.requires_grad and (probe is None or bool(probe.records))
+
     # ---- statistics of an armed step
 
     def arm(self) -> None:

@@ -26,7 +26,8 @@ class Sparsifier(torch.optim.Optimizer):
     `.step()` steps the optimizer, except where a method's change of pattern takes the step's place, and changes the
     patterns when the method says so. All else (`param_groups`, `state`, ...) is the optimizer's own, so that learning
     rate schedulers and `GradScaler` take it for one. In a step whose backward pass gathers growth statistics, layers
-    record their inputs and output gradients, and compiled code runs eagerly.
+    record their inputs and output gradients, and compiled code runs eagerly. A frozen layer keeps its pattern, and so
+    does one that the gradient does not reach in such a step.
 
     Args:
         model: a model after `sparsify`.
@@ -41,8 +42,8 @@ class Sparsifier(torch.optim.Optimizer):
             in `DistributedDataParallel` again, and expect one recompilation.
 
     Raises:
-        ValueError: the optimizer is Muon, LBFGS or SparseAdam, or does not hold the model's sparse weights; a follower
-            lacks a layer.
+        ValueError: the optimizer is Muon, LBFGS or SparseAdam, or does not hold the model's sparse weights that require
+            a gradient; a follower lacks a layer.
     """
 
     # `GradScaler` would hand its scale to a fused optimizer as attributes of this object. So it unscales the gradients.
@@ -121,9 +122,15 @@ class Sparsifier(torch.optim.Optimizer):
 
     @torch.no_grad()
     def _change(self) -> None:
+        sites = [site for site in self.sites if site.learns]
+        for site in self.sites:
+            site.changes = {"flips": 0, "iou_last": 1.0}
+        if not sites:
+            if any(site.module.values.requires_grad for site in self.sites):
+                raise RuntimeError("the pattern changes in this step, but no backward pass reached a sparse layer")
+            return
         total = sum(site.nnz for site in self.sites)
-        for i, (keep, grow) in enumerate(plan(self.method, self.sites, self.steps, self.generator)):
-            site = self.sites[i]
+        for site, (keep, grow) in zip(sites, plan(self.method, sites, self.steps, self.generator), strict=True):
             needed = int(keep.sum()) + grow.numel()
             capacity = roomy(needed, site.size, total, len(self.sites)) if needed > site.active.capacity else 0
             followers = [layers[site.name] for layers in self.followers]
@@ -228,7 +235,7 @@ def _sparse_layers(model: nn.Module, sites: Sequence[Site]) -> dict[str, SparseL
 
 def _check_held(sites: Sequence[Site], optimizer: torch.optim.Optimizer) -> None:
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    missing = [site.name for site in sites if id(site.module.values) not in held]
+    missing = [s.name for s in sites if s.module.values.requires_grad and id(s.module.values) not in held]
     if missing:
         warn = "was it built before sparsify? Build it from model.parameters() afterwards"
         raise ValueError(f"the optimizer does not hold the sparse weights of {', '.join(missing)}; {warn}")

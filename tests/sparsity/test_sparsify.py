@@ -236,6 +236,58 @@ def test_rigl_with_a_closure_replaces_the_step() -> None:
         assert set(site.weight.tolist()) <= {*weight.tolist(), 0.0}
 
 
+class Branches(nn.Module):
+    """Two linear layers of which `forward` uses the first, and a last one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.used, self.idle, self.last = nn.Linear(30, 20), nn.Linear(30, 20), nn.Linear(20, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(self.used(x).relu())
+
+
+@pytest.mark.parametrize("name", ["rigl", "gse_grabo"])
+def test_layers_out_of_the_gradients_reach_keep_their_pattern(name: str) -> None:
+    torch.manual_seed(0)
+    method = sk.methods.get(name)(sparsity=0.8, total_steps=60, every=3)
+    model = sk.sparsify(Branches(), method)
+    first = model.idle.topology
+    optimizer = sk.Sparsifier(model, torch.optim.SGD(model.parameters(), lr=0.1), method)
+    train(model, optimizer, torch.randn(16, 30), torch.randint(5, (16,)), 4)
+    assert optimizer.rewired
+    assert model.idle.topology.same_pattern(first)
+    assert [row["flips"] > 0 for row in optimizer.report().rows] == [True, False, True]
+    train(model, optimizer, torch.randn(16, 30), torch.randint(5, (16,)), 2)
+    optimizer.zero_grad()
+    with pytest.raises(RuntimeError, match="no backward pass reached"):
+        optimizer.step()
+
+
+@pytest.mark.parametrize("name", ["gmp", "rigl", "gse_grabo"])
+def test_frozen_layers_do_not_change(name: str) -> None:
+    torch.manual_seed(0)
+    method = sk.methods.get(name)(sparsity=0.8, total_steps=60, steps_per_epoch=3, every=3)
+    dense = network()
+    for parameter in dense[0].parameters():
+        parameter.requires_grad_(False)
+    model = sk.sparsify(dense, method)
+    before = model[0].topology, model[0].values.clone()
+    inner = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    optimizer = sk.Sparsifier(model, inner, method)
+    train(model, optimizer, torch.randn(16, 30), torch.randint(5, (16,)), 4)
+    assert optimizer.rewired
+    assert model[0].topology.same_pattern(before[0])
+    assert torch.equal(model[0].values, before[1])
+
+
+def test_copies_of_an_armed_model_record_nothing() -> None:
+    model, optimizer, x, y = start()
+    train(model, optimizer, x, y, 3)
+    assert all(layer.probe is not None for layer in layers(model))
+    assert all(layer.probe is None for layer in layers(copy.deepcopy(model)))
+
+
 @pytest.mark.parametrize("fused", [False, True])
 def test_grad_scaler_unscales_whatever_the_implementation(fused: bool) -> None:
     weights = []
