@@ -173,6 +173,10 @@ class SparseLinear(nn.Module):
 
     # ---- files
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Of copies and pickles: they are not armed, whatever this layer records at the moment."""
+        return {**self.__dict__, "probe": None}
+
     def _save_to_state_dict(self, destination: dict, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
         nnz = self.topology.nnz
