@@ -69,6 +69,11 @@ class Cadence:
     def fires(self, step: int) -> bool:
         return self.start <= step <= self.stop and step % self.period == 0
 
+    def before(self, step: int) -> int:
+        """The change before the one at `step`; 0, the first pattern, if there is none."""
+        previous = step - self.period
+        return previous if previous >= self.start else 0
+
     def count(self, total_steps: int) -> int:
         """How many times it fires in a run of `total_steps`."""
         last = min(self.stop, total_steps - 1)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..topology import kept
+from .distributions import apportion
 from .method import Method
 from .site import Site
 
@@ -43,14 +44,14 @@ def plan(method: Method, sites: Sequence[Site], step: int, generator: torch.Gene
 def _targets(method: Method, sites: Sequence[Site], step: int, generator: torch.Generator) -> list[int]:
     """Active weights of each site after the change; over the network only the sum counts."""
     current = [site.nnz for site in sites]
-    if method.sparsity(step) == method.sparsity(step - 1):
+    if method.sparsity(step) == method.sparsity(method.when.before(step)):
         return current
     total = kept(method.sparsity(step), sum(site.size for site in sites))
     if not method.view.per_layer:
         return _sum_first(total, len(sites))
     shapes = [site.module.weight_shape for site in sites]
     targets = method.share(shapes, total, generator)
-    return [min(t, n) for t, n in zip(targets, current, strict=True)] if method.grow is None else targets
+    return targets if method.grow is not None else apportion(targets, current, total)  # no layer gains weights
 
 
 def _exchanged(method: Method, targets: Sequence[int], step: int) -> list[int]:

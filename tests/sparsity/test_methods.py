@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 import sparsekern as sk
-from sparsekern.sparsity import growth, scores, update, views
+from sparsekern.sparsity import Method, growth, scores, update, views
 from sparsekern.sparsity.methods.gse import CHANGES as GSE_CHANGES
-from sparsekern.sparsity.schedules import cosine, cubic
+from sparsekern.sparsity.schedules import Cadence, cosine, cubic
+from sparsekern.topology import kept
 
 DYNAMIC = {"set": {"every": 1}, "rigl": {"every": 1}, "gse_random": {"every": 1}, "gse_grabo": {"every": 1}}
 
@@ -261,6 +262,30 @@ def test_gmp_is_monotone_and_follows_the_schedule() -> None:
 
 
 # ---- edges
+
+
+@pytest.mark.filterwarnings("ignore:layer collapse")
+def test_gmp_is_exact_where_rounding_would_give_a_layer_weights_back() -> None:
+    # Fewer weights in all can be more for one of the layers: the paradox of largest remainders.
+    shapes = [(25, 38), (38, 27), (5, 2), (36, 3), (15, 19), (33, 23)]
+    model = nn.ModuleList(nn.Linear(cols, rows, bias=False) for rows, cols in shapes)
+    method = sk.methods.gmp(sparsity=0.95, total_steps=21, every=1, stop=20 / 21)
+    model = sk.sparsify(model, method)
+    optimizer = sk.Sparsifier(model, torch.optim.SGD(model.parameters(), lr=0.0), method)
+    size = sum(rows * cols for rows, cols in shapes)
+    for step in range(21):
+        optimizer.step()
+        assert sum(site.nnz for site in optimizer.sites) == kept(method.sparsity(step), size)
+
+
+def test_a_sparsity_that_is_final_between_two_changes_is_reached() -> None:
+    method = Method("late", cubic(0.9, 5), when=Cadence(4), view=views.layer)
+    model = sk.sparsify(network(), method)
+    optimizer = sk.Sparsifier(model, torch.optim.SGD(model.parameters(), lr=0.1), method)
+    for _ in range(9):
+        optimizer.step()
+    size = sum(site.size for site in optimizer.sites)
+    assert sum(site.nnz for site in optimizer.sites) == kept(0.9, size)
 
 
 def test_several_backward_passes_add_up() -> None:
