@@ -1,6 +1,5 @@
 """The files of a run folder."""
 
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ import torch
 from .errors import UsageError, require
 from .files import read_json, write, write_json, write_lines
 
+VERSION = 1
 CONFIG = "config.json"
 CHECKPOINT = "checkpoint.pt"
 METRICS = "metrics.jsonl"
@@ -44,10 +44,12 @@ def load(folder: Path) -> dict:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise UsageError(f"{folder} holds no run to resume: there is no {CHECKPOINT} in it") from error
-    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+    except Exception as error:  # what is no pickle raises whatever its bytes happen to mean
         raise UsageError(f"{path} is damaged: {str(error).splitlines()[0] if str(error) else error!r}") from error
     if not isinstance(state, dict) or "version" not in state:
         raise UsageError(f"{path} is not a checkpoint of sparsekern")
+    if state["version"] != VERSION:
+        raise UsageError(f"expected a checkpoint of version {VERSION}, got {state['version']}")
     return state
 
 

@@ -11,11 +11,10 @@ from torch import Tensor, nn
 
 from .. import Sparsifier, memory_report, methods, sparsify
 from ..nn.convert import prunable_layers
+from .checkpoint import VERSION
 from .data import Data
 from .errors import RunError, UsageError
 from .models import build
-
-VERSION = 1
 
 
 def learning_rate(config: dict, step: int, steps_per_epoch: int) -> float:
@@ -190,10 +189,8 @@ class Run:
         """Restores a state of the same configuration; the model first, since it brings the pattern.
 
         Raises:
-            UsageError: a state of another version, of other data or of another model.
+            UsageError: a state of other data or of another model.
         """
-        if state.get("version") != VERSION:
-            raise UsageError(f"expected a checkpoint of version {VERSION}, got {state.get('version')}")
         if state["data"] != self.data.facts:
             raise UsageError(f"the checkpoint was trained on other data: {state['data']}, now {self.data.facts}")
         try:

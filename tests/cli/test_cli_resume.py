@@ -145,7 +145,7 @@ def test_conflicting_flags_are_refused(tmp_path: Path, capsys: pytest.CaptureFix
     assert main(["train", "--resume", str(tmp_path), "--method", "gse_grabo"]) == 0
 
 
-@pytest.mark.parametrize("damage", ["truncated", "text", "foreign", "other model"])
+@pytest.mark.parametrize("damage", ["truncated", "text", "opcodes", "foreign", "other version", "other model"])
 def test_damaged_checkpoint(damage: str, tmp_path: Path, capsys: pytest.CaptureFixture):
     assert main(["train", *FLAGS, "--epochs", "1", "--out", str(tmp_path)]) == 0
     path = tmp_path / "checkpoint.pt"
@@ -153,8 +153,12 @@ def test_damaged_checkpoint(damage: str, tmp_path: Path, capsys: pytest.CaptureF
         path.write_bytes(path.read_bytes()[:1000])
     elif damage == "text":
         path.write_text("not a checkpoint")
+    elif damage == "opcodes":
+        path.write_text("hello")
     elif damage == "foreign":
         torch.save({"model": {}}, path)
+    elif damage == "other version":
+        torch.save({"version": 0}, path)
     else:
         state = load(tmp_path)
         state["config"]["width"] = 0.3
