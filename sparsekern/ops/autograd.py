@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from .schema import library
 
@@ -28,8 +27,10 @@ def _register_linear(name: str) -> None:
                 return op(input, values, index, bias, out_features)
 
         @staticmethod
-        @once_differentiable
         def backward(ctx: Any, grad_output: Tensor) -> tuple:  # type: ignore[override]
+            if torch.is_grad_enabled():
+                # The operator below has no formula of its own: its results would pass for constants.
+                raise RuntimeError("sparse layers have no second derivatives: do without create_graph=True")
             input, values, *index = ctx.saved_tensors
             need_input, need_values, need_bias = need = ctx.needs_input_grad[:3]
             gradients = backward_op(grad_output, input, values, index, need_input, need_values, need_bias)
