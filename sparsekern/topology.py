@@ -83,7 +83,7 @@ class Topology:
         capacity: int | None = None,
         tiled: bool = False,
     ) -> Topology:
-        """G(n, M): exactly `nnz` distinct entries, every such set equally likely (METHODS 1.5, Init)."""
+        """G(n, M): exactly `nnz` distinct entries, every such set equally likely."""
         size = prod(shape)
         if not 0 <= nnz <= size:
             raise ValueError(f"nnz must be between 0 and {size}, the weights of shape {tuple(shape)}, got {nnz}")

@@ -162,9 +162,9 @@ class SparseLinear(nn.Module):
         linear: Any = nn.utils.skip_init(
             nn.Linear, self.in_features, self.out_features, self.bias is not None, **factory
         )
-        linear.weight.copy_(self.topology.dense(self.values))
+        linear.weight.copy_(self.topology.dense(self.values)).requires_grad_(self.values.requires_grad)
         if self.bias is not None:
-            linear.bias.copy_(self.bias)
+            linear.bias.copy_(self.bias).requires_grad_(self.bias.requires_grad)
         return linear.train(self.training)
 
     @property

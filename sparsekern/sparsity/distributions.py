@@ -18,7 +18,7 @@ def uniform(shapes: Sequence[Shape], total: int, generator: torch.Generator | No
 
 def er(shapes: Sequence[Shape], total: int, generator: torch.Generator | None = None) -> list[int]:
     """Density proportional to (in + out) / (in out) (SET, Mocanu et al. 2018, eq. 3)."""
-    return _by_density(shapes, total, [(s[0] + s[1]) / (s[0] * s[1]) for s in shapes])
+    return _by_density(shapes, total, [(s[0] + s[1]) / max(1, s[0] * s[1]) for s in shapes])
 
 
 def erk(shapes: Sequence[Shape], total: int, generator: torch.Generator | None = None) -> list[int]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from math import prod
+from numbers import Real
 from typing import Any, cast
 
 import torch
@@ -54,11 +55,15 @@ def sparsify(
     """
     choose(1, 1, 1.0, backend=backend)
     if not isinstance(method, Method):
+        if not isinstance(method, Real):
+            raise ValueError(f"expected a Method (sparsekern.methods.NAME(...)) or a sparsity, got {method!r}")
         kept(method, 1)
         method = Method("static", constant(float(method)))
     if method.storage == "dense":
         return model
     layers = prunable_layers(model, exclude)
+    if any(parameter.is_meta for layer in layers.values() for parameter in layer.parameters()):
+        raise ValueError("the model is on the meta device; give its weights memory (model.to_empty) and values first")
     if masks is not None:
         unknown = sorted(set(masks) - set(layers))
         if unknown:
@@ -142,8 +147,10 @@ def _sparse(layer: Any, pattern: Topology, backend: str) -> SparseLinear:
     )
     with torch.no_grad():
         new.values.copy_(pattern.from_csr(weights))
+        new.values.requires_grad_(layer.values.requires_grad)
         if new.bias is not None:
             new.bias.copy_(layer.bias)
+            new.bias.requires_grad_(layer.bias.requires_grad)
     return new.train(layer.training)
 
 
@@ -151,7 +158,7 @@ def mean_gradient(model: nn.Module, layers: Sequence[nn.Module], batches: Batche
     """The mean over `batches` of the gradient of the loss by each layer's weight, dense.
 
     Runs in training mode; weights, `requires_grad`, gradients, buffers, mode and random state are left as they were
-    (METHODS: batch norm uses the batch's statistics, running ones are restored).
+    (batch norm uses the batch's statistics, running ones are restored). Zero for a weight that the loss does not use.
     """
     weights = [cast(Tensor, layer.weight) for layer in layers]
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
@@ -166,8 +173,10 @@ def mean_gradient(model: nn.Module, layers: Sequence[nn.Module], batches: Batche
             for weight in weights:
                 weight.requires_grad_(True)
             for x, y in batches:
-                for total, gradient in zip(sums, torch.autograd.grad(loss(model(x), y), weights), strict=True):
-                    total += gradient / len(batches)
+                gradients = torch.autograd.grad(loss(model(x), y), weights, allow_unused=True)
+                for total, gradient in zip(sums, gradients, strict=True):
+                    if gradient is not None:
+                        total += gradient / len(batches)
     finally:
         for weight, flag in zip(weights, wanted, strict=True):
             weight.requires_grad_(flag)

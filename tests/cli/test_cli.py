@@ -33,7 +33,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_summary_holds_what_the_contract_names(folder: Path):
+def test_summary_holds_the_documented_keys(folder: Path):
     summary = json.loads((folder / "summary.json").read_text())
     names = (
         "method model data sparsity_target sparsity nnz prunable train_loss test_loss test_accuracy epochs steps "

@@ -236,6 +236,35 @@ def test_rigl_with_a_closure_replaces_the_step() -> None:
         assert set(site.weight.tolist()) <= {*weight.tolist(), 0.0}
 
 
+@pytest.mark.filterwarnings("ignore:Initializing zero-element")
+def test_layers_without_weights_and_without_gradient() -> None:
+    for name in distributions.NAMES:
+        model = sk.sparsify(nn.Sequential(nn.Linear(4, 0), nn.Linear(0, 5), nn.Linear(5, 5)), 0.8, distribution=name)
+        assert [layer.topology.nnz for layer in layers(model)] == [0, 0, 5]
+    torch.manual_seed(0)
+    data = [(torch.randn(16, 30), torch.randint(5, (16,)))]
+    method = sk.methods.snip(sparsity=0.8)
+    model = sk.sparsify(Branches(), method, batches=data, loss=cross_entropy)
+    assert model.idle.topology.nnz == 0
+
+
+def test_conversions_keep_what_is_frozen() -> None:
+    dense = network()
+    dense[0].weight.requires_grad_(False)
+    dense[2].bias.requires_grad_(False)
+    expected = [parameter.requires_grad for parameter in dense.parameters()]
+    model = sk.sparsify(sk.sparsify(dense, 0.5), 0.5)
+    assert [parameter.requires_grad for parameter in model.parameters()] == expected
+    assert [parameter.requires_grad for parameter in sk.densify(model).parameters()] == expected
+
+
+def test_sparsify_says_what_it_takes() -> None:
+    with pytest.raises(ValueError, match="or a sparsity, got 'rigl'"):
+        sk.sparsify(network(), "rigl")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="meta device"):
+        sk.sparsify(network().to("meta"), 0.5)
+
+
 class Branches(nn.Module):
     """Two linear layers of which `forward` uses the first, and a last one."""
 
