@@ -3,6 +3,8 @@
 Signatures and the layout of `index` are those of `schema`.
 """
 
+from math import prod
+
 import torch
 from torch import Tensor
 
@@ -16,6 +18,11 @@ def _rows(row_ptr: Tensor) -> Tensor:
     """The row of every slot in use, int64 `[nnz]`."""
     counts = row_ptr.diff().long()
     return torch.repeat_interleave(torch.arange(counts.numel(), device=row_ptr.device), counts)
+
+
+def _flat(tensor: Tensor) -> Tensor:
+    """`[*, features]` as `[batch, features]`, of which either may be 0."""
+    return tensor.reshape(prod(tensor.shape[:-1]), tensor.shape[-1])
 
 
 def expand(values: Tensor, row_ptr: Tensor, col: Tensor, start: int, stop: int, cols: int) -> Tensor:
@@ -51,7 +58,7 @@ def sparse_linear_backward(
     """Gradients of `sparse_linear`; what is not needed is returned with no elements."""
     wide = _accumulate(input.dtype)
     rows, cols = grad_output.shape[-1], input.shape[-1]
-    delta, h = grad_output.reshape(-1, rows).to(wide), input.reshape(-1, cols).to(wide)
+    delta, h = _flat(grad_output).to(wide), _flat(input).to(wide)
     grad_input, grad_values, grad_bias = input.new_empty(0), values.new_empty(0), values.new_empty(0)
     if need_input:
         grad_input = (delta @ expand(values.to(wide), index[0], index[1], 0, rows, cols)).to(input.dtype)
@@ -75,7 +82,7 @@ def expanded_linear(
 ) -> Tensor:
     """`sparse_linear` by dense products with row panels of the expanded matrix: for weights that are hardly sparse."""
     cols = input.shape[-1]
-    flat = input.reshape(-1, cols)
+    flat = _flat(input)
     output = input.new_empty(flat.shape[0], out_features)
     for start, stop in _panels(out_features, cols, values.element_size()):
         panel = torch.ops.sparsekern.expand(values, index[0], index[1], start, stop, cols)
@@ -94,7 +101,7 @@ def expanded_linear_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of `expanded_linear`, in the same row panels."""
     rows, cols = grad_output.shape[-1], input.shape[-1]
-    delta, h = grad_output.reshape(-1, rows), input.reshape(-1, cols)
+    delta, h = _flat(grad_output), _flat(input)
     grad_input = torch.zeros_like(h, memory_format=torch.contiguous_format) if need_input else input.new_empty(0)
     grad_values = torch.zeros_like(values) if need_values else values.new_empty(0)
     for start, stop in _panels(rows, cols, values.element_size()):
@@ -112,7 +119,7 @@ def sampled_gradient(grad_output: Tensor, input: Tensor, coordinates: Tensor) ->
     """`sum_b grad_output[b, r] * input[b, c]` at flat coordinates `r * cols + c`, int64 `[n]`; fp32 or wider."""
     wide = _accumulate(input.dtype)
     rows, cols = grad_output.shape[-1], input.shape[-1]
-    delta, h = grad_output.reshape(-1, rows).to(wide), input.reshape(-1, cols).to(wide)
+    delta, h = _flat(grad_output).to(wide), _flat(input).to(wide)
     if coordinates.numel() and not 0 <= int(coordinates.min()) <= int(coordinates.max()) < rows * cols:
         raise ValueError(f"coordinates must lie in [0, {rows * cols})")
     result = h.new_empty(coordinates.shape)

@@ -226,3 +226,15 @@ def test_constructor_errors() -> None:
         sk.SparseLinear.from_dense(nn.Linear(4, 3), torch.ones(4, 3, dtype=torch.bool))
     with pytest.raises(ValueError, match="bool"):
         sk.SparseLinear.from_dense(nn.Linear(4, 3), torch.ones(3, 4))
+
+
+@pytest.mark.parametrize("backend", ["sparse", "dense", "masked"])
+@pytest.mark.parametrize("shape", [(0, 5), (5, 0), (0, 0)])
+def test_layers_without_features(backend: str, shape: tuple[int, int]) -> None:
+    layer = sk.SparseLinear(*shape, sparsity=0.0, backend=backend)
+    for batch in ((), (0,), (2, 3)):
+        x = torch.randn(*batch, shape[0], requires_grad=True)
+        output = layer(x)
+        assert output.shape == (*batch, shape[1])
+        output.sum().backward()
+        assert x.grad is not None
