@@ -58,6 +58,7 @@ class SparseLinear(nn.Module):
             raise ValueError(f"topology must have shape {shape} (out_features, in_features), got {topology.shape}")
         self.in_features, self.out_features, self.backend = in_features, out_features, backend
         self.probe: Probe | None = None
+        self.loads = 0  # how often a state dict brought another pattern
         self.set_topology(topology if device is None else topology.to(device))
         factory: dict[str, Any] = {"device": self.col.device, "dtype": dtype}
         self.values = nn.Parameter(torch.empty(topology.capacity, **factory))
@@ -220,7 +221,7 @@ class SparseLinear(nn.Module):
             )
         if not is_pattern(row_ptr, col, self.in_features):
             raise ValueError(f"expected ascending columns in [0, {self.in_features}) within ascending row pointers")
-        capacity = max(nnz, self.values.numel())
+        capacity, old = max(nnz, self.values.numel()), self.topology
         if capacity != self.values.numel():  # in place: the Parameter stays the one that the optimizer holds
             self.values.data = self.values.new_zeros(capacity)
             self.values.grad = None
@@ -228,5 +229,6 @@ class SparseLinear(nn.Module):
         padded[:nnz] = col
         # A copy: a state dict holds the tensors of the model it was taken from.
         topology = Topology(self.weight_shape, row_ptr.to(device, torch.int32, copy=True), padded)
+        self.loads += capacity != old.capacity or not topology.same_pattern(old)
         self.set_topology(topology)
         return topology.from_csr(values.to(device, self.values.dtype))

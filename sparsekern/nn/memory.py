@@ -49,7 +49,8 @@ def memory_report(model: nn.Module, optimizer: Any = None) -> MemoryReport:
 
     Counted from the tensors that exist; a gradient is counted for every parameter that requires one, whether it is
     allocated at this moment or not. Slack is the room for nonzeros that no nonzero uses: values, index, gradient and
-    state. Scratch is what a dense product on an expanded weight takes; activations are not weights and not counted.
+    state. Scratch is what a dense product on an expanded weight takes; activations and the packed copies of them that
+    the kernels keep per thread (64 columns of inputs and outputs for each of up to four panels) are not counted.
     The dense twin has the same optimizer state tensors at its size.
 
     Args:

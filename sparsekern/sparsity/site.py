@@ -23,6 +23,7 @@ class Site:
     def __init__(self, name: str, module: SparseLinear) -> None:
         self.name, self.module = name, module
         topology = module.topology
+        self.loads = module.loads
         self.first = (topology.row_ptr, topology.col[: topology.nnz])
         self.changes: dict[str, Any] = {"flips": 0, "iou_last": 1.0}
 
@@ -121,6 +122,15 @@ class Site:
         common = int(torch.isin(active.coordinates(), first, assume_unique=True).sum())
         return common / max(1, first.numel() + active.nnz - common)
 
+    def check_loaded(self, optimizer: torch.optim.Optimizer) -> None:
+        """Refuses to go on with optimizer state that belongs to other weights than a loaded pattern has."""
+        if self.loads != self.module.loads and optimizer.state.get(self.module.values):
+            raise RuntimeError(
+                f"{self.name} got another pattern from a state dict, but the optimizer's state belongs to the old one: "
+                "load the state of the Sparsifier, too, or build a new optimizer"
+            )
+        self.loads = self.module.loads
+
     # ---- files
 
     def state(self) -> dict[str, Any]:
@@ -135,6 +145,7 @@ class Site:
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
+        self.loads = self.module.loads
         self.first = (state["first_row_ptr"], state["first_col"])
         self.changes = dict(state["changes"])
         self.module.set_kernel(state["kernel"], state["reason"])

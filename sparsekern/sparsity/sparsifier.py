@@ -63,6 +63,8 @@ class Sparsifier(torch.optim.Optimizer):
                 f"{type(optimizer).__name__} keeps no state per weight that could follow a weight; use an optimizer "
                 "like SGD, Adam or AdamW"
             )
+        if not isinstance(method, Method):
+            raise ValueError(f"expected a Method (sparsekern.methods.NAME(...)), got {method!r}")
         self.optimizer, self.method = optimizer, method
         self.sites = [Site(_plain(n), m) for n, m in model.named_modules() if isinstance(m, SparseLinear)]
         _check_held(self.sites, optimizer)
@@ -81,6 +83,13 @@ class Sparsifier(torch.optim.Optimizer):
             raise AttributeError(name)
         return getattr(self.optimizer, name)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies and pickles, made together with the model; without a scheduler's wrapper of `step`."""
+        return {key: value for key, value in self.__dict__.items() if key != "step"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+
     def __repr__(self) -> str:
         return f"Sparsifier({self.method.name}, {self.optimizer!r})"
 
@@ -88,6 +97,8 @@ class Sparsifier(torch.optim.Optimizer):
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One optimizer step; see the class."""
+        for site in self.sites:
+            site.check_loaded(self.optimizer)
         due = bool(self.sites) and self.method.when.fires(self.steps)
         replaced = due and self.method.update == "replace"
         if not replaced:

@@ -110,6 +110,8 @@ def _patterns(
 ) -> list[Topology]:
     """The first pattern of every layer. A layer that is sparse already keeps its own."""
     dense = {name: layer for name, layer in layers.items() if isinstance(layer, nn.Linear)}
+    if not dense:
+        return _agreeing(layers, method)
     shapes = [tuple(layer.weight.shape) for layer in dense.values()]
     total = kept(method.sparsity(0), sum(prod(shape) for shape in shapes))
     share = method.share if distribution is None else distributions.by_name(distribution)
@@ -128,6 +130,19 @@ def _patterns(
         fresh = [Topology.from_mask(mask) for mask in masks]
     by_name = dict(zip(dense, fresh, strict=True))
     return [layer.topology if isinstance(layer, SparseLinear) else by_name[name] for name, layer in layers.items()]
+
+
+def _agreeing(layers: dict[str, nn.Module], method: Method) -> list[Topology]:
+    """The patterns of a model that is sparse already, as the method would have it."""
+    patterns = [layer.topology for layer in layers.values() if isinstance(layer, SparseLinear)]
+    nnz, size = sum(pattern.nnz for pattern in patterns), sum(prod(pattern.shape) for pattern in patterns)
+    expected = kept(method.sparsity(0), size)
+    if nnz != expected:
+        raise ValueError(
+            f"the model is sparse already, with {nnz} of {size} weights; {method.name} starts with {expected}. Densify "
+            "it first, or give masks"
+        )
+    return patterns
 
 
 def _sparse(layer: Any, pattern: Topology, backend: str) -> SparseLinear:

@@ -452,6 +452,42 @@ def test_state_of_another_method_or_model_is_refused() -> None:
     del other
 
 
+def test_a_pattern_loaded_without_optimizer_state_is_refused() -> None:
+    model, optimizer, x, y = start()
+    best = copy.deepcopy(model.state_dict())
+    train(model, optimizer, x, y, 2)
+    model.load_state_dict(best)  # the same pattern: as with a dense model
+    train(model, optimizer, x, y, 5)
+    state = optimizer.state_dict()
+    now = copy.deepcopy(model.state_dict())
+    model.load_state_dict(best)
+    with pytest.raises(RuntimeError, match="another pattern from a state dict"):
+        train(model, optimizer, x, y, 1)
+    model.load_state_dict(now)
+    optimizer.load_state_dict(state)
+    train(model, optimizer, x, y, 1)
+
+
+def test_model_and_optimizer_copy_together() -> None:
+    model, optimizer, x, y = start()
+    torch.optim.lr_scheduler.StepLR(optimizer, 5)
+    train(model, optimizer, x, y, 4)
+    twin, its = copy.deepcopy((model, optimizer))
+    for pair in ((model, optimizer), (twin, its)):
+        train(*pair, x, y, 6)
+    assert all(torch.equal(twin.state_dict()[key], tensor) for key, tensor in model.state_dict().items())
+    assert its.optimizer is not optimizer.optimizer
+
+
+def test_a_sparse_model_has_to_agree_with_the_method() -> None:
+    model = sk.sparsify(network(), 0.5)
+    with pytest.raises(ValueError, match=r"sparse already, with 1050 of 2100 weights; static starts with 105"):
+        sk.sparsify(model, 0.95)
+    with pytest.raises(ValueError, match="expected a Method"):
+        sk.Sparsifier(model, torch.optim.SGD(model.parameters(), lr=0.1), "rigl")  # type: ignore[arg-type]
+    sk.sparsify(model, 0.5)
+
+
 def test_report_counts_flips_and_overlap() -> None:
     model, optimizer, x, y = start("set")
     first = [site.active.mask() for site in optimizer.sites]
