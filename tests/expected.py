@@ -1,0 +1,122 @@
+"""What the operators should give, computed from dense masks without the package.
+
+Random sets have no such form: they are those of the reference, whose law is tested by itself.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from samples import Pattern, Sample
+from torch import Tensor
+
+from sparsekern.ops import reference
+
+
+def _wide(*tensors: Tensor) -> list[Tensor]:
+    return [t.double() for t in tensors]
+
+
+def linear(p: Pattern, input: Tensor, values: Tensor, index: list, bias: Tensor | None, rows: int) -> Tensor:
+    x, weight = _wide(input, p.dense(values))
+    return x @ weight.t() + (0 if bias is None else bias.double())
+
+
+def linear_backward(
+    p: Pattern, grad_output: Tensor, input: Tensor, values: Tensor, index: list, *need: bool
+) -> list[Tensor]:
+    delta, x, weight = _wide(grad_output, input, p.dense(values))
+    dense = delta.reshape(-1, p.rows).t() @ x.reshape(-1, p.cols)
+    grad_values = torch.cat([dense[p.mask], torch.zeros(p.slack, dtype=torch.float64)])
+    every = [delta @ weight, grad_values, delta.reshape(-1, p.rows).sum(0)]
+    return [g if wanted else torch.empty(0).double() for g, wanted in zip(every, need, strict=True)]
+
+
+def expand(p: Pattern, values: Tensor, row_ptr: Tensor, col: Tensor, start: int, stop: int, cols: int) -> Tensor:
+    return p.dense(values)[start:stop].double()
+
+
+def collect(p: Pattern, dense: Tensor, row_ptr: Tensor, col: Tensor, start: int, stop: int, out: Tensor) -> Tensor:
+    full = torch.zeros(p.mask.shape, dtype=torch.float64)
+    full[start:stop] = dense
+    return torch.cat([full[p.mask], torch.zeros(p.slack)])
+
+
+def sampled_gradient(p: Pattern, grad_output: Tensor, input: Tensor, coordinates: Tensor) -> Tensor:
+    delta, x = _wide(grad_output, input)
+    return (delta.reshape(-1, p.rows).t() @ x.reshape(-1, p.cols)).flatten()[coordinates]
+
+
+def compress(p: Pattern, coordinates: Tensor, rows: int, cols: int, capacity: int) -> list[Tensor]:
+    return [p.row_ptr, p.col]
+
+
+def rewire(
+    p: Pattern, row_ptr: Tensor, col: Tensor, keep: Tensor, grow: Tensor, capacity: int, cols: int
+) -> list[Tensor]:
+    mask = torch.zeros(p.mask.numel(), dtype=torch.bool)
+    source = torch.full((p.mask.numel(),), -1)
+    mask[p.coordinates[keep]] = mask[grow] = True
+    source[p.coordinates[keep]] = keep.nonzero().flatten()
+    new = Pattern(mask.reshape(p.mask.shape), capacity - int(mask.sum()))
+    return [new.row_ptr, new.col, torch.cat([source[mask], torch.full((new.slack,), -1)]).int()]
+
+
+def transpose_index(p: Pattern, row_ptr: Tensor, col: Tensor, cols: int) -> list[Tensor]:
+    return p.index()[2:5]
+
+
+def tile_index(p: Pattern, ptr: Tensor, index: Tensor, extent: int) -> Tensor:
+    edges = [min(64 * t, p.cols) for t in range((p.cols + 63) // 64 + 1)]
+    return torch.stack([p.row_ptr[:-1] + p.mask[:, :edge].sum(1) for edge in edges], dim=1).int()
+
+
+def flat_scores(scores: list[Tensor], absolute: bool) -> np.ndarray:
+    flat = np.concatenate([score.double().numpy().ravel() for score in scores])
+    return np.abs(flat) if absolute else flat
+
+
+def topk_mask(p: Pattern, scores: list[Tensor], k: int, absolute: bool) -> list[Tensor]:
+    flat = flat_scores(scores, absolute)
+    mask = torch.zeros(flat.size, dtype=torch.bool)
+    mask[np.argsort(-flat, kind="stable")[:k]] = True
+    return [part.reshape(s.shape) for part, s in zip(mask.split([s.numel() for s in scores]), scores, strict=True)]
+
+
+def kth_largest(p: Pattern, scores: list[Tensor], k: int, absolute: bool) -> Tensor:
+    return torch.tensor(-np.sort(-flat_scores(scores, absolute))[k - 1], dtype=torch.float64)
+
+
+def guided_sample(p: Pattern, *args: object) -> list[Tensor]:
+    return list(reference.guided_sample(*args))  # type: ignore[arg-type]
+
+
+def random_subset(p: Pattern, out: Tensor, size: int, seed: int) -> Tensor:
+    reference.random_subset(out, size, seed)
+    return out
+
+
+EXPECTED: dict[str, Callable] = {
+    "sparse_linear": linear,
+    "sparse_linear_backward": linear_backward,
+    "expanded_linear": linear,
+    "expanded_linear_backward": linear_backward,
+    **{f.__name__: f for f in (expand, collect, sampled_gradient, guided_sample, random_subset, compress, rewire)},
+    **{f.__name__: f for f in (transpose_index, tile_index, topk_mask, kth_largest)},
+}
+MUTATED = {"collect": 5, "random_subset": 0}  # which argument is the result
+
+
+def run(function: Callable, sample: Sample, name: str) -> list[Tensor]:
+    args = list(sample.args)
+    if name in MUTATED:
+        args[MUTATED[name]] = args[MUTATED[name]].clone()
+    result = function(*args)
+    result = args[MUTATED[name]] if name in MUTATED else result
+    return [result] if isinstance(result, Tensor) else list(result)
+
+
+def expected(name: str, sample: Sample) -> list[Tensor]:
+    args = [a.clone() if i == MUTATED.get(name) else a for i, a in enumerate(sample.args)]
+    result = EXPECTED[name](sample.pattern, *args)
+    return [result] if isinstance(result, Tensor) else list(result)

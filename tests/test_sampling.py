@@ -1,0 +1,114 @@
+"""Random sets of coordinates: their laws, and what no set may hold."""
+
+from itertools import permutations
+
+import pytest
+import samples
+import torch
+from samples import Pattern
+
+from sparsekern import ops
+
+
+def chi_square_bound(freedom: int) -> float:
+    """The value that chi-square exceeds once in ten thousand (Wilson and Hilferty, 1931)."""
+    return freedom * (1 - 2 / (9 * freedom) + 3.719 * (2 / (9 * freedom)) ** 0.5) ** 3
+
+
+def chi_square(counts: dict, law: dict) -> float:
+    total = sum(counts.values())
+    assert set(counts) <= set(law)
+    return sum((counts.get(key, 0) - total * p) ** 2 / (total * p) for key, p in law.items())
+
+
+def successive_law(weight: dict[int, float], n: int) -> dict[tuple, float]:
+    """Probability of every set that `n` draws without replacement can make."""
+    law: dict[tuple, float] = {}
+    for order in permutations(weight, n):
+        probability, left = 1.0, sum(weight.values())
+        for item in order:
+            probability *= weight[item] / left
+            left -= weight[item]
+        law[tuple(sorted(order))] = law.get(tuple(sorted(order)), 0) + probability
+    return law
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4])
+def test_guided_sample_draws_successively(n: int) -> None:
+    mask = torch.tensor([[False, True, False, False], [False, False, True, False]])
+    p = Pattern(mask)
+    row, col = torch.tensor([1.0, 3.0]), torch.tensor([4.0, 1.0, 2.0, 0.7])
+    flat = (row[:, None] * col).flatten()
+    law = successive_law({i: float(flat[i]) for i in (~mask).flatten().nonzero().flatten().tolist()}, n)
+    counts: dict[tuple, int] = {}
+    for seed in range(4000):
+        chosen, rest = ops.guided_sample(row, col, p.row_ptr, p.col, n, seed)
+        counts[tuple(chosen.tolist())] = counts.get(tuple(chosen.tolist()), 0) + 1
+        assert rest == 0
+    assert chi_square(counts, law) < chi_square_bound(len(law) - 1)
+    even = dict.fromkeys(law, 1 / len(law))
+    assert chi_square(counts, even) > chi_square_bound(len(law) - 1), "the test could not tell laws apart"
+
+
+def test_guided_sample_fills_uniformly_beyond_the_support() -> None:
+    p = Pattern(torch.tensor([[False, True, False], [False, False, True]]))
+    counts: dict[tuple, int] = {}
+    for seed in range(2000):
+        chosen, rest = ops.guided_sample(torch.tensor([1.0, 0.0]), torch.ones(3), p.row_ptr, p.col, 3, seed)
+        assert rest == 1
+        counts[tuple(chosen.tolist())] = counts.get(tuple(chosen.tolist()), 0) + 1
+    assert chi_square(counts, {(0, 2, 3): 0.5, (0, 2, 4): 0.5}) < chi_square_bound(1)
+
+
+def test_guided_sample_gives_up_on_hopeless_weights() -> None:
+    """Weights that span 1e-15: 32 rounds find what is likely, chance the rest."""
+    p = Pattern(torch.rand(20, 20) < 0.3)
+    row = torch.full((20,), 1e-15)
+    row[3] = 1
+    n = int((~p.mask).sum()) // 2
+    chosen, rest = ops.guided_sample(row, torch.ones(20), p.row_ptr, p.col, n, 0)
+    likely = int((~p.mask[3]).sum())
+    assert n - likely <= int(rest) < n
+    assert int(((chosen >= 60) & (chosen < 80)).sum()) > likely / 2
+    assert chosen.unique().numel() == n
+
+
+@pytest.mark.parametrize("dtype", samples.DTYPES["guided_sample"], ids=str)
+def test_guided_sample_is_distinct_and_inactive(dtype: torch.dtype) -> None:
+    for sample in samples.guided_sample(dtype):
+        row, col, row_ptr, index, n, seed = sample.args
+        chosen, rest = ops.guided_sample(row, col, row_ptr, index, n, seed)
+        positive = (row.double()[:, None] * col.double()).flatten() > 0
+        assert chosen.shape == (n,)
+        assert bool((chosen[1:] > chosen[:-1]).all()), sample.name
+        assert not sample.pattern.mask.flatten()[chosen].any(), sample.name
+        assert int((~positive[chosen]).sum()) <= int(rest) <= n, sample.name
+        if "random" in sample.name and n <= int((~sample.pattern.mask).sum()) // 2:
+            assert int(rest) == 0, sample.name
+
+
+def test_guided_sample_scale_does_not_matter() -> None:
+    p = Pattern(torch.rand(20, 30) < 0.3)
+    row, col = torch.rand(20, dtype=torch.float64), torch.rand(30, dtype=torch.float64)
+    chosen, _ = ops.guided_sample(row, col, p.row_ptr, p.col, 50, 3)
+    for scale in (2.0**-900, 2.0**900):
+        assert torch.equal(ops.guided_sample(row * scale, col * scale, p.row_ptr, p.col, 50, 3)[0], chosen)
+    assert not torch.equal(ops.guided_sample(row, col, p.row_ptr, p.col, 50, 4)[0], chosen)
+
+
+@pytest.mark.parametrize("n", [2, 3])
+def test_random_subset_is_uniform(n: int) -> None:
+    counts: dict[tuple, int] = {}
+    for seed in range(3000):
+        chosen = tuple(ops.random_subset(n, 5, seed).tolist())
+        counts[chosen] = counts.get(chosen, 0) + 1
+    law = successive_law(dict.fromkeys(range(5), 1.0), n)
+    assert chi_square(counts, law) < chi_square_bound(len(law) - 1)
+
+
+def test_random_subset_does_not_favour_small_numbers() -> None:
+    """Below 3 * 2**61, where the remainder of 63 random bits would hit the lower third twice as often."""
+    size = 3 * 2**61
+    chosen = ops.random_subset(3000, size, 0)
+    thirds = torch.bincount(chosen // 2**61, minlength=3)
+    assert chi_square(dict(enumerate(thirds.tolist())), dict.fromkeys(range(3), 1 / 3)) < chi_square_bound(2)
