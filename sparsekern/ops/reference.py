@@ -165,10 +165,10 @@ def rewire(
         raise ValueError("grow must be ascending and distinct")
     old = (_rows(row_ptr) * cols + col[:nnz].long())[keep]
     coordinates, order = torch.cat([old, grow]).sort()
-    if not bool((coordinates[1:] > coordinates[:-1]).all()):
-        raise ValueError("grow must not hold active coordinates")
     if coordinates.numel() > capacity:
         raise ValueError(f"{coordinates.numel()} nonzeros do not fit the capacity {capacity}")
+    if not bool((coordinates[1:] > coordinates[:-1]).all()):
+        raise ValueError("grow must not hold active coordinates")
     source = torch.cat([keep.nonzero().flatten(), torch.full_like(grow, -1)])[order]
     new_row_ptr, new_col = compress(coordinates, rows, cols, capacity)
     index_map = torch.full((capacity,), -1, dtype=torch.int32, device=col.device)
