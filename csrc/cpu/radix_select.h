@@ -128,9 +128,9 @@ template <class T>
 void refuse_nan(const std::vector<Chunk<T>>& chunks, Keys<T> keys, const Histogram& first, int shift) {
   const auto digit = [&](auto bits) { return static_cast<int64_t>(keys.of(bits) >> shift); };
   const auto top = first.begin() + digit(static_cast<Bits<T>>(Keys<T>::INF));
-  const auto bottom = first.begin() + (keys.absolute ? -1 : digit(static_cast<Bits<T>>(Keys<T>::SIGN | Keys<T>::INF)));
+  const auto bottom = keys.absolute ? 0 : 1 + digit(static_cast<Bits<T>>(Keys<T>::SIGN | Keys<T>::INF));
   const auto occurs = [](int64_t count) { return count > 0; };
-  if (!std::any_of(top, first.end(), occurs) && !std::any_of(first.begin(), bottom + 1, occurs)) return;
+  if (!std::any_of(top, first.end(), occurs) && !std::any_of(first.begin(), first.begin() + bottom, occurs)) return;
   for (const auto& chunk : chunks)
     require(!std::any_of(chunk.data, chunk.data + chunk.size, Keys<T>::is_nan), "scores must not contain NaN");
 }
