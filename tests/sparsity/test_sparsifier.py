@@ -284,7 +284,7 @@ def test_state_of_another_method_or_model_is_refused() -> None:
     model, optimizer, x, y = start()
     train(model, optimizer, x, y, 4)
     state = optimizer.state_dict()
-    other, stranger, _, _ = start("gse_random")
+    _, stranger, _, _ = start("gse_random")
     with pytest.raises(ValueError, match="expected the state of method gse_random, got gse_grabo"):
         stranger.load_state_dict(state)
     fresh, again, _, _ = start(seed=5)
@@ -296,7 +296,6 @@ def test_state_of_another_method_or_model_is_refused() -> None:
     alone = sk.Sparsifier(small, torch.optim.SGD(small.parameters(), lr=0.1, momentum=0.9), optimizer.method)
     with pytest.raises(ValueError, match="sparse layers 0, 2, 4"):
         alone.load_state_dict(state)
-    del other
 
 
 def test_a_pattern_loaded_without_optimizer_state_is_refused() -> None:
