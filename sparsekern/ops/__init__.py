@@ -3,8 +3,9 @@
 `index` is `Topology.index`; the layout is described in `schema`.
 """
 
-from . import autograd, reference, schema
+from . import autograd, reference, reference_conv, schema
 from .backend import extension
+from .conv import expanded_conv2d, sparse_conv2d
 from .linear import expanded_linear, sparse_linear
 from .pattern import compress, coordinates, random_subset, rewire, tile_index, transpose_index
 from .selection import guided_sample, kth_largest, sampled_gradient, topk_mask
@@ -13,15 +14,18 @@ __all__ = [
     "autograd",
     "compress",
     "coordinates",
+    "expanded_conv2d",
     "expanded_linear",
     "extension",
     "guided_sample",
     "kth_largest",
     "random_subset",
     "reference",
+    "reference_conv",
     "rewire",
     "sampled_gradient",
     "schema",
+    "sparse_conv2d",
     "sparse_linear",
     "tile_index",
     "topk_mask",

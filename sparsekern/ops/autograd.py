@@ -12,19 +12,23 @@ from torch import Tensor
 from .schema import library
 
 
-def _register_linear(name: str) -> None:
+def _register(name: str, windowed: bool) -> None:
+    """Gradients of `name(input, values, index, bias, *geometry)` by `name_backward`, which takes the geometry of a
+    window over an image, too; no tensors are in it."""
     op = getattr(torch.ops.sparsekern, name).default
     backward_op = getattr(torch.ops.sparsekern, f"{name}_backward").default
     below = torch._C._AutoDispatchBelowAutograd
 
-    class Linear(torch.autograd.Function):
+    class Product(torch.autograd.Function):
         @staticmethod
         def forward(  # type: ignore[override]
-            ctx: Any, input: Tensor, values: Tensor, bias: Tensor | None, index: list[Tensor], out_features: int
+            ctx: Any, input: Tensor, values: Tensor, bias: Tensor | None, index: list[Tensor], *geometry: Any
         ) -> Tensor:
             ctx.save_for_backward(input, values, *index)
+            ctx.window = geometry if windowed else ()
+            ctx.geometry = len(geometry)
             with below():
-                return op(input, values, index, bias, out_features)
+                return op(input, values, index, bias, *geometry)
 
         @staticmethod
         def backward(ctx: Any, grad_output: Tensor) -> tuple:  # type: ignore[override]
@@ -33,19 +37,22 @@ def _register_linear(name: str) -> None:
                 raise RuntimeError("sparse layers have no second derivatives: do without create_graph=True")
             input, values, *index = ctx.saved_tensors
             need_input, need_values, need_bias = need = ctx.needs_input_grad[:3]
-            gradients = backward_op(grad_output, input, values, index, need_input, need_values, need_bias)
-            return *(gradient if needed else None for gradient, needed in zip(gradients, need, strict=True)), None, None
+            gradients = backward_op(grad_output, input, values, index, need_input, need_values, need_bias, *ctx.window)
+            given = (gradient if needed else None for gradient, needed in zip(gradients, need, strict=True))
+            return *given, None, *[None] * ctx.geometry
 
-    def linear(input: Tensor, values: Tensor, index: list[Tensor], bias: Tensor | None, out_features: int) -> Tensor:
+    def product(input: Tensor, values: Tensor, index: list[Tensor], bias: Tensor | None, *geometry: Any) -> Tensor:
         if torch.is_grad_enabled() and (
             input.requires_grad or values.requires_grad or (bias is not None and bias.requires_grad)
         ):
-            return Linear.apply(input, values, bias, index, out_features)
+            return Product.apply(input, values, bias, index, *geometry)
         with below():
-            return op(input, values, index, bias, out_features)
+            return op(input, values, index, bias, *geometry)
 
-    library.impl(name, linear, "Autograd")
+    library.impl(name, product, "Autograd")
 
 
 for _name in ("sparse_linear", "expanded_linear"):
-    _register_linear(_name)
+    _register(_name, windowed=False)
+for _name in ("sparse_conv2d", "expanded_conv2d"):
+    _register(_name, windowed=True)

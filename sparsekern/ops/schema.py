@@ -12,10 +12,15 @@ all int32, columns sorted within a row. `row_ptr[-1]` slots are in use; the
 rest is slack: `values` holds zero there and its gradient is zero.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 library = torch.library.Library("sparsekern", "DEF")
+
+# How a convolution moves over its input; padding is (top, bottom, left, right).
+WINDOW = "int[] kernel_size, int[] stride, int[] padding, int[] dilation, int groups"
 
 SCHEMAS = {
     "sparse_linear": "(Tensor input, Tensor values, Tensor[] index, Tensor? bias, SymInt out_features) -> Tensor",
@@ -24,6 +29,12 @@ SCHEMAS = {
     "expanded_linear": "(Tensor input, Tensor values, Tensor[] index, Tensor? bias, SymInt out_features) -> Tensor",
     "expanded_linear_backward": "(Tensor grad_output, Tensor input, Tensor values, Tensor[] index, bool need_input, "
     "bool need_values, bool need_bias) -> (Tensor, Tensor, Tensor)",
+    "sparse_conv2d": f"(Tensor input, Tensor values, Tensor[] index, Tensor? bias, {WINDOW}) -> Tensor",
+    "sparse_conv2d_backward": "(Tensor grad_output, Tensor input, Tensor values, Tensor[] index, bool need_input, "
+    f"bool need_values, bool need_bias, {WINDOW}) -> (Tensor, Tensor, Tensor)",
+    "expanded_conv2d": f"(Tensor input, Tensor values, Tensor[] index, Tensor? bias, {WINDOW}) -> Tensor",
+    "expanded_conv2d_backward": "(Tensor grad_output, Tensor input, Tensor values, Tensor[] index, bool need_input, "
+    f"bool need_values, bool need_bias, {WINDOW}) -> (Tensor, Tensor, Tensor)",
     "expand": "(Tensor values, Tensor row_ptr, Tensor col, int start, int stop, SymInt cols) -> Tensor",
     "collect": "(Tensor dense, Tensor row_ptr, Tensor col, int start, int stop, Tensor(a!) out) -> ()",
     "sampled_gradient": "(Tensor grad_output, Tensor input, Tensor coordinates) -> Tensor",
@@ -62,6 +73,53 @@ def _linear_backward(
         input.new_empty(input.shape if need_input else (0,)),
         values.new_empty(values.shape if need_values else (0,)),
         values.new_empty(grad_output.shape[-1:] if need_bias else (0,)),
+    )
+
+
+def _conv2d(
+    input: Tensor,
+    values: Tensor,
+    index: list[Tensor],
+    bias: Tensor | None,
+    kernel_size: list[int],
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: int,
+) -> Tensor:
+    height, width = output_size(input.shape[2:], kernel_size, stride, padding, dilation)
+    return input.new_empty((input.shape[0], index[0].shape[0] - 1, height, width))
+
+
+def output_size(
+    size: Sequence[int], kernel_size: list[int], stride: list[int], padding: list[int], dilation: list[int]
+) -> tuple[int, int]:
+    """Height and width of what a convolution makes of an input of `size` (height, width)."""
+    height, width = (
+        (size[i] + padding[2 * i] + padding[2 * i + 1] - dilation[i] * (kernel_size[i] - 1) - 1) // stride[i] + 1
+        for i in range(2)
+    )
+    return height, width
+
+
+def _conv2d_backward(
+    grad_output: Tensor,
+    input: Tensor,
+    values: Tensor,
+    index: list[Tensor],
+    need_input: bool,
+    need_values: bool,
+    need_bias: bool,
+    kernel_size: list[int],
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return (
+        input.new_empty(input.shape if need_input else (0,)),
+        values.new_empty(values.shape if need_values else (0,)),
+        values.new_empty(grad_output.shape[1:2] if need_bias else (0,)),
     )
 
 
@@ -123,6 +181,10 @@ FAKES = {
     "sparse_linear_backward": _linear_backward,
     "expanded_linear": _linear,
     "expanded_linear_backward": _linear_backward,
+    "sparse_conv2d": _conv2d,
+    "sparse_conv2d_backward": _conv2d_backward,
+    "expanded_conv2d": _conv2d,
+    "expanded_conv2d_backward": _conv2d_backward,
     "expand": _expand,
     "collect": _collect,
     "sampled_gradient": _sampled_gradient,

@@ -1,0 +1,165 @@
+"""Convolutions with a sparse weight."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .linear import _autocast
+from .schema import output_size
+
+_ops = torch.ops.sparsekern
+
+Pair = int | Sequence[int]
+
+
+def sparse_conv2d(
+    input: Tensor,
+    values: Tensor,
+    index: list[Tensor],
+    bias: Tensor | None = None,
+    *,
+    kernel_size: Pair,
+    stride: Pair = 1,
+    padding: Pair | str = 0,
+    dilation: Pair = 1,
+    groups: int = 1,
+) -> Tensor:
+    """2-D convolution (cross-correlation) whose absent weights are neither stored nor multiplied, here and in the
+    gradients.
+
+    Differentiable in `input`, `values` and `bias`; under autocast it computes in the autocast dtype, as
+    `torch.nn.functional.conv2d` does.
+
+    Args:
+        input: `[batch, channels, height, width]` or without the batch dimension, in any memory format.
+        values: `[capacity]`, dtype of `input`; the weight in the order of the topology.
+        index: `Topology.index` of the weight viewed `[out, channels / groups * kernel height * kernel width]`.
+        bias: `[out]`, dtype of `input`.
+        kernel_size, stride, dilation: a number or (height, width).
+        padding: zeros around the input: a number, (height, width), (top, bottom, left, right), "valid" (none) or "same"
+            (so that the output has the input's size; stride 1 only).
+        groups: as in `torch.nn.functional.conv2d`.
+
+    Returns:
+        `[batch, out, out height, out width]`, dtype and memory format of `input`; sums are kept in fp32 or wider.
+
+    Raises:
+        ValueError: shapes, dtypes or devices that do not fit each other, or a window that no convolution has.
+    """
+    return _convolve(_ops.sparse_conv2d, input, values, index, bias, kernel_size, stride, padding, dilation, groups)
+
+
+def expanded_conv2d(
+    input: Tensor,
+    values: Tensor,
+    index: list[Tensor],
+    bias: Tensor | None = None,
+    *,
+    kernel_size: Pair,
+    stride: Pair = 1,
+    padding: Pair | str = 0,
+    dilation: Pair = 1,
+    groups: int = 1,
+) -> Tensor:
+    """`sparse_conv2d` by dense products with panels (64 MiB at most) of the expanded weight: for weights that are
+    hardly sparse. The same arguments, result and errors."""
+    return _convolve(_ops.expanded_conv2d, input, values, index, bias, kernel_size, stride, padding, dilation, groups)
+
+
+def _convolve(
+    op,
+    input: Tensor,
+    values: Tensor,
+    index: list[Tensor],
+    bias: Tensor | None,
+    kernel_size: Pair,
+    stride: Pair,
+    padding: Pair | str,
+    dilation: Pair,
+    groups: int,
+) -> Tensor:
+    input, values, bias = _autocast(input, values, bias)
+    kernel, strides, dilations = (
+        _pair(kernel_size, "kernel_size"),
+        _pair(stride, "stride"),
+        _pair(dilation, "dilation"),
+    )
+    pads = four_sides(padding, kernel, strides, dilations)
+    _check(input, values, index, bias, kernel, groups)
+    unbatched = input.dim() == 3
+    if unbatched:
+        input = input.unsqueeze(0)
+    if min(output_size(input.shape[2:], kernel, strides, pads, dilations)) < 1:
+        raise ValueError(
+            f"a kernel of {kernel} with dilation {dilations} does not fit an input of {tuple(input.shape[2:])} padded "
+            f"by {pads} (top, bottom, left, right)"
+        )
+    channels_last = _is_channels_last(input)
+    output = op(input, values, index, bias, kernel, strides, pads, dilations, groups)
+    if channels_last:
+        output = output.contiguous(memory_format=torch.channels_last)
+    return output[0] if unbatched else output
+
+
+def _is_channels_last(input: Tensor) -> bool:
+    return not input.is_contiguous() and input.is_contiguous(memory_format=torch.channels_last)
+
+
+def _pair(value: Pair, name: str, least: int = 1) -> list[int]:
+    pair = [value, value] if isinstance(value, int) else list(value)
+    if len(pair) != 2 or not all(isinstance(n, int) and n >= least for n in pair):
+        raise ValueError(f"{name} must be a whole number or a pair of them, at least {least}, got {value!r}")
+    return pair
+
+
+def four_sides(padding: Pair | str, kernel: list[int], stride: list[int], dilation: list[int]) -> list[int]:
+    """Padding as (top, bottom, left, right).
+
+    Raises:
+        ValueError: `padding` is not one that `sparse_conv2d` takes.
+    """
+    if isinstance(padding, str):
+        if padding == "valid":
+            return [0, 0, 0, 0]
+        if padding != "same":
+            raise ValueError(f'padding must be numbers, "same" or "valid", got {padding!r}')
+        if stride != [1, 1]:
+            raise ValueError(f'padding="same" needs stride 1, got {tuple(stride)}')
+        totals = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
+        return [side for total in totals for side in (total // 2, total - total // 2)]
+    if not isinstance(padding, int) and len(padding) == 4:
+        top, bottom = _pair(padding[:2], "padding", 0)
+        return [top, bottom, *_pair(padding[2:], "padding", 0)]
+    height, width = _pair(padding, "padding", 0)
+    return [height, height, width, width]
+
+
+def _check(
+    input: Tensor, values: Tensor, index: list[Tensor], bias: Tensor | None, kernel: list[int], groups: int
+) -> None:
+    """Whether everything fits. Looks at metadata only: it is called in every forward pass."""
+    if len(index) != 7:
+        raise ValueError(f"index must hold the 7 tensors of Topology.index, got {len(index)}")
+    if input.layout != torch.strided:
+        raise ValueError(f"input must be a dense tensor, got layout {input.layout}")
+    if input.dim() not in (3, 4):
+        raise ValueError(f"input must be [batch, channels, height, width], got shape {tuple(input.shape)}")
+    rows, cols, channels = index[0].shape[0] - 1, index[2].shape[0] - 1, input.shape[-3]
+    if groups < 1 or rows % groups or channels % groups:
+        raise ValueError(f"groups must divide {channels} input and {rows} output channels, got {groups}")
+    if channels // groups * kernel[0] * kernel[1] != cols:
+        raise ValueError(
+            f"index describes {cols} weights for an output channel, but {channels} input channels in {groups} groups "
+            f"and a kernel of {tuple(kernel)} have {channels // groups * kernel[0] * kernel[1]}"
+        )
+    if values.shape != index[1].shape:
+        raise ValueError(f"values must have the shape {tuple(index[1].shape)} of col, got {tuple(values.shape)}")
+    if values.dtype != input.dtype:
+        raise ValueError(f"values must have the input's dtype {input.dtype}, got {values.dtype}")
+    if bias is not None and (bias.shape != (rows,) or bias.dtype != input.dtype):
+        raise ValueError(f"bias must be {input.dtype} ({rows},), got {bias.dtype} {tuple(bias.shape)}")
+    if not input.device == values.device == index[0].device:
+        raise ValueError(
+            f"input, values and index must be on one device, got {input.device}, {values.device}, {index[0].device}"
+        )

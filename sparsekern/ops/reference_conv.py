@@ -1,0 +1,153 @@
+"""Convolution with a sparse weight in plain PyTorch. `index` describes the weight viewed `[out, in * kh * kw]`."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from .reference import PANEL_BYTES, collect, expand
+from .schema import _accumulate, library
+
+
+class Window(NamedTuple):
+    """How the kernel moves over the input; padding is (top, bottom, left, right)."""
+
+    kernel_size: list[int]
+    stride: list[int]
+    padding: list[int]
+    dilation: list[int]
+    groups: int
+
+    def padded(self, input: Tensor) -> Tensor:
+        top, bottom, left, right = self.padding
+        return functional.pad(input, (left, right, top, bottom))
+
+    def cropped(self, padded: Tensor) -> Tensor:
+        top, bottom, left, right = self.padding
+        return padded[:, :, top : padded.shape[2] - bottom, left : padded.shape[3] - right]
+
+    def weight(self, matrix: Tensor) -> Tensor:
+        """The rows of a matrix as kernels."""
+        height, width = self.kernel_size
+        return matrix.reshape(matrix.shape[0], matrix.shape[1] // (height * width), height, width)
+
+    def cols(self, input: Tensor) -> int:
+        return input.shape[1] // self.groups * self.kernel_size[0] * self.kernel_size[1]
+
+    def of(self, input: Tensor, groups: slice) -> tuple[Tensor, "Window"]:
+        """The channels of some groups, and the window over them alone."""
+        width = input.shape[1] // self.groups
+        part = input[:, groups.start * width : groups.stop * width]
+        return part, self._replace(groups=groups.stop - groups.start)
+
+    def convolve(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Of a padded input."""
+        return functional.conv2d(input, weight, bias, self.stride, 0, self.dilation, self.groups)
+
+    def backward(self, grad_output: Tensor, input: Tensor, weight: Tensor, mask: list[bool]) -> tuple:
+        return torch.ops.aten.convolution_backward(
+            grad_output, input, weight, None, self.stride, [0, 0], self.dilation, False, [0, 0], self.groups, mask
+        )
+
+
+def sparse_conv2d(input: Tensor, values: Tensor, index: list[Tensor], bias: Tensor | None, *window) -> Tensor:
+    """`conv2d(input, W, bias)`, sums kept in fp32 or wider."""
+    wide, w = _accumulate(input.dtype), Window(*window)
+    weight = w.weight(expand(values.to(wide), index[0], index[1], 0, index[0].numel() - 1, w.cols(input)))
+    return w.convolve(w.padded(input.to(wide)), weight, None if bias is None else bias.to(wide)).to(input.dtype)
+
+
+def sparse_conv2d_backward(
+    grad_output: Tensor,
+    input: Tensor,
+    values: Tensor,
+    index: list[Tensor],
+    need_input: bool,
+    need_values: bool,
+    need_bias: bool,
+    *window,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of `sparse_conv2d`; what is not needed is returned with no elements."""
+    wide, w = _accumulate(input.dtype), Window(*window)
+    rows, delta, h = index[0].numel() - 1, grad_output.to(wide), w.padded(input.to(wide))
+    weight = w.weight(expand(values.to(wide), index[0], index[1], 0, rows, w.cols(input)))
+    grad_h, grad_weight, _ = w.backward(delta, h, weight, [need_input, need_values, False])
+    grad_values = torch.zeros_like(values) if need_values else values.new_empty(0)
+    if need_values:
+        collect(grad_weight.reshape(rows, -1), index[0], index[1], 0, rows, grad_values)
+    return (
+        w.cropped(grad_h).to(input.dtype).contiguous() if need_input else input.new_empty(0),
+        grad_values,
+        delta.sum((0, 2, 3)).to(values.dtype) if need_bias else values.new_empty(0),
+    )
+
+
+def _panels(rows: int, cols: int, element_size: int, groups: int) -> list[tuple[int, int, slice]]:
+    """Ranges of output channels whose dense kernels stay within `PANEL_BYTES`, and the groups that they belong to."""
+    if rows * cols * element_size <= PANEL_BYTES:
+        return [(0, rows, slice(0, groups))]
+    height, step = rows // groups, max(1, PANEL_BYTES // max(1, cols * element_size))
+    return [
+        (start, min(start + step, (g + 1) * height), slice(g, g + 1))
+        for g in range(groups)
+        for start in range(g * height, (g + 1) * height, step)
+    ]
+
+
+def expanded_conv2d(input: Tensor, values: Tensor, index: list[Tensor], bias: Tensor | None, *window) -> Tensor:
+    """`sparse_conv2d` by dense products with panels of the expanded weight: for weights that are hardly sparse."""
+    w = Window(*window)
+    h, rows, outputs = w.padded(input), index[0].numel() - 1, []
+    for start, stop, groups in _panels(rows, w.cols(input), values.element_size(), w.groups):
+        weight = torch.ops.sparsekern.expand(values, index[0], index[1], start, stop, w.cols(input))
+        part, panel = w.of(h, groups)
+        outputs.append(panel.convolve(part, w.weight(weight), None if bias is None else bias[start:stop]))
+    return (outputs[0] if len(outputs) == 1 else torch.cat(outputs, 1)).contiguous()
+
+
+def expanded_conv2d_backward(
+    grad_output: Tensor,
+    input: Tensor,
+    values: Tensor,
+    index: list[Tensor],
+    need_input: bool,
+    need_values: bool,
+    need_bias: bool,
+    *window,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of `expanded_conv2d`, in the same panels."""
+    w = Window(*window)
+    h, rows, cols = w.padded(input), index[0].numel() - 1, w.cols(input)
+    grad_h = torch.zeros_like(h) if need_input else None
+    grad_values = torch.zeros_like(values) if need_values else values.new_empty(0)
+    for start, stop, groups in _panels(rows, cols, values.element_size(), w.groups):
+        part, panel = w.of(h, groups)
+        expanded = torch.ops.sparsekern.expand if need_input else _unread
+        weight = w.weight(expanded(values, index[0], index[1], start, stop, cols))
+        delta, mask = grad_output[:, start:stop], [need_input, need_values, False]
+        grad_part, grad_weight, _ = panel.backward(delta, part, weight, mask)
+        if grad_h is not None:
+            w.of(grad_h, groups)[0].add_(grad_part)
+        if need_values:
+            grad_weight = grad_weight.reshape(stop - start, cols)
+            torch.ops.sparsekern.collect(grad_weight, index[0], index[1], start, stop, grad_values)
+    return (
+        input.new_empty(0) if grad_h is None else w.cropped(grad_h).contiguous(),
+        grad_values,
+        grad_output.sum((0, 2, 3)).to(values.dtype) if need_bias else values.new_empty(0),
+    )
+
+
+def _unread(values: Tensor, row_ptr: Tensor, col: Tensor, start: int, stop: int, cols: int) -> Tensor:
+    """Stands for a weight of which only the shape matters."""
+    return values.new_empty(1).expand(stop - start, cols)
+
+
+for _name, _function in {
+    "sparse_conv2d": sparse_conv2d,
+    "sparse_conv2d_backward": sparse_conv2d_backward,
+    "expanded_conv2d": expanded_conv2d,
+    "expanded_conv2d_backward": expanded_conv2d_backward,
+}.items():
+    library.impl(_name, _function, "CompositeExplicitAutograd")
