@@ -14,13 +14,19 @@ from pathlib import Path
 
 import torch
 
-from sparsekern.bench import kernels, memory, table, threshold
+from sparsekern.bench import convolutions, kernels, memory, table, threshold
 from sparsekern.bench.report import processor, write, write_text
 
 from . import goals
 
 RESULTS = Path(__file__).parent / "results"
-BENCHMARKS = {"kernels": kernels.run, "memory": memory.run, "threshold": threshold.run}
+BENCHMARKS = {
+    "kernels": kernels.run,
+    "convolutions": convolutions.run,
+    "memory": memory.run,
+    "threshold": threshold.run,
+}
+GROWING = ("kernels", "convolutions")  # saved after every case
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -41,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
     for name in arguments.benchmarks or BENCHMARKS:
         path = arguments.out / f"{machine}-{name}.json"
         options = {"threads": arguments.threads, "quick": arguments.quick, "progress": progress}
-        if name == "kernels":
+        if name in GROWING:
             options["save"] = partial(write, path)
         write(path, BENCHMARKS[name](**options))
     report(arguments.out, machine)

@@ -1,7 +1,13 @@
 """What the kernel benchmark measures: linear layers, operations on them, and their tensors."""
 
-from dataclasses import dataclass
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
+from math import prod
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -10,6 +16,28 @@ from ..topology import Topology, kept
 
 OPS = ("forward", "input_gradient", "weight_gradient", "step")
 SPARSITIES = (0.3, 0.4, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99)
+
+
+class AnyLayer(Protocol):
+    """What the benchmark asks of a layer."""
+
+    @property
+    def sparsity(self) -> float: ...
+    @property
+    def dtype(self) -> str: ...
+    @property
+    def batch(self) -> int: ...
+    @property
+    def shape(self) -> str: ...
+    @property
+    def macs(self) -> int: ...
+    @property
+    def weight_shape(self) -> tuple[int, ...]: ...
+    @property
+    def input_shape(self) -> tuple[int, ...]: ...
+    @property
+    def output_shape(self) -> tuple[int, ...]: ...
+    def problem(self) -> Problem: ...
 
 
 @dataclass(frozen=True)
@@ -31,12 +59,27 @@ class Layer:
         """Multiply-adds of one dense product."""
         return self.in_features * self.out_features * self.batch
 
+    @property
+    def weight_shape(self) -> tuple[int, ...]:
+        return (self.out_features, self.in_features)
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        return (self.batch, self.in_features)
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        return (self.batch, self.out_features)
+
+    def problem(self) -> Problem:
+        return Problem(self)
+
 
 @dataclass(frozen=True)
 class Case:
     """Operations of `OPS` on one layer."""
 
-    layer: Layer
+    layer: AnyLayer
     ops: tuple[str, ...] = OPS
 
 
@@ -51,6 +94,23 @@ def suite(quick: bool = False) -> list[Case]:
     return cases
 
 
+def name(op: str, layer: AnyLayer) -> str:
+    """What `matching` looks into: "step 1024x1024 B=128 90% float32"."""
+    return f"{op} {layer.shape} B={layer.batch} {layer.sparsity:.0%} {layer.dtype}"
+
+
+def matching(cases: Sequence[Case], words: str) -> list[Case]:
+    """The cases, and of each the operations, whose `name` has every one of the words; B=1 is not in B=128."""
+    wanted = [re.compile(_whole_numbers(word)) for word in words.split()]
+    ops = [tuple(op for op in case.ops if all(w.search(name(op, case.layer)) for w in wanted)) for case in cases]
+    return [replace(case, ops=found) for case, found in zip(cases, ops, strict=True) if found]
+
+
+def _whole_numbers(word: str) -> str:
+    before = r"(?<!\d)" if word[0].isdigit() else ""
+    return before + re.escape(word) + (r"(?!\d)" if word[-1].isdigit() else "")
+
+
 class Problem:
     """The tensors of a layer, and the results that its implementations must reproduce.
 
@@ -60,17 +120,19 @@ class Problem:
         dense, mask: the same weight `[out, in]`.
     """
 
-    def __init__(self, layer: Layer) -> None:
+    layer: AnyLayer
+
+    def __init__(self, layer: AnyLayer) -> None:
         generator = torch.Generator().manual_seed(0)
         dtype: torch.dtype = getattr(torch, layer.dtype)
-        shape = (layer.out_features, layer.in_features)
+        shape = layer.weight_shape
         self.layer = layer
-        self.topology = Topology.random(shape, kept(layer.sparsity, shape[0] * shape[1]), generator=generator)
-        scale = max(1.0, self.topology.nnz / layer.out_features) ** -0.5
+        self.topology = Topology.random(shape, kept(layer.sparsity, prod(shape)), generator=generator)
+        scale = max(1.0, self.topology.nnz / shape[0]) ** -0.5
         self.values = (scale * torch.randn(self.topology.nnz, generator=generator)).to(dtype)
-        self.bias = torch.randn(layer.out_features, generator=generator).to(dtype)
-        self.x = torch.randn(layer.batch, layer.in_features, generator=generator).to(dtype)
-        self.dy = torch.randn(layer.batch, layer.out_features, generator=generator).to(dtype)
+        self.bias = torch.randn(shape[0], generator=generator).to(dtype)
+        self.x = torch.randn(layer.input_shape, generator=generator).to(dtype)
+        self.dy = torch.randn(layer.output_shape, generator=generator).to(dtype)
         self.dense = self.topology.dense(self.values)
         self.mask = self.topology.mask()
 
@@ -87,8 +149,9 @@ class Problem:
         """
         if op != "step":
             return (self._exact[op],)
-        output = self._exact["forward"] + self.bias.double()
-        return output, self._exact["input_gradient"], self._exact["weight_gradient"], self.dy.double().sum(0)
+        output = self._exact["forward"] + self.bias.double().reshape(-1, *[1] * (self.dy.dim() - 2))
+        bias_gradient = self.dy.double().transpose(0, 1).flatten(1).sum(1)
+        return output, self._exact["input_gradient"], self._exact["weight_gradient"], bias_gradient
 
     def error(self, op: str, results: tuple[Tensor, ...]) -> float:
         """The largest deviation from `expected`, relative to the largest expected magnitude.

@@ -8,27 +8,35 @@ from pathlib import Path
 
 import torch
 
-from . import calibrate, kernels, memory, table, threshold
+from . import calibrate, cases, conv_peers, convolutions, kernels, memory, peers, table, threshold
 from .report import write
 
 DESCRIPTION = """\
-  kernels     forward, input gradient, weight gradient and whole step of linear layers, beside every peer installed
-  memory      peak resident memory of training steps: dense, masked, sparse
-  threshold   the k-th largest of 25 million magnitudes
+  kernels        forward, input gradient, weight gradient and whole step of linear layers, beside every peer installed
+  convolutions   the same of convolutions
+  memory         peak resident memory of training steps: dense, masked, sparse
+  threshold      the k-th largest of 25 million magnitudes
 
 Prints tables; --json keeps every row. Results are checked before they are timed: a wrong one gets no number.
+
+  sparsekern bench convolutions --case "step conv3x3/64-64 90%" --impl sparsekern-csr,sparseprop
 """
+KERNELS = {"kernels": (kernels, cases, peers), "convolutions": (convolutions, convolutions, conv_peers)}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of `sparsekern bench` to its parser."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.description = DESCRIPTION
-    parser.add_argument("what", choices=["kernels", "memory", "threshold"])
+    parser.add_argument("what", choices=[*KERNELS, "memory", "threshold"])
     parser.add_argument("--device", choices=["cpu"], default="cpu", help="device to measure (default cpu)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the report there")
     parser.add_argument("--threads", type=_positive, metavar="N", help="threads (default: torch's)")
     parser.add_argument("--quick", action="store_true", help="a few seconds: small sizes, few cases")
+    parser.add_argument(
+        "--case", metavar="WORDS", help="kernels, convolutions: only cases that have every word, 90%% say"
+    )
+    parser.add_argument("--impl", metavar="NAME,NAME", help="kernels, convolutions: only these, and dense")
     parser.add_argument(
         "--calibrate",
         action="store_true",
@@ -53,8 +61,12 @@ def run(arguments: argparse.Namespace) -> int:
         write(target, calibrate.run(threads=threads, progress=_say, **sizes))
         print(target)
         return 0
-    if arguments.what == "kernels":
-        report = kernels.run(threads=threads, quick=arguments.quick, progress=_say, save=partial(_save, target))
+    if (arguments.case or arguments.impl) and arguments.what not in KERNELS:
+        return _usage("--case and --impl go with kernels and convolutions")
+    if arguments.what in KERNELS:
+        report = _kernels(arguments, threads)
+        if isinstance(report, str):
+            return _usage(report)
     else:
         module = memory if arguments.what == "memory" else threshold
         try:
@@ -65,6 +77,23 @@ def run(arguments: argparse.Namespace) -> int:
         _save(target, report)
     print(table.markdown(report), end="")
     return 0
+
+
+def _kernels(arguments: argparse.Namespace, threads: int) -> dict | str:
+    """The report of the cases and implementations that were asked for, or why there are none."""
+    module, suites, offered = KERNELS[arguments.what]
+    all_cases = suites.suite(arguments.quick)
+    chosen = cases.matching(all_cases, arguments.case or "")
+    if not chosen:
+        example = cases.name(all_cases[0].ops[0], all_cases[0].layer)
+        return f"no case has all the words of {arguments.case!r}; one case is {example!r}"
+    names = [peer.name for peer in offered.PEERS]
+    wanted = {names[0], *(arguments.impl.split(",") if arguments.impl else names)}
+    if unknown := wanted - set(names):
+        return f"unknown --impl {', '.join(sorted(unknown))}; known: {', '.join(names)}"
+    selected = [peer for peer in offered.PEERS if peer.name in wanted]
+    save = partial(_save, arguments.json)
+    return module.run(chosen, peers=selected, threads=threads, progress=_say, save=save)
 
 
 def _save(path: Path | None, report: dict) -> None:

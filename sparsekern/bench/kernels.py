@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from .cases import Case, Layer, Problem, suite
+from .cases import AnyLayer, Case, Problem, suite
 from .peers import PEERS, Implementation, Peer
 from .report import header
 from .timing import Timing, interleave, pinned
@@ -20,6 +20,7 @@ def run(
     peers: Sequence[Peer] = PEERS,
     threads: int | None = None,
     quick: bool = False,
+    benchmark: str = "kernels",
     budget: float = BUDGET,
     progress: Callable[[str], Any] = lambda text: None,
     save: Callable[[dict], Any] = lambda report: None,
@@ -29,18 +30,19 @@ def run(
     Args:
         cases: those of `suite` by default; `quick` takes its short form.
         peers: the implementations; the first is what the others are divided by.
+        benchmark: name of the report.
         budget: seconds of samples per operation.
         progress: called with a line after every operation.
         save: called with the report after every case; its `complete` is False until the last.
     """
     threads = torch.get_num_threads() if threads is None else threads
     cases = suite(quick) if cases is None else cases
-    report = header("kernels", threads, peers) | {"complete": False, "rows": []}
+    report = header(benchmark, threads, peers) | {"complete": False, "rows": []}
     total, done = sum(len(case.ops) for case in cases), 0
     with pinned(threads), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Sparse ", category=UserWarning)  # torch on its own CSR tensors
         for case in cases:
-            problem = Problem(case.layer)
+            problem = case.layer.problem()
             for op in case.ops:
                 rows = measure(problem, op, peers, budget * max(1.0, min(2.5, case.layer.macs / 5e8)))
                 report["rows"] += [row | {"threads": threads} for row in rows]
@@ -86,7 +88,7 @@ def _matters(name: str) -> bool:
     return name == PEERS[0].name or name.startswith("sparsekern")
 
 
-def _row(layer: Layer, op: str, impl: str) -> dict:
+def _row(layer: AnyLayer, op: str, impl: str) -> dict:
     return {
         "case": f"{op} {layer.shape}",
         "impl": impl,

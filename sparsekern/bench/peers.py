@@ -35,18 +35,18 @@ class Implementation:
 
 @dataclass(frozen=True)
 class Peer:
-    """One way to compute a sparse linear layer.
+    """One way to compute a sparse layer.
 
     Attributes:
         ops: the operations that it offers.
-        build: prepares one of them on a problem.
+        build: prepares one of them on a `Problem`.
         missing: why it cannot run here, or None.
         dtypes: those that it computes in.
     """
 
     name: str
     ops: tuple[str, ...]
-    build: Callable[[Problem, str], Implementation]
+    build: Callable[[Any, str], Implementation]
     version: Callable[[], str]
     missing: Callable[[], str | None] = lambda: None
     dtypes: tuple[str, ...] = ("float32",)
@@ -55,18 +55,21 @@ class Peer:
         return self.missing() or (None if dtype in self.dtypes else f"has no {dtype}")
 
 
-def _size(*tensors: Tensor) -> int:
+def size(*tensors: Tensor) -> int:
     return sum(t.numel() * t.element_size() for t in tensors)
 
 
-def _step(forward: Callable[..., Tensor], problem: Problem, weight: Tensor) -> Callable[[], Result]:
-    """Forward and backward through autograd: `forward(x, weight, bias)`."""
-    x, bias = problem.x.clone().requires_grad_(), problem.bias.clone().requires_grad_()
-    weight = weight.detach().requires_grad_()
+def step(
+    forward: Callable[..., Tensor], problem: Problem, weight: Tensor, x: Tensor | None = None, dy: Tensor | None = None
+) -> Callable[[], Result]:
+    """Forward and backward through autograd: `forward(x, weight, bias)`; `x` and `dy` are the problem's by default."""
+    x = (problem.x if x is None else x).clone().requires_grad_()
+    dy = problem.dy if dy is None else dy
+    bias, weight = problem.bias.clone().requires_grad_(), weight.detach().requires_grad_()
 
     def call() -> Result:
         output = forward(x, weight, bias)
-        return output, *torch.autograd.grad(output, (x, weight, bias), problem.dy)
+        return output, *torch.autograd.grad(output, (x, weight, bias), dy)
 
     return call
 
@@ -81,7 +84,7 @@ def _dense(p: Problem, op: str) -> Implementation:
         "input_gradient": lambda: dy @ weight,
         "weight_gradient": lambda: dy.t() @ x,
     }
-    return Implementation(calls[op] if op != "step" else _step(linear, p, weight), _size(weight))
+    return Implementation(calls[op] if op != "step" else step(linear, p, weight), size(weight))
 
 
 def _masked(p: Problem, op: str) -> Implementation:
@@ -91,8 +94,8 @@ def _masked(p: Problem, op: str) -> Implementation:
         "input_gradient": lambda: dy @ (weight * mask),
         "weight_gradient": lambda: (dy.t() @ x).mul_(mask),
     }
-    step = partial(_step, lambda x, weight, bias: linear(x, weight * mask, bias), p, weight)
-    return Implementation(calls[op] if op != "step" else step(), _size(weight, mask))
+    whole = partial(step, lambda x, weight, bias: linear(x, weight * mask, bias), p, weight)
+    return Implementation(calls[op] if op != "step" else whole(), size(weight, mask))
 
 
 def _csr(topology: Topology, values: Tensor) -> Tensor:
@@ -107,7 +110,7 @@ def _transposed(p: Problem) -> tuple[Tensor, Tensor, Tensor]:
 
 def _torch_csr(p: Problem, op: str) -> Implementation:
     weight = _csr(p.topology, p.values)
-    held = _size(p.values, p.topology.row_ptr, p.topology.col)
+    held = size(p.values, p.topology.row_ptr, p.topology.col)
     if op == "forward":
         return Implementation(lambda: (weight @ p.x.t()).t().contiguous(), held)
     if op == "input_gradient":
@@ -116,7 +119,7 @@ def _torch_csr(p: Problem, op: str) -> Implementation:
     if op == "weight_gradient":
         pattern = _csr(p.topology, torch.zeros_like(p.values))
         return Implementation(lambda: torch.sparse.sampled_addmm(pattern, p.dy.t(), p.x, beta=0.0).values(), held)
-    return Implementation(_step(lambda x, weight, bias: (weight @ x.t()).t() + bias, p, weight), held)
+    return Implementation(step(lambda x, weight, bias: (weight @ x.t()).t() + bias, p, weight), held)
 
 
 # ---- other packages
@@ -130,7 +133,7 @@ def _mkl(p: Problem, op: str, column_major: bool) -> Implementation:
         row_ptr, col, values = _transposed(p)
         input, cols = p.dy, p.topology.rows
     matrix = mkl.Matrix(row_ptr, col, values, cols, p.layer.batch, column_major)
-    return Implementation(lambda: matrix.linear(input), _size(row_ptr, col, values))
+    return Implementation(lambda: matrix.linear(input), size(row_ptr, col, values))
 
 
 def _scipy(p: Problem, op: str) -> Implementation:
@@ -149,20 +152,20 @@ def _scipy(p: Problem, op: str) -> Implementation:
         product = matrix @ np.ascontiguousarray(input.T)
         return torch.from_numpy(np.ascontiguousarray(product.T))
 
-    return Implementation(call, _size(row_ptr, col, values))
+    return Implementation(call, size(row_ptr, col, values))
 
 
 def _sparseprop(p: Problem, op: str) -> Implementation:
     from sparseprop.modules import SparseLinear as Layer  # type: ignore[import-not-found]
 
     layer = Layer(p.dense, torch.nn.Parameter(p.bias.clone()) if op == "step" else None)
-    held = _size(layer.W_val, *layer.W_idx)
+    held = size(layer.W_val, *layer.W_idx)
     if op == "forward":
         return Implementation(torch.no_grad()(lambda: layer(p.x)), held)
-    return Implementation(_layer_step(layer, p, layer.W_val), held)
+    return Implementation(layer_step(layer, p, layer.W_val), held)
 
 
-def _layer_step(layer: Any, p: Problem, weight: Tensor) -> Callable[[], Result]:
+def layer_step(layer: Any, p: Problem, weight: Tensor) -> Callable[[], Result]:
     x = p.x.clone().requires_grad_()
 
     def call() -> Result:
@@ -184,8 +187,8 @@ def _kernel(p: Problem, op: str, name: str, tiled: bool) -> Implementation:
         "input_gradient": lambda: backward(p.dy, p.x, values, index, True, False, False)[0],
         "weight_gradient": lambda: backward(p.dy, p.x, values, index, False, True, False)[1],
     }
-    step = partial(_step, lambda x, values, bias: forward(x, values, index, bias, rows), p, values)
-    return Implementation(calls[op] if op != "step" else step(), _size(values, *index))
+    whole = partial(step, lambda x, values, bias: forward(x, values, index, bias, rows), p, values)
+    return Implementation(calls[op] if op != "step" else whole(), size(values, *index))
 
 
 def _layer(p: Problem, op: str) -> Implementation:
@@ -196,18 +199,18 @@ def _layer(p: Problem, op: str) -> Implementation:
         layer.values.copy_(p.values)
         if layer.bias is not None:
             layer.bias.copy_(p.bias)
-    held = _size(layer.values, *layer.index)
+    held = size(layer.values, *layer.index)
     if op == "forward":
         return Implementation(torch.no_grad()(lambda: layer(p.x)), held)
     if op == "step":
-        return Implementation(_layer_step(layer, p, layer.values), held)
+        return Implementation(layer_step(layer, p, layer.values), held)
     x = p.x.clone().requires_grad_(op == "input_gradient")
     layer.values.requires_grad_(op == "weight_gradient")
     leaf, output = x if op == "input_gradient" else layer.values, layer(x)
     return Implementation(lambda: torch.autograd.grad(output, leaf, p.dy, retain_graph=True), held)
 
 
-def _package(name: str, *, needs: tuple[str, ...] = ()) -> dict[str, Any]:
+def package(name: str, *, needs: tuple[str, ...] = ()) -> dict[str, Any]:
     def missing() -> str | None:
         absent = [module for module in (name, *needs) if find_spec(module) is None]
         return f"not installed: {', '.join(absent)} (make peers)" if absent else None
@@ -215,21 +218,21 @@ def _package(name: str, *, needs: tuple[str, ...] = ()) -> dict[str, Any]:
     return {"missing": missing, "version": lambda: metadata.version(name)}
 
 
-_TORCH: dict[str, Any] = {"version": lambda: torch.__version__}
-_OURS: dict[str, Any] = {"version": lambda: own_version, "dtypes": ("float32", "float64", "bfloat16")}
+TORCH: dict[str, Any] = {"version": lambda: torch.__version__}
+OURS: dict[str, Any] = {"version": lambda: own_version, "dtypes": ("float32", "float64", "bfloat16")}
 _PRODUCTS = ("forward", "input_gradient")
 
 # The first one is what the others are divided by.
 PEERS = (
-    Peer("dense", OPS, _dense, **_TORCH, dtypes=("float32", "float64", "bfloat16")),
-    Peer("masked", OPS, _masked, **_TORCH, dtypes=("float32", "float64", "bfloat16")),
-    Peer("torch-csr", OPS, _torch_csr, **_TORCH, dtypes=("float32", "float64")),
+    Peer("dense", OPS, _dense, **TORCH, dtypes=("float32", "float64", "bfloat16")),
+    Peer("masked", OPS, _masked, **TORCH, dtypes=("float32", "float64", "bfloat16")),
+    Peer("torch-csr", OPS, _torch_csr, **TORCH, dtypes=("float32", "float64")),
     Peer("mkl", _PRODUCTS, partial(_mkl, column_major=False), version=mkl.version, missing=mkl.missing),
     Peer("mkl-column", _PRODUCTS, partial(_mkl, column_major=True), version=mkl.version, missing=mkl.missing),
-    Peer("scipy", _PRODUCTS, _scipy, **_package("scipy"), dtypes=("float32", "float64")),
-    Peer("sparseprop", ("forward", "step"), _sparseprop, **_package("sparseprop", needs=("scipy",))),
-    Peer("sparsekern-csr", OPS, partial(_kernel, name="sparse_linear", tiled=False), **_OURS),
-    Peer("sparsekern-tiled", OPS, partial(_kernel, name="sparse_linear", tiled=True), **_OURS),
-    Peer("sparsekern-expanded", OPS, partial(_kernel, name="expanded_linear", tiled=False), **_OURS),
-    Peer("sparsekern", OPS, _layer, **_OURS),
+    Peer("scipy", _PRODUCTS, _scipy, **package("scipy"), dtypes=("float32", "float64")),
+    Peer("sparseprop", ("forward", "step"), _sparseprop, **package("sparseprop", needs=("scipy",))),
+    Peer("sparsekern-csr", OPS, partial(_kernel, name="sparse_linear", tiled=False), **OURS),
+    Peer("sparsekern-tiled", OPS, partial(_kernel, name="sparse_linear", tiled=True), **OURS),
+    Peer("sparsekern-expanded", OPS, partial(_kernel, name="expanded_linear", tiled=False), **OURS),
+    Peer("sparsekern", OPS, _layer, **OURS),
 )

@@ -13,7 +13,9 @@ OP_NAMES = {
 
 def markdown(report: dict) -> str:
     """The whole report: machine, tables, what is missing."""
-    body = {"kernels": _kernels, "memory": _memory, "threshold": _threshold}[report["benchmark"]]
+    body = {"kernels": _kernels, "convolutions": _kernels, "memory": _memory, "threshold": _threshold}[
+        report["benchmark"]
+    ]
     return "\n\n".join([_machine(report), *body(report["rows"])]) + "\n"
 
 
@@ -72,14 +74,16 @@ def _kernels(rows: list[dict]) -> list[str]:
                 ratios = {row["sparsity"]: row["ratio_to_dense"] for row in cells if row["impl"] == impl}
                 if known := {s: ratio for s, ratio in ratios.items() if ratio is not None}:
                     lines.append([impl, *(_ratio(ratios.get(s)) for s in sparsities)])
-                    crossings.setdefault((op, *key), {})[impl] = crossover(known.items())
+                    if not impl.startswith("dense"):
+                        crossings.setdefault((op, *key), {})[impl] = crossover(known.items())
             parts.append(f"**{title}**\n\n" + grid(["", *(f"{s:.0%}" for s in sparsities)], lines))
     impls = list(dict.fromkeys(impl for found in crossings.values() for impl in found))
     lines = [
         [f"{op.replace('_', ' ')} {shape} B={batch} {dtype}", *(found.get(impl, "") for impl in impls)]
         for (op, shape, batch, dtype), found in crossings.items()
     ]
-    parts += ["## Sparsity from which an implementation is faster than dense", grid(["", *impls], lines)]
+    if lines:
+        parts += ["## Sparsity from which an implementation is faster than dense", grid(["", *impls], lines)]
     reasons = {(row["impl"], row["missing"]) for row in rows if "missing" in row}
     if reasons:
         parts.append("No number: " + "; ".join(f"{impl}: {reason}" for impl, reason in sorted(reasons)) + ".")

@@ -1,0 +1,88 @@
+"""Every implementation of a sparse convolution that the benchmark compares.
+
+A result comes in a layout that the next layer can use, contiguous or channels_last; only SparseProp's batch-vectorised
+mode is spared the transposes of its output and input gradient. What a fixed pattern allows to prepare once is prepared
+outside of the time.
+"""
+
+from functools import partial
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+from torch.nn.functional import conv2d
+
+from .cases import OPS
+from .convolutions import ConvProblem
+from .peers import OURS, TORCH, Implementation, Peer, layer_step, package, size, step
+
+
+def _dense(p: ConvProblem, op: str, layout: torch.memory_format) -> Implementation:
+    x, dy, weight = (t.contiguous(memory_format=layout) for t in (p.x, p.dy, p.dense))
+    forward = partial(conv2d, stride=p.layer.stride, padding=p.layer.padding)
+    calls = {
+        "forward": lambda: forward(x, weight),
+        "input_gradient": lambda: _gradient(p, dy, x, weight, 0),
+        "weight_gradient": lambda: _gradient(p, dy, x, weight, 1),
+    }
+    return Implementation(calls[op] if op != "step" else step(forward, p, weight, x, dy), size(weight))
+
+
+def _masked(p: ConvProblem, op: str) -> Implementation:
+    x, dy, weight, mask = p.x, p.dy, p.dense, p.mask.to(p.dense.dtype)
+    forward = partial(conv2d, stride=p.layer.stride, padding=p.layer.padding)
+    calls = {
+        "forward": lambda: forward(x, weight * mask),
+        "input_gradient": lambda: _gradient(p, dy, x, weight * mask, 0),
+        "weight_gradient": lambda: _gradient(p, dy, x, weight, 1).mul_(mask),
+    }
+    whole = partial(step, lambda x, weight, bias: forward(x, weight * mask, bias), p, weight)
+    return Implementation(calls[op] if op != "step" else whole(), size(weight, mask))
+
+
+def _gradient(p: ConvProblem, dy: Tensor, x: Tensor, weight: Tensor, which: int) -> Tensor:
+    """Of the input (0) or of the weight (1)."""
+    stride, padding = [p.layer.stride] * 2, [p.layer.padding] * 2
+    needed = [which == 0, which == 1, False]
+    return torch.ops.aten.convolution_backward(dy, x, weight, None, stride, padding, [1, 1], False, [0, 0], 1, needed)[
+        which
+    ]
+
+
+def _sparseprop(p: ConvProblem, op: str, width: bool) -> Implementation:
+    from sparseprop.modules.conv2d import SparseConv2d as Layer  # type: ignore[import-not-found]
+
+    bias = Parameter(p.bias.clone()) if op == "step" else None
+    layer = Layer(p.dense, bias, p.layer.padding, p.layer.stride, vectorizing_over_on=width)
+    held = size(layer.W_val, *layer.W_idx)
+    if op == "forward":
+        return Implementation(torch.no_grad()(lambda: layer(p.x)), held)
+    return Implementation(layer_step(layer, p, layer.W_val), held)
+
+
+def _kernel(p: ConvProblem, op: str, name: str) -> Implementation:
+    index, values, layer = p.topology.index, p.values, p.layer
+    window = ([layer.kernel] * 2, [layer.stride] * 2, [layer.padding] * 4, [1, 1], 1)
+    forward, backward = getattr(torch.ops.sparsekern, name), getattr(torch.ops.sparsekern, f"{name}_backward")
+    calls = {
+        "forward": lambda: forward(p.x, values, index, None, *window),
+        "input_gradient": lambda: backward(p.dy, p.x, values, index, True, False, False, *window)[0],
+        "weight_gradient": lambda: backward(p.dy, p.x, values, index, False, True, False, *window)[1],
+    }
+    whole = partial(step, lambda x, values, bias: forward(x, values, index, bias, *window), p, values)
+    return Implementation(calls[op] if op != "step" else whole(), size(values, *index))
+
+
+_SPARSEPROP = package("sparseprop", needs=("scipy",))
+_ALL = ("float32", "float64", "bfloat16")
+
+# The first one is what the others are divided by.
+PEERS = (
+    Peer("dense", OPS, partial(_dense, layout=torch.contiguous_format), **TORCH, dtypes=_ALL),
+    Peer("dense-channels-last", OPS, partial(_dense, layout=torch.channels_last), **TORCH, dtypes=_ALL),
+    Peer("masked", OPS, _masked, **TORCH, dtypes=_ALL),
+    Peer("sparseprop", ("forward", "step"), partial(_sparseprop, width=False), **_SPARSEPROP),
+    Peer("sparseprop-width", ("forward", "step"), partial(_sparseprop, width=True), **_SPARSEPROP),
+    Peer("sparsekern-csr", OPS, partial(_kernel, name="sparse_conv2d"), **OURS),
+    Peer("sparsekern-expanded", OPS, partial(_kernel, name="expanded_conv2d"), **OURS),
+)
