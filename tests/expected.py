@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from samples import Pattern, Sample
+from samples_conv import convolve
 from torch import Tensor
 
 from sparsekern.ops import reference
@@ -29,6 +30,20 @@ def linear_backward(
     dense = delta.reshape(-1, p.rows).t() @ x.reshape(-1, p.cols)
     grad_values = torch.cat([dense[p.mask], torch.zeros(p.slack, dtype=torch.float64)])
     every = [delta @ weight, grad_values, delta.reshape(-1, p.rows).sum(0)]
+    return [g if wanted else torch.empty(0).double() for g, wanted in zip(every, need, strict=True)]
+
+
+def conv2d(p: Pattern, input: Tensor, values: Tensor, index: list, bias: Tensor | None, *window) -> Tensor:
+    return convolve(*_wide(input, p.dense(values)), None if bias is None else bias.double(), *window)
+
+
+def conv2d_backward(
+    p: Pattern, grad_output: Tensor, input: Tensor, values: Tensor, index: list, *need_and_window
+) -> list[Tensor]:
+    need, window = need_and_window[:3], need_and_window[3:]
+    leaves = [t.detach().requires_grad_() for t in (*_wide(input, p.dense(values)), torch.zeros(p.rows).double())]
+    grad_input, dense, grad_bias = torch.autograd.grad(convolve(*leaves, *window), leaves, grad_output.double())
+    every = [grad_input, torch.cat([dense[p.mask], torch.zeros(p.slack).double()]), grad_bias]
     return [g if wanted else torch.empty(0).double() for g, wanted in zip(every, need, strict=True)]
 
 
@@ -101,6 +116,10 @@ EXPECTED: dict[str, Callable] = {
     "sparse_linear_backward": linear_backward,
     "expanded_linear": linear,
     "expanded_linear_backward": linear_backward,
+    "sparse_conv2d": conv2d,
+    "sparse_conv2d_backward": conv2d_backward,
+    "expanded_conv2d": conv2d,
+    "expanded_conv2d_backward": conv2d_backward,
     **{f.__name__: f for f in (expand, collect, sampled_gradient, guided_sample, random_subset, compress, rewire)},
     **{f.__name__: f for f in (transpose_index, tile_index, topk_mask, kth_largest)},
 }

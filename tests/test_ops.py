@@ -10,7 +10,7 @@ from samples import Pattern, Sample
 from torch import Tensor
 
 from sparsekern import ops
-from sparsekern.ops import extension, reference
+from sparsekern.ops import extension, reference, reference_conv
 
 _ops = torch.ops.sparsekern
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2e-3}
@@ -28,7 +28,8 @@ def _poisoned() -> Iterator[None]:
 @pytest.mark.parametrize("backend", ["dispatched", "reference"])
 @pytest.mark.parametrize(("name", "dtype"), CASES)
 def test_against_dense(name: str, dtype: torch.dtype, backend: str) -> None:
-    function = getattr(_ops if backend == "dispatched" else reference, name)
+    plain = reference_conv if "conv2d" in name else reference
+    function = getattr(_ops if backend == "dispatched" else plain, name)
     for sample in samples.SAMPLES[name](dtype):
         before = [a.clone() if isinstance(a, Tensor) else a for a in sample.args]
         wanted = expected(name, sample)
@@ -66,21 +67,21 @@ def test_opcheck(name: str, dtype: torch.dtype) -> None:
         torch.library.opcheck(getattr(_ops, name).default, tuple(args))
 
 
-@pytest.mark.parametrize("name", ["sparse_linear", "expanded_linear"])
+@pytest.mark.parametrize("name", ["sparse_linear", "expanded_linear", "sparse_conv2d", "expanded_conv2d"])
 def test_gradcheck(name: str) -> None:
-    for sample in samples.linear(torch.float64):
-        input, values, index, bias, _ = sample.args
+    for sample in samples.SAMPLES[name](torch.float64):
+        input, values, _, bias, *_ = sample.args
         leaves = [t.detach().nan_to_num().requires_grad_() for t in (input, values, bias) if t is not None]
-        if not sample.name.endswith(("sequence", "strided")):
+        if "linear" in name and not sample.name.endswith(("sequence", "strided")):
             continue
 
-        def apply(input: Tensor, values: Tensor, bias: Tensor | None = None, index: list[Tensor] = index) -> Tensor:
-            return getattr(ops, name)(input, values, index, bias)
+        def apply(input: Tensor, values: Tensor, bias: Tensor | None = None, s: Sample = sample) -> Tensor:
+            return getattr(_ops, name)(input, values, s.args[2], bias, *s.args[4:])
 
-        assert torch.autograd.gradcheck(apply, leaves)
+        assert torch.autograd.gradcheck(apply, leaves, fast_mode="conv2d" in name), sample.name
 
 
-@pytest.mark.parametrize("name", [n for n in samples.SAMPLES if "linear" not in n])
+@pytest.mark.parametrize("name", [n for n in samples.SAMPLES if "linear" not in n and "conv2d" not in n])
 def test_threads_do_not_matter(name: str, threads: Callable[[int], None]) -> None:
     for sample in [*samples.SAMPLES[name](torch.float32), *LARGE.get(name, list)()]:
         threads(1)
@@ -192,7 +193,7 @@ def test_compiled_kernels_are_in_use() -> None:
     """What the tests above compare is the extension where there is one."""
     for name in samples.SAMPLES:
         assert torch._C._dispatch_has_kernel_for_dispatch_key(f"sparsekern::{name}", "CPU") == (
-            extension is not None and not name.startswith("expanded_linear")
+            extension is not None and not name.startswith(("expanded_", "sparse_conv2d"))
         ), name
 
 
