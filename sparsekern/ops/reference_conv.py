@@ -24,8 +24,10 @@ class Window(NamedTuple):
         return functional.pad(input, (left, right, top, bottom))
 
     def cropped(self, padded: Tensor) -> Tensor:
+        if not any(self.padding):
+            return padded
         top, bottom, left, right = self.padding
-        return padded[:, :, top : padded.shape[2] - bottom, left : padded.shape[3] - right]
+        return padded[:, :, top : padded.shape[2] - bottom, left : padded.shape[3] - right].clone()
 
     def weight(self, matrix: Tensor) -> Tensor:
         """The rows of a matrix as kernels."""
