@@ -1,7 +1,7 @@
 """Sparse training of neural networks that saves time and memory: the zeros are neither stored nor multiplied."""
 
 from . import ops
-from .nn import MemoryReport, SparseLinear, densify, memory_report
+from .nn import MemoryReport, SparseConv2d, SparseLinear, densify, memory_report
 from .sparsity import Method, Sparsifier, methods, sparsify
 from .topology import SparseWeight, Topology
 
@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 __all__ = [
     "MemoryReport",
     "Method",
+    "SparseConv2d",
     "SparseLinear",
     "SparseWeight",
     "Sparsifier",

@@ -6,13 +6,19 @@ from collections.abc import Iterable
 
 from torch import nn
 
+from ..topology import Topology
+from .conv import SparseConv2d
+from .layer import SparseLayer
 from .linear import SparseLinear
+
+SPARSE: dict[type[nn.Module], type[SparseLayer]] = {layer.DENSE: layer for layer in (SparseLinear, SparseConv2d)}
 
 
 def prunable_layers(model: nn.Module, exclude: Iterable[str] = ()) -> dict[str, nn.Module]:
-    """The linear layers of `model`, dense or sparse, by name, each once.
+    """The linear layers and 2-D convolutions of `model`, dense or sparse, by name, each once.
 
-    Subclasses of `nn.Linear` are left alone, since their owners read `.weight`; so are weights that two modules share.
+    Subclasses of `nn.Linear` and `nn.Conv2d` are left alone, since their owners read `.weight`; so are weights that two
+    modules share.
 
     Args:
         exclude: names and glob patterns of layers to leave dense.
@@ -21,7 +27,7 @@ def prunable_layers(model: nn.Module, exclude: Iterable[str] = ()) -> dict[str, 
         ValueError: a pattern of `exclude` matches no layer, or nothing prunable remains.
     """
     patterns = [exclude] if isinstance(exclude, str) else list(exclude)
-    layers = {n: m for n, m in model.named_modules() if type(m) is nn.Linear or isinstance(m, SparseLinear)}
+    layers = {n: m for n, m in model.named_modules() if type(m) in SPARSE or isinstance(m, SparseLayer)}
     for pattern in patterns:
         if not any(fnmatch.fnmatchcase(name, pattern) for name in layers):
             raise ValueError(f"exclude pattern {pattern!r} matches none of the layers {', '.join(layers) or '(none)'}")
@@ -35,7 +41,7 @@ def prunable_layers(model: nn.Module, exclude: Iterable[str] = ()) -> dict[str, 
             continue
         chosen[name] = layer
     if not chosen:
-        raise ValueError("the model has no linear layer to make sparse")
+        raise ValueError("the model has no linear layer or convolution to make sparse")
     return chosen
 
 
@@ -45,6 +51,12 @@ def _shared_parameters(model: nn.Module) -> set[int]:
         for parameter in module.parameters(recurse=False):
             owners[id(parameter)] = owners.get(id(parameter), 0) + 1
     return {key for key, count in owners.items() if count > 1}
+
+
+def sparse_twin(layer: nn.Module, topology: Topology, backend: str = "auto") -> SparseLayer:
+    """The layer on `topology` with the weights of a dense or sparse one, as `SparseLayer.from_topology`."""
+    kind = type(layer) if isinstance(layer, SparseLayer) else SPARSE[type(layer)]
+    return kind.from_topology(layer, topology, backend=backend)
 
 
 def swap(model: nn.Module, name: str, layer: nn.Module) -> nn.Module:
@@ -65,6 +77,6 @@ def swap(model: nn.Module, name: str, layer: nn.Module) -> nn.Module:
 def densify(model: nn.Module) -> nn.Module:
     """Exchanges every sparse layer for an ordinary dense one, zeros in place; returns the model."""
     for name, layer in list(model.named_modules()):
-        if isinstance(layer, SparseLinear):
+        if isinstance(layer, SparseLayer):
             model = swap(model, name, layer.to_dense())
     return model

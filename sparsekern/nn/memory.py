@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ..ops.reference import PANEL_BYTES
-from .linear import SparseLinear
+from .layer import SparseLayer
 
 PARTS = ("values", "indices", "slack", "gradients", "optimizer", "scratch")
 
@@ -58,7 +58,7 @@ def memory_report(model: nn.Module, optimizer: Any = None) -> MemoryReport:
     """
     state = {} if optimizer is None else optimizer.state
     rows = []
-    sparse = {name: m for name, m in model.named_modules() if isinstance(m, SparseLinear)}
+    sparse = {name: m for name, m in model.named_modules() if isinstance(m, SparseLayer)}
     inside = {id(p) for layer in sparse.values() for p in layer.parameters(recurse=False)}
     for name, layer in sparse.items():
         rows.append(_sparse_row(name or type(layer).__name__, layer, state))
@@ -79,7 +79,7 @@ def _dense_row(name: str, parameter: nn.Parameter, state: Any) -> dict[str, Any]
     return {"name": name, **own, **{f"dense_{key}": value for key, value in own.items()}}
 
 
-def _sparse_row(name: str, layer: SparseLinear, state: Any) -> dict[str, Any]:
+def _sparse_row(name: str, layer: SparseLayer, state: Any) -> dict[str, Any]:
     nnz, capacity = layer.topology.nnz, layer.values.numel()
     item, used = layer.values.element_size(), nnz / max(1, capacity)
     index = sum(t.nbytes for t in layer.index)

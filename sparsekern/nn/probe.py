@@ -1,16 +1,21 @@
 """What an armed layer keeps of one step's backward passes, and the statistics of it that methods ask for."""
 
 from collections.abc import Callable
+from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .. import ops
+from ..ops.conv import Window
 
 
 class Probe:
-    """Inputs h `[..., cols]` and output gradients delta `[..., rows]` of every use of a layer within one step."""
+    """Inputs h and output gradients delta of every use of a layer within one step.
+
+    Statistics are sums over all of them, in fp32 or wider. They run over the weight viewed `[rows, cols]`.
+    """
 
     def __init__(self) -> None:
         self.records: list[tuple[Tensor, Tensor]] = []
@@ -20,20 +25,33 @@ class Probe:
         return _Tap.apply(output, input.detach(), self)  # type: ignore[return-value]
 
     def row_weight(self) -> Tensor:
-        """g_b = sum_i |delta_ib|, `[rows]` (GraBo, section 3)."""
-        return self._total(lambda h, delta: _absolute_sum(delta))
+        """g_b = sum |delta_b|, `[rows]` (GraBo, section 3)."""
+        return self._total(lambda h, delta: self._features(delta))
 
     def col_weight(self) -> Tensor:
-        """f_a = sum_i |h_ia|, `[cols]` (GraBo, section 3)."""
-        return self._total(lambda h, delta: _absolute_sum(h))
+        """f_a = sum |h_a|, `[cols]`, or `[groups, cols]` where groups of rows see different inputs (GraBo, section
+        3)."""
+        return self._total(lambda h, delta: self._columns(h))
 
     def gradient_at(self, coordinates: Tensor) -> Tensor:
         """dL/dW at flat coordinates, `[n]`; nothing of the size of W is made."""
-        return self._total(lambda h, delta: ops.sampled_gradient(delta, h, coordinates))
+        return self._total(lambda h, delta: self._sampled(h, delta, coordinates))
 
     def dense_gradient(self) -> Tensor:
-        """dL/dW, dense `[rows, cols]`."""
-        return self._total(lambda h, delta: delta.reshape(-1, delta.shape[-1]).t() @ h.reshape(-1, h.shape[-1]))
+        """dL/dW, dense, of the weight's shape."""
+        return self._total(self._dense)
+
+    def _features(self, tensor: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def _columns(self, h: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def _sampled(self, h: Tensor, delta: Tensor, coordinates: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def _dense(self, h: Tensor, delta: Tensor) -> Tensor:
+        raise NotImplementedError
 
     def _total(self, statistic: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
         if not self.records:
@@ -44,9 +62,71 @@ class Probe:
         return total
 
 
-def _absolute_sum(tensor: Tensor) -> Tensor:
-    wide = torch.float64 if tensor.dtype == torch.float64 else torch.float32
-    return tensor.reshape(-1, tensor.shape[-1]).abs().sum(0, dtype=wide)
+class LinearProbe(Probe):
+    """h `[..., cols]`, delta `[..., rows]`."""
+
+    def _features(self, tensor: Tensor) -> Tensor:
+        return tensor.reshape(-1, tensor.shape[-1]).abs().sum(0, dtype=_wide(tensor))
+
+    def _columns(self, h: Tensor) -> Tensor:
+        return self._features(h)
+
+    def _sampled(self, h: Tensor, delta: Tensor, coordinates: Tensor) -> Tensor:
+        return ops.sampled_gradient(delta, h, coordinates)
+
+    def _dense(self, h: Tensor, delta: Tensor) -> Tensor:
+        return (delta.reshape(-1, delta.shape[-1]).t() @ h.reshape(-1, h.shape[-1])).to(_wide(h))
+
+
+class ConvProbe(Probe):
+    """h `[batch, channels, height, width]` as the operator sees it, delta alike; both perhaps without the batch.
+
+    Channels take the part of features: sums run over batch and space, and the positions of the kernel are alike
+    (GraBo, appendix C).
+    """
+
+    def __init__(self, weight_shape: tuple[int, ...], window: Window) -> None:
+        super().__init__()
+        self.weight_shape, self.window = weight_shape, window
+
+    def _features(self, tensor: Tensor) -> Tensor:
+        return _batched(tensor).abs().sum((0, 2, 3), dtype=_wide(tensor))
+
+    def _columns(self, h: Tensor) -> Tensor:
+        groups, positions = self.window[-1], prod(self.weight_shape[2:])
+        weight = self._features(h).repeat_interleave(positions)
+        return weight if groups == 1 else weight.reshape(groups, -1)
+
+    def _sampled(self, h: Tensor, delta: Tensor, coordinates: Tensor) -> Tensor:
+        kernel, stride, padding, dilation, groups = self.window
+        return ops.sampled_conv2d_gradient(
+            _batched(delta),
+            _batched(h),
+            coordinates,
+            kernel_size=kernel,
+            stride=stride,
+            padding=padding,
+            dilation=dilation,
+            groups=groups,
+        )
+
+    def _dense(self, h: Tensor, delta: Tensor) -> Tensor:
+        _, stride, (top, bottom, left, right), dilation, groups = self.window
+        h, delta, padding = _batched(h).to(_wide(h)), _batched(delta).to(_wide(h)), [top, left]
+        if top != bottom or left != right:
+            h, padding = torch.nn.functional.pad(h, (left, right, top, bottom)), [0, 0]
+        weight = h.new_empty(1).expand(self.weight_shape)  # of which only the shape matters
+        return torch.ops.aten.convolution_backward(
+            delta, h, weight, None, stride, padding, dilation, False, [0, 0], groups, [False, True, False]
+        )[1]
+
+
+def _batched(tensor: Tensor) -> Tensor:
+    return tensor if tensor.dim() == 4 else tensor.unsqueeze(0)
+
+
+def _wide(tensor: Tensor) -> torch.dtype:
+    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
 
 
 class _Tap(torch.autograd.Function):

@@ -5,7 +5,7 @@
 
 from . import autograd, reference, reference_conv, schema
 from .backend import extension
-from .conv import expanded_conv2d, sparse_conv2d
+from .conv import expanded_conv2d, sampled_conv2d_gradient, sparse_conv2d
 from .linear import expanded_linear, sparse_linear
 from .pattern import compress, coordinates, random_subset, rewire, tile_index, transpose_index
 from .selection import guided_sample, kth_largest, sampled_gradient, topk_mask
@@ -23,6 +23,7 @@ __all__ = [
     "reference",
     "reference_conv",
     "rewire",
+    "sampled_conv2d_gradient",
     "sampled_gradient",
     "schema",
     "sparse_conv2d",

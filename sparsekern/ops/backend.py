@@ -4,13 +4,17 @@ import importlib
 import json
 import os
 import warnings
+from collections.abc import Sequence
 from functools import cache
 from importlib import resources
+from math import prod
 from types import ModuleType
 from typing import NamedTuple
 
 KERNELS = ("csr", "tiled", "dense", "masked")
 BACKENDS = ("auto", "sparse", "masked", "dense")
+NEVER_DENSE = 0.05  # density up to which a weight is not expanded, whatever was measured
+FEW_CHANNELS = 4
 
 
 def _load() -> ModuleType | None:
@@ -33,8 +37,8 @@ class Choice(NamedTuple):
 
 
 @cache
-def _crossovers() -> list[dict]:
-    return json.loads(resources.files("sparsekern.ops").joinpath("crossovers.json").read_text())["rows"]
+def _crossovers() -> dict[str, list[dict]]:
+    return json.loads(resources.files("sparsekern.ops").joinpath("crossovers.json").read_text())
 
 
 def choose(rows: int, cols: int, density: float, *, batch: int = 128, backend: str = "auto") -> Choice:
@@ -46,20 +50,75 @@ def choose(rows: int, cols: int, density: float, *, batch: int = 128, backend: s
     Raises:
         ValueError: `backend` is not one of `BACKENDS`.
     """
+    if (forced := _forced(backend)) is not None:
+        return forced
+    row = min(
+        _crossovers()["rows"],
+        key=lambda r: _distance(r["rows"] * r["cols"], rows * cols) + _distance(r["batch"], batch),
+    )
+    dense_above, tiled_above = row["dense_above"], row["tiled_above"]
+    if backend == "auto" and density > max(dense_above, NEVER_DENSE) and not _oversized(rows * cols):
+        return Choice("dense", f"density {density:.3g} is above {dense_above:.3g}, where dense products are faster")
+    if density > tiled_above:
+        return Choice("tiled", f"density {density:.3g} is above {tiled_above:.3g}, where L1 blocking pays")
+    return Choice("csr", f"density {density:.3g} is at most {tiled_above:.3g}: row by row")
+
+
+def choose_conv(
+    out: int,
+    channels: int,
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    density: float,
+    *,
+    groups: int = 1,
+    size: int | None = None,
+    batch: int | None = None,
+    backend: str = "auto",
+) -> Choice:
+    """The kernel of a convolution with the given fraction of nonzeros, by the same rules as `choose`.
+
+    Args:
+        channels: input channels of a group.
+        size, batch: height and number of the inputs, if known.
+    """
+    if (forced := _forced(backend)) is not None:
+        return forced
+    if backend == "sparse":
+        return Choice("csr", "asked for: products with the nonzeros only")
+    if groups > 1 and channels <= FEW_CHANNELS:
+        return Choice("dense", f"{channels} input channel(s) per group: packing would cost more than is saved")
+    area, step = prod(kernel_size), prod(stride)
+
+    def distance(row: dict) -> float:
+        known = [(row["size"], size), (row["batch"], batch)]
+        return (
+            _distance(row["out"] * row["in"], out * channels)
+            + 4 * _distance(row["kernel"] ** 2, area)
+            + 4 * _distance(row["stride"] ** 2, step)
+            + sum(_distance(measured, given) for measured, given in known if given is not None)
+        )
+
+    row = min(_crossovers()["convolutions"], key=distance)
+    above = row["dense_above"]
+    nearest = f"{row['in']}->{row['out']}, {row['kernel']}x{row['kernel']}, stride {row['stride']}"
+    if density > max(above, NEVER_DENSE) and not _oversized(out * channels * area):
+        return Choice("dense", f"density {density:.3g} is above {above:.3g}, where dense is faster at {nearest}")
+    return Choice("csr", f"density {density:.3g} is at most {above:.3g}, the break-even of {nearest}")
+
+
+def _forced(backend: str) -> Choice | None:
     if backend not in BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
     if backend == "masked":
         return Choice("masked", "asked for: dense products with a masked weight")
     if backend == "dense":
         return Choice("dense", "asked for: dense products with the expanded weight")
-    row = min(_crossovers(), key=lambda r: _distance(r["rows"] * r["cols"], rows * cols) + _distance(r["batch"], batch))
-    dense_above, tiled_above = row["dense_above"], row["tiled_above"]
-    oversized = rows * cols * 4 > 256 << 20
-    if backend == "auto" and density > max(dense_above, 0.05) and not oversized:
-        return Choice("dense", f"density {density:.3g} is above {dense_above:.3g}, where dense products are faster")
-    if density > tiled_above:
-        return Choice("tiled", f"density {density:.3g} is above {tiled_above:.3g}, where L1 blocking pays")
-    return Choice("csr", f"density {density:.3g} is at most {tiled_above:.3g}: row by row")
+    return None
+
+
+def _oversized(weights: int) -> bool:
+    return weights * 4 > 256 << 20
 
 
 def _distance(a: float, b: float) -> float:

@@ -1,16 +1,20 @@
 """Convolutions with a sparse weight."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from .linear import _autocast
-from .schema import output_size
+from .pattern import compress, transpose_index
+from .schema import _accumulate, output_size
 
-_ops = torch.ops.sparsekern
+sparse = torch.ops.sparsekern.sparse_conv2d.default
+expanded = torch.ops.sparsekern.expanded_conv2d.default
 
 Pair = int | Sequence[int]
+# kernel_size, stride, padding (top, bottom, left, right), dilation, groups: as the operators take them
+Window = tuple[list[int], list[int], list[int], list[int], int]
 
 
 def sparse_conv2d(
@@ -47,7 +51,7 @@ def sparse_conv2d(
     Raises:
         ValueError: shapes, dtypes or devices that do not fit each other, or a window that no convolution has.
     """
-    return _convolve(_ops.sparse_conv2d, input, values, index, bias, kernel_size, stride, padding, dilation, groups)
+    return convolve(sparse, input, values, index, bias, window(kernel_size, stride, padding, dilation, groups))
 
 
 def expanded_conv2d(
@@ -64,28 +68,68 @@ def expanded_conv2d(
 ) -> Tensor:
     """`sparse_conv2d` by dense products with panels (64 MiB at most) of the expanded weight: for weights that are
     hardly sparse. The same arguments, result and errors."""
-    return _convolve(_ops.expanded_conv2d, input, values, index, bias, kernel_size, stride, padding, dilation, groups)
+    return convolve(expanded, input, values, index, bias, window(kernel_size, stride, padding, dilation, groups))
 
 
-def _convolve(
-    op,
+def sampled_conv2d_gradient(
+    grad_output: Tensor,
     input: Tensor,
-    values: Tensor,
-    index: list[Tensor],
-    bias: Tensor | None,
+    coordinates: Tensor,
+    *,
     kernel_size: Pair,
-    stride: Pair,
-    padding: Pair | str,
-    dilation: Pair,
-    groups: int,
+    stride: Pair = 1,
+    padding: Pair | str = 0,
+    dilation: Pair = 1,
+    groups: int = 1,
 ) -> Tensor:
+    """The weight gradient of a 2-D convolution at some coordinates.
+
+    Args:
+        grad_output: `[batch, out, out height, out width]`, dtype of `input`.
+        input: `[batch, channels, height, width]`.
+        coordinates: int64 `[n]`, flat coordinates in the weight `[out, channels / groups, kernel height, kernel
+            width]`; fastest when ascending and distinct.
+        kernel_size, stride, padding, dilation, groups: as in `sparse_conv2d`.
+
+    Returns:
+        `[n]` in fp32, or fp64 if the arguments are. The kernels make nothing of the size of the weight.
+
+    Raises:
+        ValueError: shapes or dtypes that do not fit, coordinates out of range.
+    """
+    geometry = kernel, strides, pads, dilations, _ = window(kernel_size, stride, padding, dilation, groups)
+    if coordinates.dtype != torch.int64 or coordinates.dim() != 1:
+        raise ValueError(f"coordinates must be int64 [n], got {coordinates.dtype} {tuple(coordinates.shape)}")
+    if input.dim() != 4 or grad_output.dim() != 4 or groups < 1 or input.shape[1] % groups:
+        raise ValueError(
+            f"grad_output and input must be [batch, channels, height, width], channels divisible by {groups}, got "
+            f"{tuple(grad_output.shape)} and {tuple(input.shape)}"
+        )
+    rows, size = grad_output.shape[1], output_size(input.shape[2:], kernel, strides, pads, dilations)
+    expected = (input.shape[0], rows, *size)
+    if grad_output.shape != expected or rows % groups or grad_output.dtype != input.dtype:
+        raise ValueError(
+            f"grad_output must be {input.dtype} {expected} with channels divisible by {groups}, got "
+            f"{grad_output.dtype} {tuple(grad_output.shape)}"
+        )
+    ascending = bool((coordinates[1:] > coordinates[:-1]).all())
+    distinct, inverse = (coordinates, None) if ascending else coordinates.unique(return_inverse=True)
+    cols = input.shape[1] // groups * kernel[0] * kernel[1]
+    row_ptr, col = compress(distinct, rows, cols)
+    index = [row_ptr, col, *transpose_index(row_ptr, col, cols), col.new_empty(0), col.new_empty(0)]
+    delta, h = (tensor.to(_accumulate(tensor.dtype)) for tensor in (grad_output, input))
+    values = h.new_zeros(distinct.shape)
+    needs = (False, True, False)
+    gradient = torch.ops.sparsekern.sparse_conv2d_backward.default(delta, h, values, index, *needs, *geometry)[1]
+    return gradient if inverse is None else gradient[inverse]
+
+
+def convolve(
+    op: Callable[..., Tensor], input: Tensor, values: Tensor, index: list[Tensor], bias: Tensor | None, window: Window
+) -> Tensor:
+    """`op`, which is `sparse` or `expanded`, on arguments that are checked here, in the memory format of `input`."""
     input, values, bias = _autocast(input, values, bias)
-    kernel, strides, dilations = (
-        _pair(kernel_size, "kernel_size"),
-        _pair(stride, "stride"),
-        _pair(dilation, "dilation"),
-    )
-    pads = four_sides(padding, kernel, strides, dilations)
+    kernel, strides, pads, dilations, groups = window
     _check(input, values, index, bias, kernel, groups)
     unbatched = input.dim() == 3
     if unbatched:
@@ -111,6 +155,17 @@ def _pair(value: Pair, name: str, least: int = 1) -> list[int]:
     if len(pair) != 2 or not all(isinstance(n, int) and n >= least for n in pair):
         raise ValueError(f"{name} must be a whole number or a pair of them, at least {least}, got {value!r}")
     return pair
+
+
+def window(kernel_size: Pair, stride: Pair, padding: Pair | str, dilation: Pair, groups: int) -> Window:
+    """How a convolution moves over its input, as the operators take it.
+
+    Raises:
+        ValueError: an argument that `sparse_conv2d` does not take.
+    """
+    kernel, strides = _pair(kernel_size, "kernel_size"), _pair(stride, "stride")
+    dilations = _pair(dilation, "dilation")
+    return kernel, strides, four_sides(padding, kernel, strides, dilations), dilations, groups
 
 
 def four_sides(padding: Pair | str, kernel: list[int], stride: list[int], dilation: list[int]) -> list[int]:

@@ -114,13 +114,15 @@ def random_subset(out: Tensor, size: int, seed: int) -> None:
 
 
 def _cumulative(weight: Tensor, name: str) -> tuple[Tensor, Tensor]:
-    """The cumulative sum of `weight` relative to its largest, and whether each is more than zero."""
+    """The cumulative sum of `weight` relative to its largest, along the last dimension, and whether each is more than
+    zero."""
     weight = weight.double()
     if not bool((weight.isfinite() & (weight >= 0)).all()):
         raise ValueError(f"{name} must be finite and not negative")
-    if bool((weight > 0).any()):
-        weight = weight / weight.max()
-    return weight.cumsum(0), weight > 0
+    if weight.shape[-1]:
+        largest = weight.max(-1, keepdim=True).values
+        weight = weight / torch.where(largest > 0, largest, 1)
+    return weight.cumsum(-1), weight > 0
 
 
 def guided_sample(
@@ -131,11 +133,16 @@ def guided_sample(
 
     Draws that hit an active or an already drawn coordinate are repeated, at most `ROUNDS` times, after which the rest
     is uniform over what is still inactive. Where `n` is no less than what has a positive probability, that is taken
-    whole and only what is then missing is uniform.
+    whole and only what is then missing is uniform. `col_weight` `[groups, cols]` has one distribution for each of as
+    many equal ranges of rows.
     """
-    rows, cols = row_weight.numel(), col_weight.numel()
-    row_sum, row_positive = _cumulative(row_weight, "row_weight")
+    col_weight = torch.atleast_2d(col_weight)
+    rows, (groups, cols) = row_weight.numel(), col_weight.shape
+    height = rows // groups
     col_sum, col_positive = _cumulative(col_weight, "col_weight")
+    if groups > 1:  # a row's share is its weight times the sum of its group's
+        row_weight = row_weight.double() * col_weight.double().sum(1).repeat_interleave(height)
+    row_sum, row_positive = _cumulative(row_weight, "row_weight")
     nnz = int(row_ptr[-1])
     row_of = torch.repeat_interleave(torch.arange(rows, device=col.device), row_ptr.diff().long())
     active = row_of * cols + col[:nnz].long()
@@ -143,17 +150,22 @@ def guided_sample(
         raise ValueError(f"n must be between 0 and {rows * cols - nnz}, the number of inactive coordinates, got {n}")
 
     stream = Stream(seed, col.device)
-    active_positive = row_positive[row_of] & col_positive[col[:nnz].long()]
+    row_positive = row_positive.reshape(groups, height)
+    active_positive = row_positive.flatten()[row_of] & col_positive[row_of // max(1, height), col[:nnz].long()]
+    per_group = row_positive.sum(1) * col_positive.sum(1)
     start = 0
-    if int(row_positive.sum()) * int(col_positive.sum()) - int(active_positive.sum()) <= n:
-        support = (row_positive.nonzero() * cols + col_positive.nonzero().T).flatten()
+    if int(per_group.sum()) - int(active_positive.sum()) <= n:
+        parts = [
+            ((at * height + positive.nonzero()) * cols + col_positive[at].nonzero().T).flatten()
+            for at, positive in enumerate(row_positive)
+        ]
+        support = torch.cat(parts)
         chosen = support[~_contains(active, support)]
     else:
 
         def draw(position: Tensor) -> Tensor:
             row = torch.searchsorted(row_sum, stream.unit(2 * position) * row_sum[-1], right=True)
-            column = torch.searchsorted(col_sum, stream.unit(2 * position + 1) * col_sum[-1], right=True)
-            drawn = row * cols + column
+            drawn = row * cols + _pick(col_sum, row // height, stream.unit(2 * position + 1))
             return drawn[~_contains(active, drawn)]
 
         chosen, start = _extend_distinct(active.new_empty(0), n, ROUNDS, 0, draw)
@@ -163,3 +175,15 @@ def guided_sample(
     gaps = taken - torch.arange(taken.numel(), device=taken.device)
     uniform = ranks + torch.searchsorted(gaps, ranks, right=True)
     return torch.cat([chosen, uniform]).sort().values, torch.tensor(rest, device=col.device)
+
+
+def _pick(sums: Tensor, group: Tensor, unit: Tensor) -> Tensor:
+    """For each of `unit` in [0, 1) the column where the cumulative sums of its group pass that share of their total."""
+    groups, cols = sums.shape
+    if groups == 1:
+        return torch.searchsorted(sums[0], unit * sums[0, -1], right=True)
+    total = torch.where(sums[:, -1:] > 0, sums[:, -1:], 1)
+    # Group g takes [g, g + 1) of one ascending list; the draws stay below g + 1 whatever the rounding.
+    ends = (sums / total + torch.arange(groups, device=sums.device)[:, None]).flatten()
+    target = torch.minimum(unit + group, torch.nextafter(group + 1.0, group.double()))
+    return torch.searchsorted(ends, target, right=True) - group * cols

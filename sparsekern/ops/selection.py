@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from . import reference_sampling
+
 _ops = torch.ops.sparsekern
 FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
@@ -49,7 +51,8 @@ def guided_sample(
 
     Args:
         row_weight: `[rows]`, floating point, finite, not negative; not necessarily normalised.
-        col_weight: `[cols]`, likewise.
+        col_weight: `[cols]`, likewise; or `[groups, cols]` for a grouped convolution, of whose rows each of as many
+            equal ranges has columns of its own.
         row_ptr, col: the CSR pattern of what is active.
         n: how many coordinates.
         seed: determines the result, whatever the number of threads.
@@ -60,11 +63,17 @@ def guided_sample(
     Raises:
         ValueError: weights that are negative, infinite or NaN or do not fit the pattern; more than is inactive.
     """
-    for name, weight in (("row_weight", row_weight), ("col_weight", col_weight)):
-        if weight.dim() != 1 or weight.dtype not in FLOATS:
+    for name, weight, most in (("row_weight", row_weight, 1), ("col_weight", col_weight, 2)):
+        if not 1 <= weight.dim() <= most or weight.dtype not in FLOATS:
             raise ValueError(f"{name} must be a floating-point vector, got {weight.dtype} {tuple(weight.shape)}")
     if row_ptr.shape != (row_weight.shape[0] + 1,):
         raise ValueError(f"row_weight must have {row_ptr.numel() - 1} elements, one per row, got {row_weight.shape[0]}")
+    if col_weight.dim() == 2:
+        if col_weight.shape[0] == 0 or row_weight.shape[0] % col_weight.shape[0]:
+            raise ValueError(
+                f"col_weight has {col_weight.shape[0]} groups, which do not divide {row_weight.shape[0]} rows"
+            )
+        return reference_sampling.guided_sample(row_weight, col_weight, row_ptr, col, n, seed)
     return _ops.guided_sample(row_weight, col_weight, row_ptr, col, n, seed)
 
 

@@ -1,6 +1,7 @@
 """What became of each layer's pattern."""
 
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 from .site import Site
@@ -34,7 +35,7 @@ class Report:
     @property
     def sparsity(self) -> float:
         """Fraction of absent weights over all sparse layers."""
-        size = sum(row["shape"][0] * row["shape"][1] for row in self.rows)
+        size = sum(prod(row["shape"]) for row in self.rows)
         return 1 - sum(row["nnz"] for row in self.rows) / size if size else 0.0
 
     def __str__(self) -> str:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import ops
-from ..nn import Probe, SparseLinear
+from ..nn import Probe, SparseLayer
 from ..topology import Topology
 from . import parallel
 from .carry import carry, carry_values
@@ -20,7 +20,7 @@ class Site:
     Index maps and scores run over the active weights `[nnz]` in row-major order.
     """
 
-    def __init__(self, name: str, module: SparseLinear) -> None:
+    def __init__(self, name: str, module: SparseLayer) -> None:
         self.name, self.module = name, module
         topology = module.topology
         self.loads = module.loads
@@ -61,7 +61,7 @@ class Site:
     # ---- statistics of an armed step
 
     def arm(self) -> None:
-        self.module.probe = Probe()
+        self.module.probe = self.module.new_probe()
 
     def disarm(self) -> None:
         self.module.probe = None
@@ -92,7 +92,7 @@ class Site:
         grow: Tensor,
         capacity: int,
         optimizer: torch.optim.Optimizer,
-        followers: Sequence[SparseLinear],
+        followers: Sequence[SparseLayer],
     ) -> bool:
         """Drops the active weights whose `keep` is False, adds weights of value 0 at the coordinates `grow`; moves
         optimizer state, gradient and followers along. Returns whether the capacity grew."""

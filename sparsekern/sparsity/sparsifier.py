@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..nn import SparseLinear
+from ..nn import SparseLayer
 from . import parallel
 from .method import Method
 from .report import Report, site_row
@@ -66,7 +66,7 @@ class Sparsifier(torch.optim.Optimizer):
         if not isinstance(method, Method):
             raise ValueError(f"expected a Method (sparsekern.methods.NAME(...)), got {method!r}")
         self.optimizer, self.method = optimizer, method
-        self.sites = [Site(_plain(n), m) for n, m in model.named_modules() if isinstance(m, SparseLinear)]
+        self.sites = [Site(_plain(n), m) for n, m in model.named_modules() if isinstance(m, SparseLayer)]
         _check_held(self.sites, optimizer)
         if not self.sites and method.storage != "dense":
             raise ValueError(f"the model has no sparse layer: call sparsify(model, {method.name}) first")
@@ -234,8 +234,8 @@ def _plain(name: str) -> str:
     return ".".join(part for part in name.split(".") if part not in ("module", "_orig_mod"))
 
 
-def _sparse_layers(model: nn.Module, sites: Sequence[Site]) -> dict[str, SparseLinear]:
-    layers = {_plain(n): m for n, m in model.named_modules() if isinstance(m, SparseLinear)}
+def _sparse_layers(model: nn.Module, sites: Sequence[Site]) -> dict[str, SparseLayer]:
+    layers = {_plain(n): m for n, m in model.named_modules() if isinstance(m, SparseLayer)}
     for site in sites:
         if site.name not in layers:
             raise ValueError(f"a follower lacks the sparse layer {site.name}: copy it from the model after sparsify")

@@ -8,7 +8,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from ..nn import SparseLinear, prunable_layers, swap
+from ..nn import SparseLayer, prunable_layers, sparse_twin, swap
 from ..ops.backend import choose
 from ..topology import Topology, kept
 from . import distributions, parallel
@@ -32,7 +32,8 @@ def sparsify(
     backend: str = "auto",
     generator: torch.Generator | None = None,
 ) -> nn.Module:
-    """Exchanges the linear layers of `model`, in place, for layers that hold their nonzeros only; returns the model.
+    """Exchanges the linear layers and 2-D convolutions of `model`, in place, for layers that hold their nonzeros only;
+    returns the model.
 
     Build the optimizer afterwards: the weights are new Parameters. Weights keep their values, except where the method
     draws new ones for the pattern (`gse_*`).
@@ -70,7 +71,7 @@ def sparsify(
             raise ValueError(f"masks name {', '.join(unknown)}, but the prunable layers are {', '.join(layers)}")
         layers = {name: layer for name, layer in layers.items() if name in masks}
     generator = generator or torch.Generator().manual_seed(parallel.common_seed(int(torch.randint(2**62, ()))))
-    ready = {name: layer for name, layer in layers.items() if isinstance(layer, nn.Linear)}
+    ready = {name: layer for name, layer in layers.items() if not isinstance(layer, SparseLayer)}
     if masks is not None:
         patterns = [_masked(name, layer, masks[name]) for name, layer in layers.items()]
     else:
@@ -79,7 +80,7 @@ def sparsify(
     for (name, layer), pattern in zip(layers.items(), patterns, strict=True):
         if method.moves_counts:
             pattern = pattern.with_capacity(roomy(pattern.nnz, prod(pattern.shape), total, len(layers)))
-        new = _sparse(layer, pattern, backend)
+        new = sparse_twin(layer, pattern, backend)
         if method.initialize == "fan_in" and name in ready:
             new.reset_parameters(generator)
         model = swap(model, name, new)
@@ -91,8 +92,12 @@ def roomy(nnz: int, size: int, total: int, layers: int) -> int:
     return min(size, int(1.125 * nnz + 0.25 * total / layers) + 1)
 
 
+def _shape(layer: Any) -> tuple[int, ...]:
+    return layer.weight_shape if isinstance(layer, SparseLayer) else tuple(layer.weight.shape)
+
+
 def _masked(name: str, layer: nn.Module, mask: Tensor) -> Topology:
-    shape = layer.weight_shape if isinstance(layer, SparseLinear) else tuple(layer.weight.shape)  # type: ignore
+    shape = _shape(layer)
     if mask.dtype != torch.bool or tuple(mask.shape) != shape:
         got = f"{mask.dtype} {tuple(mask.shape)}"
         raise ValueError(f"the mask of {name} must be a bool tensor of shape {shape}, got {got}")
@@ -109,17 +114,17 @@ def _patterns(
     generator: torch.Generator,
 ) -> list[Topology]:
     """The first pattern of every layer. A layer that is sparse already keeps its own."""
-    dense = {name: layer for name, layer in layers.items() if isinstance(layer, nn.Linear)}
+    dense = {name: layer for name, layer in layers.items() if not isinstance(layer, SparseLayer)}
     if not dense:
         return _agreeing(layers, method)
-    shapes = [tuple(layer.weight.shape) for layer in dense.values()]
+    shapes = [_shape(layer) for layer in dense.values()]
     total = kept(method.sparsity(0), sum(prod(shape) for shape in shapes))
     share = method.share if distribution is None else distributions.by_name(distribution)
     counts = share(shapes, total, generator)
     if method.start is None:
         fresh = [Topology.random(s, n, generator=generator) for s, n in zip(shapes, counts, strict=True)]
     else:
-        weights = [layer.weight.detach() for layer in dense.values()]
+        weights = [cast(Tensor, layer.weight).detach() for layer in dense.values()]
         gradients: Sequence[Tensor | None] = [None] * len(weights)
         if method.start.needs_gradient:
             if batches is None or loss is None:
@@ -129,12 +134,12 @@ def _patterns(
         masks = method.view.largest(scores, counts, method.min_per_layer)
         fresh = [Topology.from_mask(mask) for mask in masks]
     by_name = dict(zip(dense, fresh, strict=True))
-    return [layer.topology if isinstance(layer, SparseLinear) else by_name[name] for name, layer in layers.items()]
+    return [layer.topology if isinstance(layer, SparseLayer) else by_name[name] for name, layer in layers.items()]
 
 
 def _agreeing(layers: dict[str, nn.Module], method: Method) -> list[Topology]:
     """The patterns of a model that is sparse already, as the method would have it."""
-    patterns = [layer.topology for layer in layers.values() if isinstance(layer, SparseLinear)]
+    patterns = [layer.topology for layer in layers.values() if isinstance(layer, SparseLayer)]
     nnz, size = sum(pattern.nnz for pattern in patterns), sum(prod(pattern.shape) for pattern in patterns)
     expected = kept(method.sparsity(0), size)
     if nnz != expected:
@@ -143,30 +148,6 @@ def _agreeing(layers: dict[str, nn.Module], method: Method) -> list[Topology]:
             "it first, or give masks"
         )
     return patterns
-
-
-def _sparse(layer: Any, pattern: Topology, backend: str) -> SparseLinear:
-    if isinstance(layer, nn.Linear):
-        return SparseLinear.from_topology(layer, pattern.to(layer.weight.device), backend=backend)
-    weights = layer.topology.to_csr(layer.values.detach())
-    if not pattern.same_pattern(layer.topology):
-        weights = pattern.to_csr(pattern.gather(layer.topology.dense(layer.values.detach())))
-    new = SparseLinear(
-        layer.in_features,
-        layer.out_features,
-        layer.bias is not None,
-        layer.values.device,
-        layer.values.dtype,
-        topology=pattern,
-        backend=backend,
-    )
-    with torch.no_grad():
-        new.values.copy_(pattern.from_csr(weights))
-        new.values.requires_grad_(layer.values.requires_grad)
-        if new.bias is not None:
-            new.bias.copy_(layer.bias)
-            new.bias.requires_grad_(layer.bias.requires_grad)
-    return new.train(layer.training)
 
 
 def mean_gradient(model: nn.Module, layers: Sequence[nn.Module], batches: Batches, loss: Loss) -> list[Tensor]:

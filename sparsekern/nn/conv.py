@@ -1,0 +1,128 @@
+"""A convolution that holds its nonzeros only."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ..ops.backend import Choice, choose_conv
+from ..ops.conv import convolve, expanded, sparse, window
+from ..topology import Topology
+from .layer import SparseLayer
+from .probe import ConvProbe
+
+PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
+Pair = int | Sequence[int]
+
+
+class SparseConv2d(SparseLayer):
+    """2-D convolution with a sparse weight of which only the nonzeros exist.
+
+    The constructor is that of `nn.Conv2d` plus exactly one of `sparsity` (a random pattern, G(n, M)) and `topology`
+    (of the weight's shape `[out, in / groups, kernel height, kernel width]`). New weights are uniform with variance
+    1 / fan-in, the fan-in being the number of nonzeros of the output channel (GraBo).
+
+    Attributes:
+        values: Parameter `[capacity]`, the used slots first, in row-major order; the only weight Parameter.
+        bias: Parameter `[out_channels]` or None.
+        kernel, reason: the kernel in use ("csr", "dense" or "masked") and why.
+
+    Shapes: input `[batch, in_channels, height, width]` or without the batch, output alike and in the same memory
+    format. `state_dict` holds row-major `values` and `col` `[nnz]` with `row_ptr`, and loads into a layer of any
+    capacity.
+    """
+
+    DENSE = nn.Conv2d
+    SETTINGS = (
+        "in_channels",
+        "out_channels",
+        "kernel_size",
+        "stride",
+        "padding",
+        "dilation",
+        "groups",
+        "padding_mode",
+    )
+
+    in_channels: int
+    out_channels: int
+    kernel_size: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int] | str
+    dilation: tuple[int, int]
+    groups: int
+    padding_mode: str
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Pair,
+        stride: Pair = 1,
+        padding: Pair | str = 0,
+        dilation: Pair = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str = "zeros",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        sparsity: float | None = None,
+        topology: Topology | None = None,
+        backend: str = "auto",
+        generator: torch.Generator | None = None,
+    ) -> None:
+        if groups < 1 or in_channels % groups or out_channels % groups:
+            raise ValueError(f"groups must divide {in_channels} input and {out_channels} output channels, got {groups}")
+        if padding_mode not in PADDING_MODES:
+            raise ValueError(f"padding_mode must be one of {', '.join(PADDING_MODES)}, got {padding_mode!r}")
+        kernel, strides, sides, dilations, _ = seen = window(kernel_size, stride, padding, dilation, groups)
+        if not isinstance(padding, str):
+            if not isinstance(padding, int) and len(padding) != 2:
+                raise ValueError(f"padding must be a number, a pair of them, 'same' or 'valid', got {padding!r}")
+            padding = (sides[0], sides[2])
+        settings = {
+            "in_channels": in_channels,
+            "out_channels": out_channels,
+            "kernel_size": tuple(kernel),
+            "stride": tuple(strides),
+            "padding": padding,
+            "dilation": tuple(dilations),
+            "groups": groups,
+            "padding_mode": padding_mode,
+        }
+        shape = (out_channels, in_channels // groups, *kernel)
+        super().__init__(settings, shape, bias, device, dtype, sparsity, topology, backend, generator)
+        # What the operator is told, made once; modes other than zeros are applied before it.
+        self._border = None if padding_mode == "zeros" else [*sides[2:], *sides[:2]]
+        self._window = seen if padding_mode == "zeros" else (kernel, strides, [0, 0, 0, 0], dilations, groups)
+
+    def choose_kernel(self, density: float) -> Choice:
+        out, channels, *_ = self.weight_shape
+        return choose_conv(
+            out, channels, self.kernel_size, self.stride, density, groups=self.groups, backend=self.backend
+        )
+
+    def new_probe(self) -> ConvProbe:
+        return ConvProbe(self.weight_shape, self._window)
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self._border is not None:
+            input = nn.functional.pad(input, self._border, mode=self.padding_mode)
+        if self.kernel == "masked":
+            output = self._masked(input)
+        else:
+            op = expanded if self.kernel == "dense" else sparse
+            output = convolve(op, input, self.values, self.index, self.bias, self._window)
+        return output if self.probe is None else self.probe.tap(output, input)
+
+    def _masked(self, input: Tensor) -> Tensor:
+        """What `nn.Conv2d` computes with the zeros in place, bit for bit."""
+        weight, padding = self.topology.dense(self.values), self.padding if self._border is None else 0
+        return nn.functional.conv2d(input, weight, self.bias, self.stride, padding, self.dilation, self.groups)
+
+    def extra_repr(self) -> str:
+        parts = [f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"]
+        usual = {"padding": (0, 0), "dilation": (1, 1), "groups": 1, "padding_mode": "zeros"}
+        parts += [f"{name}={getattr(self, name)!r}" for name, value in usual.items() if getattr(self, name) != value]
+        return ", ".join([*parts, *(["bias=False"] if self.bias is None else []), self.pattern_repr()])
