@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from sparsekern.bench import convolutions, kernels, memory, table, threshold
+from sparsekern.bench import convolutions, kernels, memory, table, threshold, train
 from sparsekern.bench.report import processor, write, write_text
 
 from . import goals
@@ -23,10 +23,11 @@ RESULTS = Path(__file__).parent / "results"
 BENCHMARKS = {
     "kernels": kernels.run,
     "convolutions": convolutions.run,
+    "train": train.run,
     "memory": memory.run,
     "threshold": threshold.run,
 }
-GROWING = ("kernels", "convolutions")  # saved after every case
+GROWING = ("kernels", "convolutions", "train")  # saved after every case
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -35,6 +36,15 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--quick", action="store_true", help="small sizes, to try this out")
     parser.add_argument("--out", type=Path, default=RESULTS, metavar="DIR", help="(default: benchmarks/results)")
+    parser.add_argument(
+        "--run",
+        dest="runs",
+        action="append",
+        type=Path,
+        default=[],
+        metavar="DIR",
+        help="train: also the pattern that this run of `sparsekern train` ended with",
+    )
     arguments = parser.parse_args(argv)
     if unknown := set(arguments.benchmarks) - set(BENCHMARKS):
         parser.error(f"unknown benchmark {', '.join(sorted(unknown))}; known: {', '.join(BENCHMARKS)}")
@@ -49,6 +59,8 @@ def main(argv: list[str] | None = None) -> int:
         options = {"threads": arguments.threads, "quick": arguments.quick, "progress": progress}
         if name in GROWING:
             options["save"] = partial(write, path)
+        if name == "train":
+            options["runs"] = arguments.runs
         write(path, BENCHMARKS[name](**options))
     report(arguments.out, machine)
     return 0

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from sparsekern.bench import calibrate, kernels, memory, mkl, report, table, threshold
+from sparsekern.bench import calibrate, kernels, memory, mkl, report, resident, table, threshold
 from sparsekern.bench.cases import OPS, Case, Layer, Problem, suite
 from sparsekern.bench.peers import PEERS, Implementation, Peer
 from sparsekern.bench.timing import Timing, _visits, interleave, pinned
@@ -207,8 +207,18 @@ def test_calibration_finds_the_density_from_which_on_another_kernel_is_faster() 
     assert calibrate.crossing(densities, [2, 1, 1], [1, 2, 4]) == pytest.approx(0.15)
     assert calibrate.crossing(densities, [1, 1, 1], [2, 2, 2]) == 0.0
     assert calibrate.crossing(densities, [1, 1, 3], [2, 2, 2]) == 1.0
-    found = calibrate.run(threads=1, shapes=[(32, 48, 8)], densities=(0.1, 0.5), budget=0.005)
-    assert len(found["rows"]) == 1
+    found = calibrate.run(
+        threads=1,
+        shapes=[(32, 48, 8)],
+        densities=(0.1, 0.5),
+        convolutions=[(8, 16, 3, 2, 6, 4)],
+        conv_densities=(0.1, 0.5),
+        budget=0.005,
+    )
+    assert len(found["rows"]) == len(found["convolutions"]) == 1
+    conv = found["convolutions"][0]
+    assert 0 <= conv.pop("dense_above") <= 1
+    assert conv == {"out": 16, "in": 8, "kernel": 3, "stride": 2, "size": 6, "batch": 4}
     row = found["rows"][0]
     assert (row["rows"], row["cols"], row["batch"]) == (32, 48, 8)
     assert 0 <= row["tiled_above"] <= 1
@@ -225,8 +235,9 @@ def test_threshold_gives_no_number_to_a_wrong_answer() -> None:
 
 
 def test_memory_of_a_step_is_ordered_as_the_storage_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "PROCESSES", 1)
-    dense, ours = (memory._measure(variant, 1536, 1)["bytes"] for variant in ("dense", "sparsekern"))
+    monkeypatch.setattr(resident, "PROCESSES", 1)
+    command = "sparsekern.bench.memory"
+    dense, ours = (resident.median(command, variant, "1536", "1")["bytes"] for variant in ("dense", "sparsekern"))
     assert dense > 3 * memory.LAYERS * 1536 * 1536 * 4  # weights, gradients, momentum
     assert ours < dense / 2
 
@@ -242,9 +253,9 @@ def test_command_writes_the_report_and_prints_the_table(tmp_path: Path, capsys: 
 def test_command_calibrates(tmp_path: Path) -> None:
     path = tmp_path / "crossovers.json"
     assert main(["bench", "kernels", "--calibrate", "--quick", "--threads", "1", "--json", str(path)]) == 0
-    assert [set(row) for row in json.loads(path.read_text())["rows"]] == [
-        {"rows", "cols", "batch", "tiled_above", "dense_above"}
-    ]
+    found = json.loads(path.read_text())
+    assert [set(row) for row in found["rows"]] == [{"rows", "cols", "batch", "tiled_above", "dense_above"}]
+    assert [row["dense_above"] <= 1 for row in found["convolutions"]] == [True]
 
 
 @pytest.mark.parametrize(

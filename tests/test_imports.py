@@ -24,6 +24,7 @@ GROUPS = [
     {"sparsity.methods", "sparsity.update", "sparsity.report", "sparsity.start"},
     {"sparsity.sparsifier"},
     {"sparsity"},
+    {"cli.errors", "cli.models"},
     {"bench"},
     {"cli"},
 ]

@@ -1,11 +1,13 @@
 """Measures from which density on another kernel is faster: makes `ops/crossovers.json`, by which layers choose."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from math import log
 from typing import Any
 
+from . import conv_peers
 from .cases import Layer, Problem
-from .peers import PEERS
+from .convolutions import Conv, ConvProblem
+from .peers import PEERS, Peer
 from .report import header
 from .timing import interleave, pinned
 
@@ -16,6 +18,21 @@ SHAPES = (
     (4096, 4096, 128),
 )
 KERNELS = {f"sparsekern-{kernel}": kernel for kernel in ("csr", "tiled", "expanded")}
+CONV_DENSITIES = (0.05, 0.1, 0.2, 0.35, 0.5, 0.6, 0.7, 0.8, 0.9)
+# in, out, kernel, stride, size, batch
+CONVOLUTIONS = (
+    *((channels, channels, 3, 1, size, 64) for channels, size in ((16, 32), (32, 16), (64, 8))),
+    *((channels, channels, 3, 1, size, 64) for channels, size in ((64, 32), (128, 16), (256, 8), (512, 4), (512, 2))),
+    *((channels, channels, 3, 1, size, batch) for channels, size in ((64, 32), (256, 8)) for batch in (1, 8)),
+    (256, 256, 3, 1, 14, 16),
+    *((3, out, 3, 1, 32, 64) for out in (16, 64)),
+    *((16 * n, 32 * n, 3, 2, 32 // n, 64) for n in (1, 2)),
+    *((64 * n, 128 * n, 3, 2, 32 // n, 64) for n in (1, 4)),
+    (64, 128, 1, 2, 32, 64),
+    *((256, 64, 1, 1, 16, batch) for batch in (1, 8, 64)),
+    (64, 256, 1, 1, 16, 64),
+    (512, 512, 1, 1, 4, 64),
+)
 
 
 def run(
@@ -23,34 +40,52 @@ def run(
     threads: int,
     shapes: Sequence[tuple[int, int, int]] = SHAPES,
     densities: Sequence[float] = DENSITIES,
+    convolutions: Sequence[tuple[int, int, int, int, int, int]] = CONVOLUTIONS,
+    conv_densities: Sequence[float] = CONV_DENSITIES,
     budget: float = 0.6,
     progress: Callable[[str], Any] = lambda text: None,
+    save: Callable[[dict], Any] = lambda report: None,
 ) -> dict:
-    """A row per shape (`rows cols batch`): the densities above which a whole step is faster tiled, and by dense
-    products of the expanded weight. 1.0 is never."""
+    """The densities above which a whole step is faster with other kernels; 1.0 is never.
+
+    `rows` has one of every linear layer of `shapes` (rows, cols, batch): tiled, and dense products of the expanded
+    weight. `convolutions` has one of every convolution (in, out, kernel, stride, height and width, batch): dense
+    products of the expanded weight.
+    """
     report = header("crossovers", threads)
     del report["peers"]
-    report["rows"] = []
-    peers = [peer for peer in PEERS if peer.name in KERNELS]
+    report |= {"rows": [], "convolutions": []}
+
+    def add(table: str, row: dict) -> None:
+        report[table].append(row)
+        progress(str(row))
+        save(report)
+
     with pinned(threads):
         for rows, cols, batch in shapes:
-            times: dict[str, list[float]] = {kernel: [] for kernel in KERNELS.values()}
-            for density in densities:
-                problem = Problem(Layer(cols, rows, batch, 1 - density))
-                calls = {KERNELS[peer.name]: peer.build(problem, "step").call for peer in peers}
-                for kernel, timing in interleave(calls, budget=budget).items():
-                    times[kernel].append(timing.median)
+            times = _times((Problem(Layer(cols, rows, batch, 1 - density)) for density in densities), PEERS, budget)
             sparse = [min(pair) for pair in zip(times["csr"], times["tiled"], strict=True)]
-            row = {
-                "rows": rows,
-                "cols": cols,
-                "batch": batch,
-                "tiled_above": crossing(densities, times["tiled"], times["csr"]),
-                "dense_above": crossing(densities, times["expanded"], sparse),
-            }
-            report["rows"].append(row)
-            progress(str(row))
+            tiled_above = crossing(densities, times["tiled"], times["csr"])
+            dense_above = crossing(densities, times["expanded"], sparse)
+            row = {"rows": rows, "cols": cols, "batch": batch}
+            add("rows", row | {"tiled_above": tiled_above, "dense_above": dense_above})
+        for channels, out, kernel, stride, size, batch in convolutions:
+            layers = [Conv(channels, out, size, batch, 1 - density, kernel, stride) for density in conv_densities]
+            times = _times((ConvProblem(layer) for layer in layers), conv_peers.PEERS, budget)
+            row = {"out": out, "in": channels, "kernel": kernel, "stride": stride, "size": size, "batch": batch}
+            add("convolutions", row | {"dense_above": crossing(conv_densities, times["expanded"], times["csr"])})
     return report
+
+
+def _times(problems: Iterable[Problem], peers: Sequence[Peer], budget: float) -> dict[str, list[float]]:
+    """The median of a step of each of our kernels on each problem."""
+    ours = [peer for peer in peers if peer.name in KERNELS]
+    times: dict[str, list[float]] = {KERNELS[peer.name]: [] for peer in ours}
+    for problem in problems:
+        calls = {KERNELS[peer.name]: peer.build(problem, "step").call for peer in ours}
+        for kernel, timing in interleave(calls, budget=budget).items():
+            times[kernel].append(timing.median)
+    return times
 
 
 def crossing(densities: Sequence[float], challenger: Sequence[float], incumbent: Sequence[float]) -> float:

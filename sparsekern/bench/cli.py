@@ -8,12 +8,13 @@ from pathlib import Path
 
 import torch
 
-from . import calibrate, cases, conv_peers, convolutions, kernels, memory, peers, table, threshold
+from . import calibrate, cases, conv_peers, convolutions, kernels, memory, peers, table, threshold, train
 from .report import write
 
 DESCRIPTION = """\
   kernels        forward, input gradient, weight gradient and whole step of linear layers, beside every peer installed
   convolutions   the same of convolutions
+  train          whole training steps of networks: time, where it goes, peak memory
   memory         peak resident memory of training steps: dense, masked, sparse
   threshold      the k-th largest of 25 million magnitudes
 
@@ -28,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of `sparsekern bench` to its parser."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.description = DESCRIPTION
-    parser.add_argument("what", choices=[*KERNELS, "memory", "threshold"])
+    parser.add_argument("what", choices=[*KERNELS, "train", "memory", "threshold"])
     parser.add_argument("--device", choices=["cpu"], default="cpu", help="device to measure (default cpu)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the report there")
     parser.add_argument("--threads", type=_positive, metavar="N", help="threads (default: torch's)")
@@ -37,6 +38,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--case", metavar="WORDS", help="kernels, convolutions: only cases that have every word, 90%% say"
     )
     parser.add_argument("--impl", metavar="NAME,NAME", help="kernels, convolutions: only these, and dense")
+    parser.add_argument("--model", metavar="NAME,NAME", help=f"train: networks (default {','.join(train.MODELS)})")
+    parser.add_argument(
+        "--run",
+        dest="runs",
+        action="append",
+        type=Path,
+        default=[],
+        metavar="DIR",
+        help="train: also the pattern that this run of `sparsekern train` ended with, repeatable",
+    )
     parser.add_argument(
         "--calibrate",
         action="store_true",
@@ -57,20 +68,28 @@ def run(arguments: argparse.Namespace) -> int:
     if target is not None and (problem := _unwritable(target)):
         return _usage(problem)
     if arguments.calibrate and target is not None:
-        sizes = {"shapes": [(64, 64, 16)], "densities": [0.05, 0.5], "budget": 0.05} if arguments.quick else {}
-        write(target, calibrate.run(threads=threads, progress=_say, **sizes))
+        sizes: dict = {}
+        if arguments.quick:
+            sizes = {"shapes": [(64, 64, 16)], "densities": [0.05, 0.5], "budget": 0.05}
+            sizes |= {"convolutions": [(16, 16, 3, 1, 8, 8)], "conv_densities": [0.05, 0.5]}
+        calibrate.run(threads=threads, progress=_say, save=partial(write, target), **sizes)
         print(target)
         return 0
     if (arguments.case or arguments.impl) and arguments.what not in KERNELS:
         return _usage("--case and --impl go with kernels and convolutions")
+    if (arguments.model or arguments.runs) and arguments.what != "train":
+        return _usage("--model and --run go with train")
     if arguments.what in KERNELS:
         report = _kernels(arguments, threads)
         if isinstance(report, str):
             return _usage(report)
     else:
-        module = memory if arguments.what == "memory" else threshold
+        module = {"train": train, "memory": memory, "threshold": threshold}[arguments.what]
+        options: dict = {"runs": arguments.runs} if arguments.what == "train" else {}
+        if arguments.model:
+            options["models"] = arguments.model.split(",")
         try:
-            report = module.run(threads=threads, quick=arguments.quick, progress=_say)
+            report = module.run(threads=threads, quick=arguments.quick, progress=_say, **options)
         except RuntimeError as error:
             _say(f"sparsekern bench: {error}")
             return 1

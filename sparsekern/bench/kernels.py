@@ -9,7 +9,7 @@ import torch
 from .cases import AnyLayer, Case, Problem, suite
 from .peers import PEERS, Implementation, Peer
 from .report import header
-from .timing import Timing, interleave, pinned
+from .timing import interleave, pinned
 
 BUDGET = 1.2  # seconds of samples per operation and layer; more where a dense product takes longer
 
@@ -80,7 +80,7 @@ def measure(problem: Problem, op: str, peers: Sequence[Peer], budget: float) -> 
     )
     base = timings[peers[0].name].median if peers[0].name in timings else None
     for name, timing in timings.items():
-        rows[name] |= _numbers(timing, base)
+        rows[name] |= timing.numbers(base)
     return list(rows.values())
 
 
@@ -99,18 +99,6 @@ def _row(layer: AnyLayer, op: str, impl: str) -> dict:
         "ms": None,
         "ratio_to_dense": None,
         "bytes": None,
-    }
-
-
-def _numbers(timing: Timing, base: float | None) -> dict:
-    low, high = timing.quartiles
-    return {
-        "ms": round(timing.median, 5),
-        "ratio_to_dense": None if base is None else round(timing.median / base, 4),
-        "min_ms": round(min(timing.samples), 5),
-        "q1_ms": round(low, 5),
-        "q3_ms": round(high, 5),
-        "n": len(timing.samples),
     }
 
 

@@ -3,14 +3,9 @@
 import argparse
 import gc
 import json
-import os
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,10 +14,10 @@ from torch import Tensor, nn
 from ..nn import SparseLinear
 from .peers import PEERS
 from .report import header
+from .resident import median, reset_peak, status
 
 VARIANTS = ("dense", "masked", "sparsekern")
 WIDTH, LAYERS, BATCH, SPARSITY, STEPS = 4096, 3, 128, 0.98, 3
-PROCESSES = 3
 
 
 def run(
@@ -47,7 +42,7 @@ def run(
             "dtype": "float32",
             "sparsity": 0.0 if variant == "dense" else SPARSITY,
             "batch": BATCH,
-            **_measure(variant, width, threads),
+            **median("sparsekern.bench.memory", variant, str(width), str(threads)),
             "threads": threads,
         }
         row["ratio_to_dense"] = round(
@@ -56,19 +51,6 @@ def run(
         report["rows"].append(row)
         progress(f"{variant}: {row['bytes'] / 2**20:.1f} MiB")
     return report
-
-
-def _measure(variant: str, width: int, threads: int) -> dict:
-    command = [sys.executable, "-m", "sparsekern.bench.memory", variant, str(width), str(threads)]
-    package = str(Path(__file__).resolve().parents[2])
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([package, os.environ.get("PYTHONPATH", "")])}
-    results = []
-    for _ in range(PROCESSES):
-        done = subprocess.run(command, env=environment, capture_output=True, text=True)
-        if done.returncode:
-            raise RuntimeError(f"measuring {variant} failed: {done.stderr.strip().splitlines()[-1]}")
-        results.append(json.loads(done.stdout))
-    return sorted(results, key=lambda result: result["bytes"])[PROCESSES // 2] | {"n": PROCESSES}
 
 
 class _Masked(nn.Linear):
@@ -90,29 +72,15 @@ def _layer(variant: str, width: int) -> nn.Module:
     return _Masked(width) if variant == "masked" else nn.Linear(width, width)
 
 
-def _status(field: str) -> int:
-    """A field of /proc/self/status, in bytes."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field + ":"):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError(f"/proc/self/status has no {field}")
-
-
-def _reset_peak() -> None:
-    """Sets VmHWM to the resident memory of this moment; without the right to, a peak of the imports may remain."""
-    with suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
-
-
 def train(variant: str, width: int, threads: int) -> dict:
     """`bytes` and `ms` of a few training steps in this process."""
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     _steps(variant, 64, 1)  # torch imports and loads more at the first step
     gc.collect()
-    base = _status("VmRSS")
+    base = status("VmRSS")
     times = _steps(variant, width, STEPS)
-    return {"ms": round(statistics.median(times) * 1e3, 3), "bytes": _status("VmHWM") - base}
+    return {"ms": round(statistics.median(times) * 1e3, 3), "bytes": status("VmHWM") - base}
 
 
 def _steps(variant: str, width: int, steps: int) -> list[float]:
@@ -121,7 +89,7 @@ def _steps(variant: str, width: int, steps: int) -> list[float]:
     model = nn.Sequential(*modules[:-1])
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
     x, target = torch.randn(BATCH, width), torch.randint(width, (BATCH,))
-    _reset_peak()
+    reset_peak()
     times = []
     for _ in range(steps):
         start = time.perf_counter()

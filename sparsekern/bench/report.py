@@ -45,10 +45,11 @@ def header(kind: str, threads: int, peers: Iterable[Peer] = ()) -> dict:
 
 def write(path: Path, report: dict) -> None:
     """Writes the report whole or not at all: a row of a list on each line."""
-    text = json.dumps({key: value for key, value in report.items() if key != "rows"}, indent=1)
-    if "rows" in report:
-        rows = ",\n".join("  " + json.dumps(row) for row in report["rows"])
-        text = f'{text[:-2]},\n "rows": [\n{rows}\n ]\n}}'
+    tables = {key: value for key, value in report.items() if isinstance(value, list)}
+    text = json.dumps({key: value for key, value in report.items() if key not in tables}, indent=1)
+    for name, rows in tables.items():
+        lines = ",\n".join("  " + json.dumps(row) for row in rows)
+        text = f'{text[:-2]},\n "{name}": [\n{lines}\n ]\n}}'
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, text + "\n")
 

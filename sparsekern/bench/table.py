@@ -13,9 +13,14 @@ OP_NAMES = {
 
 def markdown(report: dict) -> str:
     """The whole report: machine, tables, what is missing."""
-    body = {"kernels": _kernels, "convolutions": _kernels, "memory": _memory, "threshold": _threshold}[
-        report["benchmark"]
-    ]
+    tables = {
+        "kernels": _kernels,
+        "convolutions": _kernels,
+        "train": _train,
+        "memory": _memory,
+        "threshold": _threshold,
+    }
+    body = tables[report["benchmark"]]
     return "\n\n".join([_machine(report), *body(report["rows"])]) + "\n"
 
 
@@ -96,6 +101,38 @@ def _layer(row: dict) -> tuple[str, int, str]:
 
 def _ratio(value: float | None) -> str:
     return "" if value is None else f"{value:.2f}" if value >= 0.1 else f"{value:.3f}"
+
+
+def _train(rows: list[dict]) -> list[str]:
+    sections = ["Forward, loss, backward and SGD with momentum; ratios are to the dense network of the same run."]
+    for case in dict.fromkeys(row["case"] for row in rows):
+        of_case = [row for row in rows if row["case"] == case]
+        lines = [
+            [
+                _variant(row),
+                f"{row['sparsity']:.1%}",
+                "" if row["ms"] is None else f"{row['ms']:.1f}",
+                _ratio(row["ratio_to_dense"]),
+                f"{row['bytes'] / 2**20:.0f}",
+                _ratio(row["bytes_ratio"]),
+            ]
+            for row in of_case
+        ]
+        head = ["", "sparsity", "ms", "ratio", "peak MiB", "ratio"]
+        sections.append(f"**{case}, batch {of_case[0]['batch']}**\n\n" + grid(head, lines))
+        timed = [row for row in of_case if "parts" in row]
+        names = (
+            [part for part in timed[0]["parts"] if any(row["parts"][part] >= 0.05 for row in timed)] if timed else []
+        )
+        spent = [[part, *(f"{row['parts'][part]:.1f}" for row in timed)] for part in names]
+        sections.append("Milliseconds of a profiled step:\n\n" + grid(["", *map(_variant, timed)], spent))
+        reasons = [f"{_variant(row)}: {row['missing']}" for row in of_case if "missing" in row]
+        sections += [f"No number: {'; '.join(reasons)}."] if reasons else []
+    return sections
+
+
+def _variant(row: dict) -> str:
+    return row["impl"] if row["pattern"] in ("", "uniform") else f"{row['impl']}, pattern of {row['pattern']}"
 
 
 def _memory(rows: list[dict]) -> list[str]:

@@ -38,6 +38,18 @@ class Timing:
         low, high = self.quartiles
         return high > NOISY * low
 
+    def numbers(self, base: float | None) -> dict:
+        """The columns of a row; `base` is the median that the ratio is to."""
+        low, high = self.quartiles
+        return {
+            "ms": round(self.median, 5),
+            "ratio_to_dense": None if base is None else round(self.median / base, 4),
+            "min_ms": round(min(self.samples), 5),
+            "q1_ms": round(low, 5),
+            "q3_ms": round(high, 5),
+            "n": len(self.samples),
+        }
+
 
 @contextmanager
 def pinned(threads: int) -> Iterator[None]:

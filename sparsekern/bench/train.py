@@ -1,0 +1,233 @@
+"""`sparsekern bench train`: whole training steps of networks: time, its parts, peak memory."""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from ..nn import prunable_layers
+from ..sparsity import sparsify
+from ..topology import Topology, kept
+from .parts import parts
+from .peers import PEERS
+from .report import header
+from .resident import median, reset_peak, status
+from .timing import interleave, pinned
+
+MODELS = ("vgg16", "resnet20")
+VARIANTS = ("dense", "dense-channels-last", "masked", "sparsekern")
+SHAPE, CLASSES, BATCH, SPARSITY = (3, 32, 32), 10, 128, 0.95
+BUDGET = 60.0  # seconds of samples per network
+TOLERANCE = 1e-3
+
+Masks = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """Where the weights of a sparse network are: uniformly random, or as a run of `sparsekern train` left them."""
+
+    name: str = "uniform"
+    folder: Path | None = None
+
+    @classmethod
+    def of_run(cls, folder: Path) -> tuple[str, Pattern]:
+        """The network of the run in this folder, and the pattern it ended with, named by its method.
+
+        Raises:
+            RuntimeError: the folder holds no finished run.
+        """
+        try:
+            config = json.loads((folder / "config.json").read_text())
+            (folder / "model.safetensors").stat()
+        except (OSError, ValueError) as error:
+            raise RuntimeError(f"{folder} does not hold a finished run: {error}") from error
+        return config["model"], cls(config["method"], folder)
+
+    def masks(self, network: nn.Module) -> Masks:
+        """Bool masks of the network's layers: every layer at `SPARSITY`, or the ones of the run's model.safetensors."""
+        layers: dict[str, Any] = prunable_layers(network)
+        shapes: dict[str, torch.Size] = {name: layer.weight.shape for name, layer in layers.items()}
+        if self.folder is None:
+            generator = torch.Generator().manual_seed(0)
+            return {
+                name: Topology.random(shape, kept(SPARSITY, shape.numel()), generator=generator).mask()
+                for name, shape in shapes.items()
+            }
+        state = load(self.folder)
+        return {n: Topology(tuple(shapes[n]), state[f"{n}.row_ptr"], state[f"{n}.col"]).mask() for n in shapes}
+
+
+def load(folder: Path) -> dict[str, Tensor]:
+    """The model.safetensors of a run."""
+    from safetensors.torch import load_file
+
+    return load_file(folder / "model.safetensors")
+
+
+class _Mask(nn.Module):
+    """A dense weight times its mask: what most pruning code does."""
+
+    mask: Tensor
+
+    def __init__(self, mask: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("mask", mask.float())
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight * self.mask
+
+
+class Step:
+    """Training steps of one variant of a network with SGD and momentum, on a batch of noise."""
+
+    def __init__(self, model: str, variant: str, pattern: Pattern, batch: int = BATCH, width: float = 1.0) -> None:
+        from ..cli.models import build
+
+        torch.manual_seed(0)
+        self.network: nn.Module = build(model, SHAPE, CLASSES, width)
+        if variant in ("masked", "sparsekern"):
+            masks = pattern.masks(self.network)
+            self.sparsity = 1 - sum(int(m.sum()) for m in masks.values()) / sum(m.numel() for m in masks.values())
+            if variant == "sparsekern":
+                self.network = sparsify(self.network, SPARSITY, masks=masks)
+            for name, mask in masks.items() if variant == "masked" else ():
+                parametrize.register_parametrization(self.network.get_submodule(name), "weight", _Mask(mask))
+        else:
+            self.sparsity = 0.0
+        layout = torch.channels_last if variant == "dense-channels-last" else torch.contiguous_format
+        self.network = self.network.to(memory_format=layout).train()  # type: ignore[call-overload]
+        self.optimizer = torch.optim.SGD(self.network.parameters(), lr=1e-3, momentum=0.9)
+        generator = torch.Generator().manual_seed(0)
+        self.x = torch.randn(batch, *SHAPE, generator=generator).contiguous(memory_format=layout)
+        self.y = torch.randint(CLASSES, (batch,), generator=generator)
+
+    def __call__(self) -> None:
+        self.optimizer.zero_grad()
+        nn.functional.cross_entropy(self.network(self.x), self.y).backward()
+        self.optimizer.step()
+
+    def gradients(self) -> dict[str, Tensor]:
+        """The output and the gradient of every Parameter by its name, of the weights at hand."""
+        self.network.zero_grad()
+        output = self.network(self.x)
+        nn.functional.cross_entropy(output, self.y).backward()
+        found = {name: p.grad.detach().clone() for name, p in self.network.named_parameters() if p.grad is not None}
+        self.network.zero_grad()
+        return {"output": output.detach(), **found}
+
+
+def error(sparse: Step, masked: Step) -> float:
+    """The largest deviation of the sparse network's output and gradients from those of the masked one, relative to the
+    largest magnitude of each."""
+    ours, worst = sparse.gradients(), 0.0
+    for name, exact in masked.gradients().items():
+        layer, _, last = name.rpartition(".parametrizations.weight.")
+        if last == "original":
+            topology: Any = sparse.network.get_submodule(layer).topology
+            name, exact = f"{layer}.values", topology.gather(exact)
+        deviation = float((ours[name] - exact).abs().max() / exact.abs().max().clamp(min=1e-30))
+        worst = max(worst, deviation if deviation == deviation else float("inf"))
+    return worst
+
+
+def run(
+    *,
+    threads: int | None = None,
+    quick: bool = False,
+    models: Sequence[str] = MODELS,
+    runs: Sequence[Path] = (),
+    progress: Callable[[str], Any] = lambda text: None,
+    save: Callable[[dict], Any] = lambda report: None,
+) -> dict:
+    """A row per network, variant and pattern: a step with batch 128, 95 % of every layer's weights absent.
+
+    `ms` are interleaved medians; `bytes` the peak resident memory of a process during training steps above that of the
+    imported packages; `parts` the milliseconds of a profiled step, by what they were spent on.
+
+    Args:
+        models: names of `--model`, for images of 32 x 32.
+        runs: folders of `sparsekern train` whose final patterns are measured in the same rounds.
+
+    Raises:
+        RuntimeError: a folder without a run of one of the networks, or no memory to read.
+    """
+    patterns = [Pattern.of_run(folder) for folder in runs]
+    if absent := {model for model, _ in patterns} - set(models):
+        raise RuntimeError(f"the runs are of {', '.join(sorted(absent))}, but measured are {', '.join(models)}")
+    threads = torch.get_num_threads() if threads is None else threads
+    batch, budget = (4, 0.5) if quick else (BATCH, BUDGET)
+    report = header("train", threads, [peer for peer in PEERS if peer.name in VARIANTS]) | {"rows": []}
+    for model in models:
+        cells = [(variant, Pattern()) for variant in VARIANTS]
+        cells += [("sparsekern", pattern) for owner, pattern in patterns if owner == model]
+        with pinned(threads):
+            rows = _measure(model, cells, batch, budget)
+        for row, (variant, pattern) in zip(rows, cells, strict=True):
+            where = [] if pattern.folder is None else [str(pattern.folder)]
+            child = [model, variant, str(batch), str(threads), pattern.name, *where]
+            row["bytes"] = median("sparsekern.bench.train", *child)["bytes"]
+            row["bytes_ratio"] = round(row["bytes"] / rows[0]["bytes"], 4)
+            row["threads"] = threads
+            progress(f"{row['case']} {variant} {pattern.name}: {row['ms']} ms, {row['bytes'] / 2**20:.0f} MiB")
+        report["rows"] += rows
+        save(report)
+    return report
+
+
+def _measure(model: str, cells: list[tuple[str, Pattern]], batch: int, budget: float) -> list[dict]:
+    """The rows of one network, without memory; a sparse network gets a time only if it agrees with its masked twin."""
+    steps = {f"{variant} {pattern.name}": Step(model, variant, pattern, batch) for variant, pattern in cells}
+    rows = []
+    for (variant, pattern), step in zip(cells, steps.values(), strict=True):
+        row = {"case": f"step {model}/{SHAPE[1]}x{SHAPE[2]}", "impl": variant, "device": "cpu", "dtype": "float32"}
+        row |= {"sparsity": round(step.sparsity, 6), "batch": batch, "pattern": pattern.name if step.sparsity else ""}
+        row |= {"ms": None, "ratio_to_dense": None, "bytes": None}
+        if variant == "sparsekern":
+            row["error"] = error(step, Step(model, "masked", pattern, batch))
+            if not row["error"] <= TOLERANCE:
+                row["missing"] = f"wrong: relative error {row['error']:.1e}, allowed {TOLERANCE:.0e}"
+        rows.append(row)
+    right = {name: step for (name, step), row in zip(steps.items(), rows, strict=True) if "missing" not in row}
+    timings = interleave(dict(right), budget=budget)
+    base = timings[f"dense {Pattern().name}"].median
+    for name, row in zip(steps, rows, strict=True):
+        if name in timings:
+            row |= timings[name].numbers(base)
+            row["parts"] = parts(right[name])
+    return rows
+
+
+def peak(model: str, variant: str, batch: int, pattern: Pattern) -> int:
+    """Peak resident memory of three steps in this process, above what it had after one of a narrow network."""
+    Step(model, variant, Pattern(), 2, 1 / 8)()  # torch imports and loads more at the first step
+    gc.collect()
+    base = status("VmRSS")
+    step = Step(model, variant, pattern, batch)
+    reset_peak()
+    for _ in range(3):
+        step()
+    return status("VmHWM") - base
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("model")
+    parser.add_argument("variant", choices=VARIANTS)
+    parser.add_argument("batch", type=int)
+    parser.add_argument("threads", type=int)
+    parser.add_argument("pattern")
+    parser.add_argument("folder", type=Path, nargs="?")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    pattern = Pattern(arguments.pattern, arguments.folder)
+    print(json.dumps({"bytes": peak(arguments.model, arguments.variant, arguments.batch, pattern)}))
