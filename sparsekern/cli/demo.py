@@ -70,7 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
     sparse = Contender(method="gse_grabo", sparsity=arguments.sparsity, set=once_an_epoch, **common)
     percent = f"{100 * arguments.sparsity:g} % sparse"
     print(
-        f"digits: {len(dense.data.train_y)} images to learn from, {len(dense.data.test_y)} to be tested on\n"
+        f"digits: {len(dense.data.train)} images to learn from, {len(dense.data.test)} to be tested on\n"
         f"a network of {dense.weights()[1]:,} weights, and the same with {sparse.weights()[0]:,} of them ({percent})\n",
         flush=True,
     )

@@ -9,9 +9,9 @@ from typing import Any, get_args, get_type_hints
 import torch
 
 from .. import methods
+from . import models
 from .data import DATA
 from .errors import UsageError, choose
-from .models import MODELS
 
 BACKENDS = ["auto", "sparse", "masked", "dense"]
 OPTIMIZERS = ["sgd", "adam", "adamw"]
@@ -113,8 +113,8 @@ def add_arguments(parser: argparse.ArgumentParser, *, grid: bool = False) -> Non
     group.add_argument("--data-dir", metavar="PATH", help="folder of the data set; the file, for csv")
     group.add_argument("--download", action="store_true", help="fetch the data set into --data-dir")
     group.add_argument("--target", metavar="COLUMN", help="csv: the column to predict")
-    group.add_argument("--model", metavar="NAME", help=", ".join(MODELS))
-    group.add_argument("--width", type=above_zero, metavar="W", help="multiplies the hidden sizes")
+    group.add_argument("--model", metavar="NAME", help=", ".join([*models.MODELS, "torchvision:NAME"]))
+    group.add_argument("--width", type=above_zero, metavar="W", help="multiplies the hidden sizes, the channels")
 
     group = parser.add_argument_group("training")
     group.add_argument("--epochs", type=positive, metavar="N", help="passes over the data")
@@ -158,7 +158,7 @@ def resolve(given: dict) -> dict:
     config["set"] = dict(config["set"])
     choose("method", config["method"], methods.names())
     choose("data set", config["data"], list(DATA))
-    choose("model", config["model"], list(MODELS))
+    models.check(config["model"])
     if config["method"] == "dense":
         if given.get("sparsity"):
             raise UsageError("the method dense has no --sparsity; leave it out or choose a sparse method")

@@ -3,7 +3,7 @@
 import contextlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -53,7 +53,7 @@ class Run:
         self.config = config
         self.device = torch.device(config["device"])
         self.data = data.to(self.device)
-        self.steps_per_epoch = math.ceil(len(data.train_y) / config["batch_size"])
+        self.steps_per_epoch = math.ceil(len(data.train) / config["batch_size"])
         self.epoch = self.step = 0
         self.seconds: list[float] = []
         self.history: list[dict] = []
@@ -84,16 +84,16 @@ class Run:
         if config["distribution"]:
             options["distribution"] = config["distribution"]
         if method.needs_batches:
-            rows = self._order(-1)[: config["batch_size"]]
-            options |= {"batches": [(self.data.train_x[rows], self.data.train_y[rows])], "loss": self.loss}
+            options |= {"batches": [next(self._batches(-1))], "loss": self.loss}
         self.model = sparsify(self.model, method, **options)
         inner = _optimizer(config, self.model.parameters())
         self.optimizer = Sparsifier(self.model, inner, method, generator=generator)
 
-    def _order(self, epoch: int) -> Tensor:
-        """The order of the training rows in an epoch: a function of seed and epoch, so that resuming finds it again."""
+    def _batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """The training batches of an epoch: a function of seed and epoch, so that resuming finds them again."""
         generator = torch.Generator().manual_seed(self.config["seed"] * 1_000_003 + epoch + 1)
-        return torch.randperm(len(self.data.train_y), generator=generator).to(self.device)
+        rows = torch.randperm(len(self.data.train), generator=generator)
+        return self.data.train.batches(rows, self.config["batch_size"], generator)
 
     def train_epoch(self, tick: Callable[[], None]) -> float:
         """One pass over the training rows; calls `tick` after each step. Returns the mean loss over the rows.
@@ -107,13 +107,13 @@ class Run:
         total = torch.zeros((), device=self.device)
         start = time.perf_counter()
         try:
-            for rows in self._order(self.epoch).split(self.config["batch_size"]):
-                self._train_step(rows, total)
+            for x, y in self._batches(self.epoch):
+                self._train_step(x, y, total)
                 tick()
         except ValueError:
             if math.isfinite(total.item()):
                 raise  # otherwise it is the NaN that a method finds in its scores
-        mean = total.item() / len(self.data.train_y)
+        mean = total.item() / len(self.data.train)
         self.seconds.append((time.perf_counter() - start) / self.steps_per_epoch)
         if not math.isfinite(mean):
             raise RunError(f"training diverged in epoch {self.epoch + 1}: the loss is {mean}; try a smaller --lr")
@@ -121,17 +121,16 @@ class Run:
         self.epoch += 1
         return mean
 
-    def _train_step(self, rows: Tensor, total: Tensor) -> None:
-        """One step on the training rows `rows`; adds their summed loss to `total`."""
+    def _train_step(self, x: Tensor, y: Tensor, total: Tensor) -> None:
+        """One step on a batch; adds its summed loss to `total`."""
         optimizer, scaler = self.optimizer, self.scaler
         rate = learning_rate(self.config, self.step, self.steps_per_epoch)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        x, y = self.data.train_x.index_select(0, rows), self.data.train_y.index_select(0, rows)
         optimizer.zero_grad()
         with self.autocast:
             loss = self.loss(self.forward(x), y)
-        total.add_(loss.detach(), alpha=len(rows))
+        total.add_(loss.detach(), alpha=len(y))
         scaler.scale(loss).backward()
         scaler.step(optimizer)
         scaler.update()
@@ -141,20 +140,24 @@ class Run:
     def probe(self) -> None:
         """Shows the model one batch, so that every layer has settled on a kernel."""
         with self.autocast:
-            self.model(self.data.train_x[: self.config["batch_size"]])
+            self.model(next(self._batches(0))[0])
 
     @torch.no_grad()
-    def evaluate(self, batch: int = 2048) -> tuple[float, float]:
-        """Mean cross-entropy and accuracy on the test rows."""
+    def evaluate(self, tick: Callable[[], None] = lambda: None) -> tuple[float, float]:
+        """Mean cross-entropy and accuracy on the test rows; calls `tick` after each batch."""
         self.model.eval()
         loss = torch.zeros((), device=self.device)
         right = torch.zeros((), dtype=torch.int64, device=self.device)
-        for x, y in zip(self.data.test_x.split(batch), self.data.test_y.split(batch), strict=True):
+        rows = len(self.data.test)
+        # no more memory than training takes, or than a thousand MNIST images do
+        batch = max(self.config["batch_size"], min(2048, 2**20 // math.prod(self.data.shape)))
+        for x, y in self.data.test.batches(torch.arange(rows), batch, torch.Generator()):
             with self.autocast:
                 output = self.model(x).float()
             loss += nn.functional.cross_entropy(output, y, reduction="sum")
             right += output.argmax(1).eq(y).sum()
-        return loss.item() / len(self.data.test_y), right.item() / len(self.data.test_y)
+            tick()
+        return loss.item() / rows, right.item() / rows
 
     def weights(self) -> tuple[int, int]:
         """How many prunable weights are stored, and how many there are (biases and excluded layers do not count)."""

@@ -104,7 +104,7 @@ def train(config: dict, folder: Path | None, state: dict | None, download: bool)
         with Progress(total, session.step, config["method"]) as progress:
             while session.epoch < config["epochs"]:
                 mean = session.train_epoch(progress.step)
-                session.history.append(_metrics(session, mean, *session.evaluate()))
+                session.history.append(_metrics(session, mean, *session.evaluate(progress.check)))
                 _save(folder, session)
                 progress.line(_line(session))
                 progress.check()

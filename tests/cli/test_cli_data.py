@@ -27,14 +27,14 @@ def rows(n: int = 50) -> str:
 
 def test_csv_is_standardised_on_the_training_rows(tmp_path: Path):
     table = load_csv(tmp_path, rows())
-    assert (len(table.train_y), len(table.test_y), table.classes) == (40, 10, 2)
+    assert (len(table.train.y), len(table.test.y), table.classes) == (40, 10, 2)
     assert table.shape == (1 + 3 + 1,)
-    size = table.train_x[:, 0]
+    size = table.train.x[:, 0]
     torch.testing.assert_close(size.mean(), torch.tensor(0.0), atol=1e-5, rtol=0)
     torch.testing.assert_close(size.std(correction=0), torch.tensor(1.0))
-    assert abs(float(table.test_x[:, 0].mean())) > 1e-3
-    assert torch.equal(table.train_x[:, 1:4].sum(1), torch.ones(40))
-    assert not table.train_x[:, 4].any()
+    assert abs(float(table.test.x[:, 0].mean())) > 1e-3
+    assert torch.equal(table.train.x[:, 1:4].sum(1), torch.ones(40))
+    assert not table.train.x[:, 4].any()
 
 
 def test_csv_statistics_ignore_the_test_rows():
@@ -58,8 +58,8 @@ def test_csv_missing_cells():
 
 def test_csv_split_depends_on_the_seed_only(tmp_path: Path):
     first, again, other = (load_csv(tmp_path, rows(), seed=s) for s in (1, 1, 2))
-    assert torch.equal(first.test_x, again.test_x)
-    assert not torch.equal(first.test_x, other.test_x)
+    assert torch.equal(first.test.x, again.test.x)
+    assert not torch.equal(first.test.x, other.test.x)
 
 
 @pytest.mark.parametrize(
@@ -87,9 +87,9 @@ def test_csv_missing_file(tmp_path: Path):
 
 def test_digits_are_split_80_to_20():
     digits = data.load({"data": "digits", "seed": 3})
-    assert digits.facts == {"train": 1438, "test": 359, "shape": [8, 8], "classes": 10}
-    assert abs(float(digits.train_x.mean())) < 1e-5
-    together = torch.cat([digits.train_x, digits.test_x]).flatten(1)
+    assert digits.facts == {"train": 1438, "test": 359, "shape": [1, 8, 8], "classes": 10}
+    assert abs(float(digits.train.x.mean())) < 1e-5
+    together = torch.cat([digits.train.x, digits.test.x]).flatten(1)
     assert len(together.unique(dim=0)) == len(together)
 
 
@@ -108,9 +108,9 @@ def write_mnist(root: Path, train: int = 20, test: int = 10) -> Path:
 def test_mnist(tmp_path: Path):
     write_mnist(tmp_path)
     mnist = data.load({"data": "mnist", "data_dir": str(tmp_path), "seed": 0})
-    assert mnist.facts == {"train": 20, "test": 10, "shape": [28, 28], "classes": 10}
-    assert mnist.train_x.dtype == torch.float32
-    assert abs(float(mnist.train_x.max()) - (1 - 0.1307) / 0.3081) < 1e-3
+    assert mnist.facts == {"train": 20, "test": 10, "shape": [1, 28, 28], "classes": 10}
+    assert mnist.train.x.dtype == torch.float32
+    assert abs(float(mnist.train.x.max()) - (1 - 0.1307) / 0.3081) < 1e-3
 
 
 @pytest.mark.parametrize("name", ["train-images-idx3-ubyte", "t10k-labels-idx1-ubyte"])

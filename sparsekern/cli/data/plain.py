@@ -1,44 +1,14 @@
-"""The data sets that `--data` names, held whole as tensors."""
+"""Small sets that are learned from as they are: digits, clothes, tables."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from .errors import UsageError, choose, require
-from .table import encode, read_csv
-
-
-@dataclass(frozen=True)
-class Data:
-    """A classification problem: inputs float32 `[n, ...]`, targets int64 `[n]` in `[0, classes)`."""
-
-    train_x: Tensor
-    train_y: Tensor
-    test_x: Tensor
-    test_y: Tensor
-    classes: int
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of one input."""
-        return tuple(self.train_x.shape[1:])
-
-    @property
-    def facts(self) -> dict:
-        """What a checkpoint remembers of its data."""
-        return {
-            "train": len(self.train_y),
-            "test": len(self.test_y),
-            "shape": list(self.shape),
-            "classes": self.classes,
-        }
-
-    def to(self, device: torch.device) -> "Data":
-        x, y = self.train_x.to(device), self.train_y.to(device)
-        return Data(x, y, self.test_x.to(device), self.test_y.to(device), self.classes)
+from ..errors import UsageError, require
+from ..table import encode, read_csv
+from .common import Data
+from .held import Held
 
 
 def split(n: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -50,12 +20,12 @@ def split(n: int, seed: int) -> tuple[Tensor, Tensor]:
 def digits(config: dict, download: bool) -> Data:
     """1,797 handwritten digits of 8 x 8 pixels, bundled with scikit-learn; a seeded 80/20 split."""
     bunch = require("sklearn.datasets").load_digits()
-    x = torch.from_numpy(bunch.images).float() / 16
+    x = torch.from_numpy(bunch.images).float().unsqueeze(1) / 16
     y = torch.from_numpy(bunch.target).long()
     train, test = split(len(y), config["seed"])
     mean, std = x[train].mean(), x[train].std()
     x = (x - mean) / std
-    return Data(x[train], y[train], x[test], y[test], 10)
+    return Data(Held(x[train], y[train]), Held(x[test], y[test]), 10)
 
 
 def mnist(config: dict, download: bool) -> Data:
@@ -87,9 +57,10 @@ def _idx(name: str, folder: str | None, download: bool, mean: float, std: float)
                 f"{name} in {root} is incomplete or damaged ({_first_line(error)}); "
                 f"delete {root / name} and fetch it again with --download"
             ) from error
-        parts += [part.data.float().div_(255).sub_(mean).div_(std), part.targets.long()]
-    train_x, train_y, test_x, test_y = parts
-    return Data(train_x, train_y, test_x, test_y, 10)
+        x = part.data.float().div_(255).sub_(mean).div_(std).unsqueeze(1)
+        parts.append(Held(x, part.targets.long()))
+    train_set, test_set = parts
+    return Data(train_set, test_set, 10)
 
 
 def _first_line(error: Exception) -> str:
@@ -103,17 +74,4 @@ def csv(config: dict, download: bool) -> Data:
     frame, labels = read_csv(Path(config["data_dir"]), config["target"])
     train, test = split(len(labels), config["seed"])
     x = encode(frame, train.numpy())
-    return Data(x[train], labels[train], x[test], labels[test], int(labels.max()) + 1)
-
-
-DATA: dict[str, Callable[[dict, bool], Data]] = {
-    "digits": digits,
-    "mnist": mnist,
-    "fashion-mnist": fashion_mnist,
-    "csv": csv,
-}
-
-
-def load(config: dict, download: bool = False) -> Data:
-    """The data of a run; `config` gives `data`, `data_dir`, `target`, `seed`."""
-    return DATA[choose("data set", config["data"], list(DATA))](config, download)
+    return Data(Held(x[train], labels[train]), Held(x[test], labels[test]), int(labels.max()) + 1)

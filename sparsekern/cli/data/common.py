@@ -1,0 +1,56 @@
+"""What a run asks of its data."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+class Split(Protocol):
+    """Samples to train on or to test on."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one input."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def to(self, device: torch.device) -> "Split": ...
+
+    def batches(self, rows: Tensor, size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+        """The rows `rows`, int64, in batches of `size`: inputs float32 `[b, *shape]`, targets int64 `[b]`.
+
+        All that is random in a training input comes from `generator`, which lives on the CPU. Equal states give equal
+        batches, on any device and with any number of loading processes.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Data:
+    """A classification problem, targets in `[0, classes)`."""
+
+    train: Split
+    test: Split
+    classes: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one input."""
+        return self.train.shape
+
+    @property
+    def facts(self) -> dict:
+        """What a checkpoint remembers of its data."""
+        return {
+            "train": len(self.train),
+            "test": len(self.test),
+            "shape": list(self.shape),
+            "classes": self.classes,
+        }
+
+    def to(self, device: torch.device) -> "Data":
+        return Data(self.train.to(device), self.test.to(device), self.classes)

@@ -1,0 +1,81 @@
+"""Images in folders, one folder a class."""
+
+from pathlib import Path
+
+import torch
+
+from ..errors import UsageError
+from .common import Data
+from .held import photographs
+from .pictures import decode, hold
+from .streamed import streamed
+
+SMALL = 64
+EXTENSIONS = {".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"}
+
+# What a folder holds: its images and their classes.
+Listing = tuple[list[Path], list[int]]
+
+
+def imagefolder(config: dict, download: bool) -> Data:
+    """`train/CLASS/*` and `val/CLASS/*` (or `test/`).
+
+    Images of one size of at most 64 x 64 pixels are held whole and augmented like CIFAR; others are read anew in every
+    epoch, augmented like ImageNet.
+    """
+    if not config["data_dir"]:
+        raise UsageError("--data imagefolder needs --data-dir FOLDER with train/CLASS/* and val/CLASS/* in it")
+    root = Path(config["data_dir"])
+    test = next((root / name for name in ("val", "test") if (root / name).is_dir()), root / "val")
+    classes = _classes(root / "train")
+    if unknown := sorted(set(_classes(test)) - set(classes)):
+        raise UsageError(f"{test} has the class {unknown[0]!r}, which {root / 'train'} has not")
+    return _data(_list(root / "train", classes), _list(test, classes), len(classes))
+
+
+def tiny_imagenet(config: dict, download: bool) -> Data:
+    """Tiny ImageNet, 100,000 + 10,000 images of 64 x 64 pixels in 200 classes, as its archive unpacks."""
+    root = Path(config["data_dir"] or "data")
+    root = next((path for path in (root / "tiny-imagenet-200", root) if (path / "train").is_dir()), root)
+    if not (root / "val" / "val_annotations.txt").is_file():
+        raise UsageError(
+            f"no Tiny ImageNet in {root}: expected train/CLASS/images/* and val/val_annotations.txt; unpack "
+            "http://cs231n.stanford.edu/tiny-imagenet-200.zip and give the folder with --data-dir"
+        )
+    classes = _classes(root / "train")
+    paths, labels = [], []
+    for line in (root / "val" / "val_annotations.txt").read_text().splitlines():
+        name, wnid = line.split("\t")[:2] if line.count("\t") else (line, "")
+        if wnid not in classes:
+            raise UsageError(f"{root / 'val' / 'val_annotations.txt'} is damaged: no class in the line {line!r}")
+        paths.append(root / "val" / "images" / name)
+        labels.append(classes.index(wnid))
+    return _data(_list(root / "train", classes), (paths, labels), len(classes))
+
+
+def _classes(folder: Path) -> list[str]:
+    names = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+    if not names:
+        raise UsageError(f"no folders of classes in {folder}; expected {folder}/CLASS/*")
+    return names
+
+
+def _list(folder: Path, classes: list[str]) -> Listing:
+    paths, labels = [], []
+    for label, name in enumerate(classes):
+        found = sorted(path for path in (folder / name).rglob("*") if path.suffix.lower() in EXTENSIONS)
+        paths += found
+        labels += [label] * len(found)
+    if not paths:
+        raise UsageError(f"no images in {folder}; known are {', '.join(sorted(EXTENSIONS))}")
+    return paths, labels
+
+
+def _data(train: Listing, test: Listing, classes: int) -> Data:
+    size = decode(train[0][0]).shape
+    if max(size[1:]) <= SMALL:
+        held = [hold(paths, size) for paths, _ in (train, test)]
+        if held[0] is not None and held[1] is not None:
+            labels = [torch.tensor(labels) for _, labels in (train, test)]
+            return photographs(held[0], labels[0], held[1], labels[1], classes)
+    return streamed(train, test, classes)

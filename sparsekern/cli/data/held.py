@@ -1,0 +1,91 @@
+"""Data held whole in memory, where a batch of 128 augmented CIFAR images takes less than a millisecond."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .common import Data
+
+PADDING = 4
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """How a batch of uint8 images `[b, c, h, w]` becomes a batch of inputs, float32.
+
+    Attributes:
+        mean, std: of the training images, per channel, `[c, 1, 1]`, in units of 0 to 255.
+        augment: every image is padded by 4 black pixels, a window of its size is cut out at random, and half of them
+            are flipped horizontally (He et al. 2016, section 4.2).
+    """
+
+    mean: Tensor
+    std: Tensor
+    augment: bool
+
+    @classmethod
+    def of(cls, images: Tensor) -> "Pixels":
+        """Measures training images `[n, c, h, w]`, without making a float copy of all of them."""
+        totals = torch.zeros(2, images.shape[1], dtype=torch.float64)
+        for part in images.split(4096):
+            values = part.transpose(0, 1).flatten(1).double()
+            totals += torch.stack([values.sum(1), values.square().sum(1)])
+        mean, square = totals * images.shape[1] / images.numel()
+        std = (square - mean.square()).clamp(min=0).sqrt()
+        std = torch.where(std > 0, std, 1.0)
+        return cls(mean.float()[:, None, None], std.float()[:, None, None], augment=True)
+
+    def to(self, device: torch.device) -> "Pixels":
+        return Pixels(self.mean.to(device), self.std.to(device), self.augment)
+
+    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        if self.augment:
+            n, _, height, width = images.shape
+            top, left = torch.randint(2 * PADDING + 1, (2, n), generator=generator)
+            flip = torch.randint(2, (n,), generator=generator).bool()
+            images = _crop(images, height, width, *(t.to(images.device) for t in (top, left, flip)))
+        return images.float().sub_(self.mean).div_(self.std)
+
+
+def _crop(images: Tensor, height: int, width: int, top: Tensor, left: Tensor, flip: Tensor) -> Tensor:
+    """Pads and takes each image's window by one gather; `top`, `left`, `flip` are `[n]`."""
+    images = F.pad(images, (PADDING, PADDING, PADDING, PADDING))
+    n, channels, _, stride = images.shape
+    column = torch.arange(width, device=images.device)
+    column = torch.where(flip[:, None], width - 1 - column, column) + left[:, None]
+    row = torch.arange(height, device=images.device) + top[:, None]
+    position = (row[:, :, None] * stride + column[:, None, :]).view(n, 1, -1).expand(n, channels, -1)
+    return images.flatten(2).gather(2, position).view(n, channels, height, width)
+
+
+@dataclass(frozen=True)
+class Held:
+    """A `Split` held whole: `x [n, ...]`, float32, or uint8 with `pixels` that make inputs of it; `y [n]`, int64."""
+
+    x: Tensor
+    y: Tensor
+    pixels: Pixels | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.x.shape[1:])
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def to(self, device: torch.device) -> "Held":
+        return Held(self.x.to(device), self.y.to(device), self.pixels and self.pixels.to(device))
+
+    def batches(self, rows: Tensor, size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+        for part in rows.to(self.y.device).split(size):
+            x = self.x.index_select(0, part)
+            yield self.pixels(x, generator) if self.pixels else x, self.y.index_select(0, part)
+
+
+def photographs(train_x: Tensor, train_y: Tensor, test_x: Tensor, test_y: Tensor, classes: int) -> Data:
+    """Small colour images, uint8, normalised by the training images and, for training, augmented."""
+    pixels = Pixels.of(train_x)
+    return Data(Held(train_x, train_y, pixels), Held(test_x, test_y, replace(pixels, augment=False)), classes)

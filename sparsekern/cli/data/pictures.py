@@ -1,0 +1,50 @@
+"""Picture files as tensors."""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import UsageError, require
+
+CHUNK = 1024
+
+
+def decode(path: Path) -> Tensor:
+    """A picture as uint8 `[3, height, width]`."""
+    io = require("torchvision.io")
+    try:
+        return io.read_image(str(path), io.ImageReadMode.RGB)
+    except RuntimeError:  # a format that torchvision does not know, or a damaged file
+        return _decode_slowly(path)
+
+
+def _decode_slowly(path: Path) -> Tensor:
+    try:
+        with require("PIL.Image").open(path) as picture:
+            return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)
+    except (OSError, ValueError, SyntaxError) as error:
+        raise UsageError(f"cannot read the image {path}: {error}") from error
+
+
+def hold(paths: Sequence[Path], size: torch.Size) -> Tensor | None:
+    """All pictures, uint8 `[n, 3, height, width]`; None if one has another size."""
+    images = torch.empty(len(paths), *size, dtype=torch.uint8)
+
+    def fill(start: int) -> bool:
+        for i in range(start, min(start + CHUNK, len(paths))):
+            picture = decode(paths[i])
+            if picture.shape != size:
+                return False
+            images[i] = picture
+        return True
+
+    with ThreadPoolExecutor() as pool:  # decoding releases the interpreter
+        for complete in pool.map(fill, range(0, len(paths), CHUNK)):
+            if not complete:
+                pool.shutdown(cancel_futures=True)
+                return None
+    return images

@@ -1,0 +1,81 @@
+"""The networks that `--model` names."""
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from ..errors import UsageError, choose
+from . import mobilenet, plain, resnet, torchvision, vgg, wide
+
+# (shape of one input [, height, width], classes, factor of the widths) -> network
+MODELS: dict[str, Callable[[tuple[int, ...], int, float], nn.Module]] = {
+    "mlp": plain.mlp,
+    "lenet300": plain.lenet300,
+    "smallcnn": plain.smallcnn,
+    "resnet20": resnet.resnet20,
+    "resnet32": resnet.resnet32,
+    "resnet56": resnet.resnet56,
+    "resnet18": resnet.resnet18,
+    "resnet50": resnet.resnet50,
+    "resnet50-cifar-optg": resnet.resnet50_cifar_optg,
+    "vgg16": vgg.vgg16,
+    "vgg19": vgg.vgg19,
+    "vgg16-quarter": vgg.vgg16_quarter,
+    "wrn28-2": wide.wrn28_2,
+    "wrn28-4": wide.wrn28_4,
+    "wrn28-8": wide.wrn28_8,
+    "mobilenetv1": mobilenet.mobilenetv1,
+}
+TORCHVISION = "torchvision:"
+FLAT = {"mlp", "lenet300"}
+
+
+def check(name: str) -> None:
+    """Raises a `UsageError` that names the nearest models unless there is a model `name`."""
+    if name.startswith(TORCHVISION):
+        torchvision.check(name.removeprefix(TORCHVISION))
+    else:
+        choose("model", name, [*MODELS, f"{TORCHVISION}NAME"])
+
+
+def build(name: str, shape: tuple[int, ...], classes: int, width: float = 1.0) -> nn.Module:
+    """A freshly initialised network, from torch's own generator.
+
+    Those of this package draw their weights with variance 2 / fan (He et al. 2015) and have zero biases; those that
+    torchvision makes whole are initialised by it.
+
+    Args:
+        shape: of one input, without the batch dimension; `(channels, height, width)` for a convolutional network.
+        classes: number of outputs.
+        width: multiplies every hidden size, that is, the channels of a convolution.
+
+    Raises:
+        UsageError: there is no such model, or it cannot take such inputs.
+    """
+    check(name)
+    if name not in FLAT and len(shape) != 3:
+        raise UsageError(f"{name} is convolutional and takes images, not rows of {shape[0]} numbers; try --model mlp")
+    if name.startswith(TORCHVISION):
+        model = torchvision.build(name.removeprefix(TORCHVISION), shape, classes, width)
+    else:
+        model = MODELS[name](shape, classes, width)
+    if name not in FLAT:
+        _try(name, model, shape, classes)
+    return model
+
+
+@torch.no_grad()
+def _try(name: str, model: nn.Module, shape: tuple[int, ...], classes: int) -> None:
+    """Shows the network one image: some need three channels, some shrink a small image to nothing."""
+    image = " x ".join(map(str, shape))
+    training = model.training
+    model.eval()
+    try:
+        output = model(torch.zeros(1, *shape))
+    except (RuntimeError, ValueError, AssertionError) as error:
+        raise UsageError(f"{name} cannot take images of {image}: {str(error).splitlines()[0]}") from error
+    finally:
+        model.train(training)
+    if not isinstance(output, torch.Tensor) or output.shape != (1, classes):
+        raise UsageError(f"{name} is not a classifier of {image} images into {classes} classes")
