@@ -1,4 +1,4 @@
-"""What the CPU kernels aim at, beside what was measured."""
+"""What the CPU kernels and training steps aim at, beside what was measured."""
 
 from collections.abc import Iterator
 
@@ -18,10 +18,27 @@ BREAK_EVEN = 0.4
 FORWARD_PEERS = {"torch-csr": ("torch-csr",), "MKL": ("mkl", "mkl-column")}
 PEER_SHARE = 0.5
 SPARSEPROP_SHARES = (0.6, 0.6, 0.5, 0.5, 0.5)  # at SPARSITIES
+# Whole step of convolutions, batch 64, divided by dense, at CONV_SPARSITIES.
+CONV_SPARSITIES = (0.9, 0.95, 0.98)
+CONV_STEP = {
+    ("conv3x3/64-64/32x32", 64): (0.29, 0.21, 0.15),
+    ("conv3x3/128-128/16x16", 64): (0.26, 0.17, 0.11),
+    ("conv3x3/256-256/8x8", 64): (0.25, 0.15, 0.09),
+}
+SPARSEPROP_SHARE = 0.5  # at 90 %
+NEVER_SLOWER = (  # than dense at 90 %
+    ("conv1x1/256-64/16x16", 64),
+    ("conv1x1/64-256/16x16", 64),
+    ("conv3x3s2/64-128/32x32", 64),
+    *((shape, batch) for shape in ("conv3x3/64-64/32x32", "conv3x3/256-256/8x8") for batch in (1, 8)),
+)
+# Whole training step, batch 128, uniform 95 %, divided by dense.
+TRAIN = {"vgg16": 0.30, "resnet20": 0.50}
 MEMORY = 70  # MiB
 THRESHOLD = 20  # times faster than torch.kthvalue
 
 Cell = tuple[str, str, int, float, str]  # operation, shape, batch, sparsity, implementation
+Goals = dict[tuple[str, int], tuple[float, ...]]  # by shape and batch
 
 
 def markdown(rows: dict[str, list[dict]]) -> str:
@@ -29,7 +46,17 @@ def markdown(rows: dict[str, list[dict]]) -> str:
     parts = ["# Goals", "Measured / goal; what is missed is bold."]
     if kernels := rows.get("kernels"):
         cells = {_cell(row): row for row in kernels if row["dtype"] == "float32" and row["ms"] is not None}
-        parts += [_steps(cells), *_peers(cells), _break_even(cells)]
+        title = "Step divided by dense"
+        parts += [_steps(title, STEP, SPARSITIES, cells), *_peers(cells), _break_even(STEP, cells)]
+    if convolutions := rows.get("convolutions"):
+        cells = {_cell(row): row for row in convolutions if row["dtype"] == "float32" and row["ms"] is not None}
+        parts += [
+            _steps("Step of a convolution divided by dense", CONV_STEP, CONV_SPARSITIES, cells),
+            _break_even(CONV_STEP, cells),
+            _conv_peers(cells),
+        ]
+    if train := rows.get("train"):
+        parts.append(_train(train))
     for row in rows.get("memory", []):
         if row["impl"] == "sparsekern":
             parts.append(f"Memory of training steps: {_mark(row['bytes'] / 2**20, MEMORY, '.1f')} MiB.")
@@ -50,15 +77,15 @@ def _mark(value: float, goal: float, form: str = ".2f") -> str:
     return text if value <= goal else f"**{text}**"
 
 
-def _steps(cells: dict[Cell, dict]) -> str:
+def _steps(title: str, table: Goals, sparsities: tuple[float, ...], cells: dict[Cell, dict]) -> str:
     lines = []
-    for (shape, batch), goals in STEP.items():
+    for (shape, batch), goals in table.items():
         line = [f"{shape} B={batch}"]
-        for sparsity, goal in zip(SPARSITIES, goals, strict=True):
+        for sparsity, goal in zip(sparsities, goals, strict=True):
             row = cells.get(("step", shape, batch, sparsity, "sparsekern"))
             line.append(_mark(row["ratio_to_dense"], goal) if row else "")
         lines.append(line)
-    return "Step divided by dense:\n\n" + grid(["", *(f"{s:.0%}" for s in SPARSITIES)], lines)
+    return f"{title}:\n\n" + grid(["", *(f"{s:.0%}" for s in sparsities)], lines)
 
 
 def _peers(cells: dict[Cell, dict]) -> Iterator[str]:
@@ -79,9 +106,9 @@ def _peers(cells: dict[Cell, dict]) -> Iterator[str]:
         yield f"{title}:\n\n" + grid(["", *(f"{s:.0%}" for s in SPARSITIES)], lines)
 
 
-def _break_even(cells: dict[Cell, dict]) -> str:
+def _break_even(table: Goals, cells: dict[Cell, dict]) -> str:
     lines = []
-    for shape, batch in STEP:
+    for shape, batch in table:
         points = [
             (sparsity, row["ratio_to_dense"])
             for (op, s, b, sparsity, impl), row in cells.items()
@@ -92,3 +119,27 @@ def _break_even(cells: dict[Cell, dict]) -> str:
             found = crossover(points)
             lines.append([f"{shape} B={batch}", found if worst <= 1 else f"**{found}**"])
     return f"Step faster than dense from (goal: {BREAK_EVEN:.0%} or below):\n\n" + grid(["", "sparsity"], lines)
+
+
+def _conv_peers(cells: dict[Cell, dict]) -> str:
+    """At 90 %: the faster mode of SparseProp where it runs, and dense."""
+    lines = []
+    for shape, batch in (*CONV_STEP, *NEVER_SLOWER):
+        row = cells.get(("step", shape, batch, 0.9, "sparsekern"))
+        modes = ("sparseprop", "sparseprop-width")
+        peers = [peer["ms"] for impl in modes if (peer := cells.get(("step", shape, batch, 0.9, impl)))]
+        if row:
+            share = _mark(row["ms"] / min(peers), SPARSEPROP_SHARE) if peers else ""
+            lines.append([f"{shape} B={batch}", share, _mark(row["ratio_to_dense"], 1.0)])
+    return "Step of a convolution at 90 % divided by:\n\n" + grid(["", "sparseprop", "dense"], lines)
+
+
+def _train(rows: list[dict]) -> str:
+    lines = []
+    for row in rows:
+        model = row["case"].split()[1].split("/")[0]
+        if row["impl"] == "sparsekern" and row["ms"] is not None and model in TRAIN:
+            goal = TRAIN[model] if row["pattern"] == "uniform" else None
+            ratio = f"{row['ratio_to_dense']:.2f}" if goal is None else _mark(row["ratio_to_dense"], goal)
+            lines.append([f"{model} B={row['batch']} {row['sparsity']:.0%} {row['pattern']}", ratio])
+    return "Whole training step divided by dense:\n\n" + grid(["", "ratio"], lines)

@@ -19,7 +19,7 @@ SHAPES = (
 )
 KERNELS = {f"sparsekern-{kernel}": kernel for kernel in ("csr", "tiled", "expanded")}
 CONV_DENSITIES = (0.05, 0.1, 0.2, 0.35, 0.5, 0.6, 0.7, 0.8, 0.9)
-# in, out, kernel, stride, size, batch
+# in, out, kernel, stride, size, batch. A layer that does not know its input yet goes by the first of its shape.
 CONVOLUTIONS = (
     *((channels, channels, 3, 1, size, 64) for channels, size in ((16, 32), (32, 16), (64, 8))),
     *((channels, channels, 3, 1, size, 64) for channels, size in ((64, 32), (128, 16), (256, 8), (512, 4), (512, 2))),
@@ -29,7 +29,7 @@ CONVOLUTIONS = (
     *((16 * n, 32 * n, 3, 2, 32 // n, 64) for n in (1, 2)),
     *((64 * n, 128 * n, 3, 2, 32 // n, 64) for n in (1, 4)),
     (64, 128, 1, 2, 32, 64),
-    *((256, 64, 1, 1, 16, batch) for batch in (1, 8, 64)),
+    *((256, 64, 1, 1, 16, batch) for batch in (64, 1, 8)),
     (64, 256, 1, 1, 16, 64),
     (512, 512, 1, 1, 4, 64),
 )

@@ -12,9 +12,10 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch.nn.functional import conv2d
 
+from ..nn import SparseConv2d
 from .cases import OPS
 from .convolutions import ConvProblem
-from .peers import OURS, TORCH, Implementation, Peer, layer_step, package, size, step
+from .peers import OURS, TORCH, Implementation, Peer, layer_step, own_layer, package, size, step
 
 
 def _dense(p: ConvProblem, op: str, layout: torch.memory_format) -> Implementation:
@@ -73,6 +74,13 @@ def _kernel(p: ConvProblem, op: str, name: str) -> Implementation:
     return Implementation(calls[op] if op != "step" else whole(), size(values, *index))
 
 
+def _layer(p: ConvProblem, op: str) -> Implementation:
+    conv = p.layer
+    channels = (conv.in_channels, conv.out_channels, conv.kernel, conv.stride, conv.padding)
+    layer = SparseConv2d(*channels, bias=op == "step", dtype=p.values.dtype, topology=p.topology)
+    return own_layer(layer, p, op)
+
+
 _SPARSEPROP = package("sparseprop", needs=("scipy",))
 _ALL = ("float32", "float64", "bfloat16")
 
@@ -85,4 +93,5 @@ PEERS = (
     Peer("sparseprop-width", ("forward", "step"), partial(_sparseprop, width=True), **_SPARSEPROP),
     Peer("sparsekern-csr", OPS, partial(_kernel, name="sparse_conv2d"), **OURS),
     Peer("sparsekern-expanded", OPS, partial(_kernel, name="expanded_conv2d"), **OURS),
+    Peer("sparsekern", OPS, _layer, **OURS),
 )

@@ -192,9 +192,12 @@ def _kernel(p: Problem, op: str, name: str, tiled: bool) -> Implementation:
 
 
 def _layer(p: Problem, op: str) -> Implementation:
-    """The layer with the kernel that it chooses itself; its gradients come through autograd."""
     rows, cols = p.topology.shape
-    layer = SparseLinear(cols, rows, op == "step", dtype=p.values.dtype, topology=p.topology)
+    return own_layer(SparseLinear(cols, rows, op == "step", dtype=p.values.dtype, topology=p.topology), p, op)
+
+
+def own_layer(layer: Any, p: Problem, op: str) -> Implementation:
+    """A layer of ours with the kernel that it chooses itself; its gradients come through autograd."""
     with torch.no_grad():
         layer.values.copy_(p.values)
         if layer.bias is not None:
