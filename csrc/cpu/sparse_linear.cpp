@@ -1,14 +1,14 @@
 // Sparse linear layer: checks, packing, the split over threads. The arithmetic is in cpu/simd.
 #include <algorithm>
-#include <cstdlib>
 #include <numeric>
 #include <optional>
 #include <tuple>
 #include <vector>
 
 #include "common.h"
-#include "cpu/isa.h"
 #include "cpu/linear_kernels.h"
+#include "cpu/scratch.h"
+#include "cpu/storage.h"
 
 namespace sparsekern {
 namespace {
@@ -16,27 +16,8 @@ namespace {
 using Bias = std::optional<Tensor>;
 
 constexpr int64_t kBlock = 64;  // rows given to a thread come in whole blocks: whole cache lines of output, whole tiles
-constexpr int64_t kAlign = 64;
 constexpr int64_t kUndivided = 32;  // a small batch
 constexpr int64_t kRowCost = 4;     // what a row costs beyond its nonzeros, in nonzeros
-
-const LinearKernels& kernels_of(ScalarType dtype) {
-  require(dtype == ScalarType::Float || dtype == ScalarType::Double || dtype == ScalarType::BFloat16,
-          "sparse_linear on the CPU takes float32, float64 or bfloat16, got ", dtype);
-  const Storage storage = dtype == ScalarType::Float    ? Storage::float32
-                          : dtype == ScalarType::Double ? Storage::float64
-                                                        : Storage::bfloat16;
-  switch (active_isa()) {
-#if defined(__x86_64__)
-    case Isa::avx512:
-      return linear_kernels_avx512(storage);
-    case Isa::avx2:
-      return linear_kernels_avx2(storage);
-#endif
-    default:
-      return linear_kernels_generic(storage);
-  }
-}
 
 struct Matrix {
   Walk rows;     // output features
@@ -112,8 +93,6 @@ struct Activations {
   }
 };
 
-constexpr int64_t aligned(int64_t bytes) { return (bytes + kAlign - 1) / kAlign * kAlign; }
-
 // Splits [0, n) into `parts` ranges of whole blocks.
 std::pair<int64_t, int64_t> even_range(int64_t n, int64_t block, int64_t part, int64_t parts) {
   const int64_t blocks = (n + block - 1) / block;
@@ -139,24 +118,6 @@ std::pair<int64_t, int64_t> row_range(const Walk& walk, int64_t part, int64_t pa
     return std::min(walk.rows, low * kBlock);
   };
   return {part == 0 ? 0 : bound(part), part + 1 == parts ? walk.rows : bound(part + 1)};
-}
-
-// Memory that a thread keeps from call to call: packed panels then stay in the caches of the cores that use them.
-char* scratch(int64_t bytes) {
-  struct Block {
-    char* data = nullptr;
-    int64_t size = 0;
-    ~Block() { std::free(data); }
-  };
-  static thread_local Block block;
-  if (bytes > block.size) {
-    std::free(block.data);
-    block.size = 0;
-    block.data = static_cast<char*>(std::aligned_alloc(kAlign, aligned(bytes)));
-    STD_TORCH_CHECK(block.data, "no memory for ", bytes, " bytes");
-    block.size = aligned(bytes);
-  }
-  return block.data;
 }
 
 // How the batch is cut into panels, and these and the rows over threads. The panels do not depend on the threads, so
@@ -234,25 +195,11 @@ class Packed {
   char* memory_;
 };
 
-Tensor bytes_like(const Tensor& like, int64_t bytes) {
-  return torch::stable::new_empty(like, {bytes}, ScalarType::Byte);
-}
-
-// The values in the type of the sums: themselves, or a copy.
-Tensor widened(const LinearKernels& kernels, const Tensor& values, int64_t nnz) {
-  if (kernels.storage_size == kernels.sum_size) return values;
-  Tensor wide = bytes_like(values, nnz * kernels.sum_size);
-  torch::stable::parallel_for(0, nnz, 1 << 14, [&](int64_t begin, int64_t end) {
-    kernels.widen(values.const_data_ptr(), begin, end, wide.mutable_data_ptr());
-  });
-  return wide;
-}
-
 }  // namespace
 
 Tensor sparse_linear(const Tensor& input, const Tensor& values, const std::vector<Tensor>& index, const Bias& bias,
                      int64_t out_features) {
-  const LinearKernels& kernels = kernels_of(input.scalar_type());
+  const LinearKernels& kernels = linear_kernels(storage_of(input.scalar_type()));
   const Matrix matrix = matrix_of(index, input, values, out_features);
   if (bias) {
     require(bias->scalar_type() == input.scalar_type(), "bias must have the input's dtype ", input.scalar_type(),
@@ -267,7 +214,7 @@ Tensor sparse_linear(const Tensor& input, const Tensor& values, const std::vecto
 
   const Activations x(input);
   const Plan plan(kernels, x.batch, matrix);
-  const Tensor v = widened(kernels, values, matrix.nnz);
+  const Tensor v = widened(values, matrix.nnz);
   const Packed packed(kernels, plan, x, scratch(plan.chunk * plan.packed_bytes(x.features)));
   const auto multiply = [&](int64_t i, int64_t part, int64_t parts) {
     const auto [begin, end] = row_range(matrix.rows, part, parts);
@@ -288,7 +235,7 @@ Tensor sparse_linear(const Tensor& input, const Tensor& values, const std::vecto
 std::tuple<Tensor, Tensor, Tensor> sparse_linear_backward(const Tensor& grad_output, const Tensor& input,
                                                           const Tensor& values, const std::vector<Tensor>& index,
                                                           bool need_input, bool need_values, bool need_bias) {
-  const LinearKernels& kernels = kernels_of(input.scalar_type());
+  const LinearKernels& kernels = linear_kernels(storage_of(input.scalar_type()));
   const int64_t out_features = grad_output.dim() > 0 ? grad_output.size(grad_output.dim() - 1) : 0;
   const Matrix matrix = matrix_of(index, input, values, out_features);
   require(grad_output.scalar_type() == input.scalar_type(), "grad_output must have the input's dtype ",
@@ -323,7 +270,7 @@ std::tuple<Tensor, Tensor, Tensor> sparse_linear_backward(const Tensor& grad_out
   const Packed packed_delta(kernels, plan, delta, memory), packed_x(kernels, plan, x, memory + delta_bytes);
   char* bias_sums = memory + delta_bytes + x_bytes + split_bytes;
 
-  const Tensor v = need_input ? widened(kernels, values, nnz) : none;
+  const Tensor v = need_input ? widened(values, nnz) : none;
   Tensor wide_grad = need_values && narrow && !split ? bytes_like(values, nnz * sum_size) : grad_values;
   char* value_sums = split ? memory + delta_bytes + x_bytes : static_cast<char*>(wide_grad.mutable_data_ptr());
   const auto sample = [&](int64_t i, int64_t part, int64_t parts) {

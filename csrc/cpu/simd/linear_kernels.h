@@ -10,21 +10,8 @@ using sparsekern::Panel;
 using sparsekern::Storage;
 using sparsekern::Walk;
 
-template <class S>
-struct SumOf {
-  using type = S;
-};
-template <>
-struct SumOf<BFloat16> {
-  using type = float;
-};
-template <class S>
-using Sum = typename SumOf<S>::type;
-
 template <class A>
 constexpr int kPanelVectors = kPanel / kLanes<A> < 8 ? kPanel / kLanes<A> : 8;
-
-constexpr int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
 // Walks the input a vector of batch columns at a time, so that it is read in few streams.
 template <class S>
@@ -217,34 +204,6 @@ void product(const Walk& walk, const Panel& panel, const void* packed, const voi
                    static_cast<const S*>(bias), panel.columns, static_cast<S*>(out) + panel.begin * walk.rows, begin,
                    end);
 }
-
-// Inner products gathered until a vector of them can be summed over lanes at once.
-template <class A>
-struct Pending {
-  static constexpr int L = kLanes<A>;
-  alignas(64) A products[L * L];
-  int64_t slots[L];
-  int count = 0;
-
-  SPARSEKERN_INLINE void push(int64_t slot, Vector<A> product, A* out, bool add) {
-    slots[count] = slot;
-    store(products + count * L, product);
-    if (++count == L) flush(out, add);
-  }
-
-  SPARSEKERN_INLINE void flush(A* out, bool add) {
-    const Vector<A> sums = sum_lanes<A>([&](int i) SPARSEKERN_LAMBDA_INLINE { return load(products + i * L); });
-    if (count == L && slots[L - 1] - slots[0] == L - 1) {
-      A* to = out + slots[0];
-      store(to, add ? load(to) + sums : sums);
-    } else {
-      A part[L];
-      store(part, sums);
-      for (int i = 0; i < count; ++i) out[slots[i]] = add ? out[slots[i]] + part[i] : part[i];
-    }
-    count = 0;
-  }
-};
 
 template <class A, int N>
 void sample_panel(const Walk& walk, const A* left, const A* right, A* out, bool add, int64_t begin, int64_t end) {

@@ -66,13 +66,26 @@ SPARSEKERN_INLINE float widen(BFloat16 x) {
 SPARSEKERN_INLINE float widen(float x) { return x; }
 SPARSEKERN_INLINE double widen(double x) { return x; }
 
+// n < Limit elements; Limit is a power of two.
+template <int Limit, class T>
+SPARSEKERN_INLINE void copy_few(T* to, const T* from, int64_t n) {
+  if constexpr (Limit > 1) {
+    constexpr int half = Limit / 2;
+    if (n & half) {
+      __builtin_memcpy(to, from, half * sizeof(T));
+      to += half, from += half;
+    }
+    copy_few<half>(to, from, n);
+  }
+}
+
 // Part of a vector, for the edges of a matrix.
 template <class S, class V>
 SPARSEKERN_INLINE V load_part(const S* p, int64_t n, V) {
   constexpr int64_t lanes = sizeof(V) / sizeof(V{}[0]);
   if (n >= lanes) return load(p);
   S part[lanes] = {};
-  for (int64_t i = 0; i < n; ++i) part[i] = p[i];
+  copy_few<lanes>(part, p, n);
   return load(part);
 }
 
@@ -82,8 +95,21 @@ SPARSEKERN_INLINE void store_part(S* p, V v, int64_t n) {
   if (n >= lanes) return store(p, v);
   S part[lanes];
   store(part, v);
-  for (int64_t i = 0; i < n; ++i) p[i] = part[i];
+  copy_few<lanes>(p, part, n);
 }
+
+template <class S>
+struct SumOf {
+  using type = S;
+};
+template <>
+struct SumOf<BFloat16> {
+  using type = float;
+};
+template <class S>
+using Sum = typename SumOf<S>::type;
+
+constexpr int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
 template <class Lane, class V, int... I>
 SPARSEKERN_INLINE V shuffle(V a, V b, std::integer_sequence<int, I...>) {
@@ -152,5 +178,33 @@ template <class A, class Leaf>
 SPARSEKERN_INLINE Vector<A> sum_lanes(const Leaf& leaf) {
   return sum_tree<A, 0, kLanes<A>>(leaf);
 }
+
+// Inner products gathered until a vector of them can be summed over lanes at once.
+template <class A>
+struct Pending {
+  static constexpr int L = kLanes<A>;
+  alignas(64) A products[L * L];
+  int64_t slots[L];
+  int count = 0;
+
+  SPARSEKERN_INLINE void push(int64_t slot, Vector<A> product, A* out, bool add) {
+    slots[count] = slot;
+    store(products + count * L, product);
+    if (++count == L) flush(out, add);
+  }
+
+  SPARSEKERN_INLINE void flush(A* out, bool add) {
+    const Vector<A> sums = sum_lanes<A>([&](int i) SPARSEKERN_LAMBDA_INLINE { return load(products + i * L); });
+    if (count == L && slots[L - 1] - slots[0] == L - 1) {
+      A* to = out + slots[0];
+      store(to, add ? load(to) + sums : sums);
+    } else {
+      A part[L];
+      store(part, sums);
+      for (int i = 0; i < count; ++i) out[slots[i]] = add ? out[slots[i]] + part[i] : part[i];
+    }
+    count = 0;
+  }
+};
 
 }  // namespace

@@ -1,0 +1,94 @@
+// The vector kernels of sparse convolution, as one table per instruction set and storage type.
+//
+// Images are packed into planes, one a channel: the image with its padding of zeros, cut by the stride into grids of
+// equal size, so that a weight of the kernel is a fixed distance between the cell of an output pixel and that of its
+// input pixel, whatever the stride and the dilation. A cell is a vector of `lanes` images where the batch is large
+// ("blocks"); for few images a cell is one number, the images follow each other, and a vector is `lanes` neighbouring
+// cells ("flat"). Either way a nonzero weight is one broadcast multiply-add for every vector of an output tile, held in
+// registers. Sums are kept in `A`: float for float and bfloat16 storage, double for double.
+#pragma once
+
+#include <cstdint>
+
+#include "cpu/linear_kernels.h"
+
+namespace sparsekern {
+
+// Row r has the nonzeros [bounds[r * stride], bounds[r * stride + 1]), each so many cells away from its tile.
+struct Taps {
+  const int32_t* bounds;
+  int64_t stride;
+  const int32_t* offset;
+  const void* values;  // in `A`
+};
+
+// `length` cells from cell `start` of a tile on, whose pixels lie `pixel_stride` elements apart in an image, the first
+// at element `target` of the channel.
+struct Run {
+  int32_t start;
+  int32_t length;
+  int64_t target;
+};
+
+// `rows` times `cols` vectors, the first at cell `base` of a plane, the rows `pitch` cells apart.
+struct Tile {
+  int64_t base;
+  int64_t pitch;
+  int32_t rows;
+  int32_t cols;
+  const Run* runs;
+  int32_t run_count;
+};
+
+// Images in memory; strides in elements.
+struct Images {
+  void* data;
+  int64_t count;
+  int64_t image_stride;
+  int64_t channel_stride;
+  int64_t pixel_stride;
+};
+
+// The cells of a plane: where each of `pixels` goes (negative: nowhere), and which hold zeros. Flat images follow each
+// other `image` cells apart, and zeros follow them, so that a tile may end past them.
+struct Grid {
+  const int32_t* cell;
+  int64_t pixels;
+  int64_t width;  // pixels in a row
+  const int32_t* zeros;
+  int64_t zero_count;
+  int64_t plane;  // cells of a plane
+  int64_t grid;   // cells of one of its grids
+  int64_t image;
+};
+
+struct ConvKernels {
+  int lanes;         // elements of a vector of `A`
+  int vectors;       // largest tile
+  int storage_size;  // bytes of an element in memory
+  int sum_size;      // bytes of `A`
+
+  // Packs channels [begin, end): at most `lanes` images into blocks, or any number into flat planes.
+  void (*pack_block)(const Images& images, const Grid& grid, int64_t begin, int64_t end, void* planes);
+  void (*pack_flat)(const Images& images, const Grid& grid, int64_t begin, int64_t end, void* planes);
+
+  // Rows [begin, end) of the matrix times what a tile sees of the planes, written to the images.
+  void (*product)(const Taps& taps, bool flat, const Tile& tile, const void* planes, const void* bias,
+                  const Images& out, int64_t begin, int64_t end);
+
+  // Adds the inner products of a tile of plane r of `left` with what each nonzero of row r sees of `right` to `sums`,
+  // in `A`, for rows [begin, end).
+  void (*sample)(const Taps& taps, bool flat, const Tile& tile, const void* left, int64_t plane, const void* right,
+                 void* sums, int64_t begin, int64_t end);
+
+  // Sums of planes [begin, end), `cells` vectors (blocks) or numbers (flat) each.
+  void (*total)(const void* planes, bool flat, int64_t cells, int64_t begin, int64_t end, void* sums);
+};
+
+const ConvKernels& conv_kernels_generic(Storage storage);
+#if defined(__x86_64__)
+const ConvKernels& conv_kernels_avx2(Storage storage);
+const ConvKernels& conv_kernels_avx512(Storage storage);
+#endif
+
+}  // namespace sparsekern

@@ -1,0 +1,323 @@
+// The kernels of one instruction set; see cpu/conv_kernels.h. The including file names SPARSEKERN_KERNELS.
+#include "cpu/conv_kernels.h"
+#include "cpu/simd/vector.h"
+
+namespace {
+
+using sparsekern::ConvKernels;
+using sparsekern::Grid;
+using sparsekern::Images;
+using sparsekern::Run;
+using sparsekern::Storage;
+using sparsekern::Taps;
+using sparsekern::Tile;
+
+constexpr int kVectors = SPARSEKERN_VECTOR_BYTES == 64 ? 16 : 8;  // half the registers, at most
+
+// ---- packing
+
+template <class A>
+SPARSEKERN_INLINE void clear(const Grid& grid, int64_t lanes, A* plane) {
+  for (int64_t i = 0; i < grid.zero_count; ++i) {
+    A* cell = plane + grid.zeros[i] * lanes;
+    for (int64_t j = 0; j < lanes; ++j) cell[j] = 0;
+  }
+}
+
+// Channels whose pixels are neighbours in memory: L pixels of L images at a time.
+template <class S>
+void pack_pixels(const Images& images, const Grid& grid, int64_t begin, int64_t end, Sum<S>* planes) {
+  using A = Sum<S>;
+  constexpr int64_t L = kLanes<A>;
+  for (int64_t c = begin; c < end; ++c) {
+    const S* in = static_cast<const S*>(images.data) + c * images.channel_stride;
+    A* plane = planes + c * grid.plane * L;
+    for (int64_t p = 0; p < grid.pixels; p += L) {
+      const int64_t n = least(L, grid.pixels - p);
+      Vector<A> rows[L];
+      if (n == L && images.count == L) {
+#pragma GCC unroll 16
+        for (int i = 0; i < L; ++i) rows[i] = load(in + i * images.image_stride + p);
+      } else {
+        for (int i = 0; i < L; ++i)
+          rows[i] = i < images.count ? load_part(in + i * images.image_stride + p, n, Vector<A>{}) : Vector<A>{};
+      }
+      transpose(rows);
+      const int32_t* cell = grid.cell + p;
+      if (n == L) {
+#pragma GCC unroll 16
+        for (int i = 0; i < L; ++i)
+          if (cell[i] >= 0) store(plane + cell[i] * L, rows[i]);
+      } else {
+        for (int i = 0; i < n; ++i)
+          if (cell[i] >= 0) store(plane + cell[i] * L, rows[i]);
+      }
+    }
+    clear(grid, L, plane);
+  }
+}
+
+// Pixels whose channels are neighbours in memory: L channels of L images at a time.
+template <class S>
+void pack_channels(const Images& images, const Grid& grid, int64_t begin, int64_t end, Sum<S>* planes) {
+  using A = Sum<S>;
+  constexpr int64_t L = kLanes<A>;
+  for (int64_t c = begin; c < end; c += L) {
+    const int64_t n = least(L, end - c);
+    const S* in = static_cast<const S*>(images.data) + c;
+    A* plane = planes + c * grid.plane * L;
+    for (int64_t p = 0; p < grid.pixels; ++p) {
+      if (grid.cell[p] < 0) continue;
+      Vector<A> rows[L];
+      for (int i = 0; i < L; ++i) {
+        const S* at = in + i * images.image_stride + p * images.pixel_stride;
+        rows[i] = i < images.count ? load_part(at, n, Vector<A>{}) : Vector<A>{};
+      }
+      transpose(rows);
+      for (int i = 0; i < n; ++i) store(plane + (i * grid.plane + grid.cell[p]) * L, rows[i]);
+    }
+    for (int64_t i = 0; i < n; ++i) clear(grid, L, plane + i * grid.plane * L);
+  }
+}
+
+template <class S>
+void pack_block(const Images& images, const Grid& grid, int64_t begin, int64_t end, void* planes) {
+  (images.pixel_stride == 1 ? pack_pixels<S> : pack_channels<S>)(images, grid, begin, end,
+                                                                 static_cast<Sum<S>*>(planes));
+}
+
+template <class S>
+void pack_flat(const Images& images, const Grid& grid, int64_t begin, int64_t end, void* planes) {
+  using A = Sum<S>;
+  for (int64_t c = begin; c < end; ++c) {
+    A* plane = static_cast<A*>(planes) + c * grid.plane;
+    for (int64_t b = 0; b < images.count; ++b) {
+      const S* in = static_cast<const S*>(images.data) + b * images.image_stride + c * images.channel_stride;
+      A* image = plane + b * grid.image;
+      for (int64_t row = 0; row < grid.pixels; row += grid.width) {
+        const int32_t* cell = grid.cell + row;
+        if (grid.width > 1 && cell[0] >= 0 && cell[1] == cell[0] + 1) {
+          for (int64_t x = 0; x < grid.width; ++x) image[cell[0] + x] = widen(in[row + x]);
+        } else {
+          for (int64_t x = 0; x < grid.width; ++x)
+            if (cell[x] >= 0) image[cell[x]] = widen(in[row + x]);
+        }
+      }
+      clear(grid, 1, image);
+    }
+    for (int64_t first = 0; first < grid.plane; first += grid.grid) {
+      for (int64_t i = first + images.count * grid.image; i < first + grid.grid; ++i) plane[i] = 0;
+    }
+  }
+}
+
+// ---- products
+
+// Writes a tile, as its cells lie in `block`, to the pixels of one channel.
+template <class S, class A>
+void unpack_block(const A* block, const Run& run, const Images& out, S* channel) {
+  constexpr int64_t L = kLanes<A>;
+  for (int64_t p = 0; p < run.length; p += L) {
+    const int64_t n = least(L, run.length - p);
+    Vector<A> rows[L];
+    const A* cells = block + (run.start + p) * L;
+    if (n == L) {
+#pragma GCC unroll 16
+      for (int i = 0; i < L; ++i) rows[i] = load(cells + i * L);
+    } else {
+      for (int i = 0; i < L; ++i) rows[i] = i < n ? load(cells + i * L) : Vector<A>{};
+    }
+    transpose(rows);
+    S* to = channel + run.target + p * out.pixel_stride;
+    if (out.pixel_stride != 1) {
+      for (int64_t i = 0; i < out.count; ++i) {
+        S part[L];
+        store(part, rows[i]);
+        for (int64_t x = 0; x < n; ++x) to[i * out.image_stride + x * out.pixel_stride] = part[x];
+      }
+    } else if (n == L && out.count == L) {
+#pragma GCC unroll 16
+      for (int i = 0; i < L; ++i) store(to + i * out.image_stride, rows[i]);
+    } else {
+      for (int64_t i = 0; i < out.count; ++i) store_part(to + i * out.image_stride, rows[i], n);
+    }
+  }
+}
+
+template <class S, class A>
+void unpack_flat(const A* block, const Run& run, const Images& out, S* channel) {
+  constexpr int64_t L = kLanes<A>;
+  S* to = channel + run.target;
+  for (int64_t p = 0; p < run.length; p += L) {
+    const int64_t n = least(L, run.length - p);
+    const Vector<A> row = load_part(block + run.start + p, n, Vector<A>{});
+    if (out.pixel_stride == 1) {
+      store_part(to + p, row, n);
+    } else {
+      S part[L];
+      store(part, row);
+      for (int64_t x = 0; x < n; ++x) to[(p + x) * out.pixel_stride] = part[x];
+    }
+  }
+}
+
+// Chains of sums: small tiles need several to hide the latency of the multiply-add.
+constexpr int chains_of(int vectors) { return vectors >= 6 ? 1 : vectors >= 3 ? 2 : 4; }
+
+template <class S, bool Flat, int R, int N>
+void product_tile(const Taps& taps, const Tile& tile, const Sum<S>* planes, const S* bias, const Images& out,
+                  int64_t begin, int64_t end) {
+  using A = Sum<S>;
+  constexpr int64_t L = kLanes<A>, Cell = Flat ? 1 : L;
+  constexpr int C = chains_of(R * N);
+  const A* origin = planes + tile.base * Cell;
+  const A* values = static_cast<const A*>(taps.values);
+  const int64_t pitch = tile.pitch * Cell;
+  alignas(64) A block[R * N * L];
+  for (int64_t row = begin; row < end; ++row) {
+    int64_t k = taps.bounds[row * taps.stride];
+    const int64_t stop = taps.bounds[row * taps.stride + 1];
+    Vector<A> sums[C][R * N] = {};
+    if (bias) {
+#pragma GCC unroll 16
+      for (int i = 0; i < R * N; ++i) sums[0][i] = Vector<A>{} + widen(bias[row]);
+    }
+    const auto step = [&](Vector<A>(&to)[R * N], int64_t slot) SPARSEKERN_LAMBDA_INLINE {
+      const A value = values[slot];
+      const A* x = origin + int64_t(taps.offset[slot]) * Cell;
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 16
+        for (int n = 0; n < N; ++n) to[r * N + n] += value * load(x + r * pitch + n * L);
+      }
+    };
+    for (; k + C <= stop; k += C) {
+#pragma GCC unroll 4
+      for (int c = 0; c < C; ++c) step(sums[c], k + c);
+    }
+    for (; k < stop; ++k) step(sums[0], k);
+#pragma GCC unroll 16
+    for (int i = 0; i < R * N; ++i) {
+#pragma GCC unroll 4
+      for (int c = 1; c < C; ++c) sums[0][i] += sums[c][i];
+      store(block + i * L, sums[0][i]);
+    }
+    S* channel = static_cast<S*>(out.data) + row * out.channel_stride;
+    for (int i = 0; i < tile.run_count; ++i)
+      (Flat ? unpack_flat<S, A> : unpack_block<S, A>)(block, tile.runs[i], out, channel);
+  }
+}
+
+template <class A, bool Flat, int R, int N>
+void sample_tile(const Taps& taps, const Tile& tile, const A* left, int64_t plane, const A* right, A* sums,
+                 int64_t begin, int64_t end) {
+  constexpr int64_t L = kLanes<A>, Cell = Flat ? 1 : L;
+  const A* origin = right + tile.base * Cell;
+  const int64_t pitch = tile.pitch * Cell;
+  Pending<A> pending;
+  for (int64_t row = begin; row < end; ++row) {
+    int64_t k = taps.bounds[row * taps.stride];
+    const int64_t stop = taps.bounds[row * taps.stride + 1];
+    if (k == stop) continue;
+    Vector<A> fixed[R * N];
+    const A* from = left + (row * plane + tile.base) * Cell;
+#pragma GCC unroll 16
+    for (int i = 0; i < R * N; ++i) fixed[i] = load(from + i / N * pitch + i % N * L);
+    const auto product = [&](int64_t slot) SPARSEKERN_LAMBDA_INLINE {
+      const A* x = origin + int64_t(taps.offset[slot]) * Cell;
+      constexpr int Half = R * N > 1 ? R * N / 2 : 1;  // two chains
+      Vector<A> one = fixed[0] * load(x), two = {};
+#pragma GCC unroll 16
+      for (int i = 1; i < Half; ++i) one += fixed[i] * load(x + i / N * pitch + i % N * L);
+#pragma GCC unroll 16
+      for (int i = Half; i < R * N; ++i) two += fixed[i] * load(x + i / N * pitch + i % N * L);
+      return one + two;
+    };
+    for (; k + L <= stop; k += L) {
+      const Vector<A> sum = sum_lanes<A>([&](int i) SPARSEKERN_LAMBDA_INLINE { return product(k + i); });
+      store(sums + k, load(sums + k) + sum);
+    }
+    for (; k < stop; ++k) pending.push(k, product(k), sums, true);
+  }
+  if (pending.count) pending.flush(sums, true);
+}
+
+// The instance for tiles of `cols` vectors in each of R rows.
+template <class S, bool Flat, int R, int N = 1>
+SPARSEKERN_INLINE auto product_of(int cols) {
+  if constexpr (R * (N + 1) <= kVectors)
+    return cols == N ? product_tile<S, Flat, R, N> : product_of<S, Flat, R, N + 1>(cols);
+  else
+    return product_tile<S, Flat, R, N>;
+}
+
+template <class A, bool Flat, int R, int N = 1>
+SPARSEKERN_INLINE auto sample_of(int cols) {
+  if constexpr (R * (N + 1) <= kVectors)
+    return cols == N ? sample_tile<A, Flat, R, N> : sample_of<A, Flat, R, N + 1>(cols);
+  else
+    return sample_tile<A, Flat, R, N>;
+}
+
+template <class S>
+void product(const Taps& taps, bool flat, const Tile& tile, const void* planes, const void* bias, const Images& out,
+             int64_t begin, int64_t end) {
+  using A = Sum<S>;
+  const auto run = flat             ? product_of<S, true, 1>(tile.cols)
+                   : tile.rows == 1 ? product_of<S, false, 1>(tile.cols)
+                   : tile.rows == 2 ? product_of<S, false, 2>(tile.cols)
+                   : tile.rows == 4 ? product_of<S, false, 4>(tile.cols)
+                                    : product_of<S, false, 8>(tile.cols);
+  run(taps, tile, static_cast<const A*>(planes), static_cast<const S*>(bias), out, begin, end);
+}
+
+template <class A>
+void sample(const Taps& taps, bool flat, const Tile& tile, const void* left, int64_t plane, const void* right,
+            void* sums, int64_t begin, int64_t end) {
+  const auto run = flat             ? sample_of<A, true, 1>(tile.cols)
+                   : tile.rows == 1 ? sample_of<A, false, 1>(tile.cols)
+                   : tile.rows == 2 ? sample_of<A, false, 2>(tile.cols)
+                   : tile.rows == 4 ? sample_of<A, false, 4>(tile.cols)
+                                    : sample_of<A, false, 8>(tile.cols);
+  run(taps, tile, static_cast<const A*>(left), plane, static_cast<const A*>(right), static_cast<A*>(sums), begin, end);
+}
+
+template <class A>
+void total(const void* planes, bool flat, int64_t cells, int64_t begin, int64_t end, void* sums) {
+  constexpr int64_t L = kLanes<A>;
+  const int64_t size = flat ? cells : cells * L;
+  for (int64_t c = begin; c < end; ++c) {
+    const A* plane = static_cast<const A*>(planes) + c * size;
+    Vector<A> some[4] = {};
+    int64_t i = 0;
+    for (; i + 4 * L <= size; i += 4 * L) {
+      for (int j = 0; j < 4; ++j) some[j] += load(plane + i + j * L);
+    }
+    for (; i < size; i += L) some[0] += load_part(plane + i, size - i, Vector<A>{});
+    const Vector<A> all = (some[0] + some[1]) + (some[2] + some[3]);
+    A sum = 0;
+    for (int j = 0; j < L; ++j) sum += all[j];
+    static_cast<A*>(sums)[c] = sum;
+  }
+}
+
+template <class S>
+constexpr ConvKernels kConvKernels{kLanes<Sum<S>>, kVectors,   sizeof(S),      sizeof(Sum<S>), pack_block<S>,
+                                   pack_flat<S>,   product<S>, sample<Sum<S>>, total<Sum<S>>};
+
+}  // namespace
+
+namespace sparsekern {
+
+const ConvKernels& SPARSEKERN_KERNELS(Storage storage) {
+  switch (storage) {
+    case Storage::float64:
+      return kConvKernels<double>;
+    case Storage::bfloat16:
+      return kConvKernels<BFloat16>;
+    default:
+      return kConvKernels<float>;
+  }
+}
+
+}  // namespace sparsekern

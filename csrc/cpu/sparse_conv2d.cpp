@@ -1,0 +1,385 @@
+// Sparse convolution: checks, packing, the split over threads. The arithmetic is in cpu/simd.
+#include <algorithm>
+#include <limits>
+#include <numeric>
+#include <optional>
+#include <tuple>
+#include <vector>
+
+#include "common.h"
+#include "cpu/scratch.h"
+#include "cpu/storage.h"
+#include "cpu/window.h"
+
+namespace sparsekern {
+namespace {
+
+using Bias = std::optional<Tensor>;
+using Ints = std::vector<int64_t>;
+
+constexpr int64_t kSums = 4;     // sums of the weight gradient that blocks of images are added to in turn
+constexpr int64_t kRowCost = 4;  // what a row costs beyond its nonzeros, in nonzeros
+
+Window window_of(const Ints& kernel, const Ints& stride, const Ints& padding, const Ints& dilation, int64_t groups) {
+  require(kernel.size() == 2 && stride.size() == 2 && padding.size() == 4 && dilation.size() == 2,
+          "a window has 2 kernel sizes, 2 strides, 4 paddings and 2 dilations, got ", kernel.size(), ", ",
+          stride.size(), ", ", padding.size(), " and ", dilation.size());
+  const auto least = [](const Ints& numbers, int64_t bound, const char* name) {
+    for (const int64_t n : numbers) require(n >= bound, name, " must be at least ", bound, ", got ", n);
+  };
+  least(kernel, 1, "kernel_size"), least(stride, 1, "stride"), least(padding, 0, "padding");
+  least(dilation, 1, "dilation"), least({groups}, 1, "groups");
+  return {kernel[0],  kernel[1],  stride[0],   stride[1],   padding[0], padding[1],
+          padding[2], padding[3], dilation[0], dilation[1], groups};
+}
+
+// The weight, seen as a matrix [out, in / groups * taps].
+struct Weight {
+  const int32_t* ptr;
+  const int32_t* col;
+  int64_t rows, cols, nnz;
+};
+
+Weight weight_of(const std::vector<Tensor>& index, const Tensor& input, const Tensor& values, const Window& window) {
+  require(index.size() == 7, "index must hold 7 tensors, got ", index.size());
+  require(input.dim() == 4, "input must be [batch, channels, height, width], got ", input.dim(), " dimensions");
+  const int64_t rows = index[0].numel() - 1, cols = index[2].numel() - 1, channels = input.size(1);
+  require(rows % window.groups == 0 && channels % window.groups == 0, "groups must divide ", channels, " input and ",
+          rows, " output channels, got ", window.groups);
+  require(channels / window.groups * window.kernel_height * window.kernel_width == cols, "index describes ", cols,
+          " weights for an output channel, but the input and the window have ",
+          channels / window.groups * window.kernel_height * window.kernel_width);
+  require(values.scalar_type() == input.scalar_type(), "values must have the input's dtype ", input.scalar_type(),
+          ", got ", values.scalar_type());
+  require(values.dim() == 1 && values.is_contiguous(), "values must be a contiguous vector");
+  const int32_t* ptr = index_data(index[0], 1, "row_ptr");
+  const int64_t nnz = ptr[rows];
+  require(values.numel() >= nnz, "values must hold the ", nnz, " nonzeros of row_ptr, got ", values.numel());
+  return {ptr, index_data(index[1], nnz, "col"), rows, cols, nnz};
+}
+
+ImageSize output_of(const Window& w, const ImageSize& in, int64_t channels) {
+  const auto size = [](int64_t n, int64_t pads, int64_t dilation, int64_t kernel, int64_t stride) {
+    const int64_t room = n + pads - dilation * (kernel - 1) - 1;
+    require(room >= 0, "a kernel of ", dilation * (kernel - 1) + 1, " does not fit ", n + pads, " padded pixels");
+    return room / stride + 1;
+  };
+  return {in.batch, channels, size(in.height, w.top + w.bottom, w.dilation_y, w.kernel_height, w.stride_y),
+          size(in.width, w.left + w.right, w.dilation_x, w.kernel_width, w.stride_x)};
+}
+
+// The planes of a tensor of images, packed on demand.
+class Packed {
+ public:
+  // A copy of the tensor is made where neither its pixels nor its channels are neighbours in memory.
+  Packed(const ConvKernels& kernels, const Planes& planes, const Tensor& images, bool input)
+      : kernels_(kernels), planes_(planes), tensor_(images) {
+    if (!regular()) tensor_ = torch::stable::contiguous(tensor_);
+    channels_ = tensor_.size(1);
+    grid_ = input ? planes.input_grid(cells_, zeros_) : planes.output_grid(cells_, zeros_);
+    lead_ = input ? 0 : planes.reach;
+    const int64_t cells = lead_ + channels_ * grid_.plane + planes.tail;
+    require(cells < std::numeric_limits<int32_t>::max(), "an image of ", cells, " padded numbers is too large");
+    bytes_ = aligned(cells * planes.lanes * kernels.sum_size);
+  }
+
+  int64_t bytes() const { return bytes_; }
+  int64_t channels() const { return channels_; }
+  int64_t plane() const { return grid_.plane; }
+
+  char* planes(char* memory) const { return memory + lead_ * planes_.lanes * kernels_.sum_size; }
+
+  // Packs part `part` of the channels of a block.
+  void pack(int64_t block, int64_t part, int64_t parts, char* memory) const {
+    const int64_t first = block * planes_.images, size = tensor_.element_size();
+    const char* data = static_cast<const char*>(tensor_.const_data_ptr()) + first * tensor_.stride(0) * size;
+    const Images images{const_cast<char*>(data), std::min(planes_.images, tensor_.size(0) - first), tensor_.stride(0),
+                        channel_stride(), pixel_stride()};
+    const int64_t begin = channels_ * part / parts, end = channels_ * (part + 1) / parts;
+    (planes_.flat ? kernels_.pack_flat : kernels_.pack_block)(images, grid_, begin, end, planes(memory));
+    const int64_t cell = planes_.lanes * kernels_.sum_size;
+    if (part == 0) std::fill_n(memory, lead_ * cell, char(0));
+    if (part + 1 == parts) std::fill_n(planes(memory) + channels_ * grid_.plane * cell, planes_.tail * cell, char(0));
+  }
+
+ private:
+  int64_t channel_stride() const { return tensor_.size(1) == 1 ? 1 : tensor_.stride(1); }
+  int64_t pixel_stride() const {
+    return tensor_.size(3) > 1 ? tensor_.stride(3) : tensor_.size(2) > 1 ? tensor_.stride(2) : 1;
+  }
+  bool regular() const {
+    const bool rows = tensor_.size(2) == 1 || tensor_.size(3) == 1 ||
+                      tensor_.stride(2) == tensor_.size(3) * tensor_.stride(3);
+    return rows && (pixel_stride() == 1 || (channel_stride() == 1 && !planes_.flat));
+  }
+
+  const ConvKernels& kernels_;
+  const Planes& planes_;
+  Tensor tensor_;
+  std::vector<int32_t> cells_, zeros_;
+  Grid grid_;
+  int64_t channels_, lead_, bytes_;
+};
+
+// The nonzeros as the forward pass and the gradient of the weight walk them: by output channels.
+std::vector<int32_t> forward_offsets(const Weight& weight, const Planes& planes) {
+  const int64_t taps = planes.taps(), in_group = weight.cols / taps, out_group = weight.rows / planes.window.groups;
+  std::vector<int32_t> of_column(weight.cols), offset(weight.nnz);
+  for (int64_t c = 0; c < weight.cols; ++c)
+    of_column[c] = static_cast<int32_t>(c / taps * planes.input_plane() + planes.input_offset(c % taps));
+  torch::stable::parallel_for(0, weight.rows, 64, [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r) {
+      const auto group = static_cast<int32_t>(r / out_group * in_group * planes.input_plane());
+      for (int32_t k = weight.ptr[r]; k < weight.ptr[r + 1]; ++k) offset[k] = of_column[weight.col[k]] + group;
+    }
+  });
+  return offset;
+}
+
+// The nonzeros as the gradient of the input walks them: by input channels and phases, there by output channels.
+struct Transposed {
+  std::vector<int32_t> bounds, offset;
+  std::vector<char> values;
+};
+
+template <class A>
+void transpose(Transposed& t, const Weight& weight, const A* values, const Planes& planes, int64_t channels) {
+  const int64_t taps = planes.taps(), phases = planes.phases(), groups = planes.window.groups;
+  const int64_t in_group = channels / groups, out_group = weight.rows / groups;
+  std::vector<int32_t> phase(weight.cols), shift(weight.cols);
+  for (int64_t c = 0; c < weight.cols; ++c) {
+    phase[c] = static_cast<int32_t>(c / taps * phases + planes.phase(c % taps));
+    shift[c] = static_cast<int32_t>(planes.shift(c % taps));
+  }
+  t.bounds.assign(channels * phases + 1, 0), t.offset.resize(weight.nnz);
+  t.values.resize(weight.nnz * sizeof(A));
+  A* out = reinterpret_cast<A*>(t.values.data());
+  // Every thread takes some input channels of each group.
+  const auto each = [&](const auto& f) {
+    torch::stable::parallel_for(0, in_group, 16, [&](int64_t begin, int64_t end) {
+      for (int64_t r = 0; r < weight.rows; ++r) {
+        const int64_t base = r / out_group * in_group * phases;
+        const int32_t* last = weight.col + weight.ptr[r + 1];
+        const int32_t* c = std::lower_bound(weight.col + weight.ptr[r], last, static_cast<int32_t>(begin * taps));
+        for (; c < last && *c < end * taps; ++c) f(r, base + phase[*c], c - weight.col);
+      }
+    });
+  };
+  each([&](int64_t, int64_t list, int64_t) { ++t.bounds[list + 1]; });
+  std::partial_sum(t.bounds.begin(), t.bounds.end(), t.bounds.begin());
+  std::vector<int32_t> next(t.bounds.begin(), t.bounds.end() - 1);
+  each([&](int64_t row, int64_t list, int64_t k) {
+    const int32_t at = next[list]++;
+    t.offset[at] = static_cast<int32_t>(row * planes.output_plane() - shift[weight.col[k]]);
+    out[at] = values[k];
+  });
+}
+
+// What one thread does of a product: some of the tiles, or some of the rows of every tile.
+void multiply(const ConvKernels& kernels, const Planes& planes, const Taps& taps, const Tiling& tiling,
+              const char* packed, const void* bias, const Images& out, int64_t rows, int64_t part, int64_t parts) {
+  const int64_t tiles = static_cast<int64_t>(tiling.tiles.size());
+  const bool whole = tiles % parts == 0 || tiles >= 8 * parts;
+  const int64_t row_part = whole ? 0 : part, row_parts = whole ? 1 : parts;
+  const int64_t begin = rows * row_part / row_parts, end = rows * (row_part + 1) / row_parts;
+  const int64_t first = whole ? tiles * part / parts : 0, last = whole ? tiles * (part + 1) / parts : tiles;
+  for (int64_t i = first; i < last; ++i)
+    kernels.product(taps, planes.flat, tiling.tiles[i], packed, bias, out, begin, end);
+}
+
+// Rows of equal shares of the nonzeros.
+std::pair<int64_t, int64_t> row_range(const Weight& weight, int64_t part, int64_t parts) {
+  const auto bound = [&](int64_t p) {
+    const int64_t target = (weight.nnz + kRowCost * weight.rows) * p / parts;
+    int64_t low = 0, high = weight.rows;
+    while (low < high) {
+      const int64_t middle = (low + high) / 2;
+      if (weight.ptr[middle] + kRowCost * middle < target)
+        low = middle + 1;
+      else
+        high = middle;
+    }
+    return low;
+  };
+  return {part == 0 ? 0 : bound(part), part + 1 == parts ? weight.rows : bound(part + 1)};
+}
+
+// f(thread) on every thread, in parallel.
+template <class F>
+void on_threads(int64_t threads, const F& f) {
+  torch::stable::parallel_for(0, threads, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t) f(t);
+  });
+}
+
+// Blocks of images over threads: each thread has blocks of its own where they can be dealt out evenly, and packs and
+// computes without waiting for others; else the threads share every block. `lines` of blocks are never worked on by two
+// threads at once, in ascending order within a line; block i is in line i % lines.
+template <class Pack, class Compute>
+void over_blocks(int64_t blocks, int64_t lines, const Pack& pack, const Compute& compute) {
+  const int64_t threads = torch::stable::get_num_threads();
+  const int64_t across = std::gcd(lines, threads), parts = threads / across;
+  if (parts == 1) {
+    on_threads(threads, [&](int64_t t) {
+      for (int64_t i = 0; i < blocks; ++i) {
+        if (i % lines % threads != t) continue;
+        pack(i, t, 0, 1);
+        compute(i, t, 0, 1);
+      }
+    });
+    return;
+  }
+  for (int64_t first = 0; first < blocks; first += across) {
+    const auto share = [&](const auto& f) {
+      on_threads(threads, [&](int64_t t) {
+        if (first + t % across < blocks) f(first + t % across, t % across, t / across, parts);
+      });
+    };
+    share(pack);
+    share(compute);
+  }
+}
+
+// How many blocks are worked on at once.
+int64_t in_flight(int64_t lines) { return std::gcd<int64_t>(lines, torch::stable::get_num_threads()); }
+
+Images images_of(const Planes& planes, Tensor& tensor, int64_t block, const ImageSize& size, int64_t pixel_stride) {
+  const int64_t channel = size.height * size.width, image = size.channels * channel, first = block * planes.images;
+  char* data = static_cast<char*>(tensor.mutable_data_ptr()) + first * image * tensor.element_size();
+  return {data, std::min(planes.images, size.batch - first), image, channel, pixel_stride};
+}
+
+}  // namespace
+
+Tensor sparse_conv2d(const Tensor& input, const Tensor& values, const std::vector<Tensor>& index, const Bias& bias,
+                     const Ints& kernel_size, const Ints& stride, const Ints& padding, const Ints& dilation,
+                     int64_t groups) {
+  const ConvKernels& kernels = conv_kernels(storage_of(input.scalar_type()));
+  const Window window = window_of(kernel_size, stride, padding, dilation, groups);
+  const Weight weight = weight_of(index, input, values, window);
+  if (bias) {
+    require(bias->scalar_type() == input.scalar_type(), "bias must have the input's dtype ", input.scalar_type(),
+            ", got ", bias->scalar_type());
+    require(bias->dim() == 1 && bias->numel() == weight.rows && bias->is_contiguous(),
+            "bias must be a contiguous vector of ", weight.rows, " elements");
+  }
+  const ImageSize in{input.size(0), input.size(1), input.size(2), input.size(3)};
+  const ImageSize out = output_of(window, in, weight.rows);
+  Tensor output = torch::stable::new_empty(input, {out.batch, out.channels, out.height, out.width});
+  if (output.numel() == 0) return output;
+
+  const Planes planes(window, in, out, kernels.lanes, kernels.vectors);
+  const Packed x(kernels, planes, input, true);
+  const std::vector<int32_t> offset = forward_offsets(weight, planes);
+  const Tensor v = widened(values, weight.nnz);
+  const Taps taps{weight.ptr, 1, offset.data(), v.const_data_ptr()};
+  const Tiling tiling = planes.output_tiles();
+  const int64_t lines = planes.blocks;
+  char* memory = scratch(in_flight(lines) * x.bytes());
+  over_blocks(
+      planes.blocks, lines,
+      [&](int64_t i, int64_t slot, int64_t part, int64_t parts) { x.pack(i, part, parts, memory + slot * x.bytes()); },
+      [&](int64_t i, int64_t slot, int64_t part, int64_t parts) {
+        multiply(kernels, planes, taps, tiling, x.planes(memory + slot * x.bytes()),
+                 bias ? bias->const_data_ptr() : nullptr, images_of(planes, output, i, planes.out, 1), weight.rows,
+                 part, parts);
+      });
+  return output;
+}
+
+std::tuple<Tensor, Tensor, Tensor> sparse_conv2d_backward(const Tensor& grad_output, const Tensor& input,
+                                                          const Tensor& values, const std::vector<Tensor>& index,
+                                                          bool need_input, bool need_values, bool need_bias,
+                                                          const Ints& kernel_size, const Ints& stride,
+                                                          const Ints& padding, const Ints& dilation, int64_t groups) {
+  const Storage storage = storage_of(input.scalar_type());
+  const ConvKernels& kernels = conv_kernels(storage);
+  const Window window = window_of(kernel_size, stride, padding, dilation, groups);
+  const Weight weight = weight_of(index, input, values, window);
+  const ImageSize in{input.size(0), input.size(1), input.size(2), input.size(3)};
+  const ImageSize out = output_of(window, in, weight.rows);
+  require(grad_output.scalar_type() == input.scalar_type(), "grad_output must have the input's dtype ",
+          input.scalar_type(), ", got ", grad_output.scalar_type());
+  require(grad_output.dim() == 4 && grad_output.size(0) == out.batch && grad_output.size(1) == out.channels &&
+              grad_output.size(2) == out.height && grad_output.size(3) == out.width,
+          "grad_output must be [", out.batch, ", ", out.channels, ", ", out.height, ", ", out.width, "]");
+
+  Tensor none = torch::stable::new_empty(values, {0});
+  Tensor grad_input = need_input ? torch::stable::new_empty(input, input.sizes()) : none;
+  Tensor grad_values = need_values ? torch::stable::new_empty(values, {values.numel()}) : none;
+  Tensor grad_bias = need_bias ? torch::stable::new_empty(values, {weight.rows}) : none;
+  if (input.numel() == 0 || grad_output.numel() == 0) {
+    if (need_input) torch::stable::zero_(grad_input);
+    if (need_values) torch::stable::zero_(grad_values);
+    if (need_bias) torch::stable::zero_(grad_bias);
+    return {grad_input, grad_values, grad_bias};
+  }
+
+  const Planes planes(window, in, out, kernels.lanes, kernels.vectors);
+  const Packed delta(kernels, planes, grad_output, false), x(kernels, planes, input, true);
+  const std::vector<int32_t> offset = need_values ? forward_offsets(weight, planes) : std::vector<int32_t>();
+  const Taps taps{weight.ptr, 1, offset.data(), nullptr};
+  const Tiling tiling = planes.output_tiles();
+  std::vector<Tiling> input_tilings;
+  Transposed transposed;
+  if (need_input) {
+    const Tensor v = widened(values, weight.nnz);
+    if (storage == Storage::float64)
+      transpose(transposed, weight, data<double>(v), planes, in.channels);
+    else
+      transpose(transposed, weight, static_cast<const float*>(v.const_data_ptr()), planes, in.channels);
+    for (int64_t p = 0; p < planes.phases(); ++p) input_tilings.push_back(planes.input_tiles(p));
+  }
+
+  const int64_t lines = std::min(planes.blocks, kSums), slots = in_flight(lines);
+  const int64_t sum_bytes = need_values ? aligned(weight.nnz * kernels.sum_size) : 0;
+  const int64_t bias_bytes = need_bias ? planes.blocks * weight.rows * kernels.sum_size : 0;
+  const int64_t block_bytes = delta.bytes() + (need_values ? x.bytes() : 0);
+  char* sums = scratch(lines * sum_bytes + slots * block_bytes + bias_bytes);
+  char* memory = sums + lines * sum_bytes;
+  char* bias_sums = memory + slots * block_bytes;
+  std::fill_n(sums, lines * sum_bytes, char(0));
+  over_blocks(
+      planes.blocks, lines,
+      [&](int64_t i, int64_t slot, int64_t part, int64_t parts) {
+        char* block = memory + slot * block_bytes;
+        delta.pack(i, part, parts, block);
+        if (need_values) x.pack(i, part, parts, block + delta.bytes());
+      },
+      [&](int64_t i, int64_t slot, int64_t part, int64_t parts) {
+        const char* block = memory + slot * block_bytes;
+        const char* d = delta.planes(const_cast<char*>(block));
+        for (int64_t p = 0; need_input && p < planes.phases(); ++p) {
+          const Taps back{transposed.bounds.data() + p, planes.phases(), transposed.offset.data(),
+                          transposed.values.data()};
+          multiply(kernels, planes, back, input_tilings[p], d, nullptr,
+                   images_of(planes, grad_input, i, planes.in, window.stride_x), in.channels, part, parts);
+        }
+        const auto [begin, end] = row_range(weight, part, parts);
+        if (need_values) {
+          for (const Tile& tile : tiling.tiles)
+            kernels.sample(taps, planes.flat, tile, d, delta.plane(), block + delta.bytes(),
+                           sums + i % lines * sum_bytes, begin, end);
+        }
+        if (need_bias)
+          kernels.total(d, planes.flat, delta.plane(), begin, end, bias_sums + i * weight.rows * kernels.sum_size);
+      });
+
+  const LinearKernels& common = linear_kernels(storage);
+  if (need_bias) common.combine(bias_sums, planes.blocks, weight.rows, 0, weight.rows, grad_bias.mutable_data_ptr());
+  if (need_values) {
+    torch::stable::parallel_for(0, weight.nnz, 1 << 14, [&](int64_t begin, int64_t end) {
+      common.combine(sums, lines, sum_bytes / kernels.sum_size, begin, end, grad_values.mutable_data_ptr());
+    });
+    char* slack = static_cast<char*>(grad_values.mutable_data_ptr()) + weight.nnz * kernels.storage_size;
+    std::fill_n(slack, (values.numel() - weight.nnz) * kernels.storage_size, char(0));
+  }
+  return {grad_input, grad_values, grad_bias};
+}
+
+}  // namespace sparsekern
+
+STABLE_TORCH_LIBRARY_IMPL(sparsekern, CPU, m) {
+  m.impl("sparse_conv2d", TORCH_BOX(&sparsekern::sparse_conv2d));
+  m.impl("sparse_conv2d_backward", TORCH_BOX(&sparsekern::sparse_conv2d_backward));
+}

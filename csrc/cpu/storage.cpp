@@ -1,0 +1,60 @@
+#include "cpu/storage.h"
+
+#include "cpu/isa.h"
+
+namespace sparsekern {
+
+Storage storage_of(ScalarType dtype) {
+  switch (dtype) {
+    case ScalarType::Float:
+      return Storage::float32;
+    case ScalarType::Double:
+      return Storage::float64;
+    case ScalarType::BFloat16:
+      return Storage::bfloat16;
+    default:
+      fail("sparse layers on the CPU take float32, float64 or bfloat16, got ", dtype);
+  }
+}
+
+const LinearKernels& linear_kernels(Storage storage) {
+  switch (active_isa()) {
+#if defined(__x86_64__)
+    case Isa::avx512:
+      return linear_kernels_avx512(storage);
+    case Isa::avx2:
+      return linear_kernels_avx2(storage);
+#endif
+    default:
+      return linear_kernels_generic(storage);
+  }
+}
+
+const ConvKernels& conv_kernels(Storage storage) {
+  switch (active_isa()) {
+#if defined(__x86_64__)
+    case Isa::avx512:
+      return conv_kernels_avx512(storage);
+    case Isa::avx2:
+      return conv_kernels_avx2(storage);
+#endif
+    default:
+      return conv_kernels_generic(storage);
+  }
+}
+
+Tensor bytes_like(const Tensor& like, int64_t bytes) {
+  return torch::stable::new_empty(like, {bytes}, ScalarType::Byte);
+}
+
+Tensor widened(const Tensor& values, int64_t nnz) {
+  const LinearKernels& kernels = linear_kernels(storage_of(values.scalar_type()));
+  if (kernels.storage_size == kernels.sum_size) return values;
+  Tensor wide = bytes_like(values, nnz * kernels.sum_size);
+  torch::stable::parallel_for(0, nnz, 1 << 14, [&](int64_t begin, int64_t end) {
+    kernels.widen(values.const_data_ptr(), begin, end, wide.mutable_data_ptr());
+  });
+  return wide;
+}
+
+}  // namespace sparsekern

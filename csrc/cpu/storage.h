@@ -1,0 +1,20 @@
+// What the vector kernels need to know of tensors, and the table of the processor's instruction set.
+#pragma once
+
+#include "common.h"
+#include "cpu/conv_kernels.h"
+#include "cpu/linear_kernels.h"
+
+namespace sparsekern {
+
+Storage storage_of(ScalarType dtype);
+
+const LinearKernels& linear_kernels(Storage storage);
+const ConvKernels& conv_kernels(Storage storage);
+
+Tensor bytes_like(const Tensor& like, int64_t bytes);
+
+// The first `nnz` values in the type of the sums: themselves, or a copy.
+Tensor widened(const Tensor& values, int64_t nnz);
+
+}  // namespace sparsekern

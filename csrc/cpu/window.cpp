@@ -1,0 +1,162 @@
+#include "cpu/window.h"
+
+#include <algorithm>
+
+namespace sparsekern {
+namespace {
+
+constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// Numbers the phases of an axis that some tap visits; -1 for the others.
+std::vector<int64_t> used_phases(int64_t taps, int64_t dilation, int64_t stride, int64_t& count) {
+  std::vector<int64_t> number(stride, -1);
+  count = 0;
+  for (int64_t i = 0; i < taps; ++i) number[i * dilation % stride] = 0;
+  for (int64_t& n : number)
+    if (n == 0) n = count++;
+  return number;
+}
+
+}  // namespace
+
+Planes::Planes(const Window& w, const ImageSize& in_, const ImageSize& out_, int lanes_, int vectors)
+    : window(w), in(in_), out(out_), vectors_(vectors), vector_lanes_(lanes_) {
+  if (taps() == 1 && phases() == 1 && w.top + w.bottom + w.left + w.right == 0) {
+    in.width *= in.height, out.width *= out.height;
+    in.height = out.height = 1;
+  }
+  height = ceil_div(in.height + w.top + w.bottom, w.stride_y);
+  width = ceil_div(in.width + w.left + w.right, w.stride_x);
+  int64_t grids_y;
+  used_y_ = used_phases(w.kernel_height, w.dilation_y, w.stride_y, grids_y);
+  used_x_ = used_phases(w.kernel_width, w.dilation_x, w.stride_x, grids_x_);
+  grids = grids_y * grids_x_;
+  // A block costs the same however many images it holds; flat, the cells between the pixels are computed, too, and
+  // vectors are read across cache lines.
+  const double whole = static_cast<double>(ceil_div(in.batch, lanes_) * lanes_ * out.height * out.width);
+  flat = 1.5 * static_cast<double>(in.batch * height * width) < whole;
+  lanes = flat ? 1 : lanes_;
+  images = flat ? in.batch : lanes_;
+  grid_ = flat ? (ceil_div(in.batch * height * width, lanes_) + 1) * lanes_ : height * width;
+  blocks = flat ? 1 : ceil_div(in.batch, lanes_);
+  reach = w.dilation_y * (w.kernel_height - 1) / w.stride_y * width + w.dilation_x * (w.kernel_width - 1) / w.stride_x;
+  tail = flat ? vectors * lanes_ + reach : 0;
+}
+
+int64_t Planes::grid_of(int64_t phase_y, int64_t phase_x) const {
+  return used_y_[phase_y] < 0 || used_x_[phase_x] < 0 ? -1 : used_y_[phase_y] * grids_x_ + used_x_[phase_x];
+}
+
+int64_t Planes::phase(int64_t tap) const {
+  const int64_t y = tap / window.kernel_width * window.dilation_y, x = tap % window.kernel_width * window.dilation_x;
+  return y % window.stride_y * window.stride_x + x % window.stride_x;
+}
+
+int64_t Planes::shift(int64_t tap) const {
+  const int64_t y = tap / window.kernel_width * window.dilation_y, x = tap % window.kernel_width * window.dilation_x;
+  return y / window.stride_y * width + x / window.stride_x;
+}
+
+int64_t Planes::input_offset(int64_t tap) const {
+  const int64_t p = phase(tap);
+  return grid_of(p / window.stride_x, p % window.stride_x) * output_plane() + shift(tap);
+}
+
+Grid Planes::grid_over(std::vector<int32_t>& cells, std::vector<int32_t>& zeros, int64_t count,
+                       int64_t row_pixels) const {
+  const int64_t grid = height * width;
+  std::vector<char> taken(count * grid);
+  for (const int32_t cell : cells)
+    if (cell >= 0) taken[cell / output_plane() * grid + cell % output_plane()] = 1;
+  for (int64_t i = 0; i < count * grid; ++i)
+    if (!taken[i]) zeros.push_back(static_cast<int32_t>(i / grid * output_plane() + i % grid));
+  return {cells.data(), static_cast<int64_t>(cells.size()), row_pixels, zeros.data(),
+          static_cast<int64_t>(zeros.size()), count * output_plane(), output_plane(), grid};
+}
+
+Grid Planes::input_grid(std::vector<int32_t>& cells, std::vector<int32_t>& zeros) const {
+  for (int64_t y = window.top; y < window.top + in.height; ++y) {
+    for (int64_t x = window.left; x < window.left + in.width; ++x) {
+      const int64_t grid = grid_of(y % window.stride_y, x % window.stride_x);
+      const int64_t cell = grid * output_plane() + y / window.stride_y * width + x / window.stride_x;
+      cells.push_back(static_cast<int32_t>(grid < 0 ? -1 : cell));
+    }
+  }
+  return grid_over(cells, zeros, grids, in.width);
+}
+
+Grid Planes::output_grid(std::vector<int32_t>& cells, std::vector<int32_t>& zeros) const {
+  for (int64_t y = 0; y < out.height; ++y) {
+    for (int64_t x = 0; x < out.width; ++x) cells.push_back(static_cast<int32_t>(y * width + x));
+  }
+  return grid_over(cells, zeros, 1, out.width);
+}
+
+Tiling Planes::output_tiles() const {
+  return tiles({0, out.height, 0, out.width, 0, out.width, 1, out.channels * out.height * out.width});
+}
+
+Tiling Planes::input_tiles(int64_t phase) const {
+  const int64_t sy = window.stride_y, sx = window.stride_x, py = phase / sx, px = phase % sx;
+  const auto from = [](int64_t first, int64_t p, int64_t stride) { return ceil_div(std::max<int64_t>(0, first - p), stride); };
+  Region r{from(window.top, py, sy), from(window.top + in.height, py, sy), from(window.left, px, sx),
+           from(window.left + in.width, px, sx), 0, sy * in.width, sx, in.channels * in.height * in.width};
+  r.origin = (r.y0 * sy + py - window.top) * in.width + r.x0 * sx + px - window.left;
+  return tiles(r);
+}
+
+Tiling Planes::block_tiles(const Region& r) const {
+  Tiling tiling;
+  const int64_t columns = r.x1 - r.x0, pieces = ceil_div(columns, vectors_);
+  if (columns <= 0) return tiling;
+  int64_t rows = 1;
+  for (int64_t y = r.y0; y < r.y1; y += rows) {
+    for (rows = pieces > 1 ? 1 : 8; rows > 1 && (rows * columns > vectors_ || y + rows > r.y1);) rows /= 2;
+    for (int64_t i = 0; i < pieces; ++i) {
+      const int64_t x = columns * i / pieces, n = columns * (i + 1) / pieces - x;
+      const bool joined = r.row_stride == n * r.pixel_stride;
+      const int64_t target = r.origin + (y - r.y0) * r.row_stride + x * r.pixel_stride;
+      tiling.tiles.push_back({y * width + r.x0 + x, width, static_cast<int32_t>(rows), static_cast<int32_t>(n), nullptr,
+                              static_cast<int32_t>(joined ? 1 : rows)});
+      for (int64_t row = 0; row < (joined ? 1 : rows); ++row)
+        tiling.runs.push_back({static_cast<int32_t>(row * n), static_cast<int32_t>(joined ? rows * n : n),
+                               target + row * r.row_stride});
+    }
+  }
+  const Run* run = tiling.runs.data();
+  for (Tile& tile : tiling.tiles) tile.runs = run, run += tile.run_count;
+  return tiling;
+}
+
+Tiling Planes::flat_tiles(const Region& r) const {
+  Tiling tiling;
+  if (r.x1 <= r.x0 || r.y1 <= r.y0) return tiling;
+  const int64_t grid = height * width, first = r.y0 * width + r.x0;
+  const int64_t length = (in.batch - 1) * grid + (r.y1 - 1) * width + r.x1 - first;
+  const int64_t vectors = ceil_div(length, vector_lanes_), count = ceil_div(vectors, vectors_);
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t begin = vectors * i / count, n = vectors * (i + 1) / count - begin;
+    tiling.tiles.push_back({first + begin * vector_lanes_, 0, 1, static_cast<int32_t>(n), nullptr, 0});
+  }
+  size_t at = 0;
+  for (int64_t b = 0; b < in.batch; ++b) {
+    for (int64_t y = r.y0; y < r.y1; ++y) {
+      const int64_t end = b * grid + y * width + r.x1;
+      int64_t cell = end - r.x1 + r.x0, target = r.origin + b * r.image_stride + (y - r.y0) * r.row_stride;
+      while (cell < end) {
+        while (at + 1 < tiling.tiles.size() && tiling.tiles[at + 1].base <= cell) ++at;
+        Tile& tile = tiling.tiles[at];
+        const int64_t stop = std::min(end, tile.base + tile.cols * vector_lanes_);
+        tiling.runs.push_back({static_cast<int32_t>(cell - tile.base), static_cast<int32_t>(stop - cell), target});
+        ++tile.run_count;
+        target += (stop - cell) * r.pixel_stride;
+        cell = stop;
+      }
+    }
+  }
+  const Run* run = tiling.runs.data();
+  for (Tile& tile : tiling.tiles) tile.runs = run, run += tile.run_count;
+  return tiling;
+}
+
+}  // namespace sparsekern

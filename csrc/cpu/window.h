@@ -1,0 +1,79 @@
+// The geometry of a convolution, and of the planes that its images are packed into (cpu/conv_kernels.h).
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "cpu/conv_kernels.h"
+
+namespace sparsekern {
+
+struct Window {
+  int64_t kernel_height, kernel_width;
+  int64_t stride_y, stride_x;
+  int64_t top, bottom, left, right;  // padding
+  int64_t dilation_y, dilation_x;
+  int64_t groups;
+};
+
+struct ImageSize {
+  int64_t batch, channels, height, width;
+};
+
+// Tiles of a part of a grid, and the runs they write.
+struct Tiling {
+  std::vector<Tile> tiles;
+  std::vector<Run> runs;
+};
+
+class Planes {
+ public:
+  // `in` and `out` as the convolution has them; a 1 x 1 kernel that visits every pixel sees an image as one row.
+  Planes(const Window& window, const ImageSize& in, const ImageSize& out, int lanes, int vectors);
+
+  Window window;
+  ImageSize in, out;
+  bool flat;
+  int64_t lanes;          // numbers of a cell
+  int64_t images;         // of a block
+  int64_t blocks;         // of the batch
+  int64_t height, width;  // of a grid, in cells
+  int64_t grids;          // of a plane of inputs
+  int64_t reach;          // cells between an output pixel's and the farthest of its inputs within a grid
+  int64_t tail;           // cells that a tile may read past the last plane
+
+  int64_t input_plane() const { return grids * grid_; }
+  int64_t output_plane() const { return grid_; }
+  int64_t taps() const { return window.kernel_height * window.kernel_width; }
+  int64_t phases() const { return window.stride_y * window.stride_x; }
+
+  // What a tap is: the phase of its input pixels, and the cells to them from the output's.
+  int64_t phase(int64_t tap) const;
+  int64_t shift(int64_t tap) const;
+  int64_t input_offset(int64_t tap) const;  // the shift, and the grid of the phase
+
+  Grid input_grid(std::vector<int32_t>& cells, std::vector<int32_t>& zeros) const;
+  Grid output_grid(std::vector<int32_t>& cells, std::vector<int32_t>& zeros) const;
+
+  Tiling output_tiles() const;
+  Tiling input_tiles(int64_t phase) const;
+
+ private:
+  struct Region {
+    int64_t y0, y1, x0, x1;
+    int64_t origin, row_stride, pixel_stride, image_stride;  // of the image that it is written to, in elements
+  };
+
+  int64_t grid_of(int64_t phase_y, int64_t phase_x) const;
+  Grid grid_over(std::vector<int32_t>& cells, std::vector<int32_t>& zeros, int64_t grids, int64_t width) const;
+  Tiling block_tiles(const Region& region) const;
+  Tiling flat_tiles(const Region& region) const;
+  Tiling tiles(const Region& region) const { return flat ? flat_tiles(region) : block_tiles(region); }
+
+  int64_t vectors_, vector_lanes_;
+  int64_t grid_;  // cells of a grid
+  std::vector<int64_t> used_y_, used_x_;  // number of each phase's grid along an axis, or -1
+  int64_t grids_x_;
+};
+
+}  // namespace sparsekern
