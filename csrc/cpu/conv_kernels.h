@@ -14,10 +14,12 @@
 
 namespace sparsekern {
 
-// Row r has the nonzeros [bounds[r * stride], bounds[r * stride + 1]), each so many cells away from its tile.
+// Segment s of row r has the nonzeros [bounds[r * stride + s], bounds[r * stride + s + 1]), each so many cells away from
+// its tile. What a tile sees of the planes of one segment stays in a cache.
 struct Taps {
   const int32_t* bounds;
   int64_t stride;
+  int64_t segments;
   const int32_t* offset;
   const void* values;  // in `A`
 };

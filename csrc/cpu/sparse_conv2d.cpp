@@ -38,6 +38,7 @@ struct Weight {
   const int32_t* ptr;
   const int32_t* col;
   int64_t rows, cols, nnz;
+  double density() const { return static_cast<double>(nnz) / static_cast<double>(std::max<int64_t>(1, rows * cols)); }
 };
 
 Weight weight_of(const std::vector<Tensor>& index, const Tensor& input, const Tensor& values, const Window& window) {
@@ -121,58 +122,71 @@ class Packed {
   int64_t channels_, lead_, bytes_;
 };
 
-// The nonzeros as the forward pass and the gradient of the weight walk them: by output channels.
-std::vector<int32_t> forward_offsets(const Weight& weight, const Planes& planes) {
+// The nonzeros in the order of a walk, by rows and segments.
+struct Order {
+  std::vector<int32_t> bounds, offset;
+  std::vector<char> values;
+  int64_t segments;
+};
+
+// As the forward pass and the gradient of the weight walk them: by output channels.
+Order forward_order(const Weight& weight, const Planes& planes) {
   const int64_t taps = planes.taps(), in_group = weight.cols / taps, out_group = weight.rows / planes.window.groups;
-  std::vector<int32_t> of_column(weight.cols), offset(weight.nnz);
+  const int64_t segments = (in_group + planes.segment_in - 1) / planes.segment_in;
+  Order order{{}, std::vector<int32_t>(weight.nnz), {}, segments};
+  order.bounds.resize(weight.rows * segments + 1);
+  std::vector<int32_t> of_column(weight.cols);
   for (int64_t c = 0; c < weight.cols; ++c)
     of_column[c] = static_cast<int32_t>(c / taps * planes.input_plane() + planes.input_offset(c % taps));
   torch::stable::parallel_for(0, weight.rows, 64, [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r) {
       const auto group = static_cast<int32_t>(r / out_group * in_group * planes.input_plane());
-      for (int32_t k = weight.ptr[r]; k < weight.ptr[r + 1]; ++k) offset[k] = of_column[weight.col[k]] + group;
+      int32_t k = weight.ptr[r];
+      for (int64_t s = 0; s < segments; ++s) {
+        order.bounds[r * segments + s] = k;
+        const int64_t stop = (s + 1) * planes.segment_in * taps;
+        for (; k < weight.ptr[r + 1] && weight.col[k] < stop; ++k) order.offset[k] = of_column[weight.col[k]] + group;
+      }
     }
   });
-  return offset;
+  order.bounds.back() = static_cast<int32_t>(weight.nnz);
+  return order;
 }
 
-// The nonzeros as the gradient of the input walks them: by input channels and phases, there by output channels.
-struct Transposed {
-  std::vector<int32_t> bounds, offset;
-  std::vector<char> values;
-};
-
+// As the gradient of the input walks them: by input channels and phases, there by output channels.
 template <class A>
-void transpose(Transposed& t, const Weight& weight, const A* values, const Planes& planes, int64_t channels) {
+Order backward_order(const Weight& weight, const A* values, const Planes& planes, int64_t channels) {
   const int64_t taps = planes.taps(), phases = planes.phases(), groups = planes.window.groups;
   const int64_t in_group = channels / groups, out_group = weight.rows / groups;
+  const int64_t segments = (out_group + planes.segment_out - 1) / planes.segment_out;
+  Order order{std::vector<int32_t>(channels * phases * segments + 1), std::vector<int32_t>(weight.nnz),
+              std::vector<char>(weight.nnz * sizeof(A)), segments};
   std::vector<int32_t> phase(weight.cols), shift(weight.cols);
   for (int64_t c = 0; c < weight.cols; ++c) {
     phase[c] = static_cast<int32_t>(c / taps * phases + planes.phase(c % taps));
     shift[c] = static_cast<int32_t>(planes.shift(c % taps));
   }
-  t.bounds.assign(channels * phases + 1, 0), t.offset.resize(weight.nnz);
-  t.values.resize(weight.nnz * sizeof(A));
-  A* out = reinterpret_cast<A*>(t.values.data());
+  A* out = reinterpret_cast<A*>(order.values.data());
   // Every thread takes some input channels of each group.
   const auto each = [&](const auto& f) {
     torch::stable::parallel_for(0, in_group, 16, [&](int64_t begin, int64_t end) {
       for (int64_t r = 0; r < weight.rows; ++r) {
-        const int64_t base = r / out_group * in_group * phases;
+        const int64_t base = r / out_group * in_group * phases, segment = r % out_group / planes.segment_out;
         const int32_t* last = weight.col + weight.ptr[r + 1];
         const int32_t* c = std::lower_bound(weight.col + weight.ptr[r], last, static_cast<int32_t>(begin * taps));
-        for (; c < last && *c < end * taps; ++c) f(r, base + phase[*c], c - weight.col);
+        for (; c < last && *c < end * taps; ++c) f(r, (base + phase[*c]) * segments + segment, c - weight.col);
       }
     });
   };
-  each([&](int64_t, int64_t list, int64_t) { ++t.bounds[list + 1]; });
-  std::partial_sum(t.bounds.begin(), t.bounds.end(), t.bounds.begin());
-  std::vector<int32_t> next(t.bounds.begin(), t.bounds.end() - 1);
+  each([&](int64_t, int64_t list, int64_t) { ++order.bounds[list + 1]; });
+  std::partial_sum(order.bounds.begin(), order.bounds.end(), order.bounds.begin());
+  std::vector<int32_t> next(order.bounds.begin(), order.bounds.end() - 1);
   each([&](int64_t row, int64_t list, int64_t k) {
     const int32_t at = next[list]++;
-    t.offset[at] = static_cast<int32_t>(row * planes.output_plane() - shift[weight.col[k]]);
+    order.offset[at] = static_cast<int32_t>(row * planes.output_plane() - shift[weight.col[k]]);
     out[at] = values[k];
   });
+  return order;
 }
 
 // What one thread does of a product: some of the tiles, or some of the rows of every tile.
@@ -268,11 +282,11 @@ Tensor sparse_conv2d(const Tensor& input, const Tensor& values, const std::vecto
   Tensor output = torch::stable::new_empty(input, {out.batch, out.channels, out.height, out.width});
   if (output.numel() == 0) return output;
 
-  const Planes planes(window, in, out, kernels.lanes, kernels.vectors);
+  const Planes planes(window, in, out, kernels, weight.density());
   const Packed x(kernels, planes, input, true);
-  const std::vector<int32_t> offset = forward_offsets(weight, planes);
+  const Order order = forward_order(weight, planes);
   const Tensor v = widened(values, weight.nnz);
-  const Taps taps{weight.ptr, 1, offset.data(), v.const_data_ptr()};
+  const Taps taps{order.bounds.data(), order.segments, order.segments, order.offset.data(), v.const_data_ptr()};
   const Tiling tiling = planes.output_tiles();
   const int64_t lines = planes.blocks;
   char* memory = scratch(in_flight(lines) * x.bytes());
@@ -315,19 +329,18 @@ std::tuple<Tensor, Tensor, Tensor> sparse_conv2d_backward(const Tensor& grad_out
     return {grad_input, grad_values, grad_bias};
   }
 
-  const Planes planes(window, in, out, kernels.lanes, kernels.vectors);
+  const Planes planes(window, in, out, kernels, weight.density());
   const Packed delta(kernels, planes, grad_output, false), x(kernels, planes, input, true);
-  const std::vector<int32_t> offset = need_values ? forward_offsets(weight, planes) : std::vector<int32_t>();
-  const Taps taps{weight.ptr, 1, offset.data(), nullptr};
+  const Order order = need_values ? forward_order(weight, planes) : Order{};
+  const Taps taps{order.bounds.data(), order.segments, order.segments, order.offset.data(), nullptr};
   const Tiling tiling = planes.output_tiles();
   std::vector<Tiling> input_tilings;
-  Transposed transposed;
+  Order transposed;
   if (need_input) {
     const Tensor v = widened(values, weight.nnz);
-    if (storage == Storage::float64)
-      transpose(transposed, weight, data<double>(v), planes, in.channels);
-    else
-      transpose(transposed, weight, static_cast<const float*>(v.const_data_ptr()), planes, in.channels);
+    transposed = storage == Storage::float64
+                     ? backward_order(weight, data<double>(v), planes, in.channels)
+                     : backward_order(weight, static_cast<const float*>(v.const_data_ptr()), planes, in.channels);
     for (int64_t p = 0; p < planes.phases(); ++p) input_tilings.push_back(planes.input_tiles(p));
   }
 
@@ -350,7 +363,8 @@ std::tuple<Tensor, Tensor, Tensor> sparse_conv2d_backward(const Tensor& grad_out
         const char* block = memory + slot * block_bytes;
         const char* d = delta.planes(const_cast<char*>(block));
         for (int64_t p = 0; need_input && p < planes.phases(); ++p) {
-          const Taps back{transposed.bounds.data() + p, planes.phases(), transposed.offset.data(),
+          const int64_t n = transposed.segments;
+          const Taps back{transposed.bounds.data() + p * n, planes.phases() * n, n, transposed.offset.data(),
                           transposed.values.data()};
           multiply(kernels, planes, back, input_tilings[p], d, nullptr,
                    images_of(planes, grad_input, i, planes.in, window.stride_x), in.channels, part, parts);

@@ -5,6 +5,9 @@
 namespace sparsekern {
 namespace {
 
+constexpr int64_t kCache = 24 << 10;   // bytes of the first cache that a segment may fill
+constexpr double kWorthSegment = 10;  // nonzeros of a row in it that make up for its sums' way to memory and back
+
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // Numbers the phases of an axis that some tap visits; -1 for the others.
@@ -19,8 +22,8 @@ std::vector<int64_t> used_phases(int64_t taps, int64_t dilation, int64_t stride,
 
 }  // namespace
 
-Planes::Planes(const Window& w, const ImageSize& in_, const ImageSize& out_, int lanes_, int vectors)
-    : window(w), in(in_), out(out_), vectors_(vectors), vector_lanes_(lanes_) {
+Planes::Planes(const Window& w, const ImageSize& in_, const ImageSize& out_, const ConvKernels& kernels, double density)
+    : window(w), in(in_), out(out_), vectors_(kernels.vectors), vector_lanes_(kernels.lanes) {
   if (taps() == 1 && phases() == 1 && w.top + w.bottom + w.left + w.right == 0) {
     in.width *= in.height, out.width *= out.height;
     in.height = out.height = 1;
@@ -33,14 +36,28 @@ Planes::Planes(const Window& w, const ImageSize& in_, const ImageSize& out_, int
   grids = grids_y * grids_x_;
   // A block costs the same however many images it holds; flat, the cells between the pixels are computed, too, and
   // vectors are read across cache lines.
-  const double whole = static_cast<double>(ceil_div(in.batch, lanes_) * lanes_ * out.height * out.width);
+  const double whole = static_cast<double>(ceil_div(in.batch, vector_lanes_) * vector_lanes_ * out.height * out.width);
   flat = 1.5 * static_cast<double>(in.batch * height * width) < whole;
-  lanes = flat ? 1 : lanes_;
-  images = flat ? in.batch : lanes_;
-  grid_ = flat ? (ceil_div(in.batch * height * width, lanes_) + 1) * lanes_ : height * width;
-  blocks = flat ? 1 : ceil_div(in.batch, lanes_);
+  lanes = flat ? 1 : vector_lanes_;
+  images = flat ? in.batch : vector_lanes_;
+  grid_ = flat ? (ceil_div(in.batch * height * width, vector_lanes_) + 1) * vector_lanes_ : height * width;
+  blocks = flat ? 1 : ceil_div(in.batch, vector_lanes_);
   reach = w.dilation_y * (w.kernel_height - 1) / w.stride_y * width + w.dilation_x * (w.kernel_width - 1) / w.stride_x;
-  tail = flat ? vectors * lanes_ + reach : 0;
+  tail = flat ? vectors_ * vector_lanes_ + reach : 0;
+  set_segments(kernels, density);
+}
+
+void Planes::set_segments(const ConvKernels& kernels, double density) {
+  const int64_t columns = std::min(out.width, vectors_), rows = std::clamp<int64_t>(vectors_ / columns, 1, out.height);
+  const int64_t seen = flat ? vectors_ * vector_lanes_ + reach : (rows + reach / width) * (columns + reach % width);
+  const int64_t few = std::max<int64_t>(1, kCache / (seen * grids * lanes * kernels.sum_size));
+  const bool worth = density * static_cast<double>(few * taps()) >= kWorthSegment;
+  const auto even = [&](int64_t channels) {
+    const int64_t segments = worth ? ceil_div(channels, few) : 1;
+    return std::max<int64_t>(1, ceil_div(channels, std::max<int64_t>(1, segments)));
+  };
+  segment_in = even(in.channels / window.groups);
+  segment_out = even(out.channels / window.groups);
 }
 
 int64_t Planes::grid_of(int64_t phase_y, int64_t phase_x) const {

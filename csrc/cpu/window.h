@@ -29,7 +29,7 @@ struct Tiling {
 class Planes {
  public:
   // `in` and `out` as the convolution has them; a 1 x 1 kernel that visits every pixel sees an image as one row.
-  Planes(const Window& window, const ImageSize& in, const ImageSize& out, int lanes, int vectors);
+  Planes(const Window& window, const ImageSize& in, const ImageSize& out, const ConvKernels& kernels, double density);
 
   Window window;
   ImageSize in, out;
@@ -41,6 +41,8 @@ class Planes {
   int64_t grids;          // of a plane of inputs
   int64_t reach;          // cells between an output pixel's and the farthest of its inputs within a grid
   int64_t tail;           // cells that a tile may read past the last plane
+  int64_t segment_in;     // channels of a segment of inputs
+  int64_t segment_out;    // of outputs
 
   int64_t input_plane() const { return grids * grid_; }
   int64_t output_plane() const { return grid_; }
@@ -64,6 +66,7 @@ class Planes {
     int64_t origin, row_stride, pixel_stride, image_stride;  // of the image that it is written to, in elements
   };
 
+  void set_segments(const ConvKernels& kernels, double density);
   int64_t grid_of(int64_t phase_y, int64_t phase_x) const;
   Grid grid_over(std::vector<int32_t>& cells, std::vector<int32_t>& zeros, int64_t grids, int64_t width) const;
   Tiling block_tiles(const Region& region) const;

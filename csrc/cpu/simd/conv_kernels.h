@@ -164,47 +164,76 @@ void unpack_flat(const A* block, const Run& run, const Images& out, S* channel) 
 // Chains of sums: small tiles need several to hide the latency of the multiply-add.
 constexpr int chains_of(int vectors) { return vectors >= 6 ? 1 : vectors >= 3 ? 2 : 4; }
 
+constexpr int64_t kSegmentRows = 64;  // rows that share what a segment holds in a cache
+
+// Asks for the next segment of a row, which is due when the other rows are done: too many short streams for the
+// hardware to follow.
+template <class A>
+SPARSEKERN_INLINE void prefetch_taps(const Taps& taps, int64_t slot) {
+  for (int64_t i = 0; i < 32; i += 16) __builtin_prefetch(taps.offset + slot + i);
+  if (!taps.values) return;
+  for (int64_t i = 0; i < 32; i += 64 / sizeof(A)) __builtin_prefetch(static_cast<const A*>(taps.values) + slot + i);
+}
+
+// sums += what slots [k, stop) contribute to the tile at `origin`
+template <class A, bool Flat, int R, int N>
+SPARSEKERN_INLINE void accumulate(Vector<A> (&sums)[R * N], const Taps& taps, const A* origin, int64_t pitch, int64_t k,
+                                  int64_t stop) {
+  constexpr int64_t L = kLanes<A>, Cell = Flat ? 1 : L;
+  constexpr int C = chains_of(R * N);
+  const auto step = [&](Vector<A>(&to)[R * N], int64_t slot) SPARSEKERN_LAMBDA_INLINE {
+    const A value = static_cast<const A*>(taps.values)[slot];
+    const A* x = origin + int64_t(taps.offset[slot]) * Cell;
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 16
+      for (int n = 0; n < N; ++n) to[r * N + n] += value * load(x + r * pitch + n * L);
+    }
+  };
+  if constexpr (C > 1) {
+    Vector<A> more[C - 1][R * N] = {};
+    for (; k + C <= stop; k += C) {
+      step(sums, k);
+#pragma GCC unroll 4
+      for (int c = 1; c < C; ++c) step(more[c - 1], k + c);
+    }
+#pragma GCC unroll 4
+    for (int c = 1; c < C; ++c) {
+#pragma GCC unroll 16
+      for (int i = 0; i < R * N; ++i) sums[i] += more[c - 1][i];
+    }
+  }
+  for (; k < stop; ++k) step(sums, k);
+}
+
 template <class S, bool Flat, int R, int N>
 void product_tile(const Taps& taps, const Tile& tile, const Sum<S>* planes, const S* bias, const Images& out,
                   int64_t begin, int64_t end) {
   using A = Sum<S>;
-  constexpr int64_t L = kLanes<A>, Cell = Flat ? 1 : L;
-  constexpr int C = chains_of(R * N);
+  constexpr int64_t L = kLanes<A>, Cell = Flat ? 1 : L, W = R * N * L;
   const A* origin = planes + tile.base * Cell;
-  const A* values = static_cast<const A*>(taps.values);
   const int64_t pitch = tile.pitch * Cell;
-  alignas(64) A block[R * N * L];
-  for (int64_t row = begin; row < end; ++row) {
-    int64_t k = taps.bounds[row * taps.stride];
-    const int64_t stop = taps.bounds[row * taps.stride + 1];
-    Vector<A> sums[C][R * N] = {};
-    if (bias) {
+  alignas(64) A block[kSegmentRows * W];
+  for (int64_t first = begin; first < end; first += kSegmentRows) {
+    const int64_t last = least(end, first + kSegmentRows);
+    for (int64_t s = 0; s < taps.segments; ++s) {
+      for (int64_t row = first; row < last; ++row) {
+        const int32_t* bounds = taps.bounds + row * taps.stride + s;
+        A* sums_at = block + (taps.segments > 1 ? row - first : 0) * W;
+        Vector<A> sums[R * N];
+        const A start = s == 0 && bias ? widen(bias[row]) : A(0);
 #pragma GCC unroll 16
-      for (int i = 0; i < R * N; ++i) sums[0][i] = Vector<A>{} + widen(bias[row]);
-    }
-    const auto step = [&](Vector<A>(&to)[R * N], int64_t slot) SPARSEKERN_LAMBDA_INLINE {
-      const A value = values[slot];
-      const A* x = origin + int64_t(taps.offset[slot]) * Cell;
-#pragma GCC unroll 8
-      for (int r = 0; r < R; ++r) {
+        for (int i = 0; i < R * N; ++i) sums[i] = s == 0 ? Vector<A>{} + start : load(sums_at + i * L);
+        if (s + 1 < taps.segments) prefetch_taps<A>(taps, bounds[1]);
+        accumulate<A, Flat, R, N>(sums, taps, origin, pitch, bounds[0], bounds[1]);
 #pragma GCC unroll 16
-        for (int n = 0; n < N; ++n) to[r * N + n] += value * load(x + r * pitch + n * L);
+        for (int i = 0; i < R * N; ++i) store(sums_at + i * L, sums[i]);
+        if (s + 1 < taps.segments) continue;
+        S* channel = static_cast<S*>(out.data) + row * out.channel_stride;
+        for (int i = 0; i < tile.run_count; ++i)
+          (Flat ? unpack_flat<S, A> : unpack_block<S, A>)(sums_at, tile.runs[i], out, channel);
       }
-    };
-    for (; k + C <= stop; k += C) {
-#pragma GCC unroll 4
-      for (int c = 0; c < C; ++c) step(sums[c], k + c);
     }
-    for (; k < stop; ++k) step(sums[0], k);
-#pragma GCC unroll 16
-    for (int i = 0; i < R * N; ++i) {
-#pragma GCC unroll 4
-      for (int c = 1; c < C; ++c) sums[0][i] += sums[c][i];
-      store(block + i * L, sums[0][i]);
-    }
-    S* channel = static_cast<S*>(out.data) + row * out.channel_stride;
-    for (int i = 0; i < tile.run_count; ++i)
-      (Flat ? unpack_flat<S, A> : unpack_block<S, A>)(block, tile.runs[i], out, channel);
   }
 }
 
@@ -215,29 +244,32 @@ void sample_tile(const Taps& taps, const Tile& tile, const A* left, int64_t plan
   const A* origin = right + tile.base * Cell;
   const int64_t pitch = tile.pitch * Cell;
   Pending<A> pending;
-  for (int64_t row = begin; row < end; ++row) {
-    int64_t k = taps.bounds[row * taps.stride];
-    const int64_t stop = taps.bounds[row * taps.stride + 1];
-    if (k == stop) continue;
-    Vector<A> fixed[R * N];
-    const A* from = left + (row * plane + tile.base) * Cell;
+  for (int64_t s = 0; s < taps.segments; ++s) {
+    for (int64_t row = begin; row < end; ++row) {
+      int64_t k = taps.bounds[row * taps.stride + s];
+      const int64_t stop = taps.bounds[row * taps.stride + s + 1];
+      if (s + 1 < taps.segments) prefetch_taps<A>(taps, stop);
+      if (k == stop) continue;
+      Vector<A> fixed[R * N];
+      const A* from = left + (row * plane + tile.base) * Cell;
 #pragma GCC unroll 16
-    for (int i = 0; i < R * N; ++i) fixed[i] = load(from + i / N * pitch + i % N * L);
-    const auto product = [&](int64_t slot) SPARSEKERN_LAMBDA_INLINE {
-      const A* x = origin + int64_t(taps.offset[slot]) * Cell;
-      constexpr int Half = R * N > 1 ? R * N / 2 : 1;  // two chains
-      Vector<A> one = fixed[0] * load(x), two = {};
+      for (int i = 0; i < R * N; ++i) fixed[i] = load(from + i / N * pitch + i % N * L);
+      const auto product = [&](int64_t slot) SPARSEKERN_LAMBDA_INLINE {
+        const A* x = origin + int64_t(taps.offset[slot]) * Cell;
+        constexpr int Half = R * N > 1 ? R * N / 2 : 1;  // two chains
+        Vector<A> one = fixed[0] * load(x), two = {};
 #pragma GCC unroll 16
-      for (int i = 1; i < Half; ++i) one += fixed[i] * load(x + i / N * pitch + i % N * L);
+        for (int i = 1; i < Half; ++i) one += fixed[i] * load(x + i / N * pitch + i % N * L);
 #pragma GCC unroll 16
-      for (int i = Half; i < R * N; ++i) two += fixed[i] * load(x + i / N * pitch + i % N * L);
-      return one + two;
-    };
-    for (; k + L <= stop; k += L) {
-      const Vector<A> sum = sum_lanes<A>([&](int i) SPARSEKERN_LAMBDA_INLINE { return product(k + i); });
-      store(sums + k, load(sums + k) + sum);
+        for (int i = Half; i < R * N; ++i) two += fixed[i] * load(x + i / N * pitch + i % N * L);
+        return one + two;
+      };
+      for (; k + L <= stop; k += L) {
+        const Vector<A> sum = sum_lanes<A>([&](int i) SPARSEKERN_LAMBDA_INLINE { return product(k + i); });
+        store(sums + k, load(sums + k) + sum);
+      }
+      for (; k < stop; ++k) pending.push(k, product(k), sums, true);
     }
-    for (; k < stop; ++k) pending.push(k, product(k), sums, true);
   }
   if (pending.count) pending.flush(sums, true);
 }
