@@ -218,7 +218,7 @@ def test_refuses_what_does_not_fit() -> None:
         "out_features is 36": lambda: linear(x, values, index, None, rows - 1),
         "7 tensors": lambda: linear(x, values, index[:5], bias, rows),
         "t_pos must be a contiguous int32": lambda: linear(x, values, wide_index, bias, rows),
-        "takes float32, float64 or bfloat16": lambda: linear(x.int(), values.int(), index, None, rows),
+        "take float32, float64 or bfloat16": lambda: linear(x.int(), values.int(), index, None, rows),
         "leading dimensions": lambda: backward(delta[:-1], x, values, index, True, True, True),
         "grad_output must have the input's dtype": lambda: backward(delta.double(), x, values, index, True, True, True),
     }

@@ -14,8 +14,8 @@
 
 namespace sparsekern {
 
-// Segment s of row r has the nonzeros [bounds[r * stride + s], bounds[r * stride + s + 1]), each so many cells away from
-// its tile. What a tile sees of the planes of one segment stays in a cache.
+// Segment s of row r has the nonzeros [bounds[r * stride + s], bounds[r * stride + s + 1]), each so many cells away
+// from its tile. What a tile sees of the planes of one segment stays in a cache.
 struct Taps {
   const int32_t* bounds;
   int64_t stride;

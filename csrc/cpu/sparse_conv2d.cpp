@@ -109,8 +109,8 @@ class Packed {
     return tensor_.size(3) > 1 ? tensor_.stride(3) : tensor_.size(2) > 1 ? tensor_.stride(2) : 1;
   }
   bool regular() const {
-    const bool rows = tensor_.size(2) == 1 || tensor_.size(3) == 1 ||
-                      tensor_.stride(2) == tensor_.size(3) * tensor_.stride(3);
+    const bool rows =
+        tensor_.size(2) == 1 || tensor_.size(3) == 1 || tensor_.stride(2) == tensor_.size(3) * tensor_.stride(3);
     return rows && (pixel_stride() == 1 || (channel_stride() == 1 && !planes_.flat));
   }
 

@@ -5,7 +5,7 @@
 namespace sparsekern {
 namespace {
 
-constexpr int64_t kCache = 24 << 10;   // bytes of the first cache that a segment may fill
+constexpr int64_t kCache = 24 << 10;  // bytes of the first cache that a segment may fill
 constexpr double kWorthSegment = 10;  // nonzeros of a row in it that make up for its sums' way to memory and back
 
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -87,8 +87,14 @@ Grid Planes::grid_over(std::vector<int32_t>& cells, std::vector<int32_t>& zeros,
     if (cell >= 0) taken[cell / output_plane() * grid + cell % output_plane()] = 1;
   for (int64_t i = 0; i < count * grid; ++i)
     if (!taken[i]) zeros.push_back(static_cast<int32_t>(i / grid * output_plane() + i % grid));
-  return {cells.data(), static_cast<int64_t>(cells.size()), row_pixels, zeros.data(),
-          static_cast<int64_t>(zeros.size()), count * output_plane(), output_plane(), grid};
+  return {cells.data(),
+          static_cast<int64_t>(cells.size()),
+          row_pixels,
+          zeros.data(),
+          static_cast<int64_t>(zeros.size()),
+          count * output_plane(),
+          output_plane(),
+          grid};
 }
 
 Grid Planes::input_grid(std::vector<int32_t>& cells, std::vector<int32_t>& zeros) const {
@@ -115,9 +121,17 @@ Tiling Planes::output_tiles() const {
 
 Tiling Planes::input_tiles(int64_t phase) const {
   const int64_t sy = window.stride_y, sx = window.stride_x, py = phase / sx, px = phase % sx;
-  const auto from = [](int64_t first, int64_t p, int64_t stride) { return ceil_div(std::max<int64_t>(0, first - p), stride); };
-  Region r{from(window.top, py, sy), from(window.top + in.height, py, sy), from(window.left, px, sx),
-           from(window.left + in.width, px, sx), 0, sy * in.width, sx, in.channels * in.height * in.width};
+  const auto from = [](int64_t first, int64_t p, int64_t stride) {
+    return ceil_div(std::max<int64_t>(0, first - p), stride);
+  };
+  Region r{from(window.top, py, sy),
+           from(window.top + in.height, py, sy),
+           from(window.left, px, sx),
+           from(window.left + in.width, px, sx),
+           0,
+           sy * in.width,
+           sx,
+           in.channels * in.height * in.width};
   r.origin = (r.y0 * sy + py - window.top) * in.width + r.x0 * sx + px - window.left;
   return tiles(r);
 }
@@ -136,8 +150,8 @@ Tiling Planes::block_tiles(const Region& r) const {
       tiling.tiles.push_back({y * width + r.x0 + x, width, static_cast<int32_t>(rows), static_cast<int32_t>(n), nullptr,
                               static_cast<int32_t>(joined ? 1 : rows)});
       for (int64_t row = 0; row < (joined ? 1 : rows); ++row)
-        tiling.runs.push_back({static_cast<int32_t>(row * n), static_cast<int32_t>(joined ? rows * n : n),
-                               target + row * r.row_stride});
+        tiling.runs.push_back(
+            {static_cast<int32_t>(row * n), static_cast<int32_t>(joined ? rows * n : n), target + row * r.row_stride});
     }
   }
   const Run* run = tiling.runs.data();

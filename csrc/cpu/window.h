@@ -74,7 +74,7 @@ class Planes {
   Tiling tiles(const Region& region) const { return flat ? flat_tiles(region) : block_tiles(region); }
 
   int64_t vectors_, vector_lanes_;
-  int64_t grid_;  // cells of a grid
+  int64_t grid_;                          // cells of a grid
   std::vector<int64_t> used_y_, used_x_;  // number of each phase's grid along an axis, or -1
   int64_t grids_x_;
 };

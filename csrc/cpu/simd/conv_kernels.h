@@ -181,7 +181,7 @@ SPARSEKERN_INLINE void accumulate(Vector<A> (&sums)[R * N], const Taps& taps, co
                                   int64_t stop) {
   constexpr int64_t L = kLanes<A>, Cell = Flat ? 1 : L;
   constexpr int C = chains_of(R * N);
-  const auto step = [&](Vector<A>(&to)[R * N], int64_t slot) SPARSEKERN_LAMBDA_INLINE {
+  const auto step = [&](Vector<A>(&to)[R* N], int64_t slot) SPARSEKERN_LAMBDA_INLINE {
     const A value = static_cast<const A*>(taps.values)[slot];
     const A* x = origin + int64_t(taps.offset[slot]) * Cell;
 #pragma GCC unroll 8
