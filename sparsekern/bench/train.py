@@ -127,16 +127,18 @@ class Step:
 
 
 def error(sparse: Step, masked: Step) -> float:
-    """The largest deviation of the sparse network's output and gradients from those of the masked one, relative to the
-    largest magnitude of each."""
-    ours, worst = sparse.gradients(), 0.0
-    for name, exact in masked.gradients().items():
+    """The largest distance of the sparse network's output and gradients from those of the masked one, relative to the
+    norm of each tensor, or to a tenth of the largest of all: the gradient of a bias before batch norm is zero but for
+    rounding."""
+    ours, theirs, worst = sparse.gradients(), masked.gradients(), 0.0
+    least = 0.1 * max(float(exact.norm()) for exact in theirs.values())
+    for name, exact in theirs.items():
         layer, _, last = name.rpartition(".parametrizations.weight.")
         if last == "original":
             topology: Any = sparse.network.get_submodule(layer).topology
             name, exact = f"{layer}.values", topology.gather(exact)
-        deviation = float((ours[name] - exact).abs().max() / exact.abs().max().clamp(min=1e-30))
-        worst = max(worst, deviation if deviation == deviation else float("inf"))
+        distance = float((ours[name] - exact).norm()) / max(least, float(exact.norm()))
+        worst = max(worst, distance if distance == distance else float("inf"))
     return worst
 
 

@@ -60,6 +60,7 @@ def register(commands: Any) -> None:
     group.add_argument("--seeds", type=numbers(natural), default=[0, 1, 2], metavar="N,N", help="(default 0,1,2)")
     group.add_argument("--backends", type=numbers(str), default=["auto"], metavar="B,B", help="(default auto)")
     group.add_argument("--jobs", type=positive, default=1, metavar="N", help="runs at a time (default 1)")
+    group.add_argument("--note", default="", metavar="TEXT", help="what readers of the table should know of the data")
     group.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the comparison")
     add_arguments(parser, grid=True)
     parser.set_defaults(run=run)
@@ -68,7 +69,7 @@ def register(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     given = vars(arguments).copy()
     grid = {name: list(dict.fromkeys(given.pop(name))) for name in ("methods", "sparsities", "seeds", "backends")}
-    jobs, out = given.pop("jobs"), given.pop("out")
+    jobs, note, out = given.pop("jobs"), given.pop("note"), given.pop("out")
     for name in ("run", "command"):
         given.pop(name)
     if empty := [name for name, values in grid.items() if not values]:
@@ -91,7 +92,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise
     varied = {"method", "sparsity", "seed", "backend", "set", "horizon", "data_dir"}
     settings = {key: value for key, value in cells[0].config.items() if key not in varied}
-    settings |= {"set": dict(options), "jobs": jobs}
+    settings |= {"set": dict(options), "jobs": jobs, "note": note}
     print("\n" + results.write(out, settings, grid, [cell.folder for cell in cells], failed))
     print(f"{out / 'table.md'}, {out / 'figure.png'}, {out / 'results.json'} in {time.perf_counter() - started:.0f} s")
     if failed:

@@ -50,6 +50,7 @@ def tabulate(runs: list[dict]) -> list[dict]:
                 "loss_std": _spread([run["test_loss"] for run in members]),
                 "nnz": members[0]["nnz"],
                 "seconds_per_step": fmean(run["seconds_per_step"] for run in members),
+                "train_seconds": fmean(run["train_seconds"] for run in members),
                 "peak_memory_bytes": max(run["peak_memory_bytes"] for run in members),
             }
         )
@@ -95,18 +96,21 @@ def render(results: dict) -> str:
         "",
         f"{s['optimizer']}, learning rate {s['lr']:g} ({s['schedule']}), weight decay {s['weight_decay']:g}, batch "
         f"{s['batch_size']}, {s['threads']} threads, {s['jobs']} run{'s' * (s['jobs'] != 1)} at a time, "
-        f"seeds {', '.join(map(str, results['seeds']))}; mean ± standard deviation over the seeds.",
+        f"seeds {', '.join(map(str, results['seeds']))}; mean ± standard deviation over the seeds."
+        + (f" {s['note']}" if s.get("note") else ""),
         "",
-        "| sparsity, % | rank | method | backend | seeds | test accuracy, % | test loss | weights | ms per step |",
-        "|---:|---:|---|---|---:|---:|---:|---:|---:|",
+        "| sparsity, % | rank | method | backend | seeds | test accuracy, % | test loss | weights | ms per step | "
+        "training, s | peak memory, MiB |",
+        "|---:|---:|---|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for row in results["table"]:
         loss = f"{row['loss_mean']:.4f}" + ("" if row["loss_std"] is None else f" ± {row['loss_std']:.4f}")
         rank = "" if row["method"] == "dense" else row["rank"]
+        peak = f"{row['peak_memory_bytes'] / 2**20:.0f}"
         lines.append(
             f"| {100 * row['sparsity']:g} | {rank} | {row['method']} | {row['backend']} | {len(row['seeds'])} | "
             f"{_percent(row['accuracy_mean'], row['accuracy_std'])} | {loss} | {row['nnz']:,} | "
-            f"{1e3 * row['seconds_per_step']:.2f} |"
+            f"{1e3 * row['seconds_per_step']:.2f} | {row['train_seconds']:.0f} | {peak} |"
         )
     if results["paired"]:
         lines += [

@@ -198,7 +198,8 @@ def peak_memory() -> int:
 def summarise(session: Run) -> dict:
     """The content of `summary.json`.
 
-    `seconds_per_step` is the median over the epochs of an epoch's training time by its steps, evaluation excluded;
+    `seconds_per_step` is the median over the epochs of an epoch's training time by its steps, `train_seconds` that of
+    all epochs, evaluation excluded;
     `peak_memory_bytes` is `peak_memory`, or the most that torch allocated on a CUDA device.
     """
     config, last = session.config, session.history[-1]
@@ -214,6 +215,7 @@ def summarise(session: Run) -> dict:
         "epochs": session.epoch,
         "steps": session.step,
         "seconds_per_step": sorted(session.seconds)[len(session.seconds) // 2],
+        "train_seconds": sum(session.seconds) * session.steps_per_epoch,
         "peak_memory_bytes": torch.cuda.max_memory_allocated(session.device) if cuda else peak_memory(),
         "memory": session.memory.total,
         "seed": config["seed"],

@@ -17,7 +17,8 @@ def grid(out: Path, *flags: str) -> int:
 def row(method: str, seed: int, accuracy: float, backend: str = "sparse", sparsity: float = 0.9) -> dict:
     return {
         "method": method, "backend": backend, "sparsity_target": sparsity, "seed": seed, "test_accuracy": accuracy,
-        "test_loss": 1 - accuracy, "nnz": 100, "seconds_per_step": 0.001, "peak_memory_bytes": 10,
+        "test_loss": 1 - accuracy, "nnz": 100, "seconds_per_step": 0.001, "train_seconds": 2 + seed,
+        "peak_memory_bytes": 10 + seed,
     }  # fmt: skip
 
 
@@ -28,6 +29,8 @@ def test_mean_deviation_and_rank():
     assert table[1]["accuracy_mean"] == pytest.approx(0.85)
     assert table[1]["accuracy_std"] == pytest.approx(0.05 * 2**0.5)
     assert table[2]["accuracy_std"] is None
+    assert table[1]["train_seconds"] == pytest.approx(2.5)
+    assert table[1]["peak_memory_bytes"] == 11
 
 
 def test_twins_are_paired_by_seed():
@@ -39,6 +42,7 @@ def test_twins_are_paired_by_seed():
 
 def test_compare_goes_on_where_it_stopped(tmp_path: Path, capsys: pytest.CaptureFixture):
     flags = ["--methods", "dense,set", "--sparsities", ".8", "--seeds", "0", "--backends", "sparse,masked"]
+    flags += ["--note", "Digits, not CIFAR."]
     assert grid(tmp_path, *flags, "--jobs", "2") == 0
     found = json.loads((tmp_path / "results.json").read_text())
     assert {r["run"] for r in found["runs"]} == {"dense-seed0", "set-0.8-sparse-seed0", "set-0.8-masked-seed0"}
@@ -47,6 +51,8 @@ def test_compare_goes_on_where_it_stopped(tmp_path: Path, capsys: pytest.Capture
     text = (tmp_path / "table.md").read_text()
     assert "| set | sparse |" in text
     assert "masked dense twin" in text
+    assert "over the seeds. Digits, not CIFAR.\n" in text
+    assert all(0 < r["train_seconds"] < 60 for r in found["runs"])
     assert (tmp_path / "figure.png").stat().st_size > 10_000
     kept = (tmp_path / "set-0.8-sparse-seed0" / "summary.json").stat().st_mtime_ns
     (tmp_path / "dense-seed0" / "summary.json").unlink()
