@@ -179,6 +179,12 @@ class SparseLayer(nn.Module):
         return dense.train(self.training)
 
     @property
+    def weight(self) -> Tensor:
+        """The weight as a dense tensor, differentiable in `values`: for modules that read the weights of their layers.
+        Made anew at every read; the layer itself never does."""
+        return self.topology.dense(self.values)
+
+    @property
     def sparse_weight(self) -> SparseWeight:
         return SparseWeight(self.values, self.topology)
 

@@ -10,7 +10,18 @@ from sparsekern.sparsity.schedules import Cadence
 
 
 def _model() -> nn.Module:
-    return nn.Sequential(nn.Linear(24, 40), nn.ReLU(), nn.Linear(40, 32), nn.ReLU(), nn.Linear(32, 4))
+    return nn.Sequential(
+        nn.Unflatten(1, (2, 3, 4)),
+        nn.Conv2d(2, 6, 3, padding=1),
+        nn.BatchNorm2d(6),
+        nn.ReLU(),
+        nn.Conv2d(6, 8, 2, groups=2),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(48, 32),
+        nn.ReLU(),
+        nn.Linear(32, 4),
+    )
 
 
 def _setup(total_steps: int) -> tuple[nn.Module, sk.Sparsifier]:

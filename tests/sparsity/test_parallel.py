@@ -15,7 +15,8 @@ def _rank(rank: int, path: str) -> None:
     torch.manual_seed(rank)
     torch.set_num_threads(1)
     method = sk.methods.gse_grabo(sparsity=0.8, total_steps=20, every=2, stop=1.0)
-    model = sk.sparsify(nn.Sequential(nn.Linear(20, 30), nn.ReLU(), nn.Linear(30, 4)), method)
+    body = nn.Sequential(nn.Unflatten(1, (1, 4, 5)), nn.Conv2d(1, 6, 3, padding=1), nn.ReLU(), nn.Flatten())
+    model = sk.sparsify(nn.Sequential(body, nn.Linear(120, 30), nn.ReLU(), nn.Linear(30, 4)), method)
     wrapped = DistributedDataParallel(model)
     optimizer = sk.Sparsifier(wrapped, torch.optim.SGD(wrapped.parameters(), lr=0.1, momentum=0.9), method)
     changes = 0

@@ -5,7 +5,7 @@ import warnings
 
 import pytest
 import torch
-from networks import layers, network, start, train
+from networks import NETWORKS, layers, network, start, train
 from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.optim.swa_utils import AveragedModel
@@ -157,24 +157,26 @@ def test_frozen_layers_do_not_change(name: str) -> None:
     assert torch.equal(model[0].values, before[1])
 
 
-def test_copies_of_an_armed_model_record_nothing() -> None:
-    model, optimizer, x, y = start()
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_copies_of_an_armed_model_record_nothing(kind: str) -> None:
+    model, optimizer, x, y = start(kind=kind)
     train(model, optimizer, x, y, 3)
     assert all(layer.probe is not None for layer in layers(model))
     assert all(layer.probe is None for layer in layers(copy.deepcopy(model)))
 
 
+@pytest.mark.parametrize("kind", NETWORKS)
 @pytest.mark.parametrize("fused", [False, True])
-def test_grad_scaler_unscales_whatever_the_implementation(fused: bool) -> None:
+def test_grad_scaler_unscales_whatever_the_implementation(fused: bool, kind: str) -> None:
     weights = []
     for scale in (1.0, 1024.0):
-        model, optimizer, x, y = start()
+        model, optimizer, x, y = start(kind=kind)
         inner = torch.optim.SGD(model.parameters(), lr=0.1, fused=fused)
         optimizer = sk.Sparsifier(model, inner, optimizer.method)
         scaler = torch.amp.GradScaler("cpu", init_scale=scale)
         scaler.scale(cross_entropy(model(x), y)).backward()
         scaler.step(optimizer)
-        weights.append(model[0].values.detach())
+        weights.append(layers(model)[0].values.detach())
     assert torch.allclose(*weights)
 
 
@@ -196,9 +198,10 @@ def test_grad_scaler_skips_and_arms_again() -> None:
             assert all(site.module.probe is not None for site in optimizer.sites)
 
 
+@pytest.mark.parametrize("kind", NETWORKS)
 @pytest.mark.parametrize("name", ["rigl", "gse_grabo"])
-def test_growth_under_autocast(name: str) -> None:
-    model, optimizer, x, y = start(name)
+def test_growth_under_autocast(name: str, kind: str) -> None:
+    model, optimizer, x, y = start(name, kind=kind)
     changes = 0
     for _ in range(8):
         optimizer.zero_grad()
@@ -226,8 +229,9 @@ def test_armed_only_in_the_step_of_the_change() -> None:
         assert all(site.module.probe is None for site in optimizer.sites)
 
 
-def test_followers_follow_and_stale_ones_raise() -> None:
-    model, optimizer, x, y = start()
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_followers_follow_and_stale_ones_raise(kind: str) -> None:
+    model, optimizer, x, y = start(kind=kind)
     method = optimizer.method
     average = AveragedModel(model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.5))
     optimizer = sk.Sparsifier(model, optimizer.optimizer, method, followers=[average])
@@ -255,8 +259,10 @@ def test_followers_follow_and_stale_ones_raise() -> None:
         train(model, optimizer, x, y, 1)
 
 
-def test_overflow_swaps_the_parameter_and_keeps_training() -> None:
-    model, optimizer, x, y = start("gse_random", rate=1.0)
+@pytest.mark.filterwarnings("ignore:layer collapse")
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_overflow_swaps_the_parameter_and_keeps_training(kind: str) -> None:
+    model, optimizer, x, y = start("gse_random", kind=kind, rate=1.0)
     for site in optimizer.sites:  # no room at all
         exact = site.active.with_capacity(site.nnz)
         site.module.values = nn.Parameter(site.module.values.detach()[: site.nnz].clone())
@@ -275,9 +281,9 @@ def test_overflow_swaps_the_parameter_and_keeps_training() -> None:
         state = inner.state[site.module.values]
         assert state["exp_avg"].shape == site.module.values.shape
         assert site.module.values is before or before not in inner.state
-    before = model[0].values.detach().clone()
+    before = layers(model)[-1].values.detach().clone()
     train(model, optimizer, x, y, 1)
-    assert not torch.equal(before, model[0].values)
+    assert not torch.equal(before, layers(model)[-1].values)
 
 
 def test_state_of_another_method_or_model_is_refused() -> None:
@@ -298,8 +304,9 @@ def test_state_of_another_method_or_model_is_refused() -> None:
         alone.load_state_dict(state)
 
 
-def test_a_pattern_loaded_without_optimizer_state_is_refused() -> None:
-    model, optimizer, x, y = start()
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_a_pattern_loaded_without_optimizer_state_is_refused(kind: str) -> None:
+    model, optimizer, x, y = start(kind=kind)
     best = copy.deepcopy(model.state_dict())
     train(model, optimizer, x, y, 2)
     model.load_state_dict(best)  # the same pattern: as with a dense model
@@ -314,8 +321,9 @@ def test_a_pattern_loaded_without_optimizer_state_is_refused() -> None:
     train(model, optimizer, x, y, 1)
 
 
-def test_model_and_optimizer_copy_together() -> None:
-    model, optimizer, x, y = start()
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_model_and_optimizer_copy_together(kind: str) -> None:
+    model, optimizer, x, y = start(kind=kind)
     torch.optim.lr_scheduler.StepLR(optimizer, 5)
     train(model, optimizer, x, y, 4)
     twin, its = copy.deepcopy((model, optimizer))
@@ -334,8 +342,9 @@ def test_a_sparse_model_has_to_agree_with_the_method() -> None:
     sk.sparsify(model, 0.5)
 
 
-def test_report_counts_flips_and_overlap() -> None:
-    model, optimizer, x, y = start("set")
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_report_counts_flips_and_overlap(kind: str) -> None:
+    model, optimizer, x, y = start("set", kind=kind)
     first = [site.active.mask() for site in optimizer.sites]
     train(model, optimizer, x, y, 7)
     before = [site.active.mask() for site in optimizer.sites]

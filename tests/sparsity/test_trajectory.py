@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from networks import convnet
 from torch import Tensor, nn
 
 import sparsekern as sk
@@ -33,12 +34,22 @@ OPTIONS: dict[str, dict[str, Any]] = {
 STEPS = 20
 
 
-def network() -> nn.Sequential:
+SPARSE = [name for name in sk.methods.names() if name != "dense"]
+KINDS = ("linear", "conv")
+CONV = [("conv", "momentum"), ("conv", "adamw-fused")]
+
+
+def network(kind: str) -> nn.Module:
+    if kind == "conv":
+        return convnet().double()
     return nn.Sequential(nn.Linear(12, 20), nn.Tanh(), nn.Linear(20, 15), nn.Tanh(), nn.Linear(15, 3)).double()
 
 
-def batches(n: int = STEPS) -> list[tuple[Tensor, Tensor]]:
+def batches(kind: str, n: int = STEPS) -> list[tuple[Tensor, Tensor]]:
     generator = torch.Generator().manual_seed(5)
+    if kind == "conv":
+        x = torch.randn(n, 8, 3, 6, 6, generator=generator, dtype=torch.double)
+        return [(part, part.mean((2, 3)).argmax(1)) for part in x]
     x = torch.randn(n, 16, 12, generator=generator, dtype=torch.double)
     return [(part, part[:, :3].argmax(1)) for part in x]
 
@@ -48,10 +59,12 @@ def make(name: str, **options: Any) -> sk.Method:
     return sk.methods.get(name)(sparsity=0.7, total_steps=STEPS, steps_per_epoch=5, **options)
 
 
-def prepare(name: str, build: Callable, backend: str = "sparse", seed: int = 3) -> tuple[nn.Module, sk.Sparsifier]:
+def prepare(
+    kind: str, name: str, build: Callable, backend: str = "sparse", seed: int = 3
+) -> tuple[nn.Module, sk.Sparsifier]:
     torch.manual_seed(seed)
-    method = make(name)
-    model = sk.sparsify(network(), method, batches=batches(2), loss=nn.functional.cross_entropy, backend=backend)
+    method, data = make(name), batches(kind, 2)
+    model = sk.sparsify(network(kind), method, batches=data, loss=nn.functional.cross_entropy, backend=backend)
     return model, sk.Sparsifier(model, build(model.parameters()), method)
 
 
@@ -102,16 +115,16 @@ class MaskedTwin:
             self.optimizer.step()
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("name", [n for n in sk.methods.names() if n != "dense"])
-def test_sparse_equals_masked_dense(name: str, optimizer: str) -> None:
+@pytest.mark.parametrize(("kind", "optimizer"), [*(("linear", name) for name in OPTIMIZERS), *CONV])
+@pytest.mark.parametrize("name", SPARSE)
+def test_sparse_equals_masked_dense(name: str, kind: str, optimizer: str) -> None:
     if name not in OPTIONS and optimizer != "momentum":
         optimizer = "adam"
-    model, sparsifier = prepare(name, OPTIMIZERS[optimizer])
+    model, sparsifier = prepare(kind, name, OPTIMIZERS[optimizer])
     twin = MaskedTwin(model, OPTIMIZERS[optimizer])
     twin.follow(sparsifier.sites)
     changes = 0
-    for t, batch in enumerate(batches()):
+    for t, batch in enumerate(batches(kind)):
         due = sparsifier.method.when.fires(t)
         step(model, sparsifier, batch)
         twin.step(batch, sparsifier.sites, update=not (due and sparsifier.method.update == "replace"))
@@ -129,12 +142,13 @@ def test_sparse_equals_masked_dense(name: str, optimizer: str) -> None:
                 torch.testing.assert_close(value[: site.nnz], expected, msg=f"{site.name} {key}")
 
 
-@pytest.mark.parametrize("name", [n for n in sk.methods.names() if n != "dense"])
-def test_sparse_equals_masked_backend(name: str) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", SPARSE)
+def test_sparse_equals_masked_backend(name: str, kind: str) -> None:
     runs = []
     for backend in ("sparse", "masked", "dense"):
-        model, sparsifier = prepare(name, OPTIMIZERS["momentum"], backend)
-        losses = [step(model, sparsifier, batch) for batch in batches()]
+        model, sparsifier = prepare(kind, name, OPTIMIZERS["momentum"], backend)
+        losses = [step(model, sparsifier, batch) for batch in batches(kind)]
         runs.append((torch.stack(losses), [site.active.mask() for site in sparsifier.sites]))
         assert {site.module.kernel for site in sparsifier.sites} <= (
             {"csr", "tiled"} if backend == "sparse" else {backend}
@@ -144,13 +158,14 @@ def test_sparse_equals_masked_backend(name: str) -> None:
         assert all(torch.equal(a, b) for a, b in zip(masks, runs[0][1], strict=True))
 
 
-@pytest.mark.parametrize("name", [n for n in sk.methods.names() if n != "dense"])
-def test_sparsity_is_exact_and_runs_are_deterministic(name: str) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", SPARSE)
+def test_sparsity_is_exact_and_runs_are_deterministic(name: str, kind: str) -> None:
     outcomes = []
     for _ in range(2):
-        model, sparsifier = prepare(name, OPTIMIZERS["adam"])
+        model, sparsifier = prepare(kind, name, OPTIMIZERS["adam"])
         size = sum(site.size for site in sparsifier.sites)
-        for t, batch in enumerate(batches()):
+        for t, batch in enumerate(batches(kind)):
             step(model, sparsifier, batch)
             expected = sk.topology.kept(sparsifier.method.sparsity(t), size)
             assert sum(site.nnz for site in sparsifier.sites) == expected
@@ -159,16 +174,18 @@ def test_sparsity_is_exact_and_runs_are_deterministic(name: str) -> None:
     assert all(torch.equal(outcomes[0][key], outcomes[1][key]) for key in outcomes[0])
 
 
-@pytest.mark.parametrize("optimizer", ["momentum", "adam-foreach", "amsgrad"])
+@pytest.mark.parametrize(
+    ("kind", "optimizer"), [*(("linear", name) for name in ("momentum", "adam-foreach", "amsgrad")), CONV[0]]
+)
 @pytest.mark.parametrize("name", sk.methods.names())
-def test_resume_in_the_middle_is_bit_for_bit(name: str, optimizer: str) -> None:
-    data = batches()
-    model, sparsifier = prepare(name, OPTIMIZERS[optimizer])
+def test_resume_in_the_middle_is_bit_for_bit(name: str, kind: str, optimizer: str) -> None:
+    data = batches(kind)
+    model, sparsifier = prepare(kind, name, OPTIMIZERS[optimizer])
     for t, batch in enumerate(data):
         if t == 11:
             saved = copy.deepcopy((model.state_dict(), sparsifier.state_dict()))
         step(model, sparsifier, batch)
-    resumed, continuation = prepare(name, OPTIMIZERS[optimizer], seed=99)
+    resumed, continuation = prepare(kind, name, OPTIMIZERS[optimizer], seed=99)
     resumed.load_state_dict(saved[0])
     continuation.load_state_dict(saved[1])
     for batch in data[11:]:
