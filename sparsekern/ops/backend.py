@@ -93,7 +93,8 @@ def choose_conv(
     def distance(row: dict) -> float:
         known = [(row["size"], size), (row["batch"], batch)]
         return (
-            _distance(row["out"] * row["in"], out * channels)
+            _distance(row["out"], out)
+            + _distance(row["in"], channels)
             + 4 * _distance(row["kernel"] ** 2, area)
             + 4 * _distance(row["stride"] ** 2, step)
             + sum(_distance(measured, given) for measured, given in known if given is not None)
