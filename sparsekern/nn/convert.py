@@ -18,7 +18,7 @@ def prunable_layers(model: nn.Module, exclude: Iterable[str] = ()) -> dict[str, 
     """The linear layers and 2-D convolutions of `model`, dense or sparse, by name, each once.
 
     Subclasses of `nn.Linear` and `nn.Conv2d` are left alone, since their owners read `.weight`; so are weights that two
-    modules share.
+    modules share, and such as are computed from other Parameters.
 
     Args:
         exclude: names and glob patterns of layers to leave dense.
@@ -38,6 +38,9 @@ def prunable_layers(model: nn.Module, exclude: Iterable[str] = ()) -> dict[str, 
             continue
         if any(id(p) in shared for p in layer.parameters(recurse=False)):
             warnings.warn(f"{name} shares a parameter with another module and stays dense", stacklevel=3)
+            continue
+        if type(layer) in SPARSE and "weight" not in layer._parameters:
+            warnings.warn(f"{name} computes its weight (weight norm, a mask?) and stays dense", stacklevel=3)
             continue
         chosen[name] = layer
     if not chosen:

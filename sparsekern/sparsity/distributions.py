@@ -17,12 +17,13 @@ def uniform(shapes: Sequence[Shape], total: int, generator: torch.Generator | No
 
 
 def er(shapes: Sequence[Shape], total: int, generator: torch.Generator | None = None) -> list[int]:
-    """Density proportional to (in + out) / (in out) (SET, Mocanu et al. 2018, eq. 3)."""
+    """Density proportional to (in + out) / (in out), of features or channels (SET, Mocanu et al. 2018, eq. 3)."""
     return _by_density(shapes, total, [(s[0] + s[1]) / max(1, s[0] * s[1]) for s in shapes])
 
 
 def erk(shapes: Sequence[Shape], total: int, generator: torch.Generator | None = None) -> list[int]:
-    """Density proportional to the sum over the product of all dimensions (RigL, Evci et al. 2020, section 3)."""
+    """Density proportional to the sum over the product of all dimensions of the weight, those of the kernel included
+    (RigL, Evci et al. 2020, section 3)."""
     return _by_density(shapes, total, [sum(s) / max(1, prod(s)) for s in shapes])
 
 

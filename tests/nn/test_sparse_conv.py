@@ -148,6 +148,15 @@ def test_autocast_and_narrow_dtypes() -> None:
     assert layer.bfloat16()(x.bfloat16()).dtype == torch.bfloat16
 
 
+def test_memory_report() -> None:
+    layer = sk.SparseConv2d(8, 16, 3, sparsity=0.9, backend="sparse")
+    total = sk.memory_report(layer).total
+    assert total["values"] == total["gradients"] == sum(p.nbytes for p in layer.parameters())
+    assert total["indices"] == sum(b.nbytes for b in layer.buffers())
+    assert total["dense_values"] == 4 * (8 * 16 * 9 + 16)
+    assert total["slack"] == total["scratch"] == 0
+
+
 @pytest.mark.parametrize("backend", ["sparse", "dense"])
 def test_compiles_without_graph_breaks_and_once_for_every_pattern(backend: str) -> None:
     torch._dynamo.reset()

@@ -1,5 +1,7 @@
 """Distributions share out exactly."""
 
+from math import prod
+
 import pytest
 import torch
 
@@ -26,6 +28,17 @@ def test_erk_makes_small_layers_dense_and_solves_the_rest_again() -> None:
     assert counts[2] == 1000
     densities = [n / (a * b) for n, (a, b) in zip(counts, SHAPES, strict=True)]
     assert densities[0] / densities[1] == pytest.approx((1084 / 235200) / (400 / 30000), rel=1e-3)
+
+
+def test_er_counts_channels_and_erk_the_kernel_too() -> None:
+    shapes = [(64, 32, 3, 3), (128, 64, 1, 1), (256, 64, 5, 5)]
+    for name, density in (
+        ("er", lambda s: (s[0] + s[1]) / (s[0] * s[1])),
+        ("erk", lambda s: sum(s) / (s[0] * s[1] * s[2] * s[3])),
+    ):
+        counts = distributions.by_name(name)(shapes, 3000, None)
+        shares = [n / (prod(s) * density(s)) for n, s in zip(counts, shapes, strict=True)]
+        assert shares == pytest.approx([shares[0]] * 3, rel=1e-2)
 
 
 def test_apportion_caps_and_redistributes() -> None:

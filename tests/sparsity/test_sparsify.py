@@ -7,6 +7,7 @@ import torch
 from networks import layers, network
 from torch import nn
 from torch.nn.functional import cross_entropy
+from torch.nn.utils import prune
 
 import sparsekern as sk
 from sparsekern.sparsity.start import mean_gradient
@@ -69,6 +70,15 @@ def test_shared_modules_and_shared_weights() -> None:
     with pytest.warns(UserWarning, match="shares a parameter"):
         sk.sparsify(tied, 0.5)
     assert [type(m) for m in tied] == [nn.Linear, nn.Linear, sk.SparseLinear]
+
+
+def test_weights_that_are_computed_stay_dense() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.utils.parametrizations.weight_norm(nn.Conv2d(4, 4, 3)))
+    model.append(prune.random_unstructured(nn.Conv2d(4, 4, 3), "weight", 0.5))
+    with pytest.warns(UserWarning, match="2 computes its weight"):
+        sk.sparsify(model, 0.5)
+    assert [isinstance(m, sk.SparseConv2d) for m in model] == [True, False, False]
+    model(torch.randn(1, 3, 8, 8)).sum().backward()
 
 
 def test_an_attention_layer_keeps_working() -> None:
