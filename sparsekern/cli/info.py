@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from ..ops import extension
-from . import options
-from .data import load
+from . import models, options
+from .data import SHAPES, load, stand_in
 from .run import Run
 from .text import table
 
@@ -71,15 +71,29 @@ def _version(package: str) -> str:
 
 def layers(given: dict, download: bool) -> str:
     """The layers of a run that has seen one batch: shape, nonzeros, kernel, reason."""
+    if "data" not in given:
+        given = given | {"data": _usual(given.get("model", options.DEFAULTS["model"]))}
     config = options.resolve(given)
-    session = Run(config, load(config, download))
+    known = config["data"] in SHAPES and not (config["data_dir"] or download)
+    session = Run(config, stand_in(config["data"], config["batch_size"]) if known else load(config, download))
     session.probe()
     rows = session.optimizer.report().rows
+    image = " x ".join(map(str, session.data.shape))
+    title = (
+        f"{config['model']} on {config['data']} ({image}, {session.data.classes} classes), batch {config['batch_size']}"
+    )
     if not rows:
-        return "no sparse layer"
+        return f"{title}\nno sparse layer"
     cells = [["layer", "shape", "nonzeros", "sparsity", "kernel", "reason"]]
     for row in rows:
         shape = " x ".join(str(n) for n in row["shape"])
         share = f"{1 - row['nnz'] / prod(row['shape']):.2%}"
         cells.append([row["name"], shape, f"{row['nnz']:,}", share, str(row["kernel"]), str(row["reason"])])
-    return table(cells, right={2, 3})
+    return f"{title}\n{table(cells, right={2, 3})}"
+
+
+def _usual(model: str) -> str:
+    """The data set whose shape a model is shown unless the user names another."""
+    if model.startswith(models.TORCHVISION):
+        return "imagefolder"
+    return options.DEFAULTS["data"] if model in models.FLAT else "cifar10"

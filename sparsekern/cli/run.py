@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from .. import Sparsifier, memory_report, methods, sparsify
 from ..nn.convert import prunable_layers
@@ -95,6 +96,15 @@ class Run:
         rows = torch.randperm(len(self.data.train), generator=generator)
         return self.data.train.batches(rows, self.config["batch_size"], generator)
 
+    def check_batches(self) -> None:
+        """Raises a `UsageError` if batch norm would have to learn from a batch of one sample."""
+        rows, batch = len(self.data.train), self.config["batch_size"]
+        if (batch == 1 or rows % batch == 1) and any(isinstance(m, _BatchNorm) for m in self.model.modules()):
+            raise UsageError(
+                f"--batch-size {batch} leaves one of {rows} training samples alone in a batch, from which batch norm "
+                "cannot learn; choose another"
+            )
+
     def train_epoch(self, tick: Callable[[], None]) -> float:
         """One pass over the training rows; calls `tick` after each step. Returns the mean loss over the rows.
 
@@ -139,6 +149,7 @@ class Run:
     @torch.no_grad()
     def probe(self) -> None:
         """Shows the model one batch, so that every layer has settled on a kernel."""
+        self.model.eval()
         with self.autocast:
             self.model(next(self._batches(0))[0])
 

@@ -88,6 +88,7 @@ def _resumed(given: dict, state: dict) -> dict:
 def train(config: dict, folder: Path | None, state: dict | None, download: bool) -> int:
     """Runs a configuration to its last epoch. `state` is the checkpoint to go on from."""
     session = Run(config, load(config, download))
+    session.check_batches()
     if state is not None:
         session.load_state_dict(state)
     folder = make_folder(folder or _free_folder(config))

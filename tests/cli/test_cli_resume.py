@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from runs import interrupt_at, load, same
 
 from sparsekern.cli import main
 from sparsekern.cli import train as command
-from sparsekern.cli.run import Run
 
 FLAGS = ["--model", "lenet300", "--width", "0.2", "--threads", "1", "--epochs", "4", "--sparsity", "0.8"]
 CASES = {
@@ -28,45 +28,6 @@ CASES = {
 
 def flags(case: str) -> list[str]:
     return [*(FLAGS if case != "dense" else FLAGS[:-2]), *CASES[case]]
-
-
-def load(folder: Path) -> dict:
-    return torch.load(folder / "checkpoint.pt", weights_only=True)
-
-
-def same(a: object, b: object, path: str = "") -> None:
-    """Compares nested states exactly, but for times."""
-    if isinstance(a, dict):
-        assert isinstance(b, dict)
-        assert a.keys() == b.keys(), path
-        for key in a.keys() - {"seconds", "seconds_per_step", "train_seconds"}:
-            same(a[key], b[key], f"{path}.{key}")
-    elif isinstance(a, list | tuple):
-        assert isinstance(b, list | tuple)
-        assert len(a) == len(b), path
-        for i, (x, y) in enumerate(zip(a, b, strict=True)):
-            same(x, y, f"{path}[{i}]")
-    elif isinstance(a, torch.Tensor):
-        assert isinstance(b, torch.Tensor)
-        assert a.dtype == b.dtype, path
-        assert torch.equal(a, b), path
-    else:
-        assert a == b, path
-
-
-def interrupt_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
-    """Presses Ctrl-C once, after `step` steps."""
-    original = Run.train_epoch
-
-    def train_epoch(self: Run, tick):
-        def pressed() -> None:
-            tick()
-            if self.step == step:
-                raise KeyboardInterrupt
-
-        return original(self, pressed)
-
-    monkeypatch.setattr(Run, "train_epoch", train_epoch)
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 
+import torch
+
 from ..errors import choose
 from .cifar import cifar10, cifar100
 from .common import Data
@@ -20,9 +22,30 @@ DATA: dict[str, Callable[[dict, bool], Data]] = {
     "csv": csv,
 }
 
-__all__ = ["DATA", "Data", "Held", "load"]
+# shape of one input and classes of the sets that are not the user's own
+SHAPES: dict[str, tuple[tuple[int, ...], int]] = {
+    "digits": ((1, 8, 8), 10),
+    "mnist": ((1, 28, 28), 10),
+    "fashion-mnist": ((1, 28, 28), 10),
+    "cifar10": ((3, 32, 32), 10),
+    "cifar100": ((3, 32, 32), 100),
+    "tiny-imagenet": ((3, 64, 64), 200),
+    "imagefolder": ((3, 224, 224), 1000),
+}
+
+__all__ = ["DATA", "SHAPES", "Data", "Held", "load", "stand_in"]
 
 
 def load(config: dict, download: bool = False) -> Data:
     """The data of a run; `config` gives `data`, `data_dir`, `target`, `seed`."""
     return DATA[choose("data set", config["data"], list(DATA))](config, download)
+
+
+def stand_in(name: str, samples: int) -> Data:
+    """Noise of the shape of a data set, for a look at a network without the files."""
+    shape, classes = SHAPES[name]
+    generator = torch.Generator().manual_seed(0)
+    part = Held(
+        torch.randn(samples, *shape, generator=generator), torch.randint(classes, (samples,), generator=generator)
+    )
+    return Data(part, part, classes)

@@ -1,0 +1,47 @@
+"""Runs of the command line: interrupting them, comparing what they leave."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from sparsekern.cli.run import Run
+
+
+def load(folder: Path) -> dict:
+    return torch.load(folder / "checkpoint.pt", weights_only=True)
+
+
+def same(a: object, b: object, path: str = "") -> None:
+    """Compares nested states exactly, but for times."""
+    if isinstance(a, dict):
+        assert isinstance(b, dict)
+        assert a.keys() == b.keys(), path
+        for key in a.keys() - {"seconds", "seconds_per_step", "train_seconds"}:
+            same(a[key], b[key], f"{path}.{key}")
+    elif isinstance(a, list | tuple):
+        assert isinstance(b, list | tuple)
+        assert len(a) == len(b), path
+        for i, (x, y) in enumerate(zip(a, b, strict=True)):
+            same(x, y, f"{path}[{i}]")
+    elif isinstance(a, torch.Tensor):
+        assert isinstance(b, torch.Tensor)
+        assert a.dtype == b.dtype, path
+        assert torch.equal(a, b), path
+    else:
+        assert a == b, path
+
+
+def interrupt_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """Presses Ctrl-C once, after `step` steps."""
+    original = Run.train_epoch
+
+    def train_epoch(self: Run, tick):
+        def pressed() -> None:
+            tick()
+            if self.step == step:
+                raise KeyboardInterrupt
+
+        return original(self, pressed)
+
+    monkeypatch.setattr(Run, "train_epoch", train_epoch)
