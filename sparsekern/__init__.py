@@ -1,13 +1,15 @@
 """Sparse training of neural networks that saves time and memory: the zeros are neither stored nor multiplied."""
 
 from . import ops
-from .nn import MemoryReport, SparseConv2d, SparseLinear, densify, memory_report
+from .nn import MaskedConv2d, MaskedLinear, MemoryReport, SparseConv2d, SparseLinear, densify, memory_report
 from .sparsity import Method, Sparsifier, methods, sparsify
 from .topology import SparseWeight, Topology
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "MaskedConv2d",
+    "MaskedLinear",
     "MemoryReport",
     "Method",
     "SparseConv2d",

@@ -1,14 +1,20 @@
-"""Layers that hold their nonzeros only, and the conversion of models."""
+"""Layers with a sparsity pattern, and the conversion of models."""
 
 from .conv import SparseConv2d
 from .convert import densify, prunable_layers, sparse_twin, swap
-from .layer import SparseLayer
+from .layer import PatternLayer
 from .linear import SparseLinear
+from .masked import MaskedConv2d, MaskedLayer, MaskedLinear
 from .memory import MemoryReport, memory_report
 from .probe import Probe
+from .sparse import SparseLayer
 
 __all__ = [
+    "MaskedConv2d",
+    "MaskedLayer",
+    "MaskedLinear",
     "MemoryReport",
+    "PatternLayer",
     "Probe",
     "SparseConv2d",
     "SparseLayer",

@@ -1,36 +1,24 @@
-"""A convolution that holds its nonzeros only."""
+"""Convolutions: their product, and the one that holds its nonzeros only."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..ops.backend import Choice, choose_conv
-from ..ops.conv import convolve, expanded, sparse, window
+from ..ops.conv import Window, convolve, expanded, sparse, window
 from ..topology import Topology
-from .layer import SparseLayer
+from .layer import PatternLayer
 from .probe import ConvProbe
+from .sparse import SparseLayer
 
 PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 Pair = int | Sequence[int]
 
 
-class SparseConv2d(SparseLayer):
-    """2-D convolution with a sparse weight of which only the nonzeros exist.
-
-    The constructor is that of `nn.Conv2d` plus exactly one of `sparsity` (a random pattern, G(n, M)) and `topology`
-    (of the weight's shape `[out, in / groups, kernel height, kernel width]`). New weights are uniform with variance
-    1 / fan-in, the fan-in being the number of nonzeros of the output channel (GraBo).
-
-    Attributes:
-        values: Parameter `[capacity]`, the used slots first, in row-major order; the only weight Parameter.
-        bias: Parameter `[out_channels]` or None.
-        kernel, reason: the kernel in use ("csr", "dense" or "masked") and why.
-
-    Shapes: input `[batch, in_channels, height, width]` or without the batch, output alike and in the same memory
-    format. `state_dict` holds row-major `values` and `col` `[nnz]` with `row_ptr`, and loads into a layer of any
-    capacity.
-    """
+class Conv2dProduct(PatternLayer):
+    """The constructor and the product of 2-D convolutions with a pattern."""
 
     DENSE = nn.Conv2d
     SETTINGS = (
@@ -52,6 +40,7 @@ class SparseConv2d(SparseLayer):
     dilation: tuple[int, int]
     groups: int
     padding_mode: str
+    window: Window
 
     def __init__(
         self,
@@ -71,6 +60,7 @@ class SparseConv2d(SparseLayer):
         topology: Topology | None = None,
         backend: str = "auto",
         generator: torch.Generator | None = None,
+        **options: Any,
     ) -> None:
         if groups < 1 or in_channels % groups or out_channels % groups:
             raise ValueError(f"groups must divide {in_channels} input and {out_channels} output channels, got {groups}")
@@ -92,10 +82,10 @@ class SparseConv2d(SparseLayer):
             "padding_mode": padding_mode,
         }
         shape = (out_channels, in_channels // groups, *kernel)
-        super().__init__(settings, shape, bias, device, dtype, sparsity, topology, backend, generator)
+        super().__init__(settings, shape, bias, device, dtype, sparsity, topology, backend, generator, **options)
         # What the operator is told, made once; modes other than zeros are applied before it.
         self._border = None if padding_mode == "zeros" else [*sides[2:], *sides[:2]]
-        self._window = seen if padding_mode == "zeros" else (kernel, strides, [0, 0, 0, 0], dilations, groups)
+        self.window = seen if padding_mode == "zeros" else (kernel, strides, [0, 0, 0, 0], dilations, groups)
 
     def choose_kernel(self, density: float) -> Choice:
         out, channels, *_ = self.weight_shape
@@ -104,21 +94,20 @@ class SparseConv2d(SparseLayer):
         )
 
     def new_probe(self) -> ConvProbe:
-        return ConvProbe(self.weight_shape, self._window)
+        return ConvProbe(self.weight_shape, self.window)
 
-    def forward(self, input: Tensor) -> Tensor:
-        if self._border is not None:
-            input = nn.functional.pad(input, self._border, mode=self.padding_mode)
+    def prepare(self, input: Tensor) -> Tensor:
+        return input if self._border is None else nn.functional.pad(input, self._border, mode=self.padding_mode)
+
+    def product(self, input: Tensor, values: Tensor) -> Tensor:
         if self.kernel == "masked":
-            output = self._masked(input)
-        else:
-            op = expanded if self.kernel == "dense" else sparse
-            output = convolve(op, input, self.values, self.index, self.bias, self._window)
-        return output if self.probe is None else self.probe.tap(output, input)
+            return self._masked(input, values)
+        op = expanded if self.kernel == "dense" else sparse
+        return convolve(op, input, values, self.index, self.bias, self.window)
 
-    def _masked(self, input: Tensor) -> Tensor:
+    def _masked(self, input: Tensor, values: Tensor) -> Tensor:
         """What `nn.Conv2d` computes with the zeros in place, bit for bit."""
-        weight, padding = self.topology.dense(self.values), self.padding if self._border is None else 0
+        weight, padding = self.topology.dense(values), self.padding if self._border is None else 0
         return nn.functional.conv2d(input, weight, self.bias, self.stride, padding, self.dilation, self.groups)
 
     def extra_repr(self) -> str:
@@ -126,3 +115,21 @@ class SparseConv2d(SparseLayer):
         usual = {"padding": (0, 0), "dilation": (1, 1), "groups": 1, "padding_mode": "zeros"}
         parts += [f"{name}={getattr(self, name)!r}" for name, value in usual.items() if getattr(self, name) != value]
         return ", ".join([*parts, *(["bias=False"] if self.bias is None else []), self.pattern_repr()])
+
+
+class SparseConv2d(Conv2dProduct, SparseLayer):
+    """2-D convolution with a sparse weight of which only the nonzeros exist.
+
+    The constructor is that of `nn.Conv2d` plus exactly one of `sparsity` (a random pattern, G(n, M)) and `topology`
+    (of the weight's shape `[out, in / groups, kernel height, kernel width]`). New weights are uniform with variance
+    1 / fan-in, the fan-in being the number of nonzeros of the output channel (GraBo).
+
+    Attributes:
+        values: Parameter `[capacity]`, the used slots first, in row-major order; the only weight Parameter.
+        bias: Parameter `[out_channels]` or None.
+        kernel, reason: the kernel in use ("csr", "dense" or "masked") and why.
+
+    Shapes: input `[batch, in_channels, height, width]` or without the batch, output alike and in the same memory
+    format. `state_dict` holds row-major `values` and `col` `[nnz]` with `row_ptr`, and loads into a layer of any
+    capacity.
+    """

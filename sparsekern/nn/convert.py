@@ -8,14 +8,15 @@ from torch import nn
 
 from ..topology import Topology
 from .conv import SparseConv2d
-from .layer import SparseLayer
+from .layer import PatternLayer
 from .linear import SparseLinear
+from .sparse import SparseLayer
 
 SPARSE: dict[type[nn.Module], type[SparseLayer]] = {layer.DENSE: layer for layer in (SparseLinear, SparseConv2d)}
 
 
 def prunable_layers(model: nn.Module, exclude: Iterable[str] = ()) -> dict[str, nn.Module]:
-    """The linear layers and 2-D convolutions of `model`, dense or sparse, by name, each once.
+    """The linear layers and 2-D convolutions of `model`, dense, sparse or masked, by name, each once.
 
     Subclasses of `nn.Linear` and `nn.Conv2d` are left alone, since their owners read `.weight`; so are weights that two
     modules share, and such as are computed from other Parameters.
@@ -27,7 +28,7 @@ def prunable_layers(model: nn.Module, exclude: Iterable[str] = ()) -> dict[str, 
         ValueError: a pattern of `exclude` matches no layer, or nothing prunable remains.
     """
     patterns = [exclude] if isinstance(exclude, str) else list(exclude)
-    layers = {n: m for n, m in model.named_modules() if type(m) in SPARSE or isinstance(m, SparseLayer)}
+    layers = {n: m for n, m in model.named_modules() if type(m) in SPARSE or isinstance(m, PatternLayer)}
     for pattern in patterns:
         if not any(fnmatch.fnmatchcase(name, pattern) for name in layers):
             raise ValueError(f"exclude pattern {pattern!r} matches none of the layers {', '.join(layers) or '(none)'}")
@@ -57,9 +58,11 @@ def _shared_parameters(model: nn.Module) -> set[int]:
 
 
 def sparse_twin(layer: nn.Module, topology: Topology, backend: str = "auto") -> SparseLayer:
-    """The layer on `topology` with the weights of a dense or sparse one, as `SparseLayer.from_topology`."""
-    kind = type(layer) if isinstance(layer, SparseLayer) else SPARSE[type(layer)]
-    return kind.from_topology(layer, topology, backend=backend)
+    """The layer that holds its nonzeros only, on `topology`, with the weights of a dense, sparse or masked one, as
+    `SparseLayer.from_topology`."""
+    return SPARSE[layer.DENSE if isinstance(layer, PatternLayer) else type(layer)].from_topology(
+        layer, topology, backend=backend
+    )
 
 
 def swap(model: nn.Module, name: str, layer: nn.Module) -> nn.Module:
@@ -78,8 +81,8 @@ def swap(model: nn.Module, name: str, layer: nn.Module) -> nn.Module:
 
 
 def densify(model: nn.Module) -> nn.Module:
-    """Exchanges every sparse layer for an ordinary dense one, zeros in place; returns the model."""
+    """Exchanges every sparse or masked layer for an ordinary dense one, zeros in place; returns the model."""
     for name, layer in list(model.named_modules()):
-        if isinstance(layer, SparseLayer):
+        if isinstance(layer, PatternLayer):
             model = swap(model, name, layer.to_dense())
     return model

@@ -1,4 +1,4 @@
-"""What layers that hold their nonzeros only have in common."""
+"""What layers with a sparsity pattern have in common."""
 
 from __future__ import annotations
 
@@ -9,30 +9,31 @@ import torch
 from torch import Tensor, nn
 
 from ..ops.backend import Choice
-from ..topology import SparseWeight, Topology, is_pattern, kept
+from ..ops.conv import Window
+from ..topology import Topology, is_pattern, kept
 from .probe import Probe
 
-Layer = TypeVar("Layer", bound="SparseLayer")
+Layer = TypeVar("Layer", bound="PatternLayer")
 INDEX = ("row_ptr", "col", "t_ptr", "t_row", "t_pos", "tile_ptr", "t_tile_ptr")
 
 
-class SparseLayer(nn.Module):
-    """A layer with a weight of which only the nonzeros exist: its pattern, its kernel, conversion and files.
+class PatternLayer(nn.Module):
+    """A layer whose weight has a sparsity pattern: the pattern, its kernel, conversion and files.
 
-    A subclass computes, chooses among its kernels and names its dense twin: a class (`DENSE`) and those of its
-    attributes that describe the shape of both (`SETTINGS`).
+    Two subclasses make a layer. One says how the weight is stored: the name of its Parameter (`WEIGHT`) and what comes
+    and goes there. The other knows the product: it names the dense twin, a class (`DENSE`) and those of its attributes
+    that describe the shape of both (`SETTINGS`).
 
     Attributes:
-        values: Parameter `[capacity]`, the used slots first, in row-major order; the only weight Parameter.
         bias: Parameter `[out]` or None.
         weight_shape: shape of the weight of the dense twin.
         kernel, reason: the kernel in use and why.
     """
 
+    WEIGHT: ClassVar[str]
     DENSE: ClassVar[type[nn.Module]]
     SETTINGS: ClassVar[tuple[str, ...]]
 
-    values: nn.Parameter
     bias: nn.Parameter | None
     row_ptr: Tensor
     col: Tensor
@@ -56,31 +57,35 @@ class SparseLayer(nn.Module):
             topology = Topology.random(weight_shape, kept(sparsity, prod(weight_shape)), generator=generator)
         elif topology is None or sparsity is not None:
             raise ValueError("expected exactly one of sparsity and topology")
-        if topology.shape != weight_shape:
-            raise ValueError(f"topology must have the weight's shape {weight_shape}, got {topology.shape}")
         self.weight_shape, self.backend = weight_shape, backend
         self.probe: Probe | None = None
         self.loads = 0  # how often a state dict brought another pattern
         self.set_topology(topology if device is None else topology.to(device))
         factory: dict[str, Any] = {"device": self.col.device, "dtype": dtype}
-        self.values = nn.Parameter(torch.empty(topology.capacity, **factory))
+        self.register_parameter(self.WEIGHT, nn.Parameter(self.empty_weight(topology.capacity, **factory)))
         self.register_parameter("bias", nn.Parameter(torch.empty(weight_shape[0], **factory)) if bias else None)
         self.reset_parameters(generator)
 
     @torch.no_grad()
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Weights uniform in +-sqrt(3 / fan-in of the row), bias as in the dense layer."""
-        fan_in = self.row_ptr.diff()
-        bound = (3.0 / fan_in.clamp(min=1)).sqrt().repeat_interleave(fan_in)
-        drawn = torch.rand(bound.numel(), generator=generator).to(bound.device)
-        self.values.zero_()
-        self.values[: bound.numel()] = (bound * (2 * drawn - 1)).to(self.values.dtype)
+        """Weights as the storage has them, bias as in the dense layer."""
+        self.reset_weight(generator)
         if self.bias is not None:
             limit = max(1, prod(self.weight_shape[1:])) ** -0.5
-            drawn = torch.rand(self.bias.numel(), generator=generator).to(bound.device)
+            drawn = torch.rand(self.bias.numel(), generator=generator).to(self.bias.device)
             self.bias.copy_(limit * (2 * drawn - 1))
 
-    # ---- what a subclass says
+    # ---- what the product says
+
+    window: Window | None = None  # of a convolution
+
+    def prepare(self, input: Tensor) -> Tensor:
+        """What the product is taken of."""
+        return input
+
+    def product(self, input: Tensor, values: Tensor) -> Tensor:
+        """Of a prepared input and the weight `[capacity]`, with the bias, by the kernel in use."""
+        raise NotImplementedError
 
     def choose_kernel(self, density: float) -> Choice:
         """The kernel for a pattern of this density."""
@@ -89,6 +94,33 @@ class SparseLayer(nn.Module):
     def new_probe(self) -> Probe:
         """What records the statistics of one step of this layer."""
         raise NotImplementedError
+
+    # ---- what the storage says
+
+    def empty_weight(self, capacity: int, **factory: Any) -> Tensor:
+        """For the Parameter."""
+        raise NotImplementedError
+
+    def reset_weight(self, generator: torch.Generator | None) -> None:
+        """Draws new weights."""
+        raise NotImplementedError
+
+    def take_weight(self, module: nn.Module) -> None:
+        """The weights of the dense twin or of a layer with a pattern."""
+        raise NotImplementedError
+
+    def dense_weight(self) -> Tensor:
+        """The weight of the dense twin, zeros in place."""
+        raise NotImplementedError
+
+    def adopt(self, weight: Tensor, row_ptr: Tensor, col: Tensor) -> Tensor:
+        """Installs a saved pattern; returns what the Parameter becomes of the saved weight."""
+        raise NotImplementedError
+
+    @property
+    def stored(self) -> nn.Parameter:
+        """The Parameter of the weight."""
+        return getattr(self, self.WEIGHT)
 
     # ---- pattern
 
@@ -104,7 +136,9 @@ class SparseLayer(nn.Module):
         return [buffers[name] for name in INDEX]  # type: ignore[misc]
 
     def set_topology(self, topology: Topology) -> None:
-        """Installs a pattern, and the kernel that suits it; `values` is the caller's to rearrange."""
+        """Installs a pattern, and the kernel that suits it; stored nonzeros are the caller's to rearrange."""
+        if topology.shape != self.weight_shape:
+            raise ValueError(f"topology must have the weight's shape {self.weight_shape}, got {topology.shape}")
         self._install(topology, *self.choose_kernel(1 - topology.sparsity))
 
     def set_kernel(self, kernel: str, reason: str) -> None:
@@ -123,45 +157,45 @@ class SparseLayer(nn.Module):
     # ---- conversion
 
     @classmethod
-    def from_dense(cls: type[Layer], module: nn.Module, mask: Tensor, *, backend: str = "auto") -> Layer:
+    def from_dense(
+        cls: type[Layer], module: nn.Module, mask: Tensor, *, backend: str = "auto", **options: Any
+    ) -> Layer:
         """The layer with the bias of `module` and its weights where `mask` (bool, the weight's shape) is True."""
-        weight = cls._weight(module)
+        cls.check_twin(module)
+        weight: Any = module.weight
         if mask.shape != weight.shape:
             raise ValueError(f"mask must have shape {tuple(weight.shape)}, got {tuple(mask.shape)}")
-        return cls.from_topology(module, Topology.from_mask(mask.to(weight.device)), backend=backend)
+        return cls.from_topology(module, Topology.from_mask(mask.to(weight.device)), backend=backend, **options)
 
     @classmethod
-    def from_topology(cls: type[Layer], module: nn.Module, topology: Topology, *, backend: str = "auto") -> Layer:
-        """The layer with the bias of `module`, the dense twin or a layer of this class, and its weights on `topology`;
-        weights that it does not have are zero."""
-        weight: Any = module.values if isinstance(module, cls) else cls._weight(module)
+    def from_topology(
+        cls: type[Layer], module: nn.Module, topology: Topology, *, backend: str = "auto", **options: Any
+    ) -> Layer:
+        """The layer with the bias of `module`, the dense twin or a layer that has the same, and its weights on
+        `topology`; weights that it does not have are zero."""
+        cls.check_twin(module)
+        weight: Any = module.stored if isinstance(module, PatternLayer) else module.weight
         bias: Any = module.bias
         layer = cls(
-            **{name: getattr(module, name) for name in cls.SETTINGS},
+            **{name: getattr(module, name) for name in cls.SETTINGS},  # type: ignore[arg-type]
             bias=bias is not None,
             device=weight.device,
             dtype=weight.dtype,
             topology=topology,
             backend=backend,
+            **options,
         )
-        topology = layer.topology
         with torch.no_grad():
-            if not isinstance(module, cls):
-                layer.values.copy_(topology.gather(weight))
-            elif topology.same_pattern(module.topology):
-                layer.values.copy_(topology.from_csr(module.topology.to_csr(weight)))
-            else:
-                layer.values.copy_(topology.gather(module.topology.dense(weight)))
+            layer.take_weight(module)
             if layer.bias is not None:
                 layer.bias.copy_(bias).requires_grad_(bias.requires_grad)
-        layer.values.requires_grad_(weight.requires_grad)
+        layer.stored.requires_grad_(weight.requires_grad)
         return layer.train(module.training)
 
     @classmethod
-    def _weight(cls, module: nn.Module) -> Tensor:
-        if not isinstance(module, cls.DENSE):
+    def check_twin(cls, module: nn.Module) -> None:
+        if not isinstance(module, cls.DENSE) and getattr(module, "DENSE", None) is not cls.DENSE:
             raise ValueError(f"expected a torch.nn.{cls.DENSE.__name__}, got {type(module).__name__}")
-        return module.weight  # type: ignore[return-value]
 
     @torch.no_grad()
     def to_dense(self) -> nn.Module:
@@ -170,23 +204,13 @@ class SparseLayer(nn.Module):
             self.DENSE,
             **{name: getattr(self, name) for name in self.SETTINGS},
             bias=self.bias is not None,
-            device=self.values.device,
-            dtype=self.values.dtype,
+            device=self.stored.device,
+            dtype=self.stored.dtype,
         )
-        dense.weight.copy_(self.topology.dense(self.values)).requires_grad_(self.values.requires_grad)
+        dense.weight.copy_(self.dense_weight()).requires_grad_(self.stored.requires_grad)
         if self.bias is not None:
             dense.bias.copy_(self.bias).requires_grad_(self.bias.requires_grad)
         return dense.train(self.training)
-
-    @property
-    def weight(self) -> Tensor:
-        """The weight as a dense tensor, differentiable in `values`: for modules that read the weights of their layers.
-        Made anew at every read; the layer itself never does."""
-        return self.topology.dense(self.values)
-
-    @property
-    def sparse_weight(self) -> SparseWeight:
-        return SparseWeight(self.values, self.topology)
 
     # ---- files
 
@@ -196,10 +220,8 @@ class SparseLayer(nn.Module):
 
     def _save_to_state_dict(self, destination: dict, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        nnz = self.topology.nnz
-        destination[prefix + "values"] = destination[prefix + "values"][:nnz]
         destination[prefix + "row_ptr"] = self.row_ptr
-        destination[prefix + "col"] = self.col[:nnz]
+        destination[prefix + "col"] = self.col[: self.topology.nnz]
 
     def _load_from_state_dict(
         self,
@@ -212,40 +234,38 @@ class SparseLayer(nn.Module):
         error_msgs: list,
     ) -> None:
         own = {key: value for key, value in state_dict.items() if key.startswith(prefix)}
-        saved = [own.get(prefix + "values"), own.pop(prefix + "row_ptr", None), own.pop(prefix + "col", None)]
+        name = prefix + self.WEIGHT
+        saved = [own.get(name), own.pop(prefix + "row_ptr", None), own.pop(prefix + "col", None)]
         if all(tensor is not None for tensor in saved):
             try:
-                own[prefix + "values"] = self._adopt(*saved)  # type: ignore[arg-type]
+                with torch.no_grad():
+                    own[name] = self.adopt(*saved)  # type: ignore[arg-type]
             except ValueError as error:
-                error_msgs.append(f"{prefix}values: {error}")
+                error_msgs.append(f"{name}: {error}")
                 return
         elif strict:
             missing_keys.extend(
-                prefix + name for name, tensor in zip(("row_ptr", "col"), saved[1:], strict=True) if tensor is None
+                prefix + key for key, tensor in zip(("row_ptr", "col"), saved[1:], strict=True) if tensor is None
             )
-            own.pop(prefix + "values", None)
+            if self.stored.shape != self.weight_shape:  # nonzeros mean nothing without their pattern
+                own.pop(name, None)
         super()._load_from_state_dict(own, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
 
-    @torch.no_grad()
-    def _adopt(self, values: Tensor, row_ptr: Tensor, col: Tensor) -> Tensor:
-        """Installs a saved pattern; returns its values padded to the capacity."""
-        rows, cols = self.weight_shape[0], prod(self.weight_shape[1:])
-        nnz, device = col.numel(), self.values.device
-        if row_ptr.numel() != rows + 1 or int(row_ptr[-1]) != nnz or values.shape != (nnz,):
+    def _adopt_pattern(self, row_ptr: Tensor, col: Tensor, capacity: int) -> Topology:
+        """Installs a saved pattern with room for `capacity` nonzeros."""
+        rows, cols, nnz = self.weight_shape[0], prod(self.weight_shape[1:]), col.numel()
+        if row_ptr.numel() != rows + 1 or int(row_ptr[-1]) != nnz:
             raise ValueError(
-                f"expected {rows} rows and a value for each of {nnz} columns, got "
-                f"{row_ptr.numel() - 1} rows and values of shape {tuple(values.shape)}"
+                f"expected {rows} rows that end with the last of {nnz} columns, got {row_ptr.numel() - 1} rows that "
+                f"end with {int(row_ptr[-1])}"
             )
         if not is_pattern(row_ptr, col, cols):
             raise ValueError(f"expected ascending columns in [0, {cols}) within ascending row pointers")
-        capacity, old = max(nnz, self.values.numel()), self.topology
-        if capacity != self.values.numel():  # in place: the Parameter stays the one that the optimizer holds
-            self.values.data = self.values.new_zeros(capacity)
-            self.values.grad = None
+        device, old = self.stored.device, self.topology
         padded = torch.zeros(capacity, dtype=torch.int32, device=device)
         padded[:nnz] = col
         # A copy: a state dict holds the tensors of the model it was taken from.
         topology = Topology(self.weight_shape, row_ptr.to(device, torch.int32, copy=True), padded)
         self.loads += capacity != old.capacity or not topology.same_pattern(old)
         self.set_topology(topology)
-        return topology.from_csr(values.to(device, self.values.dtype))
+        return topology

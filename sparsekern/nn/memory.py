@@ -8,7 +8,9 @@ import torch
 from torch import nn
 
 from ..ops.reference import PANEL_BYTES
-from .layer import SparseLayer
+from .layer import PatternLayer
+from .masked import MaskedLayer
+from .sparse import SparseLayer
 
 PARTS = ("values", "indices", "slack", "gradients", "optimizer", "scratch")
 
@@ -49,7 +51,8 @@ def memory_report(model: nn.Module, optimizer: Any = None) -> MemoryReport:
 
     Counted from the tensors that exist; a gradient is counted for every parameter that requires one, whether it is
     allocated at this moment or not. Slack is the room for nonzeros that no nonzero uses: values, index, gradient and
-    state. Scratch is what a dense product on an expanded weight takes; activations and the packed copies of them that
+    state. Scratch is what a dense product on an expanded weight takes and, where the weight is dense, the copy of its
+    active entries; activations and the packed copies of them that
     the kernels keep per thread (64 columns of inputs and outputs for each of up to four panels) are not counted.
     The dense twin has the same optimizer state tensors at its size.
 
@@ -58,10 +61,14 @@ def memory_report(model: nn.Module, optimizer: Any = None) -> MemoryReport:
     """
     state = {} if optimizer is None else optimizer.state
     rows = []
-    sparse = {name: m for name, m in model.named_modules() if isinstance(m, SparseLayer)}
-    inside = {id(p) for layer in sparse.values() for p in layer.parameters(recurse=False)}
-    for name, layer in sparse.items():
-        rows.append(_sparse_row(name or type(layer).__name__, layer, state))
+    layers = {name: m for name, m in model.named_modules() if isinstance(m, SparseLayer | MaskedLayer)}
+    inside = {id(p) for layer in layers.values() for p in layer.parameters(recurse=False)}
+    for name, layer in layers.items():
+        row = _masked_row(layer, state) if isinstance(layer, MaskedLayer) else _sparse_row(layer, state)
+        if layer.bias is not None:
+            bias = _dense_row("", layer.bias, state)
+            row = {key: value + bias[key] for key, value in row.items()}
+        rows.append({**row, "name": name or type(layer).__name__})
     rest = [(name, p) for name, p in model.named_parameters() if id(p) not in inside]
     for name, parameter in rest:
         rows.append(_dense_row(name, parameter, state))
@@ -79,7 +86,19 @@ def _dense_row(name: str, parameter: nn.Parameter, state: Any) -> dict[str, Any]
     return {"name": name, **own, **{f"dense_{key}": value for key, value in own.items()}}
 
 
-def _sparse_row(name: str, layer: SparseLayer, state: Any) -> dict[str, Any]:
+def _masked_row(layer: MaskedLayer, state: Any) -> dict[str, Any]:
+    weight = layer.weight
+    copy = layer.col.numel() * weight.element_size()
+    row = _dense_row("", weight, state)
+    return {**row, "indices": sum(t.nbytes for t in layer.index), "scratch": copy + _panel(layer)}
+
+
+def _panel(layer: PatternLayer) -> int:
+    """Bytes of the expanded weight, if the layer's kernel has one."""
+    return min(prod(layer.weight_shape) * layer.stored.element_size(), PANEL_BYTES) if layer.kernel == "dense" else 0
+
+
+def _sparse_row(layer: SparseLayer, state: Any) -> dict[str, Any]:
     nnz, capacity = layer.topology.nnz, layer.values.numel()
     item, used = layer.values.element_size(), nnz / max(1, capacity)
     index = sum(t.nbytes for t in layer.index)
@@ -87,14 +106,14 @@ def _sparse_row(name: str, layer: SparseLayer, state: Any) -> dict[str, Any]:
     gradient = item * layer.values.requires_grad
     moments = _state_bytes(layer.values, state)
     dense = prod(layer.weight_shape)
-    row = {
-        "name": name,
+    return {
+        "name": "",
         "values": nnz * item,
         "indices": index - round(slots * (1 - used)),
         "gradients": nnz * gradient,
         "optimizer": round(moments * used),
         "slack": (capacity - nnz) * (item + gradient) + round((slots + moments) * (1 - used)),
-        "scratch": min(dense * item, PANEL_BYTES) if layer.kernel == "dense" else 0,
+        "scratch": _panel(layer),
         "dense_values": dense * item,
         "dense_indices": 0,
         "dense_slack": 0,
@@ -102,7 +121,3 @@ def _sparse_row(name: str, layer: SparseLayer, state: Any) -> dict[str, Any]:
         "dense_optimizer": round(moments / max(1, capacity) * dense),
         "dense_scratch": 0,
     }
-    if layer.bias is not None:
-        for key, value in _dense_row("", layer.bias, state).items():
-            row[key] = row[key] + value if key != "name" else row[key]
-    return row

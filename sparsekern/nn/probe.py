@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .. import ops
 from ..ops.conv import Window
+from ..ops.masked import weight_gradient
 
 
 class Probe:
@@ -75,7 +76,7 @@ class LinearProbe(Probe):
         return ops.sampled_gradient(delta, h, coordinates)
 
     def _dense(self, h: Tensor, delta: Tensor) -> Tensor:
-        return (delta.reshape(-1, delta.shape[-1]).t() @ h.reshape(-1, h.shape[-1])).to(_wide(h))
+        return weight_gradient(delta, h).to(_wide(h))
 
 
 class ConvProbe(Probe):
@@ -111,14 +112,8 @@ class ConvProbe(Probe):
         )
 
     def _dense(self, h: Tensor, delta: Tensor) -> Tensor:
-        _, stride, (top, bottom, left, right), dilation, groups = self.window
-        h, delta, padding = _batched(h).to(_wide(h)), _batched(delta).to(_wide(h)), [top, left]
-        if top != bottom or left != right:
-            h, padding = torch.nn.functional.pad(h, (left, right, top, bottom)), [0, 0]
-        weight = h.new_empty(1).expand(self.weight_shape)  # of which only the shape matters
-        return torch.ops.aten.convolution_backward(
-            delta, h, weight, None, stride, padding, dilation, False, [0, 0], groups, [False, True, False]
-        )[1]
+        wide = _wide(h)
+        return weight_gradient(delta.to(wide), h.to(wide), self.weight_shape, self.window)
 
 
 def _batched(tensor: Tensor) -> Tensor:

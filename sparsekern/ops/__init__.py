@@ -7,10 +7,12 @@ from . import autograd, reference, reference_conv, schema
 from .backend import extension
 from .conv import expanded_conv2d, sampled_conv2d_gradient, sparse_conv2d
 from .linear import expanded_linear, sparse_linear
+from .masked import active_values, straight_through
 from .pattern import compress, coordinates, random_subset, rewire, tile_index, transpose_index
 from .selection import guided_sample, kth_largest, sampled_gradient, topk_mask
 
 __all__ = [
+    "active_values",
     "autograd",
     "compress",
     "coordinates",
@@ -28,6 +30,7 @@ __all__ = [
     "schema",
     "sparse_conv2d",
     "sparse_linear",
+    "straight_through",
     "tile_index",
     "topk_mask",
     "transpose_index",

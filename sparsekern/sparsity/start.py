@@ -8,7 +8,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from ..nn import SparseLayer, prunable_layers, sparse_twin, swap
+from ..nn import PatternLayer, prunable_layers, sparse_twin, swap
 from ..ops.backend import choose
 from ..topology import Topology, kept
 from . import distributions, parallel
@@ -71,7 +71,7 @@ def sparsify(
             raise ValueError(f"masks name {', '.join(unknown)}, but the prunable layers are {', '.join(layers)}")
         layers = {name: layer for name, layer in layers.items() if name in masks}
     generator = generator or torch.Generator().manual_seed(parallel.common_seed(int(torch.randint(2**62, ()))))
-    ready = {name: layer for name, layer in layers.items() if not isinstance(layer, SparseLayer)}
+    ready = {name: layer for name, layer in layers.items() if not isinstance(layer, PatternLayer)}
     if masks is not None:
         patterns = [_masked(name, layer, masks[name]) for name, layer in layers.items()]
     else:
@@ -93,7 +93,7 @@ def roomy(nnz: int, size: int, total: int, layers: int) -> int:
 
 
 def _shape(layer: Any) -> tuple[int, ...]:
-    return layer.weight_shape if isinstance(layer, SparseLayer) else tuple(layer.weight.shape)
+    return layer.weight_shape if isinstance(layer, PatternLayer) else tuple(layer.weight.shape)
 
 
 def _masked(name: str, layer: nn.Module, mask: Tensor) -> Topology:
@@ -114,7 +114,7 @@ def _patterns(
     generator: torch.Generator,
 ) -> list[Topology]:
     """The first pattern of every layer. A layer that is sparse already keeps its own."""
-    dense = {name: layer for name, layer in layers.items() if not isinstance(layer, SparseLayer)}
+    dense = {name: layer for name, layer in layers.items() if not isinstance(layer, PatternLayer)}
     if not dense:
         return _agreeing(layers, method)
     shapes = [_shape(layer) for layer in dense.values()]
@@ -134,12 +134,12 @@ def _patterns(
         masks = method.view.largest(scores, counts, method.min_per_layer)
         fresh = [Topology.from_mask(mask) for mask in masks]
     by_name = dict(zip(dense, fresh, strict=True))
-    return [layer.topology if isinstance(layer, SparseLayer) else by_name[name] for name, layer in layers.items()]
+    return [layer.topology if isinstance(layer, PatternLayer) else by_name[name] for name, layer in layers.items()]
 
 
 def _agreeing(layers: dict[str, nn.Module], method: Method) -> list[Topology]:
     """The patterns of a model that is sparse already, as the method would have it."""
-    patterns = [layer.topology for layer in layers.values() if isinstance(layer, SparseLayer)]
+    patterns = [layer.topology for layer in layers.values() if isinstance(layer, PatternLayer)]
     nnz, size = sum(pattern.nnz for pattern in patterns), sum(prod(pattern.shape) for pattern in patterns)
     expected = kept(method.sparsity(0), size)
     if nnz != expected:

@@ -1,0 +1,71 @@
+"""Layers that hold their nonzeros only."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..topology import SparseWeight
+from .layer import PatternLayer
+
+
+class SparseLayer(PatternLayer):
+    """A layer with a weight of which only the nonzeros exist.
+
+    Attributes:
+        values: Parameter `[capacity]`, the used slots first, in row-major order; the only weight Parameter.
+    """
+
+    WEIGHT = "values"
+    values: nn.Parameter
+
+    def forward(self, input: Tensor) -> Tensor:
+        input = self.prepare(input)
+        output = self.product(input, self.values)
+        return output if self.probe is None else self.probe.tap(output, input)
+
+    @property
+    def weight(self) -> Tensor:
+        """The weight as a dense tensor, differentiable in `values`: for modules that read the weights of their layers.
+        Made anew at every read; the layer itself never does."""
+        return self.topology.dense(self.values)
+
+    @property
+    def sparse_weight(self) -> SparseWeight:
+        return SparseWeight(self.values, self.topology)
+
+    def empty_weight(self, capacity: int, **factory: Any) -> Tensor:
+        return torch.empty(capacity, **factory)
+
+    def reset_weight(self, generator: torch.Generator | None) -> None:
+        """Uniform in +-sqrt(3 / fan-in of the row)."""
+        fan_in = self.row_ptr.diff()
+        bound = (3.0 / fan_in.clamp(min=1)).sqrt().repeat_interleave(fan_in)
+        drawn = torch.rand(bound.numel(), generator=generator).to(bound.device)
+        self.values.zero_()
+        self.values[: bound.numel()] = (bound * (2 * drawn - 1)).to(self.values.dtype)
+
+    def take_weight(self, module: nn.Module) -> None:
+        topology = self.topology
+        if isinstance(module, SparseLayer) and topology.same_pattern(module.topology):
+            self.values.copy_(topology.from_csr(module.topology.to_csr(module.values)))
+            return
+        dense: Any = module.dense_weight() if isinstance(module, PatternLayer) else module.weight
+        self.values.copy_(topology.gather(dense))
+
+    def dense_weight(self) -> Tensor:
+        return self.weight
+
+    def _save_to_state_dict(self, destination: dict, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        destination[prefix + "values"] = destination[prefix + "values"][: self.topology.nnz]
+
+    def adopt(self, weight: Tensor, row_ptr: Tensor, col: Tensor) -> Tensor:
+        if weight.shape != col.shape:
+            raise ValueError(f"expected a value for each of {col.numel()} columns, got shape {tuple(weight.shape)}")
+        capacity = max(col.numel(), self.values.numel())
+        topology = self._adopt_pattern(row_ptr, col, capacity)
+        if capacity != self.values.numel():  # in place: the Parameter stays the one that the optimizer holds
+            self.values.data = self.values.new_zeros(capacity)
+            self.values.grad = None
+        return topology.from_csr(weight.to(self.values.device, self.values.dtype))

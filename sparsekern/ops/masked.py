@@ -1,0 +1,103 @@
+"""Products with a dense master weight of which only the entries of a pattern take part.
+
+They are products of the sparse operators with `active_values`. The weight's gradient is then zero off the pattern;
+`straight_through` gives every entry the gradient that it would have in the product.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .conv import Window
+
+_ops = torch.ops.sparsekern
+
+
+def active_values(weight: Tensor, index: list[Tensor]) -> Tensor:
+    """The entries of a dense weight at a pattern: one pass over the nonzeros.
+
+    Differentiable: the gradient is dense, zero off the pattern.
+
+    Args:
+        weight: `[out, ...]`, viewed `[out, cols]`.
+        index: `Topology.index`.
+
+    Returns:
+        `[capacity]`, zero in the slack.
+
+    Raises:
+        ValueError: the weight has not the extent of the pattern.
+    """
+    rows, cols = index[0].shape[0] - 1, index[2].shape[0] - 1
+    if weight.dim() < 2 or weight.shape[0] != rows or weight.numel() != rows * cols:
+        raise ValueError(f"weight must have {rows} rows of {cols} entries, got shape {tuple(weight.shape)}")
+    return _ActiveValues.apply(weight.reshape(rows, cols), index[0], index[1])  # type: ignore[return-value]
+
+
+def straight_through(output: Tensor, input: Tensor, weight: Tensor, window: Window | None = None) -> Tensor:
+    """`output` itself; in its backward pass `weight` gets, at every entry, the gradient of the weight that took part in
+    the product (Lin et al., Dynamic Model Pruning with Feedback, ICLR 2020, eq. 3).
+
+    Args:
+        output: the product of `input` with `active_values(weight.detach(), index)`.
+        input: `[*, cols]`, or of a convolution `[batch, channels, height, width]` or without the batch.
+        weight: dense; only its shape and dtype matter.
+        window: how a convolution moves over its input (`ops.conv.window`); a linear layer has none.
+    """
+    return _StraightThrough.apply(output, input.detach(), weight, window)  # type: ignore[return-value]
+
+
+def weight_gradient(
+    grad_output: Tensor, input: Tensor, shape: tuple[int, ...] = (), window: Window | None = None
+) -> Tensor:
+    """dL/dW, dense: of a linear layer, or of a convolution whose weight has `shape`."""
+    if window is None:
+        return grad_output.reshape(-1, grad_output.shape[-1]).t() @ input.reshape(-1, input.shape[-1])
+    _, stride, (top, bottom, left, right), dilation, groups = window
+    padding = [top, left]
+    if top != bottom or left != right:
+        input, padding = torch.nn.functional.pad(input, (left, right, top, bottom)), [0, 0]
+    if input.dim() == 3:
+        input, grad_output = input.unsqueeze(0), grad_output.unsqueeze(0)
+    weight = input.new_empty(1).expand(shape)  # of which only the shape matters
+    return torch.ops.aten.convolution_backward(
+        grad_output, input, weight, None, stride, padding, dilation, False, [0, 0], groups, [False, True, False]
+    )[1]
+
+
+class _ActiveValues(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, row_ptr: Tensor, col: Tensor) -> Tensor:
+        ctx.save_for_backward(row_ptr, col)
+        ctx.shape = weight.shape
+        values = weight.new_zeros(col.shape)
+        _ops.collect(weight, row_ptr, col, 0, weight.shape[0], values)
+        return values
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple:
+        row_ptr, col = ctx.saved_tensors
+        rows, cols = ctx.shape
+        return _ops.expand(grad_outputs[0].contiguous(), row_ptr, col, 0, rows, cols), None, None
+
+
+class _StraightThrough(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, output: Tensor, input: Tensor, weight: Tensor, window: Window | None) -> Tensor:
+        if ctx.needs_input_grad[2]:
+            ctx.save_for_backward(input)
+        ctx.shape, ctx.window = weight.shape, window
+        return output.view_as(output)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple:
+        if torch.is_grad_enabled():
+            # The sparse operators have no formula for it: their results would pass for constants.
+            raise RuntimeError("sparse layers have no second derivatives: do without create_graph=True")
+        (delta,) = grad_outputs
+        if not ctx.needs_input_grad[2]:
+            return delta, None, None, None
+        (input,) = ctx.saved_tensors
+        # Under autocast the output, and so its gradient, is narrower than the input.
+        return delta, None, weight_gradient(delta, input.to(delta.dtype), ctx.shape, ctx.window), None
