@@ -1,0 +1,147 @@
+"""Writes the tables of README.md anew from the committed results: `python -m benchmarks.readme [MACHINE]`.
+
+A table stands between `<!-- name -->` and `<!-- /name -->`; one whose results are not there stays as it is.
+"""
+
+import json
+import re
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from sparsekern.bench.table import crossover, grid
+
+from .goals import CONV_STEP, NEVER_SLOWER, STEP
+
+README = Path(__file__).parents[1] / "README.md"
+RESULTS = Path(__file__).parent / "results"
+CIFAR = RESULTS / "cifar10-resnet20" / "results.json"
+LINEAR_SPARSITIES = (0.3, 0.4, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99)
+CONV_SPARSITIES = (0.3, 0.4, 0.5, 0.8, 0.9, 0.95, 0.98)
+PEERS = {
+    "masked": "masked dense",
+    "torch-csr": "`torch.sparse` CSR",
+    "sparseprop": "SparseProp",
+    "sparsekern": "**sparsekern**",
+}
+VARIANTS = {"dense": "dense", "dense-channels-last": "dense, channels_last", "masked": "masked dense"}
+
+Rows = list[dict]
+
+
+def main(argv: Sequence[str]) -> int:
+    machines = sorted(path.name.removesuffix("-kernels.json") for path in RESULTS.glob("cpu-*-kernels.json"))
+    machine = argv[0] if argv else machines[0]
+    text = README.read_text()
+    for name, (benchmark, render) in TABLES.items():
+        path = CIFAR if benchmark == "cifar" else RESULTS / f"{machine}-{benchmark}.json"
+        if path.exists():
+            text = put(text, name, render(json.loads(path.read_text())["table" if benchmark == "cifar" else "rows"]))
+    README.write_text(text)
+    return 0
+
+
+def put(text: str, name: str, table: str) -> str:
+    """The text with `table` between the marks `name`."""
+    marks = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
+    if not marks.search(text):
+        raise ValueError(f"README.md has no <!-- {name} --> ... <!-- /{name} -->")
+    return marks.sub(lambda found: f"{found[1]}{table}\n{found[2]}", text)
+
+
+def linear(rows: Rows) -> str:
+    lines = []
+    for shape, batch in sorted(STEP):
+        inputs, outputs = shape.split("x")
+        lines.append([f"{inputs} x {outputs}, {batch}", *_ratios(rows, shape, batch, LINEAR_SPARSITIES)])
+    lines.sort(key=lambda line: int(line[0].split()[0]))
+    return grid(["layer, batch", *_percents(LINEAR_SPARSITIES), "faster than dense from"], lines)
+
+
+def peers(rows: Rows) -> str:
+    sparsities = (0.8, 0.9, 0.95, 0.98, 0.99)
+    lines = [[name, *_ratios(rows, "1024x1024", 128, sparsities, impl, crossing=False)] for impl, name in PEERS.items()]
+    return grid(["step", *_percents(sparsities)], lines)
+
+
+def convolutions(rows: Rows) -> str:
+    lines = []
+    for shape, batch in (*CONV_STEP, *NEVER_SLOWER):
+        kernel, channels, size = shape.removeprefix("conv").split("/")
+        square, _, stride = kernel.partition("s")
+        title = f"{square.replace('x', ' x ')}, {channels.replace('-', ' → ')}"
+        title += f", stride {stride}" if stride else ""
+        cells = _ratios(rows, shape, batch, CONV_SPARSITIES)
+        theirs = [_ratio(rows, shape, batch, 0.9, impl) for impl in ("sparseprop", "sparseprop-width")]
+        best = min((ratio for ratio in theirs if ratio is not None), default=None)
+        lines.append([f"{title}, {size.replace('x', ' x ')}, {batch}", *cells, _number(best)])
+    head = ["convolution, input, batch", *_percents(CONV_SPARSITIES), "faster than dense from", "SparseProp, 90 %"]
+    return grid(head, lines)
+
+
+def training(rows: Rows) -> str:
+    lines = []
+    for row in rows:
+        impl = "**sparsekern**" if row["impl"] == "sparsekern" else VARIANTS[row["impl"]]
+        pattern = "" if not row["sparsity"] else f", {row['sparsity']:.0%} {row['pattern']}"
+        model = row["case"].split()[1].split("/")[0]
+        ms = "" if row["ms"] is None else f"{row['ms']:.0f}"
+        lines.append([f"{model}, {impl}{pattern}", ms, _number(row["ratio_to_dense"]), f"{row['bytes'] / 2**20:.0f}"])
+    return grid(["network", "ms", "ratio to dense", "peak MiB"], lines)
+
+
+def memory(rows: Rows) -> str:
+    return grid([row["impl"] for row in rows], [[f"{row['bytes'] / 2**20:.0f} MiB" for row in rows]])
+
+
+def cifar(rows: Rows) -> str:
+    names = {"masked": "masked twin", "auto": "on nonzeros", "sparse": "on nonzeros"}
+    lines = [
+        [
+            row["method"]
+            if row["method"] == "dense"
+            else f"{row['method']} {row['sparsity']:.0%}, {names[row['backend']]}",
+            f"{100 * row['accuracy_mean']:.2f} ± {100 * row['accuracy_std']:.2f}",
+            f"{row['train_seconds']:.0f}",
+            f"{1e3 * row['seconds_per_step']:.0f}",
+            f"{row['peak_memory_bytes'] / 2**20:.0f}",
+        ]
+        for row in rows
+    ]
+    return grid(["", "test accuracy, %", "training, s", "ms per step", "peak MiB"], lines)
+
+
+def _ratio(rows: Rows, shape: str, batch: int, sparsity: float, impl: str = "sparsekern") -> float | None:
+    key = (f"step {shape}", batch, sparsity, impl, "float32")
+    columns = ("case", "batch", "sparsity", "impl", "dtype")
+    return next((row["ratio_to_dense"] for row in rows if tuple(row[c] for c in columns) == key), None)
+
+
+def _ratios(
+    rows: Rows, shape: str, batch: int, sparsities: Sequence[float], impl: str = "sparsekern", crossing: bool = True
+) -> list[str]:
+    ratios = {s: _ratio(rows, shape, batch, s, impl) for s in sparsities}
+    cells = [_number(ratio) for ratio in ratios.values()]
+    points = [(s, ratio) for s, ratio in ratios.items() if ratio is not None]
+    return [*cells, crossover(points).replace("%", " %")] if crossing else cells
+
+
+def _number(ratio: float | None) -> str:
+    return "" if ratio is None else f"{ratio:.2f}" if ratio >= 0.1 else f"{ratio:.3f}"
+
+
+def _percents(sparsities: Iterable[float]) -> list[str]:
+    return [f"{s:.0%}".replace("%", " %") for s in sparsities]
+
+
+TABLES: dict[str, tuple[str, Callable[[Rows], str]]] = {
+    "linear": ("kernels", linear),
+    "peers": ("kernels", peers),
+    "memory": ("memory", memory),
+    "convolutions": ("convolutions", convolutions),
+    "training": ("train", training),
+    "cifar": ("cifar", cifar),
+}
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
