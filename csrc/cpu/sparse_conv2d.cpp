@@ -1,6 +1,7 @@
 // Sparse convolution: checks, packing, the split over threads. The arithmetic is in cpu/simd.
 #include <algorithm>
 #include <limits>
+#include <memory>
 #include <numeric>
 #include <optional>
 #include <tuple>
@@ -37,6 +38,7 @@ Window window_of(const Ints& kernel, const Ints& stride, const Ints& padding, co
 struct Weight {
   const int32_t* ptr;
   const int32_t* col;
+  const int32_t* t_ptr;
   int64_t rows, cols, nnz;
   double density() const { return static_cast<double>(nnz) / static_cast<double>(std::max<int64_t>(1, rows * cols)); }
 };
@@ -56,7 +58,7 @@ Weight weight_of(const std::vector<Tensor>& index, const Tensor& input, const Te
   const int32_t* ptr = index_data(index[0], 1, "row_ptr");
   const int64_t nnz = ptr[rows];
   require(values.numel() >= nnz, "values must hold the ", nnz, " nonzeros of row_ptr, got ", values.numel());
-  return {ptr, index_data(index[1], nnz, "col"), rows, cols, nnz};
+  return {ptr, index_data(index[1], nnz, "col"), index_data(index[2], cols + 1, "t_ptr"), rows, cols, nnz};
 }
 
 ImageSize output_of(const Window& w, const ImageSize& in, int64_t channels) {
@@ -122,10 +124,17 @@ class Packed {
   int64_t channels_, lead_, bytes_;
 };
 
+// An array that nobody has written to.
+template <class T>
+std::unique_ptr<T[]> fresh(int64_t size) {
+  return std::unique_ptr<T[]>(new T[size]);
+}
+
 // The nonzeros in the order of a walk, by rows and segments.
 struct Order {
-  std::vector<int32_t> bounds, offset;
-  std::vector<char> values;
+  std::vector<int32_t> bounds;
+  std::unique_ptr<int32_t[]> offset;
+  std::unique_ptr<char[]> values;
   int64_t segments;
 };
 
@@ -133,8 +142,7 @@ struct Order {
 Order forward_order(const Weight& weight, const Planes& planes) {
   const int64_t taps = planes.taps(), in_group = weight.cols / taps, out_group = weight.rows / planes.window.groups;
   const int64_t segments = (in_group + planes.segment_in - 1) / planes.segment_in;
-  Order order{{}, std::vector<int32_t>(weight.nnz), {}, segments};
-  order.bounds.resize(weight.rows * segments + 1);
+  Order order{std::vector<int32_t>(weight.rows * segments + 1), fresh<int32_t>(weight.nnz), nullptr, segments};
   std::vector<int32_t> of_column(weight.cols);
   for (int64_t c = 0; c < weight.cols; ++c)
     of_column[c] = static_cast<int32_t>(c / taps * planes.input_plane() + planes.input_offset(c % taps));
@@ -159,14 +167,14 @@ Order backward_order(const Weight& weight, const A* values, const Planes& planes
   const int64_t taps = planes.taps(), phases = planes.phases(), groups = planes.window.groups;
   const int64_t in_group = channels / groups, out_group = weight.rows / groups;
   const int64_t segments = (out_group + planes.segment_out - 1) / planes.segment_out;
-  Order order{std::vector<int32_t>(channels * phases * segments + 1), std::vector<int32_t>(weight.nnz),
-              std::vector<char>(weight.nnz * sizeof(A)), segments};
+  Order order{std::vector<int32_t>(channels * phases * segments + 1), fresh<int32_t>(weight.nnz),
+              fresh<char>(weight.nnz * sizeof(A)), segments};
   std::vector<int32_t> phase(weight.cols), shift(weight.cols);
   for (int64_t c = 0; c < weight.cols; ++c) {
     phase[c] = static_cast<int32_t>(c / taps * phases + planes.phase(c % taps));
     shift[c] = static_cast<int32_t>(planes.shift(c % taps));
   }
-  A* out = reinterpret_cast<A*>(order.values.data());
+  A* out = reinterpret_cast<A*>(order.values.get());
   // Every thread takes some input channels of each group.
   const auto each = [&](const auto& f) {
     torch::stable::parallel_for(0, in_group, 16, [&](int64_t begin, int64_t end) {
@@ -178,8 +186,12 @@ Order backward_order(const Weight& weight, const A* values, const Planes& planes
       }
     });
   };
-  each([&](int64_t, int64_t list, int64_t) { ++order.bounds[list + 1]; });
-  std::partial_sum(order.bounds.begin(), order.bounds.end(), order.bounds.begin());
+  if (groups * phases * segments == 1) {
+    for (int64_t c = 0; c <= channels; ++c) order.bounds[c] = weight.t_ptr[c * taps];
+  } else {
+    each([&](int64_t, int64_t list, int64_t) { ++order.bounds[list + 1]; });
+    std::partial_sum(order.bounds.begin(), order.bounds.end(), order.bounds.begin());
+  }
   std::vector<int32_t> next(order.bounds.begin(), order.bounds.end() - 1);
   each([&](int64_t row, int64_t list, int64_t k) {
     const int32_t at = next[list]++;
@@ -286,7 +298,7 @@ Tensor sparse_conv2d(const Tensor& input, const Tensor& values, const std::vecto
   const Packed x(kernels, planes, input, true);
   const Order order = forward_order(weight, planes);
   const Tensor v = widened(values, weight.nnz);
-  const Taps taps{order.bounds.data(), order.segments, order.segments, order.offset.data(), v.const_data_ptr()};
+  const Taps taps{order.bounds.data(), order.segments, order.segments, order.offset.get(), v.const_data_ptr()};
   const Tiling tiling = planes.output_tiles();
   const int64_t lines = planes.blocks;
   char* memory = scratch(in_flight(lines) * x.bytes());
@@ -332,7 +344,7 @@ std::tuple<Tensor, Tensor, Tensor> sparse_conv2d_backward(const Tensor& grad_out
   const Planes planes(window, in, out, kernels, weight.density());
   const Packed delta(kernels, planes, grad_output, false), x(kernels, planes, input, true);
   const Order order = need_values ? forward_order(weight, planes) : Order{};
-  const Taps taps{order.bounds.data(), order.segments, order.segments, order.offset.data(), nullptr};
+  const Taps taps{order.bounds.data(), order.segments, order.segments, order.offset.get(), nullptr};
   const Tiling tiling = planes.output_tiles();
   std::vector<Tiling> input_tilings;
   Order transposed;
@@ -364,8 +376,8 @@ std::tuple<Tensor, Tensor, Tensor> sparse_conv2d_backward(const Tensor& grad_out
         const char* d = delta.planes(const_cast<char*>(block));
         for (int64_t p = 0; need_input && p < planes.phases(); ++p) {
           const int64_t n = transposed.segments;
-          const Taps back{transposed.bounds.data() + p * n, planes.phases() * n, n, transposed.offset.data(),
-                          transposed.values.data()};
+          const Taps back{transposed.bounds.data() + p * n, planes.phases() * n, n, transposed.offset.get(),
+                          transposed.values.get()};
           multiply(kernels, planes, back, input_tilings[p], d, nullptr,
                    images_of(planes, grad_input, i, planes.in, window.stride_x), in.channels, part, parts);
         }
