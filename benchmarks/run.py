@@ -1,7 +1,7 @@
 """Regenerates the committed results of this machine: `make bench`, or `python -m benchmarks.run [kernels memory ...]`.
 
 Writes `benchmarks/results/cpu-<machine>-<benchmark>.json` and, of all that lie there, `cpu-<machine>.md`. Takes about
-ten minutes on two cores that do nothing else.
+half an hour on two cores that do nothing else.
 """
 
 import argparse
