@@ -26,24 +26,27 @@ class Topology:
         row_ptr: int32 `[rows + 1]`.
         col: int32 `[capacity]`.
         tiled: also keep the segment pointers that the L1-blocked kernels walk.
+        by_columns: keep the walk by columns, which linear kernels take for the gradient of the input; convolutions do
+            without.
     """
 
     shape: tuple[int, ...]
     row_ptr: Tensor
     col: Tensor
     tiled: bool = False
+    by_columns: bool = True
     views: tuple[Tensor, ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
-        if not self.views:
-            transposed = ops.transpose_index(self.row_ptr, self.col, self.cols)
-            object.__setattr__(self, "views", (*transposed, *self._tiles(transposed)))
-
-    def _tiles(self, transposed: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-        if not self.tiled:
-            return self.col.new_empty(0), self.col.new_empty(0)
-        t_ptr, t_row, _ = transposed
-        return ops.tile_index(self.row_ptr, self.col, self.cols), ops.tile_index(t_ptr, t_row, self.rows)
+        if self.views:
+            return
+        t_ptr, t_row, t_pos = ops.transpose_index(self.row_ptr, self.col, self.cols)
+        none = self.col.new_empty(0)
+        walk = (t_row, t_pos) if self.by_columns else (none, none)
+        tiles = (none, none)
+        if self.tiled:
+            tiles = ops.tile_index(self.row_ptr, self.col, self.cols), ops.tile_index(t_ptr, t_row, self.rows)
+        object.__setattr__(self, "views", (t_ptr, *walk, *tiles))
 
     # ---- construction
 
@@ -159,7 +162,7 @@ class Topology:
 
     def to(self, device: torch.device | str) -> Topology:
         row_ptr, col, *views = (tensor.to(device) for tensor in self.index)
-        return Topology(self.shape, row_ptr, col, self.tiled, tuple(views))
+        return replace(self, row_ptr=row_ptr, col=col, views=tuple(views))
 
     # ---- change
 
@@ -178,20 +181,24 @@ class Topology:
         if keep.dtype != torch.bool or keep.shape != (self.nnz,):
             raise ValueError(f"keep must be a bool tensor [{self.nnz}], got {keep.dtype} {tuple(keep.shape)}")
         row_ptr, col, index_map = ops.rewire(self.row_ptr, self.col, keep, grow.sort().values, capacity, self.cols)
-        return Topology(self.shape, row_ptr, col, self.tiled), index_map
+        return replace(self, row_ptr=row_ptr, col=col, views=()), index_map
 
     def with_capacity(self, capacity: int) -> Topology:
         """The same pattern with room for `capacity` nonzeros."""
         empty = torch.empty(0, dtype=torch.int64, device=self.device)
         return self.rewire(torch.ones(self.nnz, dtype=torch.bool, device=self.device), empty, capacity=capacity)[0]
 
-    def with_tiles(self, tiled: bool) -> Topology:
-        """The same pattern with or without the segment pointers of the blocked kernels."""
-        if tiled == self.tiled:
+    def with_views(self, *, tiled: bool, by_columns: bool = True) -> Topology:
+        """The same pattern with or without what only some kernels walk; what is kept is not built again."""
+        if (tiled, by_columns) == (self.tiled, self.by_columns):
             return self
-        other = replace(self, tiled=tiled)
-        object.__setattr__(other, "views", (*self.views[:3], *other._tiles(self.views[:3])))
-        return other
+        if (tiled and not self.tiled) or (by_columns and not self.by_columns):
+            return replace(self, tiled=tiled, by_columns=by_columns, views=())
+        t_ptr, t_row, t_pos, *tiles = self.views
+        none = self.col.new_empty(0)
+        walk = (t_row, t_pos) if by_columns else (none, none)
+        tiles = tiles if tiled else (none, none)
+        return replace(self, tiled=tiled, by_columns=by_columns, views=(t_ptr, *walk, *tiles))
 
     def same_pattern(self, other: Topology) -> bool:
         return (

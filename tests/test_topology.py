@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sparsekern import SparseWeight, Topology
+from sparsekern import SparseWeight, Topology, ops
 from sparsekern.ops import extension
 from sparsekern.topology import is_pattern, kept
 
@@ -58,14 +58,21 @@ def test_from_coordinates_in_any_order(shape: tuple[int, ...]) -> None:
     assert topology.same_pattern(Topology.from_mask(mask, capacity=coordinates.numel() + 2))
 
 
-def test_tiles_come_and_go() -> None:
+def test_views_come_and_go() -> None:
     plain = Topology.random((70, 130), 500)
-    tiled = plain.with_tiles(True)
-    assert plain.with_tiles(False) is plain
+    tiled = plain.with_views(tiled=True)
+    assert plain.with_views(tiled=False) is plain
     expected = Topology.from_mask(plain.mask(), tiled=True)
     assert all(torch.equal(a, b) for a, b in zip(tiled.index, expected.index, strict=True))
-    assert all(torch.equal(a, b) for a, b in zip(tiled.with_tiles(False).index, plain.index, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(tiled.with_views(tiled=False).index, plain.index, strict=True))
     assert tiled.to("cpu").same_pattern(plain)
+
+    bare = tiled.with_views(tiled=False, by_columns=False)
+    assert [t.numel() for t in bare.index] == [71, 500, 131, 0, 0, 0, 0]
+    assert all(torch.equal(a, b) for a, b in zip(bare.with_views(tiled=False).index, plain.index, strict=True))
+    assert bare.rewire(torch.ones(500, dtype=torch.bool), torch.empty(0, dtype=torch.int64))[0].index[3].numel() == 0
+    with pytest.raises(ValueError, match="walk by columns"):
+        ops.sparse_linear(torch.ones(2, 130), torch.ones(500), bare.index)
 
 
 def test_values_go_to_dense_and_back() -> None:

@@ -31,6 +31,7 @@ class Conv2dProduct(PatternLayer):
         "groups",
         "padding_mode",
     )
+    BY_COLUMNS = False
 
     in_channels: int
     out_channels: int

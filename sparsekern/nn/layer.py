@@ -33,6 +33,7 @@ class PatternLayer(nn.Module):
     WEIGHT: ClassVar[str]
     DENSE: ClassVar[type[nn.Module]]
     SETTINGS: ClassVar[tuple[str, ...]]
+    BY_COLUMNS: ClassVar[bool] = True  # whether the product takes the walk of the pattern by columns
 
     bias: nn.Parameter | None
     row_ptr: Tensor
@@ -128,7 +129,7 @@ class PatternLayer(nn.Module):
     def topology(self) -> Topology:
         """The pattern in use, a frozen value."""
         row_ptr, col, *views = self.index
-        return Topology(self.weight_shape, row_ptr, col, self.kernel == "tiled", tuple(views))
+        return Topology(self.weight_shape, row_ptr, col, self.kernel == "tiled", self.BY_COLUMNS, tuple(views))
 
     @property
     def index(self) -> list[Tensor]:
@@ -147,7 +148,8 @@ class PatternLayer(nn.Module):
 
     def _install(self, topology: Topology, kernel: str, reason: str) -> None:
         self.kernel, self.reason = kernel, reason
-        for name, tensor in zip(INDEX, topology.with_tiles(kernel == "tiled").index, strict=True):
+        topology = topology.with_views(tiled=kernel == "tiled", by_columns=self.BY_COLUMNS)
+        for name, tensor in zip(INDEX, topology.index, strict=True):
             self.register_buffer(name, tensor, persistent=False)
 
     def pattern_repr(self) -> str:

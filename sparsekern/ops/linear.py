@@ -61,6 +61,8 @@ def _checked(input: Tensor, values: Tensor, index: list[Tensor], bias: Tensor | 
         raise ValueError(f"input must have {cols} features in its last dimension, got shape {tuple(input.shape)}")
     if values.shape != index[1].shape:
         raise ValueError(f"values must have the shape {tuple(index[1].shape)} of col, got {tuple(values.shape)}")
+    if index[3].shape != index[1].shape:
+        raise ValueError("index must hold the walk by columns: take it from a Topology with by_columns=True")
     if values.dtype != input.dtype:
         raise ValueError(f"values must have the input's dtype {input.dtype}, got {values.dtype}")
     if bias is not None and (bias.shape != (rows,) or bias.dtype != input.dtype):

@@ -4,7 +4,8 @@ Everything is declared here, in Python, so that the package imports and runs
 without a compiler. `index` is the tensor list `Topology.index`:
 
     row_ptr [rows+1], col [capacity]                     row-major CSR
-    t_ptr [cols+1], t_row [capacity], t_pos [capacity]   the transposed walk: `t_pos` is the slot in `values`
+    t_ptr [cols+1], t_row [capacity], t_pos [capacity]   the transposed walk: `t_pos` is the slot in `values`; the last
+                                                         two may be empty for a convolution
     tile_ptr [rows, tiles+1] or empty                    slot where each 64-column segment of a row starts
     t_tile_ptr [cols, t_tiles+1] or empty                the same for the transposed walk
 
