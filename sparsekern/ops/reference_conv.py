@@ -19,14 +19,21 @@ class Window(NamedTuple):
     dilation: list[int]
     groups: int
 
-    def padded(self, input: Tensor) -> Tensor:
+    @property
+    def sides(self) -> list[int]:
+        """The padding that PyTorch's convolution applies itself: the same on opposite sides."""
         top, bottom, left, right = self.padding
-        return functional.pad(input, (left, right, top, bottom))
+        return [top, left] if (top, left) == (bottom, right) else [0, 0]
+
+    def padded(self, input: Tensor) -> Tensor:
+        """The input with the padding that is left to do."""
+        top, bottom, left, right = self.padding
+        return input if (top, left) == (bottom, right) else functional.pad(input, (left, right, top, bottom))
 
     def cropped(self, padded: Tensor) -> Tensor:
-        if not any(self.padding):
-            return padded
         top, bottom, left, right = self.padding
+        if (top, left) == (bottom, right):
+            return padded
         return padded[:, :, top : padded.shape[2] - bottom, left : padded.shape[3] - right].clone()
 
     def weight(self, matrix: Tensor) -> Tensor:
@@ -45,11 +52,11 @@ class Window(NamedTuple):
 
     def convolve(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Of a padded input."""
-        return functional.conv2d(input, weight, bias, self.stride, 0, self.dilation, self.groups)
+        return functional.conv2d(input, weight, bias, self.stride, self.sides, self.dilation, self.groups)
 
     def backward(self, grad_output: Tensor, input: Tensor, weight: Tensor, mask: list[bool]) -> tuple:
         return torch.ops.aten.convolution_backward(
-            grad_output, input, weight, None, self.stride, [0, 0], self.dilation, False, [0, 0], self.groups, mask
+            grad_output, input, weight, None, self.stride, self.sides, self.dilation, False, [0, 0], self.groups, mask
         )
 
 
@@ -121,21 +128,24 @@ def expanded_conv2d_backward(
     """Gradients of `expanded_conv2d`, in the same panels."""
     w = Window(*window)
     h, rows, cols = w.padded(input), index[0].numel() - 1, w.cols(input)
-    grad_h = torch.zeros_like(h) if need_input else None
+    panels = _panels(rows, cols, values.element_size(), w.groups)
+    grad_h = torch.zeros_like(h) if need_input and len(panels) > 1 else input.new_empty(0)
     grad_values = torch.zeros_like(values) if need_values else values.new_empty(0)
-    for start, stop, groups in _panels(rows, cols, values.element_size(), w.groups):
+    for start, stop, groups in panels:
         part, panel = w.of(h, groups)
         expanded = torch.ops.sparsekern.expand if need_input else _unread
         weight = w.weight(expanded(values, index[0], index[1], start, stop, cols))
         delta, mask = grad_output[:, start:stop], [need_input, need_values, False]
         grad_part, grad_weight, _ = panel.backward(delta, part, weight, mask)
-        if grad_h is not None:
+        if need_input and len(panels) > 1:
             w.of(grad_h, groups)[0].add_(grad_part)
+        elif need_input:
+            grad_h = grad_part
         if need_values:
             grad_weight = grad_weight.reshape(stop - start, cols)
             torch.ops.sparsekern.collect(grad_weight, index[0], index[1], start, stop, grad_values)
     return (
-        input.new_empty(0) if grad_h is None else w.cropped(grad_h).contiguous(),
+        w.cropped(grad_h).contiguous() if need_input else grad_h,
         grad_values,
         grad_output.sum((0, 2, 3)).to(values.dtype) if need_bias else values.new_empty(0),
     )
