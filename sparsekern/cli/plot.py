@@ -12,6 +12,9 @@ INK, GRID = "#333333", "#dddddd"
 COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f3c8d", "#8c564b", "#666666", "#b8a000"]
 
 
+MOST_ROWS = 24  # of layers whose numbers can be read in a picture
+
+
 def register(commands: Any) -> None:
     parser = commands.add_parser(
         "plot", help="draw a run or a comparison again", description="Draws report.png or figure.png again from DIR."
@@ -97,17 +100,26 @@ def _draw_layers(axis: Any, last: dict) -> None:
         axis.text(0.5, 0.5, "no sparse layer", transform=axis.transAxes, ha="center", va="center", color=INK)
         axis.set_yticks([])
         return
-    axis.barh(range(len(layers)), [100 * row["sparsity"] for row in layers], color=COLOURS[0], height=0.65)
-    axis.set_yticks(range(len(layers)), [row["name"] for row in layers])
-    axis.invert_yaxis()
+    axis.barh(range(len(layers)), [100 * row["sparsity"] for row in layers], color=COLOURS[0], height=0.8)
+    named = _spread(len(layers), MOST_ROWS)
+    size = min(9.0, 160 / len(named))
+    axis.set_yticks(named, [layers[i]["name"] for i in named], fontsize=size)
+    axis.set_ylim(len(layers) - 0.4, -0.6)
     axis.grid(False, axis="y")
-    for y, row in enumerate(layers):
+    for y, row in enumerate(layers) if len(layers) <= MOST_ROWS else ():
         text = f"{100 * row['sparsity']:.1f} %  ({row['nnz']:,} kept)"
         inside = row["sparsity"] > 0.5
         x, align, colour = (
             (98 * row["sparsity"], "right", "white") if inside else (100 * row["sparsity"] + 2, "left", INK)
         )
-        axis.text(x, y, text, ha=align, va="center", fontsize=8, color=colour)
+        axis.text(x, y, text, ha=align, va="center", fontsize=0.85 * size, color=colour)
+
+
+def _spread(count: int, most: int) -> list[int]:
+    """Up to `most` of the numbers below `count`, evenly spaced, the first and the last among them."""
+    if count <= most:
+        return list(range(count))
+    return [round(i * (count - 1) / (most - 1)) for i in range(most)]
 
 
 def _draw_change(axis: Any, epochs: list[int], history: list[dict]) -> None:
@@ -120,10 +132,15 @@ def _draw_change(axis: Any, epochs: list[int], history: list[dict]) -> None:
         axis.text(0.5, 0.5, "the pattern did not move", transform=axis.transAxes, ha="center", va="center", color=INK)
         axis.set_yticks([])
         return
+    many = len(names) > len(COLOURS)
+    shades = require("matplotlib").colormaps["viridis"].resampled(len(names))
+    named = _spread(len(names), 6) if many else range(len(names))
     for i, (name, line) in enumerate(zip(names, lines, strict=True)):
-        axis.plot(epochs, line, color=COLOURS[i % len(COLOURS)], label=name, linewidth=1.4)
+        colour = shades(i) if many else COLOURS[i]
+        axis.plot(epochs, line, color=colour, label=name if i in named else None, linewidth=1.4)
     axis.set_ylim(0, None)
-    axis.legend(frameon=False, fontsize=8, ncols=1 + len(names) // 6, title="layer", title_fontsize=8)
+    heading = f"layer, 6 of {len(names)}" if many else "layer"
+    axis.legend(frameon=False, fontsize=8, ncols=1 + len(named) // 6, title=heading, title_fontsize=8)
 
 
 def _moved(layers: list[dict], name: str) -> float:

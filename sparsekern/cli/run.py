@@ -160,8 +160,8 @@ class Run:
         loss = torch.zeros((), device=self.device)
         right = torch.zeros((), dtype=torch.int64, device=self.device)
         rows = len(self.data.test)
-        # no more memory than training takes, or than a thousand MNIST images do
-        batch = max(self.config["batch_size"], min(2048, 2**20 // math.prod(self.data.shape)))
+        # as much memory as training takes, which needs the activations of every layer at once, or little
+        batch = max(self.config["batch_size"], min(2048, 2**18 // math.prod(self.data.shape)))
         for x, y in self.data.test.batches(torch.arange(rows), batch, torch.Generator()):
             with self.autocast:
                 output = self.model(x).float()
