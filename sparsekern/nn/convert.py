@@ -60,9 +60,9 @@ def _shared_parameters(model: nn.Module) -> set[int]:
 def sparse_twin(layer: nn.Module, topology: Topology, backend: str = "auto") -> SparseLayer:
     """The layer that holds its nonzeros only, on `topology`, with the weights of a dense, sparse or masked one, as
     `SparseLayer.from_topology`."""
-    return SPARSE[layer.DENSE if isinstance(layer, PatternLayer) else type(layer)].from_topology(
-        layer, topology, backend=backend
-    )
+    dense = layer.DENSE if isinstance(layer, PatternLayer) else type(layer)
+    kind = type(layer) if isinstance(layer, SparseLayer) else SPARSE[dense]
+    return kind.from_topology(layer, topology, backend=backend)
 
 
 def swap(model: nn.Module, name: str, layer: nn.Module) -> nn.Module:

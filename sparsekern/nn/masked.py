@@ -43,7 +43,8 @@ class MaskedLayer(PatternLayer):
         return output if self.probe is None else self.probe.tap(output, input)
 
     def active_weight(self, weight: Tensor) -> Tensor:
-        """What is multiplied, `[capacity]`: the entries of `weight` at the pattern."""
+        """What is multiplied, `[capacity]`: the entries of `weight` at the pattern. With `weight_gradient="active"` it is
+        differentiated, so that a subclass may return a function of them."""
         return active_values(weight, self.index)
 
     def dense_weight(self) -> Tensor:
