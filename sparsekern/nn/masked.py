@@ -43,8 +43,8 @@ class MaskedLayer(PatternLayer):
         return output if self.probe is None else self.probe.tap(output, input)
 
     def active_weight(self, weight: Tensor) -> Tensor:
-        """What is multiplied, `[capacity]`: the entries of `weight` at the pattern. With `weight_gradient="active"` it is
-        differentiated, so that a subclass may return a function of them."""
+        """What is multiplied, `[capacity]`: the entries of `weight` at the pattern. A subclass may return a function of
+        them, which is differentiated with `weight_gradient="active"`."""
         return active_values(weight, self.index)
 
     def dense_weight(self) -> Tensor:

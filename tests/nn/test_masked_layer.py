@@ -143,6 +143,29 @@ def test_training_with_feedback_equals_the_masked_twin(name: str) -> None:
     torch.testing.assert_close(layer.bias, twin.bias)
 
 
+class _Soft(sk.MaskedLinear):
+    """Soft-thresholded weights (Kusupati et al., Soft Threshold Weight Reparameterization, ICML 2020)."""
+
+    threshold: nn.Parameter
+
+    def active_weight(self, weight: Tensor) -> Tensor:
+        values = super().active_weight(weight)
+        return values - values.sign() * self.threshold.sigmoid()
+
+
+def test_what_is_multiplied_can_be_a_function_of_the_weights() -> None:
+    dense, _, x = example("linear")
+    threshold = torch.tensor(-2.0, dtype=torch.double)
+    layer = _Soft.from_dense(dense, dense.weight.abs() > threshold.sigmoid(), weight_gradient="active")
+    layer.threshold = nn.Parameter(threshold)
+    weight, s = dense.weight.detach().requires_grad_(), threshold.clone().requires_grad_()
+    soft = weight.sign() * torch.relu(weight.abs() - s.sigmoid())
+    nn.functional.linear(x, soft, dense.bias).square().sum().backward()
+    layer(x).square().sum().backward()
+    torch.testing.assert_close(layer.weight.grad, weight.grad)
+    torch.testing.assert_close(layer.threshold.grad, s.grad)
+
+
 class _Dense(TorchDispatchMode):
     """Counts the new tensors of a weight's size."""
 
