@@ -22,7 +22,7 @@ MODELS = {
     "efficientnet_b0": 0,
     "convnext_tiny": 0,
     "shufflenet_v2_x0_5": 0,
-    "swin_t": 0,
+    "swin": 0,
 }
 
 
@@ -31,7 +31,9 @@ def network(name: str) -> nn.Module:
     if name == "vgg11":  # without the linear layers of 100 million weights
         model = nn.Sequential(models.vgg11(init_weights=False).features, nn.Flatten(), nn.Linear(512, 4))
     elif name == "vit":
-        model = models.VisionTransformer(32, 8, 2, 4, 64, 128, num_classes=4)
+        model = models.VisionTransformer(48, 8, 2, 4, 64, 128, num_classes=4)
+    elif name == "swin":
+        model = models.SwinTransformer([4, 4], 24, [2, 2], [2, 4], [3, 3], num_classes=4)
     else:
         model = getattr(models, name)(num_classes=4)
     for head in [m for m in model.modules() if isinstance(m, nn.Linear) and m.out_features == 4]:
@@ -50,7 +52,7 @@ def masked_twin(dense: nn.Module, sparse: nn.Module) -> nn.Module:
 def gradients(model: nn.Module, x: Tensor) -> tuple[Tensor, dict[str, Any]]:
     torch.manual_seed(1)  # dropout and stochastic depth
     output = model(x)
-    nn.functional.cross_entropy(output, torch.tensor([1, 2])).backward()
+    nn.functional.cross_entropy(output, torch.tensor([1, 2, 0])).backward()
     return output.detach(), {name: p.grad for name, p in model.named_parameters()}
 
 
@@ -60,15 +62,13 @@ def test_forward_and_gradients_equal_the_masked_twins(name: str) -> None:
     sparse = sk.sparsify(copy.deepcopy(dense), 0.9)
     assert sum(isinstance(m, nn.Linear | nn.Conv2d) for m in sparse.modules()) == MODELS[name]
     twin = masked_twin(dense, sparse)
-    x = torch.randn(2, 3, 32, 32, dtype=torch.double)
+    x = torch.randn(3, 3, 48, 48, dtype=torch.double)  # fewer pixels make batch norm ill-conditioned
     (got, own), (wanted, expected) = gradients(sparse, x), gradients(twin, x)
     torch.testing.assert_close(got, wanted)
-    # Normalisation cancels what stands before it, so that a gradient may be nothing but rounding, and over two numbers,
-    # of which the last stages are left with, it magnifies rounding a million times.
-    rounding = 1e-12 * max(float(gradient.abs().max()) for gradient in expected.values())
+    # Normalisation cancels what stands before it, so that a gradient may be nothing but rounding.
+    rounding = 1e-11 * max(float(gradient.abs().max()) for gradient in expected.values())
     for key, gradient in own.items():
         layer, reference = sparse.get_submodule(key.rpartition(".")[0]), expected.get(key)
         if reference is None:
             reference = layer.topology.gather(expected[key.removesuffix("values") + "weight"])
-        atol = max(rounding, 1e-7 * float(reference.abs().max()))
-        torch.testing.assert_close(gradient, reference, rtol=1e-6, atol=atol, msg=lambda m, k=key: f"{k}: {m}")
+        torch.testing.assert_close(gradient, reference, rtol=1e-6, atol=rounding, msg=lambda m, k=key: f"{k}: {m}")
