@@ -33,6 +33,21 @@ def huge_layer() -> None:
         raise SystemExit(f"expected a change of pattern and 4294968 weights, got {optimizer.report()}")
 
 
+def huge_convolution() -> None:
+    """4096 x 4096 x 3 x 3 at 99.9 %, where dense weight, gradient and momentum take 1.8 GB."""
+    method = sk.methods.gse_grabo(sparsity=0.999, total_steps=4, every=1, stop=1.0)
+    model = sk.sparsify(sk.SparseConv2d(4096, 4096, 3, padding=1, sparsity=0.999), method)
+    optimizer = sk.Sparsifier(model, torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9), method)
+    rewired = 0
+    for _ in range(3):
+        optimizer.zero_grad()
+        model(torch.randn(4, 4096, 4, 4, requires_grad=True)).square().mean().backward()
+        optimizer.step()
+        rewired += optimizer.rewired
+    if not rewired or sum(site.nnz for site in optimizer.sites) != 150995:
+        raise SystemExit(f"expected a change of pattern and 150995 weights, got {optimizer.report()}")
+
+
 def huge_topology(shuffled: bool | None = None) -> None:
     """The pattern of that layer, drawn at random or from coordinates, which the caller holds already."""
     size, nnz = 65536, 4294967
@@ -48,6 +63,7 @@ def huge_topology(shuffled: bool | None = None) -> None:
 
 WORKLOADS: dict[str, Callable[[], None]] = {
     "huge_layer": huge_layer,
+    "huge_convolution": huge_convolution,
     "random": huge_topology,
     "ascending": lambda: huge_topology(False),
     "shuffled": lambda: huge_topology(True),

@@ -23,3 +23,9 @@ def added_bytes(workload: str) -> int:
 @pytest.mark.skipif(extension is None, reason="the references expand the weight")
 def test_a_layer_of_four_billion_weights_trains_within_three_quarters_of_a_gibibyte() -> None:
     assert added_bytes("huge_layer") <= 0.75 * 2**30
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.skipif(extension is None, reason="the references expand the weight")
+def test_a_convolution_of_150_million_weights_trains_within_64_mebibytes() -> None:
+    assert added_bytes("huge_convolution") <= 64 * 2**20
