@@ -87,7 +87,9 @@ def choose_conv(
     if backend == "sparse":
         return Choice("csr", "asked for: products with the nonzeros only")
     if groups > 1 and channels <= FEW_CHANNELS:
-        return Choice("dense", f"{channels} input channel(s) per group: packing would cost more than is saved")
+        return Choice(
+            "csr", f"{channels} input channel(s) per group: dense products are slow there, whatever the density"
+        )
     area, step = prod(kernel_size), prod(stride)
 
     def distance(row: dict) -> float:
@@ -105,6 +107,8 @@ def choose_conv(
     nearest = f"{row['in']}->{row['out']}, {row['kernel']}x{row['kernel']}, stride {row['stride']}"
     if density > max(above, NEVER_DENSE) and not _oversized(out * channels * area):
         return Choice("dense", f"density {density:.3g} is above {above:.3g}, where dense is faster at {nearest}")
+    if above >= 1:
+        return Choice("csr", f"faster than dense products at any density, measured at {nearest}")
     return Choice("csr", f"density {density:.3g} is at most {above:.3g}, the break-even of {nearest}")
 
 

@@ -10,7 +10,7 @@ import torch._dynamo.testing
 from torch import nn
 
 import sparsekern as sk
-from sparsekern.ops.backend import choose_conv
+from sparsekern.ops import backend
 
 GEOMETRIES: dict[str, dict[str, Any]] = {
     "1x1": {"kernel_size": 1},
@@ -175,14 +175,33 @@ def test_compiles_without_graph_breaks_and_once_for_every_pattern(backend: str) 
     assert counter.frame_count == 1
 
 
-def test_choice_of_kernel() -> None:
-    def choice(density: float, channels: int = 64, groups: int = 1, **options: Any) -> tuple[str, str]:
-        return choose_conv(64, channels, (3, 3), (1, 1), density, groups=groups, **options)
+def test_choice_of_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    def row(size: int, dense_above: float, kernel: int = 3) -> dict[str, float]:
+        shape = {"out": size, "in": size, "kernel": kernel, "stride": 1, "size": 8, "batch": 64}
+        return shape | {"dense_above": dense_above}
 
-    assert choice(0.1)[0] == "csr"
-    assert choose_conv(512, 512, (3, 3), (1, 1), 1.0)[0] == "dense"
-    assert choice(0.1, 1, 64) == ("dense", "1 input channel(s) per group: packing would cost more than is saved")
-    assert choice(0.1, 1, 64, backend="sparse")[0] == "csr"
-    assert [choice(0.5, backend=name)[0] for name in ("dense", "masked")] == ["dense", "masked"]
-    assert choose_conv(2**14, 2**14, (3, 3), (1, 1), 1.0)[0] == "csr"  # the expanded weight would not fit
-    assert "64->64, 3x3, stride 1" in choice(0.1)[1]
+    rows = [row(64, 0.6), row(256, 1.0), row(64, 0.0, kernel=1)]
+    monkeypatch.setattr(backend, "_crossovers", lambda: {"convolutions": rows})
+
+    def choice(density: float, channels: int = 64, kernel: int = 3, groups: int = 1, **options: Any) -> tuple[str, str]:
+        shape = (channels * groups, channels, (kernel, kernel), (1, 1))
+        return backend.choose_conv(*shape, density, groups=groups, **options)
+
+    assert choice(0.6) == ("csr", "density 0.6 is at most 0.6, the break-even of 64->64, 3x3, stride 1")
+    assert choice(0.61) == ("dense", "density 0.61 is above 0.6, where dense is faster at 64->64, 3x3, stride 1")
+    assert choice(0.9, 200) == ("csr", "faster than dense products at any density, measured at 256->256, 3x3, stride 1")
+    assert [choice(density, kernel=1)[0] for density in (0.05, 0.06)] == ["csr", "dense"]  # never expanded below 5 %
+    assert choice(1.0, 1, groups=64)[0] == "csr"
+    assert [choice(1.0, backend=name)[0] for name in ("sparse", "dense", "masked")] == ["csr", "dense", "masked"]
+    assert choice(1.0, 2**14)[0] == "csr"  # the expanded weight would not fit
+    with pytest.raises(ValueError, match="backend must be one of"):
+        choice(0.5, backend="quick")
+
+
+def test_every_measured_convolution_can_be_read() -> None:
+    for row in backend._crossovers()["convolutions"]:
+        kernel, stride = (row["kernel"],) * 2, (row["stride"],) * 2
+        for density in (0.01, 0.5, 1.0):
+            known = {"size": row["size"], "batch": row["batch"]}
+            chosen = backend.choose_conv(row["out"], row["in"], kernel, stride, density, **known)
+            assert chosen.kernel == ("dense" if density > max(row["dense_above"], 0.05) else "csr")
