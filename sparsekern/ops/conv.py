@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .linear import _autocast
-from .pattern import compress, transpose_index
+from .pattern import compress
 from .schema import _accumulate, output_size
 
 sparse = torch.ops.sparsekern.sparse_conv2d.default
@@ -116,7 +116,8 @@ def sampled_conv2d_gradient(
     distinct, inverse = (coordinates, None) if ascending else coordinates.unique(return_inverse=True)
     cols = input.shape[1] // groups * kernel[0] * kernel[1]
     row_ptr, col = compress(distinct, rows, cols)
-    index = [row_ptr, col, *transpose_index(row_ptr, col, cols), col.new_empty(0), col.new_empty(0)]
+    # Of the walk by columns only the number of columns is looked at.
+    index = [row_ptr, col, col.new_zeros(cols + 1), *[col.new_empty(0)] * 4]
     delta, h = (tensor.to(_accumulate(tensor.dtype)) for tensor in (grad_output, input))
     values = h.new_zeros(distinct.shape)
     needs = (False, True, False)
