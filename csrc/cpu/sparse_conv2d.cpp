@@ -269,6 +269,13 @@ void over_blocks(int64_t blocks, int64_t lines, const Pack& pack, const Compute&
 // How many blocks are worked on at once.
 int64_t in_flight(int64_t lines) { return std::gcd<int64_t>(lines, torch::stable::get_num_threads()); }
 
+// A new tensor of images like `like`.
+Tensor empty_images(const Tensor& like, const ImageSize& size) {
+  Tensor images = torch::stable::new_empty(like, {size.batch, size.channels, size.height, size.width});
+  prefer_huge_pages(images.mutable_data_ptr(), images.numel() * images.element_size());
+  return images;
+}
+
 Images images_of(const Planes& planes, Tensor& tensor, int64_t block, const ImageSize& size, int64_t pixel_stride) {
   const int64_t channel = size.height * size.width, image = size.channels * channel, first = block * planes.images;
   char* data = static_cast<char*>(tensor.mutable_data_ptr()) + first * image * tensor.element_size();
@@ -291,7 +298,7 @@ Tensor sparse_conv2d(const Tensor& input, const Tensor& values, const std::vecto
   }
   const ImageSize in{input.size(0), input.size(1), input.size(2), input.size(3)};
   const ImageSize out = output_of(window, in, weight.rows);
-  Tensor output = torch::stable::new_empty(input, {out.batch, out.channels, out.height, out.width});
+  Tensor output = empty_images(input, out);
   if (output.numel() == 0) return output;
 
   const Planes planes(window, in, out, kernels, weight.density());
@@ -331,7 +338,7 @@ std::tuple<Tensor, Tensor, Tensor> sparse_conv2d_backward(const Tensor& grad_out
           "grad_output must be [", out.batch, ", ", out.channels, ", ", out.height, ", ", out.width, "]");
 
   Tensor none = torch::stable::new_empty(values, {0});
-  Tensor grad_input = need_input ? torch::stable::new_empty(input, input.sizes()) : none;
+  Tensor grad_input = need_input ? empty_images(input, in) : none;
   Tensor grad_values = need_values ? torch::stable::new_empty(values, {values.numel()}) : none;
   Tensor grad_bias = need_bias ? torch::stable::new_empty(values, {weight.rows}) : none;
   if (input.numel() == 0 || grad_output.numel() == 0) {
