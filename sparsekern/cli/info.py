@@ -70,18 +70,15 @@ def _version(package: str) -> str:
 
 
 def layers(given: dict, download: bool) -> str:
-    """The layers of a run that has seen one batch: shape, nonzeros, kernel, reason."""
+    """The layers of a run before its first step: shape, nonzeros, kernel, reason."""
     if "data" not in given:
         given = given | {"data": _usual(given.get("model", options.DEFAULTS["model"]))}
     config = options.resolve(given)
     known = config["data"] in SHAPES and not (config["data_dir"] or download)
     session = Run(config, stand_in(config["data"], config["batch_size"]) if known else load(config, download))
-    session.probe()
     rows = session.optimizer.report().rows
     image = " x ".join(map(str, session.data.shape))
-    title = (
-        f"{config['model']} on {config['data']} ({image}, {session.data.classes} classes), batch {config['batch_size']}"
-    )
+    title = f"{config['model']} on {config['data']} ({image}, {session.data.classes} classes)"
     if not rows:
         return f"{title}\nno sparse layer"
     cells = [["layer", "shape", "nonzeros", "sparsity", "kernel", "reason"]]

@@ -147,13 +147,6 @@ class Run:
         self.step += 1
 
     @torch.no_grad()
-    def probe(self) -> None:
-        """Shows the model one batch, so that every layer has settled on a kernel."""
-        self.model.eval()
-        with self.autocast:
-            self.model(next(self._batches(0))[0])
-
-    @torch.no_grad()
     def evaluate(self, tick: Callable[[], None] = lambda: None) -> tuple[float, float]:
         """Mean cross-entropy and accuracy on the test rows; calls `tick` after each batch."""
         self.model.eval()

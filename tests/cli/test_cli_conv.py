@@ -104,9 +104,9 @@ def test_compare(cifar: Path, tmp_path: Path):
 def test_info_without_the_data(model: str, rows: int, capsys: pytest.CaptureFixture):
     narrow = [] if ":" in model else ["--width", "0.25"]
     data = ["--data", "cifar10"] if ":" in model else []
-    assert main(["info", "--model", model, "--sparsity", "0.9", "--batch-size", "2", *narrow, *data]) == 0
+    assert main(["info", "--model", model, "--sparsity", "0.9", *narrow, *data]) == 0
     title, head, *lines = capsys.readouterr().out.strip().split("\n\n")[1].splitlines()
-    assert title == f"{model} on cifar10 (3 x 32 x 32, 10 classes), batch 2"
+    assert title == f"{model} on cifar10 (3 x 32 x 32, 10 classes)"
     assert head.split() == ["layer", "shape", "nonzeros", "sparsity", "kernel", "reason"]
     assert len(lines) == rows
     assert all(len(line.split()) > 8 for line in lines)

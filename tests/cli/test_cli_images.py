@@ -119,7 +119,10 @@ def test_images_that_are_not_there(name: str, tmp_path: Path):
 
 @pytest.mark.parametrize("test", ["val", "test"])
 def test_small_images_are_held(test: str, tmp_path: Path):
-    folder = load("imagefolder", pictures.folders(tmp_path, [(20, 12)], test))
+    pictures.folders(tmp_path, [(20, 12)], test)
+    (tmp_path / "train" / ".cache").mkdir()
+    (tmp_path / "train" / "cat" / "._0.png").write_text("what a Mac leaves")
+    folder = load("imagefolder", tmp_path)
     assert isinstance(folder.train, data.Held)
     assert folder.facts == {"train": 8, "test": 6, "shape": [3, 12, 20], "classes": 2}
     assert folder.train.x.dtype == torch.uint8

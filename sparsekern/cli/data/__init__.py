@@ -1,6 +1,7 @@
 """The data sets that `--data` names."""
 
 from collections.abc import Callable
+from math import prod
 
 import torch
 
@@ -41,11 +42,11 @@ def load(config: dict, download: bool = False) -> Data:
     return DATA[choose("data set", config["data"], list(DATA))](config, download)
 
 
-def stand_in(name: str, samples: int) -> Data:
-    """Noise of the shape of a data set, for a look at a network without the files."""
+def stand_in(name: str, batch: int) -> Data:
+    """A batch of noise of the shape of a data set, small if its images are large: for a look without the files."""
     shape, classes = SHAPES[name]
     generator = torch.Generator().manual_seed(0)
-    part = Held(
-        torch.randn(samples, *shape, generator=generator), torch.randint(classes, (samples,), generator=generator)
-    )
+    samples = max(2, min(batch, 2**20 // prod(shape)))
+    x = torch.randn(samples, *shape, generator=generator)
+    part = Held(x, torch.randint(classes, (samples,), generator=generator))
     return Data(part, part, classes)

@@ -54,7 +54,8 @@ def tiny_imagenet(config: dict, download: bool) -> Data:
 
 
 def _classes(folder: Path) -> list[str]:
-    names = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+    found = folder.iterdir() if folder.is_dir() else ()
+    names = sorted(path.name for path in found if path.is_dir() and not path.name.startswith("."))
     if not names:
         raise UsageError(f"no folders of classes in {folder}; expected {folder}/CLASS/*")
     return names
@@ -63,7 +64,7 @@ def _classes(folder: Path) -> list[str]:
 def _list(folder: Path, classes: list[str]) -> Listing:
     paths, labels = [], []
     for label, name in enumerate(classes):
-        found = sorted(path for path in (folder / name).rglob("*") if path.suffix.lower() in EXTENSIONS)
+        found = sorted(path for path in (folder / name).rglob("[!.]*") if path.suffix.lower() in EXTENSIONS)
         paths += found
         labels += [label] * len(found)
     if not paths:
