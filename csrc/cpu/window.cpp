@@ -6,7 +6,7 @@ namespace sparsekern {
 namespace {
 
 constexpr int64_t kCache = 28 << 10;  // bytes of the first cache that a segment may fill
-constexpr double kWorthSegment = 9;  // nonzeros of a row in it that make up for its sums' way to memory and back
+constexpr double kWorthSegment = 9;   // nonzeros of a row in it that make up for its sums' way to memory and back
 
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
