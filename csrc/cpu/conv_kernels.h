@@ -70,9 +70,10 @@ struct ConvKernels {
   int storage_size;  // bytes of an element in memory
   int sum_size;      // bytes of `A`
 
-  // Packs channels [begin, end): at most `lanes` images into blocks, or any number into flat planes.
-  void (*pack_block)(const Images& images, const Grid& grid, int64_t begin, int64_t end, void* planes);
-  void (*pack_flat)(const Images& images, const Grid& grid, int64_t begin, int64_t end, void* planes);
+  // Packs channels [begin, end): at most `lanes` images into blocks, or any number into flat planes. Writes the sum of
+  // each over images and pixels to sums[channel], in `A`, unless that is null.
+  void (*pack_block)(const Images& images, const Grid& grid, int64_t begin, int64_t end, void* planes, void* sums);
+  void (*pack_flat)(const Images& images, const Grid& grid, int64_t begin, int64_t end, void* planes, void* sums);
 
   // Rows [begin, end) of the matrix times what a tile sees of the planes, written to the images.
   void (*product)(const Taps& taps, bool flat, const Tile& tile, const void* planes, const void* bias,
@@ -82,9 +83,6 @@ struct ConvKernels {
   // in `A`, for rows [begin, end).
   void (*sample)(const Taps& taps, bool flat, const Tile& tile, const void* left, int64_t plane, const void* right,
                  void* sums, int64_t begin, int64_t end);
-
-  // Sums of planes [begin, end), `cells` vectors (blocks) or numbers (flat) each.
-  void (*total)(const void* planes, bool flat, int64_t cells, int64_t begin, int64_t end, void* sums);
 };
 
 const ConvKernels& conv_kernels_generic(Storage storage);

@@ -11,7 +11,9 @@
 namespace sparsekern {
 namespace {
 
+constexpr int64_t kPage = 4096;
 constexpr int64_t kHugePage = 2 << 20;
+constexpr int64_t kLarge = 2 * kHugePage;
 
 }  // namespace
 
@@ -19,7 +21,8 @@ void prefer_huge_pages([[maybe_unused]] void* data, [[maybe_unused]] int64_t byt
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
   const auto begin = (reinterpret_cast<uintptr_t>(data) + kHugePage - 1) / kHugePage * kHugePage;
   const auto end = (reinterpret_cast<uintptr_t>(data) + bytes) / kHugePage * kHugePage;
-  if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);  // a wish: errors do not matter
+  if (bytes >= kLarge && begin < end)
+    madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);  // a wish: errors do not matter
 #endif
 }
 
@@ -27,15 +30,28 @@ char* scratch(int64_t bytes) {
   struct Block {
     char* data = nullptr;
     int64_t size = 0;
-    ~Block() { std::free(data); }
+    ~Block() { release(); }
+    void release() {
+#if defined(__linux__)
+      if (data) munmap(data, size);
+#else
+      std::free(data);
+#endif
+      data = nullptr, size = 0;
+    }
   };
   static thread_local Block block;
   if (bytes > block.size) {
-    std::free(block.data);
-    block.size = 0;
-    const int64_t unit = bytes < kHugePage ? kAlign : kHugePage, size = (bytes + unit - 1) / unit * unit;
-    block.data = static_cast<char*>(std::aligned_alloc(unit, size));
-    STD_TORCH_CHECK(block.data, "no memory for ", bytes, " bytes");
+    block.release();
+    const int64_t unit = bytes < kHugePage ? kPage : kHugePage, size = (bytes + unit - 1) / unit * unit;
+#if defined(__linux__)  // not from the heap, where a block that stays would keep others from being returned
+    void* data = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (data == MAP_FAILED) data = nullptr;
+#else
+    void* data = std::aligned_alloc(kPage, size);
+#endif
+    STD_TORCH_CHECK(data, "no memory for ", bytes, " bytes");
+    block.data = static_cast<char*>(data);
     block.size = size;
     prefer_huge_pages(block.data, block.size);
   }

@@ -8,9 +8,9 @@
 #include <vector>
 
 #include "common.h"
+#include "cpu/conv_order.h"
 #include "cpu/scratch.h"
 #include "cpu/storage.h"
-#include "cpu/window.h"
 
 namespace sparsekern {
 namespace {
@@ -33,15 +33,6 @@ Window window_of(const Ints& kernel, const Ints& stride, const Ints& padding, co
   return {kernel[0],  kernel[1],  stride[0],   stride[1],   padding[0], padding[1],
           padding[2], padding[3], dilation[0], dilation[1], groups};
 }
-
-// The weight, seen as a matrix [out, in / groups * taps].
-struct Weight {
-  const int32_t* ptr;
-  const int32_t* col;
-  const int32_t* t_ptr;
-  int64_t rows, cols, nnz;
-  double density() const { return static_cast<double>(nnz) / static_cast<double>(std::max<int64_t>(1, rows * cols)); }
-};
 
 Weight weight_of(const std::vector<Tensor>& index, const Tensor& input, const Tensor& values, const Window& window) {
   require(index.size() == 7, "index must hold 7 tensors, got ", index.size());
@@ -92,14 +83,14 @@ class Packed {
 
   char* planes(char* memory) const { return memory + lead_ * planes_.lanes * kernels_.sum_size; }
 
-  // Packs part `part` of the channels of a block.
-  void pack(int64_t block, int64_t part, int64_t parts, char* memory) const {
+  // Packs part `part` of the channels of a block, and sums each if `sums` is given.
+  void pack(int64_t block, int64_t part, int64_t parts, char* memory, void* sums = nullptr) const {
     const int64_t first = block * planes_.images, size = tensor_.element_size();
     const char* data = static_cast<const char*>(tensor_.const_data_ptr()) + first * tensor_.stride(0) * size;
     const Images images{const_cast<char*>(data), std::min(planes_.images, tensor_.size(0) - first), tensor_.stride(0),
                         channel_stride(), pixel_stride()};
     const int64_t begin = channels_ * part / parts, end = channels_ * (part + 1) / parts;
-    (planes_.flat ? kernels_.pack_flat : kernels_.pack_block)(images, grid_, begin, end, planes(memory));
+    (planes_.flat ? kernels_.pack_flat : kernels_.pack_block)(images, grid_, begin, end, planes(memory), sums);
     const int64_t cell = planes_.lanes * kernels_.sum_size;
     if (part == 0) std::fill_n(memory, lead_ * cell, char(0));
     if (part + 1 == parts) std::fill_n(planes(memory) + channels_ * grid_.plane * cell, planes_.tail * cell, char(0));
@@ -123,83 +114,6 @@ class Packed {
   Grid grid_;
   int64_t channels_, lead_, bytes_;
 };
-
-// An array that nobody has written to.
-template <class T>
-std::unique_ptr<T[]> fresh(int64_t size) {
-  return std::unique_ptr<T[]>(new T[size]);
-}
-
-// The nonzeros in the order of a walk, by rows and segments.
-struct Order {
-  std::vector<int32_t> bounds;
-  std::unique_ptr<int32_t[]> offset;
-  std::unique_ptr<char[]> values;
-  int64_t segments;
-};
-
-// As the forward pass and the gradient of the weight walk them: by output channels.
-Order forward_order(const Weight& weight, const Planes& planes) {
-  const int64_t taps = planes.taps(), in_group = weight.cols / taps, out_group = weight.rows / planes.window.groups;
-  const int64_t segments = (in_group + planes.segment_in - 1) / planes.segment_in;
-  Order order{std::vector<int32_t>(weight.rows * segments + 1), fresh<int32_t>(weight.nnz), nullptr, segments};
-  std::vector<int32_t> of_column(weight.cols);
-  for (int64_t c = 0; c < weight.cols; ++c)
-    of_column[c] = static_cast<int32_t>(c / taps * planes.input_plane() + planes.input_offset(c % taps));
-  torch::stable::parallel_for(0, weight.rows, 64, [&](int64_t begin, int64_t end) {
-    for (int64_t r = begin; r < end; ++r) {
-      const auto group = static_cast<int32_t>(r / out_group * in_group * planes.input_plane());
-      int32_t k = weight.ptr[r];
-      for (int64_t s = 0; s < segments; ++s) {
-        order.bounds[r * segments + s] = k;
-        const int64_t stop = (s + 1) * planes.segment_in * taps;
-        for (; k < weight.ptr[r + 1] && weight.col[k] < stop; ++k) order.offset[k] = of_column[weight.col[k]] + group;
-      }
-    }
-  });
-  order.bounds.back() = static_cast<int32_t>(weight.nnz);
-  return order;
-}
-
-// As the gradient of the input walks them: by input channels and phases, there by output channels.
-template <class A>
-Order backward_order(const Weight& weight, const A* values, const Planes& planes, int64_t channels) {
-  const int64_t taps = planes.taps(), phases = planes.phases(), groups = planes.window.groups;
-  const int64_t in_group = channels / groups, out_group = weight.rows / groups;
-  const int64_t segments = (out_group + planes.segment_out - 1) / planes.segment_out;
-  Order order{std::vector<int32_t>(channels * phases * segments + 1), fresh<int32_t>(weight.nnz),
-              fresh<char>(weight.nnz * sizeof(A)), segments};
-  std::vector<int32_t> phase(weight.cols), shift(weight.cols);
-  for (int64_t c = 0; c < weight.cols; ++c) {
-    phase[c] = static_cast<int32_t>(c / taps * phases + planes.phase(c % taps));
-    shift[c] = static_cast<int32_t>(planes.shift(c % taps));
-  }
-  A* out = reinterpret_cast<A*>(order.values.get());
-  // Every thread takes some input channels of each group.
-  const auto each = [&](const auto& f) {
-    torch::stable::parallel_for(0, in_group, 16, [&](int64_t begin, int64_t end) {
-      for (int64_t r = 0; r < weight.rows; ++r) {
-        const int64_t base = r / out_group * in_group * phases, segment = r % out_group / planes.segment_out;
-        const int32_t* last = weight.col + weight.ptr[r + 1];
-        const int32_t* c = std::lower_bound(weight.col + weight.ptr[r], last, static_cast<int32_t>(begin * taps));
-        for (; c < last && *c < end * taps; ++c) f(r, (base + phase[*c]) * segments + segment, c - weight.col);
-      }
-    });
-  };
-  if (groups * phases * segments == 1) {
-    for (int64_t c = 0; c <= channels; ++c) order.bounds[c] = weight.t_ptr[c * taps];
-  } else {
-    each([&](int64_t, int64_t list, int64_t) { ++order.bounds[list + 1]; });
-    std::partial_sum(order.bounds.begin(), order.bounds.end(), order.bounds.begin());
-  }
-  std::vector<int32_t> next(order.bounds.begin(), order.bounds.end() - 1);
-  each([&](int64_t row, int64_t list, int64_t k) {
-    const int32_t at = next[list]++;
-    order.offset[at] = static_cast<int32_t>(row * planes.output_plane() - shift[weight.col[k]]);
-    out[at] = values[k];
-  });
-  return order;
-}
 
 // What one thread does of a product: some of the tiles, or some of the rows of every tile.
 void multiply(const ConvKernels& kernels, const Planes& planes, const Taps& taps, const Tiling& tiling,
@@ -357,9 +271,7 @@ std::tuple<Tensor, Tensor, Tensor> sparse_conv2d_backward(const Tensor& grad_out
   Order transposed;
   if (need_input) {
     const Tensor v = widened(values, weight.nnz);
-    transposed = storage == Storage::float64
-                     ? backward_order(weight, data<double>(v), planes, in.channels)
-                     : backward_order(weight, static_cast<const float*>(v.const_data_ptr()), planes, in.channels);
+    transposed = backward_order(weight, v.const_data_ptr(), kernels.sum_size, planes, in.channels);
     for (int64_t p = 0; p < planes.phases(); ++p) input_tilings.push_back(planes.input_tiles(p));
   }
 
@@ -375,7 +287,7 @@ std::tuple<Tensor, Tensor, Tensor> sparse_conv2d_backward(const Tensor& grad_out
       planes.blocks, lines,
       [&](int64_t i, int64_t slot, int64_t part, int64_t parts) {
         char* block = memory + slot * block_bytes;
-        delta.pack(i, part, parts, block);
+        delta.pack(i, part, parts, block, need_bias ? bias_sums + i * weight.rows * kernels.sum_size : nullptr);
         if (need_values) x.pack(i, part, parts, block + delta.bytes());
       },
       [&](int64_t i, int64_t slot, int64_t part, int64_t parts) {
@@ -394,8 +306,6 @@ std::tuple<Tensor, Tensor, Tensor> sparse_conv2d_backward(const Tensor& grad_out
             kernels.sample(taps, planes.flat, tile, d, delta.plane(), block + delta.bytes(),
                            sums + i % lines * sum_bytes, begin, end);
         }
-        if (need_bias)
-          kernels.total(d, planes.flat, delta.plane(), begin, end, bias_sums + i * weight.rows * kernels.sum_size);
       });
 
   const LinearKernels& common = linear_kernels(storage);

@@ -24,14 +24,30 @@ SPARSEKERN_INLINE void clear(const Grid& grid, int64_t lanes, A* plane) {
   }
 }
 
+template <class A, int L>
+SPARSEKERN_INLINE Vector<A> sum_of_rows(const Vector<A> (&rows)[L]) {
+  Vector<A> sum = rows[0];
+#pragma GCC unroll 16
+  for (int i = 1; i < L; ++i) sum += rows[i];
+  return sum;
+}
+
+template <class A>
+SPARSEKERN_INLINE A sum_of_lanes(Vector<A> v) {
+  A sum = 0;
+  for (int i = 0; i < kLanes<A>; ++i) sum += v[i];
+  return sum;
+}
+
 // Channels whose pixels are neighbours in memory: L pixels of L images at a time.
 template <class S>
-void pack_pixels(const Images& images, const Grid& grid, int64_t begin, int64_t end, Sum<S>* planes) {
+void pack_pixels(const Images& images, const Grid& grid, int64_t begin, int64_t end, Sum<S>* planes, Sum<S>* sums) {
   using A = Sum<S>;
   constexpr int64_t L = kLanes<A>;
   for (int64_t c = begin; c < end; ++c) {
     const S* in = static_cast<const S*>(images.data) + c * images.channel_stride;
     A* plane = planes + c * grid.plane * L;
+    Vector<A> sum = {};
     for (int64_t p = 0; p < grid.pixels; p += L) {
       const int64_t n = least(L, grid.pixels - p);
       Vector<A> rows[L];
@@ -42,6 +58,7 @@ void pack_pixels(const Images& images, const Grid& grid, int64_t begin, int64_t 
         for (int i = 0; i < L; ++i)
           rows[i] = i < images.count ? load_part(in + i * images.image_stride + p, n, Vector<A>{}) : Vector<A>{};
       }
+      if (sums) sum += sum_of_rows<A>(rows);
       transpose(rows);
       const int32_t* cell = grid.cell + p;
       if (n == L) {
@@ -54,18 +71,20 @@ void pack_pixels(const Images& images, const Grid& grid, int64_t begin, int64_t 
       }
     }
     clear(grid, L, plane);
+    if (sums) sums[c] = sum_of_lanes<A>(sum);
   }
 }
 
 // Pixels whose channels are neighbours in memory: L channels of L images at a time.
 template <class S>
-void pack_channels(const Images& images, const Grid& grid, int64_t begin, int64_t end, Sum<S>* planes) {
+void pack_channels(const Images& images, const Grid& grid, int64_t begin, int64_t end, Sum<S>* planes, Sum<S>* sums) {
   using A = Sum<S>;
   constexpr int64_t L = kLanes<A>;
   for (int64_t c = begin; c < end; c += L) {
     const int64_t n = least(L, end - c);
     const S* in = static_cast<const S*>(images.data) + c;
     A* plane = planes + c * grid.plane * L;
+    Vector<A> sum = {};
     for (int64_t p = 0; p < grid.pixels; ++p) {
       if (grid.cell[p] < 0) continue;
       Vector<A> rows[L];
@@ -73,21 +92,23 @@ void pack_channels(const Images& images, const Grid& grid, int64_t begin, int64_
         const S* at = in + i * images.image_stride + p * images.pixel_stride;
         rows[i] = i < images.count ? load_part(at, n, Vector<A>{}) : Vector<A>{};
       }
+      if (sums) sum += sum_of_rows<A>(rows);
       transpose(rows);
       for (int i = 0; i < n; ++i) store(plane + (i * grid.plane + grid.cell[p]) * L, rows[i]);
     }
     for (int64_t i = 0; i < n; ++i) clear(grid, L, plane + i * grid.plane * L);
+    if (sums) store_part(sums + c, sum, n);
   }
 }
 
 template <class S>
-void pack_block(const Images& images, const Grid& grid, int64_t begin, int64_t end, void* planes) {
-  (images.pixel_stride == 1 ? pack_pixels<S> : pack_channels<S>)(images, grid, begin, end,
-                                                                 static_cast<Sum<S>*>(planes));
+void pack_block(const Images& images, const Grid& grid, int64_t begin, int64_t end, void* planes, void* sums) {
+  (images.pixel_stride == 1 ? pack_pixels<S> : pack_channels<S>)(images, grid, begin, end, static_cast<Sum<S>*>(planes),
+                                                                 static_cast<Sum<S>*>(sums));
 }
 
 template <class S>
-void pack_flat(const Images& images, const Grid& grid, int64_t begin, int64_t end, void* planes) {
+void pack_flat(const Images& images, const Grid& grid, int64_t begin, int64_t end, void* planes, void* sums) {
   using A = Sum<S>;
   for (int64_t c = begin; c < end; ++c) {
     A* plane = static_cast<A*>(planes) + c * grid.plane;
@@ -108,6 +129,10 @@ void pack_flat(const Images& images, const Grid& grid, int64_t begin, int64_t en
     for (int64_t first = 0; first < grid.plane; first += grid.grid) {
       for (int64_t i = first + images.count * grid.image; i < first + grid.grid; ++i) plane[i] = 0;
     }
+    if (!sums) continue;
+    Vector<A> sum = {};
+    for (int64_t i = 0; i < grid.plane; i += kLanes<A>) sum += load(plane + i);  // whole vectors: Planes
+    static_cast<A*>(sums)[c] = sum_of_lanes<A>(sum);
   }
 }
 
@@ -314,28 +339,9 @@ void sample(const Taps& taps, bool flat, const Tile& tile, const void* left, int
   run(taps, tile, static_cast<const A*>(left), plane, static_cast<const A*>(right), static_cast<A*>(sums), begin, end);
 }
 
-template <class A>
-void total(const void* planes, bool flat, int64_t cells, int64_t begin, int64_t end, void* sums) {
-  constexpr int64_t L = kLanes<A>;
-  const int64_t size = flat ? cells : cells * L;
-  for (int64_t c = begin; c < end; ++c) {
-    const A* plane = static_cast<const A*>(planes) + c * size;
-    Vector<A> some[4] = {};
-    int64_t i = 0;
-    for (; i + 4 * L <= size; i += 4 * L) {
-      for (int j = 0; j < 4; ++j) some[j] += load(plane + i + j * L);
-    }
-    for (; i < size; i += L) some[0] += load_part(plane + i, size - i, Vector<A>{});
-    const Vector<A> all = (some[0] + some[1]) + (some[2] + some[3]);
-    A sum = 0;
-    for (int j = 0; j < L; ++j) sum += all[j];
-    static_cast<A*>(sums)[c] = sum;
-  }
-}
-
 template <class S>
-constexpr ConvKernels kConvKernels{kLanes<Sum<S>>, kVectors,   sizeof(S),      sizeof(Sum<S>), pack_block<S>,
-                                   pack_flat<S>,   product<S>, sample<Sum<S>>, total<Sum<S>>};
+constexpr ConvKernels kConvKernels{kLanes<Sum<S>>, kVectors,     sizeof(S),  sizeof(Sum<S>),
+                                   pack_block<S>,  pack_flat<S>, product<S>, sample<Sum<S>>};
 
 }  // namespace
 

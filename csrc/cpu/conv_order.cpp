@@ -1,0 +1,84 @@
+#include "cpu/conv_order.h"
+
+#include <numeric>
+
+#include "common.h"
+
+namespace sparsekern {
+namespace {
+
+// An array that nobody has written to.
+template <class T>
+std::unique_ptr<T[]> fresh(int64_t size) {
+  return std::unique_ptr<T[]>(new T[size]);
+}
+
+template <class A>
+Order ordered(const Weight& weight, const A* values, const Planes& planes, int64_t channels) {
+  const int64_t taps = planes.taps(), phases = planes.phases(), groups = planes.window.groups;
+  const int64_t in_group = channels / groups, out_group = weight.rows / groups;
+  const int64_t segments = (out_group + planes.segment_out - 1) / planes.segment_out;
+  Order order{std::vector<int32_t>(channels * phases * segments + 1), fresh<int32_t>(weight.nnz),
+              fresh<char>(weight.nnz * sizeof(A)), segments};
+  std::vector<int32_t> phase(weight.cols), shift(weight.cols);
+  for (int64_t c = 0; c < weight.cols; ++c) {
+    phase[c] = static_cast<int32_t>(c / taps * phases + planes.phase(c % taps));
+    shift[c] = static_cast<int32_t>(planes.shift(c % taps));
+  }
+  A* out = reinterpret_cast<A*>(order.values.get());
+  // Every thread takes some input channels of each group.
+  const auto each = [&](const auto& f) {
+    torch::stable::parallel_for(0, in_group, 16, [&](int64_t begin, int64_t end) {
+      for (int64_t r = 0; r < weight.rows; ++r) {
+        const int64_t base = r / out_group * in_group * phases, segment = r % out_group / planes.segment_out;
+        const int32_t* last = weight.col + weight.ptr[r + 1];
+        const int32_t* c = std::lower_bound(weight.col + weight.ptr[r], last, static_cast<int32_t>(begin * taps));
+        for (; c < last && *c < end * taps; ++c) f(r, (base + phase[*c]) * segments + segment, c - weight.col);
+      }
+    });
+  };
+  if (groups * phases * segments == 1) {
+    for (int64_t c = 0; c <= channels; ++c) order.bounds[c] = weight.t_ptr[c * taps];
+  } else {
+    each([&](int64_t, int64_t list, int64_t) { ++order.bounds[list + 1]; });
+    std::partial_sum(order.bounds.begin(), order.bounds.end(), order.bounds.begin());
+  }
+  std::vector<int32_t> next(order.bounds.begin(), order.bounds.end() - 1);
+  each([&](int64_t row, int64_t list, int64_t k) {
+    const int32_t at = next[list]++;
+    order.offset[at] = static_cast<int32_t>(row * planes.output_plane() - shift[weight.col[k]]);
+    out[at] = values[k];
+  });
+  return order;
+}
+
+}  // namespace
+
+Order forward_order(const Weight& weight, const Planes& planes) {
+  const int64_t taps = planes.taps(), in_group = weight.cols / taps, out_group = weight.rows / planes.window.groups;
+  const int64_t segments = (in_group + planes.segment_in - 1) / planes.segment_in;
+  Order order{std::vector<int32_t>(weight.rows * segments + 1), fresh<int32_t>(weight.nnz), nullptr, segments};
+  std::vector<int32_t> of_column(weight.cols);
+  for (int64_t c = 0; c < weight.cols; ++c)
+    of_column[c] = static_cast<int32_t>(c / taps * planes.input_plane() + planes.input_offset(c % taps));
+  torch::stable::parallel_for(0, weight.rows, 64, [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r) {
+      const auto group = static_cast<int32_t>(r / out_group * in_group * planes.input_plane());
+      int32_t k = weight.ptr[r];
+      for (int64_t s = 0; s < segments; ++s) {
+        order.bounds[r * segments + s] = k;
+        const int64_t stop = (s + 1) * planes.segment_in * taps;
+        for (; k < weight.ptr[r + 1] && weight.col[k] < stop; ++k) order.offset[k] = of_column[weight.col[k]] + group;
+      }
+    }
+  });
+  order.bounds.back() = static_cast<int32_t>(weight.nnz);
+  return order;
+}
+
+Order backward_order(const Weight& weight, const void* values, int sum_size, const Planes& planes, int64_t channels) {
+  if (sum_size == sizeof(double)) return ordered(weight, static_cast<const double*>(values), planes, channels);
+  return ordered(weight, static_cast<const float*>(values), planes, channels);
+}
+
+}  // namespace sparsekern

@@ -1,0 +1,37 @@
+// The nonzeros of a convolution's weight in the orders in which its kernels walk them.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "cpu/window.h"
+
+namespace sparsekern {
+
+// The weight, seen as a matrix [out, in / groups * taps].
+struct Weight {
+  const int32_t* ptr;
+  const int32_t* col;
+  const int32_t* t_ptr;
+  int64_t rows, cols, nnz;
+  double density() const { return static_cast<double>(nnz) / static_cast<double>(std::max<int64_t>(1, rows * cols)); }
+};
+
+// The nonzeros in the order of a walk, by rows and segments.
+struct Order {
+  std::vector<int32_t> bounds;
+  std::unique_ptr<int32_t[]> offset;
+  std::unique_ptr<char[]> values;
+  int64_t segments;
+};
+
+// As the forward pass and the gradient of the weight walk them: by output channels.
+Order forward_order(const Weight& weight, const Planes& planes);
+
+// As the gradient of the input walks them: by input channels and phases, there by output channels. `values` are in `A`,
+// of `sum_size` bytes.
+Order backward_order(const Weight& weight, const void* values, int sum_size, const Planes& planes, int64_t channels);
+
+}  // namespace sparsekern
