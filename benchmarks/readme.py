@@ -94,6 +94,10 @@ def memory(rows: Rows) -> str:
     return grid([row["impl"] for row in rows], [[f"{row['bytes'] / 2**20:.0f} MiB" for row in rows]])
 
 
+def _accuracy(mean: float, std: float | None) -> str:
+    return f"{100 * mean:.2f}" if std is None else f"{100 * mean:.2f} ± {100 * std:.2f}"
+
+
 def cifar(rows: Rows) -> str:
     names = {"masked": "masked twin", "auto": "on nonzeros", "sparse": "on nonzeros"}
     lines = [
@@ -101,7 +105,7 @@ def cifar(rows: Rows) -> str:
             row["method"]
             if row["method"] == "dense"
             else f"{row['method']} {row['sparsity']:.0%}, {names[row['backend']]}",
-            f"{100 * row['accuracy_mean']:.2f} ± {100 * row['accuracy_std']:.2f}",
+            _accuracy(row["accuracy_mean"], row["accuracy_std"]),
             f"{row['train_seconds']:.0f}",
             f"{1e3 * row['seconds_per_step']:.0f}",
             f"{row['peak_memory_bytes'] / 2**20:.0f}",
