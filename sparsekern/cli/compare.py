@@ -2,21 +2,19 @@
 
 import argparse
 import os
-import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from .. import methods
-from . import checkpoint, results
+from . import results
 from .data import load
 from .errors import RunError, UsageError, choose, require
 from .files import folder as make_folder
-from .options import BACKENDS, RESUMABLE, add_arguments, fraction, known_options, natural, numbers, positive, resolve
+from .grid import Cell, check, run_all
+from .options import BACKENDS, add_arguments, fraction, known_options, natural, numbers, positive, resolve
 
 DESCRIPTION = """\
 Trains every method at every sparsity with every seed, each run in a process and a folder of its own, then writes
@@ -28,22 +26,6 @@ where it stopped; a run that fails is reported with its log, the others go on.
 
 dense is trained once per seed. --set KEY=VALUE goes to every method that has the option, --set METHOD.KEY=VALUE to one.
 """
-PACKAGE = Path(__file__).resolve().parents[2]
-
-
-@dataclass
-class Cell:
-    """One run of the grid."""
-
-    flags: dict
-    config: dict
-    folder: Path
-
-    @property
-    def label(self) -> str:
-        c = self.config
-        sparse = "" if c["method"] == "dense" else f" {c['sparsity']:.4g} {c['backend']}"
-        return f"{c['method']}{sparse} seed {c['seed']}"
 
 
 def register(commands: Any) -> None:
@@ -82,11 +64,11 @@ def run(arguments: argparse.Namespace) -> int:
     cells = _cells(grid, given, options, out)
     load(cells[0].config, download)  # missing data is one message now instead of a failure of every run
     for cell in cells:
-        _check(cell)
+        check(cell)
     make_folder(out)
     started = time.perf_counter()
     try:
-        failed = _run_all(cells, jobs)
+        failed = run_all(cells, jobs)
     except KeyboardInterrupt:
         print(f"stopped; the same command goes on where it was ({out})", file=sys.stderr)
         raise
@@ -131,100 +113,3 @@ def _own(options: list, method: str, used: set[str]) -> Iterator[tuple[str, Any]
         if owner == method or (not owner and name in known):
             used.add(key)
             yield name, value
-
-
-def _check(cell: Cell) -> None:
-    """Refuses a folder that holds a run of other settings."""
-    if not checkpoint.holds_run(cell.folder):
-        return
-    before = checkpoint.read_config(cell.folder)
-    for name, value in cell.config.items():
-        if (name not in RESUMABLE or name == "epochs") and before.get(name) != value:
-            flag = "--" + name.replace("_", "-")
-            raise UsageError(
-                f"{cell.folder} holds a run with {flag} {before.get(name)}, not {value}; choose another --out"
-            )
-
-
-def _command(cell: Cell) -> list[str]:
-    command = [sys.executable, "-m", "sparsekern", "train"]
-    if (cell.folder / checkpoint.CHECKPOINT).exists():
-        flags = {name: cell.flags[name] for name in ("threads", "data_dir") if name in cell.flags}
-        command += ["--resume", str(cell.folder)]
-    else:
-        flags = cell.flags
-        command += ["--out", str(cell.folder)]
-    for name, value in flags.items():
-        flag = "--" + name.replace("_", "-")
-        if name == "set":
-            command += [part for key, setting in value for part in (flag, f"{key}={setting}")]
-        elif name == "exclude":
-            command += [f"{flag}={pattern}" for pattern in value]
-        elif name == "milestones":
-            command.append(f"{flag}={','.join(map(str, value))}")
-        elif value is True:
-            command.append(flag)
-        else:
-            command.append(f"{flag}={value}")
-    return command
-
-
-def _run_all(cells: list[Cell], jobs: int) -> list[dict]:
-    """Runs what is not finished, `jobs` at a time, and returns the failures."""
-    environment = dict(os.environ)
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(PACKAGE), environment.get("PYTHONPATH")]))
-    waiting = [cell for cell in cells if not checkpoint.finished(cell.folder)]
-    done = len(cells) - len(waiting)
-    if done:
-        print(f"{done} of {len(cells)} runs are finished already", flush=True)
-    running: list[tuple[Cell, subprocess.Popen, float]] = []
-    failed = []
-    try:
-        while waiting or running:
-            while waiting and len(running) < jobs:
-                cell = waiting.pop(0)
-                make_folder(cell.folder)
-                with (cell.folder / "log.txt").open("ab") as log:
-                    # a session of its own: Ctrl-C reaches it once, from us, and not from the terminal as well
-                    process = subprocess.Popen(
-                        _command(cell),
-                        stdin=subprocess.DEVNULL,
-                        stdout=log,
-                        stderr=log,
-                        env=environment,
-                        start_new_session=True,
-                    )
-                running.append((cell, process, time.perf_counter()))
-            time.sleep(0.05)
-            for item in [item for item in running if item[1].poll() is not None]:
-                running.remove(item)
-                cell, process, start = item
-                done += 1
-                outcome = _outcome(cell, process.returncode)
-                if outcome is not None:
-                    failed.append(outcome)
-                print(f"[{done}/{len(cells)}] {cell.label}: {_news(cell, outcome, start)}", flush=True)
-    finally:
-        for _, process, _ in running:
-            process.send_signal(signal.SIGINT)
-        for _, process, _ in running:
-            process.wait()
-    return failed
-
-
-def _outcome(cell: Cell, status: int) -> dict | None:
-    if status == 0 and checkpoint.finished(cell.folder):
-        return None
-    log = cell.folder / "log.txt"
-    lines = log.read_text(errors="replace").strip().splitlines()
-    return {"run": cell.folder.name, "status": status, "error": lines[-1] if lines else "", "log": str(log)}
-
-
-def _news(cell: Cell, failure: dict | None, start: float) -> str:
-    if failure:
-        return f"FAILED with status {failure['status']}: {failure['error']} (see {failure['log']})"
-    summary = checkpoint.read_summary(cell.folder)
-    return (
-        f"accuracy {summary['test_accuracy']:.2%}, {summary['seconds_per_step'] * 1e3:.2f} ms per step, "
-        f"{time.perf_counter() - start:.0f} s"
-    )

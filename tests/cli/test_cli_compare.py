@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from sparsekern.cli import compare, main, results
+from sparsekern.cli import grid as runs
 
 SMALL = ["--model", "lenet300", "--width", "0.2", "--epochs", "2", "--threads", "1"]
 
@@ -60,7 +61,7 @@ def test_compare_goes_on_where_it_stopped(tmp_path: Path, capsys: pytest.Capture
     assert grid(tmp_path, *flags) == 0
     out = capsys.readouterr().out
     assert "2 of 3 runs are finished already" in out
-    assert "dense seed 0: accuracy" in out
+    assert "dense-seed0: accuracy" in out
     assert (tmp_path / "set-0.8-sparse-seed0" / "summary.json").stat().st_mtime_ns == kept
     assert main(["plot", str(tmp_path)]) == 0
     assert grid(tmp_path, *flags, "--lr", "0.01") == 2
@@ -68,12 +69,12 @@ def test_compare_goes_on_where_it_stopped(tmp_path: Path, capsys: pytest.Capture
 
 
 def test_a_failed_run_does_not_stop_the_others(tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch):
-    original = compare._command
+    original = runs.command
 
-    def command(cell: compare.Cell) -> list[str]:
+    def command(cell: runs.Cell) -> list[str]:
         return [*original(cell), *(["--lr=1e30"] if cell.config["method"] == "random" else [])]
 
-    monkeypatch.setattr(compare, "_command", command)
+    monkeypatch.setattr(runs, "command", command)
     assert grid(tmp_path, "--methods", "random,set", "--seeds", "0") == 1
     captured = capsys.readouterr()
     log = tmp_path / "random-0.9-auto-seed0" / "log.txt"

@@ -1,0 +1,123 @@
+"""Many training runs, each a process and a folder of its own: what is finished stays, what is not goes on."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from . import checkpoint
+from .errors import UsageError
+from .files import folder as make_folder
+from .options import RESUMABLE
+
+PACKAGE = Path(__file__).resolve().parents[2]
+
+
+@dataclass
+class Cell:
+    """One run: the flags of `train`, what they resolve to, and where it lies."""
+
+    flags: dict
+    config: dict
+    folder: Path
+
+
+def check(cell: Cell) -> None:
+    """Raises a `UsageError` if the folder holds a run of other settings."""
+    if not checkpoint.holds_run(cell.folder):
+        return
+    before = checkpoint.read_config(cell.folder)
+    for name, value in cell.config.items():
+        if (name not in RESUMABLE or name == "epochs") and before.get(name) != value:
+            flag = "--" + name.replace("_", "-")
+            raise UsageError(
+                f"{cell.folder} holds a run with {flag} {before.get(name)}, not {value}; choose another --out"
+            )
+
+
+def command(cell: Cell) -> list[str]:
+    """The command line that begins the run, or goes on with it."""
+    command = [sys.executable, "-m", "sparsekern", "train"]
+    if (cell.folder / checkpoint.CHECKPOINT).exists():
+        flags = {name: cell.flags[name] for name in ("threads", "data_dir") if name in cell.flags}
+        command += ["--resume", str(cell.folder)]
+    else:
+        flags = cell.flags
+        command += ["--out", str(cell.folder)]
+    for name, value in flags.items():
+        flag = "--" + name.replace("_", "-")
+        if name == "set":
+            command += [part for key, setting in value for part in (flag, f"{key}={setting}")]
+        elif name == "exclude":
+            command += [f"{flag}={pattern}" for pattern in value]
+        elif name == "milestones":
+            command.append(f"{flag}={','.join(map(str, value))}")
+        elif value is True:
+            command.append(flag)
+        else:
+            command.append(f"{flag}={value}")
+    return command
+
+
+def run_all(cells: list[Cell], jobs: int) -> list[dict]:
+    """Runs what is not finished, `jobs` at a time, and returns the failures."""
+    environment = dict(os.environ)
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(PACKAGE), environment.get("PYTHONPATH")]))
+    waiting = [cell for cell in cells if not checkpoint.finished(cell.folder)]
+    done = len(cells) - len(waiting)
+    if done:
+        print(f"{done} of {len(cells)} runs are finished already", flush=True)
+    running: list[tuple[Cell, subprocess.Popen, float]] = []
+    failed = []
+    try:
+        while waiting or running:
+            while waiting and len(running) < jobs:
+                cell = waiting.pop(0)
+                make_folder(cell.folder)
+                with (cell.folder / "log.txt").open("ab") as log:
+                    # a session of its own: Ctrl-C reaches it once, from us, and not from the terminal as well
+                    process = subprocess.Popen(
+                        command(cell),
+                        stdin=subprocess.DEVNULL,
+                        stdout=log,
+                        stderr=log,
+                        env=environment,
+                        start_new_session=True,
+                    )
+                running.append((cell, process, time.perf_counter()))
+            time.sleep(0.05)
+            for item in [item for item in running if item[1].poll() is not None]:
+                running.remove(item)
+                cell, process, start = item
+                done += 1
+                outcome = _outcome(cell, process.returncode)
+                if outcome is not None:
+                    failed.append(outcome)
+                print(f"[{done}/{len(cells)}] {cell.folder.name}: {_news(cell, outcome, start)}", flush=True)
+    finally:
+        for _, process, _ in running:
+            process.send_signal(signal.SIGINT)
+        for _, process, _ in running:
+            process.wait()
+    return failed
+
+
+def _outcome(cell: Cell, status: int) -> dict | None:
+    if status == 0 and checkpoint.finished(cell.folder):
+        return None
+    log = cell.folder / "log.txt"
+    lines = log.read_text(errors="replace").strip().splitlines()
+    return {"run": cell.folder.name, "status": status, "error": lines[-1] if lines else "", "log": str(log)}
+
+
+def _news(cell: Cell, failure: dict | None, start: float) -> str:
+    if failure:
+        return f"FAILED with status {failure['status']}: {failure['error']} (see {failure['log']})"
+    summary = checkpoint.read_summary(cell.folder)
+    return (
+        f"accuracy {summary['test_accuracy']:.2%}, {summary['seconds_per_step'] * 1e3:.2f} ms per step, "
+        f"{time.perf_counter() - start:.0f} s"
+    )
