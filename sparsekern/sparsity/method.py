@@ -52,6 +52,8 @@ class Method:
             kept(self.sparsity(step), 1)
             if not 0 <= self.rate(step) <= 1:
                 raise ValueError(f"rate must lie in [0, 1], got {self.rate(step)}")
+        if self.initialize not in ("keep", "fan_in"):
+            raise ValueError(f"initialize must be 'keep' or 'fan_in', got {self.initialize!r}")
 
     @property
     def needs_batches(self) -> bool:

@@ -27,11 +27,22 @@ def test_a_float_gives_an_exact_static_random_pattern_on_the_weights() -> None:
         torch.testing.assert_close(layer.bias.detach(), before[f"{index}.bias"])
 
 
-def test_gse_draws_weights_for_the_fan_in() -> None:
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("gse_grabo", {}),
+        ("random", {"initialize": "fan_in"}),
+        ("set", {"initialize": "fan_in", "every": 1, "share": "uniform"}),
+        ("rigl", {"initialize": "fan_in"}),
+    ],
+)
+def test_weights_drawn_for_the_fan_in(name: str, options: dict) -> None:
     torch.manual_seed(0)
-    model = sk.sparsify(nn.Linear(500, 400), sk.methods.gse_grabo(sparsity=0.9, total_steps=100))
+    model = sk.sparsify(nn.Linear(500, 400), sk.methods.get(name)(sparsity=0.9, total_steps=100, **options))
     fan_in = model.row_ptr.diff().repeat_interleave(model.row_ptr.diff())
     assert float((model.values.detach()[: fan_in.numel()] * fan_in.sqrt()).var()) == pytest.approx(1, rel=0.05)
+    with pytest.raises(ValueError, match="initialize must be"):
+        sk.methods.get(name)(sparsity=0.9, total_steps=100, **options | {"initialize": "orthogonal"})
 
 
 def test_exclude_takes_names_and_globs() -> None:

@@ -20,13 +20,15 @@ def random(
     steps_per_epoch: int | None = None,
     *,
     share: str | Distribution = "uniform",
+    initialize: str = "keep",
 ) -> Method:
     """A static random pattern, exactly G(n, M) in each layer.
 
     Args:
         share: how the weights are shared by the layers: "uniform", "er", "erk", "global".
+        initialize: "keep" keeps the weights of the model, "fan_in" draws new ones for the pattern, as `gse_*` do.
     """
-    return Method("random", constant(sparsity), share=by_name(share))
+    return Method("random", constant(sparsity), share=by_name(share), initialize=initialize)  # type: ignore[arg-type]
 
 
 @listed(Entry("Magnitude at initialisation", None, None, storage="nonzeros", changes="never", gradient="active"))

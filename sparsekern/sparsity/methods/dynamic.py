@@ -31,6 +31,7 @@ def set(
     scope: str = "layer",
     every: int | None = None,
     share: str | Distribution = "er",
+    initialize: str = "keep",
 ) -> Method:
     """SET: Scalable training of artificial neural networks with adaptive sparse connectivity (Mocanu et al. 2018).
 
@@ -43,6 +44,7 @@ def set(
         scope: "layer", or "global" for magnitudes compared over the network and growth in proportion to layer size
             (the SET of the GraBo paper, with every=1000).
         every: steps between changes, an epoch by default.
+        initialize: "keep" keeps the weights of the model, "fan_in" draws new ones for the pattern, as `gse_*` do.
     """
     period = every if every is not None else epoch_of("set", steps_per_epoch)
     when, notes = cadence("set", total_steps, period, period, inf, 0)
@@ -57,6 +59,7 @@ def set(
         rate=constant(rate),
         view=views.layer if scope == "layer" else views.network,
         share=by_name(share),
+        initialize=initialize,  # type: ignore[arg-type]
         notes=notes,
     )
 
@@ -80,6 +83,7 @@ def rigl(
     every: int | None = None,
     stop: float = 0.75,
     share: str | Distribution = "erk",
+    initialize: str = "keep",
 ) -> Method:
     """Rigging the Lottery: Making All Tickets Winners (Evci et al., ICML 2020).
 
@@ -94,6 +98,7 @@ def rigl(
             a change costs a weight update.
         stop: fraction of the run after which the pattern rests, T_end.
         share: "erk", "er" or "uniform".
+        initialize: "keep" keeps the weights of the model, "fan_in" draws new ones for the pattern, as `gse_*` do.
     """
     end = end_of("rigl", stop, total_steps)
     when, notes = cadence("rigl", total_steps, every, 100, end, CHANGES, shortest=10)
@@ -106,6 +111,7 @@ def rigl(
         view=views.layer,
         share=by_name(share),
         update="replace",
+        initialize=initialize,  # type: ignore[arg-type]
         notes=notes,
     )
 

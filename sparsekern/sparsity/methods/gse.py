@@ -22,8 +22,6 @@ def _gse(
     share: str | Distribution,
     initialize: str,
 ) -> Method:
-    if initialize not in ("fan_in", "keep"):
-        raise ValueError(f"initialize must be 'fan_in' or 'keep', got {initialize!r}")
     end = end_of(name, stop, total_steps)
     when, notes = cadence(name, total_steps, every, 1000, end, CHANGES)
     return Method(
