@@ -15,6 +15,7 @@ PACKAGE = Path(sparsekern.__file__).parent
 GROUPS = [
     {"ops"},
     {"sparsity.schedules", "sparsity.scores", "sparsity.views", "sparsity.distributions", "sparsity.parallel"},
+    {"sparsity.starts"},
     {"topology"},
     {"nn"},
     {"sparsity.carry"},

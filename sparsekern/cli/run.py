@@ -4,13 +4,14 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .. import Sparsifier, memory_report, methods, sparsify
+from .. import Method, Sparsifier, memory_report, methods, sparsify
 from ..nn.convert import prunable_layers
 from .checkpoint import VERSION
 from .data import Data
@@ -85,16 +86,24 @@ class Run:
         if config["distribution"]:
             options["distribution"] = config["distribution"]
         if method.needs_batches:
-            options |= {"batches": [next(self._batches(-1))], "loss": self.loss}
+            options |= {"batches": self._scored(method), "loss": self.loss}
         self.model = sparsify(self.model, method, **options)
         inner = _optimizer(config, self.model.parameters())
         self.optimizer = Sparsifier(self.model, inner, method, generator=generator)
 
-    def _batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def _scored(self, method: Method) -> list[tuple[Tensor, Tensor]]:
+        """What the first pattern is scored on: batches without a row in common, of the size that the paper has, or
+        smaller if the data would not do."""
+        count = method.start.batches if method.start is not None else 1
+        size = method.start.batch_size if method.start is not None else None
+        size = min(size or self.config["batch_size"], max(1, len(self.data.train) // count))
+        return list(islice(self._batches(-1, size), count))
+
+    def _batches(self, epoch: int, size: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
         """The training batches of an epoch: a function of seed and epoch, so that resuming finds them again."""
         generator = torch.Generator().manual_seed(self.config["seed"] * 1_000_003 + epoch + 1)
         rows = torch.randperm(len(self.data.train), generator=generator)
-        return self.data.train.batches(rows, self.config["batch_size"], generator)
+        return self.data.train.batches(rows, size or self.config["batch_size"], generator)
 
     def check_batches(self) -> None:
         """Raises a `UsageError` if batch norm would have to learn from a batch of one sample."""

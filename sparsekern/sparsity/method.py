@@ -9,6 +9,7 @@ from .distributions import Distribution
 from .growth import Growth
 from .schedules import NEVER, ZERO, Cadence, Schedule
 from .scores import Score, magnitude
+from .starts import Start
 from .views import View
 
 
@@ -19,7 +20,7 @@ class Method:
     Attributes:
         sparsity: fraction of absent weights at every step; its value at step 0 is the first pattern's.
         when: the steps at which the pattern changes.
-        start: the score of dense weights that makes the first pattern; None: random, G(n, M) in every layer.
+        start: how the dense network is scored for the first pattern; None: random, G(n, M) in every layer.
         drop: what scores lowest among the active weights is dropped.
         grow: what may come to life; None: nothing does.
         rate: fraction of the active weights exchanged at a change.
@@ -35,7 +36,7 @@ class Method:
     name: str
     sparsity: Schedule
     when: Cadence = NEVER
-    start: Score | None = None
+    start: Start | None = None
     drop: Score = magnitude
     grow: Growth | None = None
     rate: Schedule = ZERO
@@ -58,7 +59,7 @@ class Method:
     @property
     def needs_batches(self) -> bool:
         """Whether the first pattern is scored on data: `sparsify` then takes `batches` and `loss`."""
-        return self.start is not None and self.start.needs_gradient
+        return self.start is not None and self.start.batches > 0
 
     @property
     def moves_counts(self) -> bool:

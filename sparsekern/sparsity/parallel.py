@@ -17,6 +17,11 @@ def total(tensor: Tensor) -> Tensor:
     return tensor
 
 
+def mean(tensor: Tensor) -> Tensor:
+    """The mean over all ranks."""
+    return total(tensor) / _ranks()
+
+
 def common_seed(seed: int) -> int:
     """The seed of rank 0."""
     if _ranks() > 1:

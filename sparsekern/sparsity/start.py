@@ -1,6 +1,6 @@
 """`sparsify`: the first pattern of a network."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from math import prod
 from numbers import Real
 from typing import Any, cast
@@ -15,9 +15,7 @@ from . import distributions, parallel
 from .distributions import Distribution
 from .method import Method
 from .schedules import constant
-
-Batches = Sequence[tuple[Tensor, Tensor]]
-Loss = Callable[[Tensor, Tensor], Tensor]
+from .starts import Batches, Loss, Network
 
 
 def sparsify(
@@ -45,14 +43,15 @@ def sparsify(
         exclude: names and glob patterns of layers to leave dense.
         masks: bool tensors of the weights' shapes by layer name, True where a weight stays; layers without one are
             left dense.
-        batches, loss: data and `loss(output, target)` (mean over the batch) for methods that score on data.
+        batches, loss: data and `loss(output, target)` (mean over the batch) for methods that score on data; how many
+            batches and of what size the method's paper has: `method.start.batches`, `.batch_size`.
         backend: "auto" chooses the kernel of each layer; "sparse", "dense" (products with the expanded weight) and
             "masked" (plain PyTorch on a masked dense weight, to verify against) force one.
         generator: source of all random choices; PyTorch's default one if None.
 
     Raises:
         ValueError: a sparsity outside [0, 1), a mask of the wrong shape or dtype, an unknown layer, distribution or
-            backend, missing `batches` or `loss`.
+            backend, missing or too few `batches`, no `loss`.
     """
     choose(1, 1, 1.0, backend=backend)
     if not isinstance(method, Method):
@@ -124,17 +123,24 @@ def _patterns(
     if method.start is None:
         fresh = [Topology.random(s, n, generator=generator) for s, n in zip(shapes, counts, strict=True)]
     else:
-        weights = [cast(Tensor, layer.weight).detach() for layer in dense.values()]
-        gradients: Sequence[Tensor | None] = [None] * len(weights)
-        if method.start.needs_gradient:
-            if batches is None or loss is None:
-                raise ValueError(f"{method.name} scores on data: pass batches=[(x, y), ...] and loss=")
-            gradients = mean_gradient(model, list(dense.values()), batches, loss)
-        scores = [method.start(w, g) for w, g in zip(weights, gradients, strict=True)]
-        masks = method.view.largest(scores, counts, method.min_per_layer)
-        fresh = [Topology.from_mask(mask) for mask in masks]
+        _check_data(method, batches, loss)
+        network = Network(
+            model, dense, counts, method.view, method.min_per_layer, batches or (), cast(Loss, loss), generator
+        )
+        fresh = [Topology.from_mask(mask) for mask in method.start.choose(network)]
     by_name = dict(zip(dense, fresh, strict=True))
     return [layer.topology if isinstance(layer, PatternLayer) else by_name[name] for name, layer in layers.items()]
+
+
+def _check_data(method: Method, batches: Batches | None, loss: Loss | None) -> None:
+    start = method.start
+    if start is None or not start.batches:
+        return
+    if batches is None or (loss is None and start.needs_loss):
+        wanted = "batches=[(x, y), ...]" + " and loss=" * start.needs_loss
+        raise ValueError(f"{method.name} scores on data: pass {wanted}")
+    if len(batches) < start.batches:
+        raise ValueError(f"{method.name} scores on {start.batches} or more batches (x, y), got {len(batches)}")
 
 
 def _agreeing(layers: dict[str, nn.Module], method: Method) -> list[Topology]:
@@ -148,37 +154,3 @@ def _agreeing(layers: dict[str, nn.Module], method: Method) -> list[Topology]:
             "it first, or give masks"
         )
     return patterns
-
-
-def mean_gradient(model: nn.Module, layers: Sequence[nn.Module], batches: Batches, loss: Loss) -> list[Tensor]:
-    """The mean over `batches` of the gradient of the loss by each layer's weight, dense.
-
-    Runs in training mode; weights, `requires_grad`, gradients, buffers, mode and random state are left as they were
-    (batch norm uses the batch's statistics, running ones are restored). Zero for a weight that the loss does not use.
-    """
-    weights = [cast(Tensor, layer.weight) for layer in layers]
-    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    modes = {module: module.training for module in model.modules()}
-    wanted = [weight.requires_grad for weight in weights]
-    sums = [torch.zeros_like(weight) for weight in weights]
-    if not len(batches):
-        raise ValueError("batches must hold at least one (x, y)")
-    try:
-        with torch.random.fork_rng(), torch.enable_grad():
-            model.train()
-            for weight in weights:
-                weight.requires_grad_(True)
-            for x, y in batches:
-                gradients = torch.autograd.grad(loss(model(x), y), weights, allow_unused=True)
-                for total, gradient in zip(sums, gradients, strict=True):
-                    if gradient is not None:
-                        total += gradient / len(batches)
-    finally:
-        for weight, flag in zip(weights, wanted, strict=True):
-            weight.requires_grad_(flag)
-        for module, mode in modes.items():
-            module.training = mode
-        with torch.no_grad():
-            for name, buffer in model.named_buffers():
-                buffer.copy_(buffers[name])
-    return sums

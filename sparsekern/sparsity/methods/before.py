@@ -1,6 +1,6 @@
 """Patterns that are chosen before training and stay."""
 
-from .. import scores
+from .. import scores, starts
 from ..distributions import Distribution, by_name
 from ..method import Method
 from ..schedules import constant
@@ -34,7 +34,7 @@ def random(
 @listed(Entry("Magnitude at initialisation", None, None, storage="nonzeros", changes="never", gradient="active"))
 def magnitude_init(sparsity: float, total_steps: int | None = None, steps_per_epoch: int | None = None) -> Method:
     """A static pattern: the globally largest |w| of the initial weights."""
-    return Method("magnitude_init", constant(sparsity), start=scores.magnitude)
+    return Method("magnitude_init", constant(sparsity), start=starts.elementwise(scores.magnitude))
 
 
 @listed(
@@ -56,4 +56,4 @@ def snip(sparsity: float, total_steps: int | None = None, steps_per_epoch: int |
     order and is left out. The weights that were scored are the ones that train (some reimplementations score another
     initialisation).
     """
-    return Method("snip", constant(sparsity), start=scores.saliency)
+    return Method("snip", constant(sparsity), start=starts.elementwise(scores.saliency))

@@ -1,0 +1,134 @@
+"""First patterns chosen by scoring the dense network: what a scorer sees, returns, and leaves as it was."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
+
+from . import parallel
+from .scores import Score
+from .views import View
+
+Batches = Sequence[tuple[Tensor, Tensor]]
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Network:
+    """A dense network that is to get its first pattern.
+
+    Attributes:
+        model: read only; score within `untouched` or `scoring`.
+        layers: the layers to prune, by name.
+        counts: how many weights each keeps; in a view of the whole network only their sum counts.
+        batches: `(x, y)`, at least as many as the start asks for.
+        loss: `loss(output, target)`, mean over the batch; never None where the start needs it.
+        generator: source of random choices.
+    """
+
+    model: nn.Module
+    layers: dict[str, nn.Module]
+    counts: Sequence[int]
+    view: View
+    min_per_layer: int
+    batches: Batches
+    loss: Loss
+    generator: torch.Generator
+
+    @property
+    def weights(self) -> list[nn.Parameter]:
+        """The weight of every layer to prune."""
+        return [cast(nn.Parameter, layer.weight) for layer in self.layers.values()]
+
+    def largest(self, scores: Sequence[Tensor]) -> list[Tensor]:
+        """Bool masks of exactly `counts` of the highest scores, equal on all data-parallel ranks.
+
+        Raises:
+            ValueError: a score is NaN.
+        """
+        scores = [parallel.total(score.detach()) for score in scores]
+        return self.view.largest(scores, self.counts, self.min_per_layer)
+
+
+@dataclass(frozen=True)
+class Start:
+    """How the first pattern is chosen: `choose(network)` returns a bool mask for every layer, True where a weight
+    stays.
+
+    Attributes:
+        batches: how many batches it wants; 0: it scores without data.
+        batch_size: the paper's samples in each; None: those of the training.
+        needs_loss: whether it asks for the loss beside the inputs.
+    """
+
+    name: str
+    choose: Callable[[Network], list[Tensor]]
+    batches: int = 1
+    batch_size: int | None = None
+    needs_loss: bool = True
+
+
+@contextmanager
+def untouched(model: nn.Module) -> Iterator[None]:
+    """Whatever happens inside, even an exception, leaves `model` and PyTorch's random state as they were: Parameters,
+    buffers, gradients, `requires_grad` and modes. Inside, no Parameter has a gradient."""
+    parameters = [(p, p.detach().clone(), p.grad, p.requires_grad) for p in model.parameters()]
+    buffers = [(m, n, b, b.clone()) for m in model.modules() for n, b in m._buffers.items() if b is not None]
+    modes = [(module, module.training) for module in model.modules()]
+    devices = sorted({p.get_device() for p, *_ in parameters if p.is_cuda})
+    with torch.random.fork_rng(devices):
+        try:
+            for parameter, *_ in parameters:
+                parameter.grad = None
+            yield
+        finally:
+            with torch.no_grad():
+                for parameter, value, grad, wanted in parameters:
+                    parameter.copy_(value).requires_grad_(wanted)
+                    parameter.grad = grad
+                for module, name, buffer, value in buffers:
+                    module._buffers[name] = buffer.copy_(value)
+            for module, mode in modes:
+                module.training = mode
+
+
+@contextmanager
+def scoring(model: nn.Module) -> Iterator[None]:
+    """`untouched`, gradients on, in training mode but without dropout: batch norm takes the batch's statistics."""
+    with untouched(model), torch.enable_grad():
+        model.train()
+        for module in model.modules():
+            if isinstance(module, _DropoutNd):
+                module.eval()
+        yield
+
+
+def mean_gradient(model: nn.Module, weights: Sequence[Tensor], batches: Batches, loss: Loss) -> list[Tensor]:
+    """The mean over `batches`, and over data-parallel ranks, of the gradient of the loss by each of `weights`, zero
+    where the loss does not use one. Runs within `scoring`."""
+    sums = [torch.zeros_like(weight) for weight in weights]
+    with scoring(model):
+        for weight in weights:
+            weight.requires_grad_(True)
+        for x, y in batches:
+            gradients = torch.autograd.grad(loss(model(x), y), weights, materialize_grads=True)
+            for total, gradient in zip(sums, gradients, strict=True):
+                total += gradient / len(batches)
+    return [parallel.mean(total) for total in sums]
+
+
+def elementwise(score: Score) -> Start:
+    """The highest scores of each weight and, where the score needs it, its mean gradient over the batches."""
+
+    def choose(network: Network) -> list[Tensor]:
+        weights = network.weights
+        gradients: Sequence[Tensor | None] = [None] * len(weights)
+        if score.needs_gradient:
+            gradients = mean_gradient(network.model, weights, network.batches, network.loss)
+        return network.largest([score(w.detach(), g) for w, g in zip(weights, gradients, strict=True)])
+
+    return Start(score.name, choose, batches=int(score.needs_gradient), needs_loss=score.needs_gradient)
