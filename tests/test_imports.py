@@ -18,7 +18,7 @@ GROUPS = [
     {"sparsity.starts"},
     {"topology"},
     {"nn"},
-    {"sparsity.carry"},
+    {"sparsity.carry", "sparsity.flow"},
     {"sparsity.site"},
     {"sparsity.growth"},
     {"sparsity.method"},
