@@ -1,16 +1,17 @@
 """Layers with a dense master weight, of which only the entries of a pattern take part in the products."""
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
-from ..ops.masked import active_values, straight_through
+from ..ops.masked import Record, active_values, straight_through
 from .conv import Conv2dProduct
 from .layer import PatternLayer
 from .linear import LinearProduct
 
-GRADIENTS = ("dense", "active")
+Gradient = Literal["dense", "active", "moment"]
+GRADIENTS = get_args(Gradient)
 
 
 class MaskedLayer(PatternLayer):
@@ -21,17 +22,25 @@ class MaskedLayer(PatternLayer):
     Attributes:
         weight: Parameter of the dense twin's shape, the master weight; entries off the pattern keep their values.
         weight_gradient: "dense": `weight.grad` is the gradient of the masked weight at every entry, absent ones too
-            (straight-through); "active": it is zero off the pattern, and nothing dense is multiplied for it.
+            (straight-through); "active": it is zero off the pattern, and nothing dense is multiplied for it; "moment":
+            that of "dense", and every backward pass adds to `moment` and `samples`.
+        moment: sum over samples of the square of what each contributes to the gradient, of the weight's shape, in fp32
+            or wider; None until a backward pass of `weight_gradient="moment"`. It belongs to the gradient as the
+            backward pass left it: look at both before gradients are unscaled or clipped.
+        samples: how many samples `moment` is the sum of. Whoever reads them sets them back to None and 0.
     """
 
     WEIGHT = "weight"
     weight: nn.Parameter
 
-    def __init__(self, *arguments: Any, weight_gradient: Literal["dense", "active"] = "dense", **options: Any) -> None:
+    def __init__(self, *arguments: Any, weight_gradient: Gradient = "dense", **options: Any) -> None:
         if weight_gradient not in GRADIENTS:
             raise ValueError(f"weight_gradient must be one of {', '.join(GRADIENTS)}, got {weight_gradient!r}")
         super().__init__(*arguments, **options)
         self.weight_gradient = weight_gradient
+        self.moment: Tensor | None = None
+        self.samples = 0
+        self._recorded = -1  # the backward pass that added to them last
 
     def forward(self, input: Tensor) -> Tensor:
         input = self.prepare(input)
@@ -39,8 +48,29 @@ class MaskedLayer(PatternLayer):
             output = self.product(input, self.active_weight(self.weight))
         else:
             output = self.product(input, self.active_weight(self.weight.detach()))
-            output = straight_through(output, input, self.weight, self.window)
+            output = straight_through(output, input, self.weight, self.window, self._recorder(input))
         return output if self.probe is None else self.probe.tap(output, input)
+
+    def _recorder(self, input: Tensor) -> Record | None:
+        """What the backward pass tells the moment of the gradient, if this layer wants to know."""
+        if self.weight_gradient != "moment" or not (torch.is_grad_enabled() and self.weight.requires_grad):
+            return None
+        if input.dim() < (2 if self.window is None else 4):
+            raise ValueError(
+                f"the second moment over samples needs a batch of them, [B, ...], got an input of {tuple(input.shape)}"
+            )
+        return self._record
+
+    def _record(self, moment: Tensor, samples: int) -> None:
+        current = torch._C._current_graph_task_id()
+        if current == self._recorded:
+            raise RuntimeError(
+                f"this {type(self).__name__} is used twice in one pass; its second moment would need the sum of both "
+                "uses of a sample before squaring: give every use a layer of its own"
+            )
+        self._recorded = current
+        self.moment = moment if self.moment is None else self.moment.add_(moment)
+        self.samples += samples
 
     def active_weight(self, weight: Tensor) -> Tensor:
         """What is multiplied, `[capacity]`: the entries of `weight` at the pattern. A subclass may return a function of
@@ -49,6 +79,10 @@ class MaskedLayer(PatternLayer):
 
     def dense_weight(self) -> Tensor:
         return self.topology.dense(self.active_weight(self.weight))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Of copies and pickles, which have not seen a backward pass."""
+        return {**super().__getstate__(), "moment": None, "samples": 0, "_recorded": -1}
 
     def pattern_repr(self) -> str:
         return f"{super().pattern_repr()}, weight_gradient={self.weight_gradient}"
@@ -78,7 +112,8 @@ class MaskedLinear(LinearProduct, MaskedLayer):
 
     Attributes:
         weight: Parameter `[out_features, in_features]`; entries off the pattern keep their values.
-        weight_gradient: "dense" (straight-through; the default) or "active" (zero off the pattern).
+        weight_gradient: "dense" (straight-through; the default), "active" (zero off the pattern) or "moment" (dense,
+            with the second moment of the samples' shares).
         bias: Parameter `[out_features]` or None.
         kernel, reason: the kernel in use ("csr", "tiled", "dense" or "masked") and why.
 
@@ -99,7 +134,8 @@ class MaskedConv2d(Conv2dProduct, MaskedLayer):
 
     Attributes:
         weight: Parameter `[out, in / groups, kernel height, kernel width]`; entries off the pattern keep their values.
-        weight_gradient: "dense" (straight-through; the default) or "active" (zero off the pattern).
+        weight_gradient: "dense" (straight-through; the default), "active" (zero off the pattern) or "moment" (dense,
+            with the second moment of the samples' shares).
         bias: Parameter `[out_channels]` or None.
         kernel, reason: the kernel in use ("csr", "dense" or "masked") and why.
 

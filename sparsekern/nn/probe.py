@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,6 +10,15 @@ from torch import Tensor
 from .. import ops
 from ..ops.conv import Window
 from ..ops.masked import weight_gradient
+from ..ops.moment import moment_of
+
+
+class Record(NamedTuple):
+    """Input and output gradient of one use of a layer, and which backward pass it was."""
+
+    h: Tensor
+    delta: Tensor
+    backward_pass: int
 
 
 class Probe:
@@ -19,7 +28,7 @@ class Probe:
     """
 
     def __init__(self) -> None:
-        self.records: list[tuple[Tensor, Tensor]] = []
+        self.records: list[Record] = []
 
     def tap(self, output: Tensor, input: Tensor) -> Tensor:
         """`output` itself; its backward pass records (h, delta)."""
@@ -42,6 +51,24 @@ class Probe:
         """dL/dW, dense, of the weight's shape."""
         return self._total(self._dense)
 
+    def gradient_and_moment(self) -> tuple[Tensor, Tensor, int]:
+        """dL/dW, dense, of the weight's shape, the second moment of the samples' shares of it, and the
+        number of samples, the first dimension of h.
+
+        Raises:
+            RuntimeError: the layer took part twice in one backward pass: its uses of a sample would have to be summed
+                before squaring.
+            ValueError: a use without a batch dimension.
+        """
+        first, *others = records = self._recorded()
+        if len({record.backward_pass for record in records}) < len(records):
+            raise RuntimeError("the second moment of a layer that is used twice in one backward pass is not recorded")
+        gradient, moment = self._moment(first.h, first.delta)
+        for record in others:
+            for total, part in zip((gradient, moment), self._moment(record.h, record.delta), strict=True):
+                total += part
+        return gradient, moment, sum(record.h.shape[0] for record in records)
+
     def _features(self, tensor: Tensor) -> Tensor:
         raise NotImplementedError
 
@@ -54,13 +81,20 @@ class Probe:
     def _dense(self, h: Tensor, delta: Tensor) -> Tensor:
         raise NotImplementedError
 
+    def _moment(self, h: Tensor, delta: Tensor) -> tuple[Tensor, Tensor]:
+        raise NotImplementedError
+
     def _total(self, statistic: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        first, *others = self._recorded()
+        total = statistic(first.h, first.delta)
+        for record in others:
+            total = total + statistic(record.h, record.delta)
+        return total
+
+    def _recorded(self) -> list[Record]:
         if not self.records:
             raise RuntimeError("a layer was armed for this step, but no backward pass reached it")
-        total = statistic(*self.records[0])
-        for h, delta in self.records[1:]:
-            total = total + statistic(h, delta)
-        return total
+        return self.records
 
 
 class LinearProbe(Probe):
@@ -77,6 +111,9 @@ class LinearProbe(Probe):
 
     def _dense(self, h: Tensor, delta: Tensor) -> Tensor:
         return weight_gradient(delta, h).to(_wide(h))
+
+    def _moment(self, h: Tensor, delta: Tensor) -> tuple[Tensor, Tensor]:
+        return moment_of(delta, h, None)
 
 
 class ConvProbe(Probe):
@@ -115,6 +152,9 @@ class ConvProbe(Probe):
         wide = _wide(h)
         return weight_gradient(delta.to(wide), h.to(wide), self.weight_shape, self.window)
 
+    def _moment(self, h: Tensor, delta: Tensor) -> tuple[Tensor, Tensor]:
+        return moment_of(delta, h, self.window)
+
 
 def _batched(tensor: Tensor) -> Tensor:
     return tensor if tensor.dim() == 4 else tensor.unsqueeze(0)
@@ -134,5 +174,6 @@ class _Tap(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple:
         (grad_output,) = grad_outputs
         # Under autocast the output, and so its gradient, is narrower than the input.
-        ctx.probe.records.append((ctx.input.to(grad_output.dtype), grad_output.detach()))
+        input = ctx.input.to(grad_output.dtype)
+        ctx.probe.records.append(Record(input, grad_output.detach(), torch._C._current_graph_task_id()))
         return grad_output, None, None

@@ -3,11 +3,12 @@
 `index` is `Topology.index`; the layout is described in `schema`.
 """
 
-from . import autograd, reference, reference_conv, schema
+from . import autograd, reference, reference_conv, reference_moment, schema
 from .backend import extension
 from .conv import expanded_conv2d, sampled_conv2d_gradient, sparse_conv2d
 from .linear import expanded_linear, sparse_linear
 from .masked import active_values, straight_through
+from .moment import conv2d_gradient_moment, gradient_moment, score_step, snr_update
 from .pattern import compress, coordinates, random_subset, rewire, tile_index, transpose_index
 from .selection import guided_sample, kth_largest, sampled_gradient, topk_mask
 
@@ -15,19 +16,24 @@ __all__ = [
     "active_values",
     "autograd",
     "compress",
+    "conv2d_gradient_moment",
     "coordinates",
     "expanded_conv2d",
     "expanded_linear",
     "extension",
+    "gradient_moment",
     "guided_sample",
     "kth_largest",
     "random_subset",
     "reference",
     "reference_conv",
+    "reference_moment",
     "rewire",
     "sampled_conv2d_gradient",
     "sampled_gradient",
     "schema",
+    "score_step",
+    "snr_update",
     "sparse_conv2d",
     "sparse_linear",
     "straight_through",

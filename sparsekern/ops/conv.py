@@ -97,9 +97,31 @@ def sampled_conv2d_gradient(
     Raises:
         ValueError: shapes or dtypes that do not fit, coordinates out of range.
     """
-    geometry = kernel, strides, pads, dilations, _ = window(kernel_size, stride, padding, dilation, groups)
+    geometry = window(kernel_size, stride, padding, dilation, groups)
     if coordinates.dtype != torch.int64 or coordinates.dim() != 1:
         raise ValueError(f"coordinates must be int64 [n], got {coordinates.dtype} {tuple(coordinates.shape)}")
+    check_gradient(grad_output, input, geometry)
+    kernel, rows = geometry[0], grad_output.shape[1]
+    ascending = bool((coordinates[1:] > coordinates[:-1]).all())
+    distinct, inverse = (coordinates, None) if ascending else coordinates.unique(return_inverse=True)
+    cols = input.shape[1] // groups * kernel[0] * kernel[1]
+    row_ptr, col = compress(distinct, rows, cols)
+    # Of the walk by columns only the number of columns is looked at.
+    index = [row_ptr, col, col.new_zeros(cols + 1), *[col.new_empty(0)] * 4]
+    delta, h = (tensor.to(_accumulate(tensor.dtype)) for tensor in (grad_output, input))
+    values = h.new_zeros(distinct.shape)
+    needs = (False, True, False)
+    gradient = torch.ops.sparsekern.sparse_conv2d_backward.default(delta, h, values, index, *needs, *geometry)[1]
+    return gradient if inverse is None else gradient[inverse]
+
+
+def check_gradient(grad_output: Tensor, input: Tensor, window: Window) -> None:
+    """Whether `grad_output` `[batch, out, out height, out width]` is that of a convolution of `input`.
+
+    Raises:
+        ValueError: it is not.
+    """
+    kernel, strides, pads, dilations, groups = window
     if input.dim() != 4 or grad_output.dim() != 4 or groups < 1 or input.shape[1] % groups:
         raise ValueError(
             f"grad_output and input must be [batch, channels, height, width], channels divisible by {groups}, got "
@@ -112,17 +134,6 @@ def sampled_conv2d_gradient(
             f"grad_output must be {input.dtype} {expected} with channels divisible by {groups}, got "
             f"{grad_output.dtype} {tuple(grad_output.shape)}"
         )
-    ascending = bool((coordinates[1:] > coordinates[:-1]).all())
-    distinct, inverse = (coordinates, None) if ascending else coordinates.unique(return_inverse=True)
-    cols = input.shape[1] // groups * kernel[0] * kernel[1]
-    row_ptr, col = compress(distinct, rows, cols)
-    # Of the walk by columns only the number of columns is looked at.
-    index = [row_ptr, col, col.new_zeros(cols + 1), *[col.new_empty(0)] * 4]
-    delta, h = (tensor.to(_accumulate(tensor.dtype)) for tensor in (grad_output, input))
-    values = h.new_zeros(distinct.shape)
-    needs = (False, True, False)
-    gradient = torch.ops.sparsekern.sparse_conv2d_backward.default(delta, h, values, index, *needs, *geometry)[1]
-    return gradient if inverse is None else gradient[inverse]
 
 
 def convolve(

@@ -4,12 +4,14 @@ They are products of the sparse operators with `active_values`. The weight's gra
 `straight_through` gives every entry the gradient that it would have in the product.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .conv import Window
+from .moment import moment_of
 
 _ops = torch.ops.sparsekern
 
@@ -35,7 +37,12 @@ def active_values(weight: Tensor, index: list[Tensor]) -> Tensor:
     return _ActiveValues.apply(weight.reshape(rows, cols), index[0], index[1])  # type: ignore[return-value]
 
 
-def straight_through(output: Tensor, input: Tensor, weight: Tensor, window: Window | None = None) -> Tensor:
+Record = Callable[[Tensor, int], None]
+
+
+def straight_through(
+    output: Tensor, input: Tensor, weight: Tensor, window: Window | None = None, record: Record | None = None
+) -> Tensor:
     """`output` itself; in its backward pass `weight` gets, at every entry, the gradient of the weight that took part in
     the product (Lin et al., Dynamic Model Pruning with Feedback, ICLR 2020, eq. 3).
 
@@ -44,8 +51,10 @@ def straight_through(output: Tensor, input: Tensor, weight: Tensor, window: Wind
         input: `[*, cols]`, or of a convolution `[batch, channels, height, width]` or without the batch.
         weight: dense; only its shape and dtype matter.
         window: how a convolution moves over its input (`ops.conv.window`); a linear layer has none.
+        record: if given, the backward pass calls it with the second moment of the samples' shares of the gradient, in
+            fp32 or wider, and the number of samples; they are the first dimension of `input`.
     """
-    return _StraightThrough.apply(output, input.detach(), weight, window)  # type: ignore[return-value]
+    return _StraightThrough.apply(output, input.detach(), weight, window, record)  # type: ignore[return-value]
 
 
 def weight_gradient(
@@ -84,10 +93,12 @@ class _ActiveValues(torch.autograd.Function):
 
 class _StraightThrough(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, output: Tensor, input: Tensor, weight: Tensor, window: Window | None) -> Tensor:
+    def forward(
+        ctx: Any, output: Tensor, input: Tensor, weight: Tensor, window: Window | None, record: Record | None
+    ) -> Tensor:
         if ctx.needs_input_grad[2]:
             ctx.save_for_backward(input)
-        ctx.shape, ctx.window = weight.shape, window
+        ctx.shape, ctx.window, ctx.record = weight.shape, window, record
         return output.view_as(output)
 
     @staticmethod
@@ -97,7 +108,13 @@ class _StraightThrough(torch.autograd.Function):
             raise RuntimeError("sparse layers have no second derivatives: do without create_graph=True")
         (delta,) = grad_outputs
         if not ctx.needs_input_grad[2]:
-            return delta, None, None, None
+            return delta, None, None, None, None
         (input,) = ctx.saved_tensors
         # Under autocast the output, and so its gradient, is narrower than the input.
-        return delta, None, weight_gradient(delta, input.to(delta.dtype), ctx.shape, ctx.window), None
+        input = input.to(delta.dtype)
+        if ctx.record is None:
+            gradient = weight_gradient(delta, input, ctx.shape, ctx.window)
+        else:
+            gradient, moment = moment_of(delta, input, ctx.window)
+            ctx.record(moment, input.shape[0])
+        return delta, None, gradient, None, None

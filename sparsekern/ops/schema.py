@@ -49,12 +49,18 @@ SCHEMAS = {
     "tile_index": "(Tensor ptr, Tensor index, SymInt extent) -> Tensor",
     "topk_mask": "(Tensor[] scores, int k, bool absolute) -> Tensor[]",
     "kth_largest": "(Tensor[] scores, int k, bool absolute) -> Tensor",
+    "gradient_moment": "(Tensor grad_output, Tensor input) -> (Tensor, Tensor)",
+    "conv2d_gradient_moment": f"(Tensor grad_output, Tensor input, {WINDOW}) -> (Tensor, Tensor)",
+    "snr_update": "(Tensor(a!) ratio, Tensor gradient, Tensor moment, SymInt batch, float decay, bool first) -> ()",
+    "score_step": "(Tensor(a!) score, Tensor(b!) momentum_buffer, Tensor(c!) gradient, Tensor weight, Tensor row_ptr, "
+    "Tensor col, float lr, float momentum) -> ()",
 }
 
 for _name, _schema in SCHEMAS.items():
     library.define(_name + _schema)
 
 TILE = 64
+SNR_CAP = 1e6  # the largest signal-to-noise ratio
 
 
 def _linear(input: Tensor, values: Tensor, index: list[Tensor], bias: Tensor | None, out_features: int) -> Tensor:
@@ -172,6 +178,42 @@ def _kth_largest(scores: list[Tensor], k: int, absolute: bool) -> Tensor:
     return scores[0].new_empty(())
 
 
+def _gradient_moment(grad_output: Tensor, input: Tensor) -> tuple[Tensor, Tensor]:
+    gradient = input.new_empty((grad_output.shape[-1], input.shape[-1]), dtype=_accumulate(input.dtype))
+    return gradient, torch.empty_like(gradient)
+
+
+def _conv2d_gradient_moment(
+    grad_output: Tensor,
+    input: Tensor,
+    kernel_size: list[int],
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: int,
+) -> tuple[Tensor, Tensor]:
+    shape = (grad_output.shape[1], input.shape[1] // groups, *kernel_size)
+    gradient = input.new_empty(shape, dtype=_accumulate(input.dtype))
+    return gradient, torch.empty_like(gradient)
+
+
+def _snr_update(ratio: Tensor, gradient: Tensor, moment: Tensor, batch: int, decay: float, first: bool) -> None:
+    return None
+
+
+def _score_step(
+    score: Tensor,
+    momentum_buffer: Tensor,
+    gradient: Tensor,
+    weight: Tensor,
+    row_ptr: Tensor,
+    col: Tensor,
+    lr: float,
+    momentum: float,
+) -> None:
+    return None
+
+
 def _accumulate(dtype: torch.dtype) -> torch.dtype:
     """The dtype in which sums over `dtype` are kept."""
     return torch.float32 if dtype in (torch.bfloat16, torch.float16) else dtype
@@ -197,6 +239,10 @@ FAKES = {
     "tile_index": _tile_index,
     "topk_mask": _topk_mask,
     "kth_largest": _kth_largest,
+    "gradient_moment": _gradient_moment,
+    "conv2d_gradient_moment": _conv2d_gradient_moment,
+    "snr_update": _snr_update,
+    "score_step": _score_step,
 }
 
 for _name, _fake in FAKES.items():

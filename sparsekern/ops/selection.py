@@ -25,6 +25,18 @@ def sampled_gradient(grad_output: Tensor, input: Tensor, coordinates: Tensor) ->
     Raises:
         ValueError: shapes or dtypes that do not fit, coordinates out of range.
     """
+    check_features(grad_output, input)
+    if coordinates.dtype != torch.int64 or coordinates.dim() != 1:
+        raise ValueError(f"coordinates must be int64 [n], got {coordinates.dtype} {tuple(coordinates.shape)}")
+    return _ops.sampled_gradient(grad_output, input, coordinates)
+
+
+def check_features(grad_output: Tensor, input: Tensor) -> None:
+    """Whether `grad_output` `[*, rows]` and `input` `[*, cols]` are of one linear layer.
+
+    Raises:
+        ValueError: they are not.
+    """
     if grad_output.dtype != input.dtype or input.dtype not in FLOATS:
         raise ValueError(
             f"grad_output and input must have one floating-point dtype, got {grad_output.dtype} and {input.dtype}"
@@ -34,9 +46,6 @@ def sampled_gradient(grad_output: Tensor, input: Tensor, coordinates: Tensor) ->
             f"grad_output and input must have the same leading dimensions, got {tuple(grad_output.shape)} and "
             f"{tuple(input.shape)}"
         )
-    if coordinates.dtype != torch.int64 or coordinates.dim() != 1:
-        raise ValueError(f"coordinates must be int64 [n], got {coordinates.dtype} {tuple(coordinates.shape)}")
-    return _ops.sampled_gradient(grad_output, input, coordinates)
 
 
 def guided_sample(
