@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from math import prod
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,14 +13,6 @@ from ..ops.masked import weight_gradient
 from ..ops.moment import moment_of
 
 
-class Record(NamedTuple):
-    """Input and output gradient of one use of a layer, and which backward pass it was."""
-
-    h: Tensor
-    delta: Tensor
-    backward_pass: int
-
-
 class Probe:
     """Inputs h and output gradients delta of every use of a layer within one step.
 
@@ -28,7 +20,8 @@ class Probe:
     """
 
     def __init__(self) -> None:
-        self.records: list[Record] = []
+        self.records: list[tuple[Tensor, Tensor]] = []
+        self.passes: list[int] = []  # the backward pass that each came from; the last ones are those of `records`
 
     def tap(self, output: Tensor, input: Tensor) -> Tensor:
         """`output` itself; its backward pass records (h, delta)."""
@@ -52,22 +45,21 @@ class Probe:
         return self._total(self._dense)
 
     def gradient_and_moment(self) -> tuple[Tensor, Tensor, int]:
-        """dL/dW, dense, of the weight's shape, the second moment of the samples' shares of it, and the
-        number of samples, the first dimension of h.
+        """dL/dW, dense, of the weight's shape, the second moment of the samples' shares of it, and the number of
+        samples, the first dimension of h.
 
         Raises:
             RuntimeError: the layer took part twice in one backward pass: its uses of a sample would have to be summed
                 before squaring.
             ValueError: a use without a batch dimension.
         """
-        first, *others = records = self._recorded()
-        if len({record.backward_pass for record in records}) < len(records):
+        if len(set(self.passes[-len(self.records) :])) < len(self.records):
             raise RuntimeError("the second moment of a layer that is used twice in one backward pass is not recorded")
-        gradient, moment = self._moment(first.h, first.delta)
-        for record in others:
-            for total, part in zip((gradient, moment), self._moment(record.h, record.delta), strict=True):
-                total += part
-        return gradient, moment, sum(record.h.shape[0] for record in records)
+        (gradient, moment), *others = [self._moment(h, delta) for h, delta in self._recorded()]
+        for more_gradient, more_moment in others:
+            gradient += more_gradient
+            moment += more_moment
+        return gradient, moment, sum(h.shape[0] for h, _ in self.records)
 
     def _features(self, tensor: Tensor) -> Tensor:
         raise NotImplementedError
@@ -86,12 +78,12 @@ class Probe:
 
     def _total(self, statistic: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
         first, *others = self._recorded()
-        total = statistic(first.h, first.delta)
-        for record in others:
-            total = total + statistic(record.h, record.delta)
+        total = statistic(*first)
+        for h, delta in others:
+            total = total + statistic(h, delta)
         return total
 
-    def _recorded(self) -> list[Record]:
+    def _recorded(self) -> list[tuple[Tensor, Tensor]]:
         if not self.records:
             raise RuntimeError("a layer was armed for this step, but no backward pass reached it")
         return self.records
@@ -174,6 +166,6 @@ class _Tap(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple:
         (grad_output,) = grad_outputs
         # Under autocast the output, and so its gradient, is narrower than the input.
-        input = ctx.input.to(grad_output.dtype)
-        ctx.probe.records.append(Record(input, grad_output.detach(), torch._C._current_graph_task_id()))
+        ctx.probe.records.append((ctx.input.to(grad_output.dtype), grad_output.detach()))
+        ctx.probe.passes.append(torch._C._current_graph_task_id())
         return grad_output, None, None
