@@ -1,5 +1,6 @@
 """Layers with a sparsity pattern, and the conversion of models."""
 
+from .channels import ChannelGroup, channel_groups
 from .conv import SparseConv2d
 from .convert import densify, prunable_layers, sparse_twin, swap
 from .layer import PatternLayer
@@ -8,8 +9,10 @@ from .masked import MaskedConv2d, MaskedLayer, MaskedLinear
 from .memory import MemoryReport, memory_report
 from .probe import Probe
 from .sparse import SparseLayer
+from .zeros import ZeroChannels
 
 __all__ = [
+    "ChannelGroup",
     "MaskedConv2d",
     "MaskedLayer",
     "MaskedLinear",
@@ -19,6 +22,8 @@ __all__ = [
     "SparseConv2d",
     "SparseLayer",
     "SparseLinear",
+    "ZeroChannels",
+    "channel_groups",
     "densify",
     "memory_report",
     "prunable_layers",

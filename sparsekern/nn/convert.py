@@ -32,7 +32,7 @@ def prunable_layers(model: nn.Module, exclude: Iterable[str] = ()) -> dict[str, 
     for pattern in patterns:
         if not any(fnmatch.fnmatchcase(name, pattern) for name in layers):
             raise ValueError(f"exclude pattern {pattern!r} matches none of the layers {', '.join(layers) or '(none)'}")
-    shared = _shared_parameters(model)
+    shared = shared_parameters(model)
     chosen = {}
     for name, layer in layers.items():
         if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns):
@@ -49,7 +49,8 @@ def prunable_layers(model: nn.Module, exclude: Iterable[str] = ()) -> dict[str, 
     return chosen
 
 
-def _shared_parameters(model: nn.Module) -> set[int]:
+def shared_parameters(model: nn.Module) -> set[int]:
+    """The ids of the Parameters that several modules hold."""
     owners: dict[int, int] = {}
     for module in model.modules():
         for parameter in module.parameters(recurse=False):

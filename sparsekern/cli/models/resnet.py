@@ -4,8 +4,8 @@ from collections import OrderedDict
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from ...nn import ZeroChannels
 from ..errors import require
 from .common import initialise, scaled, small
 
@@ -15,13 +15,13 @@ class Subsample(nn.Module):
 
     def __init__(self, more: int, stride: int) -> None:
         super().__init__()
-        self.more, self.stride = more, stride
+        self.zeros, self.stride = ZeroChannels(more), stride
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.more))
+        return self.zeros(x[:, :, :: self.stride, :: self.stride])
 
     def extra_repr(self) -> str:
-        return f"more={self.more}, stride={self.stride}"
+        return f"stride={self.stride}"
 
 
 def resnet20(shape: tuple[int, ...], classes: int, width: float) -> nn.Module:

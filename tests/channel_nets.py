@@ -1,0 +1,98 @@
+"""Small networks, each with another way of passing channels on, for the tests of channels.py and shrink.py."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sparsekern.cli.models import resnet, wide
+
+
+class Functional(nn.Module):
+    """A model whose `forward` is `function(self, x)`."""
+
+    def __init__(self, function: Callable[[Any, Tensor], Any], **modules: nn.Module) -> None:
+        super().__init__()
+        for name, module in modules.items():
+            self.add_module(name, module)
+        self.function = function
+
+    def forward(self, x: Tensor) -> Any:
+        return self.function(self, x)
+
+
+def conv(inputs: int, outputs: int, kernel: int = 3, bias: bool = True, **options: Any) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=bias, **options)
+
+
+def perceptron(bias: bool = True) -> nn.Module:
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(108, 8, bias=bias), nn.ReLU(), nn.Linear(8, 6, bias=bias), nn.Sigmoid(), nn.Linear(6, 4)
+    )
+
+
+def vgg(norm: bool) -> nn.Module:
+    layers: list[nn.Module] = []
+    for inputs, outputs in ((3, 6), (6, 8), (8, 8)):
+        layers += [conv(inputs, outputs), *([nn.BatchNorm2d(outputs)] if norm else []), nn.ReLU(inplace=True)]
+    return nn.Sequential(*layers, nn.MaxPool2d(2), nn.Flatten(), nn.Linear(72, 7), nn.ReLU(), nn.Linear(7, 4))
+
+
+def mobilenet() -> nn.Module:
+    layers: list[nn.Module] = [conv(3, 6, bias=False), nn.BatchNorm2d(6), nn.ReLU6()]
+    for inputs, outputs, stride in ((6, 8, 1), (8, 10, 2)):
+        layers += [conv(inputs, inputs, bias=False, groups=inputs, stride=stride), nn.BatchNorm2d(inputs), nn.ReLU6()]
+        layers += [conv(inputs, outputs, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU6()]
+    layers += [conv(10, 20, groups=10), nn.ReLU()]  # two outputs for each input channel
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(20, 4))
+
+
+def concatenated(self: Any, x: Tensor) -> Tensor:
+    """As in a DenseNet: each layer reads all that came before it, the input too."""
+    x = torch.cat([x, self.a(x)], 1)
+    x = torch.cat([x, self.b(F.relu(self.norm(x)))], dim=1)
+    return self.head(F.relu(x).mean([2, 3]))
+
+
+def squeezed(self: Any, x: Tensor) -> Tensor:
+    """Squeeze and excitation: one factor for each channel."""
+    x = F.relu(self.a(x))
+    batch, channels, _, _ = x.size()
+    factor = F.adaptive_avg_pool2d(x, 1).view(batch, channels)
+    factor = torch.sigmoid(self.up(F.relu(self.down(factor)))).view(batch, channels, 1, 1)
+    return self.head(torch.flatten(x * factor, 1))
+
+
+def shared(self: Any, x: Tensor) -> Tensor:
+    """One layer twice."""
+    x = F.relu(self.a(x))
+    x = F.relu(self.b(x))
+    return self.head(F.relu(self.b(x)).flatten(1))
+
+
+def small(block: str, project: bool) -> nn.Module:
+    stem = resnet._stem(3, 4)
+    return resnet._assemble(block, stem, (2, 2, 1), [4, 6, 8], 4, project)
+
+
+MODELS: dict[str, Callable[[], nn.Module]] = {
+    "perceptron": perceptron,
+    "perceptron without bias": lambda: perceptron(bias=False),
+    "vgg": lambda: vgg(norm=False),
+    "vgg with batch norm": lambda: vgg(norm=True),
+    "resnet option A": lambda: small("BasicBlock", project=False),
+    "resnet projections": lambda: small("BasicBlock", project=True),
+    "bottleneck": lambda: small("Bottleneck", project=True),
+    "wide": lambda: wide._wide(1, 1, (3, 6, 6), 4, 0.25),
+    "mobilenet": mobilenet,
+    "concatenated": lambda: Functional(
+        concatenated, a=conv(3, 5), norm=nn.BatchNorm2d(8), b=conv(8, 4, bias=False), head=nn.Linear(12, 4)
+    ),
+    "squeezed": lambda: Functional(
+        squeezed, a=conv(3, 6), down=nn.Linear(6, 5), up=nn.Linear(5, 6), head=nn.Linear(216, 4)
+    ),
+    "shared": lambda: Functional(shared, a=conv(3, 6), b=conv(6, 6), head=nn.Linear(216, 4)),
+}
+EXAMPLE = (2, 3, 6, 6)
