@@ -15,10 +15,11 @@ PACKAGE = Path(sparsekern.__file__).parent
 GROUPS = [
     {"ops"},
     {"sparsity.schedules", "sparsity.scores", "sparsity.views", "sparsity.distributions", "sparsity.parallel"},
-    {"sparsity.starts"},
     {"topology"},
     {"nn"},
     {"sparsity.carry", "sparsity.flow"},
+    {"sparsity.starts"},
+    {"sparsity.objective"},
     {"sparsity.site"},
     {"sparsity.growth"},
     {"sparsity.method"},

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
+from ..topology import kept
 from . import parallel
 from .scores import Score
 from .views import View
@@ -43,6 +44,16 @@ class Network:
     def weights(self) -> list[nn.Parameter]:
         """The weight of every layer to prune."""
         return [cast(nn.Parameter, layer.weight) for layer in self.layers.values()]
+
+    def after(self, progress: float) -> "Network":
+        """The same when a part of the pruning is done, the density falling exponentially from 1: N (n / N)^progress of
+        N weights stay, rounded up."""
+        sizes = [weight.numel() for weight in self.weights]
+        counts, totals = self.counts, sizes
+        if not self.view.per_layer:
+            counts, totals = [sum(counts)], [sum(sizes)]
+        left = [kept(1 - (n / max(1, size)) ** progress, size) for n, size in zip(counts, totals, strict=True)]
+        return replace(self, counts=[*left, *[0] * (len(sizes) - len(left))])
 
     def largest(self, scores: Sequence[Tensor]) -> list[Tensor]:
         """Bool masks of exactly `counts` of the highest scores, equal on all data-parallel ranks.

@@ -346,7 +346,8 @@ def test_sparsity_zero_and_tiny_layers_run() -> None:
 
 def test_names_and_errors() -> None:
     assert sk.methods.names() == [
-        "dense", "random", "magnitude_init", "snip", "set", "rigl", "gmp", "gse_random", "gse_grabo",
+        "dense", "random", "magnitude_init", "snip", "set", "rigl", "gmp", "grasp_abs", "gse_random", "gse_grabo",
+        "prospr", "prospr_first_order", "synflow",
     ]  # fmt: skip
     with pytest.raises(ValueError, match=r"unknown method 'grabo'; did you mean.*gse_grabo"):
         sk.methods.get("grabo")
@@ -366,7 +367,8 @@ def test_names_and_errors() -> None:
     for name in sk.methods.names():
         facts = sk.methods.describe(name)
         assert facts["title"]
-        assert facts["needs_batches"] == (name == "snip")
+        method = sk.methods.get(name)(sparsity=0.5, total_steps=100, steps_per_epoch=10)
+        assert facts["needs_batches"] == method.needs_batches
         assert sk.methods.get(name).__doc__
 
 

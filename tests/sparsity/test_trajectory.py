@@ -63,7 +63,7 @@ def prepare(
     kind: str, name: str, build: Callable, backend: str = "sparse", seed: int = 3
 ) -> tuple[nn.Module, sk.Sparsifier]:
     torch.manual_seed(seed)
-    method, data = make(name), batches(kind, 2)
+    method, data = make(name), batches(kind, 4)
     model = sk.sparsify(network(kind), method, batches=data, loss=nn.functional.cross_entropy, backend=backend)
     return model, sk.Sparsifier(model, build(model.parameters()), method)
 

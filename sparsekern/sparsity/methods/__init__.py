@@ -6,20 +6,27 @@ the options are the paper's hyperparameters with the paper's defaults. `total_st
 
 from .before import dense, magnitude_init, random, snip
 from .dynamic import gmp, rigl, set
+from .grasp import grasp_abs
 from .gse import gse_grabo, gse_random
+from .prospr import prospr, prospr_first_order
 from .registry import describe, get, names
+from .synflow import synflow
 
 __all__ = [
     "dense",
     "describe",
     "get",
     "gmp",
+    "grasp_abs",
     "gse_grabo",
     "gse_random",
     "magnitude_init",
     "names",
+    "prospr",
+    "prospr_first_order",
     "random",
     "rigl",
     "set",
     "snip",
+    "synflow",
 ]
