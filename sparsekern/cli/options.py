@@ -38,6 +38,7 @@ DEFAULTS: dict[str, Any] = {
     "schedule": "constant",
     "milestones": [],
     "gamma": 0.1,
+    "final_lr": None,
     "warmup": 0,
     "label_smoothing": 0.0,
     "amp": None,
@@ -129,6 +130,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, grid: bool = False) -> Non
     group.add_argument("--schedule", choices=["constant", "step", "cosine"], help="of the learning rate")
     group.add_argument("--milestones", type=numbers(positive), metavar="E,E", help="epochs at which step decays")
     group.add_argument("--gamma", type=above_zero, metavar="F", help="factor of a step decay")
+    group.add_argument("--final-lr", type=real, metavar="F", help="learning rate that cosine ends with (default 0)")
     group.add_argument("--warmup", type=natural, metavar="N", help="epochs of linear warm-up (default 0)")
     group.add_argument("--label-smoothing", type=fraction, metavar="F", help="(default 0)")
     group.add_argument("--amp", choices=["bf16", "fp16"], help="mixed precision")
@@ -174,6 +176,8 @@ def resolve(given: dict) -> dict:
         raise UsageError("--schedule step needs --milestones")
     if config["schedule"] != "step" and ("milestones" in given or "gamma" in given):
         raise UsageError("--milestones and --gamma belong to --schedule step")
+    if config["schedule"] != "cosine" and given.get("final_lr") is not None:
+        raise UsageError("--final-lr belongs to --schedule cosine")
     if config["target"] is not None and config["data"] != "csv":
         raise UsageError("--target belongs to --data csv")
     config["milestones"] = sorted(config["milestones"])

@@ -30,8 +30,9 @@ def learning_rate(config: dict, step: int, steps_per_epoch: int) -> float:
     if config["schedule"] == "step":
         return rate * config["gamma"] ** sum(step >= epoch * steps_per_epoch for epoch in config["milestones"])
     if config["schedule"] == "cosine":
-        total = config["horizon"] * steps_per_epoch
-        return rate * 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, total - warmup))))
+        total, final = config["horizon"] * steps_per_epoch, config.get("final_lr") or 0.0
+        done = min(1.0, (step - warmup) / max(1, total - warmup))
+        return final + (rate - final) * 0.5 * (1 + math.cos(math.pi * done))
     return rate
 
 

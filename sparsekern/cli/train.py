@@ -71,16 +71,16 @@ def _resumed(given: dict, state: dict) -> dict:
     config = dict(state["config"])
     given = given | ({"set": dict(given["set"])} if "set" in given else {})
     for name, value in given.items():
-        if name not in RESUMABLE and value != config[name]:
+        if name not in RESUMABLE and value != config.get(name):
             flag = "--" + name.replace("_", "-")
-            raise UsageError(f"the run to resume has {flag} {config[name]}, not {value}; leave {flag} out")
+            raise UsageError(f"the run to resume has {flag} {config.get(name)}, not {value}; leave {flag} out")
     config |= given
     if config["epochs"] < state["epoch"]:
         raise UsageError(f"the run to resume has done {state['epoch']} epochs, more than --epochs {config['epochs']}")
     if config["epochs"] > config["horizon"] and config["schedule"] == "cosine":
         raise UsageError(
-            f"a cosine schedule ends with a learning rate of 0 at epoch {config['horizon']}, where this run began to "
-            "end; start a new run with more --epochs"
+            f"a cosine schedule ends at epoch {config['horizon']}, where this run began to end; "
+            "start a new run with more --epochs"
         )
     return config
 

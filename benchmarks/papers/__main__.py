@@ -1,0 +1,88 @@
+"""Trains the runs of an experiment and writes what they found."""
+
+import argparse
+import sys
+from fnmatch import fnmatch
+from pathlib import Path
+
+from sparsekern.cli import checkpoint
+from sparsekern.cli.data import load
+from sparsekern.cli.errors import RunError, UsageError
+from sparsekern.cli.grid import Cell, check, run_all
+from sparsekern.cli.options import natural, numbers, positive, resolve
+
+from . import results
+from .experiments import EXPERIMENTS, Experiment, Run
+
+RESULTS = Path(__file__).parents[1] / "results"
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        "python -m benchmarks.papers",
+        description="Trains the runs of an experiment, each in a process and a folder of its own, and writes "
+        "results.json, table.md and figure.png. Started again it goes on where it stopped.",
+    )
+    parser.add_argument("experiment", choices=list(EXPERIMENTS))
+    parser.add_argument("--data", metavar="NAME", help="another data set than the experiment's own")
+    parser.add_argument("--data-dir", metavar="PATH", help="folder of the data set")
+    parser.add_argument("--download", action="store_true", help="fetch the data set into --data-dir")
+    parser.add_argument("--seeds", type=numbers(natural), metavar="N,N")
+    parser.add_argument("--jobs", type=natural, default=1, metavar="N", help="runs at a time (default 1); 0 only tells")
+    parser.add_argument("--threads", type=positive, default=1, metavar="N", help="of each run (default 1)")
+    parser.add_argument("--only", type=numbers(str), default=["*"], metavar="GLOB", help="runs by name, 'width-*'")
+    parser.add_argument(
+        "--runs",
+        action="append",
+        type=Path,
+        metavar="DIR",
+        help="where the runs lie; repeatable, new ones in the first",
+    )
+    parser.add_argument("--out", type=Path, metavar="DIR", help="(default: benchmarks/results/paper-NAME)")
+    parser.add_argument("--note", default="", metavar="TEXT", help="what readers of the table should know")
+    arguments = parser.parse_args(argv)
+    name, experiment = arguments.experiment, EXPERIMENTS[arguments.experiment]
+    places = arguments.runs or [Path("runs") / f"paper-{name}"]
+    seeds = experiment.seeds if arguments.seeds is None else arguments.seeds
+    runs = [run for seed in seeds for run in experiment.runs(seed)]
+    chosen = [run for run in runs if any(fnmatch(run.name, glob) for glob in arguments.only)]
+    try:
+        failed = train(experiment, chosen, places, arguments) if arguments.jobs else []
+        out = arguments.out or RESULTS / f"paper-{name}"
+        print("\n" + results.write(out, experiment, {run: folder(run, places) for run in runs}, arguments.note))
+        print(out)
+        if failed:
+            raise RunError(f"{len(failed)} of {len(chosen)} runs failed: " + ", ".join(f["log"] for f in failed))
+    except (UsageError, RunError) as error:
+        print(f"benchmarks.papers: {error}", file=sys.stderr)
+        return 2 if isinstance(error, UsageError) else 1
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on where it was", file=sys.stderr)
+        return 130
+    return 0
+
+
+def train(experiment: Experiment, runs: list[Run], places: list[Path], arguments: argparse.Namespace) -> list[dict]:
+    """Trains those that are not finished; returns the failures."""
+    common = {"threads": arguments.threads, "data": arguments.data or experiment.data}
+    if arguments.data_dir is not None:
+        common["data_dir"] = arguments.data_dir
+    cells = []
+    for run in runs:
+        flags = {**common, **experiment.common, **run.flags, "seed": run.seed}
+        cells.append(Cell(flags, resolve(flags), folder(run, places)))
+    for config in {cell.config["data"]: cell.config for cell in cells}.values():
+        load(config, arguments.download)  # missing data is one message now instead of a failure of every run
+    for cell in cells:
+        check(cell)
+    return run_all(cells, arguments.jobs)
+
+
+def folder(run: Run, places: list[Path]) -> Path:
+    """Where a run lies already, or shall."""
+    found = [place / run.name for place in places if checkpoint.holds_run(place / run.name)]
+    return found[0] if found else places[0] / run.name
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,218 @@
+"""Which runs an experiment consists of."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any
+
+Flags = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training run: `what` is trained, with `at` the number that the experiment varies, in a `group` of its own."""
+
+    group: str
+    what: str
+    at: float | None
+    seed: int
+    flags: Flags = field(hash=False)
+
+    @property
+    def name(self) -> str:
+        """Of its folder."""
+        parts = [self.group, self.what, "" if self.at is None else f"{self.at:g}", f"seed{self.seed}"]
+        return "-".join(part for part in parts if part)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What `python -m benchmarks.papers NAME` trains.
+
+    Attributes:
+        source: of the experiment.
+        axis: what the number of a run is, by group.
+        data: by default.
+        common: flags of every run.
+        runs: the runs of a seed.
+        seeds: by default.
+        notes: what differs from the paper, and what it published.
+    """
+
+    source: str
+    axis: dict[str, str]
+    data: str
+    common: Flags
+    runs: Callable[[int], Iterable[Run]]
+    seeds: Sequence[int]
+    notes: str
+
+
+SNR_SPARSITIES = (0.7, 0.8, 0.95)
+ADAM: Flags = {"optimizer": "adam", "schedule": "cosine", "weight_decay": 1e-4}
+SMALLCNN: Flags = {**ADAM, "model": "smallcnn", "epochs": 10, "lr": 1e-2, "final_lr": 1e-4, "batch_size": 128}
+TABULAR: Flags = {
+    **ADAM,
+    "data": "digits",
+    "model": "mlp",
+    "epochs": 50,
+    "lr": 1e-3,
+    "final_lr": 1e-5,
+    "batch_size": 64,
+}
+
+
+def _snr(seed: int) -> Iterable[Run]:
+    for group, flags in (("smallcnn", SMALLCNN), ("digits", TABULAR)):
+        yield Run(group, "dense", None, seed, {**flags, "method": "dense"})
+        yield Run(group, "snr", None, seed, {**flags, "method": "snr"})
+        for method in ("dpf", "grasp_abs"):
+            for sparsity in SNR_SPARSITIES:
+                yield Run(group, method, sparsity, seed, {**flags, "method": method, "sparsity": sparsity})
+        for criterion in ("snr", "magnitude"):
+            options = {**flags, "method": "snr", "set": [("criterion", criterion)]}
+            yield Run(group, f"snr ({criterion} alone)", None, seed, options)
+
+
+def _cifar(seed: int) -> Iterable[Run]:
+    yield Run("", "dense", None, seed, {"method": "dense"})
+    for method in ("dpf", "optg"):
+        yield Run("", method, 0.9, seed, {"method": method, "sparsity": 0.9})
+
+
+def _prospr(seed: int) -> Iterable[Run]:
+    for model in ("lenet300", "smallcnn"):
+        yield Run(model, "dense", None, seed, {"model": model, "method": "dense"})
+        for method in ("prospr", "snip", "synflow", "random"):
+            for sparsity in (0.8, 0.9, 0.95, 0.98):
+                yield Run(model, method, sparsity, seed, {"model": model, "method": method, "sparsity": sparsity})
+
+
+HEURISTICS = ("gse_random", "gse_synflow", "gse_grabo", "gse_graest")
+# 46 changes up to 60 % of 4,690 steps, as in the paper up to 120 of 200 epochs.
+EVERY, RATE = 61, 0.2
+SAME_START = [("share", "uniform"), ("initialize", "fan_in")]
+
+
+def _grabo(seed: int) -> Iterable[Run]:
+    sweep: Flags = {"sparsity": 0.98}
+    moves = [("every", EVERY), ("rate", RATE)]
+    for multiplier in (1, 2, 4, 7, 10):
+        for method in HEURISTICS:
+            options = [*moves, ("multiplier", multiplier)]
+            yield Run("subset", method, multiplier, seed, {**sweep, "method": method, "set": options})
+    scope = ("scope", "global")
+    yield Run("subset", "set", None, seed, {**sweep, "method": "set", "set": [*moves, *SAME_START, scope]})
+    stop = ("stop", 0.6)
+    yield Run("subset", "rigl", None, seed, {**sweep, "method": "rigl", "set": [*moves, *SAME_START, stop]})
+    yield Run("subset", "random", None, seed, {**sweep, "method": "random", "set": SAME_START})
+    for width in (1, 2, 4, 8):
+        flags: Flags = {"width": float(width), "sparsity": constant_weights(width)}
+        yield Run("width", "gse_grabo", width, seed, {**flags, "method": "gse_grabo", "set": moves})
+        yield Run("width", "random", width, seed, {**flags, "method": "random", "set": SAME_START})
+
+
+def constant_weights(width: int, sparsity: float = 0.9) -> float:
+    """The sparsity at which LeNet-300-100 on MNIST, `width` times as wide, has as many weights as at `sparsity` with
+    the width 1."""
+
+    def size(factor: int) -> int:
+        sizes = (784, 300 * factor, 100 * factor, 10)
+        return sum(prod(pair) for pair in zip(sizes, sizes[1:], strict=False))
+
+    kept = size(1) - int(sparsity * size(1) + 1e-9)
+    return 1 - kept / size(width)
+
+
+EXPERIMENTS = {
+    "snr": Experiment(
+        "Dynamic Pruning of a Neural Network via Gradient Signal-to-Noise Ratio, table 1 and figures 1, 3 and 4",
+        {"smallcnn": "sparsity", "digits": "sparsity"},
+        "mnist",
+        {},
+        _snr,
+        (0, 1, 2),
+        """\
+`smallcnn` is trained on MNIST for 10 epochs (the paper states neither epochs nor batch size), `digits` is the 7 x 512
+network on scikit-learn's 1,438 training digits for 50 epochs with a learning rate of 1e-3, as the 1e-1 of the paper's
+tabular data is too high for Adam. `grasp_abs` and `dpf` prune to the sparsity given; the sparsity of `snr` emerges.
+
+Published, with the settings of the authors, to be compared in their order only. MNIST, test error in %: snr 0.94 at
+71 %; dpf 0.90, 0.97, 1.16 and grasp_abs 0.88, 1.00, 1.60 at 70, 80, 95 %. Electricity, 7 x 512: dense 15.4, snr 15.7
+at 64 %, dpf 15.3, 15.3, 15.4.""",
+    ),
+    "cifar": Experiment(
+        "Dynamic Model Pruning with Feedback, table 1; Optimizing Gradient-driven Criteria in Network Sparsity",
+        {"": "sparsity"},
+        "cifar10",
+        {
+            "model": "resnet20",
+            "epochs": 8,
+            "batch_size": 128,
+            "lr": 0.2,
+            "momentum": 0.9,
+            "nesterov": True,
+            "weight_decay": 1e-4,
+            "schedule": "step",
+            "milestones": [4, 6],
+        },
+        _cifar,
+        (0, 1),
+        """\
+8 epochs instead of 300, the learning rate divided by 10 after 4 and 6 of them instead of 150 and 225. `optg` is trained
+by the same settings, not by those of its paper.
+
+Published after 300 epochs: dense 92.48, dpf 90.88 at 90 %. OptG has no ResNet-20 (VGG-19, 160 epochs: dense 93.85, optg
+93.84 at 90 %).""",
+    ),
+    "prospr": Experiment(
+        "Prospect Pruning: Finding Trainable Weights at Initialization using Meta-Gradients, table 3",
+        {"lenet300": "sparsity", "smallcnn": "sparsity"},
+        "mnist",
+        {
+            "epochs": 10,
+            "batch_size": 256,
+            "lr": 0.1,
+            "momentum": 0.9,
+            "weight_decay": 5e-4,
+            "schedule": "step",
+            "milestones": [5, 8],
+        },
+        _prospr,
+        (0, 1, 2),
+        """\
+10 epochs on MNIST instead of 200 on CIFAR-10; all methods under one recipe, ProsPr's (the paper takes the figures of
+the others from work with another one). `prospr` scores with three steps and batches of the training's size, 256.
+`random` keeps the scale of the dense initial weights.
+
+Published, ResNet-20 on CIFAR-10 at 79.0, 89.3, 95.6, 98.2 %: prospr 90.1, 87.8, 83.0, 74.2; snip 89.0, 87.2, 82.5,
+74.0; synflow 89.5, 87.4, 82.9, 76.4; random 88.4, 85.6, 79.6, 43.7.""",
+    ),
+    "grabo": Experiment(
+        "Memory Efficient Dynamic Sparse Training, figure 2 and table 2",
+        {"subset": "subset, in units of the weights to grow", "width": "width"},
+        "mnist",
+        {
+            "model": "lenet300",
+            "epochs": 10,
+            "batch_size": 128,
+            "lr": 0.1,
+            "momentum": 0.9,
+            "weight_decay": 1e-4,
+            "schedule": "step",
+            "milestones": [4, 6],
+        },
+        _grabo,
+        (0, 1, 2),
+        """\
+LeNet-300-100 on MNIST for 10 epochs instead of ResNet-56 on CIFAR-10 and CIFAR-100 for 200; a change every 61 steps
+gives the paper's 46 changes. All start from random patterns of uniform sparsity and weights drawn for them. The sweep
+is at 98 %; its ends are `set`, which grows at random, and `rigl`, which takes the gradients of all absent weights. Here
+`set` exchanges its share to the very end, and `rigl` exchanges within each layer and lets the change replace a step:
+`gse_random` with the subset 1 is the nearer relative of the paper's SET. In `width`, every network has as many weights
+as one of the width 1 at 90 %.
+
+Published: ResNet-56 at 98 %: GraBo 86.08, RigL 85.62, random 73.98. Width, ResNet-56 on CIFAR-100, by constant weights: from
+68.80 to 72.70 with four times the width and 94 %.""",
+    ),
+}

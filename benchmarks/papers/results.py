@@ -1,0 +1,119 @@
+"""What an experiment found, as a file of numbers, a table and a picture."""
+
+from collections.abc import Iterable
+from math import prod
+from pathlib import Path
+from statistics import fmean, stdev
+
+from sparsekern.cli import checkpoint
+from sparsekern.cli.files import folder as make_folder
+from sparsekern.cli.files import read_lines, write_json
+from sparsekern.cli.files import write as write_file
+
+from . import figures
+from .experiments import Experiment, Run
+
+SUMMARY = ("model", "data", "test_accuracy", "test_loss", "sparsity", "nnz", "prunable", "epochs", "seconds_per_step")
+LAYER = ("name", "sparsity", "magnitude_sparsity", "snr_sparsity")
+
+
+def write(out: Path, experiment: Experiment, folders: dict[Run, Path], note: str = "") -> str:
+    """Writes `results.json`, `table.md` and `figure.png` of the runs that are finished; returns the table."""
+    found = [row(run, path) for run, path in folders.items() if checkpoint.finished(path)]
+    missing = [run.name for run, path in folders.items() if not checkpoint.finished(path)]
+    if any(run["data"] == "imagefolder" for run in found):
+        note = "Images from a folder, not CIFAR-10's own files: accuracies compare with each other only. " + note
+    results = {
+        "source": experiment.source,
+        "note": note.strip(),
+        "hours": sum(run["train_seconds"] for run in found) / 3600,
+        "common": experiment.common,
+        "missing": missing,
+        "runs": found,
+    }
+    make_folder(out)
+    write_json(out / "results.json", results)
+    text = render(experiment, results)
+    write_file(out / "table.md", lambda file: file.write_text(text))
+    if found:
+        figures.draw(out / "figure.png", experiment, found)
+    return text
+
+
+def row(run: Run, path: Path) -> dict:
+    """A run: what it was, what it reached, and how it went epoch by epoch."""
+    summary, history = checkpoint.read_summary(path), read_lines(path / checkpoint.METRICS)
+    return {
+        "name": run.name,
+        "group": run.group,
+        "what": run.what,
+        "at": run.at,
+        "seed": run.seed,
+        **{key: summary[key] for key in SUMMARY},
+        "train_seconds": summary["train_seconds"],
+        "threads": summary["threads"],
+        "accuracy": [epoch["test_accuracy"] for epoch in history],
+        "sparsities": [epoch["sparsity"] for epoch in history],
+        "change": [change(epoch["layers"]) for epoch in history],
+        "layers": [{key: layer[key] for key in LAYER if key in layer} for layer in history[-1]["layers"]],
+    }
+
+
+def change(layers: list[dict]) -> float:
+    """1 - IoU of the last two patterns, layers weighted by their size."""
+    sizes = [prod(layer["shape"]) for layer in layers]
+    changes = [size * (1 - layer["iou_last"]) for layer, size in zip(layers, sizes, strict=True)]
+    return sum(changes) / max(1, sum(sizes))
+
+
+def unique(values: Iterable) -> list:
+    return list(dict.fromkeys(values))
+
+
+def render(experiment: Experiment, results: dict) -> str:
+    """The results as Markdown: a table per group, a row per method, a column per number that was varied."""
+    runs = results["runs"]
+    lines = [f"# {experiment.source}", "", "Test accuracy in %, mean ± standard deviation over the seeds."]
+    if results["note"]:
+        lines += ["", results["note"]]
+    for group in unique(run["group"] for run in runs):
+        members = [run for run in runs if run["group"] == group]
+        lines += ["", *table(members, experiment.axis[group])]
+    threads = ", ".join(str(count) for count in unique(run["threads"] for run in runs))
+    lines += ["", experiment.notes, ""]
+    lines += [f"{len(runs)} runs, {results['hours']:.1f} hours of training with {threads or 'no'} threads each."]
+    if results["missing"]:
+        lines += ["", f"Not yet trained ({len(results['missing'])}): " + ", ".join(results["missing"]) + "."]
+    return "\n".join(lines) + "\n"
+
+
+def table(runs: list[dict], axis: str) -> list[str]:
+    """Markdown lines; what has no number of the axis stands in the column `as it is`, with the zeros it came to."""
+    columns = sorted(unique(run["at"] for run in runs if run["at"] is not None))
+    kept = [unique(run["nnz"] for run in runs if run["at"] == at) for at in columns]
+    first = runs[0]
+    data = f"{first['model']} on {first['data']}, {first['epochs']} epochs; {axis}"
+    percent = axis == "sparsity"
+    heads = [f"{100 * at:g} %" if percent else f"{at:g}" for at in columns]
+    lines = ["| " + " | ".join([data, "as it is", *heads]) + " |"]
+    lines += ["|---|" + "---:|" * (1 + len(columns))]
+    most = max(len(unique(run["seed"] for run in runs)), 1)
+    for what in unique(run["what"] for run in runs):
+        cells = [
+            cell([run for run in runs if run["what"] == what and run["at"] == at], most) for at in [None, *columns]
+        ]
+        lines.append("| " + " | ".join([what, *cells]) + " |")
+    if all(len(counts) == 1 for counts in kept):
+        lines.append("| " + " | ".join(["weights", "", *(f"{counts[0]:,}" for counts in kept)]) + " |")
+    return lines
+
+
+def cell(runs: list[dict], seeds: int) -> str:
+    if not runs:
+        return ""
+    accuracy = [100 * run["test_accuracy"] for run in runs]
+    text = f"{fmean(accuracy):.2f}" + (f" ± {stdev(accuracy):.2f}" if len(runs) > 1 else "")
+    if runs[0]["at"] is None and runs[0]["sparsity"] > 0:
+        zeros = [100 * run["sparsity"] for run in runs]
+        text += f" at {fmean(zeros):.1f} %" + (f" ± {stdev(zeros):.1f}" if len(runs) > 1 and stdev(zeros) else "")
+    return text + (f" ({len(runs)} seed{'s' * (len(runs) != 1)})" if len(runs) != seeds else "")
