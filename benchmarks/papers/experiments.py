@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from math import prod
 from typing import Any
 
@@ -26,17 +27,28 @@ class Run:
 
 
 @dataclass(frozen=True)
+class Curves:
+    """A number that is drawn over the epochs: `accuracy`, `sparsities` or `change`, of the runs of a group."""
+
+    group: str
+    key: str
+    title: str
+    whats: tuple[str, ...] = ("*",)
+
+
+@dataclass(frozen=True)
 class Experiment:
     """What `python -m benchmarks.papers NAME` trains.
 
     Attributes:
         source: of the experiment.
-        axis: what the number of a run is, by group.
+        axis: what the number of a run is, by group; empty where it is not worth a picture.
         data: by default.
         common: flags of every run.
         runs: the runs of a seed.
         seeds: by default.
         notes: what differs from the paper, and what it published.
+        curves: what is drawn over the epochs.
     """
 
     source: str
@@ -46,6 +58,7 @@ class Experiment:
     runs: Callable[[int], Iterable[Run]]
     seeds: Sequence[int]
     notes: str
+    curves: tuple[Curves, ...] = ()
 
 
 SNR_SPARSITIES = (0.7, 0.8, 0.95)
@@ -101,6 +114,8 @@ def _grabo(seed: int) -> Iterable[Run]:
         for method in HEURISTICS:
             options = [*moves, ("multiplier", multiplier)]
             yield Run("subset", method, multiplier, seed, {**sweep, "method": method, "set": options})
+    everything = [*moves, ("multiplier", 10_000)]
+    yield Run("subset", "gse_all", None, seed, {**sweep, "method": "gse_random", "set": everything})
     scope = ("scope", "global")
     yield Run("subset", "set", None, seed, {**sweep, "method": "set", "set": [*moves, *SAME_START, scope]})
     stop = ("stop", 0.6)
@@ -118,7 +133,7 @@ def constant_weights(width: int, sparsity: float = 0.9) -> float:
 
     def size(factor: int) -> int:
         sizes = (784, 300 * factor, 100 * factor, 10)
-        return sum(prod(pair) for pair in zip(sizes, sizes[1:], strict=False))
+        return sum(prod(pair) for pair in pairwise(sizes))
 
     kept = size(1) - int(sparsity * size(1) + 1e-9)
     return 1 - kept / size(width)
@@ -140,10 +155,14 @@ tabular data is too high for Adam. `grasp_abs` and `dpf` prune to the sparsity g
 Published, with the settings of the authors, to be compared in their order only. MNIST, test error in %: snr 0.94 at
 71 %; dpf 0.90, 0.97, 1.16 and grasp_abs 0.88, 1.00, 1.60 at 70, 80, 95 %. Electricity, 7 x 512: dense 15.4, snr 15.7
 at 64 %, dpf 15.3, 15.3, 15.4.""",
+        (
+            Curves("smallcnn", "sparsities", "smallcnn: sparsity by criterion", ("snr*",)),
+            Curves("smallcnn", "change", "smallcnn: 1 - IoU at the last update of the mask", ("snr", "dpf")),
+        ),
     ),
     "cifar": Experiment(
         "Dynamic Model Pruning with Feedback, table 1; Optimizing Gradient-driven Criteria in Network Sparsity",
-        {"": "sparsity"},
+        {"": ""},
         "cifar10",
         {
             "model": "resnet20",
@@ -164,6 +183,7 @@ by the same settings, not by those of its paper.
 
 Published after 300 epochs: dense 92.48, dpf 90.88 at 90 %. OptG has no ResNet-20 (VGG-19, 160 epochs: dense 93.85, optg
 93.84 at 90 %).""",
+        (Curves("", "accuracy", "resnet20, 90 % sparse: test accuracy"),),
     ),
     "prospr": Experiment(
         "Prospect Pruning: Finding Trainable Weights at Initialization using Meta-Gradients, table 3",
@@ -182,7 +202,7 @@ Published after 300 epochs: dense 92.48, dpf 90.88 at 90 %. OptG has no ResNet-2
         (0, 1, 2),
         """\
 10 epochs on MNIST instead of 200 on CIFAR-10; all methods under one recipe, ProsPr's (the paper takes the figures of
-the others from work with another one). `prospr` scores with three steps and batches of the training's size, 256.
+the others from work with another one). `prospr` scores with three steps and fresh batches of 512, as in the paper.
 `random` keeps the scale of the dense initial weights.
 
 Published, ResNet-20 on CIFAR-10 at 79.0, 89.3, 95.6, 98.2 %: prospr 90.1, 87.8, 83.0, 74.2; snip 89.0, 87.2, 82.5,
@@ -207,12 +227,12 @@ Published, ResNet-20 on CIFAR-10 at 79.0, 89.3, 95.6, 98.2 %: prospr 90.1, 87.8,
         """\
 LeNet-300-100 on MNIST for 10 epochs instead of ResNet-56 on CIFAR-10 and CIFAR-100 for 200; a change every 61 steps
 gives the paper's 46 changes. All start from random patterns of uniform sparsity and weights drawn for them. The sweep
-is at 98 %; its ends are `set`, which grows at random, and `rigl`, which takes the gradients of all absent weights. Here
-`set` exchanges its share to the very end, and `rigl` exchanges within each layer and lets the change replace a step:
-`gse_random` with the subset 1 is the nearer relative of the paper's SET. In `width`, every network has as many weights
-as one of the width 1 at 90 %.
+is at 98 %; its ends are `set`, which grows at random, and `rigl`, which takes the gradients of all absent weights. Both
+differ in more than the subset: `set` exchanges its share to the very end, `rigl` exchanges within each layer and lets
+the change replace a step. The ends that differ in nothing else are `gse_random` with the subset 1, and `gse_all`, whose
+subset is every absent weight. In `width`, every network has as many weights as one of the width 1 at 90 %.
 
-Published: ResNet-56 at 98 %: GraBo 86.08, RigL 85.62, random 73.98. Width, ResNet-56 on CIFAR-100, by constant weights: from
-68.80 to 72.70 with four times the width and 94 %.""",
+Published: ResNet-56 at 98 %: GraBo 86.08, RigL 85.62, random 73.98. Width, by constant
+weights: ResNet-56 on CIFAR-100 from 68.80 to 72.70 with four times the width and 94 %.""",
     ),
 }

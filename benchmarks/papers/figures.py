@@ -1,7 +1,104 @@
 """The pictures of the experiments."""
 
+from collections.abc import Callable
+from fnmatch import fnmatch
 from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from sparsekern.cli.figures import COLOURS, INK, figure, save, title
+
+from .experiments import Curves, Experiment
+
+DEEPEST = 12  # points below the best accuracy of a panel: what is worse would flatten all else
+STYLES = ("-", "--", ":", "-.")
 
 
-def draw(path: Path, experiment, runs) -> None:
-    """Draws."""
+def draw(path: Path, experiment: Experiment, runs: list[dict]) -> Path:
+    """A panel for each group, accuracy over what was varied, and one for each of the experiment's curves."""
+    groups = [group for group in experiment.axis if any(run["group"] == group for run in runs)]
+    curves = [c for c in experiment.curves if select(runs, c)]
+    colours = {what: COLOURS[i % len(COLOURS)] for i, what in enumerate(unique(run["what"] for run in runs))}
+    panels: list[Callable[[Any], None]] = []
+    for group in groups if experiment.axis[groups[0]] else []:
+        members = [run for run in runs if run["group"] == group]
+        panels.append(lambda axis, m=members, g=group: draw_group(axis, m, experiment.axis[g], colours))
+    panels += [lambda axis, c=c: draw_curves(axis, select(runs, c), c, colours) for c in curves]
+    columns = min(2, len(panels))
+    drawing, axes = figure(columns, -(-len(panels) // columns), width=6.4, height=4.2)
+    for axis, panel in zip(axes, panels, strict=False):
+        panel(axis)
+    for axis in axes[len(panels) :]:
+        axis.set_visible(False)
+    return save(drawing, path)
+
+
+def unique(values: Any) -> list:
+    return list(dict.fromkeys(values))
+
+
+def select(runs: list[dict], curves: Curves) -> list[dict]:
+    return [run for run in runs if run["group"] == curves.group and any(fnmatch(run["what"], w) for w in curves.whats)]
+
+
+def draw_group(axis: Any, runs: list[dict], varied: str, colours: dict[str, str]) -> None:
+    """Accuracy over the number that was varied, bars one standard deviation over the seeds; a level for what has none,
+    and where the number is the sparsity, a point at the one it came to. What is far worse is named below."""
+    by_sparsity = varied == "sparsity"
+    drawn: list[tuple[str, float]] = []
+    for what in unique(run["what"] for run in runs):
+        own = [run for run in runs if run["what"] == what]
+        ats = sorted({run["at"] for run in own if run["at"] is not None})
+        cells = [[run for run in own if run["at"] == at] for at in ats or [None]]
+        accuracy = [[100 * run["test_accuracy"] for run in cell] for cell in cells]
+        means = [fmean(values) for values in accuracy]
+        names = [f"{what} {100 * at:g} %" if by_sparsity else f"{what} {at:g}" for at in ats] or [what]
+        drawn += zip(names, means, strict=True)
+        if not ats and not (by_sparsity and own[0]["sparsity"] > 0):
+            axis.axhline(means[0], color=INK if what == "dense" else colours[what], linestyle="--", label=what)
+            continue
+        x = [100 * fmean(run["sparsity"] for run in cell) for cell in cells] if by_sparsity else ats
+        bars = [stdev(values) if len(values) > 1 else 0.0 for values in accuracy]
+        style = {"color": colours[what], "markersize": 5, "capsize": 3, "linewidth": 1.4}
+        axis.errorbar(x, means, yerr=bars if any(bars) else None, label=what, marker="o" if ats else "D", **style)
+    if not by_sparsity:
+        axis.set_xscale("log", base=2)
+        ticks = sorted({run["at"] for run in runs if run["at"] is not None})
+        axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axis.minorticks_off()
+    off = _limit(axis, drawn)
+    first = runs[0]
+    title(
+        axis,
+        f"{first['model']} on {first['data']}, {first['epochs']} epochs",
+        varied + ", %" * by_sparsity + (f"\nfar below: {', '.join(off)}" if off else ""),
+        "test accuracy, %",
+    )
+    axis.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+
+
+def _limit(axis: Any, means: list[tuple[str, float]]) -> list[str]:
+    """Ends the axis below what is not far worse than the best; returns what then lies outside."""
+    best = max(mean for _, mean in means)
+    inside = [mean for _, mean in means if mean > best - DEEPEST]
+    off = [f"{name} ({mean:.1f})" for name, mean in means if mean <= best - DEEPEST]
+    if off:
+        margin = 0.15 * (best - min(inside)) + 0.3
+        axis.set_ylim(min(inside) - margin, best + margin)
+    return off
+
+
+def draw_curves(axis: Any, runs: list[dict], curves: Curves, colours: dict[str, str]) -> None:
+    """A number of the runs over the epochs, the mean of the seeds."""
+    for what in unique(run["what"] for run in runs):
+        own = [run for run in runs if run["what"] == what]
+        for style, at in zip(STYLES, unique(run["at"] for run in own), strict=False):
+            members = [run[curves.key] for run in own if run["at"] == at]
+            line = [100 * fmean(values) for values in zip(*members, strict=True)]
+            name = what if at is None else f"{what} {100 * at:g} %"
+            label = f"{name}  {line[-1]:.2f}" if curves.key == "accuracy" else name
+            colour = INK if what == "dense" else colours[what]
+            axis.plot(range(1, len(line) + 1), line, color=colour, linestyle=style, label=label, linewidth=1.4)
+    axis.xaxis.get_major_locator().set_params(integer=True)
+    title(axis, curves.title, "epoch", "%")
+    axis.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))

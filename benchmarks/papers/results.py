@@ -92,28 +92,28 @@ def table(runs: list[dict], axis: str) -> list[str]:
     columns = sorted(unique(run["at"] for run in runs if run["at"] is not None))
     kept = [unique(run["nnz"] for run in runs if run["at"] == at) for at in columns]
     first = runs[0]
-    data = f"{first['model']} on {first['data']}, {first['epochs']} epochs; {axis}"
-    percent = axis == "sparsity"
+    data = f"{first['model']} on {first['data']}, {first['epochs']} epochs" + (f"; {axis}" if axis else "")
+    percent = axis in ("sparsity", "")
     heads = [f"{100 * at:g} %" if percent else f"{at:g}" for at in columns]
     lines = ["| " + " | ".join([data, "as it is", *heads]) + " |"]
     lines += ["|---|" + "---:|" * (1 + len(columns))]
     most = max(len(unique(run["seed"] for run in runs)), 1)
     for what in unique(run["what"] for run in runs):
-        cells = [
-            cell([run for run in runs if run["what"] == what and run["at"] == at], most) for at in [None, *columns]
-        ]
+        own = [[run for run in runs if run["what"] == what and run["at"] == at] for at in [None, *columns]]
+        cells = [cell(members, most, axis == "sparsity") for members in own]
         lines.append("| " + " | ".join([what, *cells]) + " |")
     if all(len(counts) == 1 for counts in kept):
         lines.append("| " + " | ".join(["weights", "", *(f"{counts[0]:,}" for counts in kept)]) + " |")
     return lines
 
 
-def cell(runs: list[dict], seeds: int) -> str:
+def cell(runs: list[dict], seeds: int, emergent: bool) -> str:
+    """Mean and deviation; the sparsity, where it is an outcome; how many seeds, if not all."""
     if not runs:
         return ""
     accuracy = [100 * run["test_accuracy"] for run in runs]
     text = f"{fmean(accuracy):.2f}" + (f" ± {stdev(accuracy):.2f}" if len(runs) > 1 else "")
-    if runs[0]["at"] is None and runs[0]["sparsity"] > 0:
+    if emergent and runs[0]["at"] is None and runs[0]["sparsity"] > 0:
         zeros = [100 * run["sparsity"] for run in runs]
         text += f" at {fmean(zeros):.1f} %" + (f" ± {stdev(zeros):.1f}" if len(runs) > 1 and stdev(zeros) else "")
     return text + (f" ({len(runs)} seed{'s' * (len(runs) != 1)})" if len(runs) != seeds else "")

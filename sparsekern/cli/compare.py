@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import methods
-from . import results
+from . import recipes, results
 from .data import load
 from .errors import RunError, UsageError, choose, require
 from .files import folder as make_folder
@@ -60,6 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
         require(package)
     given.setdefault("threads", max(1, (os.cpu_count() or 1) // jobs))
     download = given.pop("download", False)
+    given = recipes.apply(given, grid["methods"])
     options = given.pop("set", [])
     cells = _cells(grid, given, options, out)
     load(cells[0].config, download)  # missing data is one message now instead of a failure of every run

@@ -6,7 +6,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from . import plot
+from . import figures
 from .data import load
 from .errors import require
 from .files import folder as make_folder
@@ -127,23 +127,23 @@ def compare(dense: Contender, sparse: Contender, bytes_dense: dict, bytes_sparse
 
 def draw(folder: Path, dense: Contender, sparse: Contender, percent: str) -> Path:
     """`demo.png`: accuracy while learning, time of a step, memory."""
-    drawing, (learning, speed, memory) = plot.figure(3, 1, width=4.4, height=3.8)
+    drawing, (learning, speed, memory) = figures.figure(3, 1, width=4.4, height=3.8)
     epochs = range(1, len(dense.accuracy) + 1)
-    names, colours = ["dense", percent], [plot.COLOURS[8], plot.COLOURS[0]]
+    names, colours = ["dense", percent], [figures.COLOURS[8], figures.COLOURS[0]]
     for contender, name, colour in zip((dense, sparse), names, colours, strict=True):
         learning.plot(epochs, [100 * a for a in contender.accuracy], color=colour, label=name, linewidth=1.6)
     learning.legend(frameon=False, fontsize=9, loc="lower right")
     worst = min(a for c in (dense, sparse) for a in c.accuracy[len(c.accuracy) // 4 :])
     learning.set_ylim(100 * worst - 10, 100.5)  # the first epochs may fall below
-    plot.title(learning, "accuracy on unseen digits", "epoch", "%")
+    figures.title(learning, "accuracy on unseen digits", "epoch", "%")
     times = [1e3 * median(c.times) for c in (dense, sparse)]
     for place, (value, colour) in enumerate(zip(times, colours, strict=True)):
         speed.bar(place, value, width=0.6, color=colour)
         speed.annotate(f"{value:.2f} ms", (place, value), (0, 3), textcoords="offset points", ha="center", fontsize=9)
-    plot.title(speed, f"time per step: {times[1] / times[0]:.2f} of dense", "", "milliseconds, median")
+    figures.title(speed, f"time per step: {times[1] / times[0]:.2f} of dense", "", "milliseconds, median")
     base = [0.0, 0.0]
     parts = [measure(dense), measure(sparse)]
-    for key, colour in zip(parts[0], (plot.COLOURS[0], plot.COLOURS[5], plot.COLOURS[4]), strict=True):
+    for key, colour in zip(parts[0], (figures.COLOURS[0], figures.COLOURS[5], figures.COLOURS[4]), strict=True):
         values = [part[key] / 2**20 for part in parts]
         label = "weights, indices" if key == "weights" else key
         memory.bar([0, 1], values, width=0.6, bottom=base, color=colour, label=label)
@@ -151,10 +151,10 @@ def draw(folder: Path, dense: Contender, sparse: Contender, percent: str) -> Pat
     for place, value in enumerate(base):
         memory.annotate(f"{value:.2f} MiB", (place, value), (0, 3), textcoords="offset points", ha="center", fontsize=9)
     memory.legend(frameon=False, fontsize=9)
-    plot.title(memory, f"training memory: {base[1] / base[0]:.2f} of dense", "", "MiB")
+    figures.title(memory, f"training memory: {base[1] / base[0]:.2f} of dense", "", "MiB")
     for axis in (speed, memory):
         axis.set_xticks([0, 1], names)
         axis.set_xlim(-0.6, 1.6)
         axis.margins(y=0.12)
         axis.grid(False, axis="x")
-    return plot.save(drawing, folder / "demo.png")
+    return figures.save(drawing, folder / "demo.png")

@@ -95,6 +95,13 @@ def add_arguments(parser: argparse.ArgumentParser, *, grid: bool = False) -> Non
     Args:
         grid: leave out those that `compare` takes as lists.
     """
+    parser.add_argument(
+        "--recipe",
+        metavar="NAME",
+        default=argparse.SUPPRESS,
+        help="a paper's settings, under the flags given besides; another --epochs scales its milestones; "
+        "`sparsekern train --recipe list` tells them all",
+    )
     group = parser.add_argument_group("sparsity")
     if not grid:
         group.add_argument("--method", metavar="NAME", help="sparse training method, see `sparsekern methods`")

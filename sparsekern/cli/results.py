@@ -3,7 +3,7 @@
 from pathlib import Path
 from statistics import fmean, stdev
 
-from . import checkpoint, files, plot
+from . import checkpoint, figures, files
 
 
 def write(out: Path, settings: dict, grid: dict, folders: list[Path], failed: list[dict]) -> str:
@@ -21,7 +21,7 @@ def write(out: Path, settings: dict, grid: dict, folders: list[Path], failed: li
     text = render(results)
     files.write(out / "table.md", lambda file: file.write_text(text))
     if runs:
-        plot.draw_comparison(out, results)
+        figures.draw_comparison(out, results)
     return text
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from . import checkpoint, plot
+from . import checkpoint, figures, recipes
 from .data import load
 from .errors import UsageError, require
 from .files import folder as make_folder
@@ -24,6 +24,7 @@ summary.json, model.safetensors and report.png.
   sparsekern train                                          digits, 90 % sparse, half a minute
   sparsekern train --method rigl --sparsity 0.98 --data mnist --data-dir data --download --model lenet300
   sparsekern train --method gse_grabo --set every=50 --out runs/try
+  sparsekern train --recipe dpf-resnet20 --data-dir data --epochs 8   a paper's settings (--recipe list), shortened
   sparsekern train --resume runs/try                        continues bit for bit after Ctrl-C
   sparsekern train --resume runs/try --epochs 40            prolongs a run; schedules keep their first horizon
 """
@@ -52,15 +53,20 @@ def run(arguments: argparse.Namespace) -> int:
         given.pop(name, None)
     out, resume = given.pop("out", None), given.pop("resume", None)
     overwrite, download = given.pop("overwrite", False), given.pop("download", False)
+    if given.get("recipe") == "list":
+        print(recipes.listing())
+        return 0
     for package in ("safetensors.torch", "matplotlib"):
         require(package)
     if resume is not None:
         if overwrite:
             raise UsageError("--overwrite and --resume contradict each other")
+        if "recipe" in given:
+            raise UsageError("--recipe begins a run; the one to --resume has its settings already")
         folder, state = resume, checkpoint.load(resume)
         config = _resumed(given, state)
     else:
-        folder, state, config = out, None, resolve(given)
+        folder, state, config = out, None, resolve(recipes.apply(given))
         if folder is not None and checkpoint.holds_run(folder) and not overwrite:
             raise UsageError(f"{folder} already holds a run; --resume it, --overwrite it, or choose another --out")
     return train(config, folder, state, download)
@@ -115,7 +121,7 @@ def train(config: dict, folder: Path | None, state: dict | None, download: bool)
         )
         raise
     checkpoint.save_weights(folder, session.model.state_dict())
-    plot.draw_run(folder, config, session.history)
+    figures.draw_run(folder / checkpoint.REPORT, config, session.history)
     summary = summarise(session)
     checkpoint.save_summary(folder, summary)
     print(

@@ -8,7 +8,7 @@ import pytest
 import torch
 from runs import interrupt_at, load, same
 
-from sparsekern.cli import main, plot
+from sparsekern.cli import main
 
 NARROW = ["--width", "0.25", "--threads", "1", "--batch-size", "16"]
 
@@ -142,16 +142,3 @@ def test_tables_are_not_images(tmp_path: Path, capsys: pytest.CaptureFixture):
     table = ["--data", "csv", "--data-dir", str(tmp_path / "table.csv"), "--target", "y"]
     assert main(["train", *table, "--model", "resnet20", "--out", str(tmp_path / "out")]) == 2
     assert "resnet20 is convolutional" in capsys.readouterr().err
-
-
-def test_picture_of_a_deep_network_names_some_of_its_layers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    layers = [{"name": f"layer{i}", "sparsity": 0.9, "nnz": 10, "iou_first": 1 - i / 100} for i in range(60)]
-    row = {"epoch": 1, "train_loss": 1.0, "test_loss": 1.0, "test_accuracy": 0.5, "sparsity": 0.9, "layers": layers}
-    drawn = []
-    monkeypatch.setattr(plot, "save", lambda drawing, path: drawn.append(drawing))
-    plot.draw_run(tmp_path, {"method": "set", "model": "deep", "data": "digits", "seed": 0}, [row])
-    _, _, sparsity, change = drawn[0].axes
-    assert len(sparsity.patches) == len(change.lines) == 60
-    names = [label.get_text() for label in sparsity.get_yticklabels()]
-    assert (len(names), names[0], names[-1]) == (24, "layer0", "layer59")
-    assert [text.get_text() for text in change.get_legend().get_texts()][::5] == ["layer0", "layer59"]

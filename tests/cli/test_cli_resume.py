@@ -14,6 +14,8 @@ from runs import interrupt_at, load, same
 
 from sparsekern.cli import main
 from sparsekern.cli import train as command
+from sparsekern.cli.options import resolve
+from sparsekern.cli.run import learning_rate
 
 FLAGS = ["--model", "lenet300", "--width", "0.2", "--threads", "1", "--epochs", "4", "--sparsity", "0.8"]
 CASES = {
@@ -144,3 +146,12 @@ def test_failed_write_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: pyt
         command.checkpoint.save(tmp_path, {})
     assert (tmp_path / "checkpoint.pt").read_bytes() == before
     assert not list(tmp_path.glob(".*"))
+
+
+def test_cosine_ends_at_the_final_learning_rate(capsys: pytest.CaptureFixture):
+    config = resolve({"schedule": "cosine", "lr": 0.5, "final_lr": 0.1, "epochs": 4})
+    rates = [learning_rate(config, step, 10) for step in (0, 20, 40)]
+    assert rates == pytest.approx([0.5, 0.3, 0.1])
+    assert learning_rate({key: config[key] for key in config if key != "final_lr"}, 40, 10) == 0
+    assert main(["train", "--final-lr", "0.1"]) == 2
+    assert "--schedule cosine" in capsys.readouterr().err

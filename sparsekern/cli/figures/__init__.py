@@ -1,0 +1,7 @@
+"""Pictures of runs and comparisons."""
+
+from .comparison import draw_comparison
+from .run import draw_run
+from .style import COLOURS, INK, figure, save, spread, title
+
+__all__ = ["COLOURS", "INK", "draw_comparison", "draw_run", "figure", "save", "spread", "title"]
