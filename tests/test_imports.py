@@ -21,7 +21,7 @@ GROUPS = [
     {"sparsity.starts"},
     {"sparsity.objective"},
     {"sparsity.site"},
-    {"sparsity.growth"},
+    {"sparsity.growth", "sparsity.passes"},
     {"sparsity.method"},
     {"sparsity.methods", "sparsity.update", "sparsity.report", "sparsity.start"},
     {"sparsity.sparsifier"},

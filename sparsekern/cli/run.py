@@ -90,7 +90,17 @@ class Run:
             options |= {"batches": self._scored(method), "loss": self.loss}
         self.model = sparsify(self.model, method, **options)
         inner = _optimizer(config, self.model.parameters())
-        self.optimizer = Sparsifier(self.model, inner, method, generator=generator)
+        count = method.grow.batches if method.grow is not None else 1
+        if count > self.steps_per_epoch:
+            raise ValueError(f"--set batches={count} is more than the {self.steps_per_epoch} batches of an epoch")
+        self.optimizer = Sparsifier(
+            self.model,
+            inner,
+            method,
+            batches=lambda step: self._batches(-2 - step),
+            loss=self.loss,
+            generator=generator,
+        )
 
     def _scored(self, method: Method) -> list[tuple[Tensor, Tensor]]:
         """What the first pattern is scored on: batches without a row in common, of the size that the paper has, or
@@ -101,7 +111,8 @@ class Run:
         return list(islice(self._batches(-1, size), count))
 
     def _batches(self, epoch: int, size: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
-        """The training batches of an epoch: a function of seed and epoch, so that resuming finds them again."""
+        """The training batches of an epoch: a function of seed and epoch, so that resuming finds them again. Before the
+        first epoch lie those that patterns are scored on."""
         generator = torch.Generator().manual_seed(self.config["seed"] * 1_000_003 + epoch + 1)
         rows = torch.randperm(len(self.data.train), generator=generator)
         return self.data.train.batches(rows, size or self.config["batch_size"], generator)

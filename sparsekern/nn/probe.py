@@ -40,6 +40,17 @@ class Probe:
         """dL/dW at flat coordinates, `[n]`; nothing of the size of W is made."""
         return self._total(lambda h, delta: self._sampled(h, delta, coordinates))
 
+    def signed_sums(self, signs: Callable[[int], Tensor]) -> tuple[Tensor, Tensor]:
+        """sum xi_i delta_i `[rows]` and sum xi_i h_i `[cols]` (or `[groups, cols]`) with a sign xi_i for each row i of
+        the batch, `signs(n)` giving n of them: the expectation of their outer product is dL/dW (Heddes et al., GraEst).
+
+        A row of a convolution is an output position of a sample, its h_i what the kernel sees there: sums are exact per
+        channel and position of the kernel, beyond the uniform positions of GraBo, appendix C.
+        """
+        parts = [self._signed(h, delta, signs) for h, delta in self._recorded()]
+        rows, cols = zip(*parts, strict=True)
+        return torch.stack(rows).sum(0), torch.stack(cols).sum(0)
+
     def dense_gradient(self) -> Tensor:
         """dL/dW, dense, of the weight's shape."""
         return self._total(self._dense)
@@ -68,6 +79,9 @@ class Probe:
         raise NotImplementedError
 
     def _sampled(self, h: Tensor, delta: Tensor, coordinates: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def _signed(self, h: Tensor, delta: Tensor, signs: Callable[[int], Tensor]) -> tuple[Tensor, Tensor]:
         raise NotImplementedError
 
     def _dense(self, h: Tensor, delta: Tensor) -> Tensor:
@@ -100,6 +114,11 @@ class LinearProbe(Probe):
 
     def _sampled(self, h: Tensor, delta: Tensor, coordinates: Tensor) -> Tensor:
         return ops.sampled_gradient(delta, h, coordinates)
+
+    def _signed(self, h: Tensor, delta: Tensor, signs: Callable[[int], Tensor]) -> tuple[Tensor, Tensor]:
+        h, delta = (tensor.reshape(-1, tensor.shape[-1]).to(_wide(tensor)) for tensor in (h, delta))
+        xi = signs(len(h)).to(h)
+        return xi @ delta, xi @ h
 
     def _dense(self, h: Tensor, delta: Tensor) -> Tensor:
         return weight_gradient(delta, h).to(_wide(h))
@@ -139,6 +158,16 @@ class ConvProbe(Probe):
             dilation=dilation,
             groups=groups,
         )
+
+    def _signed(self, h: Tensor, delta: Tensor, signs: Callable[[int], Tensor]) -> tuple[Tensor, Tensor]:
+        h, delta = (_batched(tensor).to(_wide(tensor)) for tensor in (h, delta))
+        batch, _, *size = delta.shape
+        groups = self.window[-1]
+        xi = signs(batch * prod(size)).to(h).reshape(batch, 1, *size)
+        # What a convolution with one output channel in each group would learn from the signs.
+        shape = (groups, *self.weight_shape[1:])
+        cols = weight_gradient(xi.expand(batch, groups, *size), h, shape, self.window).reshape(groups, -1)
+        return (delta * xi).sum((0, 2, 3)), cols if groups > 1 else cols[0]
 
     def _dense(self, h: Tensor, delta: Tensor) -> Tensor:
         wide = _wide(h)

@@ -8,15 +8,23 @@ import torch
 from torch import Tensor
 
 from .. import ops
+from . import parallel
 from .distributions import apportion
+from .flow import flows
+from .passes import ArmedStep
 from .site import Site
 
-Heuristic = Callable[[Site], tuple[Tensor, Tensor]]
+Candidates = list[tuple[Tensor, Tensor]]
+Propose = Callable[[Sequence[Site], Sequence[int], Sequence[Tensor | None], Sequence[int], ArmedStep], Candidates]
+# Distributions over a layer's rows, g `[rows]`, and columns, f `[cols]`, not normalised; of all sites at once.
+Heuristic = Callable[[Sequence[Site], Sequence[int], ArmedStep], Sequence[tuple[Tensor, ...]]]
 
 
 @dataclass(frozen=True)
 class Growth:
-    """`candidates(site, n, keep, seed)`: flat coordinates `[m]`, m <= n, and their scores `[m]`, highest first choice.
+    """`candidates(sites, quotas, keep, seeds, passes)`: for each site flat coordinates `[m]`, m <= its quota, and their
+    scores `[m]`, highest first choice. `keep` marks what stays of the active weights (`[nnz]` or None), `passes` is
+    where gradients come from.
 
     Attributes:
         armed: the layers record (h, delta) in the step of the change.
@@ -24,14 +32,18 @@ class Growth:
         revives: a candidate that was just dropped keeps its value and optimizer state (RigL).
         multiplier: the candidates are a subset, this many times the weights to grow, shared by the layers in
             proportion to their size; None: every layer has as many candidates as it could grow.
+        batches: how many batches the gradients are of; 1: that of the armed step.
+        inputs: it asks what the model is called with.
     """
 
     name: str
-    candidates: Callable[[Site, int, Tensor | None, int], tuple[Tensor, Tensor]]
+    candidates: Propose
     armed: bool
     from_dropped: bool
     revives: bool = False
     multiplier: float | None = None
+    batches: int = 1
+    inputs: bool = False
 
     def quotas(self, sites: Sequence[Site], counts: Sequence[int], per_layer: bool) -> list[int]:
         """How many candidates each site proposes when `counts` weights are to grow."""
@@ -40,6 +52,21 @@ class Growth:
             return list(counts) if per_layer else [total] * len(sites)
         absent = [site.size - site.nnz for site in sites]
         return apportion([site.size for site in sites], absent, floor(self.multiplier * total))
+
+
+def _each(candidates: Callable[[Site, int, Tensor | None, int], tuple[Tensor, Tensor]]) -> Propose:
+    """Of every site by itself."""
+
+    def propose(
+        sites: Sequence[Site],
+        quotas: Sequence[int],
+        keep: Sequence[Tensor | None],
+        seeds: Sequence[int],
+        passes: ArmedStep,
+    ) -> Candidates:
+        return [candidates(*own) for own in zip(sites, quotas, keep, seeds, strict=True)]
+
+    return propose
 
 
 def _by_dense_gradient(site: Site, n: int, keep: Tensor | None, seed: int) -> tuple[Tensor, Tensor]:
@@ -54,7 +81,9 @@ def _by_dense_gradient(site: Site, n: int, keep: Tensor | None, seed: int) -> tu
 
 def dense_gradient(*, from_dropped: bool = True) -> Growth:
     """Largest |dL/dW| among the absent weights (RigL). The dense gradient exists only during the change."""
-    return Growth("dense gradient", _by_dense_gradient, armed=True, from_dropped=from_dropped, revives=from_dropped)
+    return Growth(
+        "dense gradient", _each(_by_dense_gradient), armed=True, from_dropped=from_dropped, revives=from_dropped
+    )
 
 
 def _uniformly(site: Site, n: int, keep: Tensor | None, seed: int) -> tuple[Tensor, Tensor]:
@@ -72,42 +101,81 @@ def _uniformly(site: Site, n: int, keep: Tensor | None, seed: int) -> tuple[Tens
 
 def uniform() -> Growth:
     """Absent weights, every one equally likely (SET)."""
-    return Growth("uniform", _uniformly, armed=False, from_dropped=True)
+    return Growth("uniform", _each(_uniformly), armed=False, from_dropped=True)
 
 
 def uniform_by_size() -> Growth:
     """As `uniform`, the layers growing in proportion to their size (SET as the GraBo paper runs it)."""
-    return Growth("uniform by size", _uniformly, armed=False, from_dropped=False, multiplier=1)
+    return Growth("uniform by size", _each(_uniformly), armed=False, from_dropped=False, multiplier=1)
 
 
-def sampled_gradient(heuristic: Heuristic, multiplier: float) -> Growth:
+def sampled_gradient(heuristic: Heuristic, multiplier: float, batches: int = 1) -> Growth:
     """Largest |dL/dW| within a sampled subset of the absent weights (GraBo, algorithm 1).
 
     Args:
-        heuristic: gives a layer's distributions over rows and columns, g `[rows]` and f `[cols]`, not normalised.
+        heuristic: guides the sampling.
         multiplier: size of the subset in units of the weights to grow, mu.
+        batches: how many batches dL/dW, and what the heuristic looks at, is summed over; 1: that of the armed step.
 
     Raises:
-        ValueError: `multiplier` is below 1.
+        ValueError: `multiplier` or `batches` is below 1.
     """
     if multiplier < 1:
         raise ValueError(f"multiplier must be at least 1, got {multiplier}")
+    if batches < 1:
+        raise ValueError(f"batches must be at least 1, got {batches}")
 
-    def candidates(site: Site, n: int, keep: Tensor | None, seed: int) -> tuple[Tensor, Tensor]:
-        rows, cols = heuristic(site)
-        topology = site.active
-        coordinates, _ = ops.guided_sample(rows, cols, topology.row_ptr, topology.col, n, seed)
-        return coordinates, site.gradient_at(coordinates).abs()
+    def candidates(
+        sites: Sequence[Site],
+        quotas: Sequence[int],
+        keep: Sequence[Tensor | None],
+        seeds: Sequence[int],
+        passes: ArmedStep,
+    ) -> Candidates:
+        drawn = []
+        guides = heuristic(sites, seeds, passes)
+        for site, (rows, cols), n, seed in zip(sites, guides, quotas, seeds, strict=True):
+            topology = site.active
+            coordinates, rest = ops.guided_sample(rows, cols, topology.row_ptr, topology.col, n, seed)
+            site.facts["sampled_uniformly"] = int(rest)
+            drawn.append(coordinates)
+        gradients = passes.total(sites, lambda i, site: (site.probe.gradient_at(drawn[i]),))
+        return [(coordinates, g.abs()) for coordinates, (g,) in zip(drawn, gradients, strict=True)]
 
-    return Growth("sampled gradient", candidates, armed=True, from_dropped=False, multiplier=multiplier)
+    return Growth(
+        "sampled gradient",
+        candidates,
+        armed=batches == 1,
+        from_dropped=False,
+        multiplier=multiplier,
+        batches=batches,
+        inputs=heuristic is synaptic_flow,
+    )
 
 
-def flat(site: Site) -> tuple[Tensor, Tensor]:
+def flat(sites: Sequence[Site], seeds: Sequence[int], passes: ArmedStep) -> list[tuple[Tensor, ...]]:
     """Every row and every column alike (GSE-random)."""
-    device = site.active.device
-    return torch.ones(site.active.rows, device=device), torch.ones(site.active.cols, device=device)
+    shapes = [(site.active.rows, site.active.cols, site.active.device) for site in sites]
+    return [(torch.ones(rows, device=device), torch.ones(cols, device=device)) for rows, cols, device in shapes]
 
 
-def gradient_bound(site: Site) -> tuple[Tensor, Tensor]:
+def gradient_bound(sites: Sequence[Site], seeds: Sequence[int], passes: ArmedStep) -> list[tuple[Tensor, ...]]:
     """g_b = sum |delta_b|, f_a = sum |h_a|: their product bounds |dL/dW| (GraBo, eq. 8 and appendix)."""
-    return site.row_weight(), site.col_weight()
+    return passes.total(sites, lambda i, site: (site.probe.row_weight(), site.probe.col_weight()))
+
+
+def gradient_estimate(sites: Sequence[Site], seeds: Sequence[int], passes: ArmedStep) -> list[tuple[Tensor, ...]]:
+    """g_b = |sum xi delta_b|, f_a = |sum xi h_a| with one sign xi = +-1 for both, drawn for every row of the batch: the
+    expectation of their product without the bars is dL/dW (Heddes et al., GraEst). Ranks draw signs of their own: equal
+    ones would add products of different samples to the expectation."""
+    generators = [torch.Generator().manual_seed(seed + parallel.rank()) for seed in seeds]
+
+    def sums(i: int, site: Site) -> tuple[Tensor, Tensor]:
+        return site.probe.signed_sums(lambda n: 2.0 * torch.empty(n).bernoulli_(0.5, generator=generators[i]) - 1)
+
+    return [tuple(weight.abs() for weight in pair) for pair in passes.total(sites, sums)]
+
+
+def synaptic_flow(sites: Sequence[Site], seeds: Sequence[int], passes: ArmedStep) -> Sequence[tuple[Tensor, ...]]:
+    """g = efferent, f = afferent flow of the absolute weights (GraBo, eq. 3)."""
+    return flows(passes.model, [site.module for site in sites], passes.inputs())

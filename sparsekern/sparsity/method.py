@@ -28,7 +28,8 @@ class Method:
         share: counts of the first random pattern, and of each layer under a scheduled sparsity in the layer view.
         update: "step": the optimizer steps, then the pattern changes; "replace": the change takes the step's place.
         storage: "nonzeros", or "dense" for a network that is not pruned at all.
-        initialize: "keep" the weights of the model, or draw them for the "fan_in" of the pattern.
+        initialize: "keep" the weights of the model, or draw them with variance 1 / the "fan_in" of the pattern's row,
+            or 2 / fan-in ("evci", Evci et al. 2022).
         min_per_layer: so many weights stay in every layer.
         notes: what the method adapted to the length of the run, for reports.
     """
@@ -44,7 +45,7 @@ class Method:
     share: Distribution = distributions.uniform
     update: Literal["step", "replace"] = "step"
     storage: Literal["nonzeros", "dense"] = "nonzeros"
-    initialize: Literal["keep", "fan_in"] = "keep"
+    initialize: Literal["keep", "fan_in", "evci"] = "keep"
     min_per_layer: int = 0
     notes: tuple[str, ...] = ()
 
@@ -53,8 +54,8 @@ class Method:
             kept(self.sparsity(step), 1)
             if not 0 <= self.rate(step) <= 1:
                 raise ValueError(f"rate must lie in [0, 1], got {self.rate(step)}")
-        if self.initialize not in ("keep", "fan_in"):
-            raise ValueError(f"initialize must be 'keep' or 'fan_in', got {self.initialize!r}")
+        if self.initialize not in ("keep", "fan_in", "evci"):
+            raise ValueError(f"initialize must be 'keep', 'fan_in' or 'evci', got {self.initialize!r}")
 
     @property
     def needs_batches(self) -> bool:

@@ -9,6 +9,11 @@ def _ranks() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
+def rank() -> int:
+    """The number of this rank; 0 on one."""
+    return dist.get_rank() if _ranks() > 1 else 0
+
+
 def total(tensor: Tensor) -> Tensor:
     """The sum over all ranks; `tensor` itself on one."""
     if _ranks() > 1:

@@ -19,13 +19,15 @@ def site_row(site: Site) -> dict[str, Any]:
         "iou_first": site.iou_first(),
         "kernel": site.module.kernel,
         "reason": site.module.reason,
+        **site.facts,
     }
 
 
 @dataclass(frozen=True)
 class Report:
     """`rows`: one dict per layer. flips: weights dropped plus weights grown at the last change; iou_last, iou_first:
-    intersection over union of the pattern with the one before that change, and with the first."""
+    intersection over union of the pattern with the one before that change, and with the first. Of guided growth also
+    sampled_uniformly: candidates of that change which chance had to supply, for want of weights that could be drawn."""
 
     method: str
     steps: int

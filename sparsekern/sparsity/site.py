@@ -25,6 +25,7 @@ class Site:
         topology = module.topology
         self.loads = module.loads
         self.first = (topology.row_ptr, topology.col[: topology.nnz])
+        self.facts: dict[str, float] = {}
         self.changes: dict[str, Any] = {"flips": 0, "iou_last": 1.0}
 
     # ---- facts
@@ -140,6 +141,7 @@ class Site:
             "kernel": self.module.kernel,
             "reason": self.module.reason,
             "changes": self.changes,
+            "facts": self.facts,
             "first_row_ptr": row_ptr,
             "first_col": col,
         }
@@ -147,5 +149,5 @@ class Site:
     def load_state(self, state: dict[str, Any]) -> None:
         self.loads = self.module.loads
         self.first = (state["first_row_ptr"], state["first_col"])
-        self.changes = dict(state["changes"])
+        self.changes, self.facts = dict(state["changes"]), dict(state["facts"])
         self.module.set_kernel(state["kernel"], state["reason"])

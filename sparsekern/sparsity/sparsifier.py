@@ -12,9 +12,11 @@ from torch import Tensor, nn
 from ..nn import SparseLayer
 from . import parallel
 from .method import Method
+from .passes import ArmedStep, Batches, GrowthBatches
 from .report import Report, site_row
 from .site import Site
 from .start import roomy
+from .starts import Loss
 from .update import plan, warn_of_collapse
 
 REFUSED = ("Muon", "LBFGS", "SparseAdam")
@@ -33,6 +35,10 @@ class Sparsifier(torch.optim.Optimizer):
         model: a model after `sparsify`.
         optimizer: built from the model's parameters after `sparsify`; any with per-element state.
         followers: copies of the model (`AveragedModel`, EMA) whose patterns follow the model's.
+        batches: for a method that grows by the gradients of more than one batch (`gse_*(batches=)`): an iterable of
+            (x, y), of which every change takes the first ones anew, or a function of the step that returns one. The
+            model computes them as it stands after the step, in its own precision, and is left as it was.
+        loss: `loss(output, y)` of these batches, mean over the batch.
         generator: source of the method's random choices; seeded from PyTorch's default one if None.
 
     Attributes:
@@ -43,7 +49,7 @@ class Sparsifier(torch.optim.Optimizer):
 
     Raises:
         ValueError: the optimizer is Muon, LBFGS or SparseAdam, or does not hold the model's sparse weights that require
-            a gradient; a follower lacks a layer.
+            a gradient; a follower lacks a layer; the method needs `batches` and `loss`, and they are missing.
     """
 
     # `GradScaler` would hand its scale to a fused optimizer as attributes of this object. So it unscales the gradients.
@@ -56,6 +62,8 @@ class Sparsifier(torch.optim.Optimizer):
         method: Method,
         *,
         followers: Sequence[nn.Module] = (),
+        batches: Batches | None = None,
+        loss: Loss | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
         if type(optimizer).__name__ in REFUSED:
@@ -66,6 +74,7 @@ class Sparsifier(torch.optim.Optimizer):
         if not isinstance(method, Method):
             raise ValueError(f"expected a Method (sparsekern.methods.NAME(...)), got {method!r}")
         self.optimizer, self.method = optimizer, method
+        self.passes = _passes(model, method, batches, loss)
         self.sites = [Site(_plain(n), m) for n, m in model.named_modules() if isinstance(m, SparseLayer)]
         _check_held(self.sites, optimizer)
         if not self.sites and method.storage != "dense":
@@ -133,7 +142,7 @@ class Sparsifier(torch.optim.Optimizer):
 
     @torch.no_grad()
     def _change(self) -> None:
-        sites = [site for site in self.sites if site.learns]
+        sites = [site for site in self.sites if site.learns and self.passes.reaches(site)]
         for site in self.sites:
             site.changes = {"flips": 0, "iou_last": 1.0}
         if not sites:
@@ -141,7 +150,10 @@ class Sparsifier(torch.optim.Optimizer):
                 raise RuntimeError("the pattern changes in this step, but no backward pass reached a sparse layer")
             return
         total = sum(site.nnz for site in self.sites)
-        for site, (keep, grow) in zip(sites, plan(self.method, sites, self.steps, self.generator), strict=True):
+        self.passes.begin(self.steps)
+        for site, (keep, grow) in zip(
+            sites, plan(self.method, sites, self.steps, self.generator, self.passes), strict=True
+        ):
             needed = int(keep.sum()) + grow.numel()
             capacity = roomy(needed, site.size, total, len(self.sites)) if needed > site.active.capacity else 0
             followers = [layers[site.name] for layers in self.followers]
@@ -155,6 +167,7 @@ class Sparsifier(torch.optim.Optimizer):
         armed = growth is not None and growth.armed and self.method.when.fires(self.steps)
         for site in self.sites:
             site.arm() if armed else site.disarm()
+        self.passes.arm(armed)
         if armed != self._stance_set and "torch._dynamo" in sys.modules:
             torch.compiler.set_stance("force_eager" if armed else "default")
             self._stance_set = armed
@@ -217,6 +230,18 @@ class Sparsifier(torch.optim.Optimizer):
         own = {id(site.module.values): (site.nnz, site.active.capacity) for site in self.sites}
         order = [p for group in self.optimizer.param_groups for p in group["params"]]
         return {i: own[id(p)] for i, p in enumerate(order) if id(p) in own}
+
+
+def _passes(model: nn.Module, method: Method, batches: Batches | None, loss: Loss | None) -> ArmedStep:
+    count = method.grow.batches if method.grow is not None else 1
+    if count == 1:
+        return ArmedStep(model, watches=method.grow is not None and method.grow.inputs)
+    if batches is None or loss is None:
+        raise ValueError(
+            f"{method.name} grows by the gradients of {count} batches: pass Sparsifier(batches=, loss=), batches an "
+            "iterable of (x, y) or a function of the step"
+        )
+    return GrowthBatches(model, batches, loss, count)
 
 
 def _trim(value: Any, nnz: int, capacity: int) -> Any:

@@ -80,8 +80,10 @@ def sparsify(
         if method.moves_counts:
             pattern = pattern.with_capacity(roomy(pattern.nnz, prod(pattern.shape), total, len(layers)))
         new = sparse_twin(layer, pattern, backend)
-        if method.initialize == "fan_in" and name in ready:
+        if method.initialize != "keep" and name in ready:
             new.reset_parameters(generator)
+            if method.initialize == "evci":
+                new.values.data.mul_(2**0.5)
         model = swap(model, name, new)
     return model
 

@@ -10,12 +10,13 @@ from torch import Tensor
 from ..topology import kept
 from .distributions import apportion
 from .method import Method
+from .passes import ArmedStep
 from .site import Site
 
 Plan = list[tuple[Tensor, Tensor]]
 
 
-def plan(method: Method, sites: Sequence[Site], step: int, generator: torch.Generator) -> Plan:
+def plan(method: Method, sites: Sequence[Site], step: int, generator: torch.Generator, passes: ArmedStep) -> Plan:
     """What each site keeps (bool `[nnz]`) and grows (coordinates, int64) at `step`.
 
     Raises:
@@ -26,14 +27,14 @@ def plan(method: Method, sites: Sequence[Site], step: int, generator: torch.Gene
     seeds = torch.randint(2**62, (len(sites),), generator=generator).tolist()
     proposals = None
     if method.grow is not None and not method.grow.from_dropped:
-        proposals = _propose(method, sites, counts, [None] * len(sites), seeds)
+        proposals = _propose(method, sites, counts, [None] * len(sites), seeds, passes)
         counts = _limit(method, counts, [len(scores) for _, scores in proposals])
     keep = _keep(method, sites, targets, counts)
     if method.grow is None:
         none = [site.active.coordinates()[:0] for site in sites]
         return list(zip(keep, none, strict=True))
     if proposals is None:
-        proposals = _propose(method, sites, counts, keep, seeds)
+        proposals = _propose(method, sites, counts, keep, seeds, passes)
     chosen = method.view.largest([scores for _, scores in proposals], counts)
     grow = [coordinates[mark] for (coordinates, _), mark in zip(proposals, chosen, strict=True)]
     if method.grow.revives:
@@ -80,13 +81,18 @@ def _keep(method: Method, sites: Sequence[Site], targets: Sequence[int], counts:
 
 
 def _propose(
-    method: Method, sites: Sequence[Site], counts: Sequence[int], keep: Sequence[Tensor | None], seeds: Sequence[int]
+    method: Method,
+    sites: Sequence[Site],
+    counts: Sequence[int],
+    keep: Sequence[Tensor | None],
+    seeds: Sequence[int],
+    passes: ArmedStep,
 ) -> list[tuple[Tensor, Tensor]]:
     growth = method.grow
     if growth is None:
         raise ValueError(f"{method.name} does not grow")
     quotas = growth.quotas(sites, counts, method.view.per_layer)
-    return [growth.candidates(site, n, k, s) for site, n, k, s in zip(sites, quotas, keep, seeds, strict=True)]
+    return growth.candidates(sites, quotas, keep, seeds, passes)
 
 
 def _revive(site: Site, keep: Tensor, grow: Tensor) -> Tensor:

@@ -14,10 +14,12 @@ from torch.nn.functional import cross_entropy
 import sparsekern as sk
 from sparsekern.sparsity import Method, growth, scores, update, views
 from sparsekern.sparsity.methods.gse import CHANGES as GSE_CHANGES
+from sparsekern.sparsity.passes import ArmedStep
 from sparsekern.sparsity.schedules import Cadence, cosine, cubic
 from sparsekern.topology import kept
 
-DYNAMIC = {"set": {"every": 1}, "rigl": {"every": 1}, "gse_random": {"every": 1}, "gse_grabo": {"every": 1}}
+GSE = ["gse_random", "gse_synflow", "gse_grabo", "gse_graest"]
+DYNAMIC = {name: {"every": 1} for name in ("set", "rigl", *GSE)}
 
 
 def network(kind: str = "linear") -> nn.Sequential:
@@ -158,7 +160,7 @@ def test_rigl_grows_the_largest_gradients_outside_the_kept_set(kind: str) -> Non
 
 
 @pytest.mark.parametrize("kind", ["linear", "conv"])
-@pytest.mark.parametrize("name", ["gse_random", "gse_grabo"])
+@pytest.mark.parametrize("name", GSE)
 def test_gse_with_every_absent_weight_as_subset_is_global_rigl(name: str, kind: str) -> None:
     model, optimizer, x, y = armed(name, kind, multiplier=1e6)
     gradients = dense_gradients(model, optimizer, x, y)
@@ -191,7 +193,7 @@ def test_gse_random_with_multiplier_one_ignores_gradients() -> None:
         for site in optimizer.sites:
             site.probe.records[:] = [(h * scale, d.flip(0)) for h, d in site.probe.records]
         before = [site.active.mask() for site in optimizer.sites]
-        plan = update.plan(optimizer.method, optimizer.sites, 1, torch.Generator().manual_seed(7))
+        plan = update.plan(optimizer.method, optimizer.sites, 1, torch.Generator().manual_seed(7), optimizer.passes)
         patterns.append([grow for _, grow in plan])
         total = sum(site.size for site in optimizer.sites)
         grown = sum(g.numel() for _, g in plan)
@@ -227,7 +229,7 @@ def test_grabo_subset_gradients_equal_the_dense_ones(kind: str) -> None:
     model, optimizer, x, y = armed("gse_grabo", kind)
     for site, gradient in zip(optimizer.sites, dense_gradients(model, optimizer, x, y), strict=True):
         coordinates = torch.randperm(site.size)[:40]
-        torch.testing.assert_close(site.gradient_at(coordinates), gradient.flatten()[coordinates])
+        torch.testing.assert_close(site.probe.gradient_at(coordinates), gradient.flatten()[coordinates])
         torch.testing.assert_close(site.dense_gradient(), gradient)
 
 
@@ -241,7 +243,7 @@ def test_grabo_guides_by_the_bound() -> None:
         site = sk.sparsity.Site("layer", layer)
         site.arm()
         site.probe.records.append((torch.tensor(h).double(), torch.tensor(delta).double()))
-        rows, cols = growth.gradient_bound(site)
+        ((rows, cols),) = growth.gradient_bound([site], [0], ArmedStep(layer))
         assert torch.outer(rows, cols).tolist() == product
         assert float(torch.outer(rows, cols).sum()) == total
     assert float(site.dense_gradient().abs().sum()) == 0
@@ -346,7 +348,7 @@ def test_sparsity_zero_and_tiny_layers_run() -> None:
 
 def test_names_and_errors() -> None:
     assert sk.methods.names() == [
-        "dense", "random", "magnitude_init", "snip", "set", "rigl", "gmp", "grasp_abs", "gse_random", "gse_grabo",
+        "dense", "random", "magnitude_init", "snip", "set", "rigl", "gmp", "grasp_abs", *GSE,
         "prospr", "prospr_first_order", "synflow",
     ]  # fmt: skip
     with pytest.raises(ValueError, match=r"unknown method 'grabo'; did you mean.*gse_grabo"):

@@ -28,8 +28,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "set": {"every": 5},
     "rigl": {"every": 5},
     "gmp": {"every": 5},
-    "gse_random": {"every": 5, "stop": 1.0},
-    "gse_grabo": {"every": 5, "stop": 1.0},
+    **{name: {"every": 5, "stop": 1.0} for name in ("gse_random", "gse_synflow", "gse_grabo", "gse_graest")},
 }
 STEPS = 20
 

@@ -7,7 +7,7 @@ the options are the paper's hyperparameters with the paper's defaults. `total_st
 from .before import dense, magnitude_init, random, snip
 from .dynamic import gmp, rigl, set
 from .grasp import grasp_abs
-from .gse import gse_grabo, gse_random
+from .gse import gse_grabo, gse_graest, gse_random, gse_synflow
 from .prospr import prospr, prospr_first_order
 from .registry import describe, get, names
 from .synflow import synflow
@@ -19,7 +19,9 @@ __all__ = [
     "gmp",
     "grasp_abs",
     "gse_grabo",
+    "gse_graest",
     "gse_random",
+    "gse_synflow",
     "magnitude_init",
     "names",
     "prospr",
