@@ -1,5 +1,6 @@
 """Fixtures that every test file may use."""
 
+import sys
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -12,12 +13,14 @@ ISAS = list(extension.isas()) if extension is not None else ["fallback"]
 
 @pytest.fixture(autouse=True)
 def _deterministic() -> Iterator[None]:
-    """The same seed and one thread for every test, whatever ran before it."""
+    """The same seed, one thread and compilation for every test, whatever ran before it."""
     threads = torch.get_num_threads()
     torch.manual_seed(0)
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+    if "torch._dynamo" in sys.modules:  # a sparsifier that was armed when its test ended
+        torch.compiler.set_stance("default")
 
 
 @pytest.fixture(params=ISAS)
