@@ -14,7 +14,7 @@ from .data import load
 from .errors import RunError, UsageError, choose, require
 from .files import folder as make_folder
 from .grid import Cell, check, run_all
-from .options import BACKENDS, add_arguments, fraction, known_options, natural, numbers, positive, resolve
+from .options import BACKENDS, add_arguments, emerges, fraction, known_options, natural, numbers, positive, resolve
 
 DESCRIPTION = """\
 Trains every method at every sparsity with every seed, each run in a process and a folder of its own, then writes
@@ -24,7 +24,8 @@ where it stopped; a run that fails is reported with its log, the others go on.
   sparsekern compare --methods dense,random,rigl,gse_grabo --sparsities .9,.95 --seeds 0,1,2 --out runs/grid
   sparsekern compare --methods rigl --sparsities .98 --seeds 0,1,2 --backends sparse,masked --out runs/twins
 
-dense is trained once per seed. --set KEY=VALUE goes to every method that has the option, --set METHOD.KEY=VALUE to one.
+dense, and a method whose sparsity emerges, is trained once per seed. --set KEY=VALUE goes to every method that has the
+option, --set METHOD.KEY=VALUE to one.
 """
 
 
@@ -94,13 +95,14 @@ def _cells(grid: dict, given: dict, options: list, out: Path) -> list[Cell]:
     for seed in grid["seeds"]:
         for method in grid["methods"]:
             own = list(_own(options, method, used))
-            for sparsity in grid["sparsities"] if method != "dense" else [0.0]:
-                for backend in grid["backends"] if method != "dense" else ["auto"]:
+            dense = method == "dense"
+            for sparsity in [None] if dense or emerges(method) else grid["sparsities"]:
+                for backend in ["auto"] if dense else grid["backends"]:
                     flags = given | {"method": method, "seed": seed, "backend": backend, "set": own}
-                    name = f"{method}-seed{seed}"
-                    if method != "dense":
+                    if sparsity is not None:
                         flags["sparsity"] = sparsity
-                        name = f"{method}-{sparsity:g}-{backend}-seed{seed}"
+                    parts = [method, "" if sparsity is None else f"{sparsity:g}", "" if dense else backend]
+                    name = "-".join([*filter(None, parts), f"seed{seed}"])
                     cells.append(Cell(flags, resolve(flags), out / name))
     if unused := [key for key, _ in options if key not in used]:
         raise UsageError(f"--set {unused[0]}: none of {', '.join(grid['methods'])} has this option")

@@ -4,7 +4,7 @@ import argparse
 import ast
 import inspect
 import os
-from typing import Any, get_args, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import torch
 
@@ -172,6 +172,8 @@ def resolve(given: dict) -> dict:
         if given.get("sparsity"):
             raise UsageError("the method dense has no --sparsity; leave it out or choose a sparse method")
         config["sparsity"] = 0.0
+    elif emerges(config["method"]):
+        config["sparsity"] = given.get("sparsity")
     if config["lr"] is None:
         config["lr"] = LEARNING_RATE[config["optimizer"]]
     for flag in ("momentum", "nesterov"):
@@ -200,9 +202,13 @@ def _check_options(method: str, options: dict) -> None:
     hints = get_type_hints(methods.get(method))
     for key, value in options.items():
         choose(f"option of {method}", key, known_options(method))
-        kinds = [kind for kind in get_args(hints[key]) or [hints[key]] if isinstance(kind, type)]
-        widened = [*kinds, int] if float in kinds else kinds
-        if not isinstance(value, tuple(widened)) or (isinstance(value, bool) and bool not in kinds):
+        kinds = get_args(hints[key]) or (hints[key],)
+        if get_origin(hints[key]) is Literal:
+            choose(f"value of --set {key}", str(value), list(kinds))
+            continue
+        kinds = tuple(kind for kind in kinds if isinstance(kind, type))
+        widened = (*kinds, int) if float in kinds else kinds
+        if not isinstance(value, widened) or (isinstance(value, bool) and bool not in kinds):
             names = " or ".join("none" if kind is type(None) else kind.__name__ for kind in kinds)
             raise UsageError(f"--set {key} expects {names}, got {value!r}")
 
@@ -223,6 +229,11 @@ def known_options(method: str) -> list[str]:
     """The options of a method, without the three that every method has."""
     common = ("sparsity", "total_steps", "steps_per_epoch")
     return [name for name in inspect.signature(methods.get(method)).parameters if name not in common]
+
+
+def emerges(method: str) -> bool:
+    """Whether the sparsity is an outcome of the method, so that none need be given."""
+    return inspect.signature(methods.get(method)).parameters["sparsity"].default is None
 
 
 def threads(config: dict) -> int:

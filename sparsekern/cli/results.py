@@ -30,18 +30,23 @@ def _spread(values: list[float]) -> float | None:
     return stdev(values) if len(values) > 1 else None
 
 
+def _sparsity(target: float | None, runs: list[dict]) -> float:
+    """The sparsity that was asked for; where it emerges, the mean of what it came to."""
+    return round(fmean(run["sparsity"] for run in runs), 3) if target is None else target
+
+
 def tabulate(runs: list[dict]) -> list[dict]:
     """A row per method, sparsity and backend, best accuracy first within a sparsity; `rank` is among its backend."""
     groups: dict[tuple, list[dict]] = {}
     for run in runs:
         groups.setdefault((run["sparsity_target"], run["backend"], run["method"]), []).append(run)
     rows = []
-    for (sparsity, backend, method), members in groups.items():
+    for (target, backend, method), members in groups.items():
         accuracy = [run["test_accuracy"] for run in members]
         rows.append(
             {
                 "method": method,
-                "sparsity": sparsity,
+                "sparsity": _sparsity(target, members),
                 "backend": backend,
                 "seeds": sorted(run["seed"] for run in members),
                 "accuracy_mean": fmean(accuracy),
@@ -65,23 +70,25 @@ def tabulate(runs: list[dict]) -> list[dict]:
 def pair(runs: list[dict]) -> list[dict]:
     """Accuracy minus that of the masked twin with the same seed, for each method, sparsity and other backend."""
     twins = {(r["method"], r["sparsity_target"], r["seed"]): r for r in runs if r["backend"] == "masked"}
-    groups: dict[tuple, list[float]] = {}
+    groups: dict[tuple, list[tuple[dict, dict]]] = {}
     for run in runs:
         twin = twins.get((run["method"], run["sparsity_target"], run["seed"]))
         if twin is not None and run["backend"] != "masked":
-            key = (run["method"], run["sparsity_target"], run["backend"])
-            groups.setdefault(key, []).append(run["test_accuracy"] - twin["test_accuracy"])
-    return [
-        {
-            "method": method,
-            "sparsity": sparsity,
-            "backend": backend,
-            "differences": values,
-            "mean": fmean(values),
-            "std": _spread(values),
-        }
-        for (method, sparsity, backend), values in groups.items()
-    ]
+            groups.setdefault((run["method"], run["sparsity_target"], run["backend"]), []).append((run, twin))
+    rows = []
+    for (method, target, backend), pairs in groups.items():
+        values = [run["test_accuracy"] - twin["test_accuracy"] for run, twin in pairs]
+        rows.append(
+            {
+                "method": method,
+                "sparsity": _sparsity(target, [run for run, _ in pairs]),
+                "backend": backend,
+                "differences": values,
+                "mean": fmean(values),
+                "std": _spread(values),
+            }
+        )
+    return rows
 
 
 def _percent(mean: float, spread: float | None, sign: str = "") -> str:

@@ -134,16 +134,15 @@ def train(config: dict, folder: Path | None, state: dict | None, download: bool)
 
 def _free_folder(config: dict) -> Path:
     parts = [config["data"], config["model"], config["method"]]
-    parts += [f"{config['sparsity']:g}"] if config["method"] != "dense" else []
+    parts += [f"{config['sparsity']:g}"] if config["sparsity"] else []
     base = Path("runs") / "-".join([*parts, f"seed{config['seed']}"])
     numbered = (base.with_name(f"{base.name}-{i}") for i in count(2))
     return base if not base.exists() else next(path for path in numbered if not path.exists())
 
 
 def describe(config: dict) -> str:
-    sparse = (
-        "" if config["method"] == "dense" else f" at {config['sparsity']:.2%} sparsity, backend {config['backend']}"
-    )
+    sparse = f" at {config['sparsity']:.2%} sparsity" if config["sparsity"] else ""
+    sparse += "" if config["method"] == "dense" else f", backend {config['backend']}"
     return (
         f"{config['method']}{sparse}: {config['model']} on {config['data']}, {config['epochs']} epochs, "
         f"{config['optimizer']}, seed {config['seed']}, {threads(config)} threads"

@@ -15,7 +15,7 @@ def grid(out: Path, *flags: str) -> int:
     return main(["compare", *SMALL, "--out", str(out), *flags])
 
 
-def row(method: str, seed: int, accuracy: float, backend: str = "sparse", sparsity: float = 0.9) -> dict:
+def row(method: str, seed: int, accuracy: float, backend: str = "sparse", sparsity: float | None = 0.9) -> dict:
     return {
         "method": method, "backend": backend, "sparsity_target": sparsity, "seed": seed, "test_accuracy": accuracy,
         "test_loss": 1 - accuracy, "nnz": 100, "seconds_per_step": 0.001, "train_seconds": 2 + seed,
@@ -39,6 +39,14 @@ def test_twins_are_paired_by_seed():
     (pair,) = results.pair(runs)
     assert pair["differences"] == pytest.approx([0.01, 0.02])
     assert pair["mean"] == pytest.approx(0.015)
+
+
+def test_a_sparsity_that_emerges_is_the_mean_over_the_seeds():
+    runs = [row("snr", s, 0.8, sparsity=None) | {"sparsity": 0.7 + s / 100} for s in (0, 1, 2)]
+    (line,) = results.tabulate(runs)
+    assert (line["sparsity"], line["seeds"], line["rank"]) == (0.71, [0, 1, 2], 1)
+    (pair,) = results.pair([*runs, runs[0] | {"backend": "masked"}])
+    assert pair["sparsity"] == 0.7
 
 
 def test_compare_goes_on_where_it_stopped(tmp_path: Path, capsys: pytest.CaptureFixture):
