@@ -61,16 +61,18 @@ def draw_group(axis: Any, runs: list[dict], varied: str, colours: dict[str, str]
         bars = [stdev(values) if len(values) > 1 else 0.0 for values in accuracy]
         style = {"color": colours[what], "markersize": 5, "capsize": 3, "linewidth": 1.4}
         axis.errorbar(x, means, yerr=bars if any(bars) else None, label=what, marker="o" if ats else "D", **style)
+    scale = 100 if by_sparsity else 1
+    ticks = sorted({scale * run["at"] for run in runs if run["at"] is not None})
     if not by_sparsity:
         axis.set_xscale("log", base=2)
-        ticks = sorted({run["at"] for run in runs if run["at"] is not None})
-        axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         axis.minorticks_off()
+    axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     off = _limit(axis, drawn)
     first = runs[0]
+    levels = unique(f"{100 * run['sparsity']:.4g} % sparse" for run in runs)
     title(
         axis,
-        f"{first['model']} on {first['data']}, {first['epochs']} epochs",
+        ", ".join([f"{first['model']} on {first['data']}", f"{first['epochs']} epochs", *levels * (len(levels) == 1)]),
         varied + ", %" * by_sparsity + (f"\nfar below: {', '.join(off)}" if off else ""),
         "test accuracy, %",
     )
