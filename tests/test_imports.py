@@ -19,7 +19,7 @@ GROUPS = [
     {"nn"},
     {"sparsity.carry", "sparsity.flow"},
     {"sparsity.starts"},
-    {"sparsity.objective"},
+    {"sparsity.objective", "sparsity.channels"},
     {"sparsity.site"},
     {"sparsity.growth", "sparsity.passes"},
     {"sparsity.method"},

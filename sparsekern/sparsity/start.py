@@ -1,5 +1,6 @@
 """`sparsify`: the first pattern of a network."""
 
+import warnings
 from collections.abc import Iterable
 from math import prod
 from numbers import Real
@@ -130,6 +131,12 @@ def _patterns(
             model, dense, counts, method.view, method.min_per_layer, batches or (), cast(Loss, loss), generator
         )
         fresh = [Topology.from_mask(mask) for mask in method.start.choose(network)]
+        with torch.no_grad():
+            for name, gone in network.removed.items():
+                model.get_parameter(name).masked_fill_(gone, 0)
+        for name, pattern in zip(dense, fresh, strict=True):
+            if not pattern.nnz:
+                warnings.warn(f"layer collapse: {name} has no weight left; min_per_layer keeps some", stacklevel=3)
     by_name = dict(zip(dense, fresh, strict=True))
     return [layer.topology if isinstance(layer, PatternLayer) else by_name[name] for name, layer in layers.items()]
 
@@ -148,6 +155,8 @@ def _check_data(method: Method, batches: Batches | None, loss: Loss | None) -> N
 def _agreeing(layers: dict[str, nn.Module], method: Method) -> list[Topology]:
     """The patterns of a model that is sparse already, as the method would have it."""
     patterns = [layer.topology for layer in layers.values() if isinstance(layer, PatternLayer)]
+    if method.start is not None and method.start.unit == "channel":
+        return patterns
     nnz, size = sum(pattern.nnz for pattern in patterns), sum(prod(pattern.shape) for pattern in patterns)
     expected = kept(method.sparsity(0), size)
     if nnz != expected:

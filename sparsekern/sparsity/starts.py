@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import cast
+from dataclasses import dataclass, field, replace
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,7 @@ class Network:
         batches: `(x, y)`, at least as many as the start asks for.
         loss: `loss(output, target)`, mean over the batch; never None where the start needs it.
         generator: source of random choices.
+        removed: of other Parameters by name, bool: what a start removes with the weights; it is set to 0.
     """
 
     model: nn.Module
@@ -39,6 +40,7 @@ class Network:
     batches: Batches
     loss: Loss
     generator: torch.Generator
+    removed: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def weights(self) -> list[nn.Parameter]:
@@ -74,6 +76,7 @@ class Start:
         batches: how many batches it wants; 0: it scores without data.
         batch_size: the paper's samples in each; None: those of the training.
         needs_loss: whether it asks for the loss beside the inputs.
+        unit: what the method's sparsity counts.
     """
 
     name: str
@@ -81,6 +84,7 @@ class Start:
     batches: int = 1
     batch_size: int | None = None
     needs_loss: bool = True
+    unit: Literal["weight", "channel"] = "weight"
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from .before import dense, magnitude_init, random, snip
 from .dynamic import gmp, rigl, set
 from .grasp import grasp_abs
 from .gse import gse_grabo, gse_graest, gse_random, gse_synflow
-from .prospr import prospr, prospr_first_order
+from .prospr import prospr, prospr_channel, prospr_first_order
 from .registry import describe, get, names
 from .synflow import synflow
 
@@ -25,6 +25,7 @@ __all__ = [
     "magnitude_init",
     "names",
     "prospr",
+    "prospr_channel",
     "prospr_first_order",
     "random",
     "rigl",
