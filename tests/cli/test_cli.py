@@ -93,7 +93,10 @@ def test_every_method_trains(name: str, tmp_path: Path):
     assert train("--method", name, "--epochs", "2", "--out", str(tmp_path), *sparse) == 0
     summary = json.loads((tmp_path / "summary.json").read_text())
     expected = summary["prunable"] - (0 if name == "dense" else int(0.75 * summary["prunable"]))
-    assert summary["nnz"] == expected
+    if name == "prospr_channel":  # whose sparsity counts channels
+        assert 0 < summary["nnz"] < 0.25 * summary["prunable"]
+    else:
+        assert summary["nnz"] == expected
 
 
 @pytest.mark.parametrize(

@@ -92,11 +92,11 @@ def living(model: nn.Module) -> list[Tensor]:
 def test_gates_are_those_of_the_stored_graph(steps: int, momentum: float) -> None:
     model, batches = residual(), samples(steps + 1)
     scores = torch.cat([gradient.abs() for gradient in gate_gradients(model, batches, 0.1, momentum)])
-    pruned = prune(model, 0.6, batches, inner_steps=steps, momentum=momentum)
-    assert torch.equal(torch.cat(living(pruned)), scores >= scores.topk(GATES - 18).values[-1])
+    pruned = prune(model, 0.5, batches, inner_steps=steps, momentum=momentum)
+    assert torch.equal(torch.cat(living(pruned)), scores >= scores.topk(GATES // 2).values[-1])
 
 
-@pytest.mark.parametrize("sparsity", [0.0, 0.2, 0.5, 0.77])
+@pytest.mark.parametrize("sparsity", [0.0, 0.2, 0.5, 0.63])
 def test_a_channel_goes_with_all_that_writes_and_reads_it(sparsity: float) -> None:
     pruned = prune(residual(), sparsity)
     masks = {name: layer.topology.mask() for name, layer in prunable_layers(pruned).items()}
