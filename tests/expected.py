@@ -9,6 +9,12 @@ import numpy as np
 import torch
 from samples import Pattern, Sample
 from samples_conv import convolve
+from samples_moment import (
+    expected_conv2d_gradient_moment,
+    expected_gradient_moment,
+    expected_score_step,
+    expected_snr_update,
+)
 from torch import Tensor
 
 from sparsekern.ops import reference
@@ -121,21 +127,26 @@ EXPECTED: dict[str, Callable] = {
     "expanded_conv2d": conv2d,
     "expanded_conv2d_backward": conv2d_backward,
     **{f.__name__: f for f in (expand, collect, sampled_gradient, guided_sample, random_subset, compress, rewire)},
+    "gradient_moment": expected_gradient_moment,
+    "conv2d_gradient_moment": expected_conv2d_gradient_moment,
+    "snr_update": expected_snr_update,
+    "score_step": expected_score_step,
     **{f.__name__: f for f in (transpose_index, tile_index, topk_mask, kth_largest)},
 }
-MUTATED = {"collect": 5, "random_subset": 0}  # which argument is the result
+MUTATED = {"collect": (5,), "random_subset": (0,), "snr_update": (0,), "score_step": (0, 1, 2)}  # the results
+
+
+def _args(name: str, sample: Sample) -> list:
+    return [a.clone() if i in MUTATED.get(name, ()) else a for i, a in enumerate(sample.args)]
 
 
 def run(function: Callable, sample: Sample, name: str) -> list[Tensor]:
-    args = list(sample.args)
-    if name in MUTATED:
-        args[MUTATED[name]] = args[MUTATED[name]].clone()
+    args = _args(name, sample)
     result = function(*args)
-    result = args[MUTATED[name]] if name in MUTATED else result
+    result = [args[i] for i in MUTATED[name]] if name in MUTATED else result
     return [result] if isinstance(result, Tensor) else list(result)
 
 
 def expected(name: str, sample: Sample) -> list[Tensor]:
-    args = [a.clone() if i == MUTATED.get(name) else a for i, a in enumerate(sample.args)]
-    result = EXPECTED[name](sample.pattern, *args)
+    result = EXPECTED[name](sample.pattern, *_args(name, sample))
     return [result] if isinstance(result, Tensor) else list(result)

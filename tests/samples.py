@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from patterns import Pattern, Sample, mask, patterns, plain, strided
 from samples_conv import conv2d, conv2d_backward
+from samples_moment import conv2d_gradient_moment, gradient_moment, score_step, snr_update
 
 LEADING = {"vector": (), "batch": (5,), "sequence": (2, 3), "zero batch": (0,), "long": (300,)}
 
@@ -194,6 +195,10 @@ SAMPLES: dict[str, Callable[[torch.dtype], list[Sample]]] = {
     "tile_index": tile_index,
     "topk_mask": topk_mask,
     "kth_largest": kth_largest,
+    "gradient_moment": gradient_moment,
+    "conv2d_gradient_moment": conv2d_gradient_moment,
+    "snr_update": snr_update,
+    "score_step": score_step,
 }
 
 INDICES = ("random_subset", "compress", "rewire", "transpose_index", "tile_index")

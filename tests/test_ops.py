@@ -1,5 +1,6 @@
 """Every operator, compiled and reference, against a computation on dense masks that knows neither."""
 
+import re
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -10,7 +11,7 @@ from samples import Pattern, Sample
 from torch import Tensor
 
 from sparsekern import ops
-from sparsekern.ops import extension, reference, reference_conv
+from sparsekern.ops import extension, reference, reference_conv, reference_moment
 
 _ops = torch.ops.sparsekern
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2e-3}
@@ -28,7 +29,7 @@ def _poisoned() -> Iterator[None]:
 @pytest.mark.parametrize("backend", ["dispatched", "reference"])
 @pytest.mark.parametrize(("name", "dtype"), CASES)
 def test_against_dense(name: str, dtype: torch.dtype, backend: str) -> None:
-    plain = reference_conv if "conv2d" in name else reference
+    plain = next(module for module in (reference_moment, reference_conv, reference) if name in vars(module))
     function = getattr(_ops if backend == "dispatched" else plain, name)
     for sample in samples.SAMPLES[name](dtype):
         before = [a.clone() if isinstance(a, Tensor) else a for a in sample.args]
@@ -81,7 +82,7 @@ def test_gradcheck(name: str) -> None:
         assert torch.autograd.gradcheck(apply, leaves, fast_mode="conv2d" in name), sample.name
 
 
-@pytest.mark.parametrize("name", [n for n in samples.SAMPLES if "linear" not in n and "conv2d" not in n])
+@pytest.mark.parametrize("name", [n for n in samples.SAMPLES if not re.search("linear|conv2d|_moment", n)])
 def test_threads_do_not_matter(name: str, threads: Callable[[int], None]) -> None:
     for sample in [*samples.SAMPLES[name](torch.float32), *LARGE.get(name, list)()]:
         threads(1)

@@ -16,23 +16,9 @@ namespace sparsekern {
 namespace {
 
 using Bias = std::optional<Tensor>;
-using Ints = std::vector<int64_t>;
 
 constexpr int64_t kSums = 4;     // sums of the weight gradient that blocks of images are added to in turn
 constexpr int64_t kRowCost = 4;  // what a row costs beyond its nonzeros, in nonzeros
-
-Window window_of(const Ints& kernel, const Ints& stride, const Ints& padding, const Ints& dilation, int64_t groups) {
-  require(kernel.size() == 2 && stride.size() == 2 && padding.size() == 4 && dilation.size() == 2,
-          "a window has 2 kernel sizes, 2 strides, 4 paddings and 2 dilations, got ", kernel.size(), ", ",
-          stride.size(), ", ", padding.size(), " and ", dilation.size());
-  const auto least = [](const Ints& numbers, int64_t bound, const char* name) {
-    for (const int64_t n : numbers) require(n >= bound, name, " must be at least ", bound, ", got ", n);
-  };
-  least(kernel, 1, "kernel_size"), least(stride, 1, "stride"), least(padding, 0, "padding");
-  least(dilation, 1, "dilation"), least({groups}, 1, "groups");
-  return {kernel[0],  kernel[1],  stride[0],   stride[1],   padding[0], padding[1],
-          padding[2], padding[3], dilation[0], dilation[1], groups};
-}
 
 Weight weight_of(const std::vector<Tensor>& index, const Tensor& input, const Tensor& values, const Window& window) {
   require(index.size() == 7, "index must hold 7 tensors, got ", index.size());
@@ -50,16 +36,6 @@ Weight weight_of(const std::vector<Tensor>& index, const Tensor& input, const Te
   const int64_t nnz = ptr[rows];
   require(values.numel() >= nnz, "values must hold the ", nnz, " nonzeros of row_ptr, got ", values.numel());
   return {ptr, index_data(index[1], nnz, "col"), index_data(index[2], cols + 1, "t_ptr"), rows, cols, nnz};
-}
-
-ImageSize output_of(const Window& w, const ImageSize& in, int64_t channels) {
-  const auto size = [](int64_t n, int64_t pads, int64_t dilation, int64_t kernel, int64_t stride) {
-    const int64_t room = n + pads - dilation * (kernel - 1) - 1;
-    require(room >= 0, "a kernel of ", dilation * (kernel - 1) + 1, " does not fit ", n + pads, " padded pixels");
-    return room / stride + 1;
-  };
-  return {in.batch, channels, size(in.height, w.top + w.bottom, w.dilation_y, w.kernel_height, w.stride_y),
-          size(in.width, w.left + w.right, w.dilation_x, w.kernel_width, w.stride_x)};
 }
 
 // The planes of a tensor of images, packed on demand.

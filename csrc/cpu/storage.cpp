@@ -43,6 +43,19 @@ const ConvKernels& conv_kernels(Storage storage) {
   }
 }
 
+const MomentKernels& moment_kernels(Storage storage) {
+  switch (active_isa()) {
+#if defined(__x86_64__)
+    case Isa::avx512:
+      return moment_kernels_avx512(storage);
+    case Isa::avx2:
+      return moment_kernels_avx2(storage);
+#endif
+    default:
+      return moment_kernels_generic(storage);
+  }
+}
+
 Tensor bytes_like(const Tensor& like, int64_t bytes) {
   return torch::stable::new_empty(like, {bytes}, ScalarType::Byte);
 }

@@ -4,6 +4,7 @@
 #include "common.h"
 #include "cpu/conv_kernels.h"
 #include "cpu/linear_kernels.h"
+#include "cpu/moment_kernels.h"
 
 namespace sparsekern {
 
@@ -11,6 +12,7 @@ Storage storage_of(ScalarType dtype);
 
 const LinearKernels& linear_kernels(Storage storage);
 const ConvKernels& conv_kernels(Storage storage);
+const MomentKernels& moment_kernels(Storage storage);
 
 Tensor bytes_like(const Tensor& like, int64_t bytes);
 

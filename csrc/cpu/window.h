@@ -20,6 +20,14 @@ struct ImageSize {
   int64_t batch, channels, height, width;
 };
 
+using Ints = std::vector<int64_t>;
+
+// From what the operators are told; fails where no convolution is meant.
+Window window_of(const Ints& kernel, const Ints& stride, const Ints& padding, const Ints& dilation, int64_t groups);
+
+// Of the output with so many channels.
+ImageSize output_of(const Window& window, const ImageSize& in, int64_t channels);
+
 // Tiles of a part of a grid, and the runs they write.
 struct Tiling {
   std::vector<Tile> tiles;

@@ -81,7 +81,10 @@ def test_constructor_errors() -> None:
         ({"sparsity": 0.5, "topology": pattern}, "exactly one"),
         ({"topology": sk.Topology.random((30, 20), 5)}, r"weight's shape \(20, 30\), got \(30, 20\)"),
         ({"sparsity": 0.5, "backend": "quick"}, "backend must be one of"),
-        ({"sparsity": 0.5, "weight_gradient": "some"}, "weight_gradient must be one of dense, active, got 'some'"),
+        (
+            {"sparsity": 0.5, "weight_gradient": "some"},
+            "weight_gradient must be one of dense, active, moment, got 'some'",
+        ),
     ):
         with pytest.raises(ValueError, match=message):
             sk.MaskedLinear(30, 20, **arguments)

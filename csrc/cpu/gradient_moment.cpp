@@ -1,0 +1,336 @@
+// The weight gradient together with the sum over samples of the squares of their shares of it: checks, blocks of
+// samples, the split over threads. The arithmetic is in cpu/simd.
+#include <algorithm>
+#include <tuple>
+
+#include "common.h"
+#include "cpu/scratch.h"
+#include "cpu/storage.h"
+#include "cpu/window.h"
+
+namespace sparsekern {
+namespace {
+
+constexpr int64_t kPositions = 1024;        // output positions of a block: what a tile reads then fits the caches
+constexpr int64_t kBlockBytes = 8 << 20;    // packed, of a block of several samples or of parts of one
+constexpr int64_t kSampleBytes = 24 << 20;  // packed, of a single sample; what takes more is cut
+constexpr int64_t kCarryBytes = 16 << 20;   // shares of a sample that is cut
+
+constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// A tensor of images `[batch, channels, height, width]` as it lies in memory.
+struct Source {
+  const char* data;
+  int64_t batch_stride;
+  ChannelView view;
+
+  ChannelView channels(int64_t sample, int64_t first, int64_t size) const {
+    ChannelView part = view;
+    part.data = data + (sample * batch_stride + first * view.channel_stride) * size;
+    return part;
+  }
+};
+
+// Output positions of some samples: all positions, unless there is one sample only.
+struct Block {
+  int64_t begin, samples;
+  PixelRange range;
+  bool first, last;  // of the parts of a sample
+};
+
+class Products {
+ public:
+  Products(const MomentKernels& kernels, const Source& delta, const Source& h, int64_t batch, int64_t rows,
+           int64_t channels, const ImageSize& out, const Window& w)
+      : kernels_(kernels),
+        delta_(delta),
+        h_(h),
+        batch_(batch),
+        groups_(w.groups),
+        rows_(rows / w.groups),
+        channels_(channels / w.groups),
+        height_(out.height),
+        width_(out.width),
+        taps_{w.kernel_height, w.kernel_width, w.stride_y, w.stride_x, w.dilation_y, w.dilation_x, w.top, w.left} {
+    const int64_t lanes = kernels.lanes, padded = ceil_div(channels_, lanes) * lanes;
+    area_ = w.kernel_height * w.kernel_width;
+    by_column_ = area_ > 1 && 4 * padded > 5 * channels_;
+    tile_rows_ = rows_ == 1 ? 1 : kMomentRows;
+    panels_ = ceil_div(rows_, tile_rows_);
+    packed_ = by_column_ ? channels_ * area_ : channels_;  // columns of a group that are packed
+    chunks_ = ceil_div(packed_, 2 * lanes);
+    last_vectors_ = ceil_div(packed_ - (chunks_ - 1) * 2 * lanes, lanes);
+    tiles_ = groups_ * panels_ * chunks_ * (by_column_ ? 1 : area_);
+  }
+
+  int64_t columns() const { return channels_ * area_; }
+
+  // Whether columns lie as [tap][channel] in the results.
+  bool by_tap() const { return !by_column_ && area_ > 1; }
+
+  // The positions of all samples are summed as if of one: a plain product, of squares if `square`.
+  void sum(bool square, void* result) const {
+    const int64_t step = std::clamp<int64_t>(kBlockBytes / bytes(1, {0, 0, 1, 1}), 1, kPositions);
+    for (int64_t x = 0; x < width_; x += step) {
+      const Block block{0, 1, {0, x, 1, std::min(step, width_ - x)}, true, true};
+      char* memory = scratch(bytes(1, block.range));
+      pack(block, square, memory);
+      multiply(block, 0, tiles_, x > 0, memory, nullptr, result, nullptr);
+    }
+  }
+
+  void sum_samples(void* gradient, void* moment) const {
+    const PixelRange whole{0, 0, height_, width_};
+    const int64_t size = bytes(1, whole);
+    if (size <= kSampleBytes) {
+      const int64_t most = std::min(kBlockBytes / size, ceil_div(kPositions, height_ * width_));
+      const int64_t step = std::clamp<int64_t>(most, 1, batch_);
+      char* memory = scratch(bytes(step, whole));
+      for (int64_t n = 0; n < batch_; n += step) {
+        const Block block{n, std::min(step, batch_ - n), whole, true, true};
+        pack(block, false, memory);
+        multiply(block, 0, tiles_, n > 0, memory, nullptr, gradient, moment);
+      }
+      return;
+    }
+    const int64_t line = bytes(1, {0, 0, 1, width_});
+    const int64_t width = line <= kSampleBytes ? width_ : std::max<int64_t>(1, width_ * kBlockBytes / line);
+    const int64_t height = line <= kSampleBytes ? std::max<int64_t>(1, kBlockBytes / line) : 1;
+    const int64_t share = tile_rows_ * 2 * kernels_.lanes * kernels_.sum_size;
+    const int64_t step = std::min(tiles_, kCarryBytes / share), packed = bytes(1, {0, 0, height, width});
+    char* memory = scratch(packed + step * share);
+    for (int64_t tile = 0; tile < tiles_; tile += step) {
+      for (int64_t n = 0; n < batch_; ++n) {
+        for (int64_t y = 0; y < height_; y += height) {
+          for (int64_t x = 0; x < width_; x += width) {
+            const PixelRange range{y, x, std::min(height, height_ - y), std::min(width, width_ - x)};
+            const Block block{n, 1, range, x + y == 0, y + height >= height_ && x + width >= width_};
+            pack(block, false, memory);
+            multiply(block, tile, std::min(tile + step, tiles_), n > 0, memory, memory + packed, gradient, moment);
+          }
+        }
+      }
+    }
+  }
+
+ private:
+  // Pixels, or output positions where taps are columns, that are packed for a range of output positions.
+  PixelRange packed_range(const PixelRange& range) const {
+    if (by_column_) return range;
+    return {range.y * taps_.stride_y - taps_.top, range.x * taps_.stride_x - taps_.left,
+            (range.height - 1) * taps_.stride_y + (taps_.kernel_height - 1) * taps_.dilation_y + 1,
+            (range.width - 1) * taps_.stride_x + (taps_.kernel_width - 1) * taps_.dilation_x + 1};
+  }
+
+  int64_t vectors(int64_t chunk) const { return chunk + 1 == chunks_ ? last_vectors_ : 2; }
+
+  // Elements of a panel of rows, and of the columns before chunk number `chunk`, of a sample.
+  static int64_t pixels(const PixelRange& range) { return range.height * range.width; }
+  int64_t panel(int64_t samples, const PixelRange& range) const { return samples * pixels(range) * tile_rows_; }
+  int64_t rows_size(int64_t samples, const PixelRange& range) const {
+    return aligned(groups_ * panels_ * panel(samples, range) * kernels_.sum_size);
+  }
+  int64_t group_columns() const { return ((chunks_ - 1) * 2 + last_vectors_) * kernels_.lanes; }
+  int64_t bytes(int64_t samples, const PixelRange& range) const {
+    const int64_t columns = groups_ * group_columns() * samples * pixels(packed_range(range));
+    return rows_size(samples, range) + aligned(columns * kernels_.sum_size);
+  }
+
+  void pack(const Block& block, bool square, char* memory) const {
+    const int64_t rows_at_once = tile_rows_ == 1 ? 1 : std::max<int64_t>(kMomentRows, kernels_.lanes);
+    const int64_t row_tasks = ceil_div(rows_, rows_at_once), tasks = groups_ * (row_tasks + chunks_);
+    const int64_t stretch = panel(block.samples, block.range), one = panel(1, block.range);
+    const PixelRange range = packed_range(block.range);
+    const int64_t plane = pixels(range), lanes = kernels_.lanes, size = kernels_.sum_size;
+    char* columns = memory + rows_size(block.samples, block.range);
+    torch::stable::parallel_for(0, block.samples * tasks, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        const int64_t sample = i / tasks, group = i % tasks / (row_tasks + chunks_), task = i % (row_tasks + chunks_);
+        if (task < row_tasks) {
+          const int64_t row = task * rows_at_once, count = std::min(rows_at_once, rows_ - row);
+          char* to = memory + ((group * panels_ + row / tile_rows_) * stretch + sample * one) * size;
+          kernels_.pack_rows(delta_.channels(block.begin + sample, group * rows_ + row, kernels_.storage_size), count,
+                             block.range, tile_rows_, stretch, square, to);
+          continue;
+        }
+        const int64_t chunk = task - row_tasks, first = chunk * 2 * lanes, count = vectors(chunk);
+        const int64_t before = (group * group_columns() + first) * block.samples + sample * count * lanes;
+        char* to = columns + before * plane * size;
+        const int64_t channel = group * channels_ + (by_column_ ? 0 : first);
+        const ChannelView image = h_.channels(block.begin + sample, channel, kernels_.storage_size);
+        if (by_column_)
+          kernels_.pack_columns(image, taps_, first, std::min(first + 2 * lanes, packed_), range, count, to);
+        else
+          kernels_.pack_channels(image, channels_ - first, range, count, square, to);
+      }
+    });
+  }
+
+  void multiply(const Block& block, int64_t first, int64_t last, bool add, const char* memory, char* carry,
+                void* gradient, void* moment) const {
+    const PixelRange range = packed_range(block.range);
+    const int64_t plane = pixels(range), lanes = kernels_.lanes, size = kernels_.sum_size;
+    const int64_t share = tile_rows_ * 2 * lanes * size;
+    const char* packed = memory + rows_size(block.samples, block.range);
+    torch::stable::parallel_for(first, last, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        const int64_t row_panel = i % panels_, chunk = i / panels_ % chunks_;
+        const int64_t tap = i / panels_ / chunks_ % (tiles_ / (groups_ * panels_ * chunks_));
+        const int64_t group = i / (tiles_ / groups_);
+        const int64_t cell = vectors(chunk) * lanes, column = chunk * 2 * lanes, row = row_panel * tile_rows_;
+        const int64_t step_y = by_column_ ? 1 : taps_.stride_y, step_x = by_column_ ? 1 : taps_.stride_x;
+        const int64_t at =
+            tap / taps_.kernel_width * taps_.dilation_y * range.width + tap % taps_.kernel_width * taps_.dilation_x;
+        const int64_t from = (group * group_columns() + column) * block.samples * plane + at * cell;
+        const int64_t to = (group * rows_ + row) * columns() + tap * channels_ + column;
+        MomentTile tile;
+        tile.rows = memory + (group * panels_ + row_panel) * panel(block.samples, block.range) * size;
+        tile.columns = packed + from * size;
+        tile.sample_stride = plane * cell;
+        tile.row_stride = range.width * step_y * cell;
+        tile.pixel_stride = step_x * cell;
+        tile.samples = block.samples, tile.height = block.range.height, tile.width = block.range.width;
+        tile.tile_rows = tile_rows_, tile.vectors = vectors(chunk);
+        tile.gradient = static_cast<char*>(gradient) + to * size;
+        tile.moment = moment ? static_cast<char*>(moment) + to * size : nullptr;
+        tile.stride = columns();
+        tile.row_count = std::min(tile_rows_, rows_ - row);
+        tile.column_count = std::min(2 * lanes, packed_ - column);
+        tile.add = add;
+        tile.carry = carry ? carry + (i - first) * share : nullptr;
+        tile.first = block.first, tile.last = block.last;
+        kernels_.tile(tile);
+      }
+    });
+  }
+
+  const MomentKernels& kernels_;
+  const Source delta_, h_;
+  int64_t batch_, groups_, rows_, channels_, height_, width_;
+  Taps2d taps_;
+  int64_t area_, tile_rows_, panels_, packed_, chunks_, last_vectors_, tiles_;
+  bool by_column_;
+};
+
+// Rows [tap][channel] as [channel][tap].
+template <class A>
+void channels_first(void* matrix, int64_t rows, int64_t channels, int64_t taps) {
+  torch::stable::parallel_for(0, rows, 1, [&](int64_t begin, int64_t end) {
+    A* copy = reinterpret_cast<A*>(scratch(channels * taps * sizeof(A)));
+    for (int64_t r = begin; r < end; ++r) {
+      A* row = static_cast<A*>(matrix) + r * channels * taps;
+      std::copy_n(row, channels * taps, copy);
+      for (int64_t tap = 0; tap < taps; ++tap)
+        for (int64_t c = 0; c < channels; ++c) row[c * taps + tap] = copy[tap * channels + c];
+    }
+  });
+}
+
+std::pair<Tensor, Tensor> sums_like(const Tensor& like, torch::headeronly::IntHeaderOnlyArrayRef shape) {
+  const ScalarType dtype = like.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+  return {torch::stable::new_empty(like, shape, dtype), torch::stable::new_empty(like, shape, dtype)};
+}
+
+void check_dtypes(const Tensor& grad_output, const Tensor& input) {
+  require(grad_output.scalar_type() == input.scalar_type(), "grad_output and input must have one dtype, got ",
+          grad_output.scalar_type(), " and ", input.scalar_type());
+}
+
+Source source_of(const Tensor& t, bool flat) {
+  const int64_t height = flat ? 1 : t.size(2), width = flat ? t.size(2) * t.size(3) : t.size(3);
+  const int64_t x_stride = t.size(3) > 1 ? t.stride(3) : flat ? t.stride(2) : 1;
+  return {static_cast<const char*>(t.const_data_ptr()),
+          t.stride(0),
+          {nullptr, t.stride(1), t.stride(2), x_stride, height, width}};
+}
+
+// Whether the pixels of an image lie evenly.
+bool even(const Tensor& t) { return t.size(2) == 1 || t.size(3) == 1 || t.stride(2) == t.size(3) * t.stride(3); }
+
+}  // namespace
+
+std::tuple<Tensor, Tensor> gradient_moment(const Tensor& grad_output, const Tensor& input) {
+  const MomentKernels& kernels = moment_kernels(storage_of(input.scalar_type()));
+  check_dtypes(grad_output, input);
+  require(input.dim() >= 2 && grad_output.dim() == input.dim(), "grad_output and input must be [B, *, features]");
+  int64_t positions = 1;
+  for (int64_t i = 0; i + 1 < input.dim(); ++i) {
+    require(grad_output.size(i) == input.size(i), "grad_output and input must have the same leading dimensions");
+    positions *= i > 0 ? input.size(i) : 1;
+  }
+  const int64_t batch = input.size(0), rows = grad_output.size(-1), cols = input.size(-1);
+  auto [gradient, moment] = sums_like(input, {rows, cols});
+  if (batch * positions == 0 || gradient.numel() == 0) {
+    torch::stable::zero_(gradient), torch::stable::zero_(moment);
+    return {gradient, moment};
+  }
+  const Tensor delta = torch::stable::reshape(grad_output, {batch, positions, rows});
+  const Tensor h = torch::stable::reshape(input, {batch, positions, cols});
+  const bool plain = positions == 1;  // the samples are positions of one
+  const auto source = [&](const Tensor& t) {
+    const int64_t x_stride = t.stride(plain ? 0 : 1), width = plain ? batch : positions;
+    return Source{
+        static_cast<const char*>(t.const_data_ptr()), t.stride(0), {nullptr, t.stride(2), 0, x_stride, 1, width}};
+  };
+  const Window window{1, 1, 1, 1, 0, 0, 0, 0, 1, 1, 1};
+  const ImageSize out{batch, rows, 1, plain ? batch : positions};
+  const Products products(kernels, source(delta), source(h), batch, rows, cols, out, window);
+  if (plain) {
+    products.sum(false, gradient.mutable_data_ptr());
+    products.sum(true, moment.mutable_data_ptr());
+  } else {
+    products.sum_samples(gradient.mutable_data_ptr(), moment.mutable_data_ptr());
+  }
+  return {gradient, moment};
+}
+
+std::tuple<Tensor, Tensor> conv2d_gradient_moment(const Tensor& grad_output, const Tensor& input,
+                                                  const Ints& kernel_size, const Ints& stride, const Ints& padding,
+                                                  const Ints& dilation, int64_t groups) {
+  const MomentKernels& kernels = moment_kernels(storage_of(input.scalar_type()));
+  check_dtypes(grad_output, input);
+  require(input.dim() == 4 && grad_output.dim() == 4, "grad_output and input must be [batch, channels, height, width]");
+  Window window = window_of(kernel_size, stride, padding, dilation, groups);
+  const int64_t rows = grad_output.size(1), channels = input.size(1);
+  require(rows % groups == 0 && channels % groups == 0, "groups must divide ", channels, " input and ", rows,
+          " output channels, got ", groups);
+  const ImageSize in{input.size(0), channels, input.size(2), input.size(3)};
+  ImageSize out = output_of(window, in, rows);
+  require(grad_output.size(0) == out.batch && grad_output.size(2) == out.height && grad_output.size(3) == out.width,
+          "grad_output must be [", out.batch, ", ", out.channels, ", ", out.height, ", ", out.width, "]");
+  auto [gradient, moment] = sums_like(input, {rows, channels / groups, window.kernel_height, window.kernel_width});
+  if (input.numel() == 0 || grad_output.numel() == 0 || gradient.numel() == 0) {
+    torch::stable::zero_(gradient), torch::stable::zero_(moment);
+    return {gradient, moment};
+  }
+  const bool one_tap = window.kernel_height * window.kernel_width == 1;
+  const bool unpadded = window.top + window.bottom + window.left + window.right == 0;
+  Source h = source_of(input, false), delta = source_of(grad_output, false);
+  if (one_tap && unpadded && window.stride_y * window.stride_x == 1 && even(input) && even(grad_output)) {
+    h = source_of(input, true), delta = source_of(grad_output, true);
+    out.width *= out.height, out.height = 1;
+  } else if (one_tap && unpadded) {  // only what is read is packed
+    h.view.y_stride *= window.stride_y, h.view.x_stride *= window.stride_x;
+    h.view.height = out.height, h.view.width = out.width;
+    window.stride_y = window.stride_x = 1;
+  }
+  const Products products(kernels, delta, h, in.batch, rows, channels, out, window);
+  products.sum_samples(gradient.mutable_data_ptr(), moment.mutable_data_ptr());
+  if (products.by_tap()) {
+    const int64_t taps = window.kernel_height * window.kernel_width;
+    for (Tensor* sums : {&gradient, &moment}) {
+      if (gradient.scalar_type() == ScalarType::Double)
+        channels_first<double>(sums->mutable_data_ptr(), rows, channels / groups, taps);
+      else
+        channels_first<float>(sums->mutable_data_ptr(), rows, channels / groups, taps);
+    }
+  }
+  return {gradient, moment};
+}
+
+}  // namespace sparsekern
+
+STABLE_TORCH_LIBRARY_IMPL(sparsekern, CPU, m) {
+  m.impl("gradient_moment", TORCH_BOX(&sparsekern::gradient_moment));
+  m.impl("conv2d_gradient_moment", TORCH_BOX(&sparsekern::conv2d_gradient_moment));
+}

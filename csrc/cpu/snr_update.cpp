@@ -1,0 +1,87 @@
+// The running signal-to-noise ratio of every weight. In fp64, where no product of fp32 numbers is rounded: the variance
+// is a difference of two.
+#include "common.h"
+#include "cpu/dtypes.h"
+#include "cpu/isa.h"
+
+namespace sparsekern {
+namespace {
+
+constexpr double kCap = 1e6;  // SNR_CAP of ops/schema.py
+
+template <class W, class T>
+struct Update {
+  W* ratio;
+  const T* gradient;
+  const W* moment;
+  double batch, decay;
+  bool first;
+};
+
+template <class W, class T>
+[[gnu::always_inline]] inline void update(const Update<W, T>& u, int64_t begin, int64_t end) {
+  const double keep = u.first ? 0 : u.decay, take = 1 - keep, before = u.batch - 1;
+  for (int64_t i = begin; i < end; ++i) {
+    const double g = static_cast<double>(static_cast<Wide<T>>(u.gradient[i]));
+    const double signal = g * g, variance = u.batch * static_cast<double>(u.moment[i]) - signal;
+    const double ratio = signal * before / variance;
+    double snr = ratio > kCap ? kCap : ratio;
+    snr = variance <= 0 ? kCap : snr;
+    snr = g == 0 ? 0 : snr;
+    const double old = u.first ? 0 : static_cast<double>(u.ratio[i]);
+    u.ratio[i] = static_cast<W>(keep * old + take * snr);
+  }
+}
+
+template <class W, class T>
+void update_generic(const Update<W, T>& u, int64_t begin, int64_t end) {
+  update(u, begin, end);
+}
+
+#if defined(__x86_64__)
+template <class W, class T>
+[[gnu::target("avx2,fma")]] void update_avx2(const Update<W, T>& u, int64_t begin, int64_t end) {
+  update(u, begin, end);
+}
+
+template <class W, class T>
+[[gnu::target("avx512f,avx512dq,avx512vl,fma")]] void update_avx512(const Update<W, T>& u, int64_t begin, int64_t end) {
+  update(u, begin, end);
+}
+#endif
+
+template <class W, class T>
+auto choose() {
+#if defined(__x86_64__)
+  if (active_isa() == Isa::avx512) return update_avx512<W, T>;
+  if (active_isa() == Isa::avx2) return update_avx2<W, T>;
+#endif
+  return update_generic<W, T>;
+}
+
+template <class W>
+void run(Tensor& ratio, const Tensor& gradient, const Tensor& moment, int64_t batch, double decay, bool first) {
+  with_floating_type(gradient.scalar_type(), "gradient", [&](auto zero) {
+    using T = decltype(zero);
+    const Update<W, T> u{
+        mutable_data<W>(ratio), data<T>(gradient), data<W>(moment), static_cast<double>(batch), decay, first};
+    const auto kernel = choose<W, T>();
+    torch::stable::parallel_for(0, ratio.numel(), 1 << 14, [&](int64_t begin, int64_t end) { kernel(u, begin, end); });
+  });
+}
+
+}  // namespace
+
+void snr_update(Tensor ratio, const Tensor& gradient, const Tensor& moment, int64_t batch, double decay, bool first) {
+  require(moment.scalar_type() == ratio.scalar_type(), "moment must have the dtype of ratio");
+  for (const Tensor& t : {gradient, moment})
+    require(t.numel() == ratio.numel() && t.is_contiguous() && ratio.is_contiguous(),
+            "ratio, gradient and moment must be contiguous and of one shape");
+  if (ratio.scalar_type() == ScalarType::Double) return run<double>(ratio, gradient, moment, batch, decay, first);
+  require(ratio.scalar_type() == ScalarType::Float, "ratio must be float32 or float64, got ", ratio.scalar_type());
+  run<float>(ratio, gradient, moment, batch, decay, first);
+}
+
+}  // namespace sparsekern
+
+STABLE_TORCH_LIBRARY_IMPL(sparsekern, CPU, m) { m.impl("snr_update", TORCH_BOX(&sparsekern::snr_update)); }
