@@ -1,7 +1,7 @@
 """Sparse training of neural networks that saves time and memory: the zeros are neither stored nor multiplied."""
 
 from . import ops
-from .nn import MaskedConv2d, MaskedLinear, MemoryReport, SparseConv2d, SparseLinear, densify, memory_report
+from .nn import MaskedConv2d, MaskedLinear, MemoryReport, SparseConv2d, SparseLinear, densify, memory_report, shrink
 from .sparsity import Method, Sparsifier, methods, sparsify
 from .topology import SparseWeight, Topology
 
@@ -21,5 +21,6 @@ __all__ = [
     "memory_report",
     "methods",
     "ops",
+    "shrink",
     "sparsify",
 ]

@@ -93,6 +93,39 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
     "squeezed": lambda: Functional(
         squeezed, a=conv(3, 6), down=nn.Linear(6, 5), up=nn.Linear(5, 6), head=nn.Linear(216, 4)
     ),
-    "shared": lambda: Functional(shared, a=conv(3, 6), b=conv(6, 6), head=nn.Linear(216, 4)),
+    "shared": lambda: Functional(shared, a=conv(3, 6, bias=False), b=conv(6, 6, bias=False), head=nn.Linear(216, 4)),
+    "grouped": lambda: nn.Sequential(
+        conv(3, 6), conv(6, 4), nn.ReLU(), conv(4, 8, groups=2), conv(8, 6), nn.ReLU(), nn.Conv2d(6, 4, 6), nn.Flatten()
+    ),
 }
 EXAMPLE = (2, 3, 6, 6)
+
+
+def randomised(model: nn.Module, *shape: int) -> nn.Module:
+    """In float64, with random batch norms and biases, and with batch statistics of a few steps."""
+    torch.manual_seed(0)
+    model.double()
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.weight.uniform_(0.5, 1.5)
+            if isinstance(getattr(module, "bias", None), Tensor):
+                module.bias.normal_()
+        for _ in range(3):
+            model(torch.randn(8, *(shape or EXAMPLE)[1:], dtype=torch.float64))
+    return model
+
+
+def size(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def shapes(model: nn.Module) -> dict[str, tuple]:
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+
+
+def zero(layer: Any, *rows: int, bias: float | None = None) -> None:
+    with torch.no_grad():
+        layer.weight[list(rows)] = 0
+        if bias is not None:
+            layer.bias[list(rows)] = bias

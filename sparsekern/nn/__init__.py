@@ -8,6 +8,7 @@ from .linear import SparseLinear
 from .masked import MaskedConv2d, MaskedLayer, MaskedLinear
 from .memory import MemoryReport, memory_report
 from .probe import Probe
+from .shrink import shrink
 from .sparse import SparseLayer
 from .zeros import ZeroChannels
 
@@ -27,6 +28,7 @@ __all__ = [
     "densify",
     "memory_report",
     "prunable_layers",
+    "shrink",
     "sparse_twin",
     "swap",
 ]

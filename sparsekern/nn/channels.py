@@ -5,7 +5,8 @@ from typing import Any
 
 from torch import Tensor, nn, tensor
 
-from .flow import by_channel, flow
+from .constants import by_channel
+from .flow import flow
 
 
 @dataclass(frozen=True, eq=False)

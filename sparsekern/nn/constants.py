@@ -1,4 +1,4 @@
-"""What a layer makes of constant channels."""
+"""What layers do with channels, of constants in particular."""
 
 from typing import Any
 
@@ -33,6 +33,11 @@ def layer_constants(layer: Any, value: Tensor) -> Tensor:
     if layer.bias is not None:
         output += layer.bias.detach()
     return torch.where(constant.flatten(), output, torch.nan).cpu()
+
+
+def by_channel(layer: Any) -> bool:
+    """Whether it is a depthwise convolution, with one or several outputs per input channel."""
+    return getattr(layer, "groups", 1) > 1 and layer.groups == layer.in_channels
 
 
 def zero_bordered(layer: Any) -> bool:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .constants import layer_constants, norm_constants
+from .constants import by_channel, layer_constants, norm_constants
 from .convert import SPARSE, shared_parameters
 from .graph import (
     ELEMENTWISE,
@@ -54,6 +54,7 @@ class Flow(fx.Interpreter):
         reads: the constants that a layer reads in its columns, float64, NaN where not constant.
         norms: the slots of each batch norm.
         zeros: the slots that each `ZeroChannels` appends.
+        output: what the model returns.
     """
 
     def __init__(self, model: nn.Module, constant: bool = False) -> None:
@@ -243,8 +244,9 @@ class Flow(fx.Interpreter):
 
     # ---- ends
 
-    def finish(self, model: nn.Module) -> None:
+    def finish(self, model: nn.Module, output: Any) -> None:
         """Pins the channels of the layers that the forward pass does not call as layers, or not only."""
+        self.output = output
         shared = shared_parameters(model)
         owners = {str(n.target).rpartition(".")[0] for n in self.shapes if n.op == "get_attr"}
         read = {model.get_submodule(owner) for owner in owners}
@@ -267,11 +269,6 @@ def row_count(layer: Any) -> int:
     return layer.weight_shape[0] if isinstance(layer, PatternLayer) else len(layer.weight)
 
 
-def by_channel(layer: Any) -> bool:
-    """Whether it is a depthwise convolution, with one or several outputs per input channel."""
-    return getattr(layer, "groups", 1) > 1 and layer.groups == layer.in_channels
-
-
 def unknown(slots: Tensor) -> Tensor:
     return torch.full(slots.shape, torch.nan, dtype=torch.float64)
 
@@ -288,12 +285,16 @@ def flow(model: nn.Module, example: Tensor | tuple[Any, ...], constant: bool = F
     inputs = (example,) if isinstance(example, Tensor) else example
     if not isinstance(inputs, tuple):
         raise ValueError(f"example must be a tensor or the tuple of the model's inputs, got {type(example).__name__}")
+
+    def fresh() -> list[Any]:  # for models that overwrite their input
+        return [x.clone() if isinstance(x, Tensor) else x for x in inputs]
+
     with evaluating(model):
         try:
-            model(*inputs)
+            output = model(*fresh())
         except Exception as error:  # the model's own
             raise ValueError(f"the model cannot be called with this example: {error}") from error
         result = Flow(model, constant)
-        result.run(*inputs)
-    result.finish(model)
+        result.run(*fresh())
+    result.finish(model, output)
     return result

@@ -7,6 +7,7 @@ import torch
 from channel_nets import EXAMPLE, MODELS, Functional, conv
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils import prune
 
 import sparsekern as sk
 from sparsekern.nn import ChannelGroup, ZeroChannels, channel_groups, prunable_layers
@@ -34,7 +35,10 @@ def test_every_row_of_every_layer_is_in_one_group(name: str) -> None:
     for layer, module in prunable_layers(model).items():
         rows = torch.cat([g.layers[layer].flatten() for g in found if layer in g.layers])
         assert rows.sort().values.tolist() == list(range(module.weight.shape[0]))
-    assert [list(g.layers) for g in found if g.pinned] == [[list(prunable_layers(model))[-1]]]
+    pinned = ["1", "3"] if name == "grouped" else []
+    assert [list(g.layers) for g in found if g.pinned] == [
+        [name] for name in [*pinned, list(prunable_layers(model))[-1]]
+    ]
     assert model.training
     for key, value in model.state_dict().items():  # batch statistics too
         assert torch.equal(value, state[key])
@@ -180,6 +184,8 @@ def test_layers_that_are_read_otherwise_are_pinned() -> None:
     }
     normed = nn.Sequential(nn.utils.parametrizations.weight_norm(conv(3, 6)), conv(6, 4), conv(4, 2))
     assert {name: g.pinned for name, g in groups(normed).items()} == {"1 0": False, "2 0": True}
+    masked = nn.Sequential(prune.identity(conv(3, 6), "weight"), conv(6, 2))
+    assert groups(masked)["0 0"].pinned
     unused = Functional(lambda self, x: self.a(x), a=conv(3, 6), b=conv(6, 2))
     assert groups(unused)["b 0"].pinned
 
