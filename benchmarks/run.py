@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from sparsekern.bench import convolutions, kernels, memory, table, threshold, train
+from sparsekern.bench import convolutions, kernels, memory, moments, table, threshold, train
 from sparsekern.bench.report import processor, write, write_text
 
 from . import goals
@@ -23,11 +23,12 @@ RESULTS = Path(__file__).parent / "results"
 BENCHMARKS = {
     "kernels": kernels.run,
     "convolutions": convolutions.run,
+    "moments": moments.run,
     "train": train.run,
     "memory": memory.run,
     "threshold": threshold.run,
 }
-GROWING = ("kernels", "convolutions", "train")  # saved after every case
+GROWING = ("kernels", "convolutions", "moments", "train")  # saved after every case
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import torch
 
-from . import calibrate, cases, conv_peers, convolutions, kernels, memory, peers, table, threshold, train
+from . import calibrate, cases, conv_peers, convolutions, kernels, memory, moments, peers, table, threshold, train
 from .report import write
 
 DESCRIPTION = """\
   kernels        forward, input gradient, weight gradient and whole step of linear layers, beside every peer installed
   convolutions   the same of convolutions
+  moments        gradients with their second moment over samples, beside gradients alone and BackPACK
   train          whole training steps of networks: time, where it goes, peak memory
   memory         peak resident memory of training steps: dense, masked, sparse
   threshold      the k-th largest of 25 million magnitudes
@@ -22,7 +23,11 @@ Prints tables; --json keeps every row. Results are checked before they are timed
 
   sparsekern bench convolutions --case "step conv3x3/64-64 90%" --impl sparsekern-csr,sparseprop
 """
-KERNELS = {"kernels": (kernels, cases, peers), "convolutions": (convolutions, convolutions, conv_peers)}
+KERNELS = {
+    "kernels": (kernels, cases, peers),
+    "convolutions": (convolutions, convolutions, conv_peers),
+    "moments": (moments, moments, moments),
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,9 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=_positive, metavar="N", help="threads (default: torch's)")
     parser.add_argument("--quick", action="store_true", help="a few seconds: small sizes, few cases")
     parser.add_argument(
-        "--case", metavar="WORDS", help="kernels, convolutions: only cases that have every word, 90%% say"
+        "--case", metavar="WORDS", help="kernels, convolutions, moments: only cases that have every word, 90%% say"
     )
-    parser.add_argument("--impl", metavar="NAME,NAME", help="kernels, convolutions: only these, and dense")
+    parser.add_argument("--impl", metavar="NAME,NAME", help="kernels, convolutions, moments: only these, and dense")
     parser.add_argument("--model", metavar="NAME,NAME", help=f"train: networks (default {','.join(train.MODELS)})")
     parser.add_argument(
         "--run",
@@ -76,7 +81,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(target)
         return 0
     if (arguments.case or arguments.impl) and arguments.what not in KERNELS:
-        return _usage("--case and --impl go with kernels and convolutions")
+        return _usage(f"--case and --impl go with {', '.join(KERNELS)}")
     if (arguments.model or arguments.runs) and arguments.what != "train":
         return _usage("--model and --run go with train")
     if arguments.what in KERNELS:

@@ -1,6 +1,7 @@
 """Reports as markdown."""
 
 from collections.abc import Iterable, Sequence
+from math import isnan, nan
 from typing import Any
 
 OP_NAMES = {
@@ -16,6 +17,7 @@ def markdown(report: dict) -> str:
     tables = {
         "kernels": _kernels,
         "convolutions": _kernels,
+        "moments": _moments,
         "train": _train,
         "memory": _memory,
         "threshold": _threshold,
@@ -101,6 +103,30 @@ def _layer(row: dict) -> tuple[str, int, str]:
 
 def _ratio(value: float | None) -> str:
     return "" if value is None else f"{value:.2f}" if value >= 0.1 else f"{value:.3f}"
+
+
+def _moments(rows: list[dict]) -> list[str]:
+    """Ratios to dense, of a step also those that are aimed at: to the step without the moment, and of what the moment
+    costs to what it costs with BackPACK."""
+    parts = ["Time divided by that of the dense layer of the same run; below 1 is faster."]
+    for op, title in (("gradient", "Weight gradient, dense"), ("step", OP_NAMES["step"])):
+        of_op = [row for row in rows if row["case"].split()[0] == op]
+        impls = list(dict.fromkeys(row["impl"] for row in of_op if row["impl"] != "dense"))
+        lines = []
+        for key in dict.fromkeys((*_layer(row), row["sparsity"]) for row in of_op):
+            found = {row["impl"]: row for row in of_op if (*_layer(row), row["sparsity"]) == key}
+            ms = {impl: row["ms"] for impl, row in found.items() if row["ms"] is not None}
+            line = [f"{key[0]} B={key[1]} {key[3]:.0%}", f"{ms['dense']:.2f}" if "dense" in ms else ""]
+            line += [_ratio(found[impl]["ratio_to_dense"]) if impl in found else "" for impl in impls]
+            if op == "step":
+                ours, dpf = ms.get("sparsekern", nan), ms.get("dpf", nan)
+                shares = (ours / dpf, (ours - dpf) / (ms.get("backpack", nan) - ms.get("dense", nan)))
+                line += ["" if isnan(share) else f"{share:.2f}" for share in shares]
+            lines.append(line)
+        last = ["sparsekern / dpf", "moment / BackPACK's"] if op == "step" else []
+        parts += [f"## {title}", grid(["", "dense ms", *impls, *last], lines)] if lines else []
+    reasons = sorted({f"{row['impl']}: {row['missing']}" for row in rows if "missing" in row})
+    return [*parts, f"No number: {'; '.join(reasons)}."] if reasons else parts
 
 
 def _train(rows: list[dict]) -> list[str]:
