@@ -11,6 +11,7 @@ from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
 import sparsekern as sk
+from sparsekern.cli.models import build
 from sparsekern.nn import channel_groups, prunable_layers
 
 Batch = tuple[Tensor, Tensor]
@@ -222,9 +223,35 @@ def test_already_sparse_and_errors() -> None:
     assert all(torch.equal(a, b) for a, b in zip(weights, broken.parameters(), strict=True))
 
 
-@pytest.mark.parametrize("build", [residual, lambda: convnet().double(), lambda: network().double()])
-def test_deterministic(build: Callable) -> None:
-    model = build()
+@pytest.mark.parametrize("make_model", [residual, lambda: convnet().double(), lambda: network().double()])
+def test_deterministic(make_model: Callable) -> None:
+    model = make_model()
     shape = (30,) if isinstance(model[0] if isinstance(model, nn.Sequential) else None, nn.Linear) else (3, 6, 6)
     twins = [prune(copy.deepcopy(model), 0.4, samples(shape=shape)).state_dict() for _ in range(2)]
     assert all(torch.equal(twins[0][key], twins[1][key]) for key in twins[0])
+
+
+@pytest.mark.parametrize(("name", "width"), [("resnet20", 0.5), ("vgg16-quarter", 0.5)])
+def test_shrink_takes_the_channels_out(name: str, width: float) -> None:
+    torch.manual_seed(0)
+    batches, x = samples(2, 8, (3, 32, 32)), samples(1, 3, (3, 32, 32))[0][0]
+    model = build(name, (3, 32, 32), 5, width).double()
+    gates = sum(group.size for group in channel_groups(model, x) if not group.pinned)
+    before = sum(p.numel() for p in model.parameters())
+    method = make(0.4, inner_steps=1, min_per_layer=1)
+    sk.sparsify(model, method, batches=batches, loss=cross_entropy)
+    optimizer = sk.Sparsifier(model, torch.optim.AdamW(model.parameters(), lr=0.01, weight_decay=0.1), method)
+    for trained in (False, True):
+        small = sk.shrink(model, x).eval()
+        with torch.no_grad():
+            torch.testing.assert_close(small(x), model.eval()(x))
+        groups = [group for group in channel_groups(small, x) if not group.pinned]
+        assert sum(group.size for group in groups) == gates - int(0.4 * gates)
+        sparse = sum(layer.topology.nnz for layer in prunable_layers(model).values())
+        assert sparse == sum(layer.weight.numel() for layer in prunable_layers(small).values()) < 0.8 * before
+        if not trained:
+            model.train()
+            for batch, target in batches:
+                optimizer.zero_grad()
+                cross_entropy(model(batch), target).backward()
+                optimizer.step()
