@@ -7,7 +7,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+import sparsekern as sk
 from sparsekern.cli.models import resnet, wide
+from sparsekern.nn import prunable_layers
+from sparsekern.nn.convert import SPARSE
 
 
 class Functional(nn.Module):
@@ -129,3 +132,32 @@ def zero(layer: Any, *rows: int, bias: float | None = None) -> None:
         layer.weight[list(rows)] = 0
         if bias is not None:
             layer.bias[list(rows)] = bias
+
+
+@torch.no_grad()
+def difference(left: nn.Module, right: nn.Module, *shape: int) -> float:
+    x = torch.randn(*(shape or (5, *EXAMPLE[1:])), dtype=torch.float64)
+    modes = left.training, right.training
+    expected, found = left.eval()(x), right.eval()(x)
+    left.train(modes[0])
+    right.train(modes[1])
+    assert expected.abs().max() > 1e-3
+    return float((found - expected).abs().max() / expected.abs().max())
+
+
+def shrunk(model: nn.Module, *shape: int) -> nn.Module:
+    """After the checks that hold for every model."""
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    example = torch.randn(*(shape or EXAMPLE), dtype=torch.float64)
+    small = sk.shrink(model, example)
+    assert difference(model, small, *shape) < 1e-10
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, before[name])
+    assert small.training == model.training
+    assert type(small) is type(model)
+    again = sk.shrink(small, example)
+    assert shapes(again) == shapes(small)
+    for layer in prunable_layers(small).values():
+        assert type(layer) in SPARSE
+        assert layer.weight.shape[0] == getattr(layer, "out_channels", 0) or layer.weight.shape[0] == layer.out_features
+    return small

@@ -37,7 +37,6 @@ def shrink(model: nn.Module, example: Tensor | tuple[Any, ...]) -> nn.Module:
     """
     code = "the model's forward seems to depend on the number of channels of a layer"
     small = densify(copy.deepcopy(model))
-    small.zero_grad()
     found = flow(small, example, constant=True)
     expected = found.output
     while remove(found):

@@ -100,6 +100,15 @@ def test_factors_and_layers_used_twice_are_tied() -> None:
     assert set(groups(MODELS["shared"]())["a 0"].layers) == {"a", "b"}
 
 
+def test_a_batch_norm_used_twice_ties_what_it_scales() -> None:
+    model = Functional(lambda self, x: self.c(torch.cat([self.norm(self.a(x)), self.norm(self.b(x))], 1)))
+    for name, layer in {"a": conv(3, 4), "b": conv(3, 4), "c": conv(8, 2), "norm": nn.BatchNorm2d(4)}.items():
+        model.add_module(name, layer)
+    found = groups(model)["a 0"]
+    assert set(found.layers) == {"a", "b"}
+    assert index(found.consumers) == {"c": [[0, 4], [1, 5], [2, 6], [3, 7]]}
+
+
 def padded(self: Any, x: Tensor) -> Tensor:
     return self.b(F.pad(self.a(x), (1, 1, 0, 0, 1, 2)))
 
@@ -111,6 +120,10 @@ def test_padding_in_code_pins_the_channels_that_it_adds() -> None:
     tied = Functional(lambda self, x: self.c(padded(self, x) + F.pad(self.a(x), (1, 1))), a=conv(3, 4), b=conv(7, 4))
     tied.c = conv(4, 2)
     assert {name: (g.size, g.pinned) for name, g in groups(tied).items()} == {"a 0": (4, False), "c 0": (2, True)}
+    ones = Functional(
+        lambda self, x: self.b(F.pad(self.a(x), (0, 0, 0, 0, 1, 2), value=1.0)), a=conv(3, 4), b=conv(7, 4)
+    )
+    assert groups(ones)["a 0"].pinned
 
 
 def test_module_that_appends_zeros_pins_nothing() -> None:
@@ -141,7 +154,6 @@ OPERATIONS = {
     "size in the code": lambda self, x: x.reshape(-1, 6, 6, 6),
     "number of channels": lambda self, x: x * x.size(1),
     "a tensor of one number for each channel": lambda self, x: x * torch.arange(6.0).view(6, 1, 1),
-    "padding by a number": lambda self, x: F.pad(x, (0, 0, 0, 0, 1, 0), "constant", 1.0)[:, 1:],
     "pooling over channels": lambda self, x: F.max_pool2d(x.permute(0, 2, 1, 3), 1).permute(0, 2, 1, 3),
 }
 
