@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from ..nn import PatternLayer
+from .flow import bare
 from .starts import Loss
 
 Batch = tuple[Tensor, Tensor]
@@ -29,8 +30,8 @@ class Objective:
         sparse = [name for name, module in model.named_modules() if isinstance(module, PatternLayer)]
         if sparse:
             raise ValueError(f"second derivatives need a dense model; {', '.join(sparse)} are sparse already")
-        self.model, self.loss = model, loss
-        names = {id(parameter): name for name, parameter in model.named_parameters()}
+        self.model, self.loss = bare(model), loss  # what is compiled has no second derivatives
+        names = {id(parameter): name for name, parameter in self.model.named_parameters()}
         self.names = list(names.values()) if parameters is None else [names[id(p)] for p in parameters]
 
     def __call__(self, values: Sequence[Tensor], batch: Batch) -> Tensor:

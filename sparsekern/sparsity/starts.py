@@ -92,6 +92,7 @@ def untouched(model: nn.Module) -> Iterator[None]:
     """Whatever happens inside, even an exception, leaves `model` and PyTorch's random state as they were: Parameters,
     buffers, gradients, `requires_grad` and modes. Inside, no Parameter has a gradient."""
     parameters = [(p, p.detach().clone(), p.grad, p.requires_grad) for p in model.parameters()]
+    places = [(m, dict(m._parameters)) for m in model.modules()]
     buffers = [(m, n, b, b.clone()) for m in model.modules() for n, b in m._buffers.items() if b is not None]
     modes = [(module, module.training) for module in model.modules()]
     devices = sorted({p.get_device() for p, *_ in parameters if p.is_cuda})
@@ -101,6 +102,8 @@ def untouched(model: nn.Module) -> Iterator[None]:
                 parameter.grad = None
             yield
         finally:
+            for module, own in places:  # functional_call leaves others in modules that are used twice
+                module._parameters.update(own)
             with torch.no_grad():
                 for parameter, value, grad, wanted in parameters:
                     parameter.copy_(value).requires_grad_(wanted)

@@ -25,12 +25,24 @@ def _rank(rank: int, path: str) -> None:
         cross_entropy(wrapped(torch.randn(8, 20)), torch.randint(4, (8,))).backward()
         optimizer.step()
         changes += optimizer.rewired
-    torch.save((changes, model.state_dict()), f"{path}/{rank}.pt")
+    starts = {name: _scored(name) for name in ("snip", "grasp_abs", "synflow", "prospr", "prospr_channel")}
+    torch.save((changes, model.state_dict(), starts), f"{path}/{rank}.pt")
     dist.destroy_process_group()
+
+
+def _scored(name: str) -> dict[str, torch.Tensor]:
+    """The pattern of a network with weights of this rank, scored on data of this rank."""
+    model = nn.Sequential(nn.Linear(20, 16), nn.ReLU(), nn.Linear(16, 4))
+    batches = [(torch.randn(8, 20), torch.randint(4, (8,))) for _ in range(4)]
+    sk.sparsify(model, sk.methods.get(name)(sparsity=0.5), batches=batches, loss=cross_entropy)
+    return {key: tensor for key, tensor in model.state_dict().items() if key.endswith(("row_ptr", "col"))}
 
 
 def test_ranks_agree(tmp_path) -> None:
     mp.spawn(_rank, args=(str(tmp_path),), nprocs=2)
-    (changes, first), (_, second) = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    (changes, first, starts), (_, second, others) = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     assert changes >= 3
     assert all(torch.equal(first[key], second[key]) for key in first)
+    for name, pattern in starts.items():
+        assert pattern.keys() == others[name].keys(), name
+        assert all(torch.equal(pattern[key], others[name][key]) for key in pattern), name

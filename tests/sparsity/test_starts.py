@@ -134,6 +134,20 @@ def test_exact_and_deterministic(name: str, kind: str) -> None:
 
 
 @pytest.mark.parametrize("name", BY_WEIGHT)
+def test_a_layer_that_is_used_twice(name: str) -> None:
+    torch.manual_seed(0)
+    twice = nn.Linear(30, 30)
+    model, batches = nn.Sequential(twice, nn.Tanh(), twice, nn.Tanh(), nn.Linear(30, 5)), data((30,))
+    own = [id(p) for p in model.parameters()]
+    method, layers = make(name), prunable_layers(model)
+    counts = [kept(0.7, 1050), 0]
+    seen = Network(model, layers, counts, method.view, 0, batches, cross_entropy, torch.Generator())
+    assert sum(int(mask.sum()) for mask in method.start.choose(seen)) == counts[0]
+    assert [id(p) for p in model.parameters()] == own
+    assert model[0] is model[2] is twice
+
+
+@pytest.mark.parametrize("name", BY_WEIGHT)
 def test_equal_scores_keep_the_first_weights(name: str) -> None:
     model = network()
     for parameter in model.parameters():
