@@ -2,7 +2,7 @@
 
 from .channels import ChannelGroup, channel_groups
 from .conv import SparseConv2d
-from .convert import densify, prunable_layers, sparse_twin, swap
+from .convert import densify, masked_twin, prunable_layers, sparse_twin, swap
 from .layer import PatternLayer
 from .linear import SparseLinear
 from .masked import MaskedConv2d, MaskedLayer, MaskedLinear
@@ -26,6 +26,7 @@ __all__ = [
     "ZeroChannels",
     "channel_groups",
     "densify",
+    "masked_twin",
     "memory_report",
     "prunable_layers",
     "shrink",

@@ -102,13 +102,12 @@ class Conv2dProduct(PatternLayer):
 
     def product(self, input: Tensor, values: Tensor) -> Tensor:
         if self.kernel == "masked":
-            return self._masked(input, values)
+            return self.dense_product(input, self.topology.dense(values))
         op = expanded if self.kernel == "dense" else sparse
         return convolve(op, input, values, self.index, self.bias, self.window)
 
-    def _masked(self, input: Tensor, values: Tensor) -> Tensor:
-        """What `nn.Conv2d` computes with the zeros in place, bit for bit."""
-        weight, padding = self.topology.dense(values), self.padding if self._border is None else 0
+    def dense_product(self, input: Tensor, weight: Tensor) -> Tensor:
+        padding = self.padding if self._border is None else 0
         return nn.functional.conv2d(input, weight, self.bias, self.stride, padding, self.dilation, self.groups)
 
     def extra_repr(self) -> str:

@@ -10,9 +10,11 @@ from ..topology import Topology
 from .conv import SparseConv2d
 from .layer import PatternLayer
 from .linear import SparseLinear
+from .masked import Gradient, MaskedConv2d, MaskedLayer, MaskedLinear
 from .sparse import SparseLayer
 
 SPARSE: dict[type[nn.Module], type[SparseLayer]] = {layer.DENSE: layer for layer in (SparseLinear, SparseConv2d)}
+MASKED: dict[type[nn.Module], type[MaskedLayer]] = {layer.DENSE: layer for layer in (MaskedLinear, MaskedConv2d)}
 
 
 def prunable_layers(model: nn.Module, exclude: Iterable[str] = ()) -> dict[str, nn.Module]:
@@ -64,6 +66,15 @@ def sparse_twin(layer: nn.Module, topology: Topology, backend: str = "auto") -> 
     dense = layer.DENSE if isinstance(layer, PatternLayer) else type(layer)
     kind = type(layer) if isinstance(layer, SparseLayer) else SPARSE[dense]
     return kind.from_topology(layer, topology, backend=backend)
+
+
+def masked_twin(
+    layer: nn.Module, topology: Topology, backend: str = "auto", weight_gradient: Gradient = "dense"
+) -> MaskedLayer:
+    """The layer with the weights of a dense, sparse or masked one as its master weight, of which `topology` takes part,
+    as `MaskedLayer.from_topology`."""
+    dense = layer.DENSE if isinstance(layer, PatternLayer) else type(layer)
+    return MASKED[dense].from_topology(layer, topology, backend=backend, weight_gradient=weight_gradient)
 
 
 def swap(model: nn.Module, name: str, layer: nn.Module) -> nn.Module:

@@ -88,6 +88,10 @@ class PatternLayer(nn.Module):
         """Of a prepared input and the weight `[capacity]`, with the bias, by the kernel in use."""
         raise NotImplementedError
 
+    def dense_product(self, input: Tensor, weight: Tensor) -> Tensor:
+        """Of a prepared input and a dense weight, with the bias: what the dense twin computes, bit for bit."""
+        raise NotImplementedError
+
     def choose_kernel(self, density: float) -> Choice:
         """The kernel for a pattern of this density."""
         raise NotImplementedError

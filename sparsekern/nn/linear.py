@@ -46,9 +46,12 @@ class LinearProduct(PatternLayer):
     def new_probe(self) -> LinearProbe:
         return LinearProbe()
 
+    def dense_product(self, input: Tensor, weight: Tensor) -> Tensor:
+        return nn.functional.linear(input, weight, self.bias)
+
     def product(self, input: Tensor, values: Tensor) -> Tensor:
         if self.kernel == "masked":
-            return nn.functional.linear(input, self.topology.dense(values), self.bias)
+            return self.dense_product(input, self.topology.dense(values))
         op = ops.expanded_linear if self.kernel == "dense" else ops.sparse_linear
         return op(input, values, self.index, self.bias, self.out_features)
 

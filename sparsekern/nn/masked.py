@@ -1,14 +1,17 @@
 """Layers with a dense master weight, of which only the entries of a pattern take part in the products."""
 
-from typing import Any, Literal, get_args
+from math import prod
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from ..ops.masked import Record, active_values, straight_through
-from .conv import Conv2dProduct
+from ..topology import Topology
+from .conv import Conv2dProduct, SparseConv2d
 from .layer import PatternLayer
-from .linear import LinearProduct
+from .linear import LinearProduct, SparseLinear
+from .sparse import SparseLayer
 
 Gradient = Literal["dense", "active", "moment"]
 GRADIENTS = get_args(Gradient)
@@ -25,12 +28,14 @@ class MaskedLayer(PatternLayer):
             (straight-through); "active": it is zero off the pattern, and nothing dense is multiplied for it; "moment":
             that of "dense", and every backward pass adds to `moment` and `samples`.
         moment: sum over samples of the square of what each contributes to the gradient, of the weight's shape, in fp32
-            or wider; None until a backward pass of `weight_gradient="moment"`. It belongs to the gradient as the
-            backward pass left it: look at both before gradients are unscaled or clipped.
-        samples: how many samples `moment` is the sum of. Whoever reads them sets them back to None and 0.
+            or wider; None until a backward pass of `weight_gradient="moment"`.
+        samples: how many samples `moment` is the sum of.
+        signature: `signature` of the gradient that belongs to `moment`: the one in `weight.grad` may have been clipped
+            or unscaled since.
     """
 
     WEIGHT = "weight"
+    SPARSE: ClassVar[type[SparseLayer]]  # the layer that holds the nonzeros only
     weight: nn.Parameter
 
     def __init__(self, *arguments: Any, weight_gradient: Gradient = "dense", **options: Any) -> None:
@@ -38,18 +43,28 @@ class MaskedLayer(PatternLayer):
             raise ValueError(f"weight_gradient must be one of {', '.join(GRADIENTS)}, got {weight_gradient!r}")
         super().__init__(*arguments, **options)
         self.weight_gradient = weight_gradient
+        self.forget()
+        self._recorded = -1  # the backward pass that recorded last
+
+    def forget(self) -> None:
+        """Clears what backward passes have recorded."""
         self.moment: Tensor | None = None
+        self.signature: Tensor | None = None
         self.samples = 0
-        self._recorded = -1  # the backward pass that added to them last
 
     def forward(self, input: Tensor) -> Tensor:
         input = self.prepare(input)
-        if self.weight_gradient == "active":
-            output = self.product(input, self.active_weight(self.weight))
+        if self.weight_gradient == "active" or (self._unmasked and self.weight_gradient == "dense"):
+            output = self._multiply(input, self.weight)
         else:
-            output = self.product(input, self.active_weight(self.weight.detach()))
+            output = self._multiply(input, self.weight.detach())
             output = straight_through(output, input, self.weight, self.window, self._recorder(input))
         return output if self.probe is None else self.probe.tap(output, input)
+
+    def _multiply(self, input: Tensor, weight: Tensor) -> Tensor:
+        if self._unmasked:
+            return self.dense_product(input, weight)
+        return self.product(input, self.active_weight(weight))
 
     def _recorder(self, input: Tensor) -> Record | None:
         """What the backward pass tells the moment of the gradient, if this layer wants to know."""
@@ -61,7 +76,7 @@ class MaskedLayer(PatternLayer):
             )
         return self._record
 
-    def _record(self, moment: Tensor, samples: int) -> None:
+    def _record(self, gradient: Tensor, moment: Tensor, samples: int) -> None:
         current = torch._C._current_graph_task_id()
         if current == self._recorded:
             raise RuntimeError(
@@ -69,7 +84,9 @@ class MaskedLayer(PatternLayer):
                 "uses of a sample before squaring: give every use a layer of its own"
             )
         self._recorded = current
+        mark = signature(gradient)
         self.moment = moment if self.moment is None else self.moment.add_(moment)
+        self.signature = mark if self.signature is None else self.signature + mark
         self.samples += samples
 
     def active_weight(self, weight: Tensor) -> Tensor:
@@ -77,12 +94,39 @@ class MaskedLayer(PatternLayer):
         them, which is differentiated with `weight_gradient="active"`."""
         return active_values(weight, self.index)
 
+    @torch.no_grad()
+    def shed(self) -> None:
+        """Turns this layer, in place, into the one that holds its nonzeros only, a `SparseLinear` or `SparseConv2d`.
+
+        The weight makes way for `values`, a new Parameter: give it to the optimizer (`Sparsifier` does)."""
+        weight, topology = self.weight, self.topology.with_capacity(self.topology.nnz)
+        values = nn.Parameter(topology.from_csr(self.active_weight(weight)[: topology.nnz]), weight.requires_grad)
+        for name in ("weight", "weight_gradient", "moment", "signature", "samples", "_recorded", "_unmasked"):
+            delattr(self, name)
+        self.__class__ = self.SPARSE  # type: ignore[assignment]
+        self.register_parameter("values", values)
+        self.register_parameter("bias", self._parameters.pop("bias"))  # behind it, as everywhere
+        self.set_topology(topology)
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *arguments: Any) -> None:
+        """A state without the weight but with nonzeros is that of a layer that has shed the others."""
+        if prefix + "values" in state_dict and prefix + "weight" not in state_dict:
+            self.shed()
+            self._load_from_state_dict(state_dict, prefix, *arguments)  # that of its new class
+        else:
+            super()._load_from_state_dict(state_dict, prefix, *arguments)
+
+    def _install(self, topology: Topology, kernel: str, reason: str) -> None:
+        super()._install(topology, kernel, reason)
+        whole = topology.nnz == prod(self.weight_shape)
+        self._unmasked = whole and self.backend != "sparse" and kernel != "csr"  # the weight itself is multiplied
+
     def dense_weight(self) -> Tensor:
         return self.topology.dense(self.active_weight(self.weight))
 
     def __getstate__(self) -> dict[str, Any]:
         """Of copies and pickles, which have not seen a backward pass."""
-        return {**super().__getstate__(), "moment": None, "samples": 0, "_recorded": -1}
+        return {**super().__getstate__(), "moment": None, "signature": None, "samples": 0, "_recorded": -1}
 
     def pattern_repr(self) -> str:
         return f"{super().pattern_repr()}, weight_gradient={self.weight_gradient}"
@@ -102,6 +146,13 @@ class MaskedLayer(PatternLayer):
             raise ValueError(f"expected a weight of shape {self.weight_shape}, got {tuple(weight.shape)}")
         self._adopt_pattern(row_ptr, col, max(col.numel(), self.col.numel()))
         return weight
+
+
+def signature(gradient: Tensor) -> Tensor:
+    """A number that is linear in the gradient, by which one that was scaled as a whole is recognised."""
+    rows = gradient.reshape(len(gradient), -1)
+    weights = [torch.arange(1.0, n + 1, dtype=rows.dtype, device=rows.device).cos_() for n in rows.shape]
+    return weights[0] @ (rows @ weights[1])
 
 
 class MaskedLinear(LinearProduct, MaskedLayer):
@@ -125,6 +176,8 @@ class MaskedLinear(LinearProduct, MaskedLayer):
             `weight_gradient`.
     """
 
+    SPARSE = SparseLinear
+
 
 class MaskedConv2d(Conv2dProduct, MaskedLayer):
     """2-D convolution with a dense master weight and a sparse mask, whose zeros are not multiplied.
@@ -147,3 +200,5 @@ class MaskedConv2d(Conv2dProduct, MaskedLayer):
         ValueError: not exactly one of `sparsity` and `topology`, or one that does not fit; an unknown `backend` or
             `weight_gradient`; a geometry that `nn.Conv2d` does not take.
     """
+
+    SPARSE = SparseConv2d

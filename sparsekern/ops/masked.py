@@ -37,7 +37,7 @@ def active_values(weight: Tensor, index: list[Tensor]) -> Tensor:
     return _ActiveValues.apply(weight.reshape(rows, cols), index[0], index[1])  # type: ignore[return-value]
 
 
-Record = Callable[[Tensor, int], None]
+Record = Callable[[Tensor, Tensor, int], None]
 
 
 def straight_through(
@@ -51,8 +51,8 @@ def straight_through(
         input: `[*, cols]`, or of a convolution `[batch, channels, height, width]` or without the batch.
         weight: dense; only its shape and dtype matter.
         window: how a convolution moves over its input (`ops.conv.window`); a linear layer has none.
-        record: if given, the backward pass calls it with the second moment of the samples' shares of the gradient, in
-            fp32 or wider, and the number of samples; they are the first dimension of `input`.
+        record: if given, the backward pass calls it with the gradient, the second moment of the samples' shares of it,
+            in fp32 or wider, and the number of samples; they are the first dimension of `input`.
     """
     return _StraightThrough.apply(output, input.detach(), weight, window, record)  # type: ignore[return-value]
 
@@ -116,5 +116,5 @@ class _StraightThrough(torch.autograd.Function):
             gradient = weight_gradient(delta, input, ctx.shape, ctx.window)
         else:
             gradient, moment = moment_of(delta, input, ctx.window)
-            ctx.record(moment, input.shape[0])
+            ctx.record(gradient, moment, input.shape[0])
         return delta, None, gradient, None, None

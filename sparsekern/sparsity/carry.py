@@ -29,10 +29,17 @@ def carry(optimizer: torch.optim.Optimizer, module: Any, index_map: Tensor) -> N
         for key, tensor in moved.items():
             state[key].copy_(tensor)
         return
+    replace_parameter(optimizer, parameter, module.values, moved)
+
+
+def replace_parameter(
+    optimizer: torch.optim.Optimizer, old: nn.Parameter, new: nn.Parameter, state: dict[str, Tensor]
+) -> None:
+    """Puts `new` in the place of `old` in the optimizer, with its state, of which `state` replaces a part."""
     for group in optimizer.param_groups:
-        group["params"] = [module.values if p is parameter else p for p in group["params"]]
-    if state:
-        optimizer.state[module.values] = {**optimizer.state.pop(parameter), **moved}
+        group["params"] = [new if p is old else p for p in group["params"]]
+    if old in optimizer.state:
+        optimizer.state[new] = {**optimizer.state.pop(old), **state}
 
 
 @torch.no_grad()

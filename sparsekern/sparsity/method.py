@@ -4,11 +4,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..topology import kept
-from . import distributions, views
+from . import criteria, distributions, scopes, views
+from .criteria import Criterion
 from .distributions import Distribution
 from .growth import Growth
+from .rule import NO_RULE, Rule
 from .schedules import NEVER, ZERO, Cadence, Schedule
-from .scores import Score, magnitude
+from .scopes import Scope
 from .starts import Start
 from .views import View
 
@@ -20,33 +22,46 @@ class Method:
     Attributes:
         sparsity: fraction of absent weights at every step; its value at step 0 is the first pattern's.
         when: the steps at which the pattern changes.
-        start: how the dense network is scored for the first pattern; None: random, G(n, M) in every layer.
-        drop: what scores lowest among the active weights is dropped.
+        storage: "nonzeros"; "master", layers that keep a dense weight of which the pattern takes part (`MaskedLinear`,
+            `MaskedConv2d`), since pruned weights go on learning; "parked", pruned weights lie aside as they were;
+            "dense" for a network that is not pruned at all.
+        scope: which layers are pruned.
+        start: how the dense network is scored for the first pattern; None: random, G(n, M) in every layer, or all
+            weights where pruned ones are kept.
+        drop: what scores lowest among the active weights is dropped; of a master, what scores highest among all
+            weights is active.
         grow: what may come to life; None: nothing does.
         rate: fraction of the active weights exchanged at a change.
         view: over which weights drop and growth choose.
         share: counts of the first random pattern, and of each layer under a scheduled sparsity in the layer view.
-        update: "step": the optimizer steps, then the pattern changes; "replace": the change takes the step's place.
-        storage: "nonzeros", or "dense" for a network that is not pruned at all.
+        update: "step": the optimizer steps, then the pattern changes; "replace": the change takes the step's place;
+            "before": the change comes first, before the forward pass.
+        rule: what goes beyond this composition.
+        freeze: from this step on a master's pattern rests and its layers hold their nonzeros only.
         initialize: "keep" the weights of the model, or draw them with variance 1 / the "fan_in" of the pattern's row,
             or 2 / fan-in ("evci", Evci et al. 2022).
-        min_per_layer: so many weights stay in every layer.
+        min_per_layer: so many weights, or filters, stay in every layer.
+        steps_per_epoch: for a rule that looks at epochs.
         notes: what the method adapted to the length of the run, for reports.
     """
 
     name: str
     sparsity: Schedule
     when: Cadence = NEVER
+    storage: Literal["nonzeros", "master", "parked", "dense"] = "nonzeros"
+    scope: Scope = scopes.everything
     start: Start | None = None
-    drop: Score = magnitude
+    drop: Criterion = criteria.magnitude
     grow: Growth | None = None
     rate: Schedule = ZERO
     view: View = views.network
     share: Distribution = distributions.uniform
-    update: Literal["step", "replace"] = "step"
-    storage: Literal["nonzeros", "dense"] = "nonzeros"
+    update: Literal["step", "replace", "before"] = "step"
+    rule: Rule = NO_RULE
+    freeze: int | None = None
     initialize: Literal["keep", "fan_in", "evci"] = "keep"
     min_per_layer: int = 0
+    steps_per_epoch: int | None = None
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

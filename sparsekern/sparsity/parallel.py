@@ -5,18 +5,19 @@ import torch.distributed as dist
 from torch import Tensor
 
 
-def _ranks() -> int:
+def ranks() -> int:
+    """How many there are."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def rank() -> int:
     """The number of this rank; 0 on one."""
-    return dist.get_rank() if _ranks() > 1 else 0
+    return dist.get_rank() if ranks() > 1 else 0
 
 
 def total(tensor: Tensor) -> Tensor:
     """The sum over all ranks; `tensor` itself on one."""
-    if _ranks() > 1:
+    if ranks() > 1:
         tensor = tensor.clone()
         dist.all_reduce(tensor)
     return tensor
@@ -24,12 +25,12 @@ def total(tensor: Tensor) -> Tensor:
 
 def mean(tensor: Tensor) -> Tensor:
     """The mean over all ranks."""
-    return total(tensor) / _ranks()
+    return total(tensor) / ranks()
 
 
 def common_seed(seed: int) -> int:
     """The seed of rank 0."""
-    if _ranks() > 1:
+    if ranks() > 1:
         box = torch.tensor([seed])
         dist.broadcast(box, 0)
         seed = int(box)

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-from .site import Site
+from .site import LayerSite
 
 
-def site_row(site: Site) -> dict[str, Any]:
+def site_row(site: LayerSite) -> dict[str, Any]:
     topology = site.active
     return {
         "name": site.name,
@@ -19,7 +19,7 @@ def site_row(site: Site) -> dict[str, Any]:
         "iou_first": site.iou_first(),
         "kernel": site.module.kernel,
         "reason": site.module.reason,
-        **site.facts,
+        **site.measures(),
     }
 
 
@@ -27,7 +27,8 @@ def site_row(site: Site) -> dict[str, Any]:
 class Report:
     """`rows`: one dict per layer. flips: weights dropped plus weights grown at the last change; iou_last, iou_first:
     intersection over union of the pattern with the one before that change, and with the first. Of guided growth also
-    sampled_uniformly: candidates of that change which chance had to supply, for want of weights that could be drawn."""
+    sampled_uniformly: candidates of that change which chance had to supply, for want of weights that could be drawn;
+    and what the method's rule adds."""
 
     method: str
     steps: int

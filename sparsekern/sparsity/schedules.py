@@ -1,7 +1,7 @@
 """Numbers that change with the optimizer step, and when a pattern changes. Steps count from 0."""
 
 from dataclasses import dataclass
-from math import cos, inf, pi
+from math import cos, exp, inf, pi
 from typing import Protocol
 
 
@@ -55,19 +55,39 @@ def cubic(final: float, stop: float, period: float = 1) -> Schedule:
 
 
 @dataclass(frozen=True)
+class Sigmoid:
+    final: float
+    epochs: int
+    steepness: float
+    period: int
+
+    def __call__(self, step: int) -> float:
+        epoch = step // self.period
+        if epoch >= self.epochs - 1:
+            return self.final
+        return self.final / (1 + exp(min(700.0, self.steepness * (self.epochs / 2 - epoch))))
+
+
+def sigmoid(final: float, epochs: int, steepness: float, period: int) -> Schedule:
+    """`final / (1 + exp(-steepness (k - epochs / 2)))` in epoch k of `period` steps, `final` in the last one (OptG)."""
+    return Sigmoid(final, epochs, steepness, period)
+
+
+@dataclass(frozen=True)
 class Cadence:
-    """The steps at which the pattern changes: the multiples of `period` in [start, stop], 0 excluded."""
+    """The steps at which the pattern changes: the multiples of `period` in [start, stop], and `last`."""
 
     period: int
     start: int = 1
     stop: float = inf
+    last: int | None = None
 
     def __post_init__(self) -> None:
         if self.period < 1:
             raise ValueError(f"period must be at least one step, got {self.period}")
 
     def fires(self, step: int) -> bool:
-        return self.start <= step <= self.stop and step % self.period == 0
+        return (self.start <= step <= self.stop and step % self.period == 0) or step == self.last
 
     def before(self, step: int) -> int:
         """The change before the one at `step`; 0, the first pattern, if there is none."""

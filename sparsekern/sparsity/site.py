@@ -2,31 +2,38 @@
 
 from collections.abc import Sequence
 from math import prod
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .. import ops
-from ..nn import Probe, SparseLayer
+from ..nn import PatternLayer, Probe, SparseLayer
 from ..topology import Topology
 from . import parallel
 from .carry import carry, carry_values
 
+Layer = TypeVar("Layer", bound=PatternLayer)
 
-class Site:
-    """One sparse layer: its active weights, their gradient, statistics of an armed step, and `rewire`.
 
-    Index maps and scores run over the active weights `[nnz]` in row-major order.
+class LayerSite(Generic[Layer]):
+    """One layer with a pattern, however it stores its weight.
+
+    Attributes:
+        tracked: numbers per weight that the method's rule keeps.
+        facts: numbers of the last change that the method's rule reports.
+        changes: flips and intersection over union of the last change.
     """
 
-    def __init__(self, name: str, module: SparseLayer) -> None:
+    def __init__(self, name: str, module: Layer) -> None:
         self.name, self.module = name, module
         topology = module.topology
         self.loads = module.loads
-        self.first = (topology.row_ptr, topology.col[: topology.nnz])
+        self.tracked: dict[str, Tensor] = {}
         self.facts: dict[str, float] = {}
         self.changes: dict[str, Any] = {"flips": 0, "iou_last": 1.0}
+        # The first pattern; None if it was all weights.
+        self.first = None if topology.nnz == self.size else (topology.row_ptr, topology.col[: topology.nnz])
 
     # ---- facts
 
@@ -39,8 +46,123 @@ class Site:
         return self.active.nnz
 
     @property
+    def shape(self) -> tuple[int, ...]:
+        return self.module.weight_shape
+
+    @property
     def size(self) -> int:
-        return prod(self.module.weight_shape)
+        return prod(self.shape)
+
+    @property
+    def parameter(self) -> nn.Parameter:
+        """The Parameter of the weight."""
+        return self.module.stored
+
+    @property
+    def weight(self) -> Tensor:
+        """The weights that are scored."""
+        raise NotImplementedError
+
+    @property
+    def grad(self) -> Tensor | None:
+        """Their gradient, after a backward pass."""
+        raise NotImplementedError
+
+    @property
+    def learns(self) -> bool:
+        """Whether the weight is not frozen."""
+        return self.parameter.requires_grad
+
+    @property
+    def missed(self) -> bool:
+        """Whether the layer was armed for this step, but no gradient reached it."""
+        probe = self.module.probe
+        return probe is not None and not probe.records
+
+    # ---- statistics of an armed step
+
+    def arm(self) -> None:
+        self.module.probe = self.module.new_probe()
+
+    def disarm(self) -> None:
+        self.module.probe = None
+
+    def forget(self) -> None:
+        """Drops what the step has recorded so far."""
+        if self.module.probe is not None:
+            self.module.probe.records.clear()
+
+    @property
+    def probe(self) -> Probe:
+        if self.module.probe is None:
+            raise RuntimeError(f"{self.name} was not armed for this step")
+        return self.module.probe
+
+    def gradient_and_moment(self) -> tuple[Tensor, Tensor, int]:
+        """Dense gradient of this step, sum over samples of the squares of their shares, and number of samples."""
+        raise NotImplementedError
+
+    # ---- change
+
+    def check_followers(self, followers: Sequence[PatternLayer]) -> None:
+        for follower in followers:
+            if not follower.topology.same_pattern(self.active):
+                raise ValueError(
+                    f"a follower of {self.name} has another pattern than the layer: it missed a change of pattern. "
+                    "Copy it from the model again, or pass it to Sparsifier(followers=) from the start"
+                )
+
+    def note_change(self, before: int, common: int) -> None:
+        """Of a change that kept `common` of `before` weights."""
+        union = before + self.nnz - common
+        self.changes = {"flips": union - common, "iou_last": common / max(1, union)}
+
+    def iou_first(self) -> float:
+        """Intersection over union of the active pattern with the first one."""
+        active = self.active
+        if self.first is None:
+            return active.nnz / max(1, self.size)
+        row_ptr, col = self.first
+        first = ops.coordinates(row_ptr, col, active.cols)
+        common = int(torch.isin(active.coordinates(), first, assume_unique=True).sum())
+        return common / max(1, first.numel() + active.nnz - common)
+
+    def measures(self) -> dict[str, float]:
+        """What a report says beyond the pattern."""
+        return self.facts
+
+    def check_loaded(self, optimizer: torch.optim.Optimizer) -> None:
+        """Refuses to go on with optimizer state that belongs to other weights than a loaded pattern has."""
+
+    def settle(self, optimizer: torch.optim.Optimizer, followers: Sequence[Layer]) -> "Site":
+        """The site of the layer once its pattern stays, holding its nonzeros only."""
+        raise NotImplementedError
+
+    # ---- files
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "nnz": self.nnz,
+            "kernel": self.module.kernel,
+            "reason": self.module.reason,
+            "changes": self.changes,
+            "facts": self.facts,
+            "first": self.first,
+            "tracked": self.tracked,
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.loads = self.module.loads
+        self.first = state["first"]
+        self.changes, self.facts = dict(state["changes"]), dict(state["facts"])
+        device = self.parameter.device
+        self.tracked = {name: tensor.to(device, copy=True) for name, tensor in state["tracked"].items()}
+        self.module.set_kernel(state["kernel"], state["reason"])
+
+
+class Site(LayerSite[SparseLayer]):
+    """A layer that holds its nonzeros only. Scores and index maps run over the active weights `[nnz]` in row-major
+    order."""
 
     @property
     def weight(self) -> Tensor:
@@ -53,25 +175,8 @@ class Site:
         grad = self.module.values.grad
         return None if grad is None else grad[: self.nnz]
 
-    @property
-    def learns(self) -> bool:
-        """Whether the layer can change now: not frozen and, if it was armed for this step, reached by the gradient."""
-        probe = self.module.probe
-        return self.module.values.requires_grad and (probe is None or bool(probe.records))
-
-    # ---- statistics of an armed step
-
-    def arm(self) -> None:
-        self.module.probe = self.module.new_probe()
-
-    def disarm(self) -> None:
-        self.module.probe = None
-
-    @property
-    def probe(self) -> Probe:
-        if self.module.probe is None:
-            raise RuntimeError(f"{self.name} was not armed for this step")
-        return self.module.probe
+    def settle(self, optimizer: torch.optim.Optimizer, followers: Sequence[SparseLayer]) -> "Site":
+        return self
 
     def row_weight(self) -> Tensor:
         return parallel.total(self.probe.row_weight())
@@ -85,8 +190,6 @@ class Site:
     def dense_gradient(self) -> Tensor:
         return parallel.total(self.probe.dense_gradient())
 
-    # ---- change
-
     def rewire(
         self,
         keep: Tensor,
@@ -98,56 +201,20 @@ class Site:
         """Drops the active weights whose `keep` is False, adds weights of value 0 at the coordinates `grow`; moves
         optimizer state, gradient and followers along. Returns whether the capacity grew."""
         old = self.active
-        for follower in followers:
-            if not follower.topology.same_pattern(old):
-                raise ValueError(
-                    f"a follower of {self.name} has another pattern than the layer: it missed a change of pattern. "
-                    "Copy it from the model again, or pass it to Sparsifier(followers=) from the start"
-                )
+        self.check_followers(followers)
         topology, index_map = old.rewire(keep, grow, capacity=max(capacity, old.capacity))
         carry(optimizer, self.module, index_map)
         self.module.set_topology(topology)
         for follower in followers:
             carry_values(follower, index_map)
             follower.set_topology(topology)
-        survivors = int(keep.sum())
-        union = old.nnz + topology.nnz - survivors
-        self.changes = {"flips": union - survivors, "iou_last": survivors / max(1, union)}
+        self.note_change(old.nnz, int(keep.sum()))
         return topology.capacity != old.capacity
 
-    def iou_first(self) -> float:
-        """Intersection over union of the active pattern with the first one."""
-        active = self.active
-        row_ptr, col = self.first
-        first = ops.coordinates(row_ptr, col, active.cols)
-        common = int(torch.isin(active.coordinates(), first, assume_unique=True).sum())
-        return common / max(1, first.numel() + active.nnz - common)
-
     def check_loaded(self, optimizer: torch.optim.Optimizer) -> None:
-        """Refuses to go on with optimizer state that belongs to other weights than a loaded pattern has."""
         if self.loads != self.module.loads and optimizer.state.get(self.module.values):
             raise RuntimeError(
                 f"{self.name} got another pattern from a state dict, but the optimizer's state belongs to the old one: "
                 "load the state of the Sparsifier, too, or build a new optimizer"
             )
         self.loads = self.module.loads
-
-    # ---- files
-
-    def state(self) -> dict[str, Any]:
-        row_ptr, col = self.first
-        return {
-            "nnz": self.nnz,
-            "kernel": self.module.kernel,
-            "reason": self.module.reason,
-            "changes": self.changes,
-            "facts": self.facts,
-            "first_row_ptr": row_ptr,
-            "first_col": col,
-        }
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        self.loads = self.module.loads
-        self.first = (state["first_row_ptr"], state["first_col"])
-        self.changes, self.facts = dict(state["changes"]), dict(state["facts"])
-        self.module.set_kernel(state["kernel"], state["reason"])

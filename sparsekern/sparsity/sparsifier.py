@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import sys
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from ..nn import SparseLayer
 from . import parallel
+from .master import MasterSite, ParkedSite
 from .method import Method
-from .passes import ArmedStep, Batches, GrowthBatches
+from .passes import Batches
 from .report import Report, site_row
-from .site import Site
+from .site import LayerSite, Site
+from .sites import check_held, followers_of, pack, passes_of, sites_of, unpack
 from .start import roomy
 from .starts import Loss
-from .update import plan, warn_of_collapse
+from .update import masks, plan, warn_of_collapse
 
 REFUSED = ("Muon", "LBFGS", "SparseAdam")
 
@@ -74,17 +76,23 @@ class Sparsifier(torch.optim.Optimizer):
         if not isinstance(method, Method):
             raise ValueError(f"expected a Method (sparsekern.methods.NAME(...)), got {method!r}")
         self.optimizer, self.method = optimizer, method
-        self.passes = _passes(model, method, batches, loss)
-        self.sites = [Site(_plain(n), m) for n, m in model.named_modules() if isinstance(m, SparseLayer)]
-        _check_held(self.sites, optimizer)
-        if not self.sites and method.storage != "dense":
-            raise ValueError(f"the model has no sparse layer: call sparsify(model, {method.name}) first")
-        self.followers = [_sparse_layers(follower, self.sites) for follower in followers]
+        self.passes = passes_of(model, method, batches, loss)
+        self.sites: list[Any] = sites_of(model, method)
+        check_held(self.sites, optimizer)
+        self.followers = [followers_of(follower, self.sites) for follower in followers]
         seed = parallel.common_seed(int(torch.randint(2**62, ()))) if generator is None else 0
         self.generator = generator or torch.Generator().manual_seed(seed)
-        self.steps, self.epochs = 0, 0
+        self.steps = 0
+        self.losses: list[float] = []  # mean training loss of every epoch
+        self.frozen = False
         self.rewired = self.reallocated = False
+        self._loss_due = False  # the change of pattern waits for the epoch's loss
         self._stance_set = False
+        self._farewell: weakref.finalize | None = None
+        for site in self.sites:
+            site.tracked = method.rule.begin(site)
+        if method.update == "before" and method.when.fires(0):
+            self._change()
         self._arm()
 
     def __getattr__(self, name: str) -> Any:
@@ -94,7 +102,8 @@ class Sparsifier(torch.optim.Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         """For copies and pickles, made together with the model; without a scheduler's wrapper of `step`."""
-        return {key: value for key, value in self.__dict__.items() if key != "step"}
+        state = {key: value for key, value in self.__dict__.items() if key != "step"}
+        return {**state, "_farewell": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -108,19 +117,22 @@ class Sparsifier(torch.optim.Optimizer):
         """One optimizer step; see the class."""
         for site in self.sites:
             site.check_loaded(self.optimizer)
-        due = bool(self.sites) and self.method.when.fires(self.steps)
-        replaced = due and self.method.update == "replace"
-        if not replaced:
-            loss = self.optimizer.step(closure)  # type: ignore[arg-type]
-        elif closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        else:
-            loss = None
+        due = self._due()
         self.rewired = self.reallocated = False
-        if due:
+        if self.method.update == "replace" and due:
+            loss = None
+            if closure is not None:
+                with torch.enable_grad():
+                    loss = closure()
+        else:
+            loss = self.optimizer.step(self._followed(closure))  # type: ignore[arg-type]
+        if self.method.update != "before" and due:
             self._change()
         self.steps += 1
+        if self.method.update == "before":
+            self._prepare_step()
+        if self.steps == self.method.freeze:
+            self.freeze()
         self._arm()
         return loss
 
@@ -128,27 +140,83 @@ class Sparsifier(torch.optim.Optimizer):
         """Clears gradients, and what an armed step has recorded so far."""
         self.optimizer.zero_grad(set_to_none)
         for site in self.sites:
-            if site.module.probe is not None:
-                site.module.probe.records.clear()
+            site.forget()
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         self.optimizer.add_param_group(param_group)
 
     def epoch_end(self, train_loss: float) -> None:
-        """Tells the method that an epoch ended with this mean training loss."""
-        self.epochs += 1
+        """Tells the method that an epoch ended with this mean training loss; call it after the epoch's last step."""
+        self.losses.append(float(parallel.mean(torch.tensor(float(train_loss), dtype=torch.double))))
+        if self._loss_due:
+            self._loss_due = False
+            if self._due():
+                self._change()
+
+    @property
+    def epochs(self) -> int:
+        """Calls of `epoch_end`."""
+        return len(self.losses)
 
     # ---- changes of pattern
 
+    def _due(self) -> bool:
+        """Whether the pattern changes in the step to come or, where the change comes first, before it."""
+        return bool(self.sites) and not self.frozen and self.method.when.fires(self.steps)
+
+    def _prepare_step(self) -> None:
+        """The change that comes before the next step, unless it waits for the loss of the epoch that just ended."""
+        period = self.method.steps_per_epoch
+        if self.method.rule.needs_loss and period is not None and self.steps % period == 0 and not self.frozen:
+            if self._loss_due and self.steps >= 2 * period:
+                raise RuntimeError(
+                    f"{self.method.name} looks at the training loss of every epoch: call epoch_end(train_loss) after "
+                    f"each {period} steps"
+                )
+            self._loss_due = True
+        elif self._due():
+            self._change()
+
+    def _followed(self, closure: Callable[[], Any] | None) -> Callable[[], Any] | None:
+        """The closure after which, or else at once, the method's rule looks at the gradients."""
+        if closure is None:
+            self._follow()
+            return None
+
+        def followed() -> Any:
+            loss = closure()
+            self._follow()
+            return loss
+
+        return followed
+
+    @torch.no_grad()
+    def _follow(self) -> None:
+        if self.frozen:
+            return
+        rates = {id(p): group["lr"] for group in self.optimizer.param_groups for p in group["params"]}
+        for site in self.sites:
+            if site.grad is not None:
+                self.method.rule.follow(site, self.steps, float(rates[id(site.parameter)]))
+
     @torch.no_grad()
     def _change(self) -> None:
-        sites = [site for site in self.sites if site.learns and self.passes.reaches(site)]
         for site in self.sites:
             site.changes = {"flips": 0, "iou_last": 1.0}
-        if not sites:
-            if any(site.module.values.requires_grad for site in self.sites):
+        sites = [site for site in self.sites if site.learns]
+        if self.method.update != "before" and sites:
+            sites = [site for site in sites if not site.missed and self.passes.reaches(site)]
+            if not sites:
                 raise RuntimeError("the pattern changes in this step, but no backward pass reached a sparse layer")
+        if not sites:
             return
+        if self.method.storage == "nonzeros":
+            self._rewire(sites)
+        else:
+            self._remask(sites)
+        warn_of_collapse(self.sites)
+
+    def _rewire(self, sites: Sequence[Site]) -> None:
         total = sum(site.nnz for site in self.sites)
         self.passes.begin(self.steps)
         for site, (keep, grow) in zip(
@@ -156,21 +224,52 @@ class Sparsifier(torch.optim.Optimizer):
         ):
             needed = int(keep.sum()) + grow.numel()
             capacity = roomy(needed, site.size, total, len(self.sites)) if needed > site.active.capacity else 0
-            followers = [layers[site.name] for layers in self.followers]
-            self.reallocated |= site.rewire(keep, grow, capacity, self.optimizer, followers)
-            self.rewired |= site.changes["flips"] > 0
-        warn_of_collapse(self.sites)
+            self._note(site, site.rewire(keep, grow, capacity, self.optimizer, self._followers_of(site)))
+
+    def _remask(self, sites: Sequence[MasterSite | ParkedSite]) -> None:
+        chosen = masks(self.method, sites, self.steps, self.generator, self.method.rule.held(self.losses))
+        if chosen is None:
+            return
+        counts = [int(mask.sum()) for mask in chosen]
+        for site, mask, count in zip(sites, chosen, counts, strict=True):
+            capacity = roomy(count, site.size, sum(counts), len(sites))
+            self._note(site, site.remask(mask, capacity, self.optimizer, self._followers_of(site)))
+
+    def _note(self, site: LayerSite, reallocated: bool) -> None:
+        self.reallocated |= reallocated
+        self.rewired |= site.changes["flips"] > 0
+
+    def _followers_of(self, site: LayerSite) -> list[Any]:
+        return [layers[site.name] for layers in self.followers]
+
+    def freeze(self) -> None:
+        """Ends all changes of pattern. Layers with a dense weight become, in place, layers that hold their nonzeros
+        only (`SparseLinear`, `SparseConv2d`), and the optimizer's state shrinks with them: their Parameters are new."""
+        self.reallocated |= self.method.storage == "master" and not self.frozen
+        self.sites = [site.settle(self.optimizer, self._followers_of(site)) for site in self.sites]
+        self.frozen = True
+        self._arm()
 
     def _arm(self) -> None:
         """Prepares the layers for the coming step: recording where growth needs it, nothing elsewhere."""
         growth = self.method.grow
-        armed = growth is not None and growth.armed and self.method.when.fires(self.steps)
+        moment = self.method.rule.wants_moment(self.steps) and not self.frozen
+        armed = growth is not None and growth.armed and self._due()
+        armed |= moment and self.method.storage == "parked"
         for site in self.sites:
             site.arm() if armed else site.disarm()
+            site.forget()
+            if isinstance(site, MasterSite):
+                site.module.weight_gradient = "moment" if moment else "dense"
         self.passes.arm(armed)
         if armed != self._stance_set and "torch._dynamo" in sys.modules:
             torch.compiler.set_stance("force_eager" if armed else "default")
             self._stance_set = armed
+            if armed and self._farewell is None:  # whoever compiles after this object's life is not to find it so
+                self._farewell = weakref.finalize(self, torch.compiler.set_stance, "default")
+            elif self._farewell is not None and not armed:
+                self._farewell.detach()
+                self._farewell = None
 
     # ---- reports and files
 
@@ -180,18 +279,14 @@ class Sparsifier(torch.optim.Optimizer):
 
     def state_dict(self) -> dict[str, Any]:
         """Optimizer state with `[nnz]` entries for sparse weights, counters, generator, and each layer's kernel."""
-        state = self.optimizer.state_dict()
-        lengths = self._lengths()
-        trimmed = {
-            i: {k: _trim(t, *lengths[i]) if i in lengths else t for k, t in own.items()}
-            for i, own in state["state"].items()
-        }
         return {
             "method": self.method.name,
             "steps": self.steps,
-            "epochs": self.epochs,
+            "losses": list(self.losses),
+            "loss_due": self._loss_due,
+            "frozen": self.frozen,
             "generator": self.generator.get_state(),
-            "optimizer": {**state, "state": trimmed},
+            "optimizer": pack(self.optimizer, self.sites),
             "sites": {site.name: site.state() for site in self.sites},
         }
 
@@ -212,66 +307,12 @@ class Sparsifier(torch.optim.Optimizer):
                     f"{site.name} has {site.nnz} nonzeros, its state {saved[site.name]['nnz']}: load the state of the "
                     "model before that of the sparsifier"
                 )
-        lengths = self._lengths()
-        packed = state_dict["optimizer"]
-        padded = {
-            i: {k: _pad(t, *lengths[i]) if i in lengths else t for k, t in own.items()}
-            for i, own in packed["state"].items()
-        }
-        self.optimizer.load_state_dict({**packed, "state": padded})
+        if state_dict["frozen"]:
+            self.freeze()
+        unpack(self.optimizer, self.sites, state_dict["optimizer"])
         for site in self.sites:
             site.load_state(saved[site.name])
-        self.steps, self.epochs = state_dict["steps"], state_dict["epochs"]
+        self.steps, self.losses = state_dict["steps"], list(state_dict["losses"])
+        self._loss_due = state_dict["loss_due"]
         self.generator.set_state(state_dict["generator"].cpu())
         self._arm()
-
-    def _lengths(self) -> dict[int, tuple[int, int]]:
-        """(nnz, capacity) of every sparse weight by its number in the optimizer."""
-        own = {id(site.module.values): (site.nnz, site.active.capacity) for site in self.sites}
-        order = [p for group in self.optimizer.param_groups for p in group["params"]]
-        return {i: own[id(p)] for i, p in enumerate(order) if id(p) in own}
-
-
-def _passes(model: nn.Module, method: Method, batches: Batches | None, loss: Loss | None) -> ArmedStep:
-    count = method.grow.batches if method.grow is not None else 1
-    if count == 1:
-        return ArmedStep(model, watches=method.grow is not None and method.grow.inputs)
-    if batches is None or loss is None:
-        raise ValueError(
-            f"{method.name} grows by the gradients of {count} batches: pass Sparsifier(batches=, loss=), batches an "
-            "iterable of (x, y) or a function of the step"
-        )
-    return GrowthBatches(model, batches, loss, count)
-
-
-def _trim(value: Any, nnz: int, capacity: int) -> Any:
-    return value[:nnz].clone() if isinstance(value, Tensor) and value.shape == (capacity,) else value
-
-
-def _pad(value: Any, nnz: int, capacity: int) -> Any:
-    if not isinstance(value, Tensor) or value.shape != (nnz,):
-        return value
-    return torch.cat([value, value.new_zeros(capacity - nnz)])
-
-
-def _plain(name: str) -> str:
-    """A module's name without the wrappers of DDP, `AveragedModel` and `torch.compile`."""
-    return ".".join(part for part in name.split(".") if part not in ("module", "_orig_mod"))
-
-
-def _sparse_layers(model: nn.Module, sites: Sequence[Site]) -> dict[str, SparseLayer]:
-    layers = {_plain(n): m for n, m in model.named_modules() if isinstance(m, SparseLayer)}
-    for site in sites:
-        if site.name not in layers:
-            raise ValueError(f"a follower lacks the sparse layer {site.name}: copy it from the model after sparsify")
-        if not layers[site.name].topology.same_pattern(site.active):
-            raise ValueError(f"a follower's {site.name} has another pattern than the model's: copy it again")
-    return layers
-
-
-def _check_held(sites: Sequence[Site], optimizer: torch.optim.Optimizer) -> None:
-    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    missing = [s.name for s in sites if s.module.values.requires_grad and id(s.module.values) not in held]
-    if missing:
-        warn = "was it built before sparsify? Build it from model.parameters() afterwards"
-        raise ValueError(f"the optimizer does not hold the sparse weights of {', '.join(missing)}; {warn}")

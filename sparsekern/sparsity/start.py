@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from ..nn import PatternLayer, prunable_layers, sparse_twin, swap
+from ..nn import PatternLayer, masked_twin, prunable_layers, sparse_twin, swap
 from ..ops.backend import choose
 from ..topology import Topology, kept
 from . import distributions, parallel
@@ -31,8 +31,8 @@ def sparsify(
     backend: str = "auto",
     generator: torch.Generator | None = None,
 ) -> nn.Module:
-    """Exchanges the linear layers and 2-D convolutions of `model`, in place, for layers that hold their nonzeros only;
-    returns the model.
+    """Exchanges the linear layers and 2-D convolutions of `model`, in place, for layers that hold their nonzeros only,
+    or, for methods whose pruned weights go on learning, a dense master weight; returns the model.
 
     Build the optimizer afterwards: the weights are new Parameters. Weights keep their values, except where the method
     draws new ones for the pattern (`gse_*`).
@@ -70,6 +70,8 @@ def sparsify(
         if unknown:
             raise ValueError(f"masks name {', '.join(unknown)}, but the prunable layers are {', '.join(layers)}")
         layers = {name: layer for name, layer in layers.items() if name in masks}
+    else:
+        layers = method.scope(layers)
     generator = generator or torch.Generator().manual_seed(parallel.common_seed(int(torch.randint(2**62, ()))))
     ready = {name: layer for name, layer in layers.items() if not isinstance(layer, PatternLayer)}
     if masks is not None:
@@ -80,7 +82,10 @@ def sparsify(
     for (name, layer), pattern in zip(layers.items(), patterns, strict=True):
         if method.moves_counts:
             pattern = pattern.with_capacity(roomy(pattern.nnz, prod(pattern.shape), total, len(layers)))
-        new = sparse_twin(layer, pattern, backend)
+        if method.storage == "master":
+            new: Any = masked_twin(layer, pattern, backend)
+        else:
+            new = sparse_twin(layer, pattern, backend)
         if method.initialize != "keep" and name in ready:
             new.reset_parameters(generator)
             if method.initialize == "evci":
@@ -120,13 +125,11 @@ def _patterns(
     if not dense:
         return _agreeing(layers, method)
     shapes = [_shape(layer) for layer in dense.values()]
-    total = kept(method.sparsity(0), sum(prod(shape) for shape in shapes))
+    total = kept(method.sparsity(0), sum(method.view.units(shape) for shape in shapes))
     share = method.share if distribution is None else distributions.by_name(distribution)
-    counts = share(shapes, total, generator)
-    if method.start is None:
-        fresh = [Topology.random(s, n, generator=generator) for s, n in zip(shapes, counts, strict=True)]
-    else:
+    if method.start is not None:
         _check_data(method, batches, loss)
+        counts = share(shapes, total, generator)
         network = Network(
             model, dense, counts, method.view, method.min_per_layer, batches or (), cast(Loss, loss), generator
         )
@@ -137,6 +140,11 @@ def _patterns(
         for name, pattern in zip(dense, fresh, strict=True):
             if not pattern.nnz:
                 warnings.warn(f"layer collapse: {name} has no weight left; min_per_layer keeps some", stacklevel=3)
+    elif method.storage == "nonzeros":
+        counts = share(shapes, total, generator)
+        fresh = [Topology.random(s, n, generator=generator) for s, n in zip(shapes, counts, strict=True)]
+    else:
+        fresh = [Topology.from_mask(torch.ones(shape, dtype=torch.bool)) for shape in shapes]
     by_name = dict(zip(dense, fresh, strict=True))
     return [layer.topology if isinstance(layer, PatternLayer) else by_name[name] for name, layer in layers.items()]
 

@@ -1,4 +1,4 @@
-"""One change of pattern over all layers: drop, grow, rewire."""
+"""One change of pattern over all layers: what is dropped and grown, or the masks of dense weights."""
 
 import warnings
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from ..topology import kept
 from .distributions import apportion
 from .method import Method
 from .passes import ArmedStep
-from .site import Site
+from .site import LayerSite, Site
 
 Plan = list[tuple[Tensor, Tensor]]
 
@@ -42,6 +42,25 @@ def plan(method: Method, sites: Sequence[Site], step: int, generator: torch.Gene
     return list(zip(keep, grow, strict=True))
 
 
+def masks(
+    method: Method, sites: Sequence[LayerSite], step: int, generator: torch.Generator, held: bool
+) -> list[Tensor] | None:
+    """Which weights of each site take part from `step` on, where pruned ones are kept: bool of the weights' shapes;
+    None if that does not change.
+
+    Raises:
+        ValueError: a score is NaN.
+    """
+    own = method.rule.masks(sites, step, held)
+    if own is not None or held:
+        return own
+    shapes = [site.shape for site in sites]
+    total = kept(method.sparsity(step), sum(method.view.units(shape) for shape in shapes))
+    counts = method.share(shapes, total, generator) if method.view.per_layer else _sum_first(total, len(sites))
+    marks = method.view.largest([method.drop(site) for site in sites], counts, method.min_per_layer)
+    return [method.view.weights(mark, shape) for mark, shape in zip(marks, shapes, strict=True)]
+
+
 def _targets(method: Method, sites: Sequence[Site], step: int, generator: torch.Generator) -> list[int]:
     """Active weights of each site after the change; over the network only the sum counts."""
     current = [site.nnz for site in sites]
@@ -50,7 +69,7 @@ def _targets(method: Method, sites: Sequence[Site], step: int, generator: torch.
     total = kept(method.sparsity(step), sum(site.size for site in sites))
     if not method.view.per_layer:
         return _sum_first(total, len(sites))
-    shapes = [site.module.weight_shape for site in sites]
+    shapes = [site.shape for site in sites]
     targets = method.share(shapes, total, generator)
     return targets if method.grow is not None else apportion(targets, current, total)  # no layer gains weights
 
@@ -75,7 +94,7 @@ def _sum_first(total: int, sites: int) -> list[int]:
 
 
 def _keep(method: Method, sites: Sequence[Site], targets: Sequence[int], counts: Sequence[int]) -> list[Tensor]:
-    scores = [method.drop(site.weight, site.grad) for site in sites]
+    scores = [method.drop(site) for site in sites]
     keep = [target - count for target, count in zip(targets, counts, strict=True)]
     return method.view.largest(scores, keep, method.min_per_layer)
 
@@ -106,7 +125,7 @@ def _revive(site: Site, keep: Tensor, grow: Tensor) -> Tensor:
     return grow[~old]
 
 
-def warn_of_collapse(sites: Sequence[Site]) -> None:
+def warn_of_collapse(sites: Sequence[LayerSite]) -> None:
     for site in sites:
         if site.nnz == 0:
             warnings.warn(f"layer collapse: {site.name} has no weight left; min_per_layer keeps some", stacklevel=4)

@@ -1,23 +1,36 @@
 """Over which weights a choice is made: those of the whole network at once, or those of each layer."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 
 import torch
 from torch import Tensor
 
 from .. import ops
 
-Select = Callable[[Sequence[Tensor], Sequence[int]], list[Tensor]]
-
 
 @dataclass(frozen=True)
 class View:
     """`largest(scores, counts)`: bool tensors that mark exactly `sum(counts)` of the highest scores; of equal ones
-    the lower flat index in the order of the layers is taken. `per_layer`: each layer has its own count."""
+    the lower flat index in the order of the layers is taken.
+
+    Attributes:
+        per_layer: each layer has its own count.
+        filters: what is counted, scored and marked is not a weight but an output channel with all its weights.
+    """
 
     name: str
     per_layer: bool
+    filters: bool = False
+
+    def units(self, shape: Sequence[int]) -> int:
+        """How many things there are to choose from in a weight of this shape."""
+        return shape[0] if self.filters else prod(shape)
+
+    def weights(self, marks: Tensor, shape: Sequence[int]) -> Tensor:
+        """The weights, a bool tensor of `shape`, that belong to the marked units."""
+        return marks.reshape(-1, *[1] * (len(shape) - 1)).expand(*shape) if self.filters else marks.reshape(*shape)
 
     def largest(self, scores: Sequence[Tensor], counts: Sequence[int], minimum: int = 0) -> list[Tensor]:
         """
@@ -41,3 +54,4 @@ def _protect(scores: Tensor, minimum: int) -> Tensor:
 
 network = View("network", per_layer=False)
 layer = View("layer", per_layer=True)
+filters = View("filters", per_layer=False, filters=True)

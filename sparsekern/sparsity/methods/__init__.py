@@ -5,16 +5,22 @@ the options are the paper's hyperparameters with the paper's defaults. `total_st
 """
 
 from .before import dense, magnitude_init, random, snip
+from .dpf import dpf, dpf_filter, dpf_layerwise
 from .dynamic import gmp, rigl, set
 from .grasp import grasp_abs
 from .gse import gse_grabo, gse_graest, gse_random, gse_synflow
+from .optg import optg
 from .prospr import prospr, prospr_channel, prospr_first_order
 from .registry import describe, get, names
+from .snr import snr, snr_frozen
 from .synflow import synflow
 
 __all__ = [
     "dense",
     "describe",
+    "dpf",
+    "dpf_filter",
+    "dpf_layerwise",
     "get",
     "gmp",
     "grasp_abs",
@@ -24,6 +30,7 @@ __all__ = [
     "gse_synflow",
     "magnitude_init",
     "names",
+    "optg",
     "prospr",
     "prospr_channel",
     "prospr_first_order",
@@ -31,5 +38,7 @@ __all__ = [
     "rigl",
     "set",
     "snip",
+    "snr",
+    "snr_frozen",
     "synflow",
 ]

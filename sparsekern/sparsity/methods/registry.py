@@ -96,3 +96,9 @@ def epoch_of(name: str, steps_per_epoch: int | None) -> int:
     if steps_per_epoch is None or steps_per_epoch < 1:
         raise ValueError(f"{name} counts in epochs and needs steps_per_epoch, got {steps_per_epoch}")
     return steps_per_epoch
+
+
+def epochs_of(name: str, total_steps: int | None, steps_per_epoch: int | None) -> tuple[int, int, int]:
+    """Steps, steps of an epoch, and epochs of the run."""
+    steps, period = steps_of(name, total_steps), epoch_of(name, steps_per_epoch)
+    return steps, period, max(1, round(steps / period))

@@ -1,0 +1,193 @@
+"""Layers with a dense master weight, as methods see them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..nn import MaskedLayer, SparseLayer
+from ..nn.masked import signature
+from ..topology import Topology
+from . import parallel
+from .carry import replace_parameter
+from .site import LayerSite, Site
+
+
+class MasterSite(LayerSite[MaskedLayer]):
+    """A layer whose pattern is a mask: no change of pattern moves a weight or its optimizer state. Scores run over all
+    weights."""
+
+    def __init__(self, name: str, module: MaskedLayer) -> None:
+        super().__init__(name, module)
+        self._master = module.weight
+
+    @property
+    def weight(self) -> Tensor:
+        """The dense weight."""
+        return self.module.weight.detach()
+
+    @property
+    def grad(self) -> Tensor | None:
+        return self.module.weight.grad
+
+    @property
+    def error(self) -> float:
+        """|w - m w|^2 / |w|^2, the share of the weight that the mask hides (DPF, delta_t)."""
+        weight = self.weight.double()
+        total = weight.square().sum()
+        active = self.module.active_weight(self.weight).double().square().sum()
+        return float((1 - active / total).clamp(min=0)) if total > 0 else 0.0
+
+    def remask(
+        self, mask: Tensor, capacity: int, optimizer: torch.optim.Optimizer, followers: Sequence[MaskedLayer]
+    ) -> bool:
+        """Makes `mask`, bool of the weight's shape, the pattern, with room for `capacity` weights if it has not enough
+        or far too much now. Returns whether the capacity changed."""
+        old = self.active
+        self.check_followers(followers)
+        coordinates, common = compare(mask, old)
+        if not common == old.nnz == coordinates.numel():
+            capacity = room(coordinates.numel(), capacity, old)
+            topology = Topology.from_coordinates(coordinates, self.shape, capacity=capacity)
+            for layer in (self.module, *followers):
+                layer.set_topology(topology)
+        self.note_change(old.nnz, common)
+        return self.active.capacity != old.capacity
+
+    def forget(self) -> None:
+        super().forget()
+        self.module.forget()
+
+    def gradient_and_moment(self) -> tuple[Tensor, Tensor, int]:
+        """As `LayerSite`; if the gradient was scaled after the backward pass (clipped, unscaled), so is the moment."""
+        layer, gradient = self.module, self.module.weight.grad
+        if gradient is None or layer.moment is None or layer.signature is None:
+            raise RuntimeError(f"{self.name} recorded no moment of its gradient in this step")
+        recorded = parallel.mean(layer.signature)
+        scale = (signature(gradient) / recorded if recorded else 1.0) / parallel.ranks()
+        moment, samples = parallel.total(layer.moment) * scale**2, layer.samples * parallel.ranks()
+        layer.forget()
+        return gradient, moment, samples
+
+    def measures(self) -> dict[str, float]:
+        return {**self.facts, "error": self.error}
+
+    def check_loaded(self, optimizer: torch.optim.Optimizer) -> None:
+        if not isinstance(self.module, MaskedLayer):
+            raise RuntimeError(
+                f"{self.name} got its nonzeros only from a state dict, but the optimizer holds its dense weight: load "
+                "the state of the Sparsifier, too"
+            )
+
+    @torch.no_grad()
+    def settle(self, optimizer: torch.optim.Optimizer, followers: Sequence[MaskedLayer]) -> Site:
+        """Sheds what is absent, in the layer and in the optimizer."""
+        for layer in (self.module, *followers):
+            if isinstance(layer, MaskedLayer):  # otherwise a state dict has done it
+                layer.shed()
+        state = {
+            key: self.active.gather(tensor)
+            for key, tensor in optimizer.state.get(self._master, {}).items()
+            if isinstance(tensor, Tensor) and tensor.shape == self.shape
+        }
+        replace_parameter(optimizer, self._master, self.parameter, state)
+        return settled(self)
+
+
+class ParkedSite(Site):
+    """A layer that holds its nonzeros only, whose pruned weights lie aside with their optimizer state, frozen, and may
+    come back as they were (SNR, section 5.3). Scores run over all weights, as those of a master."""
+
+    def __init__(self, name: str, module: SparseLayer) -> None:
+        super().__init__(name, module)
+        self.parked: dict[str, Tensor] = {}
+
+    def gradient_and_moment(self) -> tuple[Tensor, Tensor, int]:
+        gradient, moment, samples = self.probe.gradient_and_moment()
+        ranks = parallel.ranks()
+        return parallel.mean(gradient), parallel.total(moment) / ranks**2, samples * ranks
+
+    @property
+    def weight(self) -> Tensor:
+        """The dense weight, pruned entries as they were."""
+        return self._park("weight", self.module.values.detach())
+
+    def _park(self, name: str, values: Tensor) -> Tensor:
+        """Puts the active values `[capacity]` beside the parked ones, and returns all of them, `shape`."""
+        if name not in self.parked:
+            self.parked[name] = values.new_zeros(self.shape)
+        dense, active = self.parked[name], self.active
+        dense.view(-1)[active.coordinates()] = active.to_csr(values)
+        return dense
+
+    @torch.no_grad()
+    def remask(
+        self, mask: Tensor, capacity: int, optimizer: torch.optim.Optimizer, followers: Sequence[SparseLayer]
+    ) -> bool:
+        """As `MasterSite.remask`."""
+        old, parameter = self.active, self.module.values
+        self.check_followers(followers)
+        coordinates, common = compare(mask, old)
+        if common == old.nnz == coordinates.numel():
+            self.note_change(old.nnz, common)
+            return False
+        topology = Topology.from_coordinates(coordinates, self.shape, capacity=room(coordinates.numel(), capacity, old))
+        state = {
+            key: topology.gather(self._park(f"state {key}", tensor))
+            for key, tensor in optimizer.state.get(parameter, {}).items()
+            if isinstance(tensor, Tensor) and tensor.shape == parameter.shape
+        }
+        dense = self.weight
+        for follower in followers:
+            own = dense.clone()
+            own.view(-1)[old.coordinates()] = old.to_csr(follower.values)
+            install(follower, topology, own)
+        install(self.module, topology, dense)
+        if self.module.values is parameter:
+            for key, tensor in state.items():
+                optimizer.state[parameter][key].copy_(tensor)
+        else:
+            replace_parameter(optimizer, parameter, self.module.values, state)
+        self.note_change(old.nnz, common)
+        return topology.capacity != old.capacity
+
+    def settle(self, optimizer: torch.optim.Optimizer, followers: Sequence[SparseLayer]) -> Site:
+        return settled(self)
+
+    def state(self) -> dict[str, Any]:
+        return {**super().state(), "parked": self.parked}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        super().load_state(state)
+        device = self.parameter.device
+        self.parked = {name: tensor.to(device, copy=True) for name, tensor in state["parked"].items()}
+
+
+def settled(site: LayerSite) -> Site:
+    """The site of a layer that has become one of nonzeros."""
+    new = Site(site.name, site.module)
+    new.first, new.changes, new.facts = site.first, site.changes, site.facts
+    return new
+
+
+def install(layer: SparseLayer, topology: Topology, dense: Tensor) -> None:
+    """Gives a layer a pattern and the entries of `dense` there."""
+    old, values = layer.values, topology.gather(dense)
+    if values.shape == old.shape:
+        old.copy_(values)
+        old.grad = None
+    else:
+        layer.values = nn.Parameter(values, requires_grad=old.requires_grad)
+    layer.set_topology(topology)
+
+
+def compare(mask: Tensor, old: Topology) -> tuple[Tensor, int]:
+    """The flat coordinates of a mask, and how many of them a pattern has."""
+    flat = mask.reshape(-1)
+    return flat.nonzero().flatten(), int(flat[old.coordinates()].sum())
+
+
+def room(nnz: int, capacity: int, old: Topology) -> int:
+    """The capacity of the next pattern: that of the last one unless it is too small or more than twice `capacity`."""
+    return old.capacity if nnz <= old.capacity <= 2 * capacity else capacity

@@ -1,0 +1,94 @@
+"""Optimizing Gradient-driven Criteria in Network Sparsity: Gradient is All You Need (Zhang et al.)."""
+
+from torch import Tensor
+
+from ... import ops
+from .. import criteria, scopes, views
+from ..distributions import by_name
+from ..method import Method
+from ..rule import Rule
+from ..schedules import Cadence, Schedule, sigmoid
+from ..site import LayerSite
+from .registry import Entry, epochs_of, listed
+
+
+class ScoreOptimizer(Rule):
+    """The optimizer of the scores q: SGD with momentum and gradient G * w at every entry, where G is the gradient of
+    the masked weight. Then the weight's own gradient becomes m * G."""
+
+    def __init__(self, progress: Schedule, momentum: float) -> None:
+        self.progress, self.momentum = progress, momentum
+
+    def begin(self, site: LayerSite) -> dict[str, Tensor]:
+        score = site.parameter.detach().new_zeros(site.shape)
+        return {"score": score, "momentum": score.clone()}
+
+    def follow(self, site: LayerSite, step: int, lr: float) -> None:
+        gradient = site.grad
+        if gradient is None:
+            return
+        ops.score_step(
+            site.tracked["score"],
+            site.tracked["momentum"],
+            gradient,
+            site.weight,
+            site.active.row_ptr,
+            site.active.col,
+            lr=lr * self.progress(step),
+            momentum=self.momentum,
+        )
+
+
+@listed(
+    Entry(
+        "OptG",
+        "Zhang et al., arXiv 2201.12826",
+        2022,
+        storage="dense weight and score",
+        changes="every epoch",
+        gradient="dense",
+    )
+)
+def optg(
+    sparsity: float,
+    total_steps: int | None = None,
+    steps_per_epoch: int | None = None,
+    *,
+    steepness: float | None = None,
+    momentum: float = 0.9,
+    share: str = "global",
+) -> Method:
+    """OptG: scores accumulate -dL/dw * w, the supermask's gradient, while the weights train.
+
+    In epoch k of tau the sparsity is P_k = s / (1 + exp(-alpha (k - tau / 2))); at its start the weights of the
+    smallest scores q are masked, over the network. In each step, with G the dense gradient of the masked weight m w:
+    q <- SGD(q, G w) at every entry, with momentum, no decay, and learning rate lr P_k / s; and w <- opt(w, m G). So a
+    pruned weight keeps its value (but for the optimizer's weight decay and momentum) and its score goes on learning;
+    a revived one goes on from there. The signs are those of eq. 10 and of the code; parts of the text have them
+    reversed. All linear layers and convolutions are pruned, the classifier too.
+
+    Args:
+        steepness: alpha; by default 80 / tau, the paper's 0.5 at its 160 epochs (its code has 1). The last epoch has
+            exactly s, which the paper's formula only approaches.
+        momentum: of the scores.
+        share: "global" compares scores over the network; "uniform" and "erk" fix the layers' sparsities (the paper's
+            ablations).
+    """
+    steps, period, epochs = epochs_of("optg", total_steps, steps_per_epoch)
+    if steepness is not None and steepness <= 0:
+        raise ValueError(f"steepness must be above 0, got {steepness}")
+    if not 0 <= momentum < 1:
+        raise ValueError(f"momentum must lie in [0, 1), got {momentum}")
+    alpha = 80 / epochs if steepness is None else steepness
+    return Method(
+        "optg",
+        sigmoid(sparsity, epochs, alpha, period),
+        Cadence(period, start=0, stop=steps - 1),
+        storage="master",
+        scope=scopes.everything,
+        drop=criteria.tracked("score"),
+        view=views.network if share == "global" else views.layer,
+        share=by_name("uniform" if share == "global" else share),
+        update="before",
+        rule=ScoreOptimizer(sigmoid(1.0, epochs, alpha, period), momentum),
+    )

@@ -1,0 +1,222 @@
+"""Dynamic Pruning of a Neural Network via Gradient Signal-to-Noise Ratio (Siems, Klein, Archambeau, Mahsereci)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from ... import ops
+from .. import scopes, views
+from ..method import Method
+from ..rule import Rule
+from ..schedules import Cadence, constant
+from ..site import LayerSite
+from .registry import Entry, epochs_of, listed
+
+Criterion = Literal["both", "snr", "magnitude"]
+Hold = Literal["best", "last", "never"]
+SUBJECT = "Siems, Klein, Archambeau, Mahsereci, ICML workshop"
+
+
+@dataclass(frozen=True)
+class SignalToNoise(Rule):
+    """r, the running signal-to-noise ratio of every weight's gradient, and the masks it makes."""
+
+    decay: float
+    refresh: int
+    criterion: Criterion
+    hold: Hold
+    unprune: bool
+
+    @property
+    def needs_loss(self) -> bool:
+        return self.hold != "never"
+
+    def wants_moment(self, step: int) -> bool:
+        return step % self.refresh == 0
+
+    def begin(self, site: LayerSite) -> dict[str, Tensor]:
+        weight = site.parameter
+        dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
+        zeros = torch.zeros(site.shape, dtype=dtype, device=weight.device)
+        return {"ratio": zeros, "updates": torch.zeros((), dtype=torch.int64)}
+
+    def follow(self, site: LayerSite, step: int, lr: float) -> None:
+        if self.wants_moment(step):
+            gradient, moment, samples = site.gradient_and_moment()
+            first = not site.tracked["updates"]
+            ops.snr_update(site.tracked["ratio"], gradient, moment, samples, self.decay**self.refresh, first)
+            site.tracked["updates"] += 1
+
+    def masks(self, sites: Sequence[LayerSite], step: int, held: bool) -> list[Tensor] | None:
+        if held and not self.unprune:
+            return None
+        informative = [site.tracked["ratio"] > 1 for site in sites]
+        kept = sum(int(mask.sum()) for mask in informative)
+        counts = [kept, *[0] * (len(sites) - 1)]
+        large = views.network.largest([site.weight.abs() for site in sites], counts)
+        for site, by_snr, by_magnitude in zip(sites, informative, large, strict=True):
+            site.facts = {
+                "snr_sparsity": 1 - float(by_snr.float().mean()),
+                "magnitude_sparsity": 1 - float(by_magnitude.float().mean()),
+            }
+        if self.criterion == "both":
+            masks = [a | b for a, b in zip(informative, large, strict=True)]
+        else:
+            masks = informative if self.criterion == "snr" else large
+        return [mask | site.active.mask() for mask, site in zip(masks, sites, strict=True)] if held else masks
+
+    def held(self, losses: Sequence[float]) -> bool:
+        if self.hold == "never" or len(losses) < 2:
+            return False
+        before = min(losses[:-1]) if self.hold == "best" else losses[-2]
+        return not losses[-1] <= before
+
+
+def _snr(
+    name: str,
+    storage: Literal["master", "parked"],
+    sparsity: float | None,
+    total_steps: int | None,
+    steps_per_epoch: int | None,
+    criterion: Criterion,
+    memory: float,
+    burn_in: int,
+    every: int,
+    hold: Hold,
+    unprune: bool,
+    refresh: int,
+    include_classifier: bool,
+) -> Method:
+    steps, period, _ = epochs_of(name, total_steps, steps_per_epoch)
+    for key, value, choices in (("criterion", criterion, get_args(Criterion)), ("hold", hold, get_args(Hold))):
+        if value not in choices:
+            raise ValueError(f"{key} must be one of {', '.join(choices)}, got {value!r}")
+    if not 0 < memory <= 1:
+        raise ValueError(f"memory must be a fraction of the run in (0, 1], got {memory}")
+    if burn_in < 0 or refresh < 1:
+        raise ValueError(f"burn_in must be at least 0 and refresh at least 1, got {burn_in} and {refresh}")
+    notes = (f"{name}: sparsity emerges; the given {sparsity:g} is not used",) if sparsity else ()
+    if refresh > 1:
+        notes += (f"{name}: r is refreshed every {refresh} steps, which the paper does not do",)
+    return Method(
+        name,
+        constant(0.0),
+        Cadence(every, start=burn_in * period + 1),
+        storage=storage,
+        scope=scopes.everything if include_classifier else scopes.without_classifier,
+        update="before",
+        rule=SignalToNoise(0.01 ** (1 / (memory * steps)), refresh, criterion, hold, unprune),
+        steps_per_epoch=period,
+        notes=notes,
+    )
+
+
+@listed(
+    Entry(
+        "SNR pruning",
+        SUBJECT,
+        2021,
+        storage="dense weight and ratio",
+        changes="every step after an epoch",
+        gradient="dense, and per-sample second moment",
+    )
+)
+def snr(
+    sparsity: float | None = None,
+    total_steps: int | None = None,
+    steps_per_epoch: int | None = None,
+    *,
+    criterion: Criterion = "both",
+    memory: float = 0.02,
+    burn_in: int = 1,
+    every: int = 1,
+    hold: Hold = "best",
+    unprune: bool = False,
+    refresh: int = 1,
+    include_classifier: bool = False,
+) -> Method:
+    """SNR: prunes weights that are small and whose gradient is noise; the sparsity emerges, `sparsity` is not used.
+
+    With a_n the share of sample n in the gradient of a weight at the masked weights, G = sum a_n and S = sum a_n^2 over
+    the B >= 2 samples of a batch, snr = G^2 (B - 1) / max(B S - G^2, 0), and r <- gamma r + (1 - gamma) snr. The mask
+    keeps a weight if r > 1 or if it is among the largest |w| of the network, as many as there are r > 1: it is pruned
+    only if both agree. All weights go on learning by the dense gradient (as in `dpf`). All linear layers and
+    convolutions but the last linear layer are pruned, which the paper leaves open. In batch norm, whose samples are
+    coupled, a_n is what row n of the batch contributes, given the gradients of its outputs.
+
+    The paper's (0.01)^-m for gamma exceeds 1; gamma solves gamma^m = 0.01. Its algorithm joins the masks of what is
+    kept by "and", its text those of what is pruned: the text is followed. Weight decay is the optimizer's and no part
+    of the gradient.
+
+    Args:
+        criterion: "both", or "snr" or "magnitude" alone (figure 3).
+        memory: r_m, the fraction of the run after which r has forgotten 99 %: m = r_m T.
+        burn_in: epochs without pruning.
+        every: p, steps between masks.
+        hold: the mask rests while the last epoch's training loss is above the "best" or the "last" before; "never".
+            Tell the epoch's loss by `Sparsifier.epoch_end`.
+        unprune: while the mask rests, weights may still return to it.
+        refresh: r is updated every so many steps, with gamma to that power: cheaper, and not in the paper.
+        include_classifier: prune the last linear layer, too.
+    """
+    return _snr(
+        "snr",
+        "master",
+        sparsity,
+        total_steps,
+        steps_per_epoch,
+        criterion,
+        memory,
+        burn_in,
+        every,
+        hold,
+        unprune,
+        refresh,
+        include_classifier,
+    )
+
+
+@listed(
+    Entry(
+        "SNR pruning, pruned weights frozen",
+        SUBJECT,
+        2021,
+        storage="nonzeros; pruned weights and ratio aside",
+        changes="every step after an epoch",
+        gradient="dense, and per-sample second moment",
+    )
+)
+def snr_frozen(
+    sparsity: float | None = None,
+    total_steps: int | None = None,
+    steps_per_epoch: int | None = None,
+    *,
+    criterion: Criterion = "both",
+    memory: float = 0.02,
+    burn_in: int = 1,
+    every: int = 1,
+    hold: Hold = "best",
+    unprune: bool = False,
+    refresh: int = 1,
+    include_classifier: bool = False,
+) -> Method:
+    """`snr` whose pruned weights rest (section 5.3): no gradient, decay or moment of the optimizer moves them, while
+    their r goes on. A weight that returns has the value and the optimizer state that it had. Options as in `snr`."""
+    return _snr(
+        "snr_frozen",
+        "parked",
+        sparsity,
+        total_steps,
+        steps_per_epoch,
+        criterion,
+        memory,
+        burn_in,
+        every,
+        hold,
+        unprune,
+        refresh,
+        include_classifier,
+    )

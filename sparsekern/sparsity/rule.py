@@ -1,0 +1,46 @@
+"""What a method does beyond the composition of its parts: numbers that it follows per weight, masks of its own."""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from .site import LayerSite
+
+
+class Rule:
+    """The part of a paper that has a file of its own. It has no state: numbers per weight live in `Site.tracked`, and
+    are saved there.
+
+    needs_loss: `held` looks at the training loss of every epoch (`Sparsifier.epoch_end`).
+    """
+
+    @property
+    def needs_loss(self) -> bool:
+        return False
+
+    def wants_moment(self, step: int) -> bool:
+        """Whether the layers compute the second moment of the per-sample gradients in this step."""
+        return False
+
+    def begin(self, site: LayerSite) -> dict[str, Tensor]:
+        """The numbers per weight before the first step, by name."""
+        return {}
+
+    def follow(self, site: LayerSite, step: int, lr: float) -> None:
+        """Updates `site.tracked` after the backward pass of a step, before the optimizer's; may change the gradient.
+
+        Args:
+            lr: learning rate of the weight in this step.
+        """
+
+    def held(self, losses: Sequence[float]) -> bool:
+        """Whether the pattern is to rest, given the mean training losses of the epochs so far."""
+        return False
+
+    def masks(self, sites: Sequence[LayerSite], step: int, held: bool) -> list[Tensor] | None:
+        """Which weights of each site take part from `step` on, bool of the weights' shapes. None: those that score
+        highest by the method's criterion or, if `held`, those that did before."""
+        return None
+
+
+NO_RULE = Rule()
