@@ -29,7 +29,9 @@ def layer_constants(layer: Any, value: Tensor) -> Tensor:
         varies |= value != 0
     constant = ~((weight != 0).any(3) & varies[:, None]).any(2)
     value = torch.where(varies, 0, value)
-    output = torch.einsum("goi,gi->go", weight.sum(3).double(), value).flatten()
+    output = torch.zeros(len(constant.flatten()), dtype=torch.float64, device=weight.device)
+    if value.any():
+        output += torch.einsum("goi,gi->go", weight.sum(3).double(), value).flatten()
     if layer.bias is not None:
         output += layer.bias.detach()
     return torch.where(constant.flatten(), output, torch.nan).cpu()

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from .constants import by_channel, zero_bordered
 from .convert import densify
 from .flow import Flow, flow
+from .graph import evaluating, trace
 
 
 def shrink(model: nn.Module, example: Tensor | tuple[Any, ...]) -> nn.Module:
@@ -32,12 +33,17 @@ def shrink(model: nn.Module, example: Tensor | tuple[Any, ...]) -> nn.Module:
         example: an input, or a tuple of the inputs, with a batch dimension; one or two samples will do.
 
     Raises:
-        ValueError: `torch.fx` cannot trace the model, or `example` is no input of it, or the network without the
-            channels computes something else, which happens where code states a number of channels.
+        ValueError: `torch.fx` cannot trace the model, or `example` is no input of it; the model calls some layers in
+            training only, as auxiliary classifiers; or the network without the channels computes something else, which
+            happens where code states a number of channels.
     """
     code = "the model's forward seems to depend on the number of channels of a layer"
     small = densify(copy.deepcopy(model))
     found = flow(small, example, constant=True)
+    if layers := trained_only(small, found):
+        raise ValueError(
+            f"{', '.join(layers)} would keep reading what is removed: called in training only; take them off"
+        )
     expected = found.output
     while remove(found):
         try:
@@ -47,6 +53,17 @@ def shrink(model: nn.Module, example: Tensor | tuple[Any, ...]) -> nn.Module:
     if not same(found.output, expected):
         raise ValueError(f"{code}: without the channels that are pruned, the model's output is another")
     return small
+
+
+def trained_only(model: nn.Module, found: Flow) -> list[str]:
+    """The names of the layers that the model calls in training, but not in evaluation mode."""
+    idle = found.rows.keys() - found.columns.keys()
+    if not idle:
+        return []
+    with evaluating(model):
+        traced = trace(model.train())
+    called = {traced.get_submodule(str(n.target)) for n in traced.graph.nodes if n.op == "call_module"}
+    return [name for name, module in model.named_modules() if module in idle & called]
 
 
 @torch.no_grad()

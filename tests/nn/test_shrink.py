@@ -237,6 +237,20 @@ def test_numbers_of_channels_in_code_are_an_error() -> None:
             sk.shrink(model, torch.randn(*EXAMPLE, dtype=torch.float64))
 
 
+def test_layers_called_in_training_only_are_an_error() -> None:
+    def with_head(self: Any, x: Tensor) -> Any:
+        x = F.relu(self.a(x))
+        return (self.b(x), self.aux(x)) if self.training else self.b(x)
+
+    model = randomised(Functional(with_head, a=conv(3, 4), b=conv(4, 2), aux=conv(4, 2)))
+    zero(model.a, 1, bias=-1.0)
+    example = torch.randn(*EXAMPLE, dtype=torch.float64)
+    with pytest.raises(ValueError, match="aux would keep reading what is removed"):
+        sk.shrink(model, example)
+    model.function = lambda self, x: self.b(F.relu(self.a(x)))  # never called
+    assert sk.shrink(model, example).a.out_channels == 3
+
+
 def test_errors() -> None:
     model = MODELS["vgg"]()
     with pytest.raises(ValueError, match="cannot be called with this example"):
