@@ -18,7 +18,7 @@ from .registry import Entry, listed
 
 
 def _entry(title: str) -> Entry:
-    paper = "Alizadeh, Tailor, Zintgraf, van Amersfoort, Farquhar, Lane, Gal, ICLR"
+    paper = "Alizadeh et al., ICLR"
     gradient = "dense, through training steps, once before"
     return Entry(title, paper, 2022, "nonzeros", "never", gradient, needs_batches=True)
 
