@@ -31,6 +31,7 @@ def test_a_float_gives_an_exact_static_random_pattern_on_the_weights() -> None:
     ("name", "options"),
     [
         ("gse_grabo", {}),
+        ("gse_graest", {"initialize": "evci"}),
         ("random", {"initialize": "fan_in"}),
         ("set", {"initialize": "fan_in", "every": 1, "share": "uniform"}),
         ("rigl", {"initialize": "fan_in"}),
@@ -40,7 +41,11 @@ def test_weights_drawn_for_the_fan_in(name: str, options: dict) -> None:
     torch.manual_seed(0)
     model = sk.sparsify(nn.Linear(500, 400), sk.methods.get(name)(sparsity=0.9, total_steps=100, **options))
     fan_in = model.row_ptr.diff().repeat_interleave(model.row_ptr.diff())
-    assert float((model.values.detach()[: fan_in.numel()] * fan_in.sqrt()).var()) == pytest.approx(1, rel=0.05)
+    assert fan_in.numel() == 20000
+    drawn = model.values.detach()[: fan_in.numel()] * fan_in.sqrt()
+    variance = 2 if options.get("initialize") == "evci" else 1
+    assert float(drawn.var()) == pytest.approx(variance, rel=0.03)
+    assert float(drawn.abs().max()) == pytest.approx((3 * variance) ** 0.5, rel=0.01)  # uniform
     with pytest.raises(ValueError, match="initialize must be"):
         sk.methods.get(name)(sparsity=0.9, total_steps=100, **options | {"initialize": "orthogonal"})
 
