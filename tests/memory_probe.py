@@ -33,9 +33,9 @@ def huge_layer() -> None:
         raise SystemExit(f"expected a change of pattern and 4294968 weights, got {optimizer.report()}")
 
 
-def huge_convolution() -> None:
+def huge_convolution(name: str = "gse_grabo") -> None:
     """4096 x 4096 x 3 x 3 at 99.9 %, where dense weight, gradient and momentum take 1.8 GB."""
-    method = sk.methods.gse_grabo(sparsity=0.999, total_steps=4, every=1, stop=1.0)
+    method = sk.methods.get(name)(sparsity=0.999, total_steps=4, every=1, stop=1.0)
     model = sk.sparsify(sk.SparseConv2d(4096, 4096, 3, padding=1, sparsity=0.999), method)
     optimizer = sk.Sparsifier(model, torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9), method)
     rewired = 0
@@ -64,6 +64,8 @@ def huge_topology(shuffled: bool | None = None) -> None:
 WORKLOADS: dict[str, Callable[[], None]] = {
     "huge_layer": huge_layer,
     "huge_convolution": huge_convolution,
+    "gse_synflow": lambda: huge_convolution("gse_synflow"),
+    "gse_graest": lambda: huge_convolution("gse_graest"),
     "random": huge_topology,
     "ascending": lambda: huge_topology(False),
     "shuffled": lambda: huge_topology(True),
