@@ -26,6 +26,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "rigl": {"every": 5},
     "gmp": {"every": 5},
     **{name: {"every": 5, "stop": 1.0} for name in ("gse_random", "gse_synflow", "gse_grabo", "gse_graest")},
+    "gse_graest, two batches": {"every": 5, "stop": 1.0, "batches": 2},
     "dpf": {"every": 4, "finetune": 1},
     "dpf_layerwise": {"every": 4},
     "dpf_filter": {"every": 4},
@@ -38,10 +39,11 @@ STEPS, EPOCH = 20, 5
 
 def make(name: str, **options: Any) -> sk.Method:
     options = {**OPTIONS.get(name, {}), **options}
-    return sk.methods.get(name)(sparsity=0.7, total_steps=STEPS, steps_per_epoch=EPOCH, **options)
+    return sk.methods.get(name.partition(",")[0])(sparsity=0.7, total_steps=STEPS, steps_per_epoch=EPOCH, **options)
 
 
-SPARSE = [name for name in sk.methods.names() if name != "dense"]
+NAMES = [*sk.methods.names(), "gse_graest, two batches"]
+SPARSE = [name for name in NAMES if name != "dense"]
 NONZEROS = [name for name in SPARSE if make(name).storage == "nonzeros"]
 KINDS = ("linear", "conv")
 CONV = [("conv", "momentum"), ("conv", "adamw-fused")]
@@ -68,7 +70,8 @@ def prepare(
     torch.manual_seed(seed)
     method, data = make(name), batches(kind, 4)
     model = sk.sparsify(network(kind), method, batches=data, loss=nn.functional.cross_entropy, backend=backend)
-    return model, sk.Sparsifier(model, build(model.parameters()), method)
+    growth: dict[str, Any] = {"batches": data, "loss": nn.functional.cross_entropy}
+    return model, sk.Sparsifier(model, build(model.parameters()), method, **growth)
 
 
 def step(model: nn.Module, optimizer: Any, batch: tuple[Tensor, Tensor]) -> Tensor:

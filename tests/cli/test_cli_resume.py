@@ -21,6 +21,7 @@ FLAGS = ["--model", "lenet300", "--width", "0.2", "--threads", "1", "--epochs", 
 CASES = {
     "rigl": ["--method", "rigl", "--set", "every=5", "--schedule", "cosine"],
     "gse_grabo": ["--method", "gse_grabo", "--set", "every=5", "--nesterov"],
+    "gse_synflow, two batches": ["--method", "gse_synflow", "--set", "every=5", "--set", "batches=2"],
     "gmp": ["--method", "gmp", "--optimizer", "adam"],
     "snip": ["--method", "snip", "--schedule", "step", "--milestones", "2,3"],
     "masked": ["--method", "set", "--backend", "masked", "--warmup", "2"],
@@ -155,3 +156,8 @@ def test_cosine_ends_at_the_final_learning_rate(capsys: pytest.CaptureFixture):
     assert learning_rate({key: config[key] for key in config if key != "final_lr"}, 40, 10) == 0
     assert main(["train", "--final-lr", "0.1"]) == 2
     assert "--schedule cosine" in capsys.readouterr().err
+
+
+def test_more_growth_batches_than_an_epoch_has(tmp_path: Path, capsys: pytest.CaptureFixture):
+    assert main(["train", *FLAGS, "--method", "gse_grabo", "--set", "batches=50", "--out", str(tmp_path / "run")]) == 2
+    assert "batches=50 is more than the 12 batches of an epoch" in capsys.readouterr().err

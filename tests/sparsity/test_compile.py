@@ -30,6 +30,26 @@ def _setup(total_steps: int) -> tuple[nn.Module, sk.Sparsifier]:
     return model, sk.Sparsifier(model, torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9), method)
 
 
+@pytest.mark.parametrize(("name", "batches"), [("gse_synflow", 1), ("gse_graest", 2)])
+def test_growth_looks_at_a_compiled_model(name: str, batches: int) -> None:
+    """The Sparsifier is given the compiled model, and runs it eagerly."""
+    torch._dynamo.reset()
+    counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
+    method = sk.methods.get(name)(sparsity=0.8, total_steps=10, every=2, stop=1.0, batches=batches)
+    model = torch.compile(sk.sparsify(_model(), method), backend=counter, fullgraph=True)
+    x, y = torch.randn(16, 24), torch.randint(4, (16,))
+    inner = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    optimizer = sk.Sparsifier(model, inner, method, batches=[(x, y)] * 2, loss=nn.functional.cross_entropy)
+    changes = 0
+    for _ in range(10):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(x), y).backward()
+        optimizer.step()
+        changes += optimizer.rewired
+    assert changes >= 3
+    assert counter.frame_count <= 2
+
+
 def test_twelve_changes_compile_at_most_twice() -> None:
     torch._dynamo.reset()
     counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")

@@ -10,6 +10,7 @@ from trajectories import (
     CONV,
     EMERGENT,
     KINDS,
+    NAMES,
     NONZEROS,
     OPTIMIZERS,
     OPTIONS,
@@ -125,7 +126,7 @@ def test_sparsity_is_exact_and_runs_are_deterministic(name: str, kind: str) -> N
 @pytest.mark.parametrize(
     ("kind", "optimizer"), [*(("linear", name) for name in ("momentum", "adam-foreach", "amsgrad")), CONV[0]]
 )
-@pytest.mark.parametrize("name", sk.methods.names())
+@pytest.mark.parametrize("name", NAMES)
 def test_resume_in_the_middle_is_bit_for_bit(name: str, kind: str, optimizer: str) -> None:
     data = batches(kind)
     model, sparsifier = prepare(kind, name, OPTIMIZERS[optimizer])
