@@ -1,0 +1,108 @@
+"""The papers' settings by name, and how they mix with flags."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from sparsekern import methods
+from sparsekern.cli import compare, main, models, options, recipes
+from sparsekern.cli.data import DATA
+from sparsekern.cli.errors import UsageError
+
+
+@pytest.mark.parametrize("name", recipes.names())
+def test_every_recipe_resolves(name: str):
+    recipe = recipes.read(name)
+    assert set(recipe) == {"source", "flags", "notes"}
+    flags = recipe["flags"]
+    assert {"method", "data", "model", "epochs", "batch_size", "lr", "weight_decay", "schedule"} <= flags.keys()
+    assert flags.keys() <= options.DEFAULTS.keys()
+    config = options.resolve(recipes.apply({"recipe": name}))
+    assert flags == {key: config[key] for key in flags}
+    assert all(epoch < config["epochs"] for epoch in config["milestones"])
+    assert config["data"] in DATA
+    models.check(config["model"])
+    steps = {"total_steps": 391 * config["epochs"], "steps_per_epoch": 391}
+    method = methods.get(config["method"])(sparsity=config["sparsity"], **steps, **config["set"])
+    assert method.name == config["method"]
+    json.dumps(config)
+
+
+def test_flags_stand_above_the_recipe():
+    given = {"recipe": "dpf-resnet20", "lr": 0.1, "data": "imagefolder", "seed": 3}
+    flags = recipes.apply(given)
+    assert (flags["lr"], flags["data"], flags["seed"]) == (0.1, "imagefolder", 3)
+    assert (flags["method"], flags["sparsity"], flags["milestones"]) == ("dpf", 0.9, [150, 225])
+    assert given["recipe"] == "dpf-resnet20"
+    assert recipes.apply({"lr": 0.1}) == {"lr": 0.1}
+
+
+@pytest.mark.parametrize(("epochs", "milestones"), [(300, [150, 225]), (8, [4, 6]), (600, [300, 450]), (1, [1, 1])])
+def test_milestones_scale_with_the_epochs(epochs: int, milestones: list[int]):
+    assert recipes.apply({"recipe": "dpf-resnet20", "epochs": epochs})["milestones"] == milestones
+    own = recipes.apply({"recipe": "dpf-resnet20", "epochs": epochs, "milestones": [2]})
+    assert own["milestones"] == [2]
+
+
+def test_what_belongs_to_a_flag_leaves_with_it():
+    cosine = recipes.apply({"recipe": "dpf-resnet20", "schedule": "cosine"})
+    assert not {"milestones", "gamma"} & cosine.keys()
+    adam = recipes.apply({"recipe": "dpf-resnet20", "optimizer": "adam"})
+    assert not {"lr", "momentum", "nesterov"} & adam.keys()
+    assert recipes.apply({"recipe": "snr-mnist", "optimizer": "adam"})["lr"] == 0.01
+    assert "sparsity" not in recipes.apply({"recipe": "dpf-resnet20", "method": "dense"})
+
+
+def test_options_of_the_method_add_up_and_leave_with_it():
+    name, own = "dpf-wrn28-2", ("stop", 0.6)
+    assert recipes.apply({"recipe": name})["set"] == [own]
+    assert recipes.apply({"recipe": name, "set": [("every", 4)]})["set"] == [own, ("every", 4)]
+    assert recipes.apply({"recipe": name, "set": [("stop", 0.5)]})["set"] == [("stop", 0.5)]
+    assert "set" not in recipes.apply({"recipe": name, "method": "rigl"})
+
+
+def test_compare_takes_a_recipe_for_its_grid(tmp_path: Path):
+    grid = {"methods": ["dense", "rigl", "dpf"], "sparsities": [0.8], "seeds": [0], "backends": ["auto"]}
+    flags = recipes.apply({"recipe": "dpf-wrn28-2", "epochs": 20}, grid["methods"])
+    cells = compare._cells(grid, flags, flags.pop("set"), tmp_path)
+    assert [cell.config["set"] for cell in cells] == [{}, {}, {"stop": 0.6}]
+    assert [cell.config["sparsity"] for cell in cells] == [0.0, 0.8, 0.8]
+    assert all(cell.config["milestones"] == [6, 12, 16] for cell in cells)
+    assert "set" not in recipes.apply({"recipe": "dpf-wrn28-2"}, ["rigl"])
+
+
+def test_list_and_unknown_names(capsys: pytest.CaptureFixture):
+    assert main(["train", "--recipe", "list"]) == 0
+    out = capsys.readouterr().out
+    assert all(name in out for name in recipes.names())
+    assert "--milestones 150,225" in out
+    with pytest.raises(UsageError, match="did you mean dpf-resnet20"):
+        recipes.read("dpf-resnet2")
+
+
+def test_a_run_keeps_plain_values_and_resumes_without_the_recipe(tmp_path: Path, capsys: pytest.CaptureFixture):
+    small = ["--data", "digits", "--model", "lenet300", "--epochs", "2", "--threads", "1", "--set", "every=5"]
+    out = ["--out", str(tmp_path)]
+    assert main(["train", "--recipe", "grabo-resnet56", *small, *out]) == 0
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config.keys() == options.DEFAULTS.keys() | {"horizon"}
+    assert (config["weight_decay"], config["milestones"], config["set"]) == (1e-4, [1, 1], {"every": 5})
+    assert main(["train", "--resume", str(tmp_path), "--epochs", "3"]) == 0
+    capsys.readouterr()
+    assert main(["train", "--resume", str(tmp_path), "--recipe", "grabo-resnet56"]) == 2
+    assert "has its settings" in capsys.readouterr().err
+
+
+def test_options_with_a_list_of_values_are_checked():
+    assert options.resolve({"method": "snr", "set": [("criterion", "magnitude")]})["set"] == {"criterion": "magnitude"}
+    with pytest.raises(UsageError, match="did you mean magnitude"):
+        options.resolve({"method": "snr", "set": [("criterion", "magnitud")]})
+
+
+def test_a_sparsity_that_emerges_is_not_asked_for(tmp_path: Path):
+    assert options.resolve({"method": "snr"})["sparsity"] is None
+    assert options.resolve({"method": "rigl"})["sparsity"] == options.DEFAULTS["sparsity"]
+    grid = {"methods": ["snr", "rigl"], "sparsities": [0.8, 0.9], "seeds": [0], "backends": ["auto"]}
+    names = [cell.folder.name for cell in compare._cells(grid, {}, [], tmp_path)]
+    assert names == ["snr-auto-seed0", "rigl-0.8-auto-seed0", "rigl-0.9-auto-seed0"]
