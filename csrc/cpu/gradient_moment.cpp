@@ -68,14 +68,19 @@ class Products {
   // Whether columns lie as [tap][channel] in the results.
   bool by_tap() const { return !by_column_ && area_ > 1; }
 
-  // The positions of all samples are summed as if of one: a plain product, of squares if `square`.
-  void sum(bool square, void* result) const {
+  // Where the samples are the positions of one: plain products, of the numbers and of their squares.
+  void sum_squares(void* gradient, void* moment) const {
     const int64_t step = std::clamp<int64_t>(kBlockBytes / bytes(1, {0, 0, 1, 1}), 1, kPositions);
+    char* memory = scratch(bytes(1, {0, 0, 1, std::min(step, width_)}));
     for (int64_t x = 0; x < width_; x += step) {
       const Block block{0, 1, {0, x, 1, std::min(step, width_ - x)}, true, true};
-      char* memory = scratch(bytes(1, block.range));
-      pack(block, square, memory);
-      multiply(block, 0, tiles_, x > 0, memory, nullptr, result, nullptr);
+      pack(block, memory);
+      multiply(block, 0, tiles_, x > 0, memory, nullptr, gradient, nullptr);
+      const int64_t vectors = bytes(1, block.range) / (kernels_.lanes * kernels_.sum_size);
+      torch::stable::parallel_for(0, vectors, 1 << 8, [&](int64_t begin, int64_t end) {
+        kernels_.square(memory, begin * kernels_.lanes, end * kernels_.lanes);
+      });
+      multiply(block, 0, tiles_, x > 0, memory, nullptr, moment, nullptr);
     }
   }
 
@@ -88,7 +93,7 @@ class Products {
       char* memory = scratch(bytes(step, whole));
       for (int64_t n = 0; n < batch_; n += step) {
         const Block block{n, std::min(step, batch_ - n), whole, true, true};
-        pack(block, false, memory);
+        pack(block, memory);
         multiply(block, 0, tiles_, n > 0, memory, nullptr, gradient, moment);
       }
       return;
@@ -105,7 +110,7 @@ class Products {
           for (int64_t x = 0; x < width_; x += width) {
             const PixelRange range{y, x, std::min(height, height_ - y), std::min(width, width_ - x)};
             const Block block{n, 1, range, x + y == 0, y + height >= height_ && x + width >= width_};
-            pack(block, false, memory);
+            pack(block, memory);
             multiply(block, tile, std::min(tile + step, tiles_), n > 0, memory, memory + packed, gradient, moment);
           }
         }
@@ -124,9 +129,13 @@ class Products {
 
   int64_t vectors(int64_t chunk) const { return chunk + 1 == chunks_ ? last_vectors_ : 2; }
 
-  // Elements of a panel of rows, and of the columns before chunk number `chunk`, of a sample.
   static int64_t pixels(const PixelRange& range) { return range.height * range.width; }
-  int64_t panel(int64_t samples, const PixelRange& range) const { return samples * pixels(range) * tile_rows_; }
+
+  // Elements from panel to panel of rows. Without the gap, panels that are written to at once would fall into the same
+  // few lines of the cache.
+  int64_t panel(int64_t samples, const PixelRange& range) const {
+    return samples * pixels(range) * tile_rows_ + kAlign / kernels_.sum_size;
+  }
   int64_t rows_size(int64_t samples, const PixelRange& range) const {
     return aligned(groups_ * panels_ * panel(samples, range) * kernels_.sum_size);
   }
@@ -136,10 +145,10 @@ class Products {
     return rows_size(samples, range) + aligned(columns * kernels_.sum_size);
   }
 
-  void pack(const Block& block, bool square, char* memory) const {
-    const int64_t rows_at_once = tile_rows_ == 1 ? 1 : std::max<int64_t>(kMomentRows, kernels_.lanes);
+  void pack(const Block& block, char* memory) const {
+    const int64_t rows_at_once = tile_rows_ == 1 ? 1 : std::max<int64_t>(kMomentRows, 2 * kernels_.lanes);
     const int64_t row_tasks = ceil_div(rows_, rows_at_once), tasks = groups_ * (row_tasks + chunks_);
-    const int64_t stretch = panel(block.samples, block.range), one = panel(1, block.range);
+    const int64_t stretch = panel(block.samples, block.range), one = pixels(block.range) * tile_rows_;
     const PixelRange range = packed_range(block.range);
     const int64_t plane = pixels(range), lanes = kernels_.lanes, size = kernels_.sum_size;
     char* columns = memory + rows_size(block.samples, block.range);
@@ -150,7 +159,7 @@ class Products {
           const int64_t row = task * rows_at_once, count = std::min(rows_at_once, rows_ - row);
           char* to = memory + ((group * panels_ + row / tile_rows_) * stretch + sample * one) * size;
           kernels_.pack_rows(delta_.channels(block.begin + sample, group * rows_ + row, kernels_.storage_size), count,
-                             block.range, tile_rows_, stretch, square, to);
+                             block.range, tile_rows_, stretch, to);
           continue;
         }
         const int64_t chunk = task - row_tasks, first = chunk * 2 * lanes, count = vectors(chunk);
@@ -161,7 +170,7 @@ class Products {
         if (by_column_)
           kernels_.pack_columns(image, taps_, first, std::min(first + 2 * lanes, packed_), range, count, to);
         else
-          kernels_.pack_channels(image, channels_ - first, range, count, square, to);
+          kernels_.pack_channels(image, channels_ - first, range, count, to);
       }
     });
   }
@@ -276,8 +285,7 @@ std::tuple<Tensor, Tensor> gradient_moment(const Tensor& grad_output, const Tens
   const ImageSize out{batch, rows, 1, plain ? batch : positions};
   const Products products(kernels, source(delta), source(h), batch, rows, cols, out, window);
   if (plain) {
-    products.sum(false, gradient.mutable_data_ptr());
-    products.sum(true, moment.mutable_data_ptr());
+    products.sum_squares(gradient.mutable_data_ptr(), moment.mutable_data_ptr());
   } else {
     products.sum_samples(gradient.mutable_data_ptr(), moment.mutable_data_ptr());
   }

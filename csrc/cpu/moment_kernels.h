@@ -58,19 +58,21 @@ struct MomentKernels {
   int storage_size;  // bytes of an element in memory
   int sum_size;      // bytes of `A`
 
-  // Packs up to kMomentRows or `lanes` rows of one sample, whichever is more, into panels that lie `panel` elements
-  // apart; or their squares.
+  // Packs rows of one sample into panels that lie `panel` elements apart.
   void (*pack_rows)(const ChannelView& image, int64_t rows, const PixelRange& range, int64_t tile_rows, int64_t panel,
-                    bool square, void* packed);
+                    void* packed);
 
-  // Packs one chunk of up to `vectors` vectors of channels of one sample, or their squares.
+  // Packs one chunk of up to `vectors` vectors of channels of one sample.
   void (*pack_channels)(const ChannelView& image, int64_t channels, const PixelRange& range, int64_t vectors,
-                        bool square, void* packed);
+                        void* packed);
 
   // The same of columns [begin, end) where every channel under every tap is a column, for few channels. The range is
   // one of output positions.
   void (*pack_columns)(const ChannelView& image, const Taps2d& taps, int64_t begin, int64_t end,
                        const PixelRange& range, int64_t vectors, void* packed);
+
+  // Squares what was packed, whole vectors of it.
+  void (*square)(void* packed, int64_t begin, int64_t end);
 
   void (*tile)(const MomentTile& tile);
 };

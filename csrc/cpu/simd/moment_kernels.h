@@ -14,6 +14,8 @@ using sparsekern::Taps2d;
 
 // ---- packing
 
+constexpr int64_t kAhead = 16;  // pixels that are asked for ahead: too far apart for the hardware to follow
+
 // n elements that lie `stride` apart, then zeros
 template <class S>
 SPARSEKERN_INLINE Vector<Sum<S>> gather(const S* p, int64_t stride, int64_t n) {
@@ -24,11 +26,6 @@ SPARSEKERN_INLINE Vector<Sum<S>> gather(const S* p, int64_t stride, int64_t n) {
   return load(part);
 }
 
-template <class V>
-SPARSEKERN_INLINE V squared(V v, bool square) {
-  return square ? v * v : v;
-}
-
 template <class A>
 SPARSEKERN_INLINE void clear(A* to, int64_t n) {
   __builtin_memset(to, 0, n * sizeof(A));
@@ -37,68 +34,73 @@ SPARSEKERN_INLINE void clear(A* to, int64_t n) {
 // Pixel range x pixels [x, x + L) of the first n channels as L vectors of channels.
 template <class S, int L = kLanes<Sum<S>>>
 SPARSEKERN_INLINE void load_pixels(const S* p, int64_t channel_stride, int64_t x_stride, int64_t n, int64_t pixels,
-                                   bool square, Vector<Sum<S>> (&rows)[L]) {
+                                   Vector<Sum<S>> (&rows)[L]) {
   if (n == L && pixels >= L && x_stride == 1) {
 #pragma GCC unroll 16
-    for (int i = 0; i < L; ++i) rows[i] = squared(load(p + i * channel_stride), square);
+    for (int i = 0; i < L; ++i) rows[i] = load(p + i * channel_stride);
   } else {
-    for (int i = 0; i < L; ++i)
-      rows[i] = i < n ? squared(gather(p + i * channel_stride, x_stride, pixels), square) : Vector<Sum<S>>{};
+    for (int i = 0; i < L; ++i) rows[i] = i < n ? gather(p + i * channel_stride, x_stride, pixels) : Vector<Sum<S>>{};
   }
   transpose(rows);
 }
 
-// Lanes of `v` are rows [0, L) of one position.
-template <class A>
+template <int First, class V, int... I>
+SPARSEKERN_INLINE auto slice(V v, std::integer_sequence<int, I...>) {
+  return __builtin_shufflevector(v, v, First + I...);
+}
+
+// Lanes of `v` are rows [First, L) of one position, which go to panels of kMomentRows.
+template <class A, int First = 0>
 SPARSEKERN_INLINE void store_rows(Vector<A> v, int64_t rows, int64_t panel, A* to) {
-  constexpr int64_t L = kLanes<A>, Q = least(L, kMomentRows);
-  A part[L];
-  store(part, v);
-#pragma GCC unroll 16
-  for (int64_t i = 0; i < L; i += Q)
-    if (i < rows) __builtin_memcpy(to + i / kMomentRows * panel + i % kMomentRows, part + i, Q * sizeof(A));
+  constexpr int L = kLanes<A>, Q = least(L, kMomentRows);
+  if (First >= rows) return;
+  const auto part = slice<First>(v, std::make_integer_sequence<int, Q>());
+  __builtin_memcpy(to, &part, sizeof part);
+  if constexpr (First + Q < L) store_rows<A, First + Q>(v, rows, panel, to + panel);
 }
 
 template <class S>
 void pack_rows(const ChannelView& image, int64_t rows, const PixelRange& range, int64_t tile_rows, int64_t panel,
-               bool square, void* packed) {
+               void* packed) {
   using A = Sum<S>;
   constexpr int64_t L = kLanes<A>;
   A* to = static_cast<A*>(packed);
   const int64_t padded = (rows + kMomentRows - 1) / kMomentRows * kMomentRows;
+  const auto place = [&](int64_t r) SPARSEKERN_LAMBDA_INLINE { return r / kMomentRows * panel + r % kMomentRows; };
   for (int64_t y = 0; y < range.height; ++y) {
     const S* from = static_cast<const S*>(image.data) + (range.y + y) * image.y_stride + range.x * image.x_stride;
     A* line = to + y * range.width * tile_rows;
     if (tile_rows == 1) {
       for (int64_t x = 0; x < range.width; x += L) {
         const int64_t n = least(L, range.width - x);
-        store_part(line + x, squared(gather(from + x * image.x_stride, image.x_stride, n), square), n);
+        store_part(line + x, gather(from + x * image.x_stride, image.x_stride, n), n);
       }
-      continue;
-    }
-    for (int64_t r = 0; r < padded; r += L) {
-      const S* channel = from + r * image.channel_stride;
-      A* at = line + r / kMomentRows * panel + r % kMomentRows;
-      if (image.channel_stride == 1 && image.x_stride != 1) {
-        for (int64_t x = 0; x < range.width; ++x)
-          store_rows(squared(load_part(channel + x * image.x_stride, r < rows ? rows - r : 0, Vector<A>{}), square),
-                     padded - r, panel, at + x * kMomentRows);
-        continue;
+    } else if (image.channel_stride == 1 && image.x_stride != 1) {
+      for (int64_t x = 0; x < range.width; ++x) {
+        for (int64_t r = 0; r < padded; r += L) {
+          __builtin_prefetch(from + (x + kAhead) * image.x_stride + r);
+          const int64_t n = r < rows ? rows - r : 0;
+          store_rows(load_part(from + x * image.x_stride + r, n, Vector<A>{}), padded - r, panel,
+                     line + place(r) + x * kMomentRows);
+        }
       }
-      for (int64_t x = 0; x < range.width; x += L) {
-        const int64_t n = least(L, range.width - x);
-        Vector<A> pixels[L];
-        load_pixels(channel + x * image.x_stride, image.channel_stride, image.x_stride, least(L, rows - r), n, square,
-                    pixels);
-        for (int64_t i = 0; i < n; ++i) store_rows(pixels[i], padded - r, panel, at + (x + i) * kMomentRows);
+    } else {
+      for (int64_t r = 0; r < padded; r += L) {
+        for (int64_t x = 0; x < range.width; x += L) {
+          const int64_t n = least(L, range.width - x);
+          Vector<A> pixels[L];
+          load_pixels(from + r * image.channel_stride + x * image.x_stride, image.channel_stride, image.x_stride,
+                      least(L, rows - r), n, pixels);
+          for (int64_t i = 0; i < n; ++i)
+            store_rows(pixels[i], padded - r, panel, line + place(r) + (x + i) * kMomentRows);
+        }
       }
     }
   }
 }
 
 template <class S>
-void pack_channels(const ChannelView& image, int64_t channels, const PixelRange& range, int64_t vectors, bool square,
-                   void* packed) {
+void pack_channels(const ChannelView& image, int64_t channels, const PixelRange& range, int64_t vectors, void* packed) {
   using A = Sum<S>;
   constexpr int64_t L = kLanes<A>;
   const int64_t cell = vectors * L;
@@ -117,14 +119,16 @@ void pack_channels(const ChannelView& image, int64_t channels, const PixelRange&
       const S* channel = from + c * image.channel_stride;
       const int64_t n = least(L, channels - c);
       if (image.channel_stride == 1 && image.x_stride != 1) {
-        for (int64_t x = begin; x < end; ++x)
-          store(to + x * cell + c, squared(load_part(channel + x * image.x_stride, n, Vector<A>{}), square));
+        for (int64_t x = begin; x < end; ++x) {
+          __builtin_prefetch(channel + (x + kAhead) * image.x_stride);
+          store(to + x * cell + c, load_part(channel + x * image.x_stride, n, Vector<A>{}));
+        }
         continue;
       }
       for (int64_t x = begin; x < end; x += L) {
         const int64_t m = least(L, end - x);
         Vector<A> pixels[L];
-        load_pixels(channel + x * image.x_stride, image.channel_stride, image.x_stride, n, m, square, pixels);
+        load_pixels(channel + x * image.x_stride, image.channel_stride, image.x_stride, n, m, pixels);
         for (int64_t i = 0; i < m; ++i) store(to + (x + i) * cell + c, pixels[i]);
       }
     }
@@ -173,6 +177,15 @@ void pack_columns(const ChannelView& image, const Taps2d& taps, int64_t begin, i
         for (int64_t i = 0; i < m; ++i) store(to + (at + i) * cell, pixels[i]);
       }
     }
+  }
+}
+
+template <class A>
+void square(void* packed, int64_t begin, int64_t end) {
+  A* numbers = static_cast<A*>(packed);
+  for (int64_t i = begin; i < end; i += kLanes<A>) {
+    const Vector<A> v = load(numbers + i);
+    store(numbers + i, v * v);
   }
 }
 
@@ -251,7 +264,7 @@ void tile(const MomentTile& t) {
 
 template <class S>
 constexpr MomentKernels kMomentKernels{kLanes<Sum<S>>,   sizeof(S),       sizeof(Sum<S>), pack_rows<S>,
-                                       pack_channels<S>, pack_columns<S>, tile<Sum<S>>};
+                                       pack_channels<S>, pack_columns<S>, square<Sum<S>>, tile<Sum<S>>};
 
 }  // namespace
 
