@@ -105,10 +105,10 @@ def test_channels_guide_and_kernel_positions_are_alike(groups: int) -> None:
     deltas = [d if d.dim() == 4 else d[None] for d in (first, second)]
     padded = functional.pad(torch.cat([x, x[1:]]), (1, 1, 1, 1), mode="circular")
     channels = padded.abs().sum((0, 2, 3)).repeat_interleave(6)
-    torch.testing.assert_close(site.col_weight(), (channels if groups == 1 else channels.reshape(2, 12)).detach())
-    torch.testing.assert_close(site.row_weight(), sum(d.abs().sum((0, 2, 3)) for d in deltas))
+    torch.testing.assert_close(site.probe.col_weight(), (channels if groups == 1 else channels.reshape(2, 12)).detach())
+    torch.testing.assert_close(site.probe.row_weight(), sum(d.abs().sum((0, 2, 3)) for d in deltas))
     dense = site.dense_gradient()
     assert dense.shape == layer.weight_shape
     torch.testing.assert_close(dense.flatten()[site.active.coordinates()], layer.values.grad)
     everywhere = torch.arange(site.size)
-    torch.testing.assert_close(site.gradient_at(everywhere), dense.flatten())
+    torch.testing.assert_close(site.probe.gradient_at(everywhere), dense.flatten())

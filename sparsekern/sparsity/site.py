@@ -178,15 +178,6 @@ class Site(LayerSite[SparseLayer]):
     def settle(self, optimizer: torch.optim.Optimizer, followers: Sequence[SparseLayer]) -> "Site":
         return self
 
-    def row_weight(self) -> Tensor:
-        return parallel.total(self.probe.row_weight())
-
-    def col_weight(self) -> Tensor:
-        return parallel.total(self.probe.col_weight())
-
-    def gradient_at(self, coordinates: Tensor) -> Tensor:
-        return parallel.total(self.probe.gradient_at(coordinates))
-
     def dense_gradient(self) -> Tensor:
         return parallel.total(self.probe.dense_gradient())
 

@@ -107,6 +107,7 @@ class Sparsifier(torch.optim.Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
+        self._arm()  # copies of layers are not armed
 
     def __repr__(self) -> str:
         return f"Sparsifier({self.method.name}, {self.optimizer!r})"

@@ -322,10 +322,12 @@ def test_a_pattern_loaded_without_optimizer_state_is_refused(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", NETWORKS)
-def test_model_and_optimizer_copy_together(kind: str) -> None:
-    model, optimizer, x, y = start(kind=kind)
+@pytest.mark.parametrize(("name", "steps"), [("gse_grabo", 4), ("gse_grabo", 6), ("gse_synflow", 6)])
+def test_model_and_optimizer_copy_together(name: str, steps: int, kind: str) -> None:
+    """In an armed step, which is the seventh, too."""
+    model, optimizer, x, y = start(name, kind=kind)
     torch.optim.lr_scheduler.StepLR(optimizer, 5)
-    train(model, optimizer, x, y, 4)
+    train(model, optimizer, x, y, steps)
     twin, its = copy.deepcopy((model, optimizer))
     for pair in ((model, optimizer), (twin, its)):
         train(*pair, x, y, 6)
