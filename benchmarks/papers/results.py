@@ -14,6 +14,7 @@ from . import figures
 from .experiments import Experiment, Run
 
 SUMMARY = ("model", "data", "test_accuracy", "test_loss", "sparsity", "nnz", "prunable", "epochs", "seconds_per_step")
+NAMED = 12  # of the runs that lack
 LAYER = ("name", "sparsity", "magnitude_sparsity", "snr_sparsity")
 
 
@@ -73,7 +74,8 @@ def unique(values: Iterable) -> list:
 def render(experiment: Experiment, results: dict) -> str:
     """The results as Markdown: a table per group, a row per method, a column per number that was varied."""
     runs = results["runs"]
-    lines = [f"# {experiment.source}", "", "Test accuracy in %, mean ± standard deviation over the seeds."]
+    seeds = ", ".join(str(seed) for seed in sorted(unique(run["seed"] for run in runs)))
+    lines = [f"# {experiment.source}", "", f"Test accuracy in %, mean ± standard deviation over the seeds {seeds}."]
     if results["note"]:
         lines += ["", results["note"]]
     for group in unique(run["group"] for run in runs):
@@ -82,8 +84,9 @@ def render(experiment: Experiment, results: dict) -> str:
     threads = ", ".join(str(count) for count in unique(run["threads"] for run in runs))
     lines += ["", experiment.notes, ""]
     lines += [f"{len(runs)} runs, {results['hours']:.1f} hours of training with {threads or 'no'} threads each."]
-    if results["missing"]:
-        lines += ["", f"Not yet trained ({len(results['missing'])}): " + ", ".join(results["missing"]) + "."]
+    if missing := results["missing"]:
+        more = f" and {len(missing) - NAMED} more, see results.json" if len(missing) > NAMED else ""
+        lines += ["", f"Not yet trained ({len(missing)}): {', '.join(missing[:NAMED])}{more}."]
     return "\n".join(lines) + "\n"
 
 

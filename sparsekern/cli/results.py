@@ -53,7 +53,7 @@ def tabulate(runs: list[dict]) -> list[dict]:
                 "accuracy_std": _spread(accuracy),
                 "loss_mean": fmean(run["test_loss"] for run in members),
                 "loss_std": _spread([run["test_loss"] for run in members]),
-                "nnz": members[0]["nnz"],
+                "nnz": round(fmean(run["nnz"] for run in members)),
                 "seconds_per_step": fmean(run["seconds_per_step"] for run in members),
                 "train_seconds": fmean(run["train_seconds"] for run in members),
                 "peak_memory_bytes": max(run["peak_memory_bytes"] for run in members),
