@@ -47,9 +47,6 @@ def linearised(model: nn.Module) -> Linearised:
     copied = copy.deepcopy(bare(model)).double().eval()
     for name, parameter in copied.named_parameters():
         parameter.zero_() if "bias" in name.rpartition(".")[2] else parameter.abs_()
-    for name, buffer in copied.named_buffers():
-        if name.rpartition(".")[2] == "running_mean":
-            buffer.zero_()
     return Linearised(copied)
 
 
