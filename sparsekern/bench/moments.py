@@ -23,6 +23,7 @@ from .convolutions import Conv
 from .peers import OURS, TORCH, Implementation, Peer, package, size
 
 OPS = ("gradient", "step")
+LONG = 16  # positions
 
 
 @dataclass(frozen=True)
@@ -158,6 +159,8 @@ def _backpack(p: MomentProblem, op: str) -> Implementation:
     from backpack import backpack, extend  # type: ignore[import-not-found]
     from backpack.extensions import SumGradSquared  # type: ignore[import-not-found]
 
+    if isinstance(p.layer, Linear) and p.layer.positions > LONG:
+        raise NotImplementedError(f"takes minutes on sequences of more than {LONG} positions")
     layer: Any = extend(p.module())
     passes = _passes(p, layer, lambda: (layer.weight.sum_grad_squared,))
 
