@@ -66,7 +66,9 @@ def draw_group(axis: Any, runs: list[dict], varied: str, colours: dict[str, str]
     if not by_sparsity:
         axis.set_xscale("log", base=2)
         axis.minorticks_off()
-    axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    emergent = by_sparsity and any(run["at"] is None and run["sparsity"] > 0 for run in runs)
+    if not emergent:
+        axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     off = _limit(axis, drawn)
     first = runs[0]
     levels = unique(f"{100 * run['sparsity']:.4g} % sparse" for run in runs)
