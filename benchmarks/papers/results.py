@@ -74,8 +74,9 @@ def unique(values: Iterable) -> list:
 def render(experiment: Experiment, results: dict) -> str:
     """The results as Markdown: a table per group, a row per method, a column per number that was varied."""
     runs = results["runs"]
-    seeds = ", ".join(str(seed) for seed in sorted(unique(run["seed"] for run in runs)))
-    lines = [f"# {experiment.source}", "", f"Test accuracy in %, mean ± standard deviation over the seeds {seeds}."]
+    seeds = sorted(unique(run["seed"] for run in runs))
+    means = "mean ± standard deviation over the seeds " if len(seeds) > 1 else "seed "
+    lines = [f"# {experiment.source}", "", f"Test accuracy in %, {means}{', '.join(map(str, seeds))}."]
     if results["note"]:
         lines += ["", results["note"]]
     for group in unique(run["group"] for run in runs):
