@@ -161,4 +161,5 @@ def _draw_lines(axis: Any, epochs: Sequence[int], names: list[str], lines: list[
         axis.plot(epochs, line, color=colour, label=name if i in named else None, linewidth=1.4, marker=marker)
     axis.set_ylim(0, None)
     heading = f"layer, 6 of {len(names)}" if many else "layer"
-    axis.legend(frameon=False, fontsize=8, ncols=1 + len(named) // 6, title=heading, title_fontsize=8)
+    style = {"framealpha": 0.8, "edgecolor": "none"}  # legible where it cannot help but cover a line
+    axis.legend(**style, fontsize=8, ncols=1 + len(named) // 6, title=heading, title_fontsize=8)
