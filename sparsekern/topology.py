@@ -51,13 +51,16 @@ class Topology:
     # ---- construction
 
     @classmethod
-    def from_mask(cls, mask: Tensor, *, capacity: int | None = None, tiled: bool = False) -> Topology:
+    def from_mask(
+        cls, mask: Tensor, *, capacity: int | None = None, tiled: bool = False, by_columns: bool = True
+    ) -> Topology:
         """The pattern of a bool tensor of the weight's shape (two or more dimensions)."""
         if mask.dtype != torch.bool or mask.dim() < 2:
             raise ValueError(
                 f"mask must be a bool tensor of two or more dimensions, got {mask.dtype} {tuple(mask.shape)}"
             )
-        return cls.from_coordinates(mask.flatten().nonzero().flatten(), mask.shape, capacity=capacity, tiled=tiled)
+        row_ptr, col = ops.compress_mask(mask.reshape(len(mask), prod(mask.shape[1:])), capacity)
+        return cls(tuple(mask.shape), row_ptr, col, tiled, by_columns)
 
     @classmethod
     def from_coordinates(

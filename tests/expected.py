@@ -72,6 +72,10 @@ def compress(p: Pattern, coordinates: Tensor, rows: int, cols: int, capacity: in
     return [p.row_ptr, p.col]
 
 
+def compress_mask(p: Pattern, mask: Tensor, capacity: int) -> list[Tensor]:
+    return [p.row_ptr, p.col]
+
+
 def rewire(
     p: Pattern, row_ptr: Tensor, col: Tensor, keep: Tensor, grow: Tensor, capacity: int, cols: int
 ) -> list[Tensor]:
@@ -127,6 +131,7 @@ EXPECTED: dict[str, Callable] = {
     "expanded_conv2d": conv2d,
     "expanded_conv2d_backward": conv2d_backward,
     **{f.__name__: f for f in (expand, collect, sampled_gradient, guided_sample, random_subset, compress, rewire)},
+    "compress_mask": compress_mask,
     "gradient_moment": expected_gradient_moment,
     "conv2d_gradient_moment": expected_conv2d_gradient_moment,
     "snr_update": expected_snr_update,

@@ -117,6 +117,15 @@ def compress(dtype: torch.dtype) -> list[Sample]:
     ]
 
 
+def compress_mask(dtype: torch.dtype) -> list[Sample]:
+    """mask, capacity"""
+    return [
+        Sample(f"{name}, {layout}", (m, p.coordinates.numel() + p.slack), p)
+        for name, p in {**patterns(), "many": Pattern(mask(60, 1003, 0.5), slack=2)}.items()
+        for layout, m in {"contiguous": p.mask, "strided": p.mask.t().contiguous().t()}.items()
+    ]
+
+
 def rewire(dtype: torch.dtype) -> list[Sample]:
     """row_ptr, col, keep, grow, capacity, cols"""
     samples = []
@@ -190,6 +199,7 @@ SAMPLES: dict[str, Callable[[torch.dtype], list[Sample]]] = {
     "guided_sample": guided_sample,
     "random_subset": random_subset,
     "compress": compress,
+    "compress_mask": compress_mask,
     "rewire": rewire,
     "transpose_index": transpose_index,
     "tile_index": tile_index,
@@ -201,7 +211,7 @@ SAMPLES: dict[str, Callable[[torch.dtype], list[Sample]]] = {
     "score_step": score_step,
 }
 
-INDICES = ("random_subset", "compress", "rewire", "transpose_index", "tile_index")
+INDICES = ("random_subset", "compress", "compress_mask", "rewire", "transpose_index", "tile_index")
 WIDE = (torch.float32, torch.float64, torch.bfloat16)
 ALL = (*WIDE, torch.float16)
 DTYPES: dict[str, tuple[torch.dtype, ...]] = {

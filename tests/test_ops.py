@@ -156,6 +156,11 @@ def _error_cases() -> dict[str, tuple[str, Callable[[], object]]]:
         "compress twice": ("distinct", lambda: ops.compress(at([4, 1, 4]), 2, 3)),
         "compress capacity": ("capacity", lambda: ops.compress(at([4, 1]), 2, 3, 1)),
         "compress dtype": ("int64", lambda: ops.compress(at([4.0]), 2, 3)),
+        "compress_mask capacity": (
+            "at least nnz = 2",
+            lambda: ops.compress_mask(torch.ones(1, 2, dtype=torch.bool), 1),
+        ),
+        "compress_mask dtype": ("bool", lambda: ops.compress_mask(at([[1.0]]))),
         "compress extent": (r"below 2\*\*31", lambda: ops.compress(at([1]), 2**31, 1)),
         "rewire range": (r"\[0, 6\)", lambda: grow(at([6]))),
         "rewire below": (r"\[0, 6\)", lambda: grow(at([-1]))),

@@ -9,13 +9,14 @@ from .conv import expanded_conv2d, sampled_conv2d_gradient, sparse_conv2d
 from .linear import expanded_linear, sparse_linear
 from .masked import active_values, straight_through
 from .moment import conv2d_gradient_moment, gradient_moment, score_step, snr_update
-from .pattern import compress, coordinates, random_subset, rewire, tile_index, transpose_index
+from .pattern import compress, compress_mask, coordinates, random_subset, rewire, tile_index, transpose_index
 from .selection import guided_sample, kth_largest, sampled_gradient, topk_mask
 
 __all__ = [
     "active_values",
     "autograd",
     "compress",
+    "compress_mask",
     "conv2d_gradient_moment",
     "coordinates",
     "expanded_conv2d",

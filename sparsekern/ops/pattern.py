@@ -28,6 +28,24 @@ def compress(coordinates: Tensor, rows: int, cols: int, capacity: int | None = N
     return _ops.compress(coordinates, rows, cols, coordinates.numel() if capacity is None else capacity)
 
 
+def compress_mask(mask: Tensor, capacity: int | None = None) -> tuple[Tensor, Tensor]:
+    """CSR pattern of the entries of a mask that are True.
+
+    Args:
+        mask: bool `[rows, cols]`.
+        capacity: length of `col`, the number of such entries by default.
+
+    Returns:
+        As `compress`.
+
+    Raises:
+        ValueError: a mask that is not bool `[rows, cols]`; a capacity below its count, or beyond 31 bits.
+    """
+    if mask.dtype != torch.bool or mask.dim() != 2:
+        raise ValueError(f"mask must be bool [rows, cols], got {mask.dtype} {tuple(mask.shape)}")
+    return _ops.compress_mask(mask, int(mask.count_nonzero()) if capacity is None else capacity)
+
+
 def coordinates(row_ptr: Tensor, col: Tensor, cols: int) -> Tensor:
     """Flat coordinates `r * cols + c` of a CSR pattern, int64 `[nnz]`, ascending: the inverse of `compress`."""
     return reference._rows(row_ptr).mul_(cols).add_(col[: int(row_ptr[-1])])

@@ -148,6 +148,12 @@ def compress(coordinates: Tensor, rows: int, cols: int, capacity: int) -> tuple[
     return torch.searchsorted(coordinates, bounds, out_int32=True), col
 
 
+def compress_mask(mask: Tensor, capacity: int) -> tuple[Tensor, Tensor]:
+    """`row_ptr [rows+1]` and `col [capacity]` of a mask, bool `[rows, cols]`."""
+    rows, cols = mask.shape
+    return compress(mask.flatten().nonzero().flatten(), rows, cols, capacity)
+
+
 def rewire(
     row_ptr: Tensor, col: Tensor, keep: Tensor, grow: Tensor, capacity: int, cols: int
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -238,6 +244,7 @@ for _name, _function in {
     "guided_sample": guided_sample,
     "random_subset": random_subset,
     "compress": compress,
+    "compress_mask": compress_mask,
     "rewire": rewire,
     "transpose_index": transpose_index,
     "tile_index": tile_index,

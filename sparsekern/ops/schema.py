@@ -43,6 +43,7 @@ SCHEMAS = {
     "-> (Tensor, Tensor)",
     "random_subset": "(Tensor(a!) out, SymInt size, int seed) -> ()",
     "compress": "(Tensor coordinates, SymInt rows, SymInt cols, SymInt capacity) -> (Tensor, Tensor)",
+    "compress_mask": "(Tensor mask, SymInt capacity) -> (Tensor, Tensor)",
     "rewire": "(Tensor row_ptr, Tensor col, Tensor keep, Tensor grow, SymInt capacity, SymInt cols) "
     "-> (Tensor, Tensor, Tensor)",
     "transpose_index": "(Tensor row_ptr, Tensor col, SymInt cols) -> (Tensor, Tensor, Tensor)",
@@ -156,6 +157,10 @@ def _compress(coordinates: Tensor, rows: int, cols: int, capacity: int) -> tuple
     return coordinates.new_empty((rows + 1,), dtype=torch.int32), coordinates.new_empty((capacity,), dtype=torch.int32)
 
 
+def _compress_mask(mask: Tensor, capacity: int) -> tuple[Tensor, Tensor]:
+    return _compress(mask, mask.shape[0], mask.shape[1], capacity)
+
+
 def _rewire(
     row_ptr: Tensor, col: Tensor, keep: Tensor, grow: Tensor, capacity: int, cols: int
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -234,6 +239,7 @@ FAKES = {
     "guided_sample": _guided_sample,
     "random_subset": _random_subset,
     "compress": _compress,
+    "compress_mask": _compress_mask,
     "rewire": _rewire,
     "transpose_index": _transpose_index,
     "tile_index": _tile_index,

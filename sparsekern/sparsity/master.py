@@ -14,7 +14,30 @@ from .carry import replace_parameter
 from .site import LayerSite, Site
 
 
-class MasterSite(LayerSite[MaskedLayer]):
+class Remasked(LayerSite):
+    """A layer whose next pattern is given by a mask. The mask in use is kept, one byte a weight, to compare it with."""
+
+    _mask: tuple[Tensor, Tensor] | None = None  # the row pointers that it belongs to, and the mask
+
+    def _remember(self, mask: Tensor) -> None:
+        self._mask = self.module.row_ptr, mask
+
+    def _next(self, mask: Tensor, capacity: int) -> tuple[Topology | None, int]:
+        """The pattern of a mask, None if it is the one in use, and how many weights they share. It has the capacity of
+        the one in use, unless that is too small or more than twice `capacity`."""
+        old = self.active
+        if self._mask is None or self._mask[0] is not self.module.row_ptr:
+            self._remember(old.mask())
+        before = self._mask[1]  # type: ignore[index]
+        nnz, common = int(mask.count_nonzero()), int((mask & before).count_nonzero())
+        if nnz == common == old.nnz:
+            return None, common
+        room = old.capacity if nnz <= old.capacity <= 2 * capacity else capacity
+        tiled = self.module.choose_kernel(nnz / max(1, self.size)).kernel == "tiled"
+        return Topology.from_mask(mask, capacity=room, tiled=tiled, by_columns=self.module.BY_COLUMNS), common
+
+
+class MasterSite(Remasked, LayerSite[MaskedLayer]):
     """A layer whose pattern is a mask: no change of pattern moves a weight or its optimizer state. Scores run over all
     weights."""
 
@@ -46,12 +69,11 @@ class MasterSite(LayerSite[MaskedLayer]):
         or far too much now. Returns whether the capacity changed."""
         old = self.active
         self.check_followers(followers)
-        coordinates, common = compare(mask, old)
-        if not common == old.nnz == coordinates.numel():
-            capacity = room(coordinates.numel(), capacity, old)
-            topology = Topology.from_coordinates(coordinates, self.shape, capacity=capacity)
+        topology, common = self._next(mask, capacity)
+        if topology is not None:
             for layer in (self.module, *followers):
                 layer.set_topology(topology)
+            self._remember(mask)
         self.note_change(old.nnz, common)
         return self.active.capacity != old.capacity
 
@@ -64,11 +86,11 @@ class MasterSite(LayerSite[MaskedLayer]):
         layer, gradient = self.module, self.module.weight.grad
         if gradient is None or layer.moment is None or layer.signature is None:
             raise RuntimeError(f"{self.name} recorded no moment of its gradient in this step")
-        recorded = parallel.mean(layer.signature)
-        scale = (signature(gradient) / recorded if recorded else 1.0) / parallel.ranks()
-        moment, samples = parallel.total(layer.moment) * scale**2, layer.samples * parallel.ranks()
+        recorded, now = float(parallel.mean(layer.signature)), float(signature(gradient))
+        scale = (now / recorded if recorded else 1.0) / parallel.ranks()
+        moment, samples = parallel.total(layer.moment), layer.samples * parallel.ranks()
         layer.forget()
-        return gradient, moment, samples
+        return gradient, moment if scale == 1 else moment.mul_(scale**2), samples
 
     def measures(self) -> dict[str, float]:
         return {**self.facts, "error": self.error}
@@ -95,7 +117,7 @@ class MasterSite(LayerSite[MaskedLayer]):
         return settled(self)
 
 
-class ParkedSite(Site):
+class ParkedSite(Remasked, Site):
     """A layer that holds its nonzeros only, whose pruned weights lie aside with their optimizer state, frozen, and may
     come back as they were (SNR, section 5.3). Scores run over all weights, as those of a master."""
 
@@ -128,11 +150,10 @@ class ParkedSite(Site):
         """As `MasterSite.remask`."""
         old, parameter = self.active, self.module.values
         self.check_followers(followers)
-        coordinates, common = compare(mask, old)
-        if common == old.nnz == coordinates.numel():
+        topology, common = self._next(mask, capacity)
+        if topology is None:
             self.note_change(old.nnz, common)
             return False
-        topology = Topology.from_coordinates(coordinates, self.shape, capacity=room(coordinates.numel(), capacity, old))
         state = {
             key: topology.gather(self._park(f"state {key}", tensor))
             for key, tensor in optimizer.state.get(parameter, {}).items()
@@ -149,6 +170,7 @@ class ParkedSite(Site):
                 optimizer.state[parameter][key].copy_(tensor)
         else:
             replace_parameter(optimizer, parameter, self.module.values, state)
+        self._remember(mask)
         self.note_change(old.nnz, common)
         return topology.capacity != old.capacity
 
@@ -180,14 +202,3 @@ def install(layer: SparseLayer, topology: Topology, dense: Tensor) -> None:
     else:
         layer.values = nn.Parameter(values, requires_grad=old.requires_grad)
     layer.set_topology(topology)
-
-
-def compare(mask: Tensor, old: Topology) -> tuple[Tensor, int]:
-    """The flat coordinates of a mask, and how many of them a pattern has."""
-    flat = mask.reshape(-1)
-    return flat.nonzero().flatten(), int(flat[old.coordinates()].sum())
-
-
-def room(nnz: int, capacity: int, old: Topology) -> int:
-    """The capacity of the next pattern: that of the last one unless it is too small or more than twice `capacity`."""
-    return old.capacity if nnz <= old.capacity <= 2 * capacity else capacity

@@ -231,7 +231,7 @@ class Sparsifier(torch.optim.Optimizer):
         chosen = masks(self.method, sites, self.steps, self.generator, self.method.rule.held(self.losses))
         if chosen is None:
             return
-        counts = [int(mask.sum()) for mask in chosen]
+        counts = [int(mask.count_nonzero()) for mask in chosen]
         for site, mask, count in zip(sites, chosen, counts, strict=True):
             capacity = roomy(count, site.size, sum(counts), len(sites))
             self._note(site, site.remask(mask, capacity, self.optimizer, self._followers_of(site)))

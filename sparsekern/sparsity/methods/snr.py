@@ -54,13 +54,12 @@ class SignalToNoise(Rule):
         if held and not self.unprune:
             return None
         informative = [site.tracked["ratio"] > 1 for site in sites]
-        kept = sum(int(mask.sum()) for mask in informative)
-        counts = [kept, *[0] * (len(sites) - 1)]
-        large = views.network.largest([site.weight.abs() for site in sites], counts)
-        for site, by_snr, by_magnitude in zip(sites, informative, large, strict=True):
+        kept = [int(mask.count_nonzero()) for mask in informative]
+        large = views.network.largest([site.weight.abs() for site in sites], [sum(kept), *[0] * (len(sites) - 1)])
+        for site, count, mask in zip(sites, kept, large, strict=True):
             site.facts = {
-                "snr_sparsity": 1 - float(by_snr.float().mean()),
-                "magnitude_sparsity": 1 - float(by_magnitude.float().mean()),
+                "snr_sparsity": 1 - count / max(1, site.size),
+                "magnitude_sparsity": 1 - int(mask.count_nonzero()) / max(1, site.size),
             }
         if self.criterion == "both":
             masks = [a | b for a, b in zip(informative, large, strict=True)]

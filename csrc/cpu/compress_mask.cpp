@@ -1,0 +1,69 @@
+// A CSR pattern from a mask.
+#include <algorithm>
+#include <bit>
+#include <cstring>
+#include <tuple>
+
+#include "common.h"
+
+namespace sparsekern {
+
+namespace {
+
+// The columns of a row that are set, one byte each, 0 or 1; returns how many.
+template <bool Store>
+int64_t row_columns(const uint8_t* mask, int64_t cols, int32_t* col) {
+  int64_t n = 0, c = 0;
+  for (; c + 8 <= cols; c += 8) {
+    uint64_t word;
+    std::memcpy(&word, mask + c, 8);
+    if constexpr (Store) {
+      for (; word; word &= word - 1) col[n++] = static_cast<int32_t>(c + std::countr_zero(word) / 8);
+    } else {
+      n += std::popcount(word);
+    }
+  }
+  for (; c < cols; ++c) {
+    if (!mask[c]) continue;
+    if constexpr (Store) col[n] = static_cast<int32_t>(c);
+    ++n;
+  }
+  return n;
+}
+
+}  // namespace
+
+std::tuple<Tensor, Tensor> compress_mask(const Tensor& mask, int64_t capacity) {
+  static_assert(std::endian::native == std::endian::little);
+  require(mask.scalar_type() == ScalarType::Bool && mask.dim() == 2, "mask must be a 2-D bool tensor");
+  require(0 <= capacity && capacity < INT32_MAX, "capacity must be below 2**31 - 1, got ", capacity);
+  const int64_t rows = mask.size(0), cols = mask.size(1);
+  const Tensor flat = torch::stable::contiguous(mask);
+  const auto* m = static_cast<const uint8_t*>(flat.const_data_ptr());
+  Tensor row_ptr = torch::stable::new_empty(mask, {rows + 1}, ScalarType::Int);
+  Tensor col = torch::stable::new_empty(mask, {capacity}, ScalarType::Int);
+  int32_t* ptr = mutable_data<int32_t>(row_ptr);
+  int32_t* c = mutable_data<int32_t>(col);
+  const int64_t grain = std::max<int64_t>(1, (1 << 16) / std::max<int64_t>(1, cols));
+  torch::stable::parallel_for(0, rows, grain, [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r) {
+      ptr[r + 1] = static_cast<int32_t>(row_columns<false>(m + r * cols, cols, nullptr));
+    }
+  });
+  int64_t nnz = 0;
+  ptr[0] = 0;
+  for (int64_t r = 0; r < rows; ++r) {
+    nnz += ptr[r + 1];
+    ptr[r + 1] = static_cast<int32_t>(std::min<int64_t>(nnz, INT32_MAX));
+  }
+  require(nnz <= capacity, "capacity must be at least nnz = ", nnz, ", got ", capacity);
+  torch::stable::parallel_for(0, rows, grain, [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r) row_columns<true>(m + r * cols, cols, c + ptr[r]);
+  });
+  std::fill(c + nnz, c + capacity, 0);
+  return {row_ptr, col};
+}
+
+}  // namespace sparsekern
+
+STABLE_TORCH_LIBRARY_IMPL(sparsekern, CPU, m) { m.impl("compress_mask", TORCH_BOX(&sparsekern::compress_mask)); }
