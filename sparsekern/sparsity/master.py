@@ -22,14 +22,14 @@ class Remasked(LayerSite):
     def _remember(self, mask: Tensor) -> None:
         self._mask = self.module.row_ptr, mask
 
-    def _next(self, mask: Tensor, capacity: int) -> tuple[Topology | None, int]:
-        """The pattern of a mask, None if it is the one in use, and how many weights they share. It has the capacity of
-        the one in use, unless that is too small or more than twice `capacity`."""
+    def _next(self, mask: Tensor, nnz: int, capacity: int) -> tuple[Topology | None, int]:
+        """The pattern of a mask of `nnz` weights, None if it is the one in use, and how many weights they share. It has
+        the capacity of the one in use, unless that is too small or more than twice `capacity`."""
         old = self.active
         if self._mask is None or self._mask[0] is not self.module.row_ptr:
             self._remember(old.mask())
         before = self._mask[1]  # type: ignore[index]
-        nnz, common = int(mask.count_nonzero()), int((mask & before).count_nonzero())
+        common = int((mask & before).count_nonzero())
         if nnz == common == old.nnz:
             return None, common
         room = old.capacity if nnz <= old.capacity <= 2 * capacity else capacity
@@ -63,13 +63,13 @@ class MasterSite(Remasked, LayerSite[MaskedLayer]):
         return float((1 - active / total).clamp(min=0)) if total > 0 else 0.0
 
     def remask(
-        self, mask: Tensor, capacity: int, optimizer: torch.optim.Optimizer, followers: Sequence[MaskedLayer]
+        self, mask: Tensor, nnz: int, capacity: int, optimizer: torch.optim.Optimizer, followers: Sequence[MaskedLayer]
     ) -> bool:
-        """Makes `mask`, bool of the weight's shape, the pattern, with room for `capacity` weights if it has not enough
-        or far too much now. Returns whether the capacity changed."""
+        """Makes `mask` the pattern, bool of the weight's shape with `nnz` entries True; with room for `capacity`
+        weights if it has not enough or far too much now. Returns whether the capacity changed."""
         old = self.active
         self.check_followers(followers)
-        topology, common = self._next(mask, capacity)
+        topology, common = self._next(mask, nnz, capacity)
         if topology is not None:
             for layer in (self.module, *followers):
                 layer.set_topology(topology)
@@ -145,12 +145,12 @@ class ParkedSite(Remasked, Site):
 
     @torch.no_grad()
     def remask(
-        self, mask: Tensor, capacity: int, optimizer: torch.optim.Optimizer, followers: Sequence[SparseLayer]
+        self, mask: Tensor, nnz: int, capacity: int, optimizer: torch.optim.Optimizer, followers: Sequence[SparseLayer]
     ) -> bool:
         """As `MasterSite.remask`."""
         old, parameter = self.active, self.module.values
         self.check_followers(followers)
-        topology, common = self._next(mask, capacity)
+        topology, common = self._next(mask, nnz, capacity)
         if topology is None:
             self.note_change(old.nnz, common)
             return False

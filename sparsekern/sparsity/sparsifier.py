@@ -234,7 +234,7 @@ class Sparsifier(torch.optim.Optimizer):
         counts = [int(mask.count_nonzero()) for mask in chosen]
         for site, mask, count in zip(sites, chosen, counts, strict=True):
             capacity = roomy(count, site.size, sum(counts), len(sites))
-            self._note(site, site.remask(mask, capacity, self.optimizer, self._followers_of(site)))
+            self._note(site, site.remask(mask, count, capacity, self.optimizer, self._followers_of(site)))
 
     def _note(self, site: LayerSite, reallocated: bool) -> None:
         self.reallocated |= reallocated

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ... import ops
-from .. import scopes, views
+from .. import scopes
 from ..method import Method
 from ..rule import Rule
 from ..schedules import Cadence, constant
@@ -55,7 +55,7 @@ class SignalToNoise(Rule):
             return None
         informative = [site.tracked["ratio"] > 1 for site in sites]
         kept = [int(mask.count_nonzero()) for mask in informative]
-        large = views.network.largest([site.weight.abs() for site in sites], [sum(kept), *[0] * (len(sites) - 1)])
+        large = ops.topk_mask([site.weight for site in sites], sum(kept), True)
         for site, count, mask in zip(sites, kept, large, strict=True):
             site.facts = {
                 "snr_sparsity": 1 - count / max(1, site.size),
