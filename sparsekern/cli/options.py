@@ -4,6 +4,7 @@ import argparse
 import ast
 import inspect
 import os
+import warnings
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import torch
@@ -173,7 +174,9 @@ def resolve(given: dict) -> dict:
             raise UsageError("the method dense has no --sparsity; leave it out or choose a sparse method")
         config["sparsity"] = 0.0
     elif emerges(config["method"]):
-        config["sparsity"] = given.get("sparsity")
+        if given.get("sparsity"):
+            warnings.warn(f"{config['method']}: the sparsity emerges; --sparsity is not used", stacklevel=2)
+        config["sparsity"] = None
     if config["lr"] is None:
         config["lr"] = LEARNING_RATE[config["optimizer"]]
     for flag in ("momentum", "nesterov"):

@@ -118,12 +118,14 @@ class Run:
         return self.data.train.batches(rows, size or self.config["batch_size"], generator)
 
     def check_batches(self) -> None:
-        """Raises a `UsageError` if batch norm would have to learn from a batch of one sample."""
+        """Raises a `UsageError` if batch norm, or a method that compares the gradients of samples, would have to learn
+        from a batch of one sample."""
         rows, batch = len(self.data.train), self.config["batch_size"]
-        if (batch == 1 or rows % batch == 1) and any(isinstance(m, _BatchNorm) for m in self.model.modules()):
+        normed = any(isinstance(m, _BatchNorm) for m in self.model.modules())
+        if (batch == 1 or rows % batch == 1) and (normed or self.optimizer.method.rule.wants_moment(0)):
             raise UsageError(
-                f"--batch-size {batch} leaves one of {rows} training samples alone in a batch, from which batch norm "
-                "cannot learn; choose another"
+                f"--batch-size {batch} leaves one of {rows} training samples alone in a batch, from which "
+                f"{'batch norm' if normed else self.config['method']} cannot learn; choose another"
             )
 
     def train_epoch(self, tick: Callable[[], None]) -> float:

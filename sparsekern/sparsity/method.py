@@ -69,6 +69,8 @@ class Method:
             kept(self.sparsity(step), 1)
             if not 0 <= self.rate(step) <= 1:
                 raise ValueError(f"rate must lie in [0, 1], got {self.rate(step)}")
+        if self.min_per_layer < 0:
+            raise ValueError(f"min_per_layer must be at least 0, got {self.min_per_layer}")
         if self.initialize not in ("keep", "fan_in", "evci"):
             raise ValueError(f"initialize must be 'keep', 'fan_in' or 'evci', got {self.initialize!r}")
 

@@ -1,7 +1,7 @@
 """`sparsify`: the first pattern of a network."""
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from math import prod
 from numbers import Real
 from typing import Any, cast
@@ -126,7 +126,10 @@ def _patterns(
         return _agreeing(layers, method)
     shapes = [_shape(layer) for layer in dense.values()]
     total = kept(method.sparsity(0), sum(method.view.units(shape) for shape in shapes))
+    _check_minimum(method, [method.view.units(shape) for shape in shapes])
     share = method.share if distribution is None else distributions.by_name(distribution)
+    if distribution is not None and (method.storage != "nonzeros" or (method.start and not method.view.per_layer)):
+        warnings.warn(f"{method.name} shares the sparsity by itself; distribution is not used", stacklevel=3)
     if method.start is not None:
         _check_data(method, batches, loss)
         counts = share(shapes, total, generator)
@@ -147,6 +150,16 @@ def _patterns(
         fresh = [Topology.from_mask(torch.ones(shape, dtype=torch.bool)) for shape in shapes]
     by_name = dict(zip(dense, fresh, strict=True))
     return [layer.topology if isinstance(layer, PatternLayer) else by_name[name] for name, layer in layers.items()]
+
+
+def _check_minimum(method: Method, units: Sequence[int]) -> None:
+    left = kept(method.sparsity(2**40), sum(units))
+    least = sum(min(method.min_per_layer, n) for n in units)
+    if least > left and not (method.start and method.start.unit == "channel"):
+        raise ValueError(
+            f"min_per_layer={method.min_per_layer} keeps {least} of {sum(units)} in {len(units)} layers, but "
+            f"{method.name} is to leave {left}"
+        )
 
 
 def _check_data(method: Method, batches: Batches | None, loss: Loss | None) -> None:

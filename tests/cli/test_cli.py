@@ -93,8 +93,11 @@ def test_every_method_trains(name: str, tmp_path: Path):
     assert train("--method", name, "--epochs", "2", "--out", str(tmp_path), *sparse) == 0
     summary = json.loads((tmp_path / "summary.json").read_text())
     expected = summary["prunable"] - (0 if name == "dense" else int(0.75 * summary["prunable"]))
-    if name == "prospr_channel":  # whose sparsity counts channels
-        assert 0 < summary["nnz"] < 0.25 * summary["prunable"]
+    if name in ("prospr_channel", "dpf_filter"):  # whose sparsity counts channels
+        assert 0 < summary["nnz"] < summary["prunable"]
+    elif name in ("snr", "snr_frozen"):  # whose sparsity emerges
+        assert summary["sparsity_target"] is None
+        assert 0 < summary["nnz"] < summary["prunable"]
     else:
         assert summary["nnz"] == expected
 

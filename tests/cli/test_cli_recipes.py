@@ -102,6 +102,8 @@ def test_options_with_a_list_of_values_are_checked():
 
 def test_a_sparsity_that_emerges_is_not_asked_for(tmp_path: Path):
     assert options.resolve({"method": "snr"})["sparsity"] is None
+    with pytest.warns(UserWarning, match="--sparsity is not used"):
+        assert options.resolve({"method": "snr", "sparsity": 0.8})["sparsity"] is None
     assert options.resolve({"method": "rigl"})["sparsity"] == options.DEFAULTS["sparsity"]
     grid = {"methods": ["snr", "rigl"], "sparsities": [0.8, 0.9], "seeds": [0], "backends": ["auto"]}
     names = [cell.folder.name for cell in compare._cells(grid, {}, [], tmp_path)]

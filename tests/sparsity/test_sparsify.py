@@ -129,3 +129,20 @@ def test_scoring_methods_ask_for_data() -> None:
         sk.sparsify(network(), sk.methods.snip(sparsity=0.5))
     with pytest.raises(ValueError, match="1 or more batches"):
         sk.sparsify(network(), sk.methods.snip(sparsity=0.5), batches=[], loss=cross_entropy)
+
+
+@pytest.mark.parametrize(
+    ("name", "minimum", "expected"), [("dpf", 6, "keeps 12 of 32"), ("dpf_filter", -1, "at least 0")]
+)
+def test_a_minimum_that_the_sparsity_does_not_leave(name: str, minimum: int, expected: str) -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 2))
+    with pytest.raises(ValueError, match=expected):
+        sk.sparsify(model, sk.methods.get(name)(0.7, 8, 4, min_per_layer=minimum))
+    sk.sparsify(model, sk.methods.dpf(0.7, 8, 4, min_per_layer=5))
+
+
+@pytest.mark.parametrize("name", ["dpf", "synflow", "prospr"])
+def test_a_distribution_that_a_method_does_not_use(name: str) -> None:
+    options = {"batches": [(torch.rand(4, 4), torch.rand(4, 2))] * 4, "loss": nn.functional.mse_loss}
+    with pytest.warns(UserWarning, match="distribution is not used"):
+        sk.sparsify(nn.Sequential(nn.Linear(4, 2)), sk.methods.get(name)(0.5, 8, 4), distribution="erk", **options)
