@@ -59,7 +59,7 @@ class MaskedLayer(PatternLayer):
         else:
             output = self._multiply(input, self.weight.detach())
             output = straight_through(output, input, self.weight, self.window, self._recorder(input))
-        return output if self.probe is None else self.probe.tap(output, input)
+        return output if self.probe is None else self.probe.tap(output, input, self.weight)
 
     def _multiply(self, input: Tensor, weight: Tensor) -> Tensor:
         if self._unmasked:
@@ -84,7 +84,9 @@ class MaskedLayer(PatternLayer):
                 "uses of a sample before squaring: give every use a layer of its own"
             )
         self._recorded = current
-        mark = signature(gradient)
+        if self.weight.grad is None:  # those of a step that was skipped, whose gradient was cleared
+            self.forget()
+        mark = signature(gradient.to(self.weight.dtype))  # as it arrives there
         self.moment = moment if self.moment is None else self.moment.add_(moment)
         self.signature = mark if self.signature is None else self.signature + mark
         self.samples += samples
@@ -151,6 +153,7 @@ class MaskedLayer(PatternLayer):
 def signature(gradient: Tensor) -> Tensor:
     """A number that is linear in the gradient, by which one that was scaled as a whole is recognised."""
     rows = gradient.reshape(len(gradient), -1)[:: max(1, len(gradient) // 64)]  # a look at some is enough
+    rows = rows.to(torch.promote_types(rows.dtype, torch.float32))  # bf16 has no numbers like 257
     weights = [torch.arange(1.0, n + 1, dtype=rows.dtype, device=rows.device).cos_() for n in rows.shape]
     return weights[0] @ (rows @ weights[1])
 

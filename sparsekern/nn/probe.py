@@ -23,9 +23,17 @@ class Probe:
         self.records: list[tuple[Tensor, Tensor]] = []
         self.passes: list[int] = []  # the backward pass that each came from; the last ones are those of `records`
 
-    def tap(self, output: Tensor, input: Tensor) -> Tensor:
-        """`output` itself; its backward pass records (h, delta)."""
-        return _Tap.apply(output, input.detach(), self)  # type: ignore[return-value]
+    def tap(self, output: Tensor, input: Tensor, weight: Tensor) -> Tensor:
+        """`output` itself; its backward pass records (h, delta), beside those of the passes before it whose gradient
+        `weight` holds."""
+        return _Tap.apply(output, input.detach(), self, weight)  # type: ignore[return-value]
+
+    def record(self, h: Tensor, delta: Tensor, weight: Tensor) -> None:
+        current = torch._C._current_graph_task_id()
+        if weight.grad is None and self.passes[-1:] != [current]:  # a step was skipped, its gradient cleared
+            self.records.clear()
+        self.records.append((h, delta))
+        self.passes.append(current)
 
     def row_weight(self) -> Tensor:
         """g_b = sum |delta_b|, `[rows]` (GraBo, section 3)."""
@@ -187,14 +195,13 @@ def _wide(tensor: Tensor) -> torch.dtype:
 
 class _Tap(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, output: Tensor, input: Tensor, probe: Probe) -> Tensor:
-        ctx.input, ctx.probe = input, probe
+    def forward(ctx: Any, output: Tensor, input: Tensor, probe: Probe, weight: Tensor) -> Tensor:
+        ctx.input, ctx.probe, ctx.weight = input, probe, weight
         return output.view_as(output)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple:
         (grad_output,) = grad_outputs
         # Under autocast the output, and so its gradient, is narrower than the input.
-        ctx.probe.records.append((ctx.input.to(grad_output.dtype), grad_output.detach()))
-        ctx.probe.passes.append(torch._C._current_graph_task_id())
-        return grad_output, None, None
+        ctx.probe.record(ctx.input.to(grad_output.dtype), grad_output.detach(), ctx.weight)
+        return grad_output, None, None, None

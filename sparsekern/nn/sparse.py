@@ -22,7 +22,7 @@ class SparseLayer(PatternLayer):
     def forward(self, input: Tensor) -> Tensor:
         input = self.prepare(input)
         output = self.product(input, self.values)
-        return output if self.probe is None else self.probe.tap(output, input)
+        return output if self.probe is None else self.probe.tap(output, input, self.values)
 
     @property
     def weight(self) -> Tensor:

@@ -71,7 +71,10 @@ def sparsify(
             raise ValueError(f"masks name {', '.join(unknown)}, but the prunable layers are {', '.join(layers)}")
         layers = {name: layer for name, layer in layers.items() if name in masks}
     else:
-        layers = method.scope(layers)
+        scope = method.scope(prunable_layers(model)) if exclude else method.scope(layers)
+        layers = {name: layer for name, layer in layers.items() if name in scope}
+        if not layers:
+            raise ValueError(f"exclude leaves none of the layers that {method.name} prunes: {', '.join(scope)}")
     generator = generator or torch.Generator().manual_seed(parallel.common_seed(int(torch.randint(2**62, ()))))
     ready = {name: layer for name, layer in layers.items() if not isinstance(layer, PatternLayer)}
     if masks is not None:

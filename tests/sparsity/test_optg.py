@@ -147,6 +147,19 @@ def test_fixed_budgets_of_the_layers(share: str) -> None:
     assert [site.nnz for site in optimizer.sites] == by_name(share)(shapes, total, None)
 
 
+def test_a_narrow_weight_has_a_wide_score() -> None:
+    method = sk.methods.optg(sparsity=0.5, total_steps=4, steps_per_epoch=2)
+    model = sk.sparsify(nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 4)).bfloat16(), method)
+    optimizer = sk.Sparsifier(model, torch.optim.SGD(model.parameters(), lr=0.1), method)
+    x = torch.randn(4, 8, dtype=torch.bfloat16)
+    model(x).square().mean().backward()
+    site = optimizer.sites[0]
+    expected = -0.1 * method.rule.progress(0) * site.grad.float() * site.weight.float()
+    optimizer.step()
+    assert site.tracked["score"].dtype == torch.float32
+    torch.testing.assert_close(site.tracked["score"], expected)
+
+
 def test_errors() -> None:
     for options, message in (
         ({"steepness": 0.0}, "steepness must be above 0"),

@@ -185,6 +185,36 @@ def test_clipping_scaling_and_accumulation_leave_the_ratio(scale: str) -> None:
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.parametrize("name", ["snr", "snr_frozen"])
+def test_what_a_skipped_step_recorded_is_gone_however_its_gradient_is_cleared(name: str) -> None:
+    ratios = []
+    for skips in (False, True):
+        model, optimizer = prepare("linear", name, OPTIMIZERS["sgd"])
+        for t, (x, y) in enumerate(batches("linear", 3)):
+            if skips and t == 1:
+                (cross_entropy(model(x), y) * math.inf).backward()
+                model.zero_grad()
+            cross_entropy(model(x), y).backward()
+            optimizer.step()
+            model.zero_grad()
+        ratios.append([site.tracked["ratio"] for site in optimizer.sites])
+    assert all(torch.equal(a, b) for a, b in zip(*ratios, strict=True))
+
+
+def test_ratio_of_a_wide_layer_in_bfloat16() -> None:
+    x, y, ratios = torch.randn(16, 600, generator=torch.Generator().manual_seed(0)).bfloat16(), torch.arange(16) % 5, []
+    for dtype in (torch.float32, torch.bfloat16):
+        torch.manual_seed(0)
+        plain = nn.Sequential(nn.Linear(600, 30), nn.Tanh(), nn.Linear(30, 5)).to(torch.bfloat16).to(dtype)
+        model = sk.sparsify(plain, make("snr"))
+        optimizer = sk.Sparsifier(model, torch.optim.SGD(model.parameters(), lr=0.1), make("snr"))
+        cross_entropy(model(x.to(dtype)).float(), y).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1e-3)
+        optimizer.step()
+        ratios.append(optimizer.sites[0].tracked["ratio"])
+    assert ((ratios[0] - ratios[1]).abs() < 0.1 * ratios[0] + 0.05).float().mean() > 0.95
+
+
 def test_a_batch_of_one_is_refused() -> None:
     model, optimizer = prepare("linear", "snr", OPTIMIZERS["sgd"])
     x, y = batches("linear")[0]

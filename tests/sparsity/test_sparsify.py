@@ -50,6 +50,16 @@ def test_weights_drawn_for_the_fan_in(name: str, options: dict) -> None:
         sk.methods.get(name)(sparsity=0.9, total_steps=100, **options | {"initialize": "orthogonal"})
 
 
+@pytest.mark.parametrize("name", ["dpf", "snr"])
+def test_the_classifier_is_the_last_layer_of_the_network_not_of_those_left(name: str) -> None:
+    method = sk.methods.get(name)(sparsity=0.5, total_steps=8, steps_per_epoch=2)
+    for exclude, left in ((["2"], [0, 1]), (["0"], [1])):
+        model = sk.sparsify(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 2)), method, exclude=exclude)
+        assert [i for i, layer in enumerate(model) if isinstance(layer, sk.MaskedLinear)] == left
+    with pytest.raises(ValueError, match=f"exclude leaves none of the layers that {name} prunes: 0"):
+        sk.sparsify(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2)), method, exclude=["0"])
+
+
 def test_exclude_takes_names_and_globs() -> None:
     class Net(nn.Module):
         def __init__(self) -> None:

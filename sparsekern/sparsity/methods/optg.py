@@ -1,5 +1,6 @@
 """Optimizing Gradient-driven Criteria in Network Sparsity: Gradient is All You Need (Zhang et al.)."""
 
+import torch
 from torch import Tensor
 
 from ... import ops
@@ -20,7 +21,9 @@ class ScoreOptimizer(Rule):
         self.progress, self.momentum = progress, momentum
 
     def begin(self, site: LayerSite) -> dict[str, Tensor]:
-        score = site.parameter.detach().new_zeros(site.shape)
+        weight = site.parameter
+        dtype = torch.promote_types(weight.dtype, torch.float32)
+        score = torch.zeros(site.shape, dtype=dtype, device=weight.device)
         return {"score": score, "momentum": score.clone()}
 
     def follow(self, site: LayerSite, step: int, lr: float) -> None:
