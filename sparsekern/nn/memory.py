@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from math import prod
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import nn
@@ -13,6 +13,13 @@ from .masked import MaskedLayer
 from .sparse import SparseLayer
 
 PARTS = ("values", "indices", "slack", "gradients", "optimizer", "scratch")
+
+
+@runtime_checkable
+class Keeper(Protocol):
+    """Keeps numbers for the weights of layers, as `Sparsifier` does."""
+
+    def kept_bytes(self, layer: nn.Module) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -54,7 +61,8 @@ def memory_report(model: nn.Module, optimizer: Any = None) -> MemoryReport:
     state. Scratch is what a dense product on an expanded weight takes and, where the weight is dense, the copy of its
     active entries; activations and the packed copies of them that
     the kernels keep per thread (64 columns of inputs and outputs for each of up to four panels) are not counted.
-    The dense twin has the same optimizer state tensors at its size.
+    What a `Sparsifier` keeps for a layer's weights (`Sparsifier.kept_bytes`) counts as optimizer state.
+    The dense twin has the optimizer's own state tensors at its size.
 
     Args:
         optimizer: the optimizer or `Sparsifier` of the model; its state is counted if given.
@@ -65,6 +73,8 @@ def memory_report(model: nn.Module, optimizer: Any = None) -> MemoryReport:
     inside = {id(p) for layer in layers.values() for p in layer.parameters(recurse=False)}
     for name, layer in layers.items():
         row = _masked_row(layer, state) if isinstance(layer, MaskedLayer) else _sparse_row(layer, state)
+        if isinstance(optimizer, Keeper):
+            row["optimizer"] += optimizer.kept_bytes(layer)
         if layer.bias is not None:
             bias = _dense_row("", layer.bias, state)
             row = {key: value + bias[key] for key, value in row.items()}
@@ -90,6 +100,8 @@ def _masked_row(layer: MaskedLayer, state: Any) -> dict[str, Any]:
     weight = layer.weight
     copy = layer.col.numel() * weight.element_size()
     row = _dense_row("", weight, state)
+    if layer.weight_gradient == "moment":  # lives as long as the gradient does
+        row["gradients"] += weight.numel() * torch.promote_types(weight.dtype, torch.float32).itemsize
     return {**row, "indices": sum(t.nbytes for t in layer.index), "scratch": copy + _panel(layer)}
 
 

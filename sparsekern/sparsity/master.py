@@ -19,6 +19,9 @@ class Remasked(LayerSite):
 
     _mask: tuple[Tensor, Tensor] | None = None  # the row pointers that it belongs to, and the mask
 
+    def kept(self) -> list[Tensor]:
+        return [*super().kept(), *(() if self._mask is None else self._mask[1:])]
+
     def _remember(self, mask: Tensor) -> None:
         self._mask = self.module.row_ptr, mask
 
@@ -173,6 +176,9 @@ class ParkedSite(Remasked, Site):
         self._remember(mask)
         self.note_change(old.nnz, common)
         return topology.capacity != old.capacity
+
+    def kept(self) -> list[Tensor]:
+        return [*super().kept(), *self.parked.values()]
 
     def settle(self, optimizer: torch.optim.Optimizer, followers: Sequence[SparseLayer]) -> Site:
         return settled(self)

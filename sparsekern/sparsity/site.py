@@ -127,6 +127,10 @@ class LayerSite(Generic[Layer]):
         common = int(torch.isin(active.coordinates(), first, assume_unique=True).sum())
         return common / max(1, first.numel() + active.nnz - common)
 
+    def kept(self) -> list[Tensor]:
+        """What is kept for the layer's weights beside the layer and the optimizer."""
+        return list(self.tracked.values())
+
     def measures(self) -> dict[str, float]:
         """What a report says beyond the pattern."""
         return self.facts

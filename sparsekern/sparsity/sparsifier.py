@@ -274,6 +274,11 @@ class Sparsifier(torch.optim.Optimizer):
 
     # ---- reports and files
 
+    def kept_bytes(self, layer: nn.Module) -> int:
+        """What is kept for a layer's weights beside the layer and the optimizer: numbers that the method follows,
+        parked weights and their state, the mask in use."""
+        return sum(t.nbytes for site in self.sites if site.module is layer for t in site.kept())
+
     def report(self) -> Report:
         """Per layer: shape, nnz, sparsity, flips, IoU with the last and the first pattern, kernel in use."""
         return Report(self.method.name, self.steps, self.method.notes, [site_row(site) for site in self.sites])
