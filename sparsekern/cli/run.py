@@ -107,6 +107,10 @@ class Run:
         smaller if the data would not do."""
         count = method.start.batches if method.start is not None else 1
         size = method.start.batch_size if method.start is not None else None
+        if count > len(self.data.train):
+            raise ValueError(
+                f"{method.name} scores on {count} batches, but there are {len(self.data.train)} training samples"
+            )
         size = min(size or self.config["batch_size"], max(1, len(self.data.train) // count))
         return list(islice(self._batches(-1, size), count))
 

@@ -123,6 +123,10 @@ def test_digits_are_images(tmp_path: Path):
         (["--model", "vgg16"], "vgg16 cannot take images of 1 x 8 x 8"),
         (["--model", "resnet20", "--batch-size", "1437"], "batch norm"),
         (["--model", "resnet20", "--batch-size", "1"], "batch norm"),
+        (
+            ["--model", "lenet300", "--method", "prospr", "--set", "inner_steps=1438"],
+            "1439 batches, but there are 1438",
+        ),
         (["--model", "lenet300", "--batch-size", "479", "--method", "snr"], "from which snr cannot learn"),
         (["--model", "torchvision:resnet18"], "3 channels"),
         (["--model", "torchvision:resnet81"], "resnet18"),
