@@ -5,6 +5,7 @@ They are products of the sparse operators with `active_values`. The weight's gra
 """
 
 from collections.abc import Callable
+from math import prod
 from typing import Any
 
 import torch
@@ -62,7 +63,8 @@ def weight_gradient(
 ) -> Tensor:
     """dL/dW, dense: of a linear layer, or of a convolution whose weight has `shape`."""
     if window is None:
-        return grad_output.reshape(-1, grad_output.shape[-1]).t() @ input.reshape(-1, input.shape[-1])
+        samples = prod(input.shape[:-1])  # -1 would be ambiguous where there are no features
+        return grad_output.reshape(samples, grad_output.shape[-1]).t() @ input.reshape(samples, input.shape[-1])
     _, stride, (top, bottom, left, right), dilation, groups = window
     padding = [top, left]
     if top != bottom or left != right:
