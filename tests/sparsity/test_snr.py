@@ -270,3 +270,19 @@ def test_sparsity_emerges_and_says_so() -> None:
     assert math.isclose(method.rule.decay, 0.01**0.5)
     everything = sk.sparsify(convnet(), make("snr", include_classifier=True))
     assert sum(isinstance(m, sk.nn.MaskedLayer) for m in everything.modules()) == 5
+
+
+@pytest.mark.parametrize("backend", ["sparse", "masked"])
+def test_rounding_does_not_decide_on_weights_that_one_sample_moves(backend: str) -> None:
+    torch.manual_seed(0)
+    method = sk.methods.snr(total_steps=1, steps_per_epoch=1, burn_in=0, hold="never", criterion="snr")
+    model = sk.sparsify(nn.Sequential(nn.Linear(4, 400), nn.Linear(400, 3)), method, backend=backend)
+    optimizer = sk.Sparsifier(model, torch.optim.SGD(model.parameters(), lr=0.1), method)
+    x = torch.randn(32, 4)
+    x[1:, 0] = 0
+    cross_entropy(model(x), torch.randint(3, (32,))).backward()
+    optimizer.step()
+    mask, ratio = optimizer.sites[0].active.mask(), optimizer.sites[0].tracked["ratio"]
+    assert torch.allclose(ratio[:, 0], torch.ones(400), rtol=1e-5)
+    assert not mask[:, 0].any()
+    assert torch.equal(mask[:, 1:], ratio[:, 1:] > 1)

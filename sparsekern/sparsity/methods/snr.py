@@ -17,6 +17,8 @@ from .registry import Entry, epochs_of, listed
 
 Criterion = Literal["both", "snr", "magnitude"]
 Hold = Literal["best", "last", "never"]
+# A weight that a single sample of the batch moves has a ratio of exactly 1: rounding is not to decide on its mask.
+ROUNDING = 1e-5
 SUBJECT = "Siems, Klein, Archambeau, Mahsereci, ICML workshop"
 
 
@@ -53,7 +55,7 @@ class SignalToNoise(Rule):
     def masks(self, sites: Sequence[LayerSite], step: int, held: bool) -> list[Tensor] | None:
         if held and not self.unprune:
             return None
-        informative = [site.tracked["ratio"] > 1 for site in sites]
+        informative = [site.tracked["ratio"] > 1 + ROUNDING for site in sites]
         kept = [int(mask.count_nonzero()) for mask in informative]
         large = ops.topk_mask([site.weight for site in sites], sum(kept), True)
         for site, count, mask in zip(sites, kept, large, strict=True):
@@ -148,7 +150,7 @@ def snr(
 
     The paper's (0.01)^-m for gamma exceeds 1; gamma solves gamma^m = 0.01. Its algorithm joins the masks of what is
     kept by "and", its text those of what is pruned: the text is followed. Weight decay is the optimizer's and no part
-    of the gradient.
+    of the gradient. r > 1 means by more than rounding, 1e-5: where one sample alone has a gradient, snr is exactly 1.
 
     Args:
         criterion: "both", or "snr" or "magnitude" alone (figure 3).
