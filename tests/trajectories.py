@@ -89,7 +89,7 @@ def expected(sparsifier: sk.Sparsifier) -> int:
     method = sparsifier.method
     last = sparsifier.steps - (method.update != "before")
     if method.update == "before":
-        last = max(t for t in range(last + 1) if method.when.fires(t))
+        last = max((t for t in range(last + 1) if method.when.fires(t)), default=0)
     return sk.topology.kept(method.sparsity(last), sum(method.view.units(site.shape) for site in sparsifier.sites))
 
 

@@ -1,6 +1,7 @@
 """What scores lowest is dropped: functions of a site, one score for each weight or for each unit of a view."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -24,6 +25,14 @@ def filter_rms(site: LayerSite) -> Tensor:
     return filter_norm(site) / max(1, site.weight[0].numel()) ** 0.5
 
 
+@dataclass(frozen=True)
+class _Tracked:
+    name: str
+
+    def __call__(self, site: LayerSite) -> Tensor:
+        return site.tracked[self.name]
+
+
 def tracked(name: str) -> Criterion:
     """The numbers that the method's rule keeps under this name."""
-    return lambda site: site.tracked[name]
+    return _Tracked(name)

@@ -1,6 +1,7 @@
 """Methods whose pruned weights are kept: trajectories against a dense twin that masks its weights, and freezing."""
 
 import copy
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -245,3 +246,14 @@ def test_compiled_code_outlives_the_changes_of_a_mask() -> None:
             graphs.append(sum(torch._dynamo.utils.counters["frames"].values()))
     assert flips >= 2
     assert graphs[-1] - graphs[0] <= 2
+
+
+@pytest.mark.parametrize("name", [*MASTERS, "snr_frozen"])
+def test_a_method_with_its_sparsifier_can_be_pickled(name: str) -> None:
+    model, sparsifier = prepare("linear", name, OPTIMIZERS["momentum"])
+    data = batches("linear")
+    for batch in data[:7]:
+        step(model, sparsifier, batch)
+    other, continuation = pickle.loads(pickle.dumps((model, sparsifier)))
+    losses = [(step(model, sparsifier, batch), step(other, continuation, batch)) for batch in data[7:]]
+    assert all(torch.equal(*pair) for pair in losses)

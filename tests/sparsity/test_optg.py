@@ -168,5 +168,7 @@ def test_errors() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             sk.methods.optg(sparsity=0.5, total_steps=10, steps_per_epoch=2, **options)
+    with pytest.raises(ValueError, match="a run needs two, got 1"):
+        sk.methods.optg(sparsity=0.5, total_steps=10, steps_per_epoch=10)
     with pytest.raises(ValueError, match="steps_per_epoch"):
         sk.methods.optg(sparsity=0.5, total_steps=10)

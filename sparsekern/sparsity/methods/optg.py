@@ -78,6 +78,8 @@ def optg(
             ablations).
     """
     steps, period, epochs = epochs_of("optg", total_steps, steps_per_epoch)
+    if epochs < 2:
+        raise ValueError(f"optg prunes at the start of every epoch but the first, so a run needs two, got {epochs}")
     if steepness is not None and steepness <= 0:
         raise ValueError(f"steepness must be above 0, got {steepness}")
     if not 0 <= momentum < 1:
@@ -86,7 +88,7 @@ def optg(
     return Method(
         "optg",
         sigmoid(sparsity, epochs, alpha, period),
-        Cadence(period, start=0, stop=steps - 1),
+        Cadence(period, stop=steps - 1),
         storage="master",
         scope=scopes.everything,
         drop=criteria.tracked("score"),
