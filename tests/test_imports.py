@@ -24,7 +24,7 @@ GROUPS = [
     {"sparsity.master"},
     {"sparsity.growth", "sparsity.criteria", "sparsity.rule", "sparsity.passes"},
     {"sparsity.method"},
-    {"sparsity.methods", "sparsity.update", "sparsity.report", "sparsity.start", "sparsity.sites"},
+    {"sparsity.methods", "sparsity.update", "sparsity.report", "sparsity.start", "sparsity.sites", "sparsity.stance"},
     {"sparsity.sparsifier"},
     {"sparsity"},
     {"cli.errors", "cli.models"},

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,6 +15,7 @@ from .passes import Batches
 from .report import Report, site_row
 from .site import LayerSite, Site
 from .sites import check_held, followers_of, pack, passes_of, sites_of, unpack
+from .stance import EagerSteps
 from .start import roomy
 from .starts import Loss
 from .update import masks, plan, warn_of_collapse
@@ -87,8 +86,7 @@ class Sparsifier(torch.optim.Optimizer):
         self.frozen = False
         self.rewired = self.reallocated = False
         self._loss_due = False  # the change of pattern waits for the epoch's loss
-        self._stance_set = False
-        self._farewell: weakref.finalize | None = None
+        self._eager = EagerSteps()
         for site in self.sites:
             site.tracked = method.rule.begin(site)
         if method.update == "before" and method.when.fires(0):
@@ -102,8 +100,7 @@ class Sparsifier(torch.optim.Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         """For copies and pickles, made together with the model; without a scheduler's wrapper of `step`."""
-        state = {key: value for key, value in self.__dict__.items() if key != "step"}
-        return {**state, "_farewell": None}
+        return {key: value for key, value in self.__dict__.items() if key != "step"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -263,14 +260,7 @@ class Sparsifier(torch.optim.Optimizer):
             if isinstance(site, MasterSite):
                 site.module.weight_gradient = "moment" if moment else "dense"
         self.passes.arm(armed)
-        if armed != self._stance_set and "torch._dynamo" in sys.modules:
-            torch.compiler.set_stance("force_eager" if armed else "default")
-            self._stance_set = armed
-            if armed and self._farewell is None:  # whoever compiles after this object's life is not to find it so
-                self._farewell = weakref.finalize(self, torch.compiler.set_stance, "default")
-            elif self._farewell is not None and not armed:
-                self._farewell.detach()
-                self._farewell = None
+        self._eager.switch(armed, self)
 
     # ---- reports and files
 

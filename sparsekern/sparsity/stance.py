@@ -1,0 +1,27 @@
+"""Compiled code that runs eagerly for some steps."""
+
+import sys
+import weakref
+from typing import Any
+
+import torch
+
+
+class EagerSteps:
+    """Switches `torch.compile` to eager execution for all of the process, and back when its owner ceases to exist.
+    Copies begin switched off."""
+
+    def __init__(self) -> None:
+        self._undo: weakref.finalize | None = None
+
+    def __reduce__(self) -> tuple:
+        return EagerSteps, ()
+
+    def switch(self, on: bool, owner: Any) -> None:
+        """A no-op where nothing has been compiled."""
+        if on == (self._undo is not None) or "torch._dynamo" not in sys.modules:
+            return
+        torch.compiler.set_stance("force_eager" if on else "default")
+        if self._undo is not None:
+            self._undo.detach()
+        self._undo = weakref.finalize(owner, torch.compiler.set_stance, "default") if on else None
