@@ -33,7 +33,6 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "snr": {"every": 2, "memory": 0.5},
     "snr_frozen": {"every": 2, "memory": 0.5},
 }
-EMERGENT = ("snr", "snr_frozen", "prospr_channel")  # methods whose number of weights is not given
 STEPS, EPOCH = 20, 5
 
 
@@ -44,6 +43,8 @@ def make(name: str, **options: Any) -> sk.Method:
 
 NAMES = [*sk.methods.names(), "gse_graest, two batches"]
 SPARSE = [name for name in NAMES if name != "dense"]
+CHANNELS = [name for name in SPARSE if (start := make(name).start) is not None and start.unit == "channel"]
+EMERGENT = ("snr", "snr_frozen", *CHANNELS)  # methods whose number of weights is not given
 NONZEROS = [name for name in SPARSE if make(name).storage == "nonzeros"]
 KINDS = ("linear", "conv")
 CONV = [("conv", "momentum"), ("conv", "adamw-fused")]

@@ -1,11 +1,13 @@
 """Taking whole channels out of a network."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from ..nn import ChannelGroup, channel_groups
+from ..topology import kept
 from .starts import Network
 
 
@@ -24,6 +26,42 @@ def removable_groups(network: Network) -> list[ChannelGroup]:
     if not groups:
         raise ValueError("the model has no channels that can be taken out")
     return groups
+
+
+def gate_sums(network: Network, groups: Sequence[ChannelGroup], products: Sequence[Tensor]) -> list[Tensor]:
+    """For each group the sums, `[size]`, of `products` over all weights that write a channel: what one gate multiplies.
+
+    Args:
+        products: one tensor of the weight's shape for each layer of the network.
+    """
+    per_row = {name: product.flatten(1).sum(1) for name, product in zip(network.layers, products, strict=True)}
+    return [torch.stack([per_row[name][rows].sum(1) for name, rows in g.layers.items()]).sum(0) for g in groups]
+
+
+def left_of(network: Network, groups: Sequence[ChannelGroup], sparsity: float) -> int:
+    """How many of the groups' n channels stay, n - floor(sparsity n).
+
+    Raises:
+        ValueError: they are fewer than the least number in every group, taken together.
+    """
+    sizes = [group.size for group in groups]
+    left, minimum = kept(sparsity, sum(sizes)), network.min_per_layer
+    least = sum(min(minimum, size) for size in sizes)
+    if least > left:
+        raise ValueError(
+            f"min_per_layer={minimum} keeps {least} of {sum(sizes)} channels in {len(sizes)} groups of tied layers, "
+            f"but a sparsity of {sparsity} is to leave {left}"
+        )
+    return left
+
+
+def highest_channels(
+    network: Network, groups: Sequence[ChannelGroup], scores: Sequence[Tensor], sparsity: float
+) -> list[Tensor]:
+    """The masks of the layers with the globally highest scores, `[size]` for each group: the fraction `sparsity` of the
+    channels is gone."""
+    marks = replace(network, counts=[left_of(network, groups, sparsity)]).largest(scores)
+    return without_channels(network, [(group, ~mark) for group, mark in zip(groups, marks, strict=True)])
 
 
 def without_channels(network: Network, gone: Sequence[tuple[ChannelGroup, Tensor]]) -> list[Tensor]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import floor
 
 import torch
@@ -54,19 +55,16 @@ class Growth:
         return apportion([site.size for site in sites], absent, floor(self.multiplier * total))
 
 
-def _each(candidates: Callable[[Site, int, Tensor | None, int], tuple[Tensor, Tensor]]) -> Propose:
+def _each(
+    candidates: Callable[[Site, int, Tensor | None, int], tuple[Tensor, Tensor]],
+    sites: Sequence[Site],
+    quotas: Sequence[int],
+    keep: Sequence[Tensor | None],
+    seeds: Sequence[int],
+    passes: ArmedStep,
+) -> Candidates:
     """Of every site by itself."""
-
-    def propose(
-        sites: Sequence[Site],
-        quotas: Sequence[int],
-        keep: Sequence[Tensor | None],
-        seeds: Sequence[int],
-        passes: ArmedStep,
-    ) -> Candidates:
-        return [candidates(*own) for own in zip(sites, quotas, keep, seeds, strict=True)]
-
-    return propose
+    return [candidates(*own) for own in zip(sites, quotas, keep, seeds, strict=True)]
 
 
 def _by_dense_gradient(site: Site, n: int, keep: Tensor | None, seed: int) -> tuple[Tensor, Tensor]:
@@ -82,7 +80,11 @@ def _by_dense_gradient(site: Site, n: int, keep: Tensor | None, seed: int) -> tu
 def dense_gradient(*, from_dropped: bool = True) -> Growth:
     """Largest |dL/dW| among the absent weights (RigL). The dense gradient exists only during the change."""
     return Growth(
-        "dense gradient", _each(_by_dense_gradient), armed=True, from_dropped=from_dropped, revives=from_dropped
+        "dense gradient",
+        partial(_each, _by_dense_gradient),
+        armed=True,
+        from_dropped=from_dropped,
+        revives=from_dropped,
     )
 
 
@@ -101,12 +103,12 @@ def _uniformly(site: Site, n: int, keep: Tensor | None, seed: int) -> tuple[Tens
 
 def uniform() -> Growth:
     """Absent weights, every one equally likely (SET)."""
-    return Growth("uniform", _each(_uniformly), armed=False, from_dropped=True)
+    return Growth("uniform", partial(_each, _uniformly), armed=False, from_dropped=True)
 
 
 def uniform_by_size() -> Growth:
     """As `uniform`, the layers growing in proportion to their size (SET as the GraBo paper runs it)."""
-    return Growth("uniform by size", _each(_uniformly), armed=False, from_dropped=False, multiplier=1)
+    return Growth("uniform by size", partial(_each, _uniformly), armed=False, from_dropped=False, multiplier=1)
 
 
 def sampled_gradient(heuristic: Heuristic, multiplier: float, batches: int = 1) -> Growth:
@@ -124,33 +126,34 @@ def sampled_gradient(heuristic: Heuristic, multiplier: float, batches: int = 1) 
         raise ValueError(f"multiplier must be at least 1, got {multiplier}")
     if batches < 1:
         raise ValueError(f"batches must be at least 1, got {batches}")
-
-    def candidates(
-        sites: Sequence[Site],
-        quotas: Sequence[int],
-        keep: Sequence[Tensor | None],
-        seeds: Sequence[int],
-        passes: ArmedStep,
-    ) -> Candidates:
-        drawn = []
-        guides = heuristic(sites, seeds, passes)
-        for site, (rows, cols), n, seed in zip(sites, guides, quotas, seeds, strict=True):
-            topology = site.active
-            coordinates, rest = ops.guided_sample(rows, cols, topology.row_ptr, topology.col, n, seed)
-            site.facts["sampled_uniformly"] = int(rest)
-            drawn.append(coordinates)
-        gradients = passes.total(sites, lambda i, site: (site.probe.gradient_at(drawn[i]),))
-        return [(coordinates, g.abs()) for coordinates, (g,) in zip(drawn, gradients, strict=True)]
-
     return Growth(
         "sampled gradient",
-        candidates,
+        partial(_sampled, heuristic),
         armed=batches == 1,
         from_dropped=False,
         multiplier=multiplier,
         batches=batches,
         inputs=heuristic is synaptic_flow,
     )
+
+
+def _sampled(
+    heuristic: Heuristic,
+    sites: Sequence[Site],
+    quotas: Sequence[int],
+    keep: Sequence[Tensor | None],
+    seeds: Sequence[int],
+    passes: ArmedStep,
+) -> Candidates:
+    drawn = []
+    guides = heuristic(sites, seeds, passes)
+    for site, (rows, cols), n, seed in zip(sites, guides, quotas, seeds, strict=True):
+        topology = site.active
+        coordinates, rest = ops.guided_sample(rows, cols, topology.row_ptr, topology.col, n, seed)
+        site.facts["sampled_uniformly"] = int(rest)
+        drawn.append(coordinates)
+    gradients = passes.total(sites, lambda i, site: (site.probe.gradient_at(drawn[i]),))
+    return [(coordinates, g.abs()) for coordinates, (g,) in zip(drawn, gradients, strict=True)]
 
 
 def flat(sites: Sequence[Site], seeds: Sequence[int], passes: ArmedStep) -> list[tuple[Tensor, ...]]:

@@ -22,6 +22,14 @@ class Score:
         return self.function(weight, gradient)
 
 
-magnitude = Score("magnitude", lambda weight, gradient: weight.abs())
+def _magnitude(weight: Tensor, gradient: Any) -> Tensor:
+    return weight.abs()
+
+
+def _saliency(weight: Tensor, gradient: Tensor) -> Tensor:
+    return (weight * gradient).abs()
+
+
+magnitude = Score("magnitude", _magnitude)
 # |w g|: SNIP (Lee et al. 2019), eq. 5
-saliency = Score("saliency", lambda weight, gradient: (weight * gradient).abs(), needs_gradient=True)
+saliency = Score("saliency", _saliency, needs_gradient=True)

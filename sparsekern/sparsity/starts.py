@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Literal, cast
 
 import torch
@@ -139,14 +140,15 @@ def mean_gradient(model: nn.Module, weights: Sequence[Tensor], batches: Batches,
     return [parallel.mean(total) for total in sums]
 
 
-def elementwise(score: Score) -> Start:
+def elementwise(score: Score, batches: int = 1) -> Start:
     """The highest scores of each weight and, where the score needs it, its mean gradient over the batches."""
+    needed = score.needs_gradient
+    return Start(score.name, partial(_highest, score), batches=batches if needed else 0, needs_loss=needed)
 
-    def choose(network: Network) -> list[Tensor]:
-        weights = network.weights
-        gradients: Sequence[Tensor | None] = [None] * len(weights)
-        if score.needs_gradient:
-            gradients = mean_gradient(network.model, weights, network.batches, network.loss)
-        return network.largest([score(w.detach(), g) for w, g in zip(weights, gradients, strict=True)])
 
-    return Start(score.name, choose, batches=int(score.needs_gradient), needs_loss=score.needs_gradient)
+def _highest(score: Score, network: Network) -> list[Tensor]:
+    weights = network.weights
+    gradients: Sequence[Tensor | None] = [None] * len(weights)
+    if score.needs_gradient:
+        gradients = mean_gradient(network.model, weights, network.batches, network.loss)
+    return network.largest([score(w.detach(), g) for w, g in zip(weights, gradients, strict=True)])

@@ -197,6 +197,8 @@ def test_equal_scores_and_the_least_number_per_layer() -> None:
     model = sk.sparsify(residual(), make(0.6, min_per_layer=2), **options)
     assert min(int(alive.sum()) for alive in living(model)) == 2
     assert sum(int(alive.sum()) for alive in living(model)) == 12
+    with pytest.raises(ValueError, match=r"min_per_layer=5 keeps 20 of 30 channels in 4 groups.* is to leave 12"):
+        sk.sparsify(residual(), make(0.6, min_per_layer=5), **options)
 
 
 def test_already_sparse_and_errors() -> None:

@@ -1,10 +1,12 @@
 """Training on nonzeros equals training a masked dense network, optimizer state too, through changes of pattern."""
 
 import copy
+import pickle
 from collections.abc import Callable
 
 import pytest
 import torch
+import trajectories
 from torch import Tensor, nn
 from trajectories import (
     CONV,
@@ -18,6 +20,7 @@ from trajectories import (
     batches,
     chosen,
     expected,
+    make,
     prepare,
     step,
 )
@@ -143,6 +146,19 @@ def test_resume_in_the_middle_is_bit_for_bit(name: str, kind: str, optimizer: st
     assert first.keys() == second.keys()
     assert all(torch.equal(first[key], second[key]) for key in first)
     assert str(sparsifier.report()) == str(continuation.report())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_pickled_method_is_the_same(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    outcomes, original = [], make(name)
+    for method in (original, pickle.loads(pickle.dumps(original))):
+        monkeypatch.setattr(trajectories, "make", lambda name, method=method: method)
+        model, sparsifier = prepare("linear", name, OPTIMIZERS["momentum"])
+        for batch in batches("linear", 12):
+            step(model, sparsifier, batch)
+        outcomes.append(model.state_dict())
+    assert outcomes[0].keys() == outcomes[1].keys()
+    assert all(torch.equal(outcomes[0][key], outcomes[1][key]) for key in outcomes[0])
 
 
 def test_adafactor_state_is_carried() -> None:

@@ -1,5 +1,7 @@
 """Weights scored by how their removal changes the gradient flow (Wang et al., ICLR 2020), and what followed it."""
 
+from functools import partial
+
 from torch import Tensor
 
 from .. import scores
@@ -15,16 +17,16 @@ def _start(name: str, score: Score, batches: int, temperature: float) -> Start:
     """The globally highest `score(w, Hg)`."""
     if batches < 1 or not temperature > 0:
         raise ValueError(f"{name} takes batches >= 1 and temperature > 0, got {batches} and {temperature}")
+    return Start(name, partial(_choose, score, temperature), batches)
 
-    def choose(network: Network) -> list[Tensor]:
-        weights = network.weights
-        with scoring(network.model):
-            loss = network.loss
-            objective = Objective(network.model, lambda output, target: loss(output / temperature, target), weights)
-            products = curvature(objective, weights, network.batches)
-        return network.largest([score(w.detach(), product) for w, product in zip(weights, products, strict=True)])
 
-    return Start(name, choose, batches)
+def _choose(score: Score, temperature: float, network: Network) -> list[Tensor]:
+    weights = network.weights
+    with scoring(network.model):
+        loss = network.loss
+        objective = Objective(network.model, lambda output, target: loss(output / temperature, target), weights)
+        products = curvature(objective, weights, network.batches)
+    return network.largest([score(w.detach(), product) for w, product in zip(weights, products, strict=True)])
 
 
 @listed(

@@ -2,14 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from math import inf
 
-import torch
 from torch import Tensor
 
-from ...topology import kept
-from ..channels import removable_groups, without_channels
+from ..channels import gate_sums, highest_channels, removable_groups
 from ..method import Method
 from ..objective import Objective, meta_gradient
 from ..schedules import constant
@@ -155,15 +154,11 @@ def prospr_channel(
         min_per_layer: so many channels stay in each group of tied layers; otherwise one may lose all, with a warning.
     """
     prospect = Prospect("prospr_channel", inner_steps, lr, momentum, fresh_batches, batch_size)
-
-    def choose(network: Network) -> list[Tensor]:
-        groups = removable_groups(network)
-        products = dict(zip(network.layers, prospect.products(network), strict=True))
-        per_row = {name: product.flatten(1).sum(1) for name, product in products.items()}
-        gates = [torch.stack([per_row[name][rows].sum(1) for name, rows in g.layers.items()]).sum(0) for g in groups]
-        left = kept(sparsity, sum(group.size for group in groups))
-        marks = replace(network, counts=[left]).largest([gate.abs() for gate in gates])
-        return without_channels(network, [(group, ~mark) for group, mark in zip(groups, marks, strict=True)])
-
-    start = replace(prospect.start(choose), unit="channel")
+    start = replace(prospect.start(partial(_channels, prospect, sparsity)), unit="channel")
     return Method("prospr_channel", constant(sparsity), start=start, min_per_layer=min_per_layer)
+
+
+def _channels(prospect: Prospect, sparsity: float, network: Network) -> list[Tensor]:
+    groups = removable_groups(network)
+    gates = gate_sums(network, groups, prospect.products(network))
+    return highest_channels(network, groups, [gate.abs() for gate in gates], sparsity)

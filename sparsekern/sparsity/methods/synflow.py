@@ -1,5 +1,7 @@
 """SynFlow (Tanaka et al., NeurIPS 2020): the flow through a weight, found without data."""
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
@@ -41,25 +43,26 @@ def synflow(
     """
     if rounds < 1:
         raise ValueError(f"synflow takes rounds >= 1, got {rounds}")
+    start = Start("synflow", partial(_choose, rounds), batches=1, needs_loss=False)
+    return Method("synflow", constant(sparsity), start=start)
 
-    def choose(network: Network) -> list[Tensor]:
-        x = network.batches[0][0]
-        if not x.is_floating_point():
-            raise ValueError(f"the flow starts from floating-point inputs, but the model takes {x.dtype}")
-        ones = x.new_ones((1, *x.shape[1:]), dtype=torch.float64)
-        net = linearised(network.model)
-        weights = _copies(network, net.module)
-        masks = [torch.ones_like(weight, dtype=torch.bool) for weight in weights]
-        for i in range(1, rounds + 1):
-            scores = flow_scores(net, weights, ones)
-            left = [score.masked_fill(~mask, -torch.inf) for score, mask in zip(scores, masks, strict=True)]
-            masks = network.after(i / rounds).largest(left)
-            with torch.no_grad():
-                for weight, mask in zip(weights, masks, strict=True):
-                    weight.mul_(mask)
-        return masks
 
-    return Method("synflow", constant(sparsity), start=Start("synflow", choose, batches=1, needs_loss=False))
+def _choose(rounds: int, network: Network) -> list[Tensor]:
+    x = network.batches[0][0]
+    if not x.is_floating_point():
+        raise ValueError(f"the flow starts from floating-point inputs, but the model takes {x.dtype}")
+    ones = x.new_ones((1, *x.shape[1:]), dtype=torch.float64)
+    net = linearised(network.model)
+    weights = _copies(network, net.module)
+    masks = [torch.ones_like(weight, dtype=torch.bool) for weight in weights]
+    for i in range(1, rounds + 1):
+        scores = flow_scores(net, weights, ones)
+        left = [score.masked_fill(~mask, -torch.inf) for score, mask in zip(scores, masks, strict=True)]
+        masks = network.after(i / rounds).largest(left)
+        with torch.no_grad():
+            for weight, mask in zip(weights, masks, strict=True):
+                weight.mul_(mask)
+    return masks
 
 
 def _copies(network: Network, copied: nn.Module) -> list[Tensor]:
