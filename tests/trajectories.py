@@ -36,8 +36,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
 STEPS, EPOCH = 20, 5
 
 
+SCORING = {"synflow": {"rounds": 4}, "iter_snip": {"rounds": 3}, "force": {"rounds": 3}, "snip_mb": {"batches": 2}}
+
+
 def make(name: str, **options: Any) -> sk.Method:
-    options = {**OPTIONS.get(name, {}), **options}
+    options = {**OPTIONS.get(name, {}), **SCORING.get(name, {}), **options}
     return sk.methods.get(name.partition(",")[0])(sparsity=0.7, total_steps=STEPS, steps_per_epoch=EPOCH, **options)
 
 

@@ -2,13 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..nn import ChannelGroup, channel_groups
 from ..topology import kept
-from .starts import Network
+from .flow import bare
+from .starts import Network, scoring
 
 
 def removable_groups(network: Network) -> list[ChannelGroup]:
@@ -36,6 +39,47 @@ def gate_sums(network: Network, groups: Sequence[ChannelGroup], products: Sequen
     """
     per_row = {name: product.flatten(1).sum(1) for name, product in zip(network.layers, products, strict=True)}
     return [torch.stack([per_row[name][rows].sum(1) for name, rows in g.layers.items()]).sum(0) for g in groups]
+
+
+def read_sums(network: Network, groups: Sequence[ChannelGroup], products: Sequence[Tensor]) -> list[Tensor]:
+    """As `gate_sums`, over all weights that read a channel: with the products of weights and their gradients it is the
+    derivative of the loss by a gate on the channel where it is read, behind batch norm and activation."""
+    per_column = {
+        name: product.transpose(0, 1).flatten(1).sum(1) for name, product in zip(network.layers, products, strict=True)
+    }
+    return [torch.stack([per_column[name][cols].sum(1) for name, cols in g.consumers.items()]).sum(0) for g in groups]
+
+
+def costs(network: Network, groups: Sequence[ChannelGroup]) -> list[int]:
+    """Multiplications per sample that go with one channel of each group: those that write it and those that read it, in
+    the network as it is."""
+    applied = _applications(network)
+    found = []
+    for group in groups:
+        cost = 0
+        for name, rows in group.layers.items():
+            cost += rows.shape[1] * applied[name] * network.layers[name].weight[0].numel()  # type: ignore[index]
+        for name, columns in group.consumers.items():
+            cost += columns.shape[1] * applied[name] * network.layers[name].weight[:, 0].numel()  # type: ignore[index]
+        found.append(cost)
+    return found
+
+
+def _applications(network: Network) -> dict[str, int]:
+    """How many times a sample meets the weight of each layer: at each position of the output, in each of its uses."""
+    applied = dict.fromkeys(network.layers, 0)
+
+    def count(name: str, module: nn.Module, inputs: Any, output: Tensor) -> None:
+        applied[name] += output[0].numel() // max(1, len(network.layers[name].weight))  # type: ignore[arg-type]
+
+    handles = [layer.register_forward_hook(partial(count, name)) for name, layer in network.layers.items()]
+    try:
+        with scoring(network.model), torch.no_grad():
+            bare(network.model)(network.batches[0][0][:2])
+    finally:
+        for handle in handles:
+            handle.remove()
+    return applied
 
 
 def left_of(network: Network, groups: Sequence[ChannelGroup], sparsity: float) -> int:

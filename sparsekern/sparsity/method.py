@@ -39,7 +39,8 @@ class Method:
         rule: what goes beyond this composition.
         freeze: from this step on a master's pattern rests and its layers hold their nonzeros only.
         initialize: "keep" the weights of the model, or draw them with variance 1 / the "fan_in" of the pattern's row,
-            or 2 / fan-in ("evci", Evci et al. 2022).
+            or 2 / fan-in ("evci", Evci et al. 2022), or "rescale" those of the model, so that the variance of a row's
+            output is that of the dense row.
         min_per_layer: so many weights, or filters, stay in every layer.
         steps_per_epoch: for a rule that looks at epochs.
         notes: what the method adapted to the length of the run, for reports.
@@ -59,7 +60,7 @@ class Method:
     update: Literal["step", "replace", "before"] = "step"
     rule: Rule = NO_RULE
     freeze: int | None = None
-    initialize: Literal["keep", "fan_in", "evci"] = "keep"
+    initialize: Literal["keep", "fan_in", "evci", "rescale"] = "keep"
     min_per_layer: int = 0
     steps_per_epoch: int | None = None
     notes: tuple[str, ...] = ()
@@ -71,8 +72,8 @@ class Method:
                 raise ValueError(f"rate must lie in [0, 1], got {self.rate(step)}")
         if self.min_per_layer < 0:
             raise ValueError(f"min_per_layer must be at least 0, got {self.min_per_layer}")
-        if self.initialize not in ("keep", "fan_in", "evci"):
-            raise ValueError(f"initialize must be 'keep', 'fan_in' or 'evci', got {self.initialize!r}")
+        if self.initialize not in ("keep", "fan_in", "evci", "rescale"):
+            raise ValueError(f"initialize must be 'keep', 'fan_in', 'evci' or 'rescale', got {self.initialize!r}")
 
     @property
     def needs_batches(self) -> bool:

@@ -30,6 +30,12 @@ def _saliency(weight: Tensor, gradient: Tensor) -> Tensor:
     return (weight * gradient).abs()
 
 
+def _product(weight: Tensor, gradient: Tensor) -> Tensor:
+    return weight * gradient
+
+
 magnitude = Score("magnitude", _magnitude)
 # |w g|: SNIP (Lee et al. 2019), eq. 5
 saliency = Score("saliency", _saliency, needs_gradient=True)
+# w g with its sign: GraSP (Wang et al. 2020) with H g for the gradient
+product = Score("product", _product, needs_gradient=True)

@@ -77,10 +77,11 @@ def sparsify(
             raise ValueError(f"exclude leaves none of the layers that {method.name} prunes: {', '.join(scope)}")
     generator = generator or torch.Generator().manual_seed(parallel.common_seed(int(torch.randint(2**62, ()))))
     ready = {name: layer for name, layer in layers.items() if not isinstance(layer, PatternLayer)}
+    removed: dict[str, Tensor] = {}
     if masks is not None:
         patterns = [_masked(name, layer, masks[name]) for name, layer in layers.items()]
     else:
-        patterns = _patterns(model, layers, method, distribution, batches, loss, generator)
+        patterns, removed = _patterns(model, layers, method, distribution, batches, loss, generator)
     total = sum(pattern.nnz for pattern in patterns)
     for (name, layer), pattern in zip(layers.items(), patterns, strict=True):
         if method.moves_counts:
@@ -89,12 +90,26 @@ def sparsify(
             new: Any = masked_twin(layer, pattern, backend)
         else:
             new = sparse_twin(layer, pattern, backend)
-        if method.initialize != "keep" and name in ready:
-            new.reset_parameters(generator)
-            if method.initialize == "evci":
-                new.values.data.mul_(2**0.5)
+        if name in ready:
+            _initialize(new, method, generator)
         model = swap(model, name, new)
+    with torch.no_grad():
+        for name, gone in removed.items():
+            model.get_parameter(name).masked_fill_(gone, 0)
     return model
+
+
+@torch.no_grad()
+def _initialize(layer: Any, method: Method, generator: torch.Generator) -> None:
+    """Draws new weights for the pattern, or makes those there are larger, where the method says so."""
+    if method.initialize in ("fan_in", "evci"):
+        layer.reset_parameters(generator)
+    if method.initialize == "evci":
+        layer.values.mul_(2**0.5)
+    if method.initialize == "rescale":
+        fan_in = layer.row_ptr.diff()
+        growth = (layer.topology.cols / fan_in.clamp(min=1)).sqrt().repeat_interleave(fan_in)
+        layer.values[: growth.numel()] *= growth
 
 
 def roomy(nnz: int, size: int, total: int, layers: int) -> int:
@@ -122,17 +137,19 @@ def _patterns(
     batches: Batches | None,
     loss: Loss | None,
     generator: torch.Generator,
-) -> list[Topology]:
-    """The first pattern of every layer. A layer that is sparse already keeps its own."""
+) -> tuple[list[Topology], dict[str, Tensor]]:
+    """The first pattern of every layer, and what of other Parameters is removed with the weights. A layer that is
+    sparse already keeps its own."""
     dense = {name: layer for name, layer in layers.items() if not isinstance(layer, PatternLayer)}
     if not dense:
-        return _agreeing(layers, method)
+        return _agreeing(layers, method), {}
     shapes = [_shape(layer) for layer in dense.values()]
     total = kept(method.sparsity(0), sum(method.view.units(shape) for shape in shapes))
     _check_minimum(method, [method.view.units(shape) for shape in shapes])
     share = method.share if distribution is None else distributions.by_name(distribution)
     if distribution is not None and (method.storage != "nonzeros" or (method.start and not method.view.per_layer)):
         warnings.warn(f"{method.name} shares the sparsity by itself; distribution is not used", stacklevel=3)
+    removed: dict[str, Tensor] = {}
     if method.start is not None:
         _check_data(method, batches, loss)
         counts = share(shapes, total, generator)
@@ -140,9 +157,7 @@ def _patterns(
             model, dense, counts, method.view, method.min_per_layer, batches or (), cast(Loss, loss), generator
         )
         fresh = [Topology.from_mask(mask) for mask in method.start.choose(network)]
-        with torch.no_grad():
-            for name, gone in network.removed.items():
-                model.get_parameter(name).masked_fill_(gone, 0)
+        removed = network.removed
         for name, pattern in zip(dense, fresh, strict=True):
             if not pattern.nnz:
                 warnings.warn(f"layer collapse: {name} has no weight left; min_per_layer keeps some", stacklevel=3)
@@ -151,8 +166,9 @@ def _patterns(
         fresh = [Topology.random(s, n, generator=generator) for s, n in zip(shapes, counts, strict=True)]
     else:
         fresh = [Topology.from_mask(torch.ones(shape, dtype=torch.bool)) for shape in shapes]
-    by_name = dict(zip(dense, fresh, strict=True))
-    return [layer.topology if isinstance(layer, PatternLayer) else by_name[name] for name, layer in layers.items()]
+    own = dict(zip(dense, fresh, strict=True))
+    patterns = [layer.topology if isinstance(layer, PatternLayer) else own[name] for name, layer in layers.items()]
+    return patterns, removed
 
 
 def _check_minimum(method: Method, units: Sequence[int]) -> None:

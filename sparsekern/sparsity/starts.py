@@ -126,12 +126,24 @@ def scoring(model: nn.Module) -> Iterator[None]:
         yield
 
 
-def mean_gradient(model: nn.Module, weights: Sequence[Tensor], batches: Batches, loss: Loss) -> list[Tensor]:
-    """The mean over `batches`, and over data-parallel ranks, of the gradient of the loss by each of `weights`, zero
-    where the loss does not use one. Runs within `scoring`."""
+def mean_gradient(
+    model: nn.Module,
+    weights: Sequence[Tensor],
+    batches: Batches,
+    loss: Loss,
+    masks: Sequence[Tensor] | None = None,
+) -> list[Tensor]:
+    """The mean over `batches`, and over data-parallel ranks, of the gradient of the loss by each of `weights`, at every
+    entry, zero where the loss does not use one. Runs within `scoring`.
+
+    Args:
+        masks: bool, of the weights' shapes: where they are False the network computes with 0.
+    """
     sums = [torch.zeros_like(weight) for weight in weights]
     with scoring(model):
-        for weight in weights:
+        for i, weight in enumerate(weights):
+            if masks is not None:
+                weight.detach().mul_(masks[i])
             weight.requires_grad_(True)
         for x, y in batches:
             gradients = torch.autograd.grad(loss(model(x), y), weights, materialize_grads=True)

@@ -6,51 +6,13 @@ from collections.abc import Callable
 import pytest
 import torch
 from networks import convnet, network
+from residual import GATES, READERS, TIED, Batch, living, residual, samples
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
 import sparsekern as sk
-from sparsekern.cli.models import build
 from sparsekern.nn import channel_groups, prunable_layers
-
-Batch = tuple[Tensor, Tensor]
-
-
-class Residual(nn.Module):
-    """Two additions tie the stem to the second convolution of both blocks; five classes."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem, self.norm = nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6)
-        self.a, self.norm_a = nn.Conv2d(6, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8)
-        self.b, self.norm_b = nn.Conv2d(8, 6, 3, padding=1), nn.BatchNorm2d(6)
-        self.c, self.d = nn.Conv2d(6, 7, 1), nn.Conv2d(7, 6, 1)
-        self.e, self.head = nn.Conv2d(6, 9, 3, stride=2), nn.Linear(36, 5)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = torch.relu(self.norm(self.stem(x)))
-        x = torch.relu(x + self.norm_b(self.b(torch.relu(self.norm_a(self.a(x))))))
-        x = x + self.d(torch.tanh(self.c(x)))
-        return self.head(torch.relu(self.e(x)).flatten(1))
-
-
-TIED = [["stem", "b", "d"], ["a"], ["c"], ["e"]]
-READERS = [["a", "c", "e"], ["b"], ["d"], []]  # `head` reads four positions of each channel of `e`
-GATES = 6 + 8 + 7 + 9
-
-
-def residual() -> nn.Module:
-    torch.manual_seed(0)
-    model = Residual().double()
-    for norm in (model.norm, model.norm_a, model.norm_b):
-        nn.init.normal_(norm.bias)
-    return model
-
-
-def samples(n: int = 4, size: int = 10, shape: tuple[int, ...] = (3, 6, 6)) -> list[Batch]:
-    torch.manual_seed(1)
-    return [(torch.randn(size, *shape, dtype=torch.double), torch.randint(5, (size,))) for _ in range(n)]
 
 
 def make(sparsity: float, **options: object) -> sk.Method:
@@ -81,12 +43,6 @@ def gate_gradients(model: nn.Module, batches: list[Batch], lr: float, momentum: 
         values = {name: value - lr * velocity[name] for name, value in values.items()}
     x, y = batches[-1]
     return list(torch.autograd.grad(cross_entropy(functional_call(model, values, (x,)), y), gates))
-
-
-def living(model: nn.Module) -> list[Tensor]:
-    """Which channels of each group of `Residual` its first layer writes."""
-    layers = prunable_layers(model)
-    return [layers[names[0]].topology.mask().flatten(1).any(1) for names in TIED]
 
 
 @pytest.mark.parametrize(("steps", "momentum"), [(0, 0.0), (1, 0.0), (3, 0.0), (3, 0.9)])
@@ -231,29 +187,3 @@ def test_deterministic(make_model: Callable) -> None:
     shape = (30,) if isinstance(model[0] if isinstance(model, nn.Sequential) else None, nn.Linear) else (3, 6, 6)
     twins = [prune(copy.deepcopy(model), 0.4, samples(shape=shape)).state_dict() for _ in range(2)]
     assert all(torch.equal(twins[0][key], twins[1][key]) for key in twins[0])
-
-
-@pytest.mark.parametrize(("name", "width"), [("resnet20", 0.5), ("vgg16-quarter", 0.5)])
-def test_shrink_takes_the_channels_out(name: str, width: float) -> None:
-    torch.manual_seed(0)
-    batches, x = samples(2, 8, (3, 32, 32)), samples(1, 3, (3, 32, 32))[0][0]
-    model = build(name, (3, 32, 32), 5, width).double()
-    gates = sum(group.size for group in channel_groups(model, x) if not group.pinned)
-    before = sum(p.numel() for p in model.parameters())
-    method = make(0.4, inner_steps=1, min_per_layer=1)
-    sk.sparsify(model, method, batches=batches, loss=cross_entropy)
-    optimizer = sk.Sparsifier(model, torch.optim.AdamW(model.parameters(), lr=0.01, weight_decay=0.1), method)
-    for trained in (False, True):
-        small = sk.shrink(model, x).eval()
-        with torch.no_grad():
-            torch.testing.assert_close(small(x), model.eval()(x))
-        groups = [group for group in channel_groups(small, x) if not group.pinned]
-        assert sum(group.size for group in groups) == gates - int(0.4 * gates)
-        sparse = sum(layer.topology.nnz for layer in prunable_layers(model).values())
-        assert sparse == sum(layer.weight.numel() for layer in prunable_layers(small).values()) < 0.8 * before
-        if not trained:
-            model.train()
-            for batch, target in batches:
-                optimizer.zero_grad()
-                cross_entropy(model(batch), target).backward()
-                optimizer.step()

@@ -8,6 +8,7 @@ import torch
 from networks import convnet, network
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from trajectories import SCORING
 
 import sparsekern as sk
 from sparsekern.nn import prunable_layers
@@ -18,6 +19,7 @@ from sparsekern.topology import kept
 
 
 def make(name: str, sparsity: float = 0.7, **options: object) -> sk.Method:
+    options = {**SCORING.get(name, {}), **options}
     return sk.methods.get(name)(sparsity=sparsity, total_steps=100, steps_per_epoch=10, **options)
 
 
@@ -157,8 +159,9 @@ def test_equal_scores_keep_the_first_weights(name: str) -> None:
     assert torch.equal(flat, torch.arange(flat.numel()) < kept(0.7, flat.numel()))
 
 
+@pytest.mark.parametrize("name", ["grasp", "grasp_abs", "grasp_magnitude"])
 @pytest.mark.parametrize("split", [False, True])
-def test_grasp_abs_of_a_parabola(split: bool) -> None:
+def test_grasp_of_a_parabola(split: bool, name: str) -> None:
     # L = (w1^2 + 2 w2^2) / 2 at w = (1, 1): w * Hg = (1, 4), and -w2 would not change the size
     for sign in (1.0, -1.0):
         model = nn.Linear(2, 1, bias=False)
@@ -166,14 +169,16 @@ def test_grasp_abs_of_a_parabola(split: bool) -> None:
             model.weight.copy_(torch.tensor([[1.0, sign]]))
         x, y = torch.tensor([[1.0, 0.0], [0.0, 2**0.5]]), torch.zeros(2, 1)
         batches = list(zip(x.split(1), y.split(1), strict=True)) if split else [(x, y)] * 2
-        method = make("grasp_abs", 0.5, temperature=1.0)
+        method = make(name, 0.5, temperature=1.0)
         pruned = sk.sparsify(model, method, batches=batches, loss=lambda output, target: output.square().sum() / 2)
         assert pruned.topology.mask().tolist() == [[False, True]]
 
 
-@pytest.mark.parametrize("temperature", [1.0, 200.0])
+@pytest.mark.parametrize(
+    ("name", "temperature"), [("grasp_abs", 1.0), ("grasp_abs", 200.0), ("grasp", 200.0), ("grasp_magnitude", 1.0)]
+)
 @pytest.mark.parametrize("build", [lambda: linear().double()[:3].append(nn.Linear(16, 5).double()), lambda: None])
-def test_grasp_abs_is_the_product_with_the_hessian(build: Callable, temperature: float) -> None:
+def test_grasp_is_the_product_with_the_hessian(build: Callable, name: str, temperature: float) -> None:
     torch.manual_seed(0)
     model = build() or convnet().double()
     shape = (30,) if isinstance(model[0], nn.Linear) else (3, 6, 6)
@@ -184,17 +189,23 @@ def test_grasp_abs_is_the_product_with_the_hessian(build: Callable, temperature:
     gradients = torch.autograd.grad(loss, weights, create_graph=True, materialize_grads=True)
     inner = sum((g * g.detach()).sum() for g in gradients)
     products = torch.autograd.grad(inner, weights, materialize_grads=True)
-    flat = torch.cat([torch.mul(w, p).abs().flatten() for w, p in zip(weights, products, strict=True)])
-    expected = flat >= flat.topk(kept(0.8, flat.numel())).values[-1]
-    method = make("grasp_abs", 0.8, temperature=temperature)
+    flat = torch.cat([torch.mul(w, p).flatten() for w, p in zip(weights, products, strict=True)])
+    signed, size = (scores >= scores.topk(kept(0.8, flat.numel())).values[-1] for scores in (flat, flat.abs()))
+    assert not torch.equal(signed, size)
+    method = make(name, 0.8, **({"temperature": temperature} if name == "grasp_abs" else {}))  # others: by default
     sk.sparsify(model, method, batches=batches, loss=cross_entropy)
+    expected = signed if name == "grasp" else size
     assert torch.equal(torch.cat([mask.flatten() for mask in masks(model)]), expected)
 
 
-def test_grasp_abs_refuses() -> None:
-    for options in ({"batches": 0}, {"temperature": 0.0}):
-        with pytest.raises(ValueError, match="grasp_abs takes"):
-            make("grasp_abs", **options)
+def test_starts_refuse() -> None:
+    grasp = [
+        (name, option) for name in ("grasp", "grasp_abs", "grasp_magnitude") for option in ("batches", "temperature")
+    ]
+    others = [(name, "batches") for name in ("snip_mb", "iter_snip", "force", "three_sp")]
+    for name, option in (*grasp, *others, ("iter_snip", "rounds"), ("force", "rounds")):
+        with pytest.raises(ValueError, match=f"{name} takes {option} >=? ?[01], got 0"):
+            make(name, **{option: 0})
     with pytest.raises(ValueError, match=r"scores on data: pass batches=.* and loss="):
         sk.sparsify(network(), make("grasp_abs"), batches=data((30,)))
 
@@ -235,7 +246,7 @@ def test_synflow_prunes_in_rounds(sparsity: float) -> None:
 
 def test_synflow_leaves_no_layer_empty() -> None:
     model = nn.Sequential(nn.Linear(100, 100), nn.ReLU(), nn.Linear(100, 100), nn.ReLU(), nn.Linear(100, 10))
-    sk.sparsify(model, make("synflow", 0.99), batches=data((100,)))
+    sk.sparsify(model, make("synflow", 0.99, rounds=100), batches=data((100,)))
     assert all(mask.any() for mask in masks(model))
 
 

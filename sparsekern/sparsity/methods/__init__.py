@@ -4,10 +4,12 @@ Every constructor is called `NAME(sparsity=, total_steps=, steps_per_epoch=None,
 the options are the paper's hyperparameters with the paper's defaults. `total_steps` counts optimizer steps.
 """
 
-from .before import dense, magnitude_init, random, snip
+from .before import dense, magnitude_init, random, snip, snip_mb
+from .channel import random_channel, three_sp
 from .dpf import dpf, dpf_filter, dpf_layerwise
 from .dynamic import gmp, rigl, set
-from .grasp import grasp_abs
+from .force import force, iter_snip
+from .grasp import grasp, grasp_abs, grasp_magnitude
 from .gse import gse_grabo, gse_graest, gse_random, gse_synflow
 from .optg import optg
 from .prospr import prospr, prospr_channel, prospr_first_order
@@ -21,13 +23,17 @@ __all__ = [
     "dpf",
     "dpf_filter",
     "dpf_layerwise",
+    "force",
     "get",
     "gmp",
+    "grasp",
     "grasp_abs",
+    "grasp_magnitude",
     "gse_grabo",
     "gse_graest",
     "gse_random",
     "gse_synflow",
+    "iter_snip",
     "magnitude_init",
     "names",
     "optg",
@@ -35,10 +41,13 @@ __all__ = [
     "prospr_channel",
     "prospr_first_order",
     "random",
+    "random_channel",
     "rigl",
     "set",
     "snip",
+    "snip_mb",
     "snr",
     "snr_frozen",
     "synflow",
+    "three_sp",
 ]

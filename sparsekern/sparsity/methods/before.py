@@ -4,7 +4,7 @@ from .. import scores, starts
 from ..distributions import Distribution, by_name
 from ..method import Method
 from ..schedules import constant
-from .registry import Entry, listed
+from .registry import Entry, check_batches, listed
 
 
 @listed(Entry("No pruning", None, None, storage="dense", changes="never", gradient="dense"))
@@ -52,8 +52,33 @@ def snip(sparsity: float, total_steps: int | None = None, steps_per_epoch: int |
     """SNIP: Single-shot Network Pruning based on Connection Sensitivity (Lee et al., ICLR 2019).
 
     Keeps the globally largest |w * dL/dw| of the initial weights; the gradient is the mean over the batches given to
-    `sparsify`, the paper's single batch if there is one. The paper's normalisation by the sum does not change the
-    order and is left out. The weights that were scored are the ones that train (some reimplementations score another
-    initialisation).
+    `sparsify`, the paper's single batch if there is one (`snip_mb` asks for more). The paper's normalisation by the sum
+    does not change the order and is left out. The weights that were scored are the ones that train (some
+    reimplementations score another initialisation).
     """
     return Method("snip", constant(sparsity), start=starts.elementwise(scores.saliency))
+
+
+@listed(
+    Entry(
+        "SNIP over several batches",
+        "de Jorge et al., ICLR",
+        2021,
+        storage="nonzeros",
+        changes="never",
+        gradient="dense, once before",
+        needs_batches=True,
+    )
+)
+def snip_mb(
+    sparsity: float, total_steps: int | None = None, steps_per_epoch: int | None = None, *, batches: int = 40
+) -> Method:
+    """SNIP-MB: `snip` with the gradient averaged over several batches, |w * mean dL/dw| (de Jorge et al., Progressive
+    Skeletonization, ICLR 2021, who compare with it; also `iter_snip` and `force` in one round).
+
+    Args:
+        batches: how many to take on the command line, the paper's 40 of ImageNet; its code has 1 unless told otherwise.
+            All that `sparsify` is given count.
+    """
+    check_batches("snip_mb", batches)
+    return Method("snip_mb", constant(sparsity), start=starts.elementwise(scores.saliency, batches))

@@ -10,13 +10,14 @@ from ..objective import Objective, curvature
 from ..schedules import constant
 from ..scores import Score
 from ..starts import Network, Start, scoring
-from .registry import Entry, listed
+from .registry import Entry, check_batches, listed
 
 
 def _start(name: str, score: Score, batches: int, temperature: float) -> Start:
     """The globally highest `score(w, Hg)`."""
-    if batches < 1 or not temperature > 0:
-        raise ValueError(f"{name} takes batches >= 1 and temperature > 0, got {batches} and {temperature}")
+    check_batches(name, batches)
+    if not temperature > 0:
+        raise ValueError(f"{name} takes temperature > 0, got {temperature}")
     return Start(name, partial(_choose, score, temperature), batches)
 
 
@@ -29,17 +30,41 @@ def _choose(score: Score, temperature: float, network: Network) -> list[Tensor]:
     return network.largest([score(w.detach(), product) for w, product in zip(weights, products, strict=True)])
 
 
-@listed(
-    Entry(
-        "Magnitude of GraSP",
-        "Frankle, Dziugaite, Roy, Carbin, ICLR",
-        2021,
-        storage="nonzeros",
-        changes="never",
-        gradient="dense, twice differentiated, once before",
-        needs_batches=True,
-    )
-)
+def _entry(title: str, paper: str, year: int) -> Entry:
+    gradient = "dense, twice differentiated, once before"
+    return Entry(title, paper, year, "nonzeros", "never", gradient, needs_batches=True)
+
+
+@listed(_entry("GraSP", "Wang, Zhang, Grosse, ICLR", 2020))
+def grasp(
+    sparsity: float,
+    total_steps: int | None = None,
+    steps_per_epoch: int | None = None,
+    *,
+    batches: int = 2,
+    temperature: float = 200.0,
+) -> Method:
+    """GraSP: Picking Winning Tickets Before Training by Preserving Gradient Flow (Wang et al., ICLR 2020).
+
+    Removes the globally largest S = -w * H g of the initial weights: g is the gradient of the loss by all
+    weights to prune, H their Hessian. Removing w changes g'g by 2 S to first order, so what stays, with its sign,
+    keeps the gradient flow highest. g and H are summed over the batches, g is a constant; H g is a derivative of the
+    gradient, a batch at a time. Batch norm uses the batch's statistics, dropout is off.
+
+    The official code takes as many samples of each class, 25 if not told otherwise, in two halves; batches are the
+    caller's, and the command line takes random ones of the training's size. It draws new weights for the linear layers
+    of the copy that it scores, where here the weights that were scored are the ones that train; and it divides the
+    scores by their sum, which does not change their order.
+
+    Args:
+        batches: how many to take on the command line; GraSP splits its samples into two, more are GRASP-MB. All that
+            `sparsify` is given count.
+        temperature: divides the logits before the loss, 200 in the official code; the paper does not say.
+    """
+    return Method("grasp", constant(sparsity), start=_start("grasp", scores.product, batches, temperature))
+
+
+@listed(_entry("Magnitude of GraSP", "Frankle, Dziugaite, Roy, Carbin, ICLR", 2021))
 def grasp_abs(
     sparsity: float,
     total_steps: int | None = None,
@@ -51,19 +76,34 @@ def grasp_abs(
     """GraSP by absolute value (Frankle et al., Pruning Neural Networks at Initialization, ICLR 2021).
 
     Keeps the globally largest |w * H g| of the initial weights: g is the gradient of the loss by all weights to prune,
-    H their Hessian. Removing w changes g'g by -2 w (H g) to first order; GraSP (Wang et al., ICLR 2020) keeps the
-    weights whose removal lowers it most, here the size of the change counts, not its sign. g and H are summed over the
-    batches, g is a constant; H g is a derivative of the gradient, a batch at a time. Batch norm uses the batch's
-    statistics, dropout is off.
-
-    Differences from GraSP's official code: the weights that were scored are the ones that train, where it draws new
-    ones for the linear layers of its copy; and the batches are those that `sparsify` is given, from the command line
-    random ones of the training's size, where it takes as many samples of each class.
+    H their Hessian. Removing w changes g'g by -2 w (H g) to first order; `grasp` keeps the weights whose removal lowers
+    it most, here the size of the change counts, not its sign. The rest, and what differs from GraSP's official code, is
+    as there.
 
     Args:
-        batches: how many to take on the command line; GraSP splits its samples into two. All that `sparsify` is given
-            count.
-        temperature: divides the logits before the loss: 200 in GraSP's code, whose recipe Frankle et al. keep; with 1
-            it is the |GraSP| of Lubana and Dick (ICLR 2021).
+        batches: as in `grasp`.
+        temperature: divides the logits before the loss: 200 in GraSP's code, whose recipe Frankle et al. keep.
     """
     return Method("grasp_abs", constant(sparsity), start=_start("grasp_abs", scores.saliency, batches, temperature))
+
+
+@listed(_entry("|GraSP|", "Lubana, Dick, ICLR", 2021))
+def grasp_magnitude(
+    sparsity: float,
+    total_steps: int | None = None,
+    steps_per_epoch: int | None = None,
+    *,
+    batches: int = 2,
+    temperature: float = 1.0,
+) -> Method:
+    """|GraSP|: A Gradient Flow Framework For Analyzing Network Pruning (Lubana and Dick, ICLR 2021).
+
+    `grasp_abs` without a temperature: keeps the globally largest |w * H g|, what changes the gradient flow most in
+    either direction. The official code scores whole filters, summing w * H g before it takes the absolute value, in
+    evaluation mode, with one batch for each class; here, as in GraSP, weights, and the batch's statistics.
+
+    Args:
+        batches, temperature: as in `grasp`; the paper argues for a temperature of 1.
+    """
+    start = _start("grasp_magnitude", scores.saliency, batches, temperature)
+    return Method("grasp_magnitude", constant(sparsity), start=start)

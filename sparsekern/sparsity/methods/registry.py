@@ -79,6 +79,12 @@ def cadence(
     return cadence, notes
 
 
+def check_batches(name: str, batches: int) -> None:
+    """Raises a `ValueError` unless there is at least one to score on."""
+    if batches < 1:
+        raise ValueError(f"{name} takes batches >= 1, got {batches}")
+
+
 def steps_of(name: str, total_steps: int | None) -> int:
     if total_steps is None or total_steps < 1:
         raise ValueError(f"{name} needs total_steps, the number of optimizer steps of the run, got {total_steps}")

@@ -1,0 +1,108 @@
+"""Channels that are taken out before training: by their saliency per operation, or by chance."""
+
+from functools import partial
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from .. import views
+from ..channels import costs, highest_channels, left_of, read_sums, removable_groups, without_channels
+from ..distributions import apportion
+from ..method import Method
+from ..schedules import constant
+from ..starts import Network, Start, mean_gradient
+from .registry import Entry, check_batches, listed
+
+Variant = Literal["plain", "reinit", "rescale"]
+INITIALIZE = {"plain": "keep", "reinit": "evci", "rescale": "rescale"}
+
+
+@listed(
+    Entry(
+        "3SP, channels",
+        "van Amersfoort, Alizadeh, Farquhar, Lane, Gal, arXiv 2007.00389",
+        2020,
+        storage="nonzeros",
+        changes="never",
+        gradient="dense, once before",
+        needs_batches=True,
+    )
+)
+def three_sp(
+    sparsity: float,
+    total_steps: int | None = None,
+    steps_per_epoch: int | None = None,
+    *,
+    variant: Variant = "plain",
+    batches: int = 1,
+    min_per_layer: int = 0,
+) -> Method:
+    """3SP: Single Shot Structured Pruning Before Training (van Amersfoort et al. 2020): `sparsity` is the fraction of
+    channels removed.
+
+    A gate c = 1 multiplies each channel where it is read, behind batch norm and activation (before batch norm its
+    derivative would be 0); its saliency |dL/dc| = |sum_j w_j dL/dw_j|, over the weights that read the channel, is
+    divided by the multiplications that go with the channel, those that write it and those that read it, in the dense
+    network. The n - floor(sparsity n) channels with the highest saliency per operation stay. The gradient is the mean
+    over the batches that `sparsify` is given, the paper's single one if there is one.
+
+    Which channels can be removed, and what goes with them, is as in `prospr_channel`: layers whose outputs are added
+    share their gates. There is no official code; where the gates stand, and which operations count, is a reading of the
+    paper's "sensitivity per FLOP removed".
+
+    Args:
+        variant: "plain" trains the weights that were scored; "reinit" draws new ones with variance 2 / the fan-in that
+            is left; "rescale" multiplies them by sqrt(fan-in / the fan-in that is left).
+        batches: how many to take on the command line.
+        min_per_layer: so many channels stay in each group of tied layers.
+    """
+    check_batches("three_sp", batches)
+    if variant not in get_args(Variant):
+        raise ValueError(f"variant must be one of {', '.join(get_args(Variant))}, got {variant!r}")
+    return Method(
+        "three_sp",
+        constant(sparsity),
+        start=Start("three_sp", partial(_most_salient, sparsity), batches, unit="channel"),
+        initialize=INITIALIZE[variant],  # type: ignore[arg-type]
+        min_per_layer=min_per_layer,
+    )
+
+
+def _most_salient(sparsity: float, network: Network) -> list[Tensor]:
+    groups, weights = removable_groups(network), network.weights
+    gradients = mean_gradient(network.model, weights, network.batches, network.loss)
+    gates = read_sums(network, groups, [w.detach() * g for w, g in zip(weights, gradients, strict=True)])
+    scores = [gate.abs() / max(1, cost) for gate, cost in zip(gates, costs(network, groups), strict=True)]
+    return highest_channels(network, groups, scores, sparsity)
+
+
+@listed(
+    Entry("Random channels", None, None, storage="nonzeros", changes="never", gradient="active", needs_batches=True)
+)
+def random_channel(
+    sparsity: float,
+    total_steps: int | None = None,
+    steps_per_epoch: int | None = None,
+    *,
+    min_per_layer: int = 0,
+) -> Method:
+    """Channels removed by chance: the fraction `sparsity` of those of each group of tied layers, in all
+    n - floor(sparsity n) of n stay. Which channels can be removed, and what goes with them, is as in `prospr_channel`.
+    Of the batches it takes the first input, to trace the model with, and no `loss`.
+
+    Args:
+        min_per_layer: so many channels stay in each group of tied layers; the others share what is left.
+    """
+    start = Start("random_channel", partial(_any, sparsity), batches=1, needs_loss=False, unit="channel")
+    return Method("random_channel", constant(sparsity), start=start, min_per_layer=min_per_layer)
+
+
+def _any(sparsity: float, network: Network) -> list[Tensor]:
+    groups = removable_groups(network)
+    least = [min(network.min_per_layer, group.size) for group in groups]
+    free = [group.size - n for group, n in zip(groups, least, strict=True)]
+    more = apportion(free, free, left_of(network, groups, sparsity) - sum(least))
+    draws = [torch.rand(group.size, generator=network.generator) for group in groups]
+    marks = views.layer.largest(draws, [n + m for n, m in zip(least, more, strict=True)])
+    return without_channels(network, [(group, ~mark) for group, mark in zip(groups, marks, strict=True)])
