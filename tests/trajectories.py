@@ -25,6 +25,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "set": {"every": 5},
     "rigl": {"every": 5},
     "gmp": {"every": 5},
+    "granet": {"every": 4},
+    "deepr": {},
+    "deepr, without noise": {"l1": 0.0, "noise": 0.0},
     **{name: {"every": 5, "stop": 1.0} for name in ("gse_random", "gse_synflow", "gse_grabo", "gse_graest")},
     "gse_graest, two batches": {"every": 5, "stop": 1.0, "batches": 2},
     "dpf": {"every": 4, "finetune": 1},
@@ -49,6 +52,7 @@ SPARSE = [name for name in NAMES if name != "dense"]
 CHANNELS = [name for name in SPARSE if (start := make(name).start) is not None and start.unit == "channel"]
 EMERGENT = ("snr", "snr_frozen", *CHANNELS)  # methods whose number of weights is not given
 NONZEROS = [name for name in SPARSE if make(name).storage == "nonzeros"]
+TWINS = ["deepr, without noise" if name == "deepr" else name for name in NONZEROS]  # what their optimizer does alone
 KINDS = ("linear", "conv")
 CONV = [("conv", "momentum"), ("conv", "adamw-fused")]
 

@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
-from .site import LayerSite
+from .site import LayerSite, Site
 
 
 class Rule:
@@ -33,9 +34,17 @@ class Rule:
             lr: learning rate of the weight in this step.
         """
 
+    def stepped(self, site: LayerSite, step: int, lr: float, generator: torch.Generator) -> None:
+        """May change the weight after the optimizer's step, before the pattern changes. `lr` as in `follow`."""
+
     def held(self, losses: Sequence[float]) -> bool:
         """Whether the pattern is to rest, given the mean training losses of the epochs so far."""
         return False
+
+    def exchange(self, sites: Sequence[Site], step: int) -> list[tuple[Tensor, int]] | None:
+        """Of a method that stores nonzeros only, at a change: which active weights of each site stay, bool `[nnz]`, and
+        how many of the proposals of `Method.grow` come to life there. None: by `Method.drop`, `rate` and `view`."""
+        return None
 
     def masks(self, sites: Sequence[LayerSite], step: int, held: bool) -> list[Tensor] | None:
         """Which weights of each site take part from `step` on, bool of the weights' shapes. None: those that score

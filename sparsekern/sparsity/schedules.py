@@ -28,14 +28,17 @@ def constant(value: float) -> Schedule:
 class Cosine:
     initial: float
     stop: float
+    final: float = 0.0
 
     def __call__(self, step: int) -> float:
-        return self.initial / 2 * (1 + cos(pi * min(max(step / self.stop, 0.0), 1.0)))
+        cosine = cos(pi * min(max(step / self.stop, 0.0), 1.0))
+        return self.final + (self.initial - self.final) / 2 * (1 + cosine)
 
 
-def cosine(initial: float, stop: float) -> Schedule:
-    """`initial / 2 (1 + cos(pi t / stop))`, 0 from `stop` on (RigL, section 3; GraBo, section 4)."""
-    return Cosine(initial, stop)
+def cosine(initial: float, stop: float, final: float = 0.0) -> Schedule:
+    """`final + (initial - final) / 2 (1 + cos(pi t / stop))`, `final` from `stop` on (RigL, section 3; GraBo, section
+    4; Loshchilov and Hutter 2017)."""
+    return Cosine(initial, stop, final)
 
 
 @dataclass(frozen=True)
@@ -43,15 +46,17 @@ class Cubic:
     final: float
     stop: float
     period: float = 1
+    initial: float = 0.0
 
     def __call__(self, step: int) -> float:
         progress = min(step // self.period * self.period / self.stop, 1.0)
-        return self.final * (1 - (1 - progress) ** 3)
+        return self.initial + (self.final - self.initial) * (1 - (1 - progress) ** 3)
 
 
-def cubic(final: float, stop: float, period: float = 1) -> Schedule:
-    """`final (1 - (1 - t / stop)^3)`, `final` from `stop` on; t advances in whole periods (Zhu and Gupta, eq. 1)."""
-    return Cubic(final, stop, period)
+def cubic(final: float, stop: float, period: float = 1, initial: float = 0.0) -> Schedule:
+    """`final + (initial - final) (1 - t / stop)^3`, `final` from `stop` on; t advances in whole periods (Zhu and Gupta,
+    eq. 1)."""
+    return Cubic(final, stop, period, initial)
 
 
 @dataclass(frozen=True)

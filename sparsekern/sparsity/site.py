@@ -155,6 +155,9 @@ class LayerSite(Generic[Layer]):
             "tracked": self.tracked,
         }
 
+    def fit(self, state: dict[str, Any], optimizer: torch.optim.Optimizer, followers: Sequence[Layer]) -> None:
+        """Gives back the room that the layer of a saved state had given back."""
+
     def load_state(self, state: dict[str, Any]) -> None:
         self.loads = self.module.loads
         self.first = state["first"]
@@ -194,10 +197,13 @@ class Site(LayerSite[SparseLayer]):
         followers: Sequence[SparseLayer],
     ) -> bool:
         """Drops the active weights whose `keep` is False, adds weights of value 0 at the coordinates `grow`; moves
-        optimizer state, gradient and followers along. Returns whether the capacity grew."""
+        optimizer state, gradient and followers along. Returns whether the capacity changed."""
         old = self.active
         self.check_followers(followers)
-        topology, index_map = old.rewire(keep, grow, capacity=max(capacity, old.capacity))
+        if capacity == old.capacity and not grow.numel() and bool(keep.all()):
+            self.note_change(old.nnz, old.nnz)
+            return False
+        topology, index_map = old.rewire(keep, grow, capacity=capacity)
         carry(optimizer, self.module, index_map)
         self.module.set_topology(topology)
         for follower in followers:
@@ -205,6 +211,16 @@ class Site(LayerSite[SparseLayer]):
             follower.set_topology(topology)
         self.note_change(old.nnz, int(keep.sum()))
         return topology.capacity != old.capacity
+
+    def fit(self, state: dict[str, Any], optimizer: torch.optim.Optimizer, followers: Sequence[SparseLayer]) -> None:
+        capacity = state.get("capacity", self.active.capacity)
+        if capacity < self.active.capacity:
+            none = self.active.coordinates()[:0]
+            stays = torch.ones(self.nnz, dtype=torch.bool, device=none.device)
+            self.rewire(stays, none, capacity, optimizer, followers)
+
+    def state(self) -> dict[str, Any]:
+        return {**super().state(), "capacity": self.active.capacity}
 
     def check_loaded(self, optimizer: torch.optim.Optimizer) -> None:
         if self.loads != self.module.loads and optimizer.state.get(self.module.values):

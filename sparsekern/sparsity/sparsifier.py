@@ -18,7 +18,7 @@ from .sites import check_held, followers_of, pack, passes_of, sites_of, unpack
 from .stance import EagerSteps
 from .start import roomy
 from .starts import Loss
-from .update import masks, plan, warn_of_collapse
+from .update import capacities, masks, plan, warn_of_collapse
 
 REFUSED = ("Muon", "LBFGS", "SparseAdam")
 
@@ -45,8 +45,8 @@ class Sparsifier(torch.optim.Optimizer):
     Attributes:
         steps: completed calls of `step`.
         rewired: whether the last step changed a pattern.
-        reallocated: whether the last step replaced a Parameter because a layer outgrew its capacity: wrap the model
-            in `DistributedDataParallel` again, and expect one recompilation.
+        reallocated: whether the last step replaced a Parameter because a layer outgrew its capacity, or gave room back
+            as it was pruned: wrap the model in `DistributedDataParallel` again, and expect one recompilation.
 
     Raises:
         ValueError: the optimizer is Muon, LBFGS or SparseAdam, or does not hold the model's sparse weights that require
@@ -124,6 +124,7 @@ class Sparsifier(torch.optim.Optimizer):
                     loss = closure()
         else:
             loss = self.optimizer.step(self._followed(closure))  # type: ignore[arg-type]
+            self._each(self.method.rule.stepped, self.generator)
         if self.method.update != "before" and due:
             self._change()
         self.steps += 1
@@ -188,14 +189,18 @@ class Sparsifier(torch.optim.Optimizer):
 
         return followed
 
-    @torch.no_grad()
     def _follow(self) -> None:
+        self._each(self.method.rule.follow)
+
+    @torch.no_grad()
+    def _each(self, hook: Callable[..., None], *arguments: Any) -> None:
+        """Calls a hook of the method's rule for every layer that got a gradient."""
         if self.frozen:
             return
         rates = {id(p): group["lr"] for group in self.optimizer.param_groups for p in group["params"]}
         for site in self.sites:
             if site.grad is not None:
-                self.method.rule.follow(site, self.steps, float(rates[id(site.parameter)]))
+                hook(site, self.steps, float(rates[id(site.parameter)]), *arguments)
 
     @torch.no_grad()
     def _change(self) -> None:
@@ -215,13 +220,11 @@ class Sparsifier(torch.optim.Optimizer):
         warn_of_collapse(self.sites)
 
     def _rewire(self, sites: Sequence[Site]) -> None:
-        total = sum(site.nnz for site in self.sites)
         self.passes.begin(self.steps)
-        for site, (keep, grow) in zip(
-            sites, plan(self.method, sites, self.steps, self.generator, self.passes), strict=True
-        ):
-            needed = int(keep.sum()) + grow.numel()
-            capacity = roomy(needed, site.size, total, len(self.sites)) if needed > site.active.capacity else 0
+        chosen = plan(self.method, sites, self.steps, self.generator, self.passes)
+        needed = [int(keep.count_nonzero()) + grow.numel() for keep, grow in chosen]
+        rooms = capacities(self.method, sites, needed, self.steps)
+        for site, (keep, grow), capacity in zip(sites, chosen, rooms, strict=True):
             self._note(site, site.rewire(keep, grow, capacity, self.optimizer, self._followers_of(site)))
 
     def _remask(self, sites: Sequence[MasterSite | ParkedSite]) -> None:
@@ -305,6 +308,8 @@ class Sparsifier(torch.optim.Optimizer):
                 )
         if state_dict["frozen"]:
             self.freeze()
+        for site in self.sites:
+            site.fit(saved[site.name], self.optimizer, self._followers_of(site))
         unpack(self.optimizer, self.sites, state_dict["optimizer"])
         for site in self.sites:
             site.load_state(saved[site.name])

@@ -8,12 +8,16 @@ import torch
 from torch import Tensor
 
 from ..topology import kept
+from . import views
 from .distributions import apportion
 from .method import Method
 from .passes import ArmedStep
 from .site import LayerSite, Site
+from .start import roomy
+from .views import View
 
 Plan = list[tuple[Tensor, Tensor]]
+Proposals = list[tuple[Tensor, Tensor]]
 
 
 def plan(method: Method, sites: Sequence[Site], step: int, generator: torch.Generator, passes: ArmedStep) -> Plan:
@@ -22,22 +26,42 @@ def plan(method: Method, sites: Sequence[Site], step: int, generator: torch.Gene
     Raises:
         ValueError: a score is NaN.
     """
+    own = method.rule.exchange(sites, step)
+    if own is not None:
+        seeds = torch.randint(2**62, (len(sites),), generator=generator).tolist()
+        keep, counts = [k for k, _ in own], [n for _, n in own]
+        stays = keep if method.grow is not None and method.grow.from_dropped else [None] * len(sites)
+        return _grown(method, views.layer, sites, keep, counts, _propose(method, sites, counts, stays, seeds, passes))
     targets = _targets(method, sites, step, generator)
     counts = _exchanged(method, targets, step)
     seeds = torch.randint(2**62, (len(sites),), generator=generator).tolist()
     proposals = None
     if method.grow is not None and not method.grow.from_dropped:
-        proposals = _propose(method, sites, counts, [None] * len(sites), seeds, passes)
+        quotas = method.grow.quotas(sites, counts, method.view.per_layer)
+        proposals = _propose(method, sites, quotas, [None] * len(sites), seeds, passes)
         counts = _limit(method, counts, [len(scores) for _, scores in proposals])
     keep = _keep(method, sites, targets, counts)
     if method.grow is None:
         none = [site.active.coordinates()[:0] for site in sites]
         return list(zip(keep, none, strict=True))
     if proposals is None:
-        proposals = _propose(method, sites, counts, keep, seeds, passes)
-    chosen = method.view.largest([scores for _, scores in proposals], counts)
+        quotas = method.grow.quotas(sites, counts, method.view.per_layer)
+        proposals = _propose(method, sites, quotas, keep, seeds, passes)
+    return _grown(method, method.view, sites, keep, counts, proposals)
+
+
+def _grown(
+    method: Method,
+    view: View,
+    sites: Sequence[Site],
+    keep: Sequence[Tensor],
+    counts: Sequence[int],
+    proposals: Proposals,
+) -> Plan:
+    """What is kept, and the highest `counts` of the proposals."""
+    chosen = view.largest([scores for _, scores in proposals], counts)
     grow = [coordinates[mark] for (coordinates, _), mark in zip(proposals, chosen, strict=True)]
-    if method.grow.revives:
+    if method.grow is not None and method.grow.revives:
         grow = [_revive(site, k, g) for site, k, g in zip(sites, keep, grow, strict=True)]
     return list(zip(keep, grow, strict=True))
 
@@ -102,16 +126,14 @@ def _keep(method: Method, sites: Sequence[Site], targets: Sequence[int], counts:
 def _propose(
     method: Method,
     sites: Sequence[Site],
-    counts: Sequence[int],
+    quotas: Sequence[int],
     keep: Sequence[Tensor | None],
     seeds: Sequence[int],
     passes: ArmedStep,
-) -> list[tuple[Tensor, Tensor]]:
-    growth = method.grow
-    if growth is None:
+) -> Proposals:
+    if method.grow is None:
         raise ValueError(f"{method.name} does not grow")
-    quotas = growth.quotas(sites, counts, method.view.per_layer)
-    return growth.candidates(sites, quotas, keep, seeds, passes)
+    return method.grow.candidates(sites, quotas, keep, seeds, passes)
 
 
 def _revive(site: Site, keep: Tensor, grow: Tensor) -> Tensor:
@@ -123,6 +145,24 @@ def _revive(site: Site, keep: Tensor, grow: Tensor) -> Tensor:
     old = active[place] == grow
     keep[place[old]] = True
     return grow[~old]
+
+
+def capacities(method: Method, sites: Sequence[Site], needed: Sequence[int], step: int) -> list[int]:
+    """Room for the `needed` weights of each site after the change at `step`. It stays as it is while they fit.
+
+    A method that prunes as it trains gives room back, in all sites at once: when half of it is empty, or more where
+    four times would not do, and at its final sparsity. Every time costs compiled code a compilation, and
+    `torch.compile` gives up after eight."""
+    room = [site.active.capacity for site in sites]
+    if not method.moves_counts and method.sparsity(step) > method.sparsity(0):
+        final = method.sparsity(2**40)
+        if method.sparsity(step) == final or sum(needed) * max(2.0, (1 - final) ** -0.25) <= sum(room):
+            return list(needed)
+    total = sum(site.nnz for site in sites)
+    return [
+        capacity if n <= capacity else roomy(n, site.size, total, len(sites))
+        for site, n, capacity in zip(sites, needed, room, strict=True)
+    ]
 
 
 def warn_of_collapse(sites: Sequence[LayerSite]) -> None:

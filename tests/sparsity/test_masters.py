@@ -3,6 +3,7 @@
 import copy
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -200,12 +201,11 @@ def test_resume_before_and_after_freezing(name: str, at: int) -> None:
     assert str(sparsifier.report()) == str(continuation.report())
 
 
-def test_layerwise_dpf_at_every_step_and_constant_sparsity_is_dnw() -> None:
+@pytest.mark.parametrize("name", ["dnw", "dpf_layerwise"])
+def test_layerwise_dpf_at_every_step_and_constant_sparsity_is_dnw(name: str) -> None:
     """Discovering Neural Wirings: in every step the largest weights of each layer, straight-through gradients."""
-    from dataclasses import replace
-
     torch.manual_seed(3)
-    method = replace(make("dpf_layerwise", every=1), sparsity=constant(0.7))
+    method = make("dnw") if name == "dnw" else replace(make(name, every=1), sparsity=constant(0.7))
     model = sk.sparsify(network("linear"), method)
     optimizer = sk.Sparsifier(model, OPTIMIZERS["momentum"](model.parameters()), method)
     twin = MasterTwin(model, optimizer.sites, OPTIMIZERS["momentum"], through=True)

@@ -13,10 +13,10 @@ from trajectories import (
     EMERGENT,
     KINDS,
     NAMES,
-    NONZEROS,
     OPTIMIZERS,
     OPTIONS,
     SPARSE,
+    TWINS,
     batches,
     chosen,
     expected,
@@ -69,7 +69,7 @@ class MaskedTwin:
 
 
 @pytest.mark.parametrize(("kind", "optimizer"), [*(("linear", name) for name in OPTIMIZERS), *CONV])
-@pytest.mark.parametrize("name", NONZEROS)
+@pytest.mark.parametrize("name", TWINS)
 def test_sparse_equals_masked_dense(name: str, kind: str, optimizer: str) -> None:
     if name not in OPTIONS and optimizer != "momentum":
         optimizer = "adam"

@@ -6,9 +6,11 @@ the options are the paper's hyperparameters with the paper's defaults. `total_st
 
 from .before import dense, magnitude_init, random, snip, snip_mb
 from .channel import random_channel, three_sp
+from .deepr import deepr
 from .dpf import dpf, dpf_filter, dpf_layerwise
-from .dynamic import gmp, rigl, set
+from .dynamic import dnw, gmp, rigl, set
 from .force import force, iter_snip
+from .granet import granet
 from .grasp import grasp, grasp_abs, grasp_magnitude
 from .gse import gse_grabo, gse_graest, gse_random, gse_synflow
 from .optg import optg
@@ -18,14 +20,17 @@ from .snr import snr, snr_frozen
 from .synflow import synflow
 
 __all__ = [
+    "deepr",
     "dense",
     "describe",
+    "dnw",
     "dpf",
     "dpf_filter",
     "dpf_layerwise",
     "force",
     "get",
     "gmp",
+    "granet",
     "grasp",
     "grasp_abs",
     "grasp_magnitude",

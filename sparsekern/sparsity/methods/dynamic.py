@@ -5,7 +5,7 @@ from math import inf
 from .. import growth, views
 from ..distributions import Distribution, by_name
 from ..method import Method
-from ..schedules import constant, cosine, cubic
+from ..schedules import Cadence, constant, cosine, cubic
 from .registry import Entry, cadence, end_of, epoch_of, listed, steps_of
 
 # The paper's number of changes, kept where a run is too short for the paper's period.
@@ -137,7 +137,9 @@ def gmp(
     """To prune, or not to prune (Zhu and Gupta 2018): starts dense and prunes each layer by magnitude.
 
     s_t = s (1 - (1 - t / T_end)^3), advanced every `every` steps; a pruned weight is deleted and never returns. The
-    "Incremental" baseline of the DPF paper.
+    "Incremental" baseline of the DPF paper. Values, gradients and optimizer state give room back when half of the
+    network's is empty (later if s is above 94 %), and all of it at the final sparsity: up to five times in a run, each
+    a compilation where the model is compiled (`Sparsifier.reallocated`).
 
     Args:
         every: steps between changes, an epoch by default, less in a run too short for three.
@@ -151,3 +153,43 @@ def gmp(
         raise ValueError(f"gmp prunes every {period} steps, so never in a run of {steps}; give a smaller every")
     when, notes = cadence("gmp", steps, period, period, end, 0)
     return Method("gmp", cubic(sparsity, end, period), when, view=views.layer, notes=notes)
+
+
+@listed(
+    Entry(
+        "Discovering neural wirings",
+        "Wortsman, Farhadi, Rastegari, NeurIPS",
+        2019,
+        storage="dense weight",
+        changes="every step",
+        gradient="dense",
+    )
+)
+def dnw(
+    sparsity: float,
+    total_steps: int | None = None,
+    steps_per_epoch: int | None = None,
+    *,
+    min_per_layer: int = 0,
+) -> Method:
+    """DNW: Discovering Neural Wirings (Wortsman, Farhadi, Rastegari, NeurIPS 2019), section 4.3, for sparse networks.
+
+    Before every step each layer's mask becomes that of its largest |w|, all layers at the sparsity s from the first
+    step on; the dense gradient at m w goes to all of w (straight-through), so that edges out of use compete to come
+    back. `dpf_layerwise` with every=1 and no ramp, but over all linear layers and convolutions, as in the paper's
+    sparse ResNet-50. Weight decay is the optimizer's, on the dense weight, and the mask is made a last time after the
+    last step. The official code rounds the number of each layer down; here the number of all is exact.
+
+    Args:
+        min_per_layer: weights that stay in every layer.
+    """
+    steps_of("dnw", total_steps)
+    return Method(
+        "dnw",
+        constant(sparsity),
+        Cadence(1, start=0),
+        storage="master",
+        view=views.layer,
+        update="before",
+        min_per_layer=min_per_layer,
+    )

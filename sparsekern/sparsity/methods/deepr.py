@@ -1,0 +1,89 @@
+"""Deep Rewiring: Training very sparse deep networks (Bellec, Kappel, Maass, Legenstein, ICLR 2018)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .. import growth, views
+from ..distributions import Distribution, by_name
+from ..method import Method
+from ..rule import Rule
+from ..schedules import Cadence, constant
+from ..site import LayerSite, Site
+from .registry import Entry, listed, steps_of
+
+
+@dataclass(frozen=True)
+class FixedSigns(Rule):
+    """Active weights w = sign theta with theta >= 0. The sign is that of the weight; one of value 0 draws it in its
+    first step."""
+
+    l1: float
+    noise: float
+
+    def follow(self, site: LayerSite, step: int, lr: float) -> None:
+        site.tracked["sign"] = site.weight.sign().to(torch.int8)
+
+    def stepped(self, site: LayerSite, step: int, lr: float, generator: torch.Generator) -> None:
+        weight, sign = site.weight, site.tracked["sign"]
+        drawn = 2 * torch.randint(2, sign.shape, generator=generator, dtype=torch.int8) - 1
+        sign.copy_(torch.where(sign == 0, drawn.to(sign.device), sign))
+        walk = self.noise * torch.randn(weight.shape, generator=generator).to(weight) - self.l1
+        weight.add_(lr * sign * walk)
+
+    def exchange(self, sites: Sequence[Site], step: int) -> list[tuple[Tensor, int]]:
+        stays = [site.weight * site.tracked.pop("sign", site.weight) >= 0 for site in sites]
+        return [(keep, keep.numel() - int(keep.count_nonzero())) for keep in stays]
+
+
+@listed(
+    Entry(
+        "DeepR",
+        "Bellec, Kappel, Maass, Legenstein, ICLR",
+        2018,
+        storage="nonzeros",
+        changes="every step",
+        gradient="active",
+    )
+)
+def deepr(
+    sparsity: float,
+    total_steps: int | None = None,
+    steps_per_epoch: int | None = None,
+    *,
+    l1: float = 1e-5,
+    noise: float = 1e-5,
+    share: str | Distribution = "er",
+) -> Method:
+    """DeepR: weights that would change their sign make way for others, drawn at random.
+
+    An active weight is w = s theta with a fixed sign s and theta >= 0. In every step, after the optimizer's,
+    theta <- theta - lr l1 + lr noise nu with nu ~ N(0, 1); then each layer drops the weights with theta < 0 and grows
+    as many, every absent weight (those just dropped included) equally likely, at theta = 0 with a random sign. So each
+    layer keeps its number of weights, and what grows has a fresh optimizer state.
+
+    The paper's noise is sqrt(2 lr T) nu; the form and the defaults here are those of the official scripts. Of these,
+    the dense one gives every position a sign for ever, the sparse one draws a new sign at every return, without
+    excluding that two connections share a position: here signs are drawn, positions distinct. The scripts start theta
+    at 1e-12 or 0 and count theta = 0 as dormant; here such a weight lives until its theta is negative. They take plain
+    gradient descent; with another optimizer its own step comes first and l1 and the noise are added to it.
+
+    Args:
+        l1: alpha, the pull of theta to 0.
+        noise: standard deviation of the noise, in units of the learning rate.
+        share: how the layers share the weights: "er" (SET), "erk", "uniform"; the scripts set each layer by hand.
+    """
+    if l1 < 0 or noise < 0:
+        raise ValueError(f"deepr takes l1 and noise of at least 0, got {l1} and {noise}")
+    steps_of("deepr", total_steps)
+    return Method(
+        "deepr",
+        constant(sparsity),
+        Cadence(1, start=0),
+        grow=growth.uniform(),
+        view=views.layer,
+        share=by_name(share),
+        rule=FixedSigns(l1, noise),
+    )

@@ -1,0 +1,98 @@
+"""Sparse Training via Boosting Pruning Plasticity with Neuroregeneration (Liu et al., NeurIPS 2021)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil
+
+from torch import Tensor
+
+from ...topology import kept
+from .. import criteria, growth, views
+from ..distributions import Distribution, by_name
+from ..method import Method
+from ..rule import Rule
+from ..schedules import Schedule, cosine, cubic
+from ..site import Site
+from .registry import Entry, cadence, end_of, listed, steps_of
+
+# The paper's number of changes, kept where a run is too short for the paper's period: 160 epochs of 391 steps.
+CHANGES = 62
+
+
+@dataclass(frozen=True)
+class PruneAndRegenerate(Rule):
+    """Global pruning to the schedule, then an exchange within each layer."""
+
+    sparsity: Schedule
+    rate: Schedule
+
+    def exchange(self, sites: Sequence[Site], step: int) -> list[tuple[Tensor, int]]:
+        scores = [criteria.magnitude(site) for site in sites]
+        total = min(kept(self.sparsity(step), sum(site.size for site in sites)), sum(site.nnz for site in sites))
+        left = [int(mark.count_nonzero()) for mark in views.network.largest(scores, [total])]
+        counts = [min(n, ceil(self.rate(step) * n - 1e-9)) for n in left]
+        stays = views.layer.largest(scores, [n - k for n, k in zip(left, counts, strict=True)])
+        return list(zip(stays, counts, strict=True))
+
+
+@listed(
+    Entry(
+        "GraNet",
+        "Liu et al., NeurIPS",
+        2021,
+        storage="nonzeros",
+        changes="every 1000 steps",
+        gradient="dense at changes",
+    )
+)
+def granet(
+    sparsity: float,
+    total_steps: int | None = None,
+    steps_per_epoch: int | None = None,
+    *,
+    initial: float = 0.5,
+    rate: float = 0.5,
+    every: int | None = None,
+    stop: float = 0.6875,
+    share: str | Distribution = "erk",
+) -> Method:
+    """GraNet: gradual magnitude pruning of a sparse network, which regenerates as many weights as it drops.
+
+    Every `every` steps, after the weight update: the network is pruned to s_t = s + (s_0 - s)(1 - t / T_end)^3 by the
+    globally smallest |w|; then each layer drops its ceil(rate_t nnz) smallest magnitudes and grows as many by the
+    largest |dL/dw| of the step outside the kept set, at value 0. rate_t falls from `rate` to 0.005 along a cosine over
+    the whole run, and the exchange goes on after T_end. Absent weights have no optimizer state (the code zeroes their
+    momentum). Layers give room back as they are pruned.
+
+    What was dropped in the same change may return and then keeps its value and optimizer state; in the code that holds
+    for the exchange, while what the global pruning took returns at 0. The code prunes by a strict threshold, which
+    takes more than the schedule where magnitudes are equal, and its integer division may leave out the last increment;
+    here every count is exact and s is reached.
+
+    Args:
+        initial: s_0, the sparsity of the first pattern; that of the run if it is lower.
+        rate: of the exchange, at the first step.
+        every: Delta T, 1000 in the paper's CIFAR runs; shorter runs scale it to their 62 changes, down to 10 steps.
+        stop: fraction of the run after which the sparsity is final, T_end (epoch 110 of 160 in the code; 30 of 100 on
+            ImageNet).
+        share: of the first pattern: "erk", "er" or "uniform".
+    """
+    if not 0 <= initial < 1:
+        raise ValueError(f"granet takes an initial sparsity in [0, 1), got {initial}")
+    steps, last = steps_of("granet", total_steps), end_of("granet", stop, total_steps)
+    when, notes = cadence("granet", steps, every, 1000, steps - 1, CHANGES, shortest=max(1, min(10, (steps - 1) // 3)))
+    end = min(max(1, round(last / when.period)), (steps - 1) // when.period) * when.period
+    if not end:
+        raise ValueError(f"granet prunes every {when.period} steps, so never in a run of {steps}; give a smaller every")
+    ramp, exchange = cubic(sparsity, end, when.period, min(initial, sparsity)), cosine(rate, steps, min(rate, 0.005))
+    return Method(
+        "granet",
+        ramp,
+        when,
+        grow=growth.dense_gradient(),
+        rate=exchange,
+        view=views.layer,
+        share=by_name(share),
+        rule=PruneAndRegenerate(ramp, exchange),
+        notes=notes,
+    )
