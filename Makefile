@@ -7,7 +7,7 @@ CLANG_FORMATTED = $(shell git ls-files 'csrc/*.cpp' 'csrc/*.h')
 # The gpu-* targets run on the interpreter named by PYTHON=, as it is, or else on .venv/.
 GPU_PYTHON := $(if $(filter file,$(origin PYTHON)),$(BIN)/python,$(PYTHON))
 
-.PHONY: demo test test-installed bench build lint format cross sanitize peers gpu gpu-build gpu-test clean
+.PHONY: demo test test-installed bench build lint format cross sanitize peers gpu gpu-build gpu-test gpu-compile clean
 
 demo: build
 	$(BIN)/python -m sparsekern demo
@@ -95,6 +95,10 @@ gpu-build:
 
 gpu-test:
 	$(GPU_PYTHON) -m pytest
+
+# Needs no GPU: every configuration of every Triton kernel, compiled for three generations of cards.
+gpu-compile:
+	$(GPU_PYTHON) -m benchmarks.compilation --all --out benchmarks/results
 
 clean:
 	rm -rf .venv build sparsekern/_C*.so *.egg-info

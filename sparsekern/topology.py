@@ -11,6 +11,8 @@ from torch import Tensor
 
 from . import ops
 
+COLUMNS = frozenset({"columns"})
+
 
 @dataclass(frozen=True, eq=False)
 class Topology:
@@ -25,42 +27,28 @@ class Topology:
         shape: shape of the weight, two or more dimensions.
         row_ptr: int32 `[rows + 1]`.
         col: int32 `[capacity]`.
-        tiled: also keep the segment pointers that the L1-blocked kernels walk.
-        by_columns: keep the walk by columns, which linear kernels take for the gradient of the input; convolutions do
-            without.
+        views: what `index` holds beside these two, as the kernels need it: "columns", the walk by columns, or "counts",
+            no more of it than where each column would start; "tiles", the segment pointers of the L1-blocked kernels,
+            or "bits", those of the rows and the pattern as a bit map.
     """
 
     shape: tuple[int, ...]
     row_ptr: Tensor
     col: Tensor
-    tiled: bool = False
-    by_columns: bool = True
-    views: tuple[Tensor, ...] = field(default=(), repr=False)
-
-    def __post_init__(self) -> None:
-        if self.views:
-            return
-        t_ptr, t_row, t_pos = ops.transpose_index(self.row_ptr, self.col, self.cols)
-        none = self.col.new_empty(0)
-        walk = (t_row, t_pos) if self.by_columns else (none, none)
-        tiles = (none, none)
-        if self.tiled:
-            tiles = ops.tile_index(self.row_ptr, self.col, self.cols), ops.tile_index(t_ptr, t_row, self.rows)
-        object.__setattr__(self, "views", (t_ptr, *walk, *tiles))
+    views: frozenset[str] = COLUMNS
+    built: tuple[Tensor, ...] = field(default=(), repr=False)
 
     # ---- construction
 
     @classmethod
-    def from_mask(
-        cls, mask: Tensor, *, capacity: int | None = None, tiled: bool = False, by_columns: bool = True
-    ) -> Topology:
+    def from_mask(cls, mask: Tensor, *, capacity: int | None = None, views: frozenset[str] = COLUMNS) -> Topology:
         """The pattern of a bool tensor of the weight's shape (two or more dimensions)."""
         if mask.dtype != torch.bool or mask.dim() < 2:
             raise ValueError(
                 f"mask must be a bool tensor of two or more dimensions, got {mask.dtype} {tuple(mask.shape)}"
             )
         row_ptr, col = ops.compress_mask(mask.reshape(len(mask), prod(mask.shape[1:])), capacity)
-        return cls(tuple(mask.shape), row_ptr, col, tiled, by_columns)
+        return cls(tuple(mask.shape), row_ptr, col, views)
 
     @classmethod
     def from_coordinates(
@@ -69,7 +57,7 @@ class Topology:
         shape: torch.Size | tuple[int, ...],
         *,
         capacity: int | None = None,
-        tiled: bool = False,
+        views: frozenset[str] = COLUMNS,
     ) -> Topology:
         """The pattern of distinct flat indices `r * cols + c`, int64 `[nnz]`, in any order."""
         shape = tuple(shape)
@@ -77,7 +65,7 @@ class Topology:
         if len(shape) < 2:
             raise ValueError(f"shape must have two or more dimensions, got {shape}")
         row_ptr, col = ops.compress(coordinates, rows, cols, capacity)
-        return cls(shape, row_ptr, col, tiled)
+        return cls(shape, row_ptr, col, views)
 
     @classmethod
     def random(
@@ -87,14 +75,14 @@ class Topology:
         *,
         generator: torch.Generator | None = None,
         capacity: int | None = None,
-        tiled: bool = False,
+        views: frozenset[str] = COLUMNS,
     ) -> Topology:
         """G(n, M): exactly `nnz` distinct entries, every such set equally likely."""
         size = prod(shape)
         if not 0 <= nnz <= size:
             raise ValueError(f"nnz must be between 0 and {size}, the weights of shape {tuple(shape)}, got {nnz}")
         seed = int(torch.randint(2**63 - 1, (), generator=generator))
-        return cls.from_coordinates(ops.random_subset(nnz, size, seed), shape, capacity=capacity, tiled=tiled)
+        return cls.from_coordinates(ops.random_subset(nnz, size, seed), shape, capacity=capacity, views=views)
 
     # ---- facts
 
@@ -119,10 +107,20 @@ class Topology:
         """Fraction of absent weights."""
         return 1.0 - self.nnz / max(1, prod(self.shape))
 
-    @property
+    @cached_property
     def index(self) -> list[Tensor]:
-        """The tensors that the operators take (`sparsekern.ops.schema`)."""
-        return [self.row_ptr, self.col, *self.views]
+        """The tensors that the operators take (`sparsekern.ops.schema`); views that are not wanted are empty."""
+        if self.built:
+            return [self.row_ptr, self.col, *self.built]
+        views, none = self.views, self.col.new_empty(0)
+        t_ptr, t_row, t_pos = self.row_ptr.new_zeros(self.cols + 1), none, none
+        if views & {"columns", "counts"}:
+            t_ptr, *walk = ops.transpose_index(self.row_ptr, self.col, self.cols)
+            t_row, t_pos = walk if "columns" in views else (none, none)
+        tiles = ops.tile_index(self.row_ptr, self.col, self.cols) if views & {"tiles", "bits"} else none
+        t_tiles = ops.tile_index(t_ptr, t_row, self.rows) if "tiles" in views else none
+        bits = ops.bit_index(self.row_ptr, self.col, self.cols) if "bits" in views else none.long()
+        return [self.row_ptr, self.col, t_ptr, t_row, t_pos, tiles, t_tiles, bits]
 
     @property
     def device(self) -> torch.device:
@@ -164,8 +162,10 @@ class Topology:
         return self.from_csr(dense.reshape(-1)[self.coordinates()])
 
     def to(self, device: torch.device | str) -> Topology:
-        row_ptr, col, *views = (tensor.to(device) for tensor in self.index)
-        return replace(self, row_ptr=row_ptr, col=col, views=tuple(views))
+        if torch.device(device) == self.device:
+            return self
+        row_ptr, col, *built = (tensor.to(device) for tensor in self.index)
+        return replace(self, row_ptr=row_ptr, col=col, built=tuple(built))
 
     # ---- change
 
@@ -184,24 +184,16 @@ class Topology:
         if keep.dtype != torch.bool or keep.shape != (self.nnz,):
             raise ValueError(f"keep must be a bool tensor [{self.nnz}], got {keep.dtype} {tuple(keep.shape)}")
         row_ptr, col, index_map = ops.rewire(self.row_ptr, self.col, keep, grow.sort().values, capacity, self.cols)
-        return replace(self, row_ptr=row_ptr, col=col, views=()), index_map
+        return replace(self, row_ptr=row_ptr, col=col, built=()), index_map
 
     def with_capacity(self, capacity: int) -> Topology:
         """The same pattern with room for `capacity` nonzeros."""
         empty = torch.empty(0, dtype=torch.int64, device=self.device)
         return self.rewire(torch.ones(self.nnz, dtype=torch.bool, device=self.device), empty, capacity=capacity)[0]
 
-    def with_views(self, *, tiled: bool, by_columns: bool = True) -> Topology:
-        """The same pattern with or without what only some kernels walk; what is kept is not built again."""
-        if (tiled, by_columns) == (self.tiled, self.by_columns):
-            return self
-        if (tiled and not self.tiled) or (by_columns and not self.by_columns):
-            return replace(self, tiled=tiled, by_columns=by_columns, views=())
-        t_ptr, t_row, t_pos, *tiles = self.views
-        none = self.col.new_empty(0)
-        walk = (t_row, t_pos) if by_columns else (none, none)
-        tiles = tiles if tiled else (none, none)
-        return replace(self, tiled=tiled, by_columns=by_columns, views=(t_ptr, *walk, *tiles))
+    def with_views(self, views: frozenset[str]) -> Topology:
+        """The same pattern with the given views of it."""
+        return self if views == self.views else replace(self, views=views, built=())
 
     def same_pattern(self, other: Topology) -> bool:
         return (

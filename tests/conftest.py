@@ -5,8 +5,12 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
+from interpreter import use_interpreter
 
 from sparsekern.ops import extension
+
+if not torch.cuda.is_available():
+    use_interpreter()
 
 ISAS = list(extension.isas()) if extension is not None else ["fallback"]
 

@@ -57,6 +57,11 @@ def expand(p: Pattern, values: Tensor, row_ptr: Tensor, col: Tensor, start: int,
     return p.dense(values)[start:stop].double()
 
 
+def expand_bits(p: Pattern, values: Tensor, tile_ptr: Tensor, bits: Tensor, *rows_and_cols: int) -> Tensor:
+    start, stop, _ = rows_and_cols
+    return p.dense(values)[start:stop].double()
+
+
 def collect(p: Pattern, dense: Tensor, row_ptr: Tensor, col: Tensor, start: int, stop: int, out: Tensor) -> Tensor:
     full = torch.zeros(p.mask.shape, dtype=torch.float64)
     full[start:stop] = dense
@@ -96,6 +101,13 @@ def tile_index(p: Pattern, ptr: Tensor, index: Tensor, extent: int) -> Tensor:
     return torch.stack([p.row_ptr[:-1] + p.mask[:, :edge].sum(1) for edge in edges], dim=1).int()
 
 
+def bit_index(p: Pattern, row_ptr: Tensor, col: Tensor, cols: int) -> Tensor:
+    words = np.zeros((p.rows, -(-cols // 64)), dtype=np.uint64)
+    for r, c in p.mask.nonzero().tolist():
+        words[r, c // 64] |= np.uint64(1 << c % 64)
+    return torch.from_numpy(words.view(np.int64))
+
+
 def flat_scores(scores: list[Tensor], absolute: bool) -> np.ndarray:
     flat = np.concatenate([score.double().numpy().ravel() for score in scores])
     return np.abs(flat) if absolute else flat
@@ -130,13 +142,16 @@ EXPECTED: dict[str, Callable] = {
     "sparse_conv2d_backward": conv2d_backward,
     "expanded_conv2d": conv2d,
     "expanded_conv2d_backward": conv2d_backward,
-    **{f.__name__: f for f in (expand, collect, sampled_gradient, guided_sample, random_subset, compress, rewire)},
+    **{
+        f.__name__: f
+        for f in (expand, expand_bits, collect, sampled_gradient, guided_sample, random_subset, compress, rewire)
+    },
     "compress_mask": compress_mask,
     "gradient_moment": expected_gradient_moment,
     "conv2d_gradient_moment": expected_conv2d_gradient_moment,
     "snr_update": expected_snr_update,
     "score_step": expected_score_step,
-    **{f.__name__: f for f in (transpose_index, tile_index, topk_mask, kth_largest)},
+    **{f.__name__: f for f in (transpose_index, tile_index, bit_index, topk_mask, kth_largest)},
 }
 MUTATED = {"collect": (5,), "random_subset": (0,), "snr_update": (0,), "score_step": (0, 1, 2)}  # the results
 

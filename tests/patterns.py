@@ -49,13 +49,13 @@ class Pattern:
         return torch.where(self.mask, values[self.slots], 0) if values.numel() else torch.zeros(self.mask.shape)
 
     def index(self) -> list[Tensor]:
-        """The seven tensors of `Topology.index`, without tiles."""
+        """The tensors of `Topology.index` with the walk by columns."""
         col, t_slots = self.col, self.slots.t()[self.mask.t()]
         t_row, t_pos = torch.zeros_like(col), torch.zeros_like(col)
         t_row[: t_slots.numel()] = self.mask.t().nonzero()[:, 1].int()
         t_pos[: t_slots.numel()] = t_slots.int()
         t_ptr = torch.cat([torch.zeros(1, dtype=torch.long), self.mask.sum(0).cumsum(0)]).int()
-        return [self.row_ptr, col, t_ptr, t_row, t_pos, col.new_empty(0), col.new_empty(0)]
+        return [self.row_ptr, col, t_ptr, t_row, t_pos, col.new_empty(0), col.new_empty(0), col.new_empty(0).long()]
 
 
 @dataclass(frozen=True)

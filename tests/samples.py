@@ -7,6 +7,8 @@ from patterns import Pattern, Sample, mask, patterns, plain, strided
 from samples_conv import conv2d, conv2d_backward
 from samples_moment import conv2d_gradient_moment, gradient_moment, score_step, snr_update
 
+from sparsekern.ops import reference
+
 LEADING = {"vector": (), "batch": (5,), "sequence": (2, 3), "zero batch": (0,), "long": (300,)}
 
 
@@ -42,6 +44,16 @@ def expand(dtype: torch.dtype) -> list[Sample]:
         for name, p in patterns().items()
         for start, stop in {(0, p.rows), (p.rows // 2, p.rows), (p.rows // 3, 2 * p.rows // 3), (0, 0)}
     ]
+
+
+def expand_bits(dtype: torch.dtype) -> list[Sample]:
+    """values, tile_ptr, bits, start, stop, cols"""
+    samples = []
+    for sample in expand(dtype):
+        values, row_ptr, col, start, stop, cols = sample.args
+        tile_ptr, bits = (op(row_ptr, col, cols) for op in (reference.tile_index, reference.bit_index))
+        samples.append(Sample(sample.name, (values, tile_ptr, bits, start, stop, cols), sample.pattern))
+    return samples
 
 
 def collect(dtype: torch.dtype) -> list[Sample]:
@@ -149,7 +161,7 @@ def transpose_index(dtype: torch.dtype) -> list[Sample]:
     return [Sample(name, (p.row_ptr, p.col, p.cols), p) for name, p in patterns().items()]
 
 
-tile_index = transpose_index
+tile_index = bit_index = transpose_index
 
 
 def kth_largest(dtype: torch.dtype) -> list[Sample]:
@@ -194,6 +206,7 @@ SAMPLES: dict[str, Callable[[torch.dtype], list[Sample]]] = {
     "expanded_conv2d": conv2d,
     "expanded_conv2d_backward": conv2d_backward,
     "expand": expand,
+    "expand_bits": expand_bits,
     "collect": collect,
     "sampled_gradient": sampled_gradient,
     "guided_sample": guided_sample,
@@ -203,6 +216,7 @@ SAMPLES: dict[str, Callable[[torch.dtype], list[Sample]]] = {
     "rewire": rewire,
     "transpose_index": transpose_index,
     "tile_index": tile_index,
+    "bit_index": bit_index,
     "topk_mask": topk_mask,
     "kth_largest": kth_largest,
     "gradient_moment": gradient_moment,
@@ -211,13 +225,13 @@ SAMPLES: dict[str, Callable[[torch.dtype], list[Sample]]] = {
     "score_step": score_step,
 }
 
-INDICES = ("random_subset", "compress", "compress_mask", "rewire", "transpose_index", "tile_index")
+INDICES = ("random_subset", "compress", "compress_mask", "rewire", "transpose_index", "tile_index", "bit_index")
 WIDE = (torch.float32, torch.float64, torch.bfloat16)
 ALL = (*WIDE, torch.float16)
 DTYPES: dict[str, tuple[torch.dtype, ...]] = {
     **dict.fromkeys(SAMPLES, WIDE),
     **dict.fromkeys(INDICES, (torch.float32,)),  # of no meaning to them
-    **dict.fromkeys(("expand", "collect", "sampled_gradient", "topk_mask", "kth_largest"), ALL),
+    **dict.fromkeys(("expand", "expand_bits", "collect", "sampled_gradient", "topk_mask", "kth_largest"), ALL),
 }
 
 

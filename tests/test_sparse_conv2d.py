@@ -228,7 +228,7 @@ def _errors() -> dict[str, tuple[str, dict]]:
         "dimensions": (r"\[batch, channels, height, width\], got shape \(5, 9\)", {"input": x[0, :, :, 0]}),
         "layout": ("dense tensor", {"input": x.to_sparse()}),
         "device": ("on one device", {"input": x.to("meta")}),
-        "index": ("7 tensors", {"index": index[:5]}),
+        "index": ("8 tensors", {"index": index[:5]}),
         "small image": ("does not fit an input of", {"input": x[..., :2], "padding": 0}),
         "dilated": ("does not fit an input of", {"dilation": (1, 6), "padding": 0}),
         "negative padding": ("padding must be a whole number or a pair of them, at least 0", {"padding": (1, -1)}),

@@ -10,7 +10,9 @@ import torch
 
 from sparsekern import SparseWeight, Topology, ops
 from sparsekern.ops import extension
-from sparsekern.topology import is_pattern, kept
+from sparsekern.topology import COLUMNS, is_pattern, kept
+
+TILED = COLUMNS | {"tiles"}
 
 SHAPES = [(7, 70), (1, 5), (5, 1), (64, 64), (65, 129), (3, 2, 2, 2)]
 
@@ -27,14 +29,15 @@ def random_mask(shape: tuple[int, ...], density: float) -> torch.Tensor:
 def test_mask_round_trip_and_views(shape: tuple[int, ...], density: float, tiled: bool) -> None:
     mask = random_mask(shape, density)
     nnz = int(mask.sum())
-    topology = Topology.from_mask(mask, capacity=nnz + 3, tiled=tiled)
+    topology = Topology.from_mask(mask, capacity=nnz + 3, views=TILED if tiled else COLUMNS)
     assert torch.equal(topology.mask(), mask)
     assert (topology.nnz, topology.capacity, topology.shape) == (nnz, nnz + 3, shape)
     assert topology.sparsity == pytest.approx(1 - nnz / mask.numel())
     assert torch.equal(topology.coordinates(), mask.flatten().nonzero().flatten())
     assert is_pattern(topology.row_ptr, topology.col[:nnz], topology.cols)
     flat = mask.reshape(shape[0], -1)
-    t_ptr, t_row, t_pos, tiles, t_tiles = topology.views
+    t_ptr, t_row, t_pos, tiles, t_tiles, bits = topology.index[2:]
+    assert bits.numel() == 0
     assert torch.equal(t_ptr.diff(), flat.sum(0))
     assert torch.equal(t_row[:nnz], flat.t().nonzero()[:, 1])
     assert torch.equal(topology.col[t_pos[:nnz].long()].long(), flat.t().nonzero()[:, 0])
@@ -60,16 +63,22 @@ def test_from_coordinates_in_any_order(shape: tuple[int, ...]) -> None:
 
 def test_views_come_and_go() -> None:
     plain = Topology.random((70, 130), 500)
-    tiled = plain.with_views(tiled=True)
-    assert plain.with_views(tiled=False) is plain
-    expected = Topology.from_mask(plain.mask(), tiled=True)
-    assert all(torch.equal(a, b) for a, b in zip(tiled.index, expected.index, strict=True))
-    assert all(torch.equal(a, b) for a, b in zip(tiled.with_views(tiled=False).index, plain.index, strict=True))
+    assert plain.with_views(COLUMNS) is plain
+    tiled = plain.with_views(TILED)
+    assert [t.numel() for t in tiled.index] == [71, 500, 131, 500, 500, 70 * 4, 130 * 3, 0]
+    assert all(torch.equal(a, b) for a, b in zip(tiled.with_views(COLUMNS).index, plain.index, strict=True))
     assert tiled.to("cpu").same_pattern(plain)
 
-    bare = tiled.with_views(tiled=False, by_columns=False)
-    assert [t.numel() for t in bare.index] == [71, 500, 131, 0, 0, 0, 0]
-    assert all(torch.equal(a, b) for a, b in zip(bare.with_views(tiled=False).index, plain.index, strict=True))
+    bits = plain.with_views(frozenset({"bits"}))
+    assert [t.numel() for t in bits.index] == [71, 500, 131, 0, 0, 70 * 4, 0, 70 * 3]
+    assert torch.equal(bits.index[5], tiled.index[5])
+
+    counts = plain.with_views(frozenset({"counts"}))
+    assert [t.numel() for t in counts.index] == [71, 500, 131, 0, 0, 0, 0, 0]
+    assert torch.equal(counts.index[2], plain.index[2])
+
+    bare = plain.with_views(frozenset())
+    assert [t.numel() for t in bare.index] == [71, 500, 131, 0, 0, 0, 0, 0]
     assert bare.rewire(torch.ones(500, dtype=torch.bool), torch.empty(0, dtype=torch.int64))[0].index[3].numel() == 0
     with pytest.raises(ValueError, match="walk by columns"):
         ops.sparse_linear(torch.ones(2, 130), torch.ones(500), bare.index)

@@ -21,7 +21,7 @@ constexpr int64_t kSums = 4;     // sums of the weight gradient that blocks of i
 constexpr int64_t kRowCost = 4;  // what a row costs beyond its nonzeros, in nonzeros
 
 Weight weight_of(const std::vector<Tensor>& index, const Tensor& input, const Tensor& values, const Window& window) {
-  require(index.size() == 7, "index must hold 7 tensors, got ", index.size());
+  require(index.size() == 8, "index must hold 8 tensors, got ", index.size());
   require(input.dim() == 4, "input must be [batch, channels, height, width], got ", input.dim(), " dimensions");
   const int64_t rows = index[0].numel() - 1, cols = index[2].numel() - 1, channels = input.size(1);
   require(rows % window.groups == 0 && channels % window.groups == 0, "groups must divide ", channels, " input and ",

@@ -40,7 +40,7 @@ Walk walk_of(const Tensor& ptr, const Tensor& index, const Tensor* position, con
 }
 
 Matrix matrix_of(const std::vector<Tensor>& index, const Tensor& input, const Tensor& values, int64_t out_features) {
-  require(index.size() == 7, "index must hold 7 tensors, got ", index.size());
+  require(index.size() == 8, "index must hold 8 tensors, got ", index.size());
   const int32_t* ptr = index_data(index[0], 1, "row_ptr");
   const int64_t rows = index[0].numel() - 1;
   const int64_t cols = index[2].numel() - 1;

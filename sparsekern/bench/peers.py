@@ -18,7 +18,7 @@ from torch.nn.functional import linear
 
 from .. import __version__ as own_version
 from ..nn import SparseLinear
-from ..topology import Topology
+from ..topology import COLUMNS, Topology
 from . import mkl
 from .cases import OPS, Problem
 
@@ -179,7 +179,7 @@ def layer_step(layer: Any, p: Problem, weight: Tensor) -> Callable[[], Result]:
 
 
 def _kernel(p: Problem, op: str, name: str, tiled: bool) -> Implementation:
-    topology = Topology(p.topology.shape, p.topology.row_ptr, p.topology.col, tiled)
+    topology = Topology(p.topology.shape, p.topology.row_ptr, p.topology.col, COLUMNS | {"tiles"} if tiled else COLUMNS)
     index, values, rows = topology.index, p.values, topology.rows
     forward, backward = getattr(torch.ops.sparsekern, name), getattr(torch.ops.sparsekern, f"{name}_backward")
     calls = {

@@ -1,7 +1,7 @@
 """Convolutions: their product, and the one that holds its nonzeros only."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +31,7 @@ class Conv2dProduct(PatternLayer):
         "groups",
         "padding_mode",
     )
-    BY_COLUMNS = False
+    VIEWS: ClassVar[dict[str, frozenset[str]]] = {"csr": frozenset({"counts"}), "bits": frozenset({"bits"})}
 
     in_channels: int
     out_channels: int
@@ -88,10 +88,10 @@ class Conv2dProduct(PatternLayer):
         self._border = None if padding_mode == "zeros" else [*sides[2:], *sides[:2]]
         self.window = seen if padding_mode == "zeros" else (kernel, strides, [0, 0, 0, 0], dilations, groups)
 
-    def choose_kernel(self, density: float) -> Choice:
+    def choose_kernel(self, density: float, card: str | None) -> Choice:
         out, channels, *_ = self.weight_shape
         return choose_conv(
-            out, channels, self.kernel_size, self.stride, density, groups=self.groups, backend=self.backend
+            out, channels, self.kernel_size, self.stride, density, groups=self.groups, backend=self.backend, card=card
         )
 
     def new_probe(self) -> ConvProbe:

@@ -8,13 +8,13 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Tensor, nn
 
-from ..ops.backend import Choice
+from ..ops.backend import Choice, card_of
 from ..ops.conv import Window
 from ..topology import Topology, is_pattern, kept
 from .probe import Probe
 
 Layer = TypeVar("Layer", bound="PatternLayer")
-INDEX = ("row_ptr", "col", "t_ptr", "t_row", "t_pos", "tile_ptr", "t_tile_ptr")
+INDEX = ("row_ptr", "col", "t_ptr", "t_row", "t_pos", "tile_ptr", "t_tile_ptr", "bits")
 
 
 class PatternLayer(nn.Module):
@@ -33,7 +33,7 @@ class PatternLayer(nn.Module):
     WEIGHT: ClassVar[str]
     DENSE: ClassVar[type[nn.Module]]
     SETTINGS: ClassVar[tuple[str, ...]]
-    BY_COLUMNS: ClassVar[bool] = True  # whether the product takes the walk of the pattern by columns
+    VIEWS: ClassVar[dict[str, frozenset[str]]]  # what each kernel walks of the pattern
 
     bias: nn.Parameter | None
     row_ptr: Tensor
@@ -92,8 +92,8 @@ class PatternLayer(nn.Module):
         """Of a prepared input and a dense weight, with the bias: what the dense twin computes, bit for bit."""
         raise NotImplementedError
 
-    def choose_kernel(self, density: float) -> Choice:
-        """The kernel for a pattern of this density."""
+    def choose_kernel(self, density: float, card: str | None) -> Choice:
+        """The kernel for a pattern of this density, on the CPU or on a GPU of this name."""
         raise NotImplementedError
 
     def new_probe(self) -> Probe:
@@ -132,8 +132,8 @@ class PatternLayer(nn.Module):
     @property
     def topology(self) -> Topology:
         """The pattern in use, a frozen value."""
-        row_ptr, col, *views = self.index
-        return Topology(self.weight_shape, row_ptr, col, self.kernel == "tiled", self.BY_COLUMNS, tuple(views))
+        row_ptr, col, *built = self.index
+        return Topology(self.weight_shape, row_ptr, col, self._views(self.kernel), tuple(built))
 
     @property
     def index(self) -> list[Tensor]:
@@ -144,7 +144,7 @@ class PatternLayer(nn.Module):
         """Installs a pattern, and the kernel that suits it; stored nonzeros are the caller's to rearrange."""
         if topology.shape != self.weight_shape:
             raise ValueError(f"topology must have the weight's shape {self.weight_shape}, got {topology.shape}")
-        self._install(topology, *self.choose_kernel(1 - topology.sparsity))
+        self._install(topology, *self.choose_kernel(1 - topology.sparsity, card_of(topology.device)))
 
     def set_kernel(self, kernel: str, reason: str) -> None:
         """Uses `kernel` until the pattern changes."""
@@ -152,9 +152,20 @@ class PatternLayer(nn.Module):
 
     def _install(self, topology: Topology, kernel: str, reason: str) -> None:
         self.kernel, self.reason = kernel, reason
-        topology = topology.with_views(tiled=kernel == "tiled", by_columns=self.BY_COLUMNS)
+        topology = topology.with_views(self._views(kernel))
         for name, tensor in zip(INDEX, topology.index, strict=True):
             self.register_buffer(name, tensor, persistent=False)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> PatternLayer:
+        """Other kernels suit another device."""
+        before = self.row_ptr.device.type
+        super()._apply(fn, recurse)
+        if {before, self.row_ptr.device.type} == {"cpu", "cuda"}:
+            self.set_topology(self.topology)
+        return self
+
+    def _views(self, kernel: str) -> frozenset[str]:
+        return self.VIEWS.get(kernel, frozenset())
 
     def pattern_repr(self) -> str:
         topology = self.topology

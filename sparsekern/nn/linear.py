@@ -1,13 +1,13 @@
 """Linear layers: their product, and the one that holds its nonzeros only."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from .. import ops
 from ..ops.backend import Choice, choose
-from ..topology import Topology
+from ..topology import COLUMNS, Topology
 from .layer import PatternLayer
 from .probe import LinearProbe
 from .sparse import SparseLayer
@@ -18,6 +18,11 @@ class LinearProduct(PatternLayer):
 
     DENSE = nn.Linear
     SETTINGS = ("in_features", "out_features")
+    VIEWS: ClassVar[dict[str, frozenset[str]]] = {
+        "csr": COLUMNS,
+        "tiled": COLUMNS | {"tiles"},
+        "bits": frozenset({"bits"}),
+    }
 
     in_features: int
     out_features: int
@@ -40,8 +45,8 @@ class LinearProduct(PatternLayer):
         shape = (out_features, in_features)
         super().__init__(settings, shape, bias, device, dtype, sparsity, topology, backend, generator, **options)
 
-    def choose_kernel(self, density: float) -> Choice:
-        return choose(self.out_features, self.in_features, density, backend=self.backend)
+    def choose_kernel(self, density: float, card: str | None) -> Choice:
+        return choose(self.out_features, self.in_features, density, backend=self.backend, card=card)
 
     def new_probe(self) -> LinearProbe:
         return LinearProbe()

@@ -3,22 +3,24 @@
 `index` is `Topology.index`; the layout is described in `schema`.
 """
 
-from . import autograd, reference, reference_conv, reference_moment, schema
+from . import autograd, cuda, reference, reference_conv, reference_moment, schema
 from .backend import extension
 from .conv import expanded_conv2d, sampled_conv2d_gradient, sparse_conv2d
 from .linear import expanded_linear, sparse_linear
 from .masked import active_values, straight_through
 from .moment import conv2d_gradient_moment, gradient_moment, score_step, snr_update
-from .pattern import compress, compress_mask, coordinates, random_subset, rewire, tile_index, transpose_index
+from .pattern import bit_index, compress, compress_mask, coordinates, random_subset, rewire, tile_index, transpose_index
 from .selection import guided_sample, kth_largest, sampled_gradient, topk_mask
 
 __all__ = [
     "active_values",
     "autograd",
+    "bit_index",
     "compress",
     "compress_mask",
     "conv2d_gradient_moment",
     "coordinates",
+    "cuda",
     "expanded_conv2d",
     "expanded_linear",
     "extension",

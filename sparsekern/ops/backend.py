@@ -11,7 +11,9 @@ from math import prod
 from types import ModuleType
 from typing import NamedTuple
 
-KERNELS = ("csr", "tiled", "dense", "masked")
+import torch
+
+KERNELS = ("csr", "tiled", "bits", "dense", "masked")
 BACKENDS = ("auto", "sparse", "masked", "dense")
 NEVER_DENSE = 0.05  # density up to which a weight is not expanded, whatever was measured
 FEW_CHANNELS = 4
@@ -41,17 +43,30 @@ def _crossovers() -> dict[str, list[dict]]:
     return json.loads(resources.files("sparsekern.ops").joinpath("crossovers.json").read_text())
 
 
-def choose(rows: int, cols: int, density: float, *, batch: int = 128, backend: str = "auto") -> Choice:
+@cache
+def _cards() -> dict[str, dict[str, float]]:
+    """By card and kind of layer, the density up to which the kernels that decode bits are faster than the rest."""
+    return json.loads(resources.files("sparsekern.ops").joinpath("cards.json").read_text())
+
+
+def choose(
+    rows: int, cols: int, density: float, *, batch: int = 128, backend: str = "auto", card: str | None = None
+) -> Choice:
     """The kernel of a `rows x cols` linear layer with the given fraction of nonzeros.
 
     A pure function of its arguments and the committed table of measured crossovers (its nearest row counts); never
     of the machine's momentary speed.
+
+    Args:
+        card: name of the GPU that the layer is on, `card_of(device)`; None for the CPU.
 
     Raises:
         ValueError: `backend` is not one of `BACKENDS`.
     """
     if (forced := _forced(backend)) is not None:
         return forced
+    if card is not None:
+        return _on_card(card, "linear", density, backend)
     row = min(
         _crossovers()["rows"],
         key=lambda r: _distance(r["rows"] * r["cols"], rows * cols) + _distance(r["batch"], batch),
@@ -75,6 +90,7 @@ def choose_conv(
     size: int | None = None,
     batch: int | None = None,
     backend: str = "auto",
+    card: str | None = None,
 ) -> Choice:
     """The kernel of a convolution with the given fraction of nonzeros, by the same rules as `choose`.
 
@@ -84,6 +100,8 @@ def choose_conv(
     """
     if (forced := _forced(backend)) is not None:
         return forced
+    if card is not None:
+        return _on_card(card, "convolutions", density, backend)
     if backend == "sparse":
         return Choice("csr", "asked for: products with the nonzeros only")
     if groups > 1 and channels <= FEW_CHANNELS:
@@ -110,6 +128,24 @@ def choose_conv(
     if above >= 1:
         return Choice("csr", f"faster than dense products at any density, measured at {nearest}")
     return Choice("csr", f"density {density:.3g} is at most {above:.3g}, the break-even of {nearest}")
+
+
+def card_of(device: torch.device) -> str | None:
+    """What `choose` is told of a device: None for the CPU."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else None
+
+
+def _on_card(card: str, kind: str, density: float, backend: str) -> Choice:
+    """On a GPU dense products with the expanded weight are the floor: no other kernel is taken that was not measured to
+    be faster on that card."""
+    if backend == "sparse":
+        return Choice("bits", "asked for: kernels that decode the pattern while they multiply")
+    above = _cards().get(card, {}).get(kind)
+    if above is None:
+        return Choice("dense", f"the expanded weight: no other kernel was measured on {card}")
+    if density > above:
+        return Choice("dense", f"density {density:.3g} is above {above:.3g}, where dense products are faster")
+    return Choice("bits", f"density {density:.3g} is at most {above:.3g}, the break-even on {card}")
 
 
 def _forced(backend: str) -> Choice | None:

@@ -107,7 +107,7 @@ def sampled_conv2d_gradient(
     cols = input.shape[1] // groups * kernel[0] * kernel[1]
     row_ptr, col = compress(distinct, rows, cols)
     # Of the walk by columns only the number of columns is looked at.
-    index = [row_ptr, col, col.new_zeros(cols + 1), *[col.new_empty(0)] * 4]
+    index = [row_ptr, col, col.new_zeros(cols + 1), *[col.new_empty(0)] * 5]
     delta, h = (tensor.to(_accumulate(tensor.dtype)) for tensor in (grad_output, input))
     values = h.new_zeros(distinct.shape)
     needs = (False, True, False)
@@ -206,8 +206,8 @@ def _check(
     input: Tensor, values: Tensor, index: list[Tensor], bias: Tensor | None, kernel: list[int], groups: int
 ) -> None:
     """Whether everything fits. Looks at metadata only: it is called in every forward pass."""
-    if len(index) != 7:
-        raise ValueError(f"index must hold the 7 tensors of Topology.index, got {len(index)}")
+    if len(index) != 8:
+        raise ValueError(f"index must hold the 8 tensors of Topology.index, got {len(index)}")
     if input.layout != torch.strided:
         raise ValueError(f"input must be a dense tensor, got layout {input.layout}")
     if input.dim() not in (3, 4):

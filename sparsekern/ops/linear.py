@@ -28,7 +28,10 @@ def sparse_linear(
         ValueError: shapes, dtypes or devices that do not fit each other.
     """
     input, values, bias = _autocast(input, values, bias)
-    return _ops.sparse_linear(input, values, index, bias, _checked(input, values, index, bias, out_features))
+    out_features = _checked(input, values, index, bias, out_features)
+    if index[3].shape != index[1].shape and input.device.type == "cpu":
+        raise ValueError('index must hold the walk by columns: take it from a Topology with views={"columns"}')
+    return _ops.sparse_linear(input, values, index, bias, out_features)
 
 
 def expanded_linear(
@@ -50,8 +53,8 @@ def _autocast(input: Tensor, values: Tensor, bias: Tensor | None) -> tuple[Tenso
 
 def _checked(input: Tensor, values: Tensor, index: list[Tensor], bias: Tensor | None, out_features: int | None) -> int:
     """The number of rows, once everything fits. Looks at metadata only: it is called in every forward pass."""
-    if len(index) != 7:
-        raise ValueError(f"index must hold the 7 tensors of Topology.index, got {len(index)}")
+    if len(index) != 8:
+        raise ValueError(f"index must hold the 8 tensors of Topology.index, got {len(index)}")
     rows, cols = index[0].shape[0] - 1, index[2].shape[0] - 1
     if out_features is not None and out_features != rows:
         raise ValueError(f"index describes {rows} rows, but out_features is {out_features}")
@@ -61,8 +64,6 @@ def _checked(input: Tensor, values: Tensor, index: list[Tensor], bias: Tensor | 
         raise ValueError(f"input must have {cols} features in its last dimension, got shape {tuple(input.shape)}")
     if values.shape != index[1].shape:
         raise ValueError(f"values must have the shape {tuple(index[1].shape)} of col, got {tuple(values.shape)}")
-    if index[3].shape != index[1].shape:
-        raise ValueError("index must hold the walk by columns: take it from a Topology with by_columns=True")
     if values.dtype != input.dtype:
         raise ValueError(f"values must have the input's dtype {input.dtype}, got {values.dtype}")
     if bias is not None and (bias.shape != (rows,) or bias.dtype != input.dtype):

@@ -101,6 +101,12 @@ def tile_index(ptr: Tensor, index: Tensor, extent: int) -> Tensor:
     return _ops.tile_index(ptr, index, extent)
 
 
+def bit_index(row_ptr: Tensor, col: Tensor, cols: int) -> Tensor:
+    """A CSR pattern as a bit map: int64 `[rows, tiles]`, for each segment of 64 columns a word, the first of them the
+    lowest bit."""
+    return _ops.bit_index(row_ptr, col, cols)
+
+
 def _vector(tensor: Tensor, name: str, dtype: torch.dtype) -> None:
     if tensor.dtype != dtype or tensor.dim() != 1:
         raise ValueError(f"{name} must be a 1-D {dtype} tensor, got {tensor.dtype} {tuple(tensor.shape)}")

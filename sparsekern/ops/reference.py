@@ -33,6 +33,15 @@ def expand(values: Tensor, row_ptr: Tensor, col: Tensor, start: int, stop: int, 
     return dense
 
 
+def expand_bits(values: Tensor, tile_ptr: Tensor, bits: Tensor, start: int, stop: int, cols: int) -> Tensor:
+    """`expand` of a pattern as a bit map."""
+    lanes = torch.arange(TILE, device=bits.device)
+    mask = ((bits[start:stop, :, None] >> lanes) & 1).bool()
+    dense = values.new_zeros(mask.shape)
+    dense[mask] = values[int(tile_ptr[start, 0]) : int(tile_ptr[stop - 1, -1])] if mask.numel() else values[:0]
+    return dense.flatten(1)[:, :cols].contiguous()
+
+
 def collect(dense: Tensor, row_ptr: Tensor, col: Tensor, start: int, stop: int, out: Tensor) -> None:
     """Writes the active entries of `dense` (rows `start:stop` of a matrix) into their slots of `out`."""
     first, last = int(row_ptr[start]), int(row_ptr[stop])
@@ -77,6 +86,14 @@ def _panels(rows: int, cols: int, element_size: int) -> list[tuple[int, int]]:
     return [(start, min(start + step, rows)) for start in range(0, rows, step)]
 
 
+def _panel(values: Tensor, index: list[Tensor], start: int, stop: int, cols: int) -> Tensor:
+    """Rows `start:stop` of the matrix, dense."""
+    row_ptr, col, tile_ptr, bits = index[0], index[1], index[5], index[7]
+    if bits.numel():
+        return torch.ops.sparsekern.expand_bits(values, tile_ptr, bits, start, stop, cols)
+    return torch.ops.sparsekern.expand(values, row_ptr, col, start, stop, cols)
+
+
 def expanded_linear(
     input: Tensor, values: Tensor, index: list[Tensor], bias: Tensor | None, out_features: int
 ) -> Tensor:
@@ -85,7 +102,7 @@ def expanded_linear(
     flat = _flat(input)
     output = input.new_empty(flat.shape[0], out_features)
     for start, stop in _panels(out_features, cols, values.element_size()):
-        panel = torch.ops.sparsekern.expand(values, index[0], index[1], start, stop, cols)
+        panel = _panel(values, index, start, stop, cols)
         output[:, start:stop] = torch.nn.functional.linear(flat, panel, None if bias is None else bias[start:stop])
     return output.reshape(*input.shape[:-1], out_features)
 
@@ -106,7 +123,7 @@ def expanded_linear_backward(
     grad_values = torch.zeros_like(values) if need_values else values.new_empty(0)
     for start, stop in _panels(rows, cols, values.element_size()):
         if need_input:
-            panel = torch.ops.sparsekern.expand(values, index[0], index[1], start, stop, cols)
+            panel = _panel(values, index, start, stop, cols)
             grad_input.addmm_(delta[:, start:stop], panel)
         if need_values:
             panel = delta[:, start:stop].t() @ h
@@ -203,6 +220,15 @@ def tile_index(ptr: Tensor, index: Tensor, extent: int) -> Tensor:
     return (starts + ptr[:-1, None]).to(torch.int32)
 
 
+def bit_index(row_ptr: Tensor, col: Tensor, cols: int) -> Tensor:
+    """Which columns of every segment of `TILE` exist: int64 `[rows, tiles]`, the lowest bit first."""
+    rows, tiles = row_ptr.numel() - 1, (cols + TILE - 1) // TILE
+    mask = torch.zeros(rows, tiles * TILE, dtype=torch.bool, device=col.device)
+    mask[_rows(row_ptr), col[: int(row_ptr[-1])].long()] = True
+    powers = torch.ones(TILE, dtype=torch.int64, device=col.device) << torch.arange(TILE, device=col.device)
+    return (mask.view(rows, tiles, TILE) * powers).sum(2)
+
+
 def _sortable(scores: list[Tensor], absolute: bool) -> Tensor:
     flat = torch.cat([s.flatten() for s in scores])
     flat = flat.abs() if absolute else flat
@@ -239,6 +265,7 @@ for _name, _function in {
     "expanded_linear": expanded_linear,
     "expanded_linear_backward": expanded_linear_backward,
     "expand": expand,
+    "expand_bits": expand_bits,
     "collect": collect,
     "sampled_gradient": sampled_gradient,
     "guided_sample": guided_sample,
@@ -248,6 +275,7 @@ for _name, _function in {
     "rewire": rewire,
     "transpose_index": transpose_index,
     "tile_index": tile_index,
+    "bit_index": bit_index,
     "topk_mask": topk_mask,
     "kth_largest": kth_largest,
 }.items():

@@ -4,12 +4,13 @@ Everything is declared here, in Python, so that the package imports and runs
 without a compiler. `index` is the tensor list `Topology.index`:
 
     row_ptr [rows+1], col [capacity]                     row-major CSR
-    t_ptr [cols+1], t_row [capacity], t_pos [capacity]   the transposed walk: `t_pos` is the slot in `values`; the last
-                                                         two may be empty for a convolution
+    t_ptr [cols+1], t_row [capacity], t_pos [capacity]   the transposed walk: `t_pos` is the slot in `values`; all three
+                                                         only for the linear kernels of the CPU, t_ptr for convolutions
     tile_ptr [rows, tiles+1] or empty                    slot where each 64-column segment of a row starts
     t_tile_ptr [cols, t_tiles+1] or empty                the same for the transposed walk
+    bits [rows, tiles] or empty                          which columns of each segment exist, the lowest bit first
 
-all int32, columns sorted within a row. `row_ptr[-1]` slots are in use; the
+bits are int64, the others int32, columns sorted within a row. `row_ptr[-1]` slots are in use; the
 rest is slack: `values` holds zero there and its gradient is zero.
 """
 
@@ -37,6 +38,7 @@ SCHEMAS = {
     "expanded_conv2d_backward": "(Tensor grad_output, Tensor input, Tensor values, Tensor[] index, bool need_input, "
     f"bool need_values, bool need_bias, {WINDOW}) -> (Tensor, Tensor, Tensor)",
     "expand": "(Tensor values, Tensor row_ptr, Tensor col, int start, int stop, SymInt cols) -> Tensor",
+    "expand_bits": "(Tensor values, Tensor tile_ptr, Tensor bits, int start, int stop, SymInt cols) -> Tensor",
     "collect": "(Tensor dense, Tensor row_ptr, Tensor col, int start, int stop, Tensor(a!) out) -> ()",
     "sampled_gradient": "(Tensor grad_output, Tensor input, Tensor coordinates) -> Tensor",
     "guided_sample": "(Tensor row_weight, Tensor col_weight, Tensor row_ptr, Tensor col, SymInt n, int seed) "
@@ -48,6 +50,7 @@ SCHEMAS = {
     "-> (Tensor, Tensor, Tensor)",
     "transpose_index": "(Tensor row_ptr, Tensor col, SymInt cols) -> (Tensor, Tensor, Tensor)",
     "tile_index": "(Tensor ptr, Tensor index, SymInt extent) -> Tensor",
+    "bit_index": "(Tensor row_ptr, Tensor col, SymInt cols) -> Tensor",
     "topk_mask": "(Tensor[] scores, int k, bool absolute) -> Tensor[]",
     "kth_largest": "(Tensor[] scores, int k, bool absolute) -> Tensor",
     "gradient_moment": "(Tensor grad_output, Tensor input) -> (Tensor, Tensor)",
@@ -135,6 +138,10 @@ def _expand(values: Tensor, row_ptr: Tensor, col: Tensor, start: int, stop: int,
     return values.new_empty((stop - start, cols))
 
 
+def _expand_bits(values: Tensor, tile_ptr: Tensor, bits: Tensor, start: int, stop: int, cols: int) -> Tensor:
+    return values.new_empty((stop - start, cols))
+
+
 def _collect(dense: Tensor, row_ptr: Tensor, col: Tensor, start: int, stop: int, out: Tensor) -> None:
     return None
 
@@ -173,6 +180,10 @@ def _transpose_index(row_ptr: Tensor, col: Tensor, cols: int) -> tuple[Tensor, T
 
 def _tile_index(ptr: Tensor, index: Tensor, extent: int) -> Tensor:
     return index.new_empty((ptr.shape[0] - 1, (extent + TILE - 1) // TILE + 1))
+
+
+def _bit_index(row_ptr: Tensor, col: Tensor, cols: int) -> Tensor:
+    return col.new_empty((row_ptr.shape[0] - 1, (cols + TILE - 1) // TILE), dtype=torch.int64)
 
 
 def _topk_mask(scores: list[Tensor], k: int, absolute: bool) -> list[Tensor]:
@@ -234,6 +245,7 @@ FAKES = {
     "expanded_conv2d": _conv2d,
     "expanded_conv2d_backward": _conv2d_backward,
     "expand": _expand,
+    "expand_bits": _expand_bits,
     "collect": _collect,
     "sampled_gradient": _sampled_gradient,
     "guided_sample": _guided_sample,
@@ -243,6 +255,7 @@ FAKES = {
     "rewire": _rewire,
     "transpose_index": _transpose_index,
     "tile_index": _tile_index,
+    "bit_index": _bit_index,
     "topk_mask": _topk_mask,
     "kth_largest": _kth_largest,
     "gradient_moment": _gradient_moment,

@@ -36,8 +36,7 @@ class Remasked(LayerSite):
         if nnz == common == old.nnz:
             return None, common
         room = old.capacity if nnz <= old.capacity <= 2 * capacity else capacity
-        tiled = self.module.choose_kernel(nnz / max(1, self.size)).kernel == "tiled"
-        return Topology.from_mask(mask, capacity=room, tiled=tiled, by_columns=self.module.BY_COLUMNS), common
+        return Topology.from_mask(mask, capacity=room), common
 
 
 class MasterSite(Remasked, LayerSite[MaskedLayer]):
@@ -74,8 +73,9 @@ class MasterSite(Remasked, LayerSite[MaskedLayer]):
         self.check_followers(followers)
         topology, common = self._next(mask, nnz, capacity)
         if topology is not None:
-            for layer in (self.module, *followers):
-                layer.set_topology(topology)
+            self.module.set_topology(topology)
+            for follower in followers:
+                follower.set_topology(self.module.topology)
             self._remember(mask)
         self.note_change(old.nnz, common)
         return self.active.capacity != old.capacity

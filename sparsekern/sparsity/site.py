@@ -208,7 +208,7 @@ class Site(LayerSite[SparseLayer]):
         self.module.set_topology(topology)
         for follower in followers:
             carry_values(follower, index_map)
-            follower.set_topology(topology)
+            follower.set_topology(self.module.topology)
         self.note_change(old.nnz, int(keep.sum()))
         return topology.capacity != old.capacity
 

@@ -1,0 +1,46 @@
+"""What the operators are on CUDA tensors: functions of `ops.triton`, of the CUDA extension, or their reference.
+
+An operator that is not named here and that csrc/cuda does not register runs as its reference.
+"""
+
+import importlib
+from collections.abc import Callable
+from functools import cache
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import reference
+from .schema import library
+
+# The file of ops/triton that holds the function of the operator's name.
+TRITON = {
+    "expand": "expand",
+    "collect": "expand",
+    "expand_bits": "expand",
+    "bit_index": "expand",
+}
+
+
+@cache
+def kernel(name: str) -> Callable[..., Any]:
+    """The Triton function of an operator."""
+    return getattr(importlib.import_module(f".triton.{TRITON[name]}", __package__), name)
+
+
+def _register(name: str) -> None:
+    plain = getattr(reference, name)
+
+    def call(*arguments: Any) -> Any:
+        # Tensor cores and the kernels around them know no float64.
+        wide = any(isinstance(a, Tensor) and a.dtype == torch.float64 for a in arguments)
+        return plain(*arguments) if wide else kernel(name)(*arguments)
+
+    library.impl(name, call, "CUDA")
+
+
+if find_spec("triton") is not None:
+    for _name in TRITON:
+        _register(_name)

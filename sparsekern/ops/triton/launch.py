@@ -1,0 +1,116 @@
+"""How kernels are launched: with one of a few configurations, the first unless another was measured to be faster."""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from functools import cache
+from importlib import resources
+from typing import Any, NamedTuple
+
+import torch
+import triton
+from torch import Tensor
+
+Grid = Callable[[dict[str, int]], tuple[int, ...]]
+
+
+class Config(NamedTuple):
+    """Constants of a kernel that only matter to its speed."""
+
+    blocks: dict[str, int]
+    warps: int = 4
+    stages: int = 3
+
+
+class Launch(NamedTuple):
+    """What would have been launched."""
+
+    kernel: Any
+    arguments: tuple
+    constants: dict[str, Any]
+    configs: Sequence[Config]
+
+
+_recording: list[Launch] | None = None
+_tuning: dict[str, dict[str, int]] | None = None
+
+
+def launch(
+    kernel: Any,
+    grid: Grid,
+    *arguments: Tensor | float | None,
+    configs: Sequence[Config],
+    sizes: Sequence[int] = (),
+    **constants: Any,
+) -> None:
+    """Runs `kernel(*arguments, **constants, **blocks)` with the blocks of one of `configs`.
+
+    Args:
+        grid: how many programs, given the blocks; nothing is launched where that is none.
+        sizes: numbers on whose magnitude the fastest configuration depends: extents, never a count of nonzeros.
+    """
+    if _recording is not None:
+        _recording.append(Launch(kernel, arguments, constants, configs))
+        return
+    device = next(a.device for a in arguments if isinstance(a, Tensor))
+    # Triton launches on the current device, whatever the tensors are on.
+    with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+        config = (
+            configs[0] if len(configs) == 1 else configs[_chosen(kernel, grid, arguments, configs, sizes, constants)]
+        )
+        _run(kernel, grid, arguments, config, constants)
+
+
+@contextmanager
+def recorded() -> Iterator[list[Launch]]:
+    """Collects launches instead of running them. Arguments may then be meta tensors."""
+    global _recording
+    _recording = launches = []
+    try:
+        yield launches
+    finally:
+        _recording = None
+
+
+@contextmanager
+def tuning() -> Iterator[dict[str, dict[str, int]]]:
+    """Measures every configuration at the first launch of a kernel with new sizes. Yields what was found, an entry
+    of configurations.json; kernels run many times on the arguments that they are given."""
+    global _tuning
+    _tuning = found = {}
+    try:
+        yield found
+    finally:
+        _tuning = None
+
+
+def _run(kernel: Any, grid: Grid, arguments: tuple, config: Config, constants: dict) -> None:
+    programs = grid(config.blocks)
+    if all(programs):
+        options = {"num_warps": config.warps, "num_stages": config.stages}
+        kernel[programs](*arguments, **constants, **config.blocks, **options)
+
+
+def _chosen(
+    kernel: Any, grid: Grid, arguments: tuple, configs: Sequence[Config], sizes: Sequence[int], constants: dict
+) -> int:
+    """Which configuration, by its place in the list."""
+    device = next(a.device for a in arguments if isinstance(a, Tensor))
+    if device.type != "cuda":
+        return 0
+    dtype = next(str(a.dtype).removeprefix("torch.") for a in arguments if isinstance(a, Tensor))
+    key = "-".join([dtype, *(str(size.bit_length()) for size in sizes)])
+    name = kernel.fn.__name__
+    if _tuning is not None and key not in _tuning.setdefault(name, {}):
+        times = [
+            triton.testing.do_bench(lambda c=config: _run(kernel, grid, arguments, c, constants)) for config in configs
+        ]
+        _tuning[name][key] = times.index(min(times))
+    table = _tuning if _tuning is not None else configurations().get(torch.cuda.get_device_name(device), {})
+    return min(table.get(name, {}).get(key, 0), len(configs) - 1)
+
+
+@cache
+def configurations() -> dict[str, dict[str, dict[str, int]]]:
+    """The configurations that were measured to be the fastest: of a card, of a kernel, by dtype and magnitudes."""
+    return json.loads(resources.files("sparsekern.ops.triton").joinpath("configurations.json").read_text())

@@ -1,0 +1,21 @@
+"""Triton's interpreter, for machines without a GPU: to be called before a kernel is imported."""
+
+import os
+from importlib.util import find_spec
+from typing import Any
+
+
+def use_interpreter() -> None:
+    if find_spec("triton") is None:
+        return
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+    from triton.runtime import interpreter
+
+    patch = interpreter._patch_lang_tensor
+
+    def patch_tensor(tensor: Any, scope: Any) -> None:
+        patch(tensor, scope)
+        # Triton 3.6 makes an int of an array of one element in a way that NumPy 2.4 refuses.
+        scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
+
+    interpreter._patch_lang_tensor = patch_tensor

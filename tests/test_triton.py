@@ -1,0 +1,69 @@
+"""The Triton kernels against a computation on dense masks: on the GPU if there is one, else in Triton's interpreter."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import samples
+import torch
+from expected import expected, run
+from samples import Sample
+from torch import Tensor
+
+from sparsekern.ops import backend, cuda
+
+pytest.importorskip("triton", reason="comes with the CUDA build of PyTorch")
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2e-3}
+CASES = [
+    pytest.param(name, dtype, id=f"{name}-{str(dtype)[6:]}")
+    for name, dtype in samples.cases()
+    if name in cuda.TRITON and dtype != torch.float64
+]
+
+
+def moved(argument: Any) -> Any:
+    if isinstance(argument, list):
+        return [moved(item) for item in argument]
+    return argument.to(DEVICE) if isinstance(argument, Tensor) else argument
+
+
+@pytest.fixture(autouse=True)
+def _poisoned() -> Iterator[None]:
+    """Fresh tensors are full of NaN, so that what a kernel leaves unwritten shows."""
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize(("name", "dtype"), CASES)
+def test_against_dense(name: str, dtype: torch.dtype) -> None:
+    for sample in samples.SAMPLES[name](dtype):
+        given = Sample(sample.name, tuple(moved(a) for a in sample.args), sample.pattern)
+        for actual, want in zip(run(cuda.kernel(name), given, name), expected(name, sample), strict=True):
+            exact = not want.is_floating_point()
+            assert not exact or actual.dtype == want.dtype, sample.name
+            scale = float(want.abs().max()) if not exact and want.numel() and want.isfinite().all() else 1
+            tolerance = 0 if exact else TOLERANCE[dtype]
+            torch.testing.assert_close(
+                actual.cpu().to(want.dtype),
+                want,
+                rtol=tolerance,
+                atol=tolerance * scale,
+                msg=lambda message, s=sample: f"{s.name}: {message}",
+            )
+
+
+@pytest.mark.parametrize("name", cuda.TRITON)
+def test_dispatch_takes_them_for_cuda_tensors(name: str) -> None:
+    assert torch._C._dispatch_has_kernel_for_dispatch_key(f"sparsekern::{name}", "CUDA")
+
+
+def test_choice_on_a_card(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert backend.choose(1024, 1024, 0.02, card="A card").kernel == "dense"
+    assert backend.choose_conv(64, 64, (3, 3), (1, 1), 0.02, card="A card").kernel == "dense"
+    assert backend.choose(1024, 1024, 0.5, backend="sparse", card="A card").kernel == "bits"
+    monkeypatch.setattr(backend, "_cards", lambda: {"A card": {"linear": 0.1}})
+    assert backend.choose(1024, 1024, 0.1, card="A card").kernel == "bits"
+    assert backend.choose(1024, 1024, 0.2, card="A card").kernel == "dense"
+    assert backend.choose_conv(64, 64, (3, 3), (1, 1), 0.02, card="A card").kernel == "dense"
