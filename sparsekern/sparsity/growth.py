@@ -106,6 +106,11 @@ def uniform() -> Growth:
     return Growth("uniform", partial(_each, _uniformly), armed=False, from_dropped=True)
 
 
+def uniform_elsewhere() -> Growth:
+    """As `uniform`, but not where a weight was dropped in the same round (DSR)."""
+    return Growth("uniform elsewhere", partial(_each, _uniformly), armed=False, from_dropped=False)
+
+
 def uniform_by_size() -> Growth:
     """As `uniform`, the layers growing in proportion to their size (SET as the GraBo paper runs it)."""
     return Growth("uniform by size", partial(_each, _uniformly), armed=False, from_dropped=False, multiplier=1)

@@ -195,7 +195,7 @@ class ParkedSite(Remasked, Site):
 def settled(site: LayerSite) -> Site:
     """The site of a layer that has become one of nonzeros."""
     new = Site(site.name, site.module)
-    new.first, new.changes, new.facts = site.first, site.changes, site.facts
+    new.first, new.changes, new.facts, new.optimizer = site.first, site.changes, site.facts, site.optimizer
     return new
 
 

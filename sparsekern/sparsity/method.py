@@ -9,7 +9,7 @@ from .criteria import Criterion
 from .distributions import Distribution
 from .growth import Growth
 from .rule import NO_RULE, Rule
-from .schedules import NEVER, ZERO, Cadence, Schedule
+from .schedules import NEVER, ZERO, Cadence, Schedule, Stages
 from .scopes import Scope
 from .starts import Start
 from .views import View
@@ -26,8 +26,9 @@ class Method:
             `MaskedConv2d`), since pruned weights go on learning; "parked", pruned weights lie aside as they were;
             "dense" for a network that is not pruned at all.
         scope: which layers are pruned.
-        start: how the dense network is scored for the first pattern; None: random, G(n, M) in every layer, or all
-            weights where pruned ones are kept.
+        start: how the dense network is scored for the first pattern; None: random, G(n, M) in every layer; where
+            pruned weights are kept, all weights, unless the sparsity of step 0 is above 0 and no change comes before
+            it.
         drop: what scores lowest among the active weights is dropped; of a master, what scores highest among all
             weights is active.
         grow: what may come to life; None: nothing does.
@@ -48,7 +49,7 @@ class Method:
 
     name: str
     sparsity: Schedule
-    when: Cadence = NEVER
+    when: Cadence | Stages = NEVER
     storage: Literal["nonzeros", "master", "parked", "dense"] = "nonzeros"
     scope: Scope = scopes.everything
     start: Start | None = None

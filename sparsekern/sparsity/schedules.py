@@ -79,6 +79,20 @@ def sigmoid(final: float, epochs: int, steepness: float, period: int) -> Schedul
 
 
 @dataclass(frozen=True)
+class Late:
+    value: float
+    start: int
+
+    def __call__(self, step: int) -> float:
+        return self.value if step >= self.start else 0.0
+
+
+def late(value: float, start: int) -> Schedule:
+    """0 before `start`, `value` from then on."""
+    return Late(value, start)
+
+
+@dataclass(frozen=True)
 class Cadence:
     """The steps at which the pattern changes: the multiples of `period` in [start, stop], and `last`."""
 
@@ -103,6 +117,24 @@ class Cadence:
         """How many times it fires in a run of `total_steps`."""
         last = min(self.stop, total_steps - 1)
         return max(0, int(last // self.period) - (max(self.start, 1) - 1) // self.period)
+
+
+@dataclass(frozen=True)
+class Stages:
+    """One cadence after another; between them they fire at no step twice."""
+
+    cadences: tuple[Cadence, ...]
+
+    def fires(self, step: int) -> bool:
+        return any(cadence.fires(step) for cadence in self.cadences)
+
+    def before(self, step: int) -> int:
+        """As `Cadence.before`."""
+        return next((t for t in range(step - 1, 0, -1) if self.fires(t)), 0)
+
+    def count(self, total_steps: int) -> int:
+        """As `Cadence.count`."""
+        return sum(cadence.count(total_steps) for cadence in self.cadences)
 
 
 ZERO = Constant(0.0)

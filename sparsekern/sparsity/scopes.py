@@ -28,5 +28,12 @@ def convolutions(layers: Layers) -> Layers:
     return {name: layer for name, layer in layers.items() if _is(layer, nn.Conv2d)} or without_classifier(layers)
 
 
+def without_first_and_shortcuts(layers: Layers) -> Layers:
+    """All but the first convolution and those of shortcuts, told by "shortcut" or "downsample" in their names."""
+    convolved = [name for name, layer in layers.items() if _is(layer, nn.Conv2d)]
+    dense = {name for name in convolved if "shortcut" in name or "downsample" in name} | {*convolved[:1]}
+    return {name: layer for name, layer in layers.items() if name not in dense} or layers
+
+
 def _is(layer: nn.Module, kind: type[nn.Module]) -> bool:
     return isinstance(layer, kind) or (isinstance(layer, PatternLayer) and layer.DENSE is kind)

@@ -20,6 +20,7 @@ class LayerSite(Generic[Layer]):
     """One layer with a pattern, however it stores its weight.
 
     Attributes:
+        optimizer: the optimizer of the weight.
         tracked: numbers per weight that the method's rule keeps.
         facts: numbers of the last change that the method's rule reports.
         changes: flips and intersection over union of the last change.
@@ -29,6 +30,7 @@ class LayerSite(Generic[Layer]):
         self.name, self.module = name, module
         topology = module.topology
         self.loads = module.loads
+        self.optimizer: torch.optim.Optimizer | None = None
         self.tracked: dict[str, Tensor] = {}
         self.facts: dict[str, float] = {}
         self.changes: dict[str, Any] = {"flips": 0, "iou_last": 1.0}
@@ -67,6 +69,12 @@ class LayerSite(Generic[Layer]):
     def grad(self) -> Tensor | None:
         """Their gradient, after a backward pass."""
         raise NotImplementedError
+
+    @property
+    def moments(self) -> dict[str, Tensor]:
+        """The optimizer's state tensors of the parameter's shape, by its names."""
+        state = {} if self.optimizer is None else self.optimizer.state.get(self.parameter, {})
+        return {key: t for key, t in state.items() if isinstance(t, Tensor) and t.shape == self.parameter.shape}
 
     @property
     def learns(self) -> bool:

@@ -88,7 +88,9 @@ class Sparsifier(torch.optim.Optimizer):
         self._loss_due = False  # the change of pattern waits for the epoch's loss
         self._eager = EagerSteps()
         for site in self.sites:
-            site.tracked = method.rule.begin(site)
+            site.optimizer = optimizer
+            with torch.no_grad():
+                site.tracked = method.rule.begin(site)
         if method.update == "before" and method.when.fires(0):
             self._change()
         self._arm()

@@ -161,7 +161,7 @@ def _patterns(
         for name, pattern in zip(dense, fresh, strict=True):
             if not pattern.nnz:
                 warnings.warn(f"layer collapse: {name} has no weight left; min_per_layer keeps some", stacklevel=3)
-    elif method.storage == "nonzeros":
+    elif method.storage == "nonzeros" or (method.sparsity(0) > 0 and not method.when.fires(0)):
         counts = share(shapes, total, generator)
         fresh = [Topology.random(s, n, generator=generator) for s, n in zip(shapes, counts, strict=True)]
     else:

@@ -80,7 +80,8 @@ def masks(
         return own
     shapes = [site.shape for site in sites]
     total = kept(method.sparsity(step), sum(method.view.units(shape) for shape in shapes))
-    counts = method.share(shapes, total, generator) if method.view.per_layer else _sum_first(total, len(sites))
+    extents = [method.view.extent(shape) for shape in shapes]
+    counts = method.share(extents, total, generator) if method.view.per_layer else _sum_first(total, len(sites))
     marks = method.view.largest([method.drop(site) for site in sites], counts, method.min_per_layer)
     return [method.view.weights(mark, shape) for mark, shape in zip(marks, shapes, strict=True)]
 

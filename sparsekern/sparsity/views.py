@@ -28,6 +28,10 @@ class View:
         """How many things there are to choose from in a weight of this shape."""
         return shape[0] if self.filters else prod(shape)
 
+    def extent(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """The shape by which a distribution shares what is chosen."""
+        return (shape[0], 1) if self.filters else tuple(shape)
+
     def weights(self, marks: Tensor, shape: Sequence[int]) -> Tensor:
         """The weights, a bool tensor of `shape`, that belong to the marked units."""
         return marks.reshape(-1, *[1] * (len(shape) - 1)).expand(*shape) if self.filters else marks.reshape(*shape)
@@ -55,3 +59,4 @@ def _protect(scores: Tensor, minimum: int) -> Tensor:
 network = View("network", per_layer=False)
 layer = View("layer", per_layer=True)
 filters = View("filters", per_layer=False, filters=True)
+filters_of_layers = View("filters of each layer", per_layer=True, filters=True)

@@ -94,7 +94,7 @@ def test_every_method_trains(name: str, tmp_path: Path):
     assert train("--method", name, "--epochs", "2", "--out", str(tmp_path), *sparse) == 0
     summary = json.loads((tmp_path / "summary.json").read_text())
     expected = summary["prunable"] - (0 if name == "dense" else int(0.75 * summary["prunable"]))
-    if name in (*CHANNELS, "dpf_filter"):  # whose sparsity counts channels
+    if name in (*CHANNELS, "dpf_filter", "sfp"):  # whose sparsity counts channels
         assert 0 < summary["nnz"] < summary["prunable"]
     elif name in ("snr", "snr_frozen"):  # whose sparsity emerges
         assert summary["sparsity_target"] is None

@@ -20,6 +20,7 @@ from sparsekern.nn import SparseLayer
 from sparsekern.sparsity.schedules import constant
 
 MASTERS = [name for name in sk.methods.names() if make(name).storage == "master"]
+SOFT = ("sfp",)  # methods that change weights or products in ways of their own; their tests have twins of their own
 
 
 class MasterTwin:
@@ -52,7 +53,7 @@ def masks_of(optimizer: sk.Sparsifier) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize(("kind", "optimizer"), [*(("linear", name) for name in OPTIMIZERS), *CONV])
-@pytest.mark.parametrize("name", MASTERS)
+@pytest.mark.parametrize("name", [name for name in MASTERS if name not in SOFT])
 def test_masked_layers_equal_dense_twin(name: str, kind: str, optimizer: str) -> None:
     model, sparsifier = prepare(kind, name, OPTIMIZERS[optimizer])
     twin = MasterTwin(model, sparsifier.sites, OPTIMIZERS[optimizer], through=name != "optg")
@@ -60,8 +61,13 @@ def test_masked_layers_equal_dense_twin(name: str, kind: str, optimizer: str) ->
     for batch in batches(kind):
         if sparsifier.frozen:
             break
-        twin.step(batch, masks_of(sparsifier))
+        masks = masks_of(sparsifier)
+        twin.step(batch, masks)
         step(model, sparsifier, batch)
+        if name == "snfs":  # what is absent, before or after a change, is 0
+            with torch.no_grad():
+                for key, mask in masks_of(sparsifier).items():
+                    twin.masters[key].mul_(mask & masks[key])
         changes += sparsifier.rewired
     assert changes >= 2
     if sparsifier.frozen:

@@ -8,6 +8,7 @@ from .before import dense, magnitude_init, random, snip, snip_mb
 from .channel import random_channel, three_sp
 from .deepr import deepr
 from .dpf import dpf, dpf_filter, dpf_layerwise
+from .dsr import dsr
 from .dynamic import dnw, gmp, rigl, set
 from .force import force, iter_snip
 from .granet import granet
@@ -16,6 +17,8 @@ from .gse import gse_grabo, gse_graest, gse_random, gse_synflow
 from .optg import optg
 from .prospr import prospr, prospr_channel, prospr_first_order
 from .registry import describe, get, names
+from .sfp import sfp
+from .snfs import snfs
 from .snr import snr, snr_frozen
 from .synflow import synflow
 
@@ -27,6 +30,7 @@ __all__ = [
     "dpf",
     "dpf_filter",
     "dpf_layerwise",
+    "dsr",
     "force",
     "get",
     "gmp",
@@ -49,6 +53,8 @@ __all__ = [
     "random_channel",
     "rigl",
     "set",
+    "sfp",
+    "snfs",
     "snip",
     "snip_mb",
     "snr",

@@ -1,0 +1,106 @@
+"""Dynamic sparse reparameterization (Mostafa and Wang, ICML 2019)."""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .. import criteria, growth, scopes, views
+from ..distributions import Distribution, apportion, by_name
+from ..method import Method
+from ..rule import Rule
+from ..schedules import Cadence, Stages, constant
+from ..site import LayerSite, Site
+from .registry import Entry, listed, steps_of
+
+# Wide ResNet-28-2, 200 epochs of 391 steps: 20,000 weights of the 10 % that are active, and the epochs at which the
+# period doubles, the last one being that of the last change.
+SHARE, STEPS, PERIOD, EPOCHS = 0.13, 78200, 100, (25 / 200, 80 / 200, 140 / 200, 190 / 200)
+
+
+@dataclass(frozen=True)
+class AdaptiveThreshold(Rule):
+    """Prunes what lies below a threshold H, and adapts H so that it takes about as many as wanted."""
+
+    pruned: int | None
+    threshold: float
+
+    def begin(self, site: LayerSite) -> dict[str, Tensor]:
+        return {"threshold": torch.tensor(self.threshold, dtype=torch.double)}
+
+    def exchange(self, sites: Sequence[Site], step: int) -> list[tuple[Tensor, int]]:
+        threshold, total = float(sites[0].tracked["threshold"]), sum(site.nnz for site in sites)
+        scores = [criteria.magnitude(site) for site in sites]
+        below = [int((score < threshold).count_nonzero()) for score in scores]
+        removed = sum(max(0, min(n, site.nnz - 1)) for n, site in zip(below, sites, strict=True))
+        wanted = SHARE * total if self.pruned is None else self.pruned
+        factor = 0.5 if removed > 1.1 * wanted else 2.0 if removed < 0.9 * wanted else 1.0
+        for site in sites:
+            site.tracked["threshold"].fill_(threshold * factor)
+        absent = [site.size - site.nnz for site in sites]
+        removed = min(removed, sum(absent))
+        stays = views.network.largest(scores, [total - removed], minimum=1)
+        left = [int(keep.count_nonzero()) for keep in stays]
+        return list(zip(stays, apportion(left, absent, removed), strict=True))
+
+
+@listed(
+    Entry(
+        "DSR",
+        "Mostafa, Wang, ICML",
+        2019,
+        storage="nonzeros",
+        changes="every 100, later 800 steps until 95 % of the run",
+        gradient="active",
+    )
+)
+def dsr(
+    sparsity: float,
+    total_steps: int | None = None,
+    steps_per_epoch: int | None = None,
+    *,
+    pruned: int | None = None,
+    threshold: float = 1e-3,
+    every: int | None = None,
+    share: str | Distribution = "uniform",
+) -> Method:
+    """DSR: Parameter Efficient Training of Deep Convolutional Neural Networks by Dynamic Sparse Reparameterization.
+
+    At a change all layers drop their |w| < H, but for one weight of each layer; H is halved if that were more than
+    1.1 N_p weights and doubled if they were fewer than 0.9 N_p. The layers then grow as many in all, in proportion to
+    the weights that they have left, at random places that were absent before the change, at value 0 with a fresh
+    optimizer state. Where all layers are nearly full, no more is dropped than can be grown. The first convolution and
+    those of shortcuts stay dense; in a network without convolutions every linear layer is pruned.
+
+    Args:
+        pruned: N_p; by default 13 % of the active weights, what the paper's 20,000 are in a Wide ResNet-28-2 at 90 %.
+        threshold: H at the first change.
+        every: steps between the first changes; doubled after 12.5 %, 40 % and 70 % of the run, none after 95 %. The
+            paper's 100 in its 78,200 steps, shorter in proportion in a shorter run.
+        share: of the first pattern: "uniform", "er" or "erk".
+    """
+    steps = steps_of("dsr", total_steps)
+    if threshold <= 0 or (pruned is not None and pruned < 1):
+        raise ValueError(f"dsr takes threshold > 0 and pruned >= 1, got {threshold} and {pruned}")
+    period = every if every is not None else min(PERIOD, max(1, PERIOD * steps // STEPS))
+    notes = ()
+    if every is None and period != PERIOD:
+        notes = (f"dsr: a first change every {period} steps instead of {PERIOD}, for the paper's number of changes",)
+    ends = [int(part * steps) for part in EPOCHS]
+    starts = [1, *(end + 1 for end in ends)]
+    when = Stages(tuple(Cadence(period * 2**i, starts[i], end) for i, end in enumerate(ends)))
+    if when.count(steps) < 3:
+        warnings.warn(f"dsr changes its pattern fewer than three times in {steps} steps", stacklevel=2)
+    return Method(
+        "dsr",
+        constant(sparsity),
+        when,
+        scope=scopes.without_first_and_shortcuts,
+        grow=growth.uniform_elsewhere(),
+        view=views.network,
+        share=by_name(share),
+        rule=AdaptiveThreshold(pruned, threshold),
+        notes=notes,
+    )

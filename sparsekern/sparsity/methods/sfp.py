@@ -1,0 +1,78 @@
+"""Soft Filter Pruning for Accelerating Deep Convolutional Neural Networks (He et al., IJCAI 2018)."""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from ...topology import kept
+from .. import criteria, scopes, views
+from ..distributions import apportion
+from ..method import Method
+from ..rule import Rule
+from ..schedules import Cadence, late
+from ..site import LayerSite
+from .registry import Entry, epoch_of, listed, steps_of
+
+
+class SoftFilters(Rule):
+    """At every change the filters of the smallest norms become 0, and stay in the network."""
+
+    def __init__(self, sparsity: float, min_per_layer: int) -> None:
+        self.sparsity, self.min_per_layer = sparsity, min_per_layer
+
+    def masks(self, sites: Sequence[LayerSite], step: int, held: bool) -> None:
+        filters = [site.shape[0] for site in sites]
+        counts = apportion(filters, filters, kept(self.sparsity, sum(filters)))
+        norms = [criteria.filter_norm(site) for site in sites]
+        marks: list[Tensor] = views.filters_of_layers.largest(norms, counts, self.min_per_layer)
+        for site, mark in zip(sites, marks, strict=True):
+            site.weight[~mark] = 0
+            site.facts = {"zeroed_filters": int((~mark).count_nonzero())}
+
+
+@listed(
+    Entry(
+        "SFP",
+        "He, Kang, Dong, Fu, Yang, IJCAI",
+        2018,
+        storage="dense weight; nonzeros at the end",
+        changes="at the end; zeros written every epoch",
+        gradient="dense",
+    )
+)
+def sfp(
+    sparsity: float,
+    total_steps: int | None = None,
+    steps_per_epoch: int | None = None,
+    *,
+    every: int | None = None,
+    min_per_layer: int = 0,
+) -> Method:
+    """SFP: after every epoch the filters of the smallest ||F||_2 of each layer are set to 0, and learn on.
+
+    The zeros are written into the weights: no mask takes part in the forward or the backward pass, the network is
+    dense until the end, and a filter that was zeroed grows again in the next epoch by its gradient and momentum, which
+    are not reset (as in the official code). After the last step the filters are zeroed once more and pruned for good:
+    the layers' patterns are then those of the filters that stay, and `sparsekern.shrink` removes the others.
+    `sparsity` is the fraction P of the filters (output channels), the same in every layer. Convolutions are pruned, in
+    a network without any all linear layers but the last; bias and batch norm of a filter are left alone. The numbers
+    of the layers are rounded so that that of the network is exact; the code rounds each of them down.
+
+    Args:
+        every: steps between zeroings, an epoch by default.
+        min_per_layer: filters that stay in every layer.
+    """
+    steps = steps_of("sfp", total_steps)
+    period = every if every is not None else epoch_of("sfp", steps_per_epoch)
+    return Method(
+        "sfp",
+        late(sparsity, steps),
+        Cadence(period, start=period, stop=steps, last=steps),
+        storage="master",
+        scope=scopes.convolutions,
+        drop=criteria.filter_norm,
+        view=views.filters_of_layers,
+        update="before",
+        rule=SoftFilters(sparsity, min_per_layer),
+        min_per_layer=min_per_layer,
+    )

@@ -1,0 +1,121 @@
+"""Sparse Networks from Scratch: Faster Training without Losing Performance (Dettmers and Zettlemoyer 2019)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil, floor
+
+import torch
+from torch import Tensor
+
+from .. import views
+from ..distributions import Distribution, apportion, by_name
+from ..method import Method
+from ..rule import Rule
+from ..schedules import Schedule, constant, cosine
+from ..site import LayerSite
+from .registry import Entry, cadence, epoch_of, listed, steps_of
+
+
+def momentum(site: LayerSite) -> Tensor:
+    """|momentum| of every weight: the optimizer's buffer, or m / (sqrt(v) + 1e-8) of Adam's; of an optimizer that has
+    none it is the gradient of the step."""
+    state = site.moments
+    if "exp_avg" in state and "exp_avg_sq" in state:
+        return (state["exp_avg"] / (state["exp_avg_sq"].sqrt() + 1e-8)).abs()
+    own = state.get("momentum_buffer", site.grad)
+    return torch.zeros_like(site.weight) if own is None else own.abs()
+
+
+@dataclass(frozen=True)
+class SparseMomentum(Rule):
+    """Masks by magnitude and momentum; absent weights are 0 after every step."""
+
+    rate: Schedule
+
+    def begin(self, site: LayerSite) -> dict[str, Tensor]:
+        site.weight.mul_(site.active.mask())
+        return {}
+
+    def stepped(self, site: LayerSite, step: int, lr: float, generator: torch.Generator) -> None:
+        site.weight.copy_(site.module.dense_weight())
+
+    def masks(self, sites: Sequence[LayerSite], step: int, held: bool) -> list[Tensor]:
+        active, moments = [site.active.mask() for site in sites], [momentum(site) for site in sites]
+        shares = [float(m[mask].mean()) if mask.any() else 0.0 for m, mask in zip(moments, active, strict=True)]
+        removed = [self._removed(site, share, shares, step) for site, share in zip(sites, shares, strict=True)]
+        magnitudes = [site.weight.abs().masked_fill(~mask, -1) for site, mask in zip(sites, active, strict=True)]
+        stays = views.layer.largest(magnitudes, [site.nnz - n for site, n in zip(sites, removed, strict=True)])
+        free = [site.size - site.nnz + n for site, n in zip(sites, removed, strict=True)]
+        grown = apportion(shares, [floor(0.99 * n) for n in free], sum(removed))
+        if sum(grown) < sum(removed):
+            grown = apportion(shares, free, sum(removed))
+        candidates = [m.masked_fill(keep, -1) for m, keep in zip(moments, stays, strict=True)]
+        masks = [a | b for a, b in zip(stays, views.layer.largest(candidates, grown), strict=True)]
+        for site, mask in zip(sites, masks, strict=True):
+            site.weight.mul_(mask)
+        return masks
+
+    def _removed(self, site: LayerSite, share: float, shares: Sequence[float], step: int) -> int:
+        """How many weights a layer drops: fewer if it is nearly full and about to get more than the average."""
+        rate, sparsity = self.rate(step), site.active.sparsity
+        if sparsity < 0.2 and share > sum(shares) / len(shares):
+            rate = min(rate, sparsity)
+        return min(site.nnz, ceil(rate * site.nnz - 1e-9))
+
+
+@listed(
+    Entry(
+        "SNFS, sparse momentum",
+        "Dettmers, Zettlemoyer, arXiv 1907.04840",
+        2019,
+        storage="dense weight (zeros kept) and optimizer state",
+        changes="every epoch",
+        gradient="dense",
+    )
+)
+def snfs(
+    sparsity: float,
+    total_steps: int | None = None,
+    steps_per_epoch: int | None = None,
+    *,
+    rate: float = 0.5,
+    every: int | None = None,
+    share: str | Distribution = "uniform",
+) -> Method:
+    """SNFS: weights move to where the optimizer's momentum is large, between layers and within them.
+
+    The gradient is dense in every step, and so are the optimizer's moments; absent weights are 0 after every step. At
+    the end of an epoch layer l drops its ceil(p n_l) smallest |w| of n_l; what all drop is shared in proportion to the
+    layers' mean |momentum| of their active weights, taken before; each layer grows its largest |momentum| outside the
+    kept set, at value 0 (what was just dropped may return, at 0 too) with the momentum that it has. No layer gets more
+    than 99 % of its free places, the rest goes to the others. A layer that is less than 20 % sparse and gets more than
+    the average drops min(p, its sparsity). p falls from `rate` to 0.005 along a cosine. With Adam the momentum is
+    m / (sqrt(v) + 1e-8); an optimizer without momentum leaves the gradient of the step.
+
+    Since momentum and gradient are dense, so are the layers (`MaskedLinear`, `MaskedConv2d`): the products of the
+    forward pass and of the input gradient run on the active weights, memory is that of dense training. The official
+    code rounds layer by layer and corrects the number of weights by a running estimate; here it is exact. It sets the
+    momentum of absent weights to the mean of the others at every change, which the paper does not say; here they keep
+    theirs. Its dropped weights return with their value.
+
+    Args:
+        rate: p at the first step.
+        every: steps between changes, an epoch by default.
+        share: of the first, random pattern: "uniform", "er" or "erk".
+    """
+    steps = steps_of("snfs", total_steps)
+    period = every if every is not None else epoch_of("snfs", steps_per_epoch)
+    when, notes = cadence("snfs", steps, period, period, steps - 1, 0)
+    exchange = cosine(rate, steps, min(rate, 0.005))
+    return Method(
+        "snfs",
+        constant(sparsity),
+        when,
+        storage="master",
+        rate=exchange,
+        view=views.layer,
+        share=by_name(share),
+        update="before",
+        rule=SparseMomentum(exchange),
+        notes=notes,
+    )
