@@ -48,9 +48,32 @@ def _bit_index(dtype: torch.dtype) -> object:
     return cuda.kernel("bit_index")(_indices(ROWS + 1), _indices(CAPACITY), COLS)
 
 
+def _tile_index(dtype: torch.dtype) -> object:
+    return cuda.kernel("tile_index")(_indices(ROWS + 1), _indices(CAPACITY), COLS)
+
+
+def _compress_mask(dtype: torch.dtype) -> object:
+    return cuda.kernel("compress_mask")(_of(ROWS, COLS, dtype=torch.bool), CAPACITY)
+
+
+def _snr_update(dtype: torch.dtype) -> object:
+    ratio, moment, gradient = (_of(ROWS, COLS, dtype=d) for d in (torch.float32, torch.float32, dtype))
+    cuda.kernel("snr_update")(ratio, gradient, moment, BATCH, 0.9, True)
+    return cuda.kernel("snr_update")(ratio, gradient, moment, BATCH, 0.9, False)
+
+
+def _score_step(dtype: torch.dtype) -> object:
+    tensors = [_of(ROWS, COLS, dtype=d) for d in (torch.float32, torch.float32, dtype, dtype)]
+    return cuda.kernel("score_step")(*tensors, _indices(ROWS + 1), _indices(CAPACITY), 0.1, 0.9)
+
+
 LAUNCHES = {
     "expand": Launches(_expand),
     "collect": Launches(_collect),
     "expand_bits": Launches(_expand_bits),
     "bit_index": Launches(_bit_index, (torch.float32,)),
+    "tile_index": Launches(_tile_index, (torch.float32,)),
+    "compress_mask": Launches(_compress_mask, (torch.float32,)),
+    "snr_update": Launches(_snr_update),
+    "score_step": Launches(_score_step),
 }

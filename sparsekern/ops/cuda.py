@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import reference
+from . import reference, reference_conv, reference_moment
 from .schema import library
 
 # The file of ops/triton that holds the function of the operator's name.
@@ -21,6 +21,10 @@ TRITON = {
     "collect": "expand",
     "expand_bits": "expand",
     "bit_index": "expand",
+    "tile_index": "pattern",
+    "compress_mask": "pattern",
+    "snr_update": "snr_update",
+    "score_step": "score_step",
 }
 
 
@@ -31,7 +35,7 @@ def kernel(name: str) -> Callable[..., Any]:
 
 
 def _register(name: str) -> None:
-    plain = getattr(reference, name)
+    plain = next(getattr(m, name) for m in (reference, reference_conv, reference_moment) if hasattr(m, name))
 
     def call(*arguments: Any) -> Any:
         # Tensor cores and the kernels around them know no float64.

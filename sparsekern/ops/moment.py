@@ -158,4 +158,5 @@ def _check_like(target: Tensor, name: str, **others: Tensor) -> None:
 
 def _kernel_dtype(tensor: Tensor) -> Tensor:
     """The kernels of the CPU have no fp16."""
-    return tensor.to(_accumulate(tensor.dtype)) if tensor.dtype == torch.float16 else tensor
+    narrow = tensor.dtype == torch.float16 and tensor.device.type == "cpu"
+    return tensor.to(_accumulate(tensor.dtype)) if narrow else tensor

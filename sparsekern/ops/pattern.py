@@ -39,7 +39,8 @@ def compress_mask(mask: Tensor, capacity: int | None = None) -> tuple[Tensor, Te
         As `compress`.
 
     Raises:
-        ValueError: a mask that is not bool `[rows, cols]`; a capacity below its count, or beyond 31 bits.
+        ValueError: a mask that is not bool `[rows, cols]`; a capacity below its count, or beyond 31 bits. On a GPU a
+            given capacity is not compared with the count, which the host does not know; what exceeds it is left out.
     """
     if mask.dtype != torch.bool or mask.dim() != 2:
         raise ValueError(f"mask must be bool [rows, cols], got {mask.dtype} {tuple(mask.shape)}")
