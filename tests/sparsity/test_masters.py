@@ -20,7 +20,7 @@ from sparsekern.nn import SparseLayer
 from sparsekern.sparsity.schedules import constant
 
 MASTERS = [name for name in sk.methods.names() if make(name).storage == "master"]
-SOFT = ("sfp",)  # methods that change weights or products in ways of their own; their tests have twins of their own
+SOFT = ("sfp", "str")  # they change weights or products; their tests have twins of their own
 
 
 class MasterTwin:
