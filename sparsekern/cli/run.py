@@ -19,7 +19,7 @@ from .errors import RunError, UsageError
 from .models import build
 
 
-def learning_rate(config: dict, step: int, steps_per_epoch: int) -> float:
+def learning_rate(config: dict, step: float, steps_per_epoch: int) -> float:
     """The learning rate of step `step`, counted from 0: a linear warm-up, then the schedule.
 
     The schedule spans `horizon`, the epochs the run was begun with, so that prolonging it changes nothing before.
@@ -161,7 +161,7 @@ class Run:
     def _train_step(self, x: Tensor, y: Tensor, total: Tensor) -> None:
         """One step on a batch; adds its summed loss to `total`."""
         optimizer, scaler = self.optimizer, self.scaler
-        rate = learning_rate(self.config, self.step, self.steps_per_epoch)
+        rate = learning_rate(self.config, optimizer.method.rule.clock(self.step), self.steps_per_epoch)
         for group in optimizer.param_groups:
             group["lr"] = rate
         optimizer.zero_grad()

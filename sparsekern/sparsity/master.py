@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from ..nn import MaskedLayer, SparseLayer
 from ..nn.masked import signature
-from ..ops.masked import active_values
 from ..topology import Topology
 from . import parallel
 from .carry import replace_parameter
@@ -54,11 +53,6 @@ class MasterSite(Remasked, LayerSite[MaskedLayer]):
         return self.module.weight.detach()
 
     @property
-    def learned(self) -> list[nn.Parameter]:
-        transform = self.module.transform
-        return [self.parameter, *([] if transform is None else transform.parameters())]
-
-    @property
     def grad(self) -> Tensor | None:
         return self.module.weight.grad
 
@@ -67,7 +61,7 @@ class MasterSite(Remasked, LayerSite[MaskedLayer]):
         """|w - m w|^2 / |w|^2, the share of the weight that the mask hides (DPF, delta_t)."""
         weight = self.weight.double()
         total = weight.square().sum()
-        active = active_values(self.weight, self.module.index).double().square().sum()
+        active = self.module.active_weight(self.weight).double().square().sum()
         return float((1 - active / total).clamp(min=0)) if total > 0 else 0.0
 
     def remask(
@@ -117,11 +111,12 @@ class MasterSite(Remasked, LayerSite[MaskedLayer]):
         for layer in (self.module, *followers):
             if isinstance(layer, MaskedLayer):  # otherwise a state dict has done it
                 layer.shed()
-        state = {
-            key: self.active.gather(tensor)
-            for key, tensor in optimizer.state.get(self._master, {}).items()
-            if isinstance(tensor, Tensor) and tensor.shape == self.shape
-        }
+        held = optimizer.state.get(self._master, {})
+        own = {key: tensor for key, tensor in held.items() if isinstance(tensor, Tensor) and tensor.dim()}
+        if any(tensor.shape != self.shape for tensor in own.values()):  # of rows and columns (Adafactor): begins anew
+            del optimizer.state[self._master]
+            own = {}
+        state = {key: self.active.gather(tensor) for key, tensor in own.items()}
         replace_parameter(optimizer, self._master, self.parameter, state)
         return settled(self)
 

@@ -38,7 +38,8 @@ class Method:
         update: "step": the optimizer steps, then the pattern changes; "replace": the change takes the step's place;
             "before": the change comes first, before the forward pass.
         rule: what goes beyond this composition.
-        freeze: from this step on a master's pattern rests and its layers hold their nonzeros only.
+        freeze: from this step on the layers of a master hold their nonzeros only; its pattern rests, or only loses
+            weights.
         initialize: "keep" the weights of the model, or draw them with variance 1 / the "fan_in" of the pattern's row,
             or 2 / fan-in ("evci", Evci et al. 2022), or "rescale" those of the model, so that the variance of a row's
             output is that of the dense row.

@@ -5,8 +5,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..nn import PatternLayer
-from ..nn.masked import Gradient
 from .site import LayerSite, Site
 
 
@@ -14,22 +12,23 @@ class Rule:
     """The part of a paper that has a file of its own. It has no state: numbers per weight live in `Site.tracked`, and
     are saved there.
 
-    gradient: `weight_gradient` of layers with a dense weight in steps that want no moment.
     needs_loss: `held` looks at the training loss of every epoch (`Sparsifier.epoch_end`).
+    rewind: the step to which Parameters, buffers and optimizer state return after every change of pattern.
     """
 
-    gradient: Gradient = "dense"
+    rewind: int | None = None
 
     @property
     def needs_loss(self) -> bool:
         return False
 
+    def clock(self, step: int) -> float:
+        """The step of an ordinary run whose learning rate belongs to `step`, where a method trains in rounds."""
+        return step
+
     def wants_moment(self, step: int) -> bool:
         """Whether the layers compute the second moment of the per-sample gradients in this step."""
         return False
-
-    def equip(self, layer: PatternLayer) -> None:
-        """May add Parameters of its own to a new layer, which the optimizer will step."""
 
     def begin(self, site: LayerSite) -> dict[str, Tensor]:
         """The numbers per weight before the first step, by name."""

@@ -1,5 +1,6 @@
 """Numbers that change with the optimizer step, and when a pattern changes. Steps count from 0."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import cos, exp, inf, pi
 from typing import Protocol
@@ -93,6 +94,20 @@ def late(value: float, start: int) -> Schedule:
 
 
 @dataclass(frozen=True)
+class Stairs:
+    levels: tuple[float, ...]
+    period: int
+
+    def __call__(self, step: int) -> float:
+        return self.levels[min(step // self.period, len(self.levels) - 1)]
+
+
+def stairs(levels: Sequence[float], period: int) -> Schedule:
+    """Each of `levels` for `period` steps, the last one for ever."""
+    return Stairs(tuple(levels), period)
+
+
+@dataclass(frozen=True)
 class Cadence:
     """The steps at which the pattern changes: the multiples of `period` in [start, stop], and `last`."""
 
@@ -124,6 +139,10 @@ class Stages:
     """One cadence after another; between them they fire at no step twice."""
 
     cadences: tuple[Cadence, ...]
+
+    @property
+    def stop(self) -> float:
+        return max(cadence.stop for cadence in self.cadences)
 
     def fires(self, step: int) -> bool:
         return any(cadence.fires(step) for cadence in self.cadences)

@@ -75,10 +75,22 @@ def plain(name: str) -> str:
 def check_held(sites: Sequence[LayerSite], optimizer: torch.optim.Optimizer) -> None:
     """Raises a `ValueError` if the optimizer lacks a weight that is to be trained."""
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    missing = [site.name for site in sites if any(p.requires_grad and id(p) not in held for p in site.learned)]
+    missing = [site.name for site in sites if site.parameter.requires_grad and id(site.parameter) not in held]
     if missing:
         warn = "was it built before sparsify? Build it from model.parameters() afterwards"
         raise ValueError(f"the optimizer does not hold the sparse weights of {', '.join(missing)}; {warn}")
+
+
+def check_saved(sites: Sequence[LayerSite], saved: dict[str, Any]) -> None:
+    """Raises a `ValueError` if `saved`, the states of sites by name, does not belong to these."""
+    if set(saved) != {site.name for site in sites}:
+        raise ValueError(f"the state is of a model with the sparse layers {', '.join(saved) or '(none)'}")
+    for site in sites:
+        if saved[site.name]["nnz"] != site.nnz:
+            raise ValueError(
+                f"{site.name} has {site.nnz} nonzeros, its state {saved[site.name]['nnz']}: load the state of the "
+                "model before that of the sparsifier"
+            )
 
 
 def pack(optimizer: torch.optim.Optimizer, sites: Sequence[LayerSite]) -> dict[str, Any]:

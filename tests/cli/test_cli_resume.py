@@ -25,6 +25,7 @@ CASES = {
     "gmp": ["--method", "gmp", "--optimizer", "adam"],
     "snip": ["--method", "snip", "--schedule", "step", "--milestones", "2,3"],
     "masked": ["--method", "set", "--backend", "masked", "--warmup", "2"],
+    "rounds": ["--method", "rewind", "--schedule", "cosine", "--set", "fraction=0.5"],
     "dense": ["--method", "dense"],
 }
 
@@ -156,6 +157,19 @@ def test_cosine_ends_at_the_final_learning_rate(capsys: pytest.CaptureFixture):
     assert learning_rate({key: config[key] for key in config if key != "final_lr"}, 40, 10) == 0
     assert main(["train", "--final-lr", "0.1"]) == 2
     assert "--schedule cosine" in capsys.readouterr().err
+
+
+def test_rounds_restart_the_schedule(tmp_path: Path):
+    rates = {}
+    for method in ("magnitude_after", "oneshot_ft"):
+        argv = ["--method", method, "--schedule", "cosine", "--lr", "0.1", "--warmup", "1"]
+        assert main(["train", *FLAGS, *argv, "--out", str(tmp_path / method)]) == 0
+        rates[method] = [epoch["lr"] for epoch in load(tmp_path / method)["history"]]
+    first, second, third, fourth = rates["magnitude_after"]
+    assert (first, second) == (third, fourth)
+    config = resolve({"schedule": "cosine", "lr": 0.1, "warmup": 1, "epochs": 4})
+    assert [first, second] == [learning_rate(config, step, 12) for step in (22, 46)]
+    assert rates["oneshot_ft"] == [learning_rate(config, step, 12) for step in (11, 23, 35, 47)]
 
 
 def test_more_growth_batches_than_an_epoch_has(tmp_path: Path, capsys: pytest.CaptureFixture):

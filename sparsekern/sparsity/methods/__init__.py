@@ -4,6 +4,7 @@ Every constructor is called `NAME(sparsity=, total_steps=, steps_per_epoch=None,
 the options are the paper's hyperparameters with the paper's defaults. `total_steps` counts optimizer steps.
 """
 
+from .after import lottery, magnitude_after, oneshot_ft, rewind
 from .before import dense, magnitude_init, random, snip, snip_mb
 from .channel import random_channel, three_sp
 from .deepr import deepr
@@ -20,7 +21,6 @@ from .registry import describe, get, names
 from .sfp import sfp
 from .snfs import snfs
 from .snr import snr, snr_frozen
-from .soft_threshold import str
 from .synflow import synflow
 
 __all__ = [
@@ -44,14 +44,18 @@ __all__ = [
     "gse_random",
     "gse_synflow",
     "iter_snip",
+    "lottery",
+    "magnitude_after",
     "magnitude_init",
     "names",
+    "oneshot_ft",
     "optg",
     "prospr",
     "prospr_channel",
     "prospr_first_order",
     "random",
     "random_channel",
+    "rewind",
     "rigl",
     "set",
     "sfp",
@@ -60,7 +64,6 @@ __all__ = [
     "snip_mb",
     "snr",
     "snr_frozen",
-    "str",
     "synflow",
     "three_sp",
 ]

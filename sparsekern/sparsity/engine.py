@@ -1,0 +1,180 @@
+"""The engine: changes the patterns of a network while an optimizer trains it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from . import parallel
+from .master import MasterSite, ParkedSite
+from .method import Method
+from .origin import Origin
+from .passes import Batches
+from .site import LayerSite, Site
+from .sites import check_held, followers_of, passes_of, sites_of
+from .stance import EagerSteps
+from .start import roomy
+from .starts import Loss
+from .update import capacities, masks, plan, warn_of_collapse
+
+
+class Engine:
+    """The layers of a model whose pattern a method changes, and what changes with them; see `Sparsifier`.
+
+    Attributes:
+        settled: layers with a dense weight have become layers that hold their nonzeros only.
+        frozen: no pattern changes any more.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        method: Method,
+        followers: Sequence[nn.Module],
+        batches: Batches | None,
+        loss: Loss | None,
+        generator: torch.Generator | None,
+    ) -> None:
+        self.optimizer, self.method = optimizer, method
+        self.passes = passes_of(model, method, batches, loss)
+        self.sites: list[Any] = sites_of(model, method)
+        check_held(self.sites, optimizer)
+        self.followers = [followers_of(follower, self.sites) for follower in followers]
+        seed = parallel.common_seed(int(torch.randint(2**62, ()))) if generator is None else 0
+        self.generator = generator or torch.Generator().manual_seed(seed)
+        self.steps = 0
+        self.losses: list[float] = []  # mean training loss of every epoch
+        self.settled = self.frozen = False
+        self.origin: Origin | None = None  # what the method returns to
+        self.rewired = self.reallocated = False
+        self._loss_due = False  # the change of pattern waits for the epoch's loss
+        self._eager = EagerSteps()
+        for site in self.sites:
+            site.optimizer = optimizer
+            with torch.no_grad():
+                site.tracked = method.rule.begin(site)
+        if method.update == "before" and method.when.fires(0):
+            self._change()
+        self._return()
+        self._arm()
+
+    def _due(self) -> bool:
+        """Whether the pattern changes in the step to come or, where the change comes first, before it."""
+        return bool(self.sites) and not self.frozen and self.method.when.fires(self.steps)
+
+    def _prepare_step(self) -> None:
+        """The change that comes before the next step, unless it waits for the loss of the epoch that just ended."""
+        period = self.method.steps_per_epoch
+        if self.method.rule.needs_loss and period is not None and self.steps % period == 0 and not self.frozen:
+            if self._loss_due and self.steps >= 2 * period:
+                raise RuntimeError(
+                    f"{self.method.name} looks at the training loss of every epoch: call epoch_end(train_loss) after "
+                    f"each {period} steps"
+                )
+            self._loss_due = True
+        elif self._due():
+            self._change()
+
+    def _followed(self, closure: Callable[[], Any] | None) -> Callable[[], Any] | None:
+        """The closure after which, or else at once, the method's rule looks at the gradients."""
+        if closure is None:
+            self._follow()
+            return None
+
+        def followed() -> Any:
+            loss = closure()
+            self._follow()
+            return loss
+
+        return followed
+
+    def _follow(self) -> None:
+        self._each(self.method.rule.follow)
+
+    @torch.no_grad()
+    def _each(self, hook: Callable[..., None], *arguments: Any) -> None:
+        """Calls a hook of the method's rule for every layer that got a gradient."""
+        if self.frozen:
+            return
+        rates = {id(p): group["lr"] for group in self.optimizer.param_groups for p in group["params"]}
+        for site in self.sites:
+            if site.grad is not None:
+                hook(site, self.steps, float(rates[id(site.parameter)]), *arguments)
+
+    @torch.no_grad()
+    def _change(self) -> None:
+        for site in self.sites:
+            site.changes = {"flips": 0, "iou_last": 1.0}
+        sites = [site for site in self.sites if site.learns]
+        if self.method.update != "before" and sites:
+            sites = [site for site in sites if not site.missed and self.passes.reaches(site)]
+            if not sites:
+                raise RuntimeError("the pattern changes in this step, but no backward pass reached a sparse layer")
+        if not sites:
+            return
+        if self.method.storage == "nonzeros" or self.settled:
+            self._rewire(sites)
+        else:
+            self._remask(sites)
+        warn_of_collapse(self.sites)
+
+    def _rewire(self, sites: Sequence[Site]) -> None:
+        self.passes.begin(self.steps)
+        chosen = plan(self.method, sites, self.steps, self.generator, self.passes)
+        needed = [int(keep.count_nonzero()) + grow.numel() for keep, grow in chosen]
+        rooms = capacities(self.method, sites, needed, self.steps)
+        for site, (keep, grow), capacity in zip(sites, chosen, rooms, strict=True):
+            self._note(site, site.rewire(keep, grow, capacity, self.optimizer, self._followers_of(site)))
+
+    def _remask(self, sites: Sequence[MasterSite | ParkedSite]) -> None:
+        chosen = masks(self.method, sites, self.steps, self.generator, self.method.rule.held(self.losses))
+        if chosen is None:
+            return
+        counts = [int(mask.count_nonzero()) for mask in chosen]
+        for site, mask, count in zip(sites, chosen, counts, strict=True):
+            capacity = roomy(count, site.size, sum(counts), len(sites))
+            self._note(site, site.remask(mask, count, capacity, self.optimizer, self._followers_of(site)))
+
+    def _note(self, site: LayerSite, reallocated: bool) -> None:
+        self.reallocated |= reallocated
+        self.rewired |= site.changes["flips"] > 0
+
+    def _followers_of(self, site: LayerSite) -> list[Any]:
+        return [layers[site.name] for layers in self.followers]
+
+    def freeze(self) -> None:
+        """Ends all changes of pattern. Layers with a dense weight become, in place, layers that hold their nonzeros
+        only (`SparseLinear`, `SparseConv2d`), and the optimizer's state shrinks with them: their Parameters are new."""
+        self._settle()
+        self.frozen = True
+        self._arm()
+
+    def _settle(self) -> None:
+        self.reallocated |= self.method.storage == "master" and not self.settled
+        self.sites = [site.settle(self.optimizer, self._followers_of(site)) for site in self.sites]
+        self.settled = True
+
+    def _return(self) -> None:
+        """Notes what the method is to return to, or returns there after a change of pattern."""
+        if self.steps == self.method.rule.rewind:
+            self.origin = Origin.of(self.passes.model, self.optimizer, self.sites)
+        elif self.origin is not None and self.method.when.fires(self.steps):
+            self.origin.restore(self.passes.model, self.optimizer, self.sites)
+
+    def _arm(self) -> None:
+        """Prepares the layers for the coming step: recording where growth needs it, nothing elsewhere."""
+        growth = self.method.grow
+        moment = self.method.rule.wants_moment(self.steps) and not self.frozen
+        armed = growth is not None and growth.armed and self._due()
+        armed |= moment and self.method.storage == "parked"
+        for site in self.sites:
+            site.arm() if armed else site.disarm()
+            site.forget()
+            if isinstance(site, MasterSite):
+                site.module.weight_gradient = "moment" if moment else "dense"
+        self.passes.arm(armed)
+        self._eager.switch(armed, self)
