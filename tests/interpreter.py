@@ -9,6 +9,7 @@ def use_interpreter() -> None:
     if find_spec("triton") is None:
         return
     os.environ.setdefault("TRITON_INTERPRET", "1")
+    from triton import language
     from triton.runtime import interpreter
 
     patch = interpreter._patch_lang_tensor
@@ -19,3 +20,12 @@ def use_interpreter() -> None:
         scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
 
     interpreter._patch_lang_tensor = patch_tensor
+
+    dot = interpreter.InterpreterBuilder.create_dot
+
+    def create_dot(self: Any, a: Any, b: Any, *rest: Any) -> Any:
+        # bfloat16 is held as its bits, which would be multiplied as whole numbers.
+        wide = (self.cast_impl(t, language.float32) if t.dtype.scalar == language.bfloat16 else t for t in (a, b))
+        return dot(self, *wide, *rest)
+
+    interpreter.InterpreterBuilder.create_dot = create_dot

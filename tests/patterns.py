@@ -48,14 +48,25 @@ class Pattern:
     def dense(self, values: Tensor) -> Tensor:
         return torch.where(self.mask, values[self.slots], 0) if values.numel() else torch.zeros(self.mask.shape)
 
-    def index(self) -> list[Tensor]:
-        """The tensors of `Topology.index` with the walk by columns."""
+    def index(self, bits: bool = False) -> list[Tensor]:
+        """The tensors of `Topology.index` with the walk by columns and, if wanted, the bit map."""
         col, t_slots = self.col, self.slots.t()[self.mask.t()]
         t_row, t_pos = torch.zeros_like(col), torch.zeros_like(col)
         t_row[: t_slots.numel()] = self.mask.t().nonzero()[:, 1].int()
         t_pos[: t_slots.numel()] = t_slots.int()
         t_ptr = torch.cat([torch.zeros(1, dtype=torch.long), self.mask.sum(0).cumsum(0)]).int()
-        return [self.row_ptr, col, t_ptr, t_row, t_pos, col.new_empty(0), col.new_empty(0), col.new_empty(0).long()]
+        none = col.new_empty(0)
+        tile_ptr, words = self.bit_map() if bits else (none, none.long())
+        return [self.row_ptr, col, t_ptr, t_row, t_pos, tile_ptr, none, words]
+
+    def bit_map(self) -> tuple[Tensor, Tensor]:
+        """Where each segment of 64 columns starts, `[rows, tiles + 1]`, and its columns as bits `[rows, tiles]`."""
+        tiles = -(-self.cols // 64)
+        padded = torch.zeros(self.rows, tiles * 64, dtype=torch.long)
+        padded[:, : self.cols] = self.mask
+        segments = padded.reshape(self.rows, tiles, 64)
+        counts = torch.nn.functional.pad(segments.sum(2).cumsum(1), (1, 0))
+        return (counts + self.row_ptr[:-1, None]).int(), (segments << torch.arange(64)).sum(2)
 
 
 @dataclass(frozen=True)
@@ -85,6 +96,15 @@ def patterns() -> dict[str, Pattern]:
         "one weight": Pattern(mask(1, 1, 2.0)),
         "full": Pattern(mask(6, 65, 2.0)),
     }
+
+
+def tiles() -> Pattern:
+    """Beyond the edges of tiles, with a tile, rows and columns that are empty."""
+    across = mask(200, 150, 0.2)
+    across[64:128, 64:128] = False
+    across[130:140] = False
+    across[:, 20] = False
+    return Pattern(across, slack=5)
 
 
 def strided(*shape: int, dtype: torch.dtype) -> Tensor:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import torch
-from patterns import Pattern, Sample, mask, patterns, plain, strided
+from patterns import Pattern, Sample, mask, patterns, plain, strided, tiles
 from samples_conv import conv2d, conv2d_backward
 from samples_moment import conv2d_gradient_moment, gradient_moment, score_step, snr_update
 
@@ -22,6 +22,13 @@ def linear(dtype: torch.dtype) -> list[Sample]:
             samples.append(Sample(f"{name}, {batch}", args, p))
         args = (strided(4, p.cols, dtype=dtype), p.values(dtype), p.index(), None, p.rows)
         samples.append(Sample(f"{name}, strided", args, p))
+        args = (plain(2, 3, p.cols, dtype=dtype), p.values(dtype), p.index(bits=True), None, p.rows)
+        samples.append(Sample(f"{name}, bits", args, p))
+    p = tiles()
+    for make, *leading in ((plain, 0), (plain, 1), (plain, 64), (plain, 65), (strided, 2, 9), (plain, 600)):
+        bias = plain(p.rows, dtype=dtype) if leading[0] != 64 else None
+        args = (make(*leading, p.cols, dtype=dtype), p.values(dtype), p.index(bits=True), bias, p.rows)
+        samples.append(Sample(f"tiles, {make.__name__} {leading}", args, p))
     return samples
 
 

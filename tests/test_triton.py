@@ -14,11 +14,11 @@ from sparsekern.ops import backend, cuda
 
 pytest.importorskip("triton", reason="comes with the CUDA build of PyTorch")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2e-3}
+TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2e-3}
 CASES = [
     pytest.param(name, dtype, id=f"{name}-{str(dtype)[6:]}")
     for name, dtype in samples.cases()
-    if name in cuda.TRITON and dtype != torch.float64
+    if name in cuda.TRITON and (dtype != torch.float64 or name in cuda.FLOAT64)
 ]
 
 

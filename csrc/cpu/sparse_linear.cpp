@@ -53,12 +53,13 @@ Matrix matrix_of(const std::vector<Tensor>& index, const Tensor& input, const Te
   require(values.dim() == 1 && values.is_contiguous(), "values must be a contiguous vector");
   const int64_t nnz = ptr[rows];
   require(values.numel() >= nnz, "values must hold the ", nnz, " nonzeros of row_ptr, got ", values.numel());
-  Matrix matrix{walk_of(index[0], index[1], nullptr, index[5], cols, nnz, "col"),
+  const Tensor& tiles = index[6].numel() > 0 ? index[5] : index[6];  // without t_tile_ptr they belong to the bits
+  Matrix matrix{walk_of(index[0], index[1], nullptr, tiles, cols, nnz, "col"),
                 walk_of(index[2], index[3], &index[4], index[6], rows, nnz, "t_row"),
                 {},
                 nnz};
   require((matrix.rows.stride > 1) == (matrix.columns.stride > 1) || rows == 0 || cols == 0,
-          "tile_ptr and t_tile_ptr must both be empty or neither");
+          "t_tile_ptr without tile_ptr");
   matrix.columns.value_bounds = matrix.rows.bounds;
   matrix.columns.value_stride = matrix.rows.stride;
   // A segment of fewer nonzeros than a few vectors makes inner products no faster.

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .linear import _autocast
 from .pattern import compress
-from .schema import _accumulate, output_size
+from .schema import _accumulate, image_format, output_size
 
 sparse = torch.ops.sparsekern.sparse_conv2d.default
 expanded = torch.ops.sparsekern.expanded_conv2d.default
@@ -151,15 +151,9 @@ def convolve(
             f"a kernel of {kernel} with dilation {dilations} does not fit an input of {tuple(input.shape[2:])} padded "
             f"by {pads} (top, bottom, left, right)"
         )
-    channels_last = _is_channels_last(input)
     output = op(input, values, index, bias, kernel, strides, pads, dilations, groups)
-    if channels_last:
-        output = output.contiguous(memory_format=torch.channels_last)
+    output = output.contiguous(memory_format=image_format(input))
     return output[0] if unbatched else output
-
-
-def _is_channels_last(input: Tensor) -> bool:
-    return not input.is_contiguous() and input.is_contiguous(memory_format=torch.channels_last)
 
 
 def _pair(value: Pair, name: str, least: int = 1) -> list[int]:

@@ -26,6 +26,9 @@ TRITON = {
     "snr_update": "snr_update",
     "score_step": "score_step",
 }
+REFERENCES = (reference, reference_conv, reference_moment)
+# Those that take float64, too: they copy.
+FLOAT64 = frozenset(name for name, file in TRITON.items() if file == "expand")
 
 
 @cache
@@ -35,11 +38,11 @@ def kernel(name: str) -> Callable[..., Any]:
 
 
 def _register(name: str) -> None:
-    plain = next(getattr(m, name) for m in (reference, reference_conv, reference_moment) if hasattr(m, name))
+    plain = next(vars(module)[name] for module in REFERENCES if name in vars(module))
 
     def call(*arguments: Any) -> Any:
         # Tensor cores and the kernels around them know no float64.
-        wide = any(isinstance(a, Tensor) and a.dtype == torch.float64 for a in arguments)
+        wide = name not in FLOAT64 and any(isinstance(a, Tensor) and a.dtype == torch.float64 for a in arguments)
         return plain(*arguments) if wide else kernel(name)(*arguments)
 
     library.impl(name, call, "CUDA")

@@ -86,8 +86,8 @@ def _panels(rows: int, cols: int, element_size: int) -> list[tuple[int, int]]:
     return [(start, min(start + step, rows)) for start in range(0, rows, step)]
 
 
-def _panel(values: Tensor, index: list[Tensor], start: int, stop: int, cols: int) -> Tensor:
-    """Rows `start:stop` of the matrix, dense."""
+def panel(values: Tensor, index: list[Tensor], start: int, stop: int, cols: int) -> Tensor:
+    """Rows `start:stop` of the matrix, dense `[stop-start, cols]`, from its bit map if there is one."""
     row_ptr, col, tile_ptr, bits = index[0], index[1], index[5], index[7]
     if bits.numel():
         return torch.ops.sparsekern.expand_bits(values, tile_ptr, bits, start, stop, cols)
@@ -98,12 +98,16 @@ def expanded_linear(
     input: Tensor, values: Tensor, index: list[Tensor], bias: Tensor | None, out_features: int
 ) -> Tensor:
     """`sparse_linear` by dense products with row panels of the expanded matrix: for weights that are hardly sparse."""
-    cols = input.shape[-1]
-    flat = _flat(input)
-    output = input.new_empty(flat.shape[0], out_features)
-    for start, stop in _panels(out_features, cols, values.element_size()):
-        panel = _panel(values, index, start, stop, cols)
-        output[:, start:stop] = torch.nn.functional.linear(flat, panel, None if bias is None else bias[start:stop])
+    cols, flat = input.shape[-1], _flat(input)
+
+    def rows(start: int, stop: int) -> Tensor:
+        weight = panel(values, index, start, stop, cols)
+        return torch.nn.functional.linear(flat, weight, None if bias is None else bias[start:stop])
+
+    panels = _panels(out_features, cols, values.element_size())
+    output = rows(*panels[0]) if len(panels) == 1 else input.new_empty(flat.shape[0], out_features)
+    for start, stop in panels if len(panels) > 1 else []:
+        output[:, start:stop] = rows(start, stop)
     return output.reshape(*input.shape[:-1], out_features)
 
 
@@ -119,15 +123,15 @@ def expanded_linear_backward(
     """Gradients of `expanded_linear`, in the same row panels."""
     rows, cols = grad_output.shape[-1], input.shape[-1]
     delta, h = _flat(grad_output), _flat(input)
-    grad_input = torch.zeros_like(h, memory_format=torch.contiguous_format) if need_input else input.new_empty(0)
+    grad_input = h.new_zeros(h.shape if need_input and not rows else 0)
     grad_values = torch.zeros_like(values) if need_values else values.new_empty(0)
     for start, stop in _panels(rows, cols, values.element_size()):
         if need_input:
-            panel = _panel(values, index, start, stop, cols)
-            grad_input.addmm_(delta[:, start:stop], panel)
+            part, weight = delta[:, start:stop], panel(values, index, start, stop, cols)
+            grad_input = part @ weight if start == 0 else grad_input.addmm_(part, weight)
         if need_values:
-            panel = delta[:, start:stop].t() @ h
-            torch.ops.sparsekern.collect(panel, index[0], index[1], start, stop, grad_values)
+            dense = delta[:, start:stop].t() @ h
+            torch.ops.sparsekern.collect(dense, index[0], index[1], start, stop, grad_values)
     grad_bias = delta.sum(0).to(values.dtype) if need_bias else values.new_empty(0)
     return grad_input.reshape(input.shape) if need_input else grad_input, grad_values, grad_bias
 

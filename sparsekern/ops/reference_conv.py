@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .reference import PANEL_BYTES, collect, expand
-from .schema import _accumulate, library
+from .reference import PANEL_BYTES, collect, expand, panel
+from .schema import _accumulate, image_format, library
 
 
 class Window(NamedTuple):
@@ -109,10 +109,11 @@ def expanded_conv2d(input: Tensor, values: Tensor, index: list[Tensor], bias: Te
     w = Window(*window)
     h, rows, outputs = w.padded(input), index[0].numel() - 1, []
     for start, stop, groups in _panels(rows, w.cols(input), values.element_size(), w.groups):
-        weight = torch.ops.sparsekern.expand(values, index[0], index[1], start, stop, w.cols(input))
-        part, panel = w.of(h, groups)
-        outputs.append(panel.convolve(part, w.weight(weight), None if bias is None else bias[start:stop]))
-    return (outputs[0] if len(outputs) == 1 else torch.cat(outputs, 1)).contiguous()
+        weight = w.weight(panel(values, index, start, stop, w.cols(input)))
+        part, v = w.of(h, groups)
+        outputs.append(v.convolve(part, weight, None if bias is None else bias[start:stop]))
+    output = outputs[0] if len(outputs) == 1 else torch.cat(outputs, 1)
+    return output.contiguous(memory_format=image_format(input))
 
 
 def expanded_conv2d_backward(
@@ -132,11 +133,10 @@ def expanded_conv2d_backward(
     grad_h = torch.zeros_like(h) if need_input and len(panels) > 1 else input.new_empty(0)
     grad_values = torch.zeros_like(values) if need_values else values.new_empty(0)
     for start, stop, groups in panels:
-        part, panel = w.of(h, groups)
-        expanded = torch.ops.sparsekern.expand if need_input else _unread
-        weight = w.weight(expanded(values, index[0], index[1], start, stop, cols))
+        part, v = w.of(h, groups)
+        weight = w.weight((panel if need_input else _unread)(values, index, start, stop, cols))
         delta, mask = grad_output[:, start:stop], [need_input, need_values, False]
-        grad_part, grad_weight, _ = panel.backward(delta, part, weight, mask)
+        grad_part, grad_weight, _ = v.backward(delta, part, weight, mask)
         if need_input and len(panels) > 1:
             w.of(grad_h, groups)[0].add_(grad_part)
         elif need_input:
@@ -145,13 +145,13 @@ def expanded_conv2d_backward(
             grad_weight = grad_weight.reshape(stop - start, cols)
             torch.ops.sparsekern.collect(grad_weight, index[0], index[1], start, stop, grad_values)
     return (
-        w.cropped(grad_h).contiguous() if need_input else grad_h,
+        w.cropped(grad_h).contiguous(memory_format=image_format(input)) if need_input else grad_h,
         grad_values,
         grad_output.sum((0, 2, 3)).to(values.dtype) if need_bias else values.new_empty(0),
     )
 
 
-def _unread(values: Tensor, row_ptr: Tensor, col: Tensor, start: int, stop: int, cols: int) -> Tensor:
+def _unread(values: Tensor, index: list[Tensor], start: int, stop: int, cols: int) -> Tensor:
     """Stands for a weight of which only the shape matters."""
     return values.new_empty(1).expand(stop - start, cols)
 

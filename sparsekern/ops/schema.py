@@ -98,8 +98,23 @@ def _conv2d(
     dilation: list[int],
     groups: int,
 ) -> Tensor:
-    height, width = output_size(input.shape[2:], kernel_size, stride, padding, dilation)
-    return input.new_empty((input.shape[0], index[0].shape[0] - 1, height, width))
+    image = output_size(input.shape[2:], kernel_size, stride, padding, dilation)
+    size = (input.shape[0], index[0].shape[0] - 1, *image)
+    return input.new_empty(size) if input.device.type == "cpu" else _image(input, size)
+
+
+def _expanded_conv2d(input: Tensor, values: Tensor, index: list[Tensor], bias: Tensor | None, *window) -> Tensor:
+    return _image(input, _conv2d(input, values, index, bias, *window).shape)
+
+
+def image_format(input: Tensor) -> torch.memory_format:
+    """The memory format of images `[batch, channels, height, width]`."""
+    last = not input.is_contiguous() and input.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if last else torch.contiguous_format
+
+
+def _image(input: Tensor, size: Sequence[int]) -> Tensor:
+    return torch.empty(size, dtype=input.dtype, device=input.device, memory_format=image_format(input))
 
 
 def output_size(
@@ -127,11 +142,17 @@ def _conv2d_backward(
     dilation: list[int],
     groups: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
+    plain = input.device.type == "cpu" or not need_input
     return (
-        input.new_empty(input.shape if need_input else (0,)),
+        input.new_empty(input.shape if need_input else (0,)) if plain else _image(input, input.shape),
         values.new_empty(values.shape if need_values else (0,)),
         values.new_empty(grad_output.shape[1:2] if need_bias else (0,)),
     )
+
+
+def _expanded_conv2d_backward(grad_output: Tensor, input: Tensor, *rest) -> tuple[Tensor, Tensor, Tensor]:
+    grad_input, grad_values, grad_bias = _conv2d_backward(grad_output, input, *rest)
+    return _image(input, input.shape) if grad_input.dim() == 4 else grad_input, grad_values, grad_bias
 
 
 def _expand(values: Tensor, row_ptr: Tensor, col: Tensor, start: int, stop: int, cols: int) -> Tensor:
@@ -242,8 +263,8 @@ FAKES = {
     "expanded_linear_backward": _linear_backward,
     "sparse_conv2d": _conv2d,
     "sparse_conv2d_backward": _conv2d_backward,
-    "expanded_conv2d": _conv2d,
-    "expanded_conv2d_backward": _conv2d_backward,
+    "expanded_conv2d": _expanded_conv2d,
+    "expanded_conv2d_backward": _expanded_conv2d_backward,
     "expand": _expand,
     "expand_bits": _expand_bits,
     "collect": _collect,

@@ -9,6 +9,7 @@ from triton.language.extra import libdevice
 from ..schema import TILE
 from .launch import Config, launch
 
+SEGMENT = tl.constexpr(TILE)
 COMPILED = tl.constexpr(not triton.knobs.runtime.interpret)  # the interpreter knows no libdevice
 CONFIGS = [Config({"BLOCK": 128}), Config({"BLOCK": 512})]
 BITS_CONFIGS = [Config({"ROWS": 16}), Config({"ROWS": 4}), Config({"ROWS": 64}, warps=8)]
@@ -35,7 +36,7 @@ def expand_bits(values: Tensor, tile_ptr: Tensor, bits: Tensor, start: int, stop
     def grid(blocks: dict[str, int]) -> tuple[int, ...]:
         return triton.cdiv(stop - start, blocks["ROWS"]), tiles
 
-    launch(_decode, grid, values, tile_ptr, bits, dense, start, stop, cols, tiles, configs=BITS_CONFIGS, TILE=TILE)
+    launch(_decode, grid, values, tile_ptr, bits, dense, start, stop, cols, tiles, configs=BITS_CONFIGS)
     return dense
 
 
@@ -92,17 +93,54 @@ def popcount(words):
 
 
 @triton.jit
-def _decode(values, tile_ptr, bits, dense, start, stop, cols, tiles, ROWS: tl.constexpr, TILE: tl.constexpr):
+def quads(tile_ptr, bits, row, valid, first, tiles, COLS: tl.constexpr):
+    """Of `COLS` columns from `first` (a multiple of 4) on, four by four: the slot of the first of the four and, as the
+    lowest four bits, which of them exist, both `[rows, COLS / 4]`. The rows and `valid` are `[rows, 1]`.
+
+    Counting bits is slow (16 words a clock and multiprocessor): one count serves four columns."""
+    column = first + 4 * tl.arange(0, COLS // 4)[None, :]
+    tile, shift = column // SEGMENT, (column % SEGMENT).to(tl.int64)
+    valid = valid & (tile < tiles)
+    word = tl.load(bits + row.to(tl.int64) * tiles + tile, valid, 0)
+    slot = tl.load(tile_ptr + row.to(tl.int64) * (tiles + 1) + tile, valid, 0)
+    below = (tl.full([1, 1], 1, tl.int64) << shift) - 1
+    return slot + popcount(word & below), (word >> shift).to(tl.int32)
+
+
+@triton.jit
+def decoded(values, slot, four, ROWS: tl.constexpr, COLS: tl.constexpr):
+    """The entries at `quads`, zero where none exists: `[ROWS, COLS]`."""
+    one, two, three = four & 1, (four >> 1) & 1, (four >> 2) & 1
+    a = tl.load(values + slot, one != 0, 0)
+    b = tl.load(values + (slot + one), two != 0, 0)
+    c = tl.load(values + (slot + one + two), three != 0, 0)
+    d = tl.load(values + (slot + one + two + three), (four & 8) != 0, 0)
+    return tl.join(tl.join(a, c), tl.join(b, d)).reshape(ROWS, COLS)
+
+
+@triton.jit
+def store_active(out, slot, four, dense, ROWS: tl.constexpr, COLS: tl.constexpr):
+    """Stores the entries of `dense` `[ROWS, COLS]` that exist, in their slots."""
+    dense = dense.to(out.dtype.element_ty)
+    even, odd = tl.split(dense.reshape(ROWS, COLS // 4, 2, 2))
+    a, c = tl.split(even)
+    b, d = tl.split(odd)
+    one, two, three = four & 1, (four >> 1) & 1, (four >> 2) & 1
+    tl.store(out + slot, a, one != 0)
+    tl.store(out + (slot + one), b, two != 0)
+    tl.store(out + (slot + one + two), c, three != 0)
+    tl.store(out + (slot + one + two + three), d, (four & 8) != 0)
+
+
+@triton.jit
+def _decode(values, tile_ptr, bits, dense, start, stop, cols, tiles, ROWS: tl.constexpr):
     row = start + tl.program_id(0) * ROWS + tl.arange(0, ROWS)[:, None]
-    tile = tl.program_id(1)
-    lane = tl.arange(0, TILE)[None, :].to(tl.int64)
+    first = tl.program_id(1) * SEGMENT
     valid = row < stop
-    words = tl.load(bits + row.to(tl.int64) * tiles + tile, valid, 0)
-    first = tl.load(tile_ptr + row.to(tl.int64) * (tiles + 1) + tile, valid, 0)
-    exists, rank = ranks(words, lane)
-    entries = tl.load(values + first + rank, exists, 0)
-    column = tile * TILE + lane
-    tl.store(dense + (row - start).to(tl.int64) * cols + column, entries, valid & (column < cols))
+    slot, four = quads(tile_ptr, bits, row, valid, first, tiles, SEGMENT)
+    column = first + tl.arange(0, SEGMENT)[None, :]
+    target = dense + (row - start).to(tl.int64) * cols + column
+    tl.store(target, decoded(values, slot, four, ROWS, SEGMENT), valid & (column < cols))
 
 
 @triton.jit

@@ -61,6 +61,12 @@ def launch(
         _run(kernel, grid, arguments, config, constants)
 
 
+def precision(convolution: bool = False) -> str:
+    """What matrix units may make of fp32 operands: "tf32" where PyTorch's own products may, else "ieee"."""
+    allowed = torch.backends.cudnn.conv if convolution else torch.backends.cuda.matmul
+    return "tf32" if allowed.fp32_precision == "tf32" else "ieee"
+
+
 @contextmanager
 def recorded() -> Iterator[list[Launch]]:
     """Collects launches instead of running them. Arguments may then be meta tensors."""
