@@ -30,6 +30,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "dsr": {"every": 1, "threshold": 0.03},
     "snfs": {"every": 4},
     "sfp": {"every": 4},
+    "str": {"initial": -4.0},
     "deepr, without noise": {"l1": 0.0, "noise": 0.0},
     **{name: {"every": 5, "stop": 1.0} for name in ("gse_random", "gse_synflow", "gse_grabo", "gse_graest")},
     "gse_graest, two batches": {"every": 5, "stop": 1.0, "batches": 2},
@@ -53,7 +54,7 @@ def make(name: str, **options: Any) -> sk.Method:
 NAMES = [*sk.methods.names(), "gse_graest, two batches"]
 SPARSE = [name for name in NAMES if name != "dense"]
 CHANNELS = [name for name in SPARSE if (start := make(name).start) is not None and start.unit == "channel"]
-EMERGENT = ("snr", "snr_frozen", *CHANNELS)  # methods whose number of weights is not given
+EMERGENT = ("snr", "snr_frozen", "str", *CHANNELS)  # methods whose number of weights is not given
 NONZEROS = [name for name in SPARSE if make(name).storage == "nonzeros"]
 TWINS = ["deepr, without noise" if name == "deepr" else name for name in NONZEROS]  # what their optimizer does alone
 KINDS = ("linear", "conv")

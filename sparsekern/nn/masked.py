@@ -27,6 +27,8 @@ class MaskedLayer(PatternLayer):
         weight_gradient: "dense": `weight.grad` is the gradient of the masked weight at every entry, absent ones too
             (straight-through); "active": it is zero off the pattern, and nothing dense is multiplied for it; "moment":
             that of "dense", and every backward pass adds to `moment` and `samples`.
+        transform: None, or a module that makes what is multiplied of the entries of the weight, elementwise and 0 at 0;
+            it is differentiated with `weight_gradient="active"`, and so are its Parameters.
         moment: sum over samples of the square of what each contributes to the gradient, of the weight's shape, in fp32
             or wider; None until a backward pass of `weight_gradient="moment"`.
         samples: how many samples `moment` is the sum of.
@@ -37,12 +39,14 @@ class MaskedLayer(PatternLayer):
     WEIGHT = "weight"
     SPARSE: ClassVar[type[SparseLayer]]  # the layer that holds the nonzeros only
     weight: nn.Parameter
+    transform: nn.Module | None
 
     def __init__(self, *arguments: Any, weight_gradient: Gradient = "dense", **options: Any) -> None:
         if weight_gradient not in GRADIENTS:
             raise ValueError(f"weight_gradient must be one of {', '.join(GRADIENTS)}, got {weight_gradient!r}")
         super().__init__(*arguments, **options)
         self.weight_gradient = weight_gradient
+        self.register_module("transform", None)
         self.forget()
         self._recorded = -1  # the backward pass that recorded last
 
@@ -62,7 +66,7 @@ class MaskedLayer(PatternLayer):
         return output if self.probe is None else self.probe.tap(output, input, self.weight)
 
     def _multiply(self, input: Tensor, weight: Tensor) -> Tensor:
-        if self._unmasked:
+        if self._unmasked and self.transform is None:
             return self.dense_product(input, weight)
         return self.product(input, self.active_weight(weight))
 
@@ -92,9 +96,9 @@ class MaskedLayer(PatternLayer):
         self.samples += samples
 
     def active_weight(self, weight: Tensor) -> Tensor:
-        """What is multiplied, `[capacity]`: the entries of `weight` at the pattern. A subclass may return a function of
-        them, which is differentiated with `weight_gradient="active"`."""
-        return active_values(weight, self.index)
+        """What is multiplied, `[capacity]`: the entries of `weight` at the pattern, transformed."""
+        entries = active_values(weight, self.index)
+        return entries if self.transform is None else self.transform(entries)
 
     @torch.no_grad()
     def shed(self) -> None:
@@ -103,7 +107,8 @@ class MaskedLayer(PatternLayer):
         The weight makes way for `values`, a new Parameter: give it to the optimizer (`Sparsifier` does)."""
         weight, topology = self.weight, self.topology.with_capacity(self.topology.nnz)
         values = nn.Parameter(topology.from_csr(self.active_weight(weight)[: topology.nnz]), weight.requires_grad)
-        for name in ("weight", "weight_gradient", "moment", "signature", "samples", "_recorded", "_unmasked"):
+        names = ("weight", "weight_gradient", "transform", "moment", "signature", "samples", "_recorded", "_unmasked")
+        for name in names:
             delattr(self, name)
         self.__class__ = self.SPARSE  # type: ignore[assignment]
         self.register_parameter("values", values)

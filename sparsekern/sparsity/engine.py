@@ -175,6 +175,6 @@ class Engine:
             site.arm() if armed else site.disarm()
             site.forget()
             if isinstance(site, MasterSite):
-                site.module.weight_gradient = "moment" if moment else "dense"
+                site.module.weight_gradient = "moment" if moment else self.method.rule.gradient
         self.passes.arm(armed)
         self._eager.switch(armed, self)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ..nn import MaskedLayer, SparseLayer
 from ..nn.masked import signature
+from ..ops.masked import active_values
 from ..topology import Topology
 from . import parallel
 from .carry import replace_parameter
@@ -53,6 +54,11 @@ class MasterSite(Remasked, LayerSite[MaskedLayer]):
         return self.module.weight.detach()
 
     @property
+    def learned(self) -> list[nn.Parameter]:
+        transform = self.module.transform
+        return [self.parameter, *([] if transform is None else transform.parameters())]
+
+    @property
     def grad(self) -> Tensor | None:
         return self.module.weight.grad
 
@@ -61,7 +67,7 @@ class MasterSite(Remasked, LayerSite[MaskedLayer]):
         """|w - m w|^2 / |w|^2, the share of the weight that the mask hides (DPF, delta_t)."""
         weight = self.weight.double()
         total = weight.square().sum()
-        active = self.module.active_weight(self.weight).double().square().sum()
+        active = active_values(self.weight, self.module.index).double().square().sum()
         return float((1 - active / total).clamp(min=0)) if total > 0 else 0.0
 
     def remask(

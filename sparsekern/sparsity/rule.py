@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..nn import PatternLayer
+from ..nn.masked import Gradient
 from .site import LayerSite, Site
 
 
@@ -12,10 +14,12 @@ class Rule:
     """The part of a paper that has a file of its own. It has no state: numbers per weight live in `Site.tracked`, and
     are saved there.
 
+    gradient: `weight_gradient` of layers with a dense weight in steps that want no moment.
     needs_loss: `held` looks at the training loss of every epoch (`Sparsifier.epoch_end`).
     rewind: the step to which Parameters, buffers and optimizer state return after every change of pattern.
     """
 
+    gradient: Gradient = "dense"
     rewind: int | None = None
 
     @property
@@ -29,6 +33,9 @@ class Rule:
     def wants_moment(self, step: int) -> bool:
         """Whether the layers compute the second moment of the per-sample gradients in this step."""
         return False
+
+    def equip(self, layer: PatternLayer) -> None:
+        """May add Parameters of its own to a new layer, which the optimizer will step."""
 
     def begin(self, site: LayerSite) -> dict[str, Tensor]:
         """The numbers per weight before the first step, by name."""

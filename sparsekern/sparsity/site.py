@@ -61,6 +61,11 @@ class LayerSite(Generic[Layer]):
         return self.module.stored
 
     @property
+    def learned(self) -> list[nn.Parameter]:
+        """The Parameters that the weight is made of."""
+        return [self.parameter]
+
+    @property
     def weight(self) -> Tensor:
         """The weights that are scored."""
         raise NotImplementedError

@@ -75,7 +75,7 @@ def plain(name: str) -> str:
 def check_held(sites: Sequence[LayerSite], optimizer: torch.optim.Optimizer) -> None:
     """Raises a `ValueError` if the optimizer lacks a weight that is to be trained."""
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    missing = [site.name for site in sites if site.parameter.requires_grad and id(site.parameter) not in held]
+    missing = [site.name for site in sites if any(p.requires_grad and id(p) not in held for p in site.learned)]
     if missing:
         warn = "was it built before sparsify? Build it from model.parameters() afterwards"
         raise ValueError(f"the optimizer does not hold the sparse weights of {', '.join(missing)}; {warn}")

@@ -92,6 +92,7 @@ def sparsify(
             new = sparse_twin(layer, pattern, backend)
         if name in ready:
             _initialize(new, method, generator)
+        method.rule.equip(new)
         model = swap(model, name, new)
     with torch.no_grad():
         for name, gone in removed.items():

@@ -91,12 +91,13 @@ def test_overwrite_replaces_a_run(tmp_path: Path):
 @pytest.mark.parametrize("name", methods.names())
 def test_every_method_trains(name: str, tmp_path: Path):
     sparse = [] if name == "dense" else ["--sparsity", "0.75"]
-    assert train("--method", name, "--epochs", "2", "--out", str(tmp_path), *sparse) == 0
+    options = ["--set", "initial=-5.0"] if name == "str" else []
+    assert train("--method", name, "--epochs", "2", "--out", str(tmp_path), *sparse, *options) == 0
     summary = json.loads((tmp_path / "summary.json").read_text())
     expected = summary["prunable"] - (0 if name == "dense" else int(0.75 * summary["prunable"]))
     if name in (*CHANNELS, "dpf_filter", "sfp"):  # whose sparsity counts channels
         assert 0 < summary["nnz"] < summary["prunable"]
-    elif name in ("snr", "snr_frozen"):  # whose sparsity emerges
+    elif name in ("snr", "snr_frozen", "str"):  # whose sparsity emerges
         assert summary["sparsity_target"] is None
         assert 0 < summary["nnz"] < summary["prunable"]
     else:

@@ -21,7 +21,7 @@ from sparsekern.sparsity.methods.after import Rounds
 from sparsekern.sparsity.schedules import constant
 
 MASTERS = [name for name in sk.methods.names() if make(name).storage == "master"]
-SOFT = ("sfp",)  # methods that change weights or products in ways of their own; their tests have twins of their own
+SOFT = ("sfp", "str")  # they change weights or products; their tests have twins of their own
 LASTING = [name for name in MASTERS if name not in SOFT and not isinstance(make(name).rule, Rounds)]  # so have others
 
 

@@ -21,6 +21,7 @@ from .registry import describe, get, names
 from .sfp import sfp
 from .snfs import snfs
 from .snr import snr, snr_frozen
+from .soft_threshold import str
 from .synflow import synflow
 
 __all__ = [
@@ -64,6 +65,7 @@ __all__ = [
     "snip_mb",
     "snr",
     "snr_frozen",
+    "str",
     "synflow",
     "three_sp",
 ]
