@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounterWithBackend
 from torch.nn.functional import cross_entropy
 from torch.optim.swa_utils import AveragedModel
-from trajectories import CONV, KINDS, OPTIMIZERS, STEPS, batches, make, prepare, step
+from trajectories import CONV, KINDS, OPTIMIZERS, STEPS, batches, make, network, prepare, step
 
 import sparsekern as sk
 from sparsekern.nn import SparseLayer
@@ -126,8 +127,7 @@ def test_rounds_train_on_nonzeros_and_give_memory_back(monkeypatch: pytest.Monke
         assert {tensor.numel() for tensor in sparsifier.origin.kept(site)} == {site.nnz}  # type: ignore[union-attr]
         follower = average.module.get_submodule(site.name)
         assert follower.topology.same_pattern(site.active)  # type: ignore[operator, union-attr]
-    report = sk.memory_report(model, sparsifier)
-    assert str(report)
+        assert sparsifier.kept_bytes(site.module) == site.nnz * (8 + 8)  # the value to return to, and its place
 
 
 @pytest.mark.parametrize("at", [1, 2, 6, 7, 12, 15])
@@ -150,6 +150,47 @@ def test_resume_in_every_round(name: str, at: int, monkeypatch: pytest.MonkeyPat
     same(model.state_dict(), resumed.state_dict())
     same(sparsifier.state_dict(), continuation.state_dict())
     assert all(site.parameter.shape == (site.nnz,) for site in continuation.sites)
+
+
+def test_compiled_code_is_compiled_once_more_in_each_round() -> None:
+    torch._dynamo.reset()
+    counter = CompileCounterWithBackend("aot_eager")
+    torch.manual_seed(0)
+    method = make("lottery")
+    model = sk.sparsify(nn.Sequential(nn.Linear(12, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3)), method)
+    compiled = torch.compile(model, backend=counter, fullgraph=True)
+    optimizer = sk.Sparsifier(compiled, torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9), method)
+    for x, y in batches("linear"):
+        step(compiled, optimizer, (x.float(), y))
+    assert optimizer.sites[0].nnz < 96
+    assert 2 <= counter.frame_count <= 3
+
+
+def trained(name: str, model: nn.Module, sparsity: float, **options: Any) -> list[Tensor]:
+    """The masks at the end of a run that leaves the weights as they are."""
+    method = sk.methods.get(name)(sparsity=sparsity, total_steps=STEPS, **options)
+    model = sk.sparsify(model, method)
+    optimizer = sk.Sparsifier(model, torch.optim.SGD(model.parameters(), lr=0.0), method)
+    for batch in batches("linear"):
+        step(model, optimizer, batch)
+    return [site.active.mask() for site in optimizer.sites]
+
+
+@pytest.mark.parametrize("name", ROUNDS)
+def test_edges(name: str) -> None:
+    assert all(mask.all() for mask in trained(name, network("linear"), 0.0))
+    equal = network("linear")
+    for parameter in equal.parameters():
+        nn.init.constant_(parameter, 0.5)
+    flat = torch.cat([mask.flatten() for mask in trained(name, equal, 0.3)])
+    assert torch.equal(flat, torch.arange(585) < kept(0.3, 585))
+    weak = network("linear")
+    nn.init.constant_(weak[4].weight, 1e-9)
+    with pytest.warns(UserWarning, match="layer collapse: 4 has no weight left"):
+        assert not trained(name, copy.deepcopy(weak), 0.7)[2].any()
+    masks = trained(name, weak, 0.7, min_per_layer=50)  # more than that layer has
+    assert masks[2].all()
+    assert sum(int(mask.sum()) for mask in masks) == kept(0.7, 585)
 
 
 def same(first: Any, second: Any) -> None:

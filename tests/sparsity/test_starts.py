@@ -6,6 +6,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from networks import convnet, network
+from residual import residual
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from trajectories import SCORING
@@ -177,11 +178,11 @@ def test_grasp_of_a_parabola(split: bool, name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "temperature"), [("grasp_abs", 1.0), ("grasp_abs", 200.0), ("grasp", 200.0), ("grasp_magnitude", 1.0)]
 )
-@pytest.mark.parametrize("build", [lambda: linear().double()[:3].append(nn.Linear(16, 5).double()), lambda: None])
+@pytest.mark.parametrize("build", [lambda: linear()[:3].append(nn.Linear(16, 5)), convnet, residual])
 def test_grasp_is_the_product_with_the_hessian(build: Callable, name: str, temperature: float) -> None:
     torch.manual_seed(0)
-    model = build() or convnet().double()
-    shape = (30,) if isinstance(model[0], nn.Linear) else (3, 6, 6)
+    model = build().double()
+    shape = (3, 6, 6) if build in (convnet, residual) else (30,)
     batches = [(x.double(), y) for x, y in data(shape, n=3)]
     twin = copy.deepcopy(model).train()
     weights = [layer.weight for layer in prunable_layers(twin).values()]
