@@ -51,6 +51,7 @@ class Engine:
         self.settled = self.frozen = False
         self.origin: Origin | None = None  # what the method returns to
         self.rewired = self.reallocated = False
+        self._late = False, False  # what a change in `epoch_end` has to tell of itself after the next step
         self._loss_due = False  # the change of pattern waits for the epoch's loss
         self._eager = EagerSteps()
         for site in self.sites:

@@ -63,6 +63,12 @@ class MasterSite(Remasked, LayerSite[MaskedLayer]):
         return self.module.weight.grad
 
     @property
+    def missed(self) -> bool:
+        layer, gradient = self.module, self.grad
+        unrecorded = layer.weight_gradient == "moment" and layer.moment is None
+        return super().missed or (unrecorded and gradient is not None and not gradient.any())
+
+    @property
     def error(self) -> float:
         """|w - m w|^2 / |w|^2, the share of the weight that the mask hides (DPF, delta_t)."""
         weight = self.weight.double()

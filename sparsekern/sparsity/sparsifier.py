@@ -41,8 +41,8 @@ class Sparsifier(Engine, torch.optim.Optimizer):
 
     Attributes:
         steps: completed calls of `step`.
-        rewired: whether the last step changed a pattern.
-        reallocated: whether the last step replaced a Parameter because a layer outgrew its capacity, or gave room back
+        rewired: whether the last step, or a call of `epoch_end` since the one before it, changed a pattern.
+        reallocated: whether they replaced a Parameter because a layer outgrew its capacity, or gave room back
             as it was pruned: wrap the model in `DistributedDataParallel` again, and expect one recompilation.
 
     Raises:
@@ -96,7 +96,7 @@ class Sparsifier(Engine, torch.optim.Optimizer):
         for site in self.sites:
             site.check_loaded(self.optimizer)
         due = self._due()
-        self.rewired = self.reallocated = False
+        (self.rewired, self.reallocated), self._late = self._late, (False, False)
         if self.method.update == "replace" and due:
             loss = None
             if closure is not None:
@@ -132,7 +132,9 @@ class Sparsifier(Engine, torch.optim.Optimizer):
         if self._loss_due:
             self._loss_due = False
             if self._due():
+                self.rewired = self.reallocated = False
                 self._change()
+                self._late = self.rewired, self.reallocated
 
     @property
     def epochs(self) -> int:

@@ -46,7 +46,7 @@ class SignalToNoise(Rule):
         return {"ratio": zeros, "updates": torch.zeros((), dtype=torch.int64)}
 
     def follow(self, site: LayerSite, step: int, lr: float) -> None:
-        if self.wants_moment(step):
+        if self.wants_moment(step) and not site.missed:
             gradient, moment, samples = site.gradient_and_moment()
             first = not site.tracked["updates"]
             ops.snr_update(site.tracked["ratio"], gradient, moment, samples, self.decay**self.refresh, first)
@@ -70,10 +70,10 @@ class SignalToNoise(Rule):
         return [mask | site.active.mask() for mask, site in zip(masks, sites, strict=True)] if held else masks
 
     def held(self, losses: Sequence[float]) -> bool:
-        if self.hold == "never" or len(losses) < 2:
+        before = [loss for loss in losses[:-1] if loss == loss]  # one of NaN is nothing to be held against
+        if self.hold == "never" or not before:
             return False
-        before = min(losses[:-1]) if self.hold == "best" else losses[-2]
-        return not losses[-1] <= before
+        return not losses[-1] <= (min(before) if self.hold == "best" else before[-1])
 
 
 def _snr(
