@@ -1,0 +1,62 @@
+"""Every method trains on another device than the CPU, where it makes the same of the same, and waits for that device only
+when a pattern changes."""
+
+from typing import Any
+
+import pytest
+import torch
+import trajectories
+from elsewhere import DEVICE, KIND, Elsewhere, elsewhere
+from torch import Tensor, nn
+
+import sparsekern as sk
+
+
+def run(kind: str, name: str, device: str) -> tuple[dict[str, Tensor], list[list[str]], list[bool]]:
+    """Final state, and of every step what waited for the device and whether a pattern changed."""
+    torch.manual_seed(3)
+    method = trajectories.make(name)
+    with elsewhere() as waited:
+        data = [(x.to(device), y.to(device)) for x, y in trajectories.batches(kind)]
+        scored: dict[str, Any] = {"batches": data[:4], "loss": nn.functional.cross_entropy}
+        model = sk.sparsify(trajectories.network(kind).to(device), method, backend="sparse", **scored)
+        inner = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+        optimizer = sk.Sparsifier(model, inner, method, **scored)
+        waits, changes = [], []
+        for x, y in data:
+            waited.clear()
+            optimizer.zero_grad()
+            loss = nn.functional.cross_entropy(model(x), y)
+            loss.backward()
+            optimizer.step()
+            waits.append(list(waited))
+            changes.append(optimizer.rewired)
+            if optimizer.steps % trajectories.EPOCH == 0:
+                optimizer.epoch_end(loss.item())
+        optimizer.report()
+        state = {key: value.to("cpu") for key, value in model.state_dict().items()}
+    return state, waits, changes
+
+
+# Second derivatives of a convolution are made in C++ of tensors that the stand-in does not see.
+CURVED = ("grasp", "grasp_abs", "grasp_magnitude", "prospr", "prospr_channel")
+CASES = [(n, kind) for n in trajectories.NAMES for kind in trajectories.KINDS if kind == "linear" or n not in CURVED]
+
+
+@pytest.mark.parametrize(("name", "kind"), CASES)
+def test_every_method_trains_elsewhere(name: str, kind: str) -> None:
+    here, there = run(kind, name, "cpu"), run(kind, name, DEVICE)
+    assert all(torch.equal(there[0][key], here[0][key]) for key in here[0])
+    assert there[2] == here[2]
+
+
+def test_the_device_insists() -> None:
+    with elsewhere():
+        x = torch.ones(3, device=DEVICE)
+        assert isinstance(x + 1, Elsewhere)
+        assert (x + 1).device.type == KIND
+        with pytest.raises(RuntimeError, match="one device"):
+            x + torch.ones(3)
+        with pytest.raises(RuntimeError, match="generator"):
+            torch.rand(3, device=DEVICE, generator=torch.Generator())
+        assert torch.equal((2 * x).to("cpu"), torch.full((3,), 2.0))
