@@ -152,14 +152,17 @@ class Topology:
 
     def dense(self, values: Tensor) -> Tensor:
         """The weight as a dense tensor of `shape`, zeros in place."""
-        full = torch.zeros(prod(self.shape), dtype=values.dtype, device=values.device)
-        return full.index_put((self.coordinates(),), self.to_csr(values)).reshape(self.shape)
+        return ops.dense_weight(values, self.row_ptr, self.col, self.cols).reshape(self.shape)
 
     def gather(self, dense: Tensor) -> Tensor:
         """The entries of a dense tensor of `shape` at this pattern, `[capacity]`, slack zero."""
         if dense.shape != self.shape:
             raise ValueError(f"expected a tensor of shape {self.shape}, got {tuple(dense.shape)}")
-        return self.from_csr(dense.reshape(-1)[self.coordinates()])
+        if not dense.is_floating_point():
+            return self.from_csr(dense.reshape(-1)[self.coordinates()])
+        values = dense.new_zeros(self.capacity)
+        torch.ops.sparsekern.collect(dense.reshape(self.rows, self.cols), self.row_ptr, self.col, 0, self.rows, values)
+        return values
 
     def to(self, device: torch.device | str) -> Topology:
         if torch.device(device) == self.device:

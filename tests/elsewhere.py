@@ -1,5 +1,5 @@
-"""A device that is not there: tensors that say they lie on it, hold their numbers on the CPU, and insist, as those of a GPU
-do, that whatever they meet lies there, too."""
+"""A device that is not there: tensors that say they lie on it, hold their numbers on the CPU, and insist, as those of a
+GPU do, that whatever they meet lies there, too."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

@@ -60,6 +60,7 @@ class PatternLayer(nn.Module):
             raise ValueError("expected exactly one of sparsity and topology")
         self.weight_shape, self.backend = weight_shape, backend
         self.probe: Probe | None = None
+        self._topology: Topology | None = None  # what it knows of itself is not asked of the device again
         self.loads = 0  # how often a state dict brought another pattern
         self.set_topology(topology if device is None else topology.to(device))
         factory: dict[str, Any] = {"device": self.col.device, "dtype": dtype}
@@ -132,8 +133,10 @@ class PatternLayer(nn.Module):
     @property
     def topology(self) -> Topology:
         """The pattern in use, a frozen value."""
-        row_ptr, col, *built = self.index
-        return Topology(self.weight_shape, row_ptr, col, self._views(self.kernel), tuple(built))
+        if self._topology is None or self._topology.row_ptr is not self.row_ptr:  # moved to another device
+            row_ptr, col, *built = self.index
+            self._topology = Topology(self.weight_shape, row_ptr, col, self._views(self.kernel), tuple(built))
+        return self._topology
 
     @property
     def index(self) -> list[Tensor]:
@@ -152,7 +155,7 @@ class PatternLayer(nn.Module):
 
     def _install(self, topology: Topology, kernel: str, reason: str) -> None:
         self.kernel, self.reason = kernel, reason
-        topology = topology.with_views(self._views(kernel))
+        self._topology = topology = topology.with_views(self._views(kernel))
         for name, tensor in zip(INDEX, topology.index, strict=True):
             self.register_buffer(name, tensor, persistent=False)
 
@@ -233,7 +236,7 @@ class PatternLayer(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         """Of copies and pickles: they are not armed, whatever this layer records at the moment."""
-        return {**self.__dict__, "probe": None}
+        return {**self.__dict__, "probe": None, "_topology": None}
 
     def _save_to_state_dict(self, destination: dict, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)

@@ -7,7 +7,7 @@ from . import autograd, cuda, reference, reference_conv, reference_moment, schem
 from .backend import extension
 from .conv import expanded_conv2d, sampled_conv2d_gradient, sparse_conv2d
 from .linear import expanded_linear, sparse_linear
-from .masked import active_values, straight_through
+from .masked import active_values, dense_weight, straight_through
 from .moment import conv2d_gradient_moment, gradient_moment, score_step, snr_update
 from .pattern import bit_index, compress, compress_mask, coordinates, random_subset, rewire, tile_index, transpose_index
 from .selection import guided_sample, kth_largest, sampled_gradient, topk_mask
@@ -21,6 +21,7 @@ __all__ = [
     "conv2d_gradient_moment",
     "coordinates",
     "cuda",
+    "dense_weight",
     "expanded_conv2d",
     "expanded_linear",
     "extension",

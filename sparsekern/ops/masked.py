@@ -38,6 +38,11 @@ def active_values(weight: Tensor, index: list[Tensor]) -> Tensor:
     return _ActiveValues.apply(weight.reshape(rows, cols), index[0], index[1])  # type: ignore[return-value]
 
 
+def dense_weight(values: Tensor, row_ptr: Tensor, col: Tensor, cols: int) -> Tensor:
+    """The matrix `[rows, cols]` of the values `[capacity]` of a pattern, zeros in place. Differentiable in `values`."""
+    return _Dense.apply(values, row_ptr, col, cols)  # type: ignore[return-value]
+
+
 Record = Callable[[Tensor, Tensor, int], None]
 
 
@@ -89,8 +94,18 @@ class _ActiveValues(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple:
         row_ptr, col = ctx.saved_tensors
-        rows, cols = ctx.shape
-        return _ops.expand(grad_outputs[0].contiguous(), row_ptr, col, 0, rows, cols), None, None
+        return _Dense.apply(grad_outputs[0], row_ptr, col, ctx.shape[1]), None, None
+
+
+class _Dense(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, row_ptr: Tensor, col: Tensor, cols: int) -> Tensor:
+        ctx.save_for_backward(row_ptr, col)
+        return _ops.expand(values.contiguous(), row_ptr, col, 0, row_ptr.shape[0] - 1, cols)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple:
+        return _ActiveValues.apply(grad_outputs[0].contiguous(), *ctx.saved_tensors), None, None, None
 
 
 class _StraightThrough(torch.autograd.Function):

@@ -101,11 +101,13 @@ class MasterSite(Remasked, LayerSite[MaskedLayer]):
         layer, gradient = self.module, self.module.weight.grad
         if gradient is None or layer.moment is None or layer.signature is None:
             raise RuntimeError(f"{self.name} recorded no moment of its gradient in this step")
-        recorded, now = float(parallel.mean(layer.signature)), float(signature(gradient))
-        scale = (now / recorded if recorded else 1.0) / parallel.ranks()
+        recorded, now = parallel.mean(layer.signature), signature(gradient)
+        scale = torch.where(recorded != 0, now / recorded, 1.0) / parallel.ranks()
         moment, samples = parallel.total(layer.moment), layer.samples * parallel.ranks()
         layer.forget()
-        return gradient, moment if scale == 1 else moment.mul_(scale**2), samples
+        if scale.device.type != "cpu" or scale != 1:  # to look would be to wait for another device
+            moment.mul_(scale.square())
+        return gradient, moment, samples
 
     def measures(self) -> dict[str, float]:
         return {**self.facts, "error": self.error}
