@@ -1,0 +1,60 @@
+"""Times of calls on a GPU: in turns, with a cold cache, without the host."""
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+ROUNDS = 20
+SHORT = 0.5  # milliseconds: a shorter call is replayed from a CUDA graph, so that launches do not count
+FLUSHED = 256 << 20  # bytes: several times the last-level cache of any card
+
+
+class Stopwatch:
+    """Milliseconds of calls on a device; on the CPU, for trying this out, by the clock."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.cuda = device.type == "cuda"
+        self.flushed = torch.empty(FLUSHED // 4 if self.cuda else 1, dtype=torch.int32, device=device)
+
+    def interleave(self, calls: dict[str, Callable[[], Any]]) -> dict[str, tuple[list[float], bool]]:
+        """Of every call its samples, taken in turns, and whether they are those of a CUDA graph."""
+        runs = {name: self._prepared(call) for name, call in calls.items()}
+        samples: dict[str, list[float]] = {name: [] for name in calls}
+        for _ in range(ROUNDS):
+            for name, (run, _) in runs.items():
+                samples[name].append(self._once(run))
+        return {name: (samples[name], runs[name][1]) for name in calls}
+
+    def _prepared(self, call: Callable[[], Any]) -> tuple[Callable[[], Any], bool]:
+        for _ in range(3):
+            call()
+        if not self.cuda or statistics.median(self._once(call) for _ in range(3)) > SHORT:
+            return call, False
+        graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
+        try:
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                call()
+            torch.cuda.current_stream().wait_stream(stream)
+            with torch.cuda.graph(graph):
+                call()
+        except RuntimeError:  # it waits for the device
+            torch.cuda.synchronize()
+            return call, False
+        return graph.replay, True
+
+    def _once(self, run: Callable[[], Any]) -> float:
+        self.flushed.zero_()
+        if not self.cuda:
+            start = time.perf_counter()
+            run()
+            return (time.perf_counter() - start) * 1e3
+        before, after = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        before.record()
+        run()
+        after.record()
+        after.synchronize()
+        return before.elapsed_time(after)
