@@ -142,7 +142,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, grid: bool = False) -> Non
     group.add_argument("--warmup", type=natural, metavar="N", help="epochs of linear warm-up (default 0)")
     group.add_argument("--label-smoothing", type=fraction, metavar="F", help="(default 0)")
     group.add_argument("--amp", choices=["bf16", "fp16"], help="mixed precision")
-    group.add_argument("--compile", action="store_true", help="torch.compile the model")
+    group.add_argument("--compile", action="store_true", help="torch.compile the model; on a GPU with CUDA graphs")
     if not grid:
         group.add_argument(
             "--seed", type=natural, metavar="N", help="decides weights, pattern, data order and split (default 0)"

@@ -72,7 +72,11 @@ class Run:
         amp = {"bf16": torch.bfloat16, "fp16": torch.float16, None: None}[config["amp"]]
         self.autocast = torch.autocast(self.device.type, amp) if amp else contextlib.nullcontext()
         self.scaler = torch.GradScaler(self.device.type, enabled=config["amp"] == "fp16")
-        self.forward: Callable[[Tensor], Tensor] = torch.compile(self.model) if config["compile"] else self.model
+        # On a GPU compiled code is replayed from CUDA graphs, which are recorded anew where a pattern has changed.
+        mode = "reduce-overhead" if self.device.type == "cuda" else "default"
+        self.forward: Callable[[Tensor], Tensor] = (
+            torch.compile(self.model, mode=mode) if config["compile"] else self.model
+        )
 
     def _sparsify(self) -> None:
         config = self.config
@@ -213,6 +217,7 @@ class Run:
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "rng": torch.get_rng_state(),
+            "cuda_rng": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
             "epoch": self.epoch,
             "step": self.step,
             "seconds": self.seconds,
@@ -234,5 +239,7 @@ class Run:
         except (RuntimeError, ValueError, KeyError) as error:
             raise UsageError(f"the checkpoint is of another model: {error}") from error
         torch.set_rng_state(state["rng"])
+        if self.device.type == "cuda" and state.get("cuda_rng") is not None:
+            torch.cuda.set_rng_state(state["cuda_rng"], self.device)
         self.epoch, self.step = state["epoch"], state["step"]
         self.seconds, self.history = list(state["seconds"]), list(state["history"])

@@ -56,7 +56,7 @@ def test_the_device_insists() -> None:
         assert isinstance(x + 1, Elsewhere)
         assert (x + 1).device.type == KIND
         with pytest.raises(RuntimeError, match="one device"):
-            x + torch.ones(3)
+            _ = x + torch.ones(3)
         with pytest.raises(RuntimeError, match="generator"):
             torch.rand(3, device=DEVICE, generator=torch.Generator())
         assert torch.equal((2 * x).to("cpu"), torch.full((3,), 2.0))

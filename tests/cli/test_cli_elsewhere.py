@@ -1,0 +1,39 @@
+"""The training command on another device than the CPU: steps that change no pattern do not wait for it."""
+
+import pytest
+import torch
+from elsewhere import DEVICE, elsewhere
+
+from sparsekern.cli.data import load
+from sparsekern.cli.options import resolve
+from sparsekern.cli.run import Run
+
+
+def config(method: str) -> dict:
+    given = {"method": method, "model": "lenet300", "epochs": 2, "batch_size": 256, "threads": 1}
+    return resolve(given if method in ("dense", "snr") else {**given, "sparsity": 0.8})
+
+
+@pytest.mark.parametrize("method", ["dense", "gse_grabo", "dpf", "snr"])
+def test_trains_elsewhere_as_here(method: str) -> None:
+    found = []
+    for device in ("cpu", DEVICE):
+        with elsewhere() as waited:
+            settings = config(method) | {"device": device}
+            run = Run(settings, load(settings, False))
+            losses, waits = [], []
+
+            def tick(run: Run = run, waits: list = waits, waited: list = waited) -> None:
+                due = [run.optimizer.method.when.fires(t) for t in (run.step - 1, run.step)]
+                waits.extend([] if any(due) else waited)
+                waited.clear()
+
+            for _ in range(2):
+                waited.clear()
+                losses.append(run.train_epoch(tick))
+            found.append((losses, run.evaluate(), {k: v.to("cpu") for k, v in run.model.state_dict().items()}))
+            assert not waits
+    (here, scores, state), (there, others, moved) = found
+    assert here == there
+    assert scores == others
+    assert all(torch.equal(state[key], moved[key]) for key in state)
