@@ -1,14 +1,17 @@
 """Builds the compiled kernels. What pyproject.toml cannot say: which of them this machine can build.
 
-SPARSEKERN_CPP=0     no compiled kernels: everything runs on plain PyTorch
-SPARSEKERN_CUDA=0|1  without CUDA kernels, or fail if there are none to build
-SANITIZE=1           address and undefined-behaviour sanitizers
-DEBUG=1              -O0 with debug information
+SPARSEKERN_CPP=0      no compiled kernels: everything runs on plain PyTorch
+SPARSEKERN_CUDA=0|1   without CUDA kernels, or fail if they cannot be built
+TORCH_CUDA_ARCH_LIST  for which GPUs (8.0;9.0;10.0+PTX)
+SANITIZE=1            address and undefined-behaviour sanitizers; no CUDA kernels
+DEBUG=1               -O0 with debug information
 """
 
 import os
+import re
 import shlex
 import shutil
+import subprocess
 import sys
 import sysconfig
 from pathlib import Path
@@ -16,6 +19,7 @@ from pathlib import Path
 from setuptools import Extension, setup
 
 ROOT = Path(__file__).parent
+ARCHITECTURES = "8.0;9.0;10.0+PTX"
 
 
 def missing() -> str | None:
@@ -28,13 +32,69 @@ def missing() -> str | None:
     return None
 
 
+def missing_for_cuda() -> str | None:
+    """What this machine lacks to compile CUDA kernels, if anything."""
+    import torch
+    from torch.utils.cpp_extension import CUDA_HOME
+
+    if torch.version.cuda is None:
+        return "this PyTorch is built without CUDA"
+    nvcc = Path(CUDA_HOME or "", "bin", "nvcc")
+    if CUDA_HOME is None or not nvcc.exists():
+        return "nvcc not found, on the PATH or in CUDA_HOME"
+    version = subprocess.run([nvcc, "--version"], capture_output=True, text=True).stdout
+    release = re.search(r"release (\d+)\.", version)
+    if release is None or release[1] != torch.version.cuda.split(".")[0]:
+        return f"nvcc is of CUDA {release[1] if release else '?'}, PyTorch of {torch.version.cuda}"
+    if toolkit() is None:
+        return "no libcudart_static.a beside nvcc"
+    return None
+
+
+def toolkit() -> Path | None:
+    """The folder of the CUDA runtime that nvcc links, which may be a wrapper that lies elsewhere."""
+    from torch.utils.cpp_extension import CUDA_HOME
+
+    command = [Path(CUDA_HOME, "bin", "nvcc"), "--dryrun", "-x", "cu", "-c", os.devnull, "-o", os.devnull]
+    plan = subprocess.run(command, capture_output=True, text=True).stderr
+    line = next((line for line in plan.splitlines() if line.startswith("#$ LIBRARIES=")), "")
+    folders = (Path(folder) for folder in re.findall(r'-L([^"\s]+)', line))
+    return next((folder for folder in folders if (folder / "libcudart_static.a").exists()), None)
+
+
+def sources(folder: str, pattern: str) -> list[str]:
+    return sorted(str(path.relative_to(ROOT)) for path in (ROOT / "csrc" / folder).rglob(pattern))
+
+
+def cuda_extension() -> Extension:
+    """The CUDA kernels. They bring their own CUDA runtime, so that they fit every PyTorch with that driver."""
+    from torch.utils.cpp_extension import include_paths, library_paths
+
+    architectures = os.environ.setdefault("TORCH_CUDA_ARCH_LIST", ARCHITECTURES)
+    flags = ["-std=c++20", "-O3", "--threads=2", "--extended-lambda", "-DUSE_CUDA"]
+    flags += [f'-DSPARSEKERN_ARCHITECTURES="{architectures}"']
+    flags += ["-Xcompiler", "-fvisibility=hidden,-Wall,-Wextra"]
+    flags += [word for path in include_paths() for word in ("-isystem", path)]
+    return Extension(
+        "sparsekern._CUDA",
+        sources("cuda", "*.cu"),
+        include_dirs=[str(ROOT / "csrc")],
+        extra_compile_args={"cxx": [], "nvcc": flags},
+        extra_link_args=["-Wl,--exclude-libs,ALL"],
+        library_dirs=[*library_paths(), str(toolkit())],
+        libraries=["torch_cpu", "torch_cuda", "cudart_static", "rt", "dl", "pthread"],
+        language="c++",
+    )
+
+
 def build() -> dict:
-    """The arguments of `setup` that make the extension module."""
-    if os.environ.get("SPARSEKERN_CUDA") == "1":
-        sys.exit("SPARSEKERN_CUDA=1: this version has no CUDA kernels")
+    """The arguments of `setup` that make the extension modules."""
+    cuda = os.environ.get("SPARSEKERN_CUDA")
     if os.environ.get("SPARSEKERN_CPP") == "0":
         return {}
     if reason := missing():
+        if cuda == "1":
+            sys.exit(f"SPARSEKERN_CUDA=1: {reason}")
         print(f"sparsekern: {reason}, the package will run on plain PyTorch", file=sys.stderr)
         return {}
     from torch.utils.cpp_extension import BuildExtension, include_paths, library_paths
@@ -48,7 +108,7 @@ def build() -> dict:
 
     extension = Extension(
         "sparsekern._C",
-        ["csrc/module.cpp", *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "csrc/cpu").rglob("*.cpp"))],
+        ["csrc/module.cpp", *sources("cpu", "*.cpp")],
         include_dirs=[str(ROOT / "csrc")],
         extra_compile_args=flags,
         extra_link_args=["-fsanitize=address,undefined"] if sanitize else [],
@@ -56,7 +116,15 @@ def build() -> dict:
         libraries=["torch_cpu"],
         language="c++",
     )
-    return {"ext_modules": [extension], "cmdclass": {"build_ext": BuildExtension}}
+    extensions = [extension]
+    if cuda != "0" and not sanitize:
+        if (reason := missing_for_cuda()) is None:
+            extensions.append(cuda_extension())
+        elif cuda == "1":
+            sys.exit(f"SPARSEKERN_CUDA=1: {reason}")
+        else:
+            print(f"sparsekern: {reason}, without CUDA C++ kernels", file=sys.stderr)
+    return {"ext_modules": extensions, "cmdclass": {"build_ext": BuildExtension}}
 
 
 setup(**build())

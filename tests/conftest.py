@@ -27,6 +27,14 @@ def _deterministic() -> Iterator[None]:
         torch.compiler.set_stance("default")
 
 
+@pytest.fixture
+def poisoned() -> Iterator[None]:
+    """Fresh tensors are full of NaN, so that what a kernel leaves unwritten shows."""
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
 @pytest.fixture(params=ISAS)
 def isa(request: pytest.FixtureRequest) -> Iterator[str]:
     """Runs the test once for every instruction set of this processor, or once on plain PyTorch."""

@@ -7,7 +7,7 @@
 
 #include "common.h"
 #include "cpu/distinct.h"
-#include "cpu/dtypes.h"
+#include "dtypes.h"
 
 namespace sparsekern {
 namespace {

@@ -12,7 +12,7 @@
 #include <vector>
 
 #include "common.h"
-#include "cpu/dtypes.h"
+#include "dtypes.h"
 
 namespace sparsekern {
 

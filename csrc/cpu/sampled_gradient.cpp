@@ -5,7 +5,7 @@
 #include <memory>
 
 #include "common.h"
-#include "cpu/dtypes.h"
+#include "dtypes.h"
 #include "cpu/isa.h"
 
 namespace sparsekern {

@@ -2,7 +2,7 @@
 #include <algorithm>
 
 #include "common.h"
-#include "cpu/dtypes.h"
+#include "dtypes.h"
 
 namespace sparsekern {
 namespace {

@@ -1,7 +1,7 @@
 // The running signal-to-noise ratio of every weight. In fp64, where no product of fp32 numbers is rounded: the variance
 // is a difference of two.
 #include "common.h"
-#include "cpu/dtypes.h"
+#include "dtypes.h"
 #include "cpu/isa.h"
 
 namespace sparsekern {
