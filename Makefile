@@ -3,11 +3,13 @@ PYTHON ?= python3
 BIN := .venv/bin
 # The tests that run once per instruction set.
 KERNEL_TESTS = $(shell grep -rlw isa --include='test_*.py' tests)
-CLANG_FORMATTED = $(shell git ls-files 'csrc/*.cpp' 'csrc/*.h')
-# The gpu-* targets run on the interpreter named by PYTHON=, as it is, or else on .venv/.
+CLANG_FORMATTED = $(shell git ls-files 'csrc/*.cpp' 'csrc/*.h' 'csrc/*.cu' 'csrc/*.cuh')
+# The gpu-* targets run on the interpreter named by PYTHON=, as it is, or else on .venv/; results go to OUT=.
+OUT ?= benchmarks/results
 GPU_PYTHON := $(if $(filter file,$(origin PYTHON)),$(BIN)/python,$(PYTHON))
 
-.PHONY: demo test test-installed bench build lint format cross sanitize peers gpu gpu-build gpu-test gpu-compile clean
+.PHONY: demo test test-installed bench build lint format cross sanitize peers gpu gpu-build gpu-test gpu-bench \
+  gpu-sanitize gpu-compile clean
 
 demo: build
 	$(BIN)/python -m sparsekern demo
@@ -74,7 +76,7 @@ sanitize: .venv/requirements-dev
 	SANITIZE=1 $(BIN)/python setup.py -q build --build-lib build/sanitize/lib --build-temp build/sanitize/temp
 	PYTHONPATH=build/sanitize/lib ASAN_OPTIONS=detect_leaks=0 \
 	LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libstdc++.so)" \
-	$(BIN)/pytest -s -n 2 $(KERNEL_TESTS)
+	SANITIZE=1 $(BIN)/pytest -s -n 2 $(KERNEL_TESTS) tests/test_cuda_serial.py
 
 # Compiles the kernels for aarch64.
 cross: .venv/requirements
@@ -88,13 +90,22 @@ peers: .venv/requirements
 
 # ---- on a machine with a GPU: PYTHON=python3 takes an interpreter that already has torch, and no network
 
-gpu: gpu-build gpu-test
+gpu: gpu-build gpu-test gpu-bench
 
 gpu-build:
 	$(GPU_PYTHON) setup.py -q build_ext --inplace
 
+# What has passed is not run again until something changes.
 gpu-test:
-	$(GPU_PYTHON) -m pytest
+	$(GPU_PYTHON) -m benchmarks.gpu_tests --out $(OUT)
+
+gpu-bench:
+	$(GPU_PYTHON) -m benchmarks.gpu --out $(OUT)
+
+# The samples of every kernel under compute-sanitizer.
+gpu-sanitize:
+	PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --target-processes all --error-exitcode 1 \
+	$(GPU_PYTHON) -m pytest tests/test_triton.py tests/test_ops.py -k "against_dense and (test_triton or on_cuda)"
 
 # Needs no GPU: every configuration of every Triton kernel, compiled for three generations of cards.
 gpu-compile:

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import sysconfig
 from pathlib import Path
+from typing import Any
 
 from setuptools import Extension, setup
 
@@ -24,9 +25,9 @@ ARCHITECTURES = "8.0;9.0;10.0+PTX"
 
 def missing() -> str | None:
     """What this machine lacks to compile C++, if anything."""
-    compiler = shlex.split(os.environ.get("CXX", "c++"))[0]
-    if not shutil.which(compiler):
-        return f"no C++ compiler ({compiler}) found"
+    program = shlex.split(os.environ.get("CXX", "c++"))[0]
+    if not shutil.which(program):
+        return f"no C++ compiler ({program}) found"
     if not Path(sysconfig.get_paths()["include"], "Python.h").exists():
         return "Python.h not found"
     return None
@@ -35,14 +36,12 @@ def missing() -> str | None:
 def missing_for_cuda() -> str | None:
     """What this machine lacks to compile CUDA kernels, if anything."""
     import torch
-    from torch.utils.cpp_extension import CUDA_HOME
 
     if torch.version.cuda is None:
         return "this PyTorch is built without CUDA"
-    nvcc = Path(CUDA_HOME or "", "bin", "nvcc")
-    if CUDA_HOME is None or not nvcc.exists():
+    if not compiler().exists():
         return "nvcc not found, on the PATH or in CUDA_HOME"
-    version = subprocess.run([nvcc, "--version"], capture_output=True, text=True).stdout
+    version = subprocess.run([compiler(), "--version"], capture_output=True, text=True).stdout
     release = re.search(r"release (\d+)\.", version)
     if release is None or release[1] != torch.version.cuda.split(".")[0]:
         return f"nvcc is of CUDA {release[1] if release else '?'}, PyTorch of {torch.version.cuda}"
@@ -51,11 +50,16 @@ def missing_for_cuda() -> str | None:
     return None
 
 
-def toolkit() -> Path | None:
-    """The folder of the CUDA runtime that nvcc links, which may be a wrapper that lies elsewhere."""
+def compiler() -> Path:
+    """The nvcc that PyTorch would call."""
     from torch.utils.cpp_extension import CUDA_HOME
 
-    command = [Path(CUDA_HOME, "bin", "nvcc"), "--dryrun", "-x", "cu", "-c", os.devnull, "-o", os.devnull]
+    return Path(CUDA_HOME or "", "bin", "nvcc")
+
+
+def toolkit() -> Path | None:
+    """The folder of the CUDA runtime that nvcc links, which may be a wrapper that lies elsewhere."""
+    command = [compiler(), "--dryrun", "-x", "cu", "-c", os.devnull, "-o", os.devnull]
     plan = subprocess.run(command, capture_output=True, text=True).stderr
     line = next((line for line in plan.splitlines() if line.startswith("#$ LIBRARIES=")), "")
     folders = (Path(folder) for folder in re.findall(r'-L([^"\s]+)', line))
@@ -75,11 +79,12 @@ def cuda_extension() -> Extension:
     flags += [f'-DSPARSEKERN_ARCHITECTURES="{architectures}"']
     flags += ["-Xcompiler", "-fvisibility=hidden,-Wall,-Wextra"]
     flags += [word for path in include_paths() for word in ("-isystem", path)]
+    both: Any = {"cxx": [], "nvcc": flags}
     return Extension(
         "sparsekern._CUDA",
         sources("cuda", "*.cu"),
         include_dirs=[str(ROOT / "csrc")],
-        extra_compile_args={"cxx": [], "nvcc": flags},
+        extra_compile_args=both,
         extra_link_args=["-Wl,--exclude-libs,ALL"],
         library_dirs=[*library_paths(), str(toolkit())],
         libraries=["torch_cpu", "torch_cuda", "cudart_static", "rt", "dl", "pthread"],

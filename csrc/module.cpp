@@ -8,7 +8,6 @@
 
 PYBIND11_MODULE(_C, m) {
   m.doc() = "Compiled kernels of sparsekern";
-  m.attr("cuda") = false;
   m.attr("torch_version") = TORCH_VERSION;
 #if defined(__clang__)
   m.attr("compiler") = __VERSION__;

@@ -1,15 +1,20 @@
 """Fixtures that every test file may use."""
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 
 import pytest
 import torch
+from devices import DEVICES
 from interpreter import use_interpreter
 
 from sparsekern.ops import extension
 
-if not torch.cuda.is_available():
+if torch.cuda.is_available():
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without which cuBLAS is not deterministic
+    torch.backends.cudnn.allow_tf32 = False
+else:
     use_interpreter()
 
 ISAS = list(extension.isas()) if extension is not None else ["fallback"]
@@ -27,10 +32,16 @@ def _deterministic() -> Iterator[None]:
         torch.compiler.set_stance("default")
 
 
+@pytest.fixture(params=DEVICES)
+def device(request: pytest.FixtureRequest) -> str:
+    """Runs the test on the CPU and, if there is one, on a GPU."""
+    return request.param
+
+
 @pytest.fixture
 def poisoned() -> Iterator[None]:
     """Fresh tensors are full of NaN, so that what a kernel leaves unwritten shows."""
-    torch.use_deterministic_algorithms(True)
+    torch.use_deterministic_algorithms(True, warn_only=True)
     yield
     torch.use_deterministic_algorithms(False)
 

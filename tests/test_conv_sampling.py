@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from devices import moved
 from torch.nn import functional
 
 import sparsekern as sk
@@ -32,7 +33,7 @@ def problem(window: dict[str, Any], dtype: torch.dtype) -> tuple[torch.Tensor, t
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("name", WINDOWS)
-def test_sampled_gradient_equals_the_dense_one(name: str, dtype: torch.dtype) -> None:
+def test_sampled_gradient_equals_the_dense_one(name: str, dtype: torch.dtype, device: str) -> None:
     delta, h, dense = problem(WINDOWS[name], dtype)
     for coordinates in (
         torch.randperm(dense.numel())[:50].sort().values,
@@ -40,7 +41,7 @@ def test_sampled_gradient_equals_the_dense_one(name: str, dtype: torch.dtype) ->
         torch.arange(dense.numel()),
         torch.empty(0, dtype=torch.int64),
     ):
-        got = ops.sampled_conv2d_gradient(delta, h, coordinates, **WINDOWS[name])
+        got = ops.sampled_conv2d_gradient(*moved((delta, h, coordinates), device), **WINDOWS[name]).cpu()
         assert got.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
         torch.testing.assert_close(got.double(), dense.flatten()[coordinates], rtol=1e-4, atol=1e-4)
 
@@ -60,24 +61,25 @@ def test_sampled_gradient_says_what_it_takes() -> None:
 
 
 @pytest.mark.parametrize("groups", [1, 2, 6])
-def test_draws_within_groups_follow_the_product_of_the_weights(groups: int) -> None:
+def test_draws_within_groups_follow_the_product_of_the_weights(groups: int, device: str) -> None:
     rows, cols, draws = 6, 4, 4000
     row_weight, col_weight = torch.rand(rows), torch.rand(groups, cols)
     row_weight[0] = col_weight[0, 3] = 0
     col_weight[-1] *= 20
     mask = torch.rand(rows, cols) < 0.25
-    row_ptr, col = ops.compress(mask.flatten().nonzero().flatten(), rows, cols)
+    row_ptr, col = moved(ops.compress(mask.flatten().nonzero().flatten(), rows, cols), device)
     law = (row_weight[:, None] * col_weight.repeat_interleave(rows // groups, 0) * ~mask).flatten().double()
     expected = draws * law / law.sum()
     count = torch.zeros(rows * cols, dtype=torch.double)
+    row_weight, col_weight = moved((row_weight, col_weight), device)
     for seed in range(draws):
-        count[ops.guided_sample(row_weight, col_weight, row_ptr, col, 1, seed)[0]] += 1
+        count[ops.guided_sample(row_weight, col_weight, row_ptr, col, 1, seed)[0].cpu()] += 1
     assert not count[law == 0].any()
     possible = law > 0
     chi2 = ((count - expected)[possible].square() / expected[possible]).sum()
     assert float(chi2) < 45  # 99.9 % of a chi-squared distribution with 20 degrees of freedom
     for n in (0, 3, int(possible.sum()), int((~mask).sum())):
-        chosen, rest = ops.guided_sample(row_weight, col_weight, row_ptr, col, n, 5)
+        chosen, rest = (result.cpu() for result in ops.guided_sample(row_weight, col_weight, row_ptr, col, n, 5))
         assert chosen.numel() == n
         assert bool((chosen.diff() > 0).all())
         assert not mask.flatten()[chosen].any()

@@ -1,11 +1,13 @@
 """Every operator, compiled and reference, against a computation on dense masks that knows neither."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import partial
 
 import pytest
 import samples
 import torch
+from devices import DEVICES, moved, moved_sample
 from expected import expected, run
 from samples import Pattern, Sample
 from torch import Tensor
@@ -18,29 +20,26 @@ TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 2e-2, to
 CASES = [pytest.param(*case, id=f"{case[0]}-{str(case[1])[6:]}") for case in samples.cases()]
 
 
-@pytest.fixture(autouse=True)
-def _poisoned() -> Iterator[None]:
-    """Fresh tensors are full of NaN, so that what a kernel leaves unwritten shows."""
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(False)
+pytestmark = pytest.mark.usefixtures("poisoned")
 
 
-@pytest.mark.parametrize("backend", ["dispatched", "reference"])
+@pytest.mark.parametrize("backend", [*(f"on_{device}" for device in DEVICES), "reference"])
 @pytest.mark.parametrize(("name", "dtype"), CASES)
 def test_against_dense(name: str, dtype: torch.dtype, backend: str) -> None:
     plain = next(module for module in (reference_moment, reference_conv, reference) if name in vars(module))
-    function = getattr(_ops if backend == "dispatched" else plain, name)
-    for sample in samples.SAMPLES[name](dtype):
+    function = getattr(plain if backend == "reference" else _ops, name)
+    device = "cpu" if backend == "reference" else backend.removeprefix("on_")
+    for given in samples.SAMPLES[name](dtype):
+        sample = moved_sample(given, device)
         before = [a.clone() if isinstance(a, Tensor) else a for a in sample.args]
-        wanted = expected(name, sample)
+        wanted = expected(name, given)
         for actual, want in zip(run(function, sample, name), wanted, strict=True):
             exact = not want.is_floating_point()
             assert not exact or actual.dtype == want.dtype, sample.name
             scale = float(want.abs().max()) if not exact and want.numel() and want.isfinite().all() else 1
             tolerance = 0 if exact else TOLERANCE[dtype]
             torch.testing.assert_close(
-                actual.to(want.dtype),
+                actual.cpu().to(want.dtype),
                 want,
                 rtol=tolerance,
                 atol=tolerance * scale,
@@ -119,13 +118,13 @@ LARGE: dict[str, Callable[[], list[Sample]]] = {
 }
 
 
-def _error_cases() -> dict[str, tuple[str, Callable[[], object]]]:
+def _error_cases(device: str = "cpu") -> dict[str, tuple[str, Callable[[], object]]]:
     p = Pattern(torch.tensor([[True, False, True], [False, True, False]]), slack=1)
-    row_ptr, col, index = p.row_ptr, p.col, p.index()
-    x, values, delta = torch.randn(4, 3), torch.randn(4), torch.randn(4, 2)
-    keep, none = torch.ones(3, dtype=torch.bool), torch.empty(0, dtype=torch.int64)
-    ones = (torch.ones(2), torch.ones(3))
-    at = torch.tensor
+    row_ptr, col, index = moved([p.row_ptr, p.col, p.index()], device)
+    x, values, delta = moved([torch.randn(4, 3), torch.randn(4), torch.randn(4, 2)], device)
+    keep, none = moved([torch.ones(3, dtype=torch.bool), torch.empty(0, dtype=torch.int64)], device)
+    ones = moved((torch.ones(2), torch.ones(3)), device)
+    at = partial(torch.tensor, device=device)
 
     def linear(x: Tensor = x, values: Tensor = values, index: list = index, bias: Tensor | None = None) -> Tensor:
         return ops.sparse_linear(x, values, index, bias)
@@ -141,7 +140,7 @@ def _error_cases() -> dict[str, tuple[str, Callable[[], object]]]:
         "scalar": ("must have 3 features", lambda: linear(at(1.0))),
         "values": (r"values must have the shape \(4,\)", lambda: linear(values=values[:3])),
         "values dtype": ("input's dtype torch.float32, got torch.float64", lambda: linear(values=values.double())),
-        "bias": (r"bias must be torch.float32 \(2,\), got torch.float32 \(3,\)", lambda: linear(bias=torch.ones(3))),
+        "bias": (r"bias must be torch.float32 \(2,\), got torch.float32 \(3,\)", lambda: linear(bias=ones[1])),
         "index": ("8 tensors", lambda: linear(index=index[:2])),
         "rows": ("describes 2 rows, but out_features is 3", lambda: ops.expanded_linear(x, values, index, None, 3)),
         "layout": ("dense tensor", lambda: linear(x.to_sparse())),
@@ -158,7 +157,7 @@ def _error_cases() -> dict[str, tuple[str, Callable[[], object]]]:
         "compress dtype": ("int64", lambda: ops.compress(at([4.0]), 2, 3)),
         "compress_mask capacity": (
             "at least nnz = 2",
-            lambda: ops.compress_mask(torch.ones(1, 2, dtype=torch.bool), 1),
+            lambda: ops.compress_mask(keep[None, :2], 1),
         ),
         "compress_mask dtype": ("bool", lambda: ops.compress_mask(at([[1.0]]))),
         "compress extent": (r"below 2\*\*31", lambda: ops.compress(at([1]), 2**31, 1)),
@@ -176,7 +175,7 @@ def _error_cases() -> dict[str, tuple[str, Callable[[], object]]]:
         "guided negative": ("row_weight must be finite and not negative", lambda: guided(at([1.0, -1.0]))),
         "guided nan": ("col_weight must be finite", lambda: guided(col_weight=at([1.0, float("nan"), 1.0]))),
         "guided inf": ("row_weight must be finite", lambda: guided(at([1.0, float("inf")]))),
-        "guided rows": ("row_weight must have 2 elements", lambda: guided(torch.ones(3))),
+        "guided rows": ("row_weight must have 2 elements", lambda: guided(ones[1])),
         "guided dtype": ("floating-point vector", lambda: guided(at([1, 1]))),
         "k": ("k must be between 0 and 4", lambda: ops.topk_mask([values], 5)),
         "k below": ("k must be between 0 and 4", lambda: ops.topk_mask([values], -1)),
@@ -189,8 +188,8 @@ def _error_cases() -> dict[str, tuple[str, Callable[[], object]]]:
 
 
 @pytest.mark.parametrize("case", _error_cases())
-def test_refuses(case: str) -> None:
-    message, call = _error_cases()[case]
+def test_refuses(case: str, device: str) -> None:
+    message, call = _error_cases(device)[case]
     with pytest.raises(ValueError, match=message):
         call()
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import samples
 import torch
+from devices import moved
 from expected import flat_scores, kth_largest, topk_mask
 from samples import Pattern
 
@@ -24,8 +25,8 @@ def test_selection_from_every_short_list(absolute: bool) -> None:
                 assert ops.kth_largest(scores, k, absolute) == kth_largest(p, scores, k, absolute)
 
 
-def test_ties_go_to_the_first() -> None:
-    scores = [torch.zeros(3), torch.ones(2, 2), torch.full((400_000,), -1.0), torch.ones(3)]
+def test_ties_go_to_the_first(device: str) -> None:
+    scores = moved([torch.zeros(3), torch.ones(2, 2), torch.full((400_000,), -1.0), torch.ones(3)], device)
     masks = ops.topk_mask(scores, 6, absolute=False)
     assert [mask.sum().item() for mask in masks] == [0, 4, 0, 2]
     assert masks[3].tolist() == [True, True, False]
@@ -37,7 +38,7 @@ def test_ties_go_to_the_first() -> None:
 @pytest.mark.usefixtures("isa")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("kind", ["normal", "equal", "few values", "descending", "one outlier"])
-def test_selection_from_many(kind: str, dtype: torch.dtype) -> None:
+def test_selection_from_many(kind: str, dtype: torch.dtype, device: str) -> None:
     """Enough numbers for many threads and passes, some of them such that a digit tells little or nothing."""
     n = (1 << 20) + 77
     flat = {
@@ -48,18 +49,19 @@ def test_selection_from_many(kind: str, dtype: torch.dtype) -> None:
         "one outlier": lambda: torch.ones(n).index_fill_(0, torch.tensor([n - 2]), 5),
     }[kind]().to(dtype)
     scores = [flat[:5], flat[5:400_000].reshape(5, -1), flat[400_000:]]
+    there = moved([score.clone() for score in scores], device)
     for absolute in (False, True):
         order = np.argsort(-flat_scores(scores, absolute), kind="stable")
         for k in (1, 2, n // 20, n - 1, n):
             mask = torch.zeros(n, dtype=torch.bool)
             mask[order[:k].copy()] = True
-            actual = torch.cat([m.flatten() for m in ops.topk_mask(scores, k, absolute)])
-            assert torch.equal(actual, mask)
+            actual = torch.cat([m.flatten() for m in ops.topk_mask(there, k, absolute)])
+            assert torch.equal(actual.cpu(), mask)
             kth = flat[order[k - 1]]
-            assert ops.kth_largest(scores, k, absolute) == (kth.abs() if absolute else kth)
-    scores[2][-1] = float("nan")
+            assert ops.kth_largest(there, k, absolute).cpu() == (kth.abs() if absolute else kth)
+    there[2][-1] = float("nan")
     with pytest.raises(ValueError, match="NaN"):
-        ops.kth_largest(scores, 3)
+        ops.kth_largest(there, 3)
 
 
 def test_selection_ignores_gradients_and_takes_infinity() -> None:

@@ -1,19 +1,15 @@
 """The Triton kernels against a computation on dense masks: on the GPU if there is one, else in Triton's interpreter."""
 
-from collections.abc import Iterator
-from typing import Any
-
 import pytest
 import samples
 import torch
+from devices import DEVICES, moved_sample
 from expected import expected, run
-from samples import Sample
-from torch import Tensor
 
 from sparsekern.ops import backend, cuda
 
 pytest.importorskip("triton", reason="comes with the CUDA build of PyTorch")
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+DEVICE = DEVICES[-1]
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2e-3}
 CASES = [
     pytest.param(name, dtype, id=f"{name}-{str(dtype)[6:]}")
@@ -22,24 +18,11 @@ CASES = [
 ]
 
 
-def moved(argument: Any) -> Any:
-    if isinstance(argument, list):
-        return [moved(item) for item in argument]
-    return argument.to(DEVICE) if isinstance(argument, Tensor) else argument
-
-
-@pytest.fixture(autouse=True)
-def _poisoned() -> Iterator[None]:
-    """Fresh tensors are full of NaN, so that what a kernel leaves unwritten shows."""
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(False)
-
-
+@pytest.mark.usefixtures("poisoned")
 @pytest.mark.parametrize(("name", "dtype"), CASES)
 def test_against_dense(name: str, dtype: torch.dtype) -> None:
     for sample in samples.SAMPLES[name](dtype):
-        given = Sample(sample.name, tuple(moved(a) for a in sample.args), sample.pattern)
+        given = moved_sample(sample, DEVICE)
         for actual, want in zip(run(cuda.kernel(name), given, name), expected(name, sample), strict=True):
             exact = not want.is_floating_point()
             assert not exact or actual.dtype == want.dtype, sample.name

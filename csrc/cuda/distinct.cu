@@ -1,5 +1,4 @@
 #include "cuda/distinct.cuh"
-
 #include "cuda/search.cuh"
 
 namespace sparsekern {

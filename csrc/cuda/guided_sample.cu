@@ -45,9 +45,8 @@ Weights weights_of(const Device& device, const Tensor& weight, const char* name)
   const Scratch<uint64_t> most(weight, 1);
   fill(device, faults.data(), 1, NOWHERE);
   fill(device, most.data(), 1, uint64_t{0});
-  with_floating_type(weight.scalar_type(), name, [&](auto zero) {
-    load<decltype(zero)>(device, weight, weights, faults.data(), most.data());
-  });
+  with_floating_type(weight.scalar_type(), name,
+                     [&](auto zero) { load<decltype(zero)>(device, weight, weights, faults.data(), most.data()); });
   int64_t fault;
   device.read(&fault, faults.data(), 1);
   if (fault != NOWHERE) {
@@ -144,7 +143,8 @@ std::tuple<Tensor, Tensor> guided_sample(const Tensor& row_weight, const Tensor&
                                          const Tensor& col, int64_t n, int64_t seed) {
   const Device device(col);
   device.require_here(row_ptr, "row_ptr");
-  const Weights row = weights_of(device, row_weight, "row_weight"), column = weights_of(device, col_weight, "col_weight");
+  const Weights row = weights_of(device, row_weight, "row_weight"),
+                column = weights_of(device, col_weight, "col_weight");
   const int64_t rows = row.size(), cols = column.size();
   require(row_ptr.numel() == rows + 1, "row_ptr must have ", rows + 1, " elements, got ", row_ptr.numel());
   const Pattern pattern{index_data(row_ptr, 1, "row_ptr"), index_data(col, 0, "col"), rows, cols};

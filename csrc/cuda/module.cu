@@ -5,8 +5,8 @@
 #define VERSION(major, minor) TEXT(major) "." TEXT(minor)
 
 extern "C" __attribute__((visibility("default"))) PyObject* PyInit__CUDA() {
-  static PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_CUDA", "CUDA kernels of sparsekern", -1, nullptr,
-                                   nullptr, nullptr, nullptr, nullptr};
+  static PyModuleDef definition = {
+      PyModuleDef_HEAD_INIT, "_CUDA", "CUDA kernels of sparsekern", -1, nullptr, nullptr, nullptr, nullptr, nullptr};
   PyObject* module = PyModule_Create(&definition);
   if (module == nullptr) return nullptr;
   if (PyModule_AddStringConstant(module, "version", VERSION(__CUDACC_VER_MAJOR__, __CUDACC_VER_MINOR__)) < 0 ||

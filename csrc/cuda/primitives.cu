@@ -57,7 +57,7 @@ void inclusive_sum(const Device&, const Tensor&, int32_t* numbers, int64_t n) {
 
 void sort_pairs(const Device&, const Tensor&, Scratch<int64_t>& keys, Scratch<int32_t>& positions, int64_t) {
   const int64_t n = keys.size();
-  std::vector<std::pair<int64_t, int32_t>> pairs(n);
+  std::vector<std::pair<int64_t, int32_t> > pairs(n);
   for (int64_t i = 0; i < n; ++i) pairs[i] = {keys.data()[i], positions.data()[i]};
   std::stable_sort(pairs.begin(), pairs.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
   for (int64_t i = 0; i < n; ++i) std::tie(keys.data()[i], positions.data()[i]) = pairs[i];

@@ -54,8 +54,7 @@ std::tuple<Tensor, Tensor, Tensor> rewire(const Tensor& row_ptr, const Tensor& c
   require(nnz <= room, "col must have at least ", nnz, " elements, got ", room);
   require(held == nnz, "keep must be a bool tensor [", nnz, "], got ", keep.scalar_type(), " with ", held, " elements");
   if (outside < NOWHERE && outside <= falling) fail("grow must lie in [0, ", rows * cols, "), got ", number(outside));
-  if (falling < NOWHERE)
-    fail("grow must be ascending and distinct, got ", number(falling), " at position ", falling);
+  if (falling < NOWHERE) fail("grow must be ascending and distinct, got ", number(falling), " at position ", falling);
   const int64_t total = remaining + grown;
   require(total <= capacity && capacity < INT32_MAX, total, " nonzeros do not fit the capacity ", capacity);
   if (active < NOWHERE) fail("grow must not hold active coordinates, got ", number(active));

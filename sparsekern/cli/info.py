@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from ..ops import extension
+from ..ops.backend import cuda_extension
 from . import models, options
 from .data import SHAPES, load, stand_in
 from .run import Run
@@ -55,7 +56,8 @@ def facts() -> str:
         rows.append(("kernels", "not built: plain PyTorch (slow); build them with a C++ compiler"))
     else:
         rows.append(("kernels", f"compiled, instruction set {extension.isa()} of {', '.join(extension.isas())}"))
-        rows.append(("CUDA kernels", "compiled" if extension.cuda else "not built"))
+        built = cuda_extension and f"compiled by CUDA {cuda_extension.version} for {cuda_extension.architectures}"
+        rows.append(("CUDA kernels", built or "not built"))
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:{width}}  {value}" for name, value in rows)
 

@@ -1,6 +1,7 @@
 """Loads the compiled kernels, if they were built, and chooses among them."""
 
 import importlib
+import importlib.util
 import json
 import os
 import warnings
@@ -28,7 +29,20 @@ def _load() -> ModuleType | None:
         return None
 
 
+def _load_cuda() -> ModuleType | None:
+    """The CUDA C++ kernels, which register themselves; none where PyTorch knows no CUDA."""
+    try:
+        return importlib.import_module("sparsekern._CUDA")
+    except ImportError as error:
+        if torch.version.cuda is not None and importlib.util.find_spec("sparsekern._CUDA") is not None:
+            warnings.warn(f"sparsekern runs without its CUDA C++ kernels ({error})", stacklevel=2)
+        return None
+
+
 extension = _load()
+cuda_extension = _load_cuda() if extension is not None else None
+if extension is not None:
+    vars(extension)["cuda"] = cuda_extension is not None
 
 
 class Choice(NamedTuple):

@@ -92,7 +92,8 @@ def sampled_conv2d_gradient(
         kernel_size, stride, padding, dilation, groups: as in `sparse_conv2d`.
 
     Returns:
-        `[n]` in fp32, or fp64 if the arguments are. The kernels make nothing of the size of the weight.
+        `[n]` in fp32, or fp64 if the arguments are. The kernels make nothing of the size of the weight; on a GPU dense
+        panels of it, 64 MiB at most.
 
     Raises:
         ValueError: shapes or dtypes that do not fit, coordinates out of range.
@@ -111,7 +112,9 @@ def sampled_conv2d_gradient(
     delta, h = (tensor.to(_accumulate(tensor.dtype)) for tensor in (grad_output, input))
     values = h.new_zeros(distinct.shape)
     needs = (False, True, False)
-    gradient = torch.ops.sparsekern.sparse_conv2d_backward.default(delta, h, values, index, *needs, *geometry)[1]
+    ops = torch.ops.sparsekern
+    backward = ops.expanded_conv2d_backward if h.is_cuda else ops.sparse_conv2d_backward
+    gradient = backward.default(delta, h, values, index, *needs, *geometry)[1]
     return gradient if inverse is None else gradient[inverse]
 
 

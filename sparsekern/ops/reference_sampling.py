@@ -113,16 +113,15 @@ def random_subset(out: Tensor, size: int, seed: int) -> None:
     out.copy_(_random_distinct(out.numel(), size, Stream(seed, out.device), 0))
 
 
-def _cumulative(weight: Tensor, name: str) -> tuple[Tensor, Tensor]:
-    """The cumulative sum of `weight` relative to its largest, along the last dimension, and whether each is more than
-    zero."""
-    weight = weight.double()
+def _cumulative(weight: Tensor, name: str, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The cumulative sum of `weight` (on the CPU, one order of sums for every device) relative to its largest, along
+    the last dimension, and whether each is more than zero."""
     if not bool((weight.isfinite() & (weight >= 0)).all()):
         raise ValueError(f"{name} must be finite and not negative")
     if weight.shape[-1]:
         largest = weight.max(-1, keepdim=True).values
         weight = weight / torch.where(largest > 0, largest, 1)
-    return weight.cumsum(-1), weight > 0
+    return weight.cumsum(-1).to(device), (weight > 0).to(device)
 
 
 def guided_sample(
@@ -136,13 +135,13 @@ def guided_sample(
     whole and only what is then missing is uniform. `col_weight` `[groups, cols]` has one distribution for each of as
     many equal ranges of rows.
     """
-    col_weight = torch.atleast_2d(col_weight)
+    row_weight, col_weight = row_weight.double().cpu(), torch.atleast_2d(col_weight).double().cpu()
     rows, (groups, cols) = row_weight.numel(), col_weight.shape
     height = rows // groups
-    col_sum, col_positive = _cumulative(col_weight, "col_weight")
+    col_sum, col_positive = _cumulative(col_weight, "col_weight", col.device)
     if groups > 1:  # a row's share is its weight times the sum of its group's
-        row_weight = row_weight.double() * col_weight.double().sum(1).repeat_interleave(height)
-    row_sum, row_positive = _cumulative(row_weight, "row_weight")
+        row_weight = row_weight * col_weight.sum(1).repeat_interleave(height)
+    row_sum, row_positive = _cumulative(row_weight, "row_weight", col.device)
     nnz = int(row_ptr[-1])
     row_of = torch.repeat_interleave(torch.arange(rows, device=col.device), row_ptr.diff().long())
     active = row_of * cols + col[:nnz].long()
