@@ -67,6 +67,48 @@ def _score_step(dtype: torch.dtype) -> object:
     return cuda.kernel("score_step")(*tensors, _indices(ROWS + 1), _indices(CAPACITY), 0.1, 0.9)
 
 
+def _gradient_moment(*positions: int) -> Callable[[torch.dtype], object]:
+    def call(dtype: torch.dtype) -> object:
+        delta, input = (_of(256, *positions, features, dtype=dtype) for features in (ROWS, COLS))
+        return cuda.kernel("gradient_moment")(delta, input)
+
+    return call
+
+
+def _conv2d_gradient_moment(groups: int) -> Callable[[torch.dtype], object]:
+    def call(dtype: torch.dtype) -> object:
+        delta, input = _of(256, 256, 7, 7, dtype=dtype), _of(256, 256, 14, 14, dtype=dtype)
+        return cuda.kernel("conv2d_gradient_moment")(delta, input, [3, 3], [2, 2], [0, 1, 0, 1], [1, 1], groups)
+
+    return call
+
+
+def _rounded(call: Callable[[torch.dtype], object], to: str) -> Callable[[torch.dtype], object]:
+    """With fp32 operands rounded to "tf32", or not, "ieee"."""
+
+    def rounded(dtype: torch.dtype) -> object:
+        settings = torch.backends.cuda.matmul, torch.backends.cudnn.conv  # type: ignore[attr-defined]
+        before = [setting.fp32_precision for setting in settings]
+        try:
+            for setting in settings:
+                setting.fp32_precision = to
+            return call(dtype)
+        finally:
+            for setting, precision in zip(settings, before, strict=True):
+                setting.fp32_precision = precision
+
+    return rounded
+
+
+def _moments(name: str, call: Callable[[torch.dtype], object], kernel: str) -> dict[str, Launches]:
+    """In narrow numbers, in TF32 and in fp32, which no matrix unit multiplies."""
+    return {
+        name: Launches(call, (torch.bfloat16,), (kernel,)),
+        f"{name} tf32": Launches(_rounded(call, "tf32"), (torch.float32,), (kernel,)),
+        f"{name} ieee": Launches(_rounded(call, "ieee"), (torch.float32,)),
+    }
+
+
 LAUNCHES = {
     "expand": Launches(_expand),
     "collect": Launches(_collect),
@@ -74,6 +116,10 @@ LAUNCHES = {
     "bit_index": Launches(_bit_index, (torch.float32,)),
     "tile_index": Launches(_tile_index, (torch.float32,)),
     "compress_mask": Launches(_compress_mask, (torch.float32,)),
+    **_moments("gradient_moment", _gradient_moment(), "_squares"),
+    **_moments("gradient_moment of sequences", _gradient_moment(50), "_shares"),
+    **_moments("conv2d_gradient_moment", _conv2d_gradient_moment(1), "_shares"),
+    "conv2d_gradient_moment of each channel": Launches(_conv2d_gradient_moment(256), (torch.bfloat16,), ("_shares",)),
     "snr_update": Launches(_snr_update),
     "score_step": Launches(_score_step),
 }

@@ -4,6 +4,9 @@ import os
 from importlib.util import find_spec
 from typing import Any
 
+import numpy as np
+import torch
+
 
 def use_interpreter() -> None:
     if find_spec("triton") is None:
@@ -29,3 +32,15 @@ def use_interpreter() -> None:
         return dot(self, *wide, *rest)
 
     interpreter.InterpreterBuilder.create_dot = create_dot
+
+    cast = interpreter.InterpreterBuilder.cast_impl
+
+    def cast_impl(self: Any, source: Any, target: Any) -> Any:
+        if (source.dtype.scalar, target.scalar) != (language.float32, language.bfloat16):
+            return cast(self, source, target)
+        # To the nearest, as a card does; the interpreter cuts digits off.
+        narrow = torch.from_numpy(np.ascontiguousarray(source.data)).bfloat16().view(torch.int16).numpy()
+        return interpreter.TensorHandle(narrow.view(np.uint16), language.bfloat16)
+
+    for name in ("cast_impl", "create_fp_trunc"):
+        setattr(interpreter.InterpreterBuilder, name, cast_impl)

@@ -12,6 +12,7 @@ LINEAR = {  # leading dimensions, rows, cols
     "one position": ((4, 1, 1), 3, 40),
     "sequence": ((3, 7), 9, 33),
     "one sequence": ((1, 20), 5, 17),
+    "many sequences": ((9, 5), 20, 33),
     "grid": ((2, 3, 5), 17, 31),
     "no samples": ((0,), 4, 6),
     "no sequences": ((0, 3), 4, 6),

@@ -37,6 +37,18 @@ def test_against_dense(name: str, dtype: torch.dtype) -> None:
             )
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_moment_of_what_one_sample_moves(dtype: torch.dtype) -> None:
+    """It is the square of the gradient: squares of 16-bit numbers are not rounded to 16 bits."""
+    delta, h = (torch.randn(1, n, device=DEVICE).to(dtype) for n in (40, 50))
+    for others in (0, 3):
+        rest = (torch.zeros(others, n, dtype=dtype, device=DEVICE) for n in (40, 50))
+        gradient, moment = cuda.kernel("gradient_moment")(
+            *(torch.cat([some, none]) for some, none in zip((delta, h), rest, strict=True))
+        )
+        torch.testing.assert_close(moment, gradient**2, rtol=1e-5, atol=0)
+
+
 @pytest.mark.parametrize("name", cuda.TRITON)
 def test_dispatch_takes_them_for_cuda_tensors(name: str) -> None:
     assert torch._C._dispatch_has_kernel_for_dispatch_key(f"sparsekern::{name}", "CUDA")

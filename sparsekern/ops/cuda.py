@@ -23,6 +23,8 @@ TRITON = {
     "bit_index": "expand",
     "tile_index": "pattern",
     "compress_mask": "pattern",
+    "gradient_moment": "gradient_moment",
+    "conv2d_gradient_moment": "conv2d_gradient_moment",
     "snr_update": "snr_update",
     "score_step": "score_step",
 }
