@@ -109,6 +109,46 @@ def _moments(name: str, call: Callable[[torch.dtype], object], kernel: str) -> d
     }
 
 
+def _bits(rows: int, cols: int) -> list[Tensor]:
+    """As much of an index as the products under a bit map look at."""
+    return [*[_indices(0)] * 7, _of(rows, (cols + 63) // 64, dtype=torch.int64)]
+
+
+def _masked_linear(dtype: torch.dtype) -> object:
+    input, weight, bias = _of(BATCH, COLS, dtype=dtype), _of(ROWS, COLS, dtype=dtype), _of(ROWS, dtype=dtype)
+    return cuda.kernel("masked_linear")(input, weight, _bits(ROWS, COLS), bias, False)
+
+
+def _masked_linear_backward(dtype: torch.dtype) -> object:
+    delta, input, weight = _of(BATCH, ROWS, dtype=dtype), _of(BATCH, COLS, dtype=dtype), _of(ROWS, COLS, dtype=dtype)
+    backward = cuda.kernel("masked_linear_backward")
+    return backward(delta, input, weight, _bits(ROWS, COLS), True, True, False, True)
+
+
+def _convolution(dtype: torch.dtype, memory_format: torch.memory_format) -> tuple:
+    """input, weight, index and the window of a 3x3 convolution of stride 2"""
+    input, weight = _of(64, 128, 32, 32, dtype=dtype), _of(256, 128, 3, 3, dtype=dtype)
+    input, weight = (tensor.contiguous(memory_format=memory_format) for tensor in (input, weight))
+    return input, weight, _bits(256, 128 * 9), ([3, 3], [2, 2], [1, 1, 1, 1], [1, 1], 1)
+
+
+def _masked_conv2d(dtype: torch.dtype, memory_format: torch.memory_format = torch.channels_last) -> object:
+    input, weight, index, window = _convolution(dtype, memory_format)
+    return cuda.kernel("masked_conv2d")(input, weight, index, _of(256, dtype=dtype), *window, False)
+
+
+def _masked_conv2d_contiguous(dtype: torch.dtype) -> object:
+    return _masked_conv2d(dtype, torch.contiguous_format)
+
+
+def _masked_conv2d_backward(dtype: torch.dtype) -> object:
+    input, weight, index, window = _convolution(dtype, torch.channels_last)
+    delta = _of(64, 256, 16, 16, dtype=dtype).contiguous(memory_format=torch.channels_last)
+    backward = cuda.kernel("masked_conv2d_backward")
+    return backward(delta, input, weight, index, True, True, False, *window, True)
+
+
+FORWARD, BACKWARD = ("_masked_forward",), ("_masked_input_gradient", "_masked_weight_gradient")
 LAUNCHES = {
     "expand": Launches(_expand),
     "collect": Launches(_collect),
@@ -122,4 +162,11 @@ LAUNCHES = {
     "conv2d_gradient_moment of each channel": Launches(_conv2d_gradient_moment(256), (torch.bfloat16,), ("_shares",)),
     "snr_update": Launches(_snr_update),
     "score_step": Launches(_score_step),
+    "masked_linear": Launches(_masked_linear, (torch.bfloat16,), FORWARD),
+    "masked_linear ieee": Launches(_rounded(_masked_linear, "ieee"), (torch.float32,)),
+    "masked_linear_backward": Launches(_masked_linear_backward, (torch.bfloat16,), BACKWARD),
+    "masked_linear_backward ieee": Launches(_rounded(_masked_linear_backward, "ieee"), (torch.float32,)),
+    "masked_conv2d": Launches(_rounded(_masked_conv2d, "tf32"), BOTH, FORWARD),
+    "masked_conv2d_backward": Launches(_rounded(_masked_conv2d_backward, "tf32"), BOTH, BACKWARD),
+    "masked_conv2d contiguous": Launches(_masked_conv2d_contiguous, (torch.bfloat16,), FORWARD),
 }

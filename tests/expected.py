@@ -9,6 +9,12 @@ import numpy as np
 import torch
 from samples import Pattern, Sample
 from samples_conv import convolve
+from samples_masked import (
+    expected_masked_conv2d,
+    expected_masked_conv2d_backward,
+    expected_masked_linear,
+    expected_masked_linear_backward,
+)
 from samples_moment import (
     expected_conv2d_gradient_moment,
     expected_gradient_moment,
@@ -147,6 +153,10 @@ EXPECTED: dict[str, Callable] = {
         for f in (expand, expand_bits, collect, sampled_gradient, guided_sample, random_subset, compress, rewire)
     },
     "compress_mask": compress_mask,
+    "masked_linear": expected_masked_linear,
+    "masked_linear_backward": expected_masked_linear_backward,
+    "masked_conv2d": expected_masked_conv2d,
+    "masked_conv2d_backward": expected_masked_conv2d_backward,
     "gradient_moment": expected_gradient_moment,
     "conv2d_gradient_moment": expected_conv2d_gradient_moment,
     "snr_update": expected_snr_update,

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from patterns import Pattern, Sample, mask, patterns, plain, strided, tiles
 from samples_conv import conv2d, conv2d_backward
+from samples_masked import masked_conv2d, masked_conv2d_backward, masked_linear, masked_linear_backward
 from samples_moment import conv2d_gradient_moment, gradient_moment, score_step, snr_update
 
 from sparsekern.ops import reference
@@ -212,6 +213,10 @@ SAMPLES: dict[str, Callable[[torch.dtype], list[Sample]]] = {
     "sparse_conv2d_backward": conv2d_backward,
     "expanded_conv2d": conv2d,
     "expanded_conv2d_backward": conv2d_backward,
+    "masked_linear": masked_linear,
+    "masked_linear_backward": masked_linear_backward,
+    "masked_conv2d": masked_conv2d,
+    "masked_conv2d_backward": masked_conv2d_backward,
     "expand": expand,
     "expand_bits": expand_bits,
     "collect": collect,
@@ -238,6 +243,7 @@ ALL = (*WIDE, torch.float16)
 DTYPES: dict[str, tuple[torch.dtype, ...]] = {
     **dict.fromkeys(SAMPLES, WIDE),
     **dict.fromkeys(INDICES, (torch.float32,)),  # of no meaning to them
+    **dict.fromkeys(("masked_linear", "masked_linear_backward"), ALL),
     **dict.fromkeys(("expand", "expand_bits", "collect", "sampled_gradient", "topk_mask", "kth_largest"), ALL),
 }
 

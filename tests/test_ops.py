@@ -13,10 +13,11 @@ from samples import Pattern, Sample
 from torch import Tensor
 
 from sparsekern import ops
-from sparsekern.ops import extension, reference, reference_conv, reference_moment
+from sparsekern.ops import extension, reference, reference_conv, reference_masked, reference_moment
 
 _ops = torch.ops.sparsekern
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2e-3}
+REFERENCES = (reference_moment, reference_masked, reference_conv, reference)
 CASES = [pytest.param(*case, id=f"{case[0]}-{str(case[1])[6:]}") for case in samples.cases()]
 
 
@@ -26,7 +27,7 @@ pytestmark = pytest.mark.usefixtures("poisoned")
 @pytest.mark.parametrize("backend", [*(f"on_{device}" for device in DEVICES), "reference"])
 @pytest.mark.parametrize(("name", "dtype"), CASES)
 def test_against_dense(name: str, dtype: torch.dtype, backend: str) -> None:
-    plain = next(module for module in (reference_moment, reference_conv, reference) if name in vars(module))
+    plain = next(module for module in REFERENCES if name in vars(module))
     function = getattr(plain if backend == "reference" else _ops, name)
     device = "cpu" if backend == "reference" else backend.removeprefix("on_")
     for given in samples.SAMPLES[name](dtype):
@@ -67,7 +68,10 @@ def test_opcheck(name: str, dtype: torch.dtype) -> None:
         torch.library.opcheck(getattr(_ops, name).default, tuple(args))
 
 
-@pytest.mark.parametrize("name", ["sparse_linear", "expanded_linear", "sparse_conv2d", "expanded_conv2d"])
+@pytest.mark.parametrize(
+    "name",
+    ["sparse_linear", "expanded_linear", "sparse_conv2d", "expanded_conv2d", "masked_linear", "masked_conv2d"],
+)
 def test_gradcheck(name: str) -> None:
     for sample in samples.SAMPLES[name](torch.float64):
         input, values, _, bias, *_ = sample.args
@@ -78,7 +82,7 @@ def test_gradcheck(name: str) -> None:
         def apply(input: Tensor, values: Tensor, bias: Tensor | None = None, s: Sample = sample) -> Tensor:
             return getattr(_ops, name)(input, values, s.args[2], bias, *s.args[4:])
 
-        assert torch.autograd.gradcheck(apply, leaves, fast_mode="conv2d" in name), sample.name
+        assert torch.autograd.gradcheck(apply, leaves, fast_mode=bool(re.search("conv2d|masked", name))), sample.name
 
 
 @pytest.mark.parametrize("name", [n for n in samples.SAMPLES if not re.search("linear|conv2d|_moment", n)])
@@ -198,7 +202,9 @@ def test_compiled_kernels_are_in_use() -> None:
     """What the tests above compare is the extension where there is one."""
     for name in samples.SAMPLES:
         assert torch._C._dispatch_has_kernel_for_dispatch_key(f"sparsekern::{name}", "CPU") == (
-            extension is not None and not name.startswith("expanded_") and name not in ("bit_index", "expand_bits")
+            extension is not None
+            and not name.startswith(("expanded_", "masked_"))
+            and name not in ("bit_index", "expand_bits")
         ), name
 
 

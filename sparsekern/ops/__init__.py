@@ -3,7 +3,7 @@
 `index` is `Topology.index`; the layout is described in `schema`.
 """
 
-from . import autograd, cuda, reference, reference_conv, reference_moment, schema
+from . import autograd, cuda, reference, reference_conv, reference_masked, reference_moment, schema
 from .backend import extension
 from .conv import expanded_conv2d, sampled_conv2d_gradient, sparse_conv2d
 from .linear import expanded_linear, sparse_linear
@@ -31,6 +31,7 @@ __all__ = [
     "random_subset",
     "reference",
     "reference_conv",
+    "reference_masked",
     "reference_moment",
     "rewire",
     "sampled_conv2d_gradient",

@@ -14,7 +14,7 @@ from .schema import library
 
 def _register(name: str, windowed: bool) -> None:
     """Gradients of `name(input, values, index, bias, *geometry)` by `name_backward`, which takes the geometry of a
-    window over an image, too; no tensors are in it."""
+    window over an image, too, and what else follows it; no tensors are in it."""
     op = getattr(torch.ops.sparsekern, name).default
     backward_op = getattr(torch.ops.sparsekern, f"{name}_backward").default
     below = torch._C._AutoDispatchBelowAutograd
@@ -54,5 +54,5 @@ def _register(name: str, windowed: bool) -> None:
 
 for _name in ("sparse_linear", "expanded_linear"):
     _register(_name, windowed=False)
-for _name in ("sparse_conv2d", "expanded_conv2d"):
+for _name in ("sparse_conv2d", "expanded_conv2d", "masked_linear", "masked_conv2d"):
     _register(_name, windowed=True)

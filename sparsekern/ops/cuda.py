@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import reference, reference_conv, reference_moment
+from . import reference, reference_conv, reference_masked, reference_moment
 from .schema import library
 
 # The file of ops/triton that holds the function of the operator's name.
@@ -27,8 +27,12 @@ TRITON = {
     "conv2d_gradient_moment": "conv2d_gradient_moment",
     "snr_update": "snr_update",
     "score_step": "score_step",
+    "masked_linear": "masked_linear",
+    "masked_linear_backward": "masked_linear",
+    "masked_conv2d": "masked_conv2d",
+    "masked_conv2d_backward": "masked_conv2d",
 }
-REFERENCES = (reference, reference_conv, reference_moment)
+REFERENCES = (reference, reference_conv, reference_masked, reference_moment)
 # Those that take float64, too: they copy.
 FLOAT64 = frozenset(name for name, file in TRITON.items() if file == "expand")
 

@@ -15,6 +15,7 @@ rest is slack: `values` holds zero there and its gradient is zero.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,6 +38,12 @@ SCHEMAS = {
     "expanded_conv2d": f"(Tensor input, Tensor values, Tensor[] index, Tensor? bias, {WINDOW}) -> Tensor",
     "expanded_conv2d_backward": "(Tensor grad_output, Tensor input, Tensor values, Tensor[] index, bool need_input, "
     f"bool need_values, bool need_bias, {WINDOW}) -> (Tensor, Tensor, Tensor)",
+    "masked_linear": "(Tensor input, Tensor weight, Tensor[] index, Tensor? bias, bool active) -> Tensor",
+    "masked_linear_backward": "(Tensor grad_output, Tensor input, Tensor weight, Tensor[] index, bool need_input, "
+    "bool need_weight, bool need_bias, bool active) -> (Tensor, Tensor, Tensor)",
+    "masked_conv2d": f"(Tensor input, Tensor weight, Tensor[] index, Tensor? bias, {WINDOW}, bool active) -> Tensor",
+    "masked_conv2d_backward": "(Tensor grad_output, Tensor input, Tensor weight, Tensor[] index, bool need_input, "
+    f"bool need_weight, bool need_bias, {WINDOW}, bool active) -> (Tensor, Tensor, Tensor)",
     "expand": "(Tensor values, Tensor row_ptr, Tensor col, int start, int stop, SymInt cols) -> Tensor",
     "expand_bits": "(Tensor values, Tensor tile_ptr, Tensor bits, int start, int stop, SymInt cols) -> Tensor",
     "collect": "(Tensor dense, Tensor row_ptr, Tensor col, int start, int stop, Tensor(a!) out) -> ()",
@@ -155,6 +162,43 @@ def _expanded_conv2d_backward(grad_output: Tensor, input: Tensor, *rest) -> tupl
     return _image(input, input.shape) if grad_input.dim() == 4 else grad_input, grad_values, grad_bias
 
 
+def _masked_linear(input: Tensor, weight: Tensor, index: list[Tensor], bias: Tensor | None, active: bool) -> Tensor:
+    return input.new_empty((*input.shape[:-1], weight.shape[0]))
+
+
+def _masked_conv2d(
+    input: Tensor,
+    weight: Tensor,
+    index: list[Tensor],
+    bias: Tensor | None,
+    kernel_size: list[int],
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: int,
+    active: bool,
+) -> Tensor:
+    size = output_size(input.shape[2:], kernel_size, stride, padding, dilation)
+    return _image(input, (input.shape[0], weight.shape[0], *size))
+
+
+def _masked_backward(
+    grad_output: Tensor,
+    input: Tensor,
+    weight: Tensor,
+    index: list[Tensor],
+    need_input: bool,
+    need_weight: bool,
+    need_bias: bool,
+    *window_and_active: Any,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return (
+        _image(input, input.shape) if need_input else input.new_empty(0),
+        _image(weight, weight.shape) if need_weight else weight.new_empty(0),
+        weight.new_empty(weight.shape[:1] if need_bias else (0,)),
+    )
+
+
 def _expand(values: Tensor, row_ptr: Tensor, col: Tensor, start: int, stop: int, cols: int) -> Tensor:
     return values.new_empty((stop - start, cols))
 
@@ -265,6 +309,10 @@ FAKES = {
     "sparse_conv2d_backward": _conv2d_backward,
     "expanded_conv2d": _expanded_conv2d,
     "expanded_conv2d_backward": _expanded_conv2d_backward,
+    "masked_linear": _masked_linear,
+    "masked_linear_backward": _masked_backward,
+    "masked_conv2d": _masked_conv2d,
+    "masked_conv2d_backward": _masked_backward,
     "expand": _expand,
     "expand_bits": _expand_bits,
     "collect": _collect,
