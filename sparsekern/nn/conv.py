@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ..ops.backend import Choice, choose_conv
-from ..ops.conv import Window, convolve, expanded, sparse, window
+from ..ops.conv import Window, convolve, expanded, masked, sparse, window
 from ..topology import Topology
 from .layer import PatternLayer
 from .probe import ConvProbe
@@ -105,6 +105,9 @@ class Conv2dProduct(PatternLayer):
             return self.dense_product(input, self.topology.dense(values))
         op = expanded if self.kernel == "dense" else sparse
         return convolve(op, input, values, self.index, self.bias, self.window)
+
+    def masked_product(self, input: Tensor, weight: Tensor, active: bool) -> Tensor:
+        return convolve(masked, input, weight, self.index, self.bias, self.window, active)
 
     def dense_product(self, input: Tensor, weight: Tensor) -> Tensor:
         padding = self.padding if self._border is None else 0

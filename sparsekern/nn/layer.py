@@ -93,6 +93,11 @@ class PatternLayer(nn.Module):
         """Of a prepared input and a dense weight, with the bias: what the dense twin computes, bit for bit."""
         raise NotImplementedError
 
+    def masked_product(self, input: Tensor, weight: Tensor, active: bool) -> Tensor:
+        """Of a prepared input and a dense weight under the pattern as bits, with the bias; `active`: the gradient of
+        the weight is zero off the pattern."""
+        raise NotImplementedError
+
     def choose_kernel(self, density: float, card: str | None) -> Choice:
         """The kernel for a pattern of this density, on the CPU or on a GPU of this name."""
         raise NotImplementedError

@@ -60,6 +60,9 @@ class LinearProduct(PatternLayer):
         op = ops.expanded_linear if self.kernel == "dense" else ops.sparse_linear
         return op(input, values, self.index, self.bias, self.out_features)
 
+    def masked_product(self, input: Tensor, weight: Tensor, active: bool) -> Tensor:
+        return ops.masked_linear(input, weight, self.index, self.bias, active=active)
+
     def extra_repr(self) -> str:
         return (
             f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}, "

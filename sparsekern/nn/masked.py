@@ -58,7 +58,8 @@ class MaskedLayer(PatternLayer):
 
     def forward(self, input: Tensor) -> Tensor:
         input = self.prepare(input)
-        if self.weight_gradient == "active" or (self._unmasked and self.weight_gradient == "dense"):
+        whole = self._unmasked or self._fused  # the weight is an operand, and so has a gradient at every entry
+        if self.weight_gradient == "active" or (whole and self.weight_gradient == "dense"):
             output = self._multiply(input, self.weight)
         else:
             output = self._multiply(input, self.weight.detach())
@@ -68,7 +69,14 @@ class MaskedLayer(PatternLayer):
     def _multiply(self, input: Tensor, weight: Tensor) -> Tensor:
         if self._unmasked and self.transform is None:
             return self.dense_product(input, weight)
+        if self._fused:
+            return self.masked_product(input, weight, self.weight_gradient == "active")
         return self.product(input, self.active_weight(weight))
+
+    @property
+    def _fused(self) -> bool:
+        """Whether the operator masks the weight itself."""
+        return self.kernel == "bits" and self.transform is None
 
     def _recorder(self, input: Tensor) -> Record | None:
         """What the backward pass tells the moment of the gradient, if this layer wants to know."""
@@ -174,7 +182,7 @@ class MaskedLinear(LinearProduct, MaskedLayer):
         weight_gradient: "dense" (straight-through; the default), "active" (zero off the pattern) or "moment" (dense,
             with the second moment of the samples' shares).
         bias: Parameter `[out_features]` or None.
-        kernel, reason: the kernel in use ("csr", "tiled", "dense" or "masked") and why.
+        kernel, reason: the kernel in use ("csr", "tiled", "bits", "dense" or "masked") and why.
 
     Shapes: input `[..., in_features]`, output `[..., out_features]`. `state_dict` holds `weight` and the pattern as
     `row_ptr` and `col` `[nnz]`, and loads into a layer of any pattern.
@@ -198,7 +206,7 @@ class MaskedConv2d(Conv2dProduct, MaskedLayer):
         weight_gradient: "dense" (straight-through; the default), "active" (zero off the pattern) or "moment" (dense,
             with the second moment of the samples' shares).
         bias: Parameter `[out_channels]` or None.
-        kernel, reason: the kernel in use ("csr", "dense" or "masked") and why.
+        kernel, reason: the kernel in use ("csr", "bits", "dense" or "masked") and why.
 
     Shapes: input `[batch, in_channels, height, width]` or without the batch, output alike and in the same memory
     format. `state_dict` holds `weight` and the pattern as `row_ptr` and `col` `[nnz]`, and loads into a layer of any

@@ -5,8 +5,8 @@
 
 from . import autograd, cuda, reference, reference_conv, reference_masked, reference_moment, schema
 from .backend import extension
-from .conv import expanded_conv2d, sampled_conv2d_gradient, sparse_conv2d
-from .linear import expanded_linear, sparse_linear
+from .conv import expanded_conv2d, masked_conv2d, sampled_conv2d_gradient, sparse_conv2d
+from .linear import expanded_linear, masked_linear, sparse_linear
 from .masked import active_values, dense_weight, straight_through
 from .moment import conv2d_gradient_moment, gradient_moment, score_step, snr_update
 from .pattern import bit_index, compress, compress_mask, coordinates, random_subset, rewire, tile_index, transpose_index
@@ -28,6 +28,8 @@ __all__ = [
     "gradient_moment",
     "guided_sample",
     "kth_largest",
+    "masked_conv2d",
+    "masked_linear",
     "random_subset",
     "reference",
     "reference_conv",

@@ -5,12 +5,13 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from .linear import _autocast
+from .linear import _autocast, check_operand
 from .pattern import compress
 from .schema import _accumulate, image_format, output_size
 
 sparse = torch.ops.sparsekern.sparse_conv2d.default
 expanded = torch.ops.sparsekern.expanded_conv2d.default
+masked = torch.ops.sparsekern.masked_conv2d.default
 
 Pair = int | Sequence[int]
 # kernel_size, stride, padding (top, bottom, left, right), dilation, groups: as the operators take them
@@ -69,6 +70,34 @@ def expanded_conv2d(
     """`sparse_conv2d` by dense products with panels (64 MiB at most) of the expanded weight: for weights that are
     hardly sparse. The same arguments, result and errors."""
     return convolve(expanded, input, values, index, bias, window(kernel_size, stride, padding, dilation, groups))
+
+
+def masked_conv2d(
+    input: Tensor,
+    weight: Tensor,
+    index: list[Tensor],
+    bias: Tensor | None = None,
+    *,
+    stride: Pair = 1,
+    padding: Pair | str = 0,
+    dilation: Pair = 1,
+    groups: int = 1,
+    active: bool = False,
+) -> Tensor:
+    """`conv2d(input, W * mask, bias)` with a dense W and the mask as bits; on a GPU without making W * mask.
+
+    Args:
+        weight: `[out, channels / groups, kernel height, kernel width]`, dtype of `input`.
+        index: `Topology.index` with the view "bits".
+        active: whether the gradient of `weight` is zero off the mask; otherwise it is that of the masked weight, at
+            every entry (straight-through).
+
+    The other arguments, the result and the errors are those of `sparse_conv2d`; an index without bits is one, too.
+    """
+    if weight.dim() != 4:
+        raise ValueError(f"weight must be [out, channels, kernel height, kernel width], got {tuple(weight.shape)}")
+    geometry = window(weight.shape[2:], stride, padding, dilation, groups)
+    return convolve(masked, input, weight, index, bias, geometry, active)
 
 
 def sampled_conv2d_gradient(
@@ -140,12 +169,19 @@ def check_gradient(grad_output: Tensor, input: Tensor, window: Window) -> None:
 
 
 def convolve(
-    op: Callable[..., Tensor], input: Tensor, values: Tensor, index: list[Tensor], bias: Tensor | None, window: Window
+    op: Callable[..., Tensor],
+    input: Tensor,
+    values: Tensor,
+    index: list[Tensor],
+    bias: Tensor | None,
+    window: Window,
+    *active: bool,
 ) -> Tensor:
-    """`op`, which is `sparse` or `expanded`, on arguments that are checked here, in the memory format of `input`."""
+    """`op`, which is `sparse`, `expanded` or, followed by what `active` says of it, `masked`, on arguments that are
+    checked here, in the memory format of `input`."""
     input, values, bias = _autocast(input, values, bias)
     kernel, strides, pads, dilations, groups = window
-    _check(input, values, index, bias, kernel, groups)
+    _check(input, values, index, bias, kernel, groups, op is masked)
     unbatched = input.dim() == 3
     if unbatched:
         input = input.unsqueeze(0)
@@ -154,7 +190,7 @@ def convolve(
             f"a kernel of {kernel} with dilation {dilations} does not fit an input of {tuple(input.shape[2:])} padded "
             f"by {pads} (top, bottom, left, right)"
         )
-    output = op(input, values, index, bias, kernel, strides, pads, dilations, groups)
+    output = op(input, values, index, bias, kernel, strides, pads, dilations, groups, *active)
     output = output.contiguous(memory_format=image_format(input))
     return output[0] if unbatched else output
 
@@ -200,7 +236,13 @@ def four_sides(padding: Pair | str, kernel: list[int], stride: list[int], dilati
 
 
 def _check(
-    input: Tensor, values: Tensor, index: list[Tensor], bias: Tensor | None, kernel: list[int], groups: int
+    input: Tensor,
+    values: Tensor,
+    index: list[Tensor],
+    bias: Tensor | None,
+    kernel: list[int],
+    groups: int,
+    dense: bool,
 ) -> None:
     """Whether everything fits. Looks at metadata only: it is called in every forward pass."""
     if len(index) != 8:
@@ -217,10 +259,11 @@ def _check(
             f"index describes {cols} weights for an output channel, but {channels} input channels in {groups} groups "
             f"and a kernel of {tuple(kernel)} have {channels // groups * kernel[0] * kernel[1]}"
         )
-    if values.shape != index[1].shape:
-        raise ValueError(f"values must have the shape {tuple(index[1].shape)} of col, got {tuple(values.shape)}")
+    check_operand(values, index, (rows, channels // groups, *kernel) if dense else None)
     if values.dtype != input.dtype:
-        raise ValueError(f"values must have the input's dtype {input.dtype}, got {values.dtype}")
+        raise ValueError(
+            f"{'weight' if dense else 'values'} must have the input's dtype {input.dtype}, got {values.dtype}"
+        )
     if bias is not None and (bias.shape != (rows,) or bias.dtype != input.dtype):
         raise ValueError(f"bias must be {input.dtype} ({rows},), got {bias.dtype} {tuple(bias.shape)}")
     if not input.device == values.device == index[0].device:

@@ -1,7 +1,11 @@
 """Linear layers with a sparse weight."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
+
+from .schema import TILE
 
 _ops = torch.ops.sparsekern
 
@@ -51,7 +55,57 @@ def _autocast(input: Tensor, values: Tensor, bias: Tensor | None) -> tuple[Tenso
     return input.to(dtype), values.to(dtype), None if bias is None else bias.to(dtype)
 
 
-def _checked(input: Tensor, values: Tensor, index: list[Tensor], bias: Tensor | None, out_features: int | None) -> int:
+def masked_linear(
+    input: Tensor, weight: Tensor, index: list[Tensor], bias: Tensor | None = None, *, active: bool = False
+) -> Tensor:
+    """`input @ (W * mask).T + bias` with a dense W and the mask as bits; on a GPU without making W * mask.
+
+    Differentiable in `input`, `weight` and `bias`. Autocast is that of `sparse_linear`.
+
+    Args:
+        input: `[*, cols]`.
+        weight: `[rows, cols]`, dtype of `input`.
+        index: `Topology.index` with the view "bits".
+        bias: `[rows]`, dtype of `input`.
+        active: whether the gradient of `weight` is zero off the mask; otherwise it is that of the masked weight, at
+            every entry (straight-through).
+
+    Returns:
+        `[*, rows]`, dtype of `input`; sums are kept in fp32 or wider.
+
+    Raises:
+        ValueError: shapes, dtypes or devices that do not fit each other; an index without bits.
+    """
+    input, weight, bias = _autocast(input, weight, bias)
+    _checked(input, weight, index, bias, None, masked=True)
+    return _ops.masked_linear(input, weight, index, bias, active)
+
+
+def check_operand(values: Tensor, index: list[Tensor], shape: Sequence[int] | None) -> None:
+    """Whether `values` are those of the index, or, given its `shape`, a dense weight whose mask the index has as bits.
+
+    Raises:
+        ValueError: they are not.
+    """
+    if shape is None:
+        if values.shape != index[1].shape:
+            raise ValueError(f"values must have the shape {tuple(index[1].shape)} of col, got {tuple(values.shape)}")
+        return
+    if tuple(values.shape) != tuple(shape):
+        raise ValueError(f"weight must have the shape {tuple(shape)}, got {tuple(values.shape)}")
+    words = (index[2].shape[0] - 1 + TILE - 1) // TILE
+    if index[7].shape != (index[0].shape[0] - 1, words):
+        raise ValueError('index must hold the pattern as bits: take it from a Topology with views={"bits"}')
+
+
+def _checked(
+    input: Tensor,
+    values: Tensor,
+    index: list[Tensor],
+    bias: Tensor | None,
+    out_features: int | None,
+    masked: bool = False,
+) -> int:
     """The number of rows, once everything fits. Looks at metadata only: it is called in every forward pass."""
     if len(index) != 8:
         raise ValueError(f"index must hold the 8 tensors of Topology.index, got {len(index)}")
@@ -62,10 +116,11 @@ def _checked(input: Tensor, values: Tensor, index: list[Tensor], bias: Tensor | 
         raise ValueError(f"input must be a dense tensor, got layout {input.layout}")
     if input.dim() == 0 or input.shape[-1] != cols:
         raise ValueError(f"input must have {cols} features in its last dimension, got shape {tuple(input.shape)}")
-    if values.shape != index[1].shape:
-        raise ValueError(f"values must have the shape {tuple(index[1].shape)} of col, got {tuple(values.shape)}")
+    check_operand(values, index, (rows, cols) if masked else None)
     if values.dtype != input.dtype:
-        raise ValueError(f"values must have the input's dtype {input.dtype}, got {values.dtype}")
+        raise ValueError(
+            f"{'weight' if masked else 'values'} must have the input's dtype {input.dtype}, got {values.dtype}"
+        )
     if bias is not None and (bias.shape != (rows,) or bias.dtype != input.dtype):
         raise ValueError(f"bias must be {input.dtype} ({rows},), got {bias.dtype} {tuple(bias.shape)}")
     if not input.device == values.device == index[0].device:
