@@ -146,3 +146,21 @@ def test_shrink_takes_the_channels_out(name: str, network: str, width: float) ->
                 optimizer.zero_grad()
                 cross_entropy(model(batch), target).backward()
                 optimizer.step()
+
+
+@pytest.mark.parametrize(("network", "width"), [("resnet20", 0.5), ("vgg16-quarter", 0.5)])
+def test_shrink_takes_the_filters_of_dpf_out(network: str, width: float) -> None:
+    torch.manual_seed(0)
+    method = sk.methods.dpf_filter(sparsity=0.4, total_steps=2, steps_per_epoch=1, every=1, min_per_layer=1)
+    model = sk.sparsify(build(network, (3, 32, 32), 5, width).double(), method)
+    optimizer = sk.Sparsifier(model, torch.optim.SGD(model.parameters(), lr=0.05), method)
+    for x, y in samples(2, 8, (3, 32, 32)):
+        optimizer.zero_grad()
+        cross_entropy(model(x), y).backward()
+        optimizer.step()
+    filters = sum(site.shape[0] for site in optimizer.sites)
+    assert sum(int((site.active.row_ptr.diff() > 0).sum()) for site in optimizer.sites) == filters - int(0.4 * filters)
+    small = sk.shrink(model, x).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(small(x), model.eval()(x))
+    assert sum(p.numel() for p in small.parameters()) < 0.8 * sum(p.numel() for p in model.parameters())
