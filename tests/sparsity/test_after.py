@@ -219,7 +219,7 @@ def test_levels_of_the_rounds() -> None:
     assert levels(sparsity=0.6, fraction=0.2) == [0, 0.2, 0.36, 0.488, 0.5904, 0.6]
     method = sk.methods.lottery(sparsity=0.98, total_steps=1203)
     assert [t for t in range(1203) if method.when.fires(t)] == [200, 400, 600, 800, 1000]
-    assert method.notes == ("lottery: 6 rounds of 200 steps, at 0, 50, 75, 90, 95, 98 % sparsity",)
+    assert method.notes == ("lottery: sparsity 0, 50, 75, 90, 95, 98 % from steps 0, 200, 400, 600, 800, 1000 on",)
     assert sk.methods.rewind(sparsity=0.98, total_steps=1200).rule.rewind == 6
 
 

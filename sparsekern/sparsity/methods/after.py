@@ -54,7 +54,8 @@ def _rounds(
     length = total // count if length is None else length
     if rewind is not None and not 0 <= rewind < length:
         raise ValueError(f"{name} rewinds to a step of the first round, of {length} steps, got {rewind}")
-    percent = ", ".join(f"{100 * level:.4g}" for level in levels)
+    percents = ", ".join(f"{100 * level:.4g}" for level in levels)
+    begins = ", ".join(str(i * length) for i in range(count))
     return Method(
         name,
         stairs(levels, length),
@@ -64,7 +65,7 @@ def _rounds(
         freeze=length if count > 1 else None,
         rule=Rounds(total, length, count, restarts, rewind),
         min_per_layer=min_per_layer,
-        notes=(f"{name}: {count} rounds of {length} steps, at {percent} % sparsity",),
+        notes=(f"{name}: sparsity {percents} % from steps {begins} on",),
     )
 
 
