@@ -79,11 +79,14 @@ def cases(device: torch.device, quick: bool = False) -> Iterator[Callable[[], li
     yield partial(threshold_cases, 10_000 if quick else 100_000_000, device)
 
 
-def _weight(shape: tuple[int, ...], sparsity: float, dtype: torch.dtype, device: torch.device) -> tuple:
+def _weight(
+    shape: tuple[int, ...], sparsity: float, dtype: torch.dtype, device: torch.device
+) -> tuple[Topology, Tensor, Tensor]:
+    """Pattern, values, and a dense weight that has other entries, too."""
     generator = torch.Generator().manual_seed(0)
     topology = Topology.random(shape, kept(sparsity, prod(shape)), generator=generator, views=BITS).to(device)
-    values = torch.randn(topology.capacity, device=device).div_((topology.nnz / shape[0]) ** 0.5).to(dtype)
-    return topology, values, topology.dense(values), topology.mask()
+    master = torch.randn(shape, device=device).div_((topology.nnz / shape[0]) ** 0.5).to(dtype)
+    return topology, topology.gather(master), master
 
 
 def _held(topology: Topology, values: Tensor, dense: Tensor) -> dict[str, int]:
@@ -101,7 +104,8 @@ def _held(topology: Topology, values: Tensor, dense: Tensor) -> dict[str, int]:
 
 def linear_cases(shape: tuple[int, int, int], sparsity: float, dtype: torch.dtype, device: torch.device) -> list[Case]:
     cols, rows, batch = shape
-    topology, values, dense, mask = _weight((rows, cols), sparsity, dtype, device)
+    topology, values, master = _weight((rows, cols), sparsity, dtype, device)
+    dense, mask = topology.dense(values), topology.mask()
     x, dy = torch.randn(batch, cols, device=device).to(dtype), torch.randn(batch, rows, device=device).to(dtype)
     index, at = topology.index, topology.coordinates()
     csr = torch.sparse_csr_tensor(topology.row_ptr, topology.col[: topology.nnz], values[: topology.nnz], (rows, cols))
@@ -116,25 +120,25 @@ def linear_cases(shape: tuple[int, int, int], sparsity: float, dtype: torch.dtyp
 
     forwards = {
         "dense": lambda: functional.linear(x, dense),
-        "masked": lambda: functional.linear(x, dense * mask),
+        "masked": lambda: functional.linear(x, master * mask),
         "sparsekern-expanded": forward("expanded_linear"),
         "sparsekern-bits": forward("sparse_linear"),
-        "sparsekern-fused": lambda: _ops.masked_linear(x, dense, index, None),
+        "sparsekern-fused": lambda: _ops.masked_linear(x, master, index, None, False),
         "torch-csr": lambda: (csr @ x.t()).t(),
     }
     inputs = {
         "dense": lambda: dy @ dense,
-        "masked": lambda: dy @ (dense * mask),
+        "masked": lambda: dy @ (master * mask),
         "sparsekern-expanded": backward("expanded_linear", 0),
         "sparsekern-bits": backward("sparse_linear", 0),
-        "sparsekern-fused": lambda: _ops.masked_linear_backward(dy, x, dense, index, True, False, False, False)[0],
+        "sparsekern-fused": lambda: _ops.masked_linear_backward(dy, x, master, index, True, False, False, False)[0],
     }
     weights = {
         "dense": lambda: dy.t() @ x,
         "masked": lambda: (dy.t() @ x) * mask,
         "sparsekern-expanded": backward("expanded_linear", 1),
         "sparsekern-bits": backward("sparse_linear", 1),
-        "sparsekern-fused": lambda: _ops.masked_linear_backward(dy, x, dense, index, False, True, False, True)[1],
+        "sparsekern-fused": lambda: _ops.masked_linear_backward(dy, x, master, index, False, True, False, True)[1],
     }
     name = f"{cols}x{rows}"
     return [
@@ -151,7 +155,8 @@ def linear_cases(shape: tuple[int, int, int], sparsity: float, dtype: torch.dtyp
 
 def convolution_cases(shape: tuple[int, ...], sparsity: float, dtype: torch.dtype, device: torch.device) -> list[Case]:
     channels, out, size, stride, image, batch = shape
-    topology, values, dense, mask = _weight((out, channels, size, size), sparsity, dtype, device)
+    topology, values, master = _weight((out, channels, size, size), sparsity, dtype, device)
+    dense, mask = topology.dense(values), topology.mask()
     last = torch.channels_last
     x = torch.randn(batch, channels, image, image, device=device).to(dtype).contiguous(memory_format=last)
     window: tuple = ([size] * 2, [stride] * 2, [size // 2] * 4, [1, 1], 1)
@@ -163,6 +168,8 @@ def convolution_cases(shape: tuple[int, ...], sparsity: float, dtype: torch.dtyp
 
     def gradient(op: str, i: int) -> Callable[[], Tensor]:
         needs = [k == i for k in range(3)]
+        if op == "masked_conv2d":
+            return lambda: _ops.masked_conv2d_backward(dy, x, master, index, *needs, *window, True)[i]
         return lambda: getattr(_ops, f"{op}_backward")(dy, x, values, index, *needs, *window)[i]
 
     def conv(weight: Tensor) -> Tensor:
@@ -173,22 +180,24 @@ def convolution_cases(shape: tuple[int, ...], sparsity: float, dtype: torch.dtyp
 
     forwards = {
         "dense": lambda: conv(dense),
-        "masked": lambda: conv(dense * mask),
+        "masked": lambda: conv(master * mask),
         "sparsekern-expanded": lambda: _ops.expanded_conv2d(x, values, index, None, *window),
         "sparsekern-bits": lambda: _ops.sparse_conv2d(x, values, index, None, *window),
-        "sparsekern-fused": lambda: _ops.masked_conv2d(x, dense, index, None, *window),
+        "sparsekern-fused": lambda: _ops.masked_conv2d(x, master, index, None, *window, False),
     }
     inputs = {
         "dense": lambda: dense_gradient(dense, 0),
-        "masked": lambda: dense_gradient(dense * mask, 0),
+        "masked": lambda: dense_gradient(master * mask, 0),
         "sparsekern-expanded": gradient("expanded_conv2d", 0),
         "sparsekern-bits": gradient("sparse_conv2d", 0),
+        "sparsekern-fused": gradient("masked_conv2d", 0),
     }
     weights = {
         "dense": lambda: dense_gradient(dense, 1),
         "masked": lambda: dense_gradient(dense, 1) * mask,
         "sparsekern-expanded": gradient("expanded_conv2d", 1),
         "sparsekern-bits": gradient("sparse_conv2d", 1),
+        "sparsekern-fused": gradient("masked_conv2d", 1),
     }
     name = f"conv{size}x{size}/{channels}-{out}/{image}"
     return [
