@@ -1,4 +1,4 @@
-"""No operation of growth on sampled subsets makes a tensor of the size of a dense layer."""
+"""No operation of methods on nonzeros, but for RigL's, makes a tensor of the size of a dense layer."""
 
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_leaves
 import sparsekern as sk
 
 GSE = ["gse_random", "gse_synflow", "gse_grabo", "gse_graest"]
+OTHERS = {"set": {"every": 2}, "deepr": {"noise": 0.1}, "dsr": {"every": 1, "threshold": 0.05}}
 SPARSITY = 127 / 128
 SHAPES = {"linear": (256,), "conv": (96, 6, 6)}
 
@@ -45,8 +46,8 @@ def build(kind: str) -> nn.Module:
 
 def train(name: str, kind: str, batches: int | None) -> tuple[int, int]:
     """Bytes of the largest tensor of a run with two changes, and those of a dense layer's weight."""
-    options = {} if batches is None else {"batches": batches}
-    method = sk.methods.get(name)(sparsity=SPARSITY, total_steps=20, every=2, **options)
+    options: dict[str, Any] = OTHERS.get(name, {"every": 2}) | ({} if batches is None else {"batches": batches})
+    method = sk.methods.get(name)(sparsity=SPARSITY, total_steps=20, **options)
     data = [(torch.randn(2, *SHAPES[kind]), torch.randint(10, (2,))) for _ in range(2)]
     with Sizes() as sizes:
         model = sk.sparsify(build(kind), method)
@@ -58,7 +59,7 @@ def train(name: str, kind: str, batches: int | None) -> tuple[int, int]:
             cross_entropy(model(data[0][0]), data[0][1]).backward()
             optimizer.step()
             changes += optimizer.rewired
-    assert changes == 2
+    assert changes >= 2
     return sizes.largest, 4 * optimizer.sites[0].size
 
 
@@ -67,6 +68,13 @@ def train(name: str, kind: str, batches: int | None) -> tuple[int, int]:
 @pytest.mark.parametrize("name", GSE)
 def test_nothing_dense_is_made(name: str, kind: str, batches: int) -> None:
     largest, dense = train(name, kind, batches)
+    assert largest < dense / 4
+
+
+@pytest.mark.parametrize("kind", SHAPES)
+@pytest.mark.parametrize("name", OTHERS)
+def test_nothing_dense_is_made_by_chance_and_magnitude(name: str, kind: str) -> None:
+    largest, dense = train(name, kind, None)
     assert largest < dense / 4
 
 
