@@ -79,6 +79,7 @@ def compiled(task: Task) -> list[dict[str, Any]]:
     for launch in launches:
         for config in launch.configs if task.every else launch.configs[:1]:
             built = compile_for(task.arch, launch, config)
+            strict = task.dtype == torch.float32 and "ieee" in launch.constants.values()
             rows.append(
                 {
                     "case": task.case,
@@ -92,7 +93,7 @@ def compiled(task: Task) -> list[dict[str, Any]]:
                     "matrix_units": bool(re.search(MATRIX_UNITS[task.arch], built.asm["ptx"])),
                 }
             )
-            rows[-1]["fault"] = fault(rows[-1], launch.kernel.fn.__name__ in case.matrix)
+            rows[-1]["fault"] = fault(rows[-1], launch.kernel.fn.__name__ in case.matrix, strict)
     return rows
 
 
@@ -128,12 +129,14 @@ def _number(name: str, text: str) -> int:
     return max(int(number) for number in found)
 
 
-def fault(row: dict[str, Any], matrix: bool) -> str:
-    """What is wrong with a compiled kernel, if anything."""
+def fault(row: dict[str, Any], matrix: bool, strict: bool = False) -> str:
+    """What is wrong with a compiled kernel, if anything: one that is meant to use matrix units, or one whose products
+    of fp32 are strict, so that it must not."""
     faults: Iterable[tuple[bool, str]] = (
         (row["shared"] > SHARED[row["arch"]], f"{row['shared']} bytes of shared memory are more than the card has"),
         (row["spilled"] > 0, f"{row['spilled']} bytes of registers are spilled"),
-        (matrix and not row["matrix_units"], "no matrix units are used"),
+        (matrix and not strict and not row["matrix_units"], "no matrix units are used"),
+        (strict and row["matrix_units"], "strict products of fp32 are made by matrix units"),
     )
     return "; ".join(text for wrong, text in faults if wrong)
 

@@ -1,6 +1,7 @@
 """What kernels are compiled for: calls of their functions on tensors that have a shape but no memory."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -148,6 +149,37 @@ def _masked_conv2d_backward(dtype: torch.dtype) -> object:
     return backward(delta, input, weight, index, True, True, False, *window, True)
 
 
+def _index() -> list[Tensor]:
+    none, tile_ptr, bits = _indices(0), _indices(ROWS, TILES + 1), _of(ROWS, TILES, dtype=torch.int64)
+    return [_indices(ROWS + 1), _indices(CAPACITY), _indices(COLS + 1), none, none, tile_ptr, none, bits]
+
+
+def _linear(dtype: torch.dtype) -> object:
+    x, values, bias = _of(32, COLS, dtype=dtype), _of(CAPACITY, dtype=dtype), _of(ROWS, dtype=dtype)
+    return cuda.kernel("sparse_linear")(x, values, _index(), bias, ROWS)
+
+
+def _linear_backward(batch: int, need_input: bool, dtype: torch.dtype) -> object:
+    delta, x, values = _of(batch, ROWS, dtype=dtype), _of(batch, COLS, dtype=dtype), _of(CAPACITY, dtype=dtype)
+    return cuda.kernel("sparse_linear_backward")(delta, x, values, _index(), need_input, not need_input, False)
+
+
+# A convolution of 2x2 with the weight of the linear layer.
+WINDOW = ([2, 2], [1, 1], [0, 0, 0, 0], [1, 1], 1)
+
+
+def _conv2d(dtype: torch.dtype) -> object:
+    x, values, bias = _of(2, COLS // 4, 5, 5, dtype=dtype), _of(CAPACITY, dtype=dtype), _of(ROWS, dtype=dtype)
+    return cuda.kernel("sparse_conv2d")(x, values, _index(), bias, *WINDOW)
+
+
+def _conv2d_backward(dtype: torch.dtype) -> object:
+    delta, x = _of(32, ROWS, 16, 16, dtype=dtype), _of(32, COLS // 4, 17, 17, dtype=dtype)
+    needs = (False, True, False)
+    return cuda.kernel("sparse_conv2d_backward")(delta, x, _of(CAPACITY, dtype=dtype), _index(), *needs, *WINDOW)
+
+
+_weight_gradient = partial(_linear_backward, BATCH, False)
 FORWARD, BACKWARD = ("_masked_forward",), ("_masked_input_gradient", "_masked_weight_gradient")
 LAUNCHES = {
     "expand": Launches(_expand),
@@ -169,4 +201,11 @@ LAUNCHES = {
     "masked_conv2d": Launches(_rounded(_masked_conv2d, "tf32"), BOTH, FORWARD),
     "masked_conv2d_backward": Launches(_rounded(_masked_conv2d_backward, "tf32"), BOTH, BACKWARD),
     "masked_conv2d contiguous": Launches(_masked_conv2d_contiguous, (torch.bfloat16,), FORWARD),
+    "sparse_linear": Launches(_linear, matrix=("_forward",)),
+    "sparse_linear_backward input": Launches(partial(_linear_backward, 32, True), matrix=("_backward",)),
+    "sparse_linear_backward values": Launches(_weight_gradient, matrix=("_gradient",)),
+    "sparse_linear_backward tf32": Launches(_rounded(_weight_gradient, "tf32"), (torch.float32,), ("_gradient",)),
+    "sparse_conv2d": Launches(_conv2d, matrix=("_forward",)),
+    "sparse_conv2d_backward": Launches(_rounded(_conv2d_backward, "tf32"), matrix=("_gradient",)),
+    "sparse_conv2d_backward ieee": Launches(_rounded(_conv2d_backward, "ieee"), (torch.float32,)),
 }

@@ -47,18 +47,28 @@ SHAPES = {
     "zero batch": Shape(3, 5, batch=0),
 }
 
+# Beyond the edges of tiles of 64, with few and with many positions.
+TILED = {
+    "tiles": Shape(20, 70, padding=(2, 1, 0, 1), batch=1, size=(7, 6), slack=3),
+    "tiles of groups": Shape(16, 48, stride=(1, 2), groups=2, batch=7, size=(12, 11)),
+}
+
 
 def conv2d(dtype: torch.dtype) -> list[Sample]:
     """input, values, index, bias, kernel_size, stride, padding, dilation, groups"""
     samples = []
-    for i, (name, shape) in enumerate(SHAPES.items()):
+    for i, (name, shape) in enumerate((SHAPES | TILED).items()):
         make, p = strided if name in ("strided", "groups") else plain, shape.pattern
         input = make(shape.batch, shape.channels, *shape.size, dtype=dtype)
+        if name in TILED:
+            input = input.to(memory_format=torch.channels_last)
         bias = plain(shape.out, dtype=dtype) if i % 3 else None
-        index = p.index()
-        if i % 2:  # without the walk by columns
-            index[2].zero_()
-        samples.append(Sample(name, (input, p.values(dtype), index, bias, *shape.window), p))
+        for bits in (False, True) if name in SHAPES else (True,):
+            index = p.index(bits)
+            if i % 2:  # without the walk by columns
+                index[2].zero_()
+            kind = f"{name}{', bits' * bits}"
+            samples.append(Sample(kind, (input, p.values(dtype), index, bias, *shape.window), p))
     return samples
 
 
@@ -67,7 +77,7 @@ def conv2d_backward(dtype: torch.dtype) -> list[Sample]:
     samples = []
     for i, sample in enumerate(conv2d(dtype)):
         input, values, index, _, *window = sample.args
-        make = strided if sample.name in ("strided", "pointwise") else plain
+        make = strided if sample.name.startswith(("strided", "pointwise")) else plain
         weight = sample.pattern.dense(values).double()
         grad_output = make(*convolve(input.double(), weight, None, *window).shape, dtype=dtype)
         needs = (True, True, True) if i % 3 else (bool(i % 2), not i % 2, bool(i % 2))

@@ -44,6 +44,12 @@ def test_finds_faults(change: dict, message: str) -> None:
     assert message in compilation.fault({**row, **change}, matrix=True)
 
 
+def test_strict_products_are_not_made_by_matrix_units() -> None:
+    row = {"arch": 100, "shared": 1024, "spilled": 0, "matrix_units": True}
+    assert "strict products" in compilation.fault(row, matrix=True, strict=True)
+    assert compilation.fault({**row, "matrix_units": False}, matrix=True, strict=True) == ""
+
+
 def test_refuses_unknown_cases() -> None:
     with pytest.raises(SystemExit) as stopped:
         compilation.main(["--only", "nothing"])

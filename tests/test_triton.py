@@ -1,14 +1,19 @@
 """The Triton kernels against a computation on dense masks: on the GPU if there is one, else in Triton's interpreter."""
 
+from typing import Any
+
 import pytest
 import samples
 import torch
 from devices import DEVICES, moved_sample
 from expected import expected, run
+from torch import Tensor
 
 from sparsekern.ops import backend, cuda
 
 pytest.importorskip("triton", reason="comes with the CUDA build of PyTorch")
+from sparsekern.ops.triton.launch import recorded
+
 DEVICE = DEVICES[-1]
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2e-3}
 CASES = [
@@ -16,6 +21,15 @@ CASES = [
     for name, dtype in samples.cases()
     if name in cuda.TRITON and (dtype != torch.float64 or name in cuda.FLOAT64)
 ]
+
+
+def to_meta(argument: Any) -> Any:
+    """Of the same shape and strides, without memory."""
+    if isinstance(argument, list):
+        return [to_meta(item) for item in argument]
+    if not isinstance(argument, Tensor):
+        return argument
+    return torch.empty_strided(argument.shape, argument.stride(), dtype=argument.dtype, device="meta")
 
 
 @pytest.mark.usefixtures("poisoned")
@@ -47,6 +61,20 @@ def test_moment_of_what_one_sample_moves(dtype: torch.dtype) -> None:
             *(torch.cat([some, none]) for some, none in zip((delta, h), rest, strict=True))
         )
         torch.testing.assert_close(moment, gradient**2, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("name", [name for name in cuda.TRITON if name.startswith("sparse_")])
+def test_a_step_waits_for_no_value(name: str) -> None:
+    """Tensors without memory have none to read; what the kernels return is what compiled code is told to expect."""
+    told = getattr(torch.ops.sparsekern, name)
+    for sample in samples.SAMPLES[name](torch.float32):
+        arguments = [to_meta(argument) for argument in sample.args]
+        with recorded():
+            results = cuda.kernel(name)(*arguments)
+        wanted = told(*arguments)
+        pairs = [(results, wanted)] if isinstance(results, Tensor) else zip(results, wanted, strict=True)
+        for result, want in pairs:
+            assert (result.shape, result.stride(), result.dtype) == (want.shape, want.stride(), want.dtype), sample.name
 
 
 @pytest.mark.parametrize("name", cuda.TRITON)

@@ -31,10 +31,14 @@ TRITON = {
     "masked_linear_backward": "masked_linear",
     "masked_conv2d": "masked_conv2d",
     "masked_conv2d_backward": "masked_conv2d",
+    "sparse_linear": "sparse_linear",
+    "sparse_linear_backward": "sparse_linear",
+    "sparse_conv2d": "sparse_conv2d",
+    "sparse_conv2d_backward": "sparse_conv2d",
 }
 REFERENCES = (reference, reference_conv, reference_masked, reference_moment)
-# Those that take float64, too: they copy.
-FLOAT64 = frozenset(name for name, file in TRITON.items() if file == "expand")
+# Those that take float64, too: they copy, or leave its products to PyTorch.
+FLOAT64 = frozenset(name for name, file in TRITON.items() if file in ("expand", "sparse_linear", "sparse_conv2d"))
 
 
 @cache

@@ -129,7 +129,7 @@ def expanded_conv2d_backward(
     """Gradients of `expanded_conv2d`, in the same panels."""
     w = Window(*window)
     h, rows, cols = w.padded(input), index[0].numel() - 1, w.cols(input)
-    panels = _panels(rows, cols, values.element_size(), w.groups)
+    panels = _panels(rows, cols, values.element_size(), w.groups) if need_input or need_values else []
     grad_h = torch.zeros_like(h) if need_input and len(panels) > 1 else input.new_empty(0)
     grad_values = torch.zeros_like(values) if need_values else values.new_empty(0)
     for start, stop, groups in panels:
