@@ -13,7 +13,7 @@ from sparsekern.ops import extension
 
 if torch.cuda.is_available():
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without which cuBLAS is not deterministic
-    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic = False, True
 else:
     use_interpreter()
 

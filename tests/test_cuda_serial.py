@@ -34,7 +34,7 @@ pytestmark = pytest.mark.skipif(shutil.which(COMPILER[0]) is None, reason="needs
 def serial(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Callable]:
     """The operators by name."""
     folder = tmp_path_factory.mktemp("serial")
-    flags = ["-std=c++20", "-O1", "-g1", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Werror"]
+    flags = ["-std=c++20", "-O1", "-g1", "-fPIC", "-fvisibility=hidden"]
     flags += ["-fsanitize=address,undefined", "-fno-sanitize-recover"] if os.environ.get("SANITIZE") == "1" else []
     flags += [f"-I{ROOT / 'csrc'}", *(f"-isystem{path}" for path in include_paths())]
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from devices import moved
 from networks import convnet
 from torch import Tensor, nn
 
@@ -67,7 +68,11 @@ def network(kind: str) -> nn.Module:
     return nn.Sequential(nn.Linear(12, 20), nn.Tanh(), nn.Linear(20, 15), nn.Tanh(), nn.Linear(15, 3)).double()
 
 
-def batches(kind: str, n: int = STEPS) -> list[tuple[Tensor, Tensor]]:
+def batches(kind: str, n: int = STEPS, device: str = "cpu") -> list[tuple[Tensor, Tensor]]:
+    return moved(_batches(kind, n), device)
+
+
+def _batches(kind: str, n: int) -> list[tuple[Tensor, Tensor]]:
     generator = torch.Generator().manual_seed(5)
     if kind == "conv":
         x = torch.randn(n, 8, 3, 6, 6, generator=generator, dtype=torch.double)
@@ -77,11 +82,13 @@ def batches(kind: str, n: int = STEPS) -> list[tuple[Tensor, Tensor]]:
 
 
 def prepare(
-    kind: str, name: str, build: Callable, backend: str = "sparse", seed: int = 3
+    kind: str, name: str, build: Callable, backend: str = "sparse", seed: int = 3, device: str = "cpu"
 ) -> tuple[nn.Module, sk.Sparsifier]:
     torch.manual_seed(seed)
-    method, data = make(name), batches(kind, 4)
-    model = sk.sparsify(network(kind), method, batches=data, loss=nn.functional.cross_entropy, backend=backend)
+    method, data = make(name), batches(kind, 4, device)
+    model = sk.sparsify(
+        network(kind).to(device), method, batches=data, loss=nn.functional.cross_entropy, backend=backend
+    )
     growth: dict[str, Any] = {"batches": data, "loss": nn.functional.cross_entropy}
     return model, sk.Sparsifier(model, build(model.parameters()), method, **growth)
 

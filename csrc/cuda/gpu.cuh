@@ -24,8 +24,7 @@ inline void check(cudaError_t status) {
 // The GPU of a tensor, current as long as this lives, and its stream.
 class Device {
  public:
-  explicit Device(const Tensor& t) : index_(t.get_device_index()), guard_(index_) {
-    require(t.is_cuda(), "expected a tensor on a GPU");
+  explicit Device(const Tensor& t) : index_(index_of(t)), guard_(index_) {
     void* stream = nullptr;
     TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(index_, &stream));
     stream_ = static_cast<cudaStream_t>(stream);
@@ -45,6 +44,11 @@ class Device {
   }
 
  private:
+  static int32_t index_of(const Tensor& t) {
+    require(t.is_cuda(), "all tensors must be on the GPU");
+    return t.get_device_index();
+  }
+
   int32_t index_;
   torch::stable::accelerator::DeviceGuard guard_;
   cudaStream_t stream_;

@@ -23,6 +23,7 @@ int32_t last_of(const Device& device, const int32_t* numbers, int64_t n) {
 
 void inclusive_sum(const Device& device, const Tensor& like, int32_t* numbers, int64_t n) {
   if (n == 0) return;
+  require(n <= INT32_MAX, "expected at most 2**31 - 1 numbers, got ", n);
   size_t bytes = 0;
   const int count = static_cast<int>(n);
   check(cub::DeviceScan::InclusiveSum(nullptr, bytes, numbers, numbers, count, device.stream()));
@@ -32,6 +33,7 @@ void inclusive_sum(const Device& device, const Tensor& like, int32_t* numbers, i
 
 void sort_pairs(const Device& device, const Tensor& like, Scratch<int64_t>& keys, Scratch<int32_t>& positions,
                 int64_t limit) {
+  require(keys.size() <= INT32_MAX, "expected at most 2**31 - 1 numbers, got ", keys.size());
   const int count = static_cast<int>(keys.size()), bits = std::bit_width(static_cast<uint64_t>(limit));
   if (count == 0 || bits == 0) return;
   Scratch<int64_t> sorted(like, count);

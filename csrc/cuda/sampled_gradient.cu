@@ -19,6 +19,9 @@ struct alignas(16) Bytes {
   uint32_t words[4];
 };
 
+template <class T>
+constexpr int64_t WIDTH = sizeof(Bytes) / sizeof(T);
+
 // Batch entries from `start` on, each feature in a zero-padded stretch of `length`, a multiple of RUN.
 template <class T>
 void pack(const Device& device, const Tensor& from, int64_t start, int64_t length, T* packed) {
@@ -28,10 +31,16 @@ void pack(const Device& device, const Tensor& from, int64_t start, int64_t lengt
   // Neighbours read along the features and write whole sectors along the batch.
   each(device, features * (length / RUN), [=] __device__(int64_t i) {
     const int64_t f = i % features, first = i / features * RUN;
-    T* to = packed + f * length + first;
+    T run[RUN];
     for (int64_t j = 0; j < RUN; ++j) {
       const int64_t b = start + first + j;
-      to[j] = b < batch ? numbers[b * batch_stride + f * feature_stride] : static_cast<T>(0);
+      run[j] = b < batch ? numbers[b * batch_stride + f * feature_stride] : static_cast<T>(0);
+    }
+    auto* to = reinterpret_cast<Bytes*>(packed + f * length + first);
+    for (int64_t j = 0; j < RUN; j += WIDTH<T>) {
+      Bytes stored;
+      memcpy(&stored, run + j, sizeof stored);
+      to[j / WIDTH<T>] = stored;
     }
   });
 }
@@ -39,7 +48,6 @@ void pack(const Device& device, const Tensor& from, int64_t start, int64_t lengt
 template <class T>
 void accumulate(const Device& device, const Tensor& delta, const Tensor& h, const Tensor& where, Tensor& result) {
   using W = Wide<T>;
-  constexpr int64_t WIDTH = sizeof(Bytes) / sizeof(T);
   const int64_t batch = delta.size(0), rows = delta.size(1), cols = h.size(1);
   const int64_t longest = std::min(CHUNK, (batch + RUN - 1) / RUN * RUN);
   const Scratch<T> packed_delta(where, rows * longest), packed_h(where, cols * longest);
@@ -50,7 +58,7 @@ void accumulate(const Device& device, const Tensor& delta, const Tensor& h, cons
     const int64_t length = std::min(CHUNK, (batch - start + RUN - 1) / RUN * RUN);
     pack(device, delta, start, length, packed_delta.data());
     pack(device, h, start, length, packed_h.data());
-    const int64_t loads = length / WIDTH;
+    const int64_t loads = length / WIDTH<T>;
     const int lanes = static_cast<int>(std::bit_floor<uint64_t>(std::clamp<int64_t>(loads / 2, 2, 32)));
     const auto part = [=] __device__(int64_t i, int lane) {
       const int64_t row = x[i] / cols, col = x[i] - row * cols;
@@ -59,10 +67,10 @@ void accumulate(const Device& device, const Tensor& delta, const Tensor& h, cons
       W sum = 0;
       for (int64_t k = lane; k < loads; k += lanes) {
         const Bytes u = left[k], v = right[k];
-        T p[WIDTH], q[WIDTH];
+        T p[WIDTH<T>], q[WIDTH<T>];
         memcpy(p, &u, sizeof u);
         memcpy(q, &v, sizeof v);
-        for (int j = 0; j < WIDTH; ++j) sum += static_cast<W>(p[j]) * static_cast<W>(q[j]);
+        for (int j = 0; j < WIDTH<T>; ++j) sum += static_cast<W>(p[j]) * static_cast<W>(q[j]);
       }
       return sum;
     };

@@ -113,11 +113,11 @@ def test_sparse_equals_masked_backend(name: str, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", SPARSE)
-def test_sparsity_is_exact_and_runs_are_deterministic(name: str, kind: str) -> None:
+def test_sparsity_is_exact_and_runs_are_deterministic(name: str, kind: str, device: str) -> None:
     outcomes = []
     for _ in range(2):
-        model, sparsifier = prepare(kind, name, OPTIMIZERS["adam"])
-        for batch in batches(kind):
+        model, sparsifier = prepare(kind, name, OPTIMIZERS["adam"], device=device)
+        for batch in batches(kind, device=device):
             step(model, sparsifier, batch)
             if name not in EMERGENT:
                 assert chosen(sparsifier) == expected(sparsifier)
