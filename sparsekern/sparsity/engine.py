@@ -60,7 +60,7 @@ class Engine:
                 site.tracked = method.rule.begin(site)
         if method.update == "before" and method.when.fires(0):
             self._change()
-        self._return()
+        self._return(changed=False)
         self._arm()
 
     def _due(self) -> bool:
@@ -159,11 +159,11 @@ class Engine:
         self.sites = [site.settle(self.optimizer, self._followers_of(site)) for site in self.sites]
         self.settled = True
 
-    def _return(self) -> None:
-        """Notes what the method is to return to, or returns there after a change of pattern."""
+    def _return(self, changed: bool) -> None:
+        """Notes what the method is to return to, or returns there if the pattern has `changed`."""
         if self.steps == self.method.rule.rewind:
             self.origin = Origin.of(self.passes.model, self.optimizer, self.sites)
-        elif self.origin is not None and self.method.when.fires(self.steps):
+        elif self.origin is not None and changed:
             self.origin.restore(self.passes.model, self.optimizer, self.sites)
 
     def _arm(self) -> None:

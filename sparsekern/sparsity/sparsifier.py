@@ -110,10 +110,11 @@ class Sparsifier(Engine, torch.optim.Optimizer):
         self.steps += 1
         if self.method.update == "before":
             self._prepare_step()
+        changed = self._due()
         if self.steps == self.method.freeze:
             self._settle()
-            self.frozen = self.steps >= self.method.when.stop
-        self._return()
+            self.frozen |= self.steps >= self.method.when.stop
+        self._return(changed)
         self._arm()
         return loss
 

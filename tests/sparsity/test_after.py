@@ -193,6 +193,19 @@ def test_edges(name: str) -> None:
     assert sum(int(mask.sum()) for mask in masks) == kept(0.7, 585)
 
 
+@pytest.mark.parametrize("at", [3, 9])
+def test_nothing_returns_once_it_is_frozen(at: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, sparsifier = begin("linear", "lottery", "sgd", monkeypatch)
+    bias = model[0].bias  # type: ignore[index]
+    first = bias.detach().clone()
+    for t, batch in enumerate(batches("linear")):
+        if t == at:
+            sparsifier.freeze()
+        step(model, sparsifier, batch)
+        assert torch.equal(bias, first) == (t == 5 < at)
+        assert sparsifier.rewired == (t == 5 < at)
+
+
 def same(first: Any, second: Any) -> None:
     if isinstance(first, dict):
         assert first.keys() == second.keys()
