@@ -30,6 +30,9 @@ def linear(dtype: torch.dtype) -> list[Sample]:
         bias = plain(p.rows, dtype=dtype) if leading[0] != 64 else None
         args = (make(*leading, p.cols, dtype=dtype), p.values(dtype), p.index(bits=True), bias, p.rows)
         samples.append(Sample(f"tiles, {make.__name__} {leading}", args, p))
+    p = Pattern(mask(520, 530, 0.05))
+    args = (plain(5, p.cols, dtype=dtype), p.values(dtype), p.index(bits=True), plain(p.rows, dtype=dtype), p.rows)
+    samples.append(Sample("many tiles", args, p))
     return samples
 
 

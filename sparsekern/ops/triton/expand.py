@@ -73,13 +73,6 @@ def _gather(dense, row_ptr, col, out, start, row_stride, col_stride, BLOCK: tl.c
 
 
 @triton.jit
-def ranks(words, columns):
-    """Of the columns of a segment: which exist, and how many exist before them. The words are `[rows, 1]`."""
-    below = words & ((tl.full([1, 1], 1, tl.int64) << columns) - 1)
-    return ((words >> columns) & 1) != 0, popcount(below)
-
-
-@triton.jit
 def popcount(words):
     """Number of bits set in each 64-bit word, int32."""
     if COMPILED:
