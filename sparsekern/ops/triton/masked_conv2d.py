@@ -25,15 +25,15 @@ from .tiles import BLOCK, by_tap, steps_backward, steps_forward
 # A stage is for the list of steps, one for the products: of five, three hold blocks.
 FORWARD = [
     Config({"ROWS": 128, "SAMPLES": 128, "COLS": 64}, warps=8, stages=5),
-    Config({"ROWS": 128, "SAMPLES": 256, "COLS": 64}, warps=8, stages=3),
-    Config({"ROWS": 64, "SAMPLES": 128, "COLS": 64}, stages=4),
-    Config({"ROWS": 64, "SAMPLES": 64, "COLS": 64}, stages=4),
+    Config({"ROWS": 128, "SAMPLES": 256, "COLS": 32}, warps=8, stages=5),
+    Config({"ROWS": 64, "SAMPLES": 128, "COLS": 64}, warps=8, stages=5),
+    Config({"ROWS": 64, "SAMPLES": 64, "COLS": 64}, stages=5),
 ]
 BACKWARD = [
     Config({"ROWS": 64, "SAMPLES": 128, "COLS": 128}, warps=8, stages=5),
-    Config({"ROWS": 64, "SAMPLES": 256, "COLS": 128}, warps=8, stages=3),
-    Config({"ROWS": 64, "SAMPLES": 128, "COLS": 64}, stages=4),
-    Config({"ROWS": 64, "SAMPLES": 64, "COLS": 64}, stages=4),
+    Config({"ROWS": 32, "SAMPLES": 256, "COLS": 128}, warps=8, stages=5),
+    Config({"ROWS": 64, "SAMPLES": 128, "COLS": 64}, warps=8, stages=5),
+    Config({"ROWS": 64, "SAMPLES": 64, "COLS": 64}, stages=5),
 ]
 GRADIENT = [
     Config({"ROWS": 128, "SAMPLES": 64, "COLS": 128}, warps=8),
@@ -255,9 +255,10 @@ def _walk(images: Tensor) -> tuple[int, int, int]:
 
 
 def _configs(configs: list[Config], strict: list[Config], summed: str, product: Product, dtype: torch.dtype) -> list:
-    """Of 4 bytes a number blocks are half as long where they are summed over."""
+    """Of 4 bytes a number blocks are half as long where they are summed over, and 256 pixels take too many registers."""
     if dtype != torch.float32:
         return configs
     if product.precision == "ieee":
         return strict
-    return [c._replace(blocks={**c.blocks, summed: c.blocks[summed] // 2}) for c in configs]
+    halved = [c._replace(blocks={**c.blocks, summed: c.blocks[summed] // 2}) for c in configs]
+    return [c for c in halved if c.blocks["SAMPLES"] < 256]
