@@ -255,7 +255,7 @@ def _walk(images: Tensor) -> tuple[int, int, int]:
 
 
 def _configs(configs: list[Config], strict: list[Config], summed: str, product: Product, dtype: torch.dtype) -> list:
-    """Of 4 bytes a number blocks are half as long where they are summed over, and 256 pixels take too many registers."""
+    """Of 4 bytes a number, blocks are half as long where they are summed over; 256 pixels take too many registers."""
     if dtype != torch.float32:
         return configs
     if product.precision == "ieee":
