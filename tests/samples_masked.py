@@ -1,7 +1,7 @@
 """Inputs of the products with a dense weight under a bit map, and what they give."""
 
 import torch
-from patterns import Pattern, Sample, patterns, plain, strided, tiles
+from patterns import Pattern, Sample, mask, patterns, plain, strided, tiles
 from samples_conv import SHAPES, Shape, convolve
 from torch import Tensor
 
@@ -13,8 +13,9 @@ def weight_of(p: Pattern, dtype: torch.dtype) -> Tensor:
 
 def masked_linear(dtype: torch.dtype) -> list[Sample]:
     """input, weight, index, bias, active"""
+    kinds = {**patterns(), "long": Pattern(mask(2, 1100, 0.02)), "high": Pattern(mask(1100, 2, 0.02)), "tiles": tiles()}
     samples, others = [], {"vector": (), "one row": (1,), "zero batch": (0,), "sequence": (2, 3)}
-    for i, (name, p) in enumerate({**patterns(), "tiles": tiles()}.items()):
+    for i, (name, p) in enumerate(kinds.items()):
         other = list(others)[i % 4]
         for batch, leading in {"batch": (130,) if name == "tiles" else (5,), other: others[other]}.items():
             bias = plain(p.rows, dtype=dtype) if batch != "batch" or i % 2 else None

@@ -70,7 +70,7 @@ def _steps(
         return blocks, phases[0] * phases[1], groups
 
     group = words.numel() // groups
-    configs = [Config({"STEPS": 32}, warps=8)]
+    configs = [Config({"STEPS": 16}, warps=8)]
     constants = {"BLOCK": block, "STEP": step, "WINDOW": window, "PHASES": phases}
     launch(
         _occupied,
