@@ -101,6 +101,14 @@ def _rounded(call: Callable[[torch.dtype], object], to: str) -> Callable[[torch.
     return rounded
 
 
+def _topk_mask(dtype: torch.dtype) -> object:
+    return cuda.kernel("topk_mask")([_of(ROWS, COLS, dtype=dtype)] * 3, CAPACITY, True)
+
+
+def _kth_largest(dtype: torch.dtype) -> object:
+    return cuda.kernel("kth_largest")([_of(ROWS, COLS, dtype=dtype)] * 3, CAPACITY, False)
+
+
 def _moments(name: str, call: Callable[[torch.dtype], object], kernel: str) -> dict[str, Launches]:
     """In narrow numbers, in TF32 and in fp32, which no matrix unit multiplies."""
     return {
@@ -188,6 +196,8 @@ LAUNCHES = {
     "bit_index": Launches(_bit_index, (torch.float32,)),
     "tile_index": Launches(_tile_index, (torch.float32,)),
     "compress_mask": Launches(_compress_mask, (torch.float32,)),
+    "topk_mask": Launches(_topk_mask),
+    "kth_largest": Launches(_kth_largest),
     **_moments("gradient_moment", _gradient_moment(), "_squares"),
     **_moments("gradient_moment of sequences", _gradient_moment(50), "_shares"),
     **_moments("conv2d_gradient_moment", _conv2d_gradient_moment(1), "_shares"),

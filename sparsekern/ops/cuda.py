@@ -23,6 +23,8 @@ TRITON = {
     "bit_index": "expand",
     "tile_index": "pattern",
     "compress_mask": "pattern",
+    "topk_mask": "topk_mask",
+    "kth_largest": "topk_mask",
     "gradient_moment": "gradient_moment",
     "conv2d_gradient_moment": "conv2d_gradient_moment",
     "snr_update": "snr_update",
@@ -52,7 +54,8 @@ def _register(name: str) -> None:
 
     def call(*arguments: Any) -> Any:
         # Tensor cores and the kernels around them know no float64.
-        wide = name not in FLOAT64 and any(isinstance(a, Tensor) and a.dtype == torch.float64 for a in arguments)
+        listed = [item for a in arguments for item in (a if isinstance(a, list) else (a,))]
+        wide = name not in FLOAT64 and any(isinstance(a, Tensor) and a.dtype == torch.float64 for a in listed)
         return plain(*arguments) if wide else kernel(name)(*arguments)
 
     library.impl(name, call, "CUDA")

@@ -89,7 +89,8 @@ def guided_sample(
 def topk_mask(scores: Sequence[Tensor], k: int, absolute: bool = False) -> list[Tensor]:
     """Marks exactly the `k` largest entries over all tensors, without concatenating them.
 
-    Of equal entries those come first that are first in the list and, within a tensor, in row-major order.
+    Of equal entries those come first that are first in the list and, within a tensor, in row-major order. On a GPU the
+    host waits once, for whether there was a NaN, when everything that makes the masks is queued.
 
     Args:
         scores: tensors of one floating-point dtype and any shapes.
