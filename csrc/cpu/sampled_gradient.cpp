@@ -5,8 +5,8 @@
 #include <memory>
 
 #include "common.h"
-#include "dtypes.h"
 #include "cpu/isa.h"
+#include "dtypes.h"
 
 namespace sparsekern {
 namespace {

@@ -1,8 +1,8 @@
 // The running signal-to-noise ratio of every weight. In fp64, where no product of fp32 numbers is rounded: the variance
 // is a difference of two.
 #include "common.h"
-#include "dtypes.h"
 #include "cpu/isa.h"
+#include "dtypes.h"
 
 namespace sparsekern {
 namespace {
