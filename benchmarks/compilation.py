@@ -5,7 +5,7 @@ python -m benchmarks.compilation --all --out DIR  every configuration, into DIR/
 """
 
 import argparse
-import json
+import importlib.metadata
 import re
 import subprocess
 import sys
@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from sparsekern.bench.report import write
 from sparsekern.cli.text import table
 
 from .launches import LAUNCHES
@@ -60,7 +61,8 @@ def main(argv: list[str] | None = None) -> int:
     print(report)
     if arguments.out is not None:
         arguments.out.mkdir(parents=True, exist_ok=True)
-        (arguments.out / "gpu-compilation.json").write_text(json.dumps(rows, indent=1) + "\n")
+        versions = {"triton": importlib.metadata.version("triton"), "torch": torch.__version__}
+        write(arguments.out / "gpu-compilation.json", {"benchmark": "compilation", **versions, "rows": rows})
         (arguments.out / "gpu-compilation.md").write_text(f"```\n{report}\n```\n")
     wrong = [row for row in rows if row["fault"]]
     for row in wrong:
