@@ -41,14 +41,17 @@ class Topology:
     # ---- construction
 
     @classmethod
-    def from_mask(cls, mask: Tensor, *, capacity: int | None = None, views: frozenset[str] = COLUMNS) -> Topology:
-        """The pattern of a bool tensor of the weight's shape (two or more dimensions)."""
+    def from_mask(
+        cls, mask: Tensor, *, capacity: int | None = None, nnz: int | None = None, views: frozenset[str] = COLUMNS
+    ) -> Topology:
+        """The pattern of a bool tensor of the weight's shape (two or more dimensions), of which `nnz` entries are True:
+        if that is known, it is not asked of the device."""
         if mask.dtype != torch.bool or mask.dim() < 2:
             raise ValueError(
                 f"mask must be a bool tensor of two or more dimensions, got {mask.dtype} {tuple(mask.shape)}"
             )
         row_ptr, col = ops.compress_mask(mask.reshape(len(mask), prod(mask.shape[1:])), capacity)
-        return cls(tuple(mask.shape), row_ptr, col, views)
+        return cls(tuple(mask.shape), row_ptr, col, views)._known(nnz)
 
     @classmethod
     def from_coordinates(
@@ -196,7 +199,13 @@ class Topology:
 
     def with_views(self, views: frozenset[str]) -> Topology:
         """The same pattern with the given views of it."""
-        return self if views == self.views else replace(self, views=views, built=())
+        return self if views == self.views else replace(self, views=views, built=())._known(self.__dict__.get("nnz"))
+
+    def _known(self, nnz: int | None) -> Topology:
+        """Itself, the number of whose nonzeros is not to be asked of the device if it is known."""
+        if nnz is not None:
+            self.__dict__["nnz"] = nnz
+        return self
 
     def same_pattern(self, other: Topology) -> bool:
         return (

@@ -52,6 +52,10 @@ class Elsewhere(torch.Tensor):
         _waited.append("to")
         return self.held.to(device, dtype or self.dtype, copy=True)
 
+    def tolist(self) -> Any:
+        _waited.append("tolist")
+        return self.held.tolist()
+
     def cpu(self) -> Tensor:
         return self.to("cpu")
 

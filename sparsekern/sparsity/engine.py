@@ -126,7 +126,8 @@ class Engine:
     def _rewire(self, sites: Sequence[Site]) -> None:
         self.passes.begin(self.steps)
         chosen = plan(self.method, sites, self.steps, self.generator, self.passes)
-        needed = [int(keep.count_nonzero()) + grow.numel() for keep, grow in chosen]
+        kept = torch.stack([keep.count_nonzero() for keep, _ in chosen]).tolist()
+        needed = [count + grow.numel() for count, (_, grow) in zip(kept, chosen, strict=True)]
         rooms = capacities(self.method, sites, needed, self.steps)
         for site, (keep, grow), capacity in zip(sites, chosen, rooms, strict=True):
             self._note(site, site.rewire(keep, grow, capacity, self.optimizer, self._followers_of(site)))
@@ -135,10 +136,15 @@ class Engine:
         chosen = masks(self.method, sites, self.steps, self.generator, self.method.rule.held(self.losses))
         if chosen is None:
             return
-        counts = [int(mask.count_nonzero()) for mask in chosen]
-        for site, mask, count in zip(sites, chosen, counts, strict=True):
-            capacity = roomy(count, site.size, sum(counts), len(sites))
-            self._note(site, site.remask(mask, count, capacity, self.optimizer, self._followers_of(site)))
+        # A device is waited for once, not for every layer.
+        pairs = [
+            torch.stack([mask.count_nonzero(), site.shared(mask)]) for site, mask in zip(sites, chosen, strict=True)
+        ]
+        counts = torch.stack(pairs).tolist()
+        total = sum(count for count, _ in counts)
+        for site, mask, (count, common) in zip(sites, chosen, counts, strict=True):
+            capacity = roomy(count, site.size, total, len(sites))
+            self._note(site, site.remask(mask, count, common, capacity, self.optimizer, self._followers_of(site)))
 
     def _note(self, site: LayerSite, reallocated: bool) -> None:
         self.reallocated |= reallocated

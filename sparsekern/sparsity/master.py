@@ -26,18 +26,20 @@ class Remasked(LayerSite):
     def _remember(self, mask: Tensor) -> None:
         self._mask = self.module.row_ptr, mask
 
-    def _next(self, mask: Tensor, nnz: int, capacity: int) -> tuple[Topology | None, int]:
-        """The pattern of a mask of `nnz` weights, None if it is the one in use, and how many weights they share. It has
-        the capacity of the one in use, unless that is too small or more than twice `capacity`."""
-        old = self.active
+    def shared(self, mask: Tensor) -> Tensor:
+        """How many weights a mask and the one in use have in common, 0-d."""
         if self._mask is None or self._mask[0] is not self.module.row_ptr:
-            self._remember(old.mask())
-        before = self._mask[1]  # type: ignore[index]
-        common = int((mask & before).count_nonzero())
+            self._remember(self.active.mask())
+        return (mask & self._mask[1]).count_nonzero()  # type: ignore[index]
+
+    def _next(self, mask: Tensor, nnz: int, common: int, capacity: int) -> Topology | None:
+        """The pattern of a mask of `nnz` weights, None if it is the one in use. It has the capacity of the one in use,
+        unless that is too small or more than twice `capacity`."""
+        old = self.active
         if nnz == common == old.nnz:
-            return None, common
+            return None
         room = old.capacity if nnz <= old.capacity <= 2 * capacity else capacity
-        return Topology.from_mask(mask, capacity=room), common
+        return Topology.from_mask(mask, capacity=room, nnz=nnz)
 
 
 class MasterSite(Remasked, LayerSite[MaskedLayer]):
@@ -77,13 +79,20 @@ class MasterSite(Remasked, LayerSite[MaskedLayer]):
         return float((1 - active / total).clamp(min=0)) if total > 0 else 0.0
 
     def remask(
-        self, mask: Tensor, nnz: int, capacity: int, optimizer: torch.optim.Optimizer, followers: Sequence[MaskedLayer]
+        self,
+        mask: Tensor,
+        nnz: int,
+        common: int,
+        capacity: int,
+        optimizer: torch.optim.Optimizer,
+        followers: Sequence[MaskedLayer],
     ) -> bool:
-        """Makes `mask` the pattern, bool of the weight's shape with `nnz` entries True; with room for `capacity`
-        weights if it has not enough or far too much now. Returns whether the capacity changed."""
+        """Makes `mask` the pattern, bool of the weight's shape with `nnz` entries True, of which `common` are in use
+        (`shared`); with room for `capacity` weights if it has not enough or far too much now. Returns whether the
+        capacity changed."""
         old = self.active
         self.check_followers(followers)
-        topology, common = self._next(mask, nnz, capacity)
+        topology = self._next(mask, nnz, common, capacity)
         if topology is not None:
             self.module.set_topology(topology)
             for follower in followers:
@@ -163,12 +172,18 @@ class ParkedSite(Remasked, Site):
 
     @torch.no_grad()
     def remask(
-        self, mask: Tensor, nnz: int, capacity: int, optimizer: torch.optim.Optimizer, followers: Sequence[SparseLayer]
+        self,
+        mask: Tensor,
+        nnz: int,
+        common: int,
+        capacity: int,
+        optimizer: torch.optim.Optimizer,
+        followers: Sequence[SparseLayer],
     ) -> bool:
         """As `MasterSite.remask`."""
         old, parameter = self.active, self.module.values
         self.check_followers(followers)
-        topology, common = self._next(mask, nnz, capacity)
+        topology = self._next(mask, nnz, common, capacity)
         if topology is None:
             self.note_change(old.nnz, common)
             return False

@@ -50,6 +50,24 @@ def test_every_method_trains_elsewhere(name: str, kind: str) -> None:
     assert not any(there[1]), there[1]
 
 
+def test_new_masks_of_all_layers_wait_once() -> None:
+    method = trajectories.make("dpf")
+    with elsewhere() as waited:
+        data = [(x.to(DEVICE), y.to(DEVICE)) for x, y in trajectories.batches("linear", 8)]
+        model = sk.sparsify(trajectories.network("linear").to(DEVICE), method, backend="sparse")
+        optimizer = sk.Sparsifier(model, torch.optim.SGD(model.parameters(), lr=0.05), method)
+        changed = 0
+        for x, y in data:
+            waited.clear()
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(x), y).backward()
+            optimizer.step()
+            if optimizer.rewired:
+                assert waited == ["tolist"]
+                changed += 1
+        assert changed
+
+
 def test_the_device_insists() -> None:
     with elsewhere():
         x = torch.ones(3, device=DEVICE)

@@ -234,7 +234,7 @@ def test_frozen_weights_rest_with_their_state_and_return_with_it() -> None:
     state = optimizer.state[site.module.values]
     before = {key: site.active.dense(value) for key, value in state.items() if value.dim()}
     weight = site.weight.clone()
-    site.remask(~drop, int((~drop).sum()), site.size, optimizer.optimizer, [])
+    site.remask(~drop, int((~drop).sum()), int(site.shared(~drop)), site.size, optimizer.optimizer, [])
     assert site.nnz == int((~drop).sum())
     optimizer.method = make("snr_frozen", burn_in=100)
     ratio_before = site.tracked["ratio"].clone()
@@ -243,7 +243,8 @@ def test_frozen_weights_rest_with_their_state_and_return_with_it() -> None:
     assert (site.tracked["ratio"] != ratio_before)[drop].float().mean() > 0.9
     assert torch.equal(site.weight[drop], weight[drop])
     assert (site.weight != weight)[~drop].all()
-    site.remask(torch.ones(site.shape, dtype=torch.bool), site.size, site.size, optimizer.optimizer, [])
+    every = torch.ones(site.shape, dtype=torch.bool)
+    site.remask(every, site.size, int(site.shared(every)), site.size, optimizer.optimizer, [])
     assert torch.equal(site.active.dense(site.module.values.detach())[drop], weight[drop])
     for key, value in before.items():
         now = site.active.dense(optimizer.state[site.module.values][key])
