@@ -88,9 +88,12 @@ def _snr(seed: int) -> Iterable[Run]:
 
 
 def _cifar(seed: int) -> Iterable[Run]:
-    yield Run("", "dense", None, seed, {"method": "dense"})
-    for method in ("dpf", "optg"):
-        yield Run("", method, 0.9, seed, {"method": method, "sparsity": 0.9})
+    flags: Flags = {"lr": 0.2, "weight_decay": 1e-4, "schedule": "step", "milestones": [4, 6]}
+    yield Run("", "dense", None, seed, {**flags, "method": "dense"})
+    yield Run("", "dpf", 0.9, seed, {**flags, "method": "dpf", "sparsity": 0.9})
+    # The default steepness, 80 / 8, would prune in two steps.
+    flags = {"lr": 0.1, "weight_decay": 5e-4, "schedule": "cosine", "set": [("steepness", 1)]}
+    yield Run("", "optg", 0.9, seed, {**flags, "method": "optg", "sparsity": 0.9})
 
 
 def _prospr(seed: int) -> Iterable[Run]:
@@ -169,18 +172,14 @@ at 64 %, dpf 15.3, 15.3, 15.4.""",
             "model": "resnet20",
             "epochs": 8,
             "batch_size": 128,
-            "lr": 0.2,
             "momentum": 0.9,
             "nesterov": True,
-            "weight_decay": 1e-4,
-            "schedule": "step",
-            "milestones": [4, 6],
         },
         _cifar,
         (0, 1),
         """\
 8 epochs instead of 300, the learning rate divided by 10 after 4 and 6 of them instead of 150 and 225. `optg` is trained
-by the same settings, not by those of its paper.
+by the settings of its own code: learning rate 0.1 along a cosine, weight decay 5e-4, steepness 1.
 
 Published after 300 epochs: dense 92.48, dpf 90.88 at 90 %. OptG has no ResNet-20 (VGG-19, 160 epochs: dense 93.85, optg
 93.84 at 90 %).""",
