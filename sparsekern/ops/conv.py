@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .linear import _autocast, check_operand
 from .pattern import compress
-from .schema import _accumulate, image_format, output_size
+from .shapes import accumulate_dtype, image_format, output_size
 
 sparse = torch.ops.sparsekern.sparse_conv2d.default
 expanded = torch.ops.sparsekern.expanded_conv2d.default
@@ -138,7 +138,7 @@ def sampled_conv2d_gradient(
     row_ptr, col = compress(distinct, rows, cols)
     # Of the walk by columns only the number of columns is looked at.
     index = [row_ptr, col, col.new_zeros(cols + 1), *[col.new_empty(0)] * 5]
-    delta, h = (tensor.to(_accumulate(tensor.dtype)) for tensor in (grad_output, input))
+    delta, h = (tensor.to(accumulate_dtype(tensor.dtype)) for tensor in (grad_output, input))
     values = h.new_zeros(distinct.shape)
     needs = (False, True, False)
     ops = torch.ops.sparsekern

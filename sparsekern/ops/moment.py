@@ -5,8 +5,9 @@ import torch
 from torch import Tensor
 
 from .conv import Pair, Window, check_gradient, window
-from .schema import SNR_CAP, _accumulate
+from .schema import SNR_CAP
 from .selection import check_features
+from .shapes import accumulate_dtype
 
 __all__ = ["SNR_CAP", "conv2d_gradient_moment", "gradient_moment", "moment_of", "score_step", "snr_update"]
 
@@ -159,4 +160,4 @@ def _check_like(target: Tensor, name: str, **others: Tensor) -> None:
 def _kernel_dtype(tensor: Tensor) -> Tensor:
     """The kernels of the CPU have no fp16."""
     narrow = tensor.dtype == torch.float16 and tensor.device.type == "cpu"
-    return tensor.to(_accumulate(tensor.dtype)) if narrow else tensor
+    return tensor.to(accumulate_dtype(tensor.dtype)) if narrow else tensor

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from .reference_sampling import guided_sample, random_subset
-from .schema import TILE, _accumulate, library
+from .schema import TILE, library
+from .shapes import accumulate_dtype
 
 PANEL_BYTES = 64 << 20
 
@@ -50,7 +51,7 @@ def collect(dense: Tensor, row_ptr: Tensor, col: Tensor, start: int, stop: int, 
 
 def sparse_linear(input: Tensor, values: Tensor, index: list[Tensor], bias: Tensor | None, out_features: int) -> Tensor:
     """`input @ W.T + bias`, sums kept in fp32 or wider."""
-    wide = _accumulate(input.dtype)
+    wide = accumulate_dtype(input.dtype)
     weight = expand(values.to(wide), index[0], index[1], 0, out_features, input.shape[-1])
     return torch.nn.functional.linear(input.to(wide), weight, None if bias is None else bias.to(wide)).to(input.dtype)
 
@@ -65,7 +66,7 @@ def sparse_linear_backward(
     need_bias: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of `sparse_linear`; what is not needed is returned with no elements."""
-    wide = _accumulate(input.dtype)
+    wide = accumulate_dtype(input.dtype)
     rows, cols = grad_output.shape[-1], input.shape[-1]
     delta, h = _flat(grad_output).to(wide), _flat(input).to(wide)
     grad_input, grad_values, grad_bias = input.new_empty(0), values.new_empty(0), values.new_empty(0)
@@ -138,7 +139,7 @@ def expanded_linear_backward(
 
 def sampled_gradient(grad_output: Tensor, input: Tensor, coordinates: Tensor) -> Tensor:
     """`sum_b grad_output[b, r] * input[b, c]` at flat coordinates `r * cols + c`, int64 `[n]`; fp32 or wider."""
-    wide = _accumulate(input.dtype)
+    wide = accumulate_dtype(input.dtype)
     rows, cols = grad_output.shape[-1], input.shape[-1]
     delta, h = _flat(grad_output).to(wide), _flat(input).to(wide)
     if coordinates.numel() and not 0 <= int(coordinates.min()) <= int(coordinates.max()) < rows * cols:

@@ -7,7 +7,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from .reference import PANEL_BYTES, collect, expand, panel
-from .schema import _accumulate, image_format, library
+from .schema import library
+from .shapes import accumulate_dtype, image_format
 
 
 class Window(NamedTuple):
@@ -62,7 +63,7 @@ class Window(NamedTuple):
 
 def sparse_conv2d(input: Tensor, values: Tensor, index: list[Tensor], bias: Tensor | None, *window) -> Tensor:
     """`conv2d(input, W, bias)`, sums kept in fp32 or wider."""
-    wide, w = _accumulate(input.dtype), Window(*window)
+    wide, w = accumulate_dtype(input.dtype), Window(*window)
     weight = w.weight(expand(values.to(wide), index[0], index[1], 0, index[0].numel() - 1, w.cols(input)))
     return w.convolve(w.padded(input.to(wide)), weight, None if bias is None else bias.to(wide)).to(input.dtype)
 
@@ -78,7 +79,7 @@ def sparse_conv2d_backward(
     *window,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of `sparse_conv2d`; what is not needed is returned with no elements."""
-    wide, w = _accumulate(input.dtype), Window(*window)
+    wide, w = accumulate_dtype(input.dtype), Window(*window)
     rows, delta, h = index[0].numel() - 1, grad_output.to(wide), w.padded(input.to(wide))
     weight = w.weight(expand(values.to(wide), index[0], index[1], 0, rows, w.cols(input)))
     grad_h, grad_weight, _ = w.backward(delta, h, weight, [need_input, need_values, False])

@@ -5,7 +5,8 @@ from torch import Tensor
 
 from .reference import _flat
 from .reference_conv import Window
-from .schema import TILE, _accumulate, image_format, library
+from .schema import TILE, library
+from .shapes import accumulate_dtype, image_format
 
 
 def mask_of(bits: Tensor, shape: torch.Size) -> Tensor:
@@ -16,7 +17,7 @@ def mask_of(bits: Tensor, shape: torch.Size) -> Tensor:
 
 def masked_linear(input: Tensor, weight: Tensor, index: list[Tensor], bias: Tensor | None, active: bool) -> Tensor:
     """`input @ (W * mask).T + bias`, sums kept in fp32 or wider."""
-    wide = _accumulate(input.dtype)
+    wide = accumulate_dtype(input.dtype)
     masked = torch.where(mask_of(index[7], weight.shape), weight, 0).to(wide)
     bias = None if bias is None else bias.to(wide)
     return torch.nn.functional.linear(input.to(wide), masked, bias).to(input.dtype)
@@ -34,7 +35,7 @@ def masked_linear_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of `masked_linear`; what is not needed is returned with no elements. That of the weight is straight
     through, what it is of the masked weight, or with `active` zero off the mask."""
-    wide = _accumulate(input.dtype)
+    wide = accumulate_dtype(input.dtype)
     mask = mask_of(index[7], weight.shape)
     delta, h = _flat(grad_output).to(wide), _flat(input).to(wide)
     grad_input, grad_weight, grad_bias = input.new_empty(0), weight.new_empty(0), weight.new_empty(0)
@@ -52,7 +53,7 @@ def masked_conv2d(
     input: Tensor, weight: Tensor, index: list[Tensor], bias: Tensor | None, *window_and_active
 ) -> Tensor:
     """`conv2d(input, W * mask, bias)` in the memory format of the input, sums kept in fp32 or wider."""
-    wide, w = _accumulate(input.dtype), Window(*window_and_active[:-1])
+    wide, w = accumulate_dtype(input.dtype), Window(*window_and_active[:-1])
     masked = torch.where(mask_of(index[7], weight.shape), weight, 0).to(wide)
     output = w.convolve(w.padded(input.to(wide)), masked, None if bias is None else bias.to(wide)).to(input.dtype)
     return output.contiguous(memory_format=image_format(input))
@@ -70,7 +71,7 @@ def masked_conv2d_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of `masked_conv2d`, as those of `masked_linear`, in the memory formats of the input and the weight."""
     *window, active = window_and_active
-    wide, w, mask = _accumulate(input.dtype), Window(*window), mask_of(index[7], weight.shape)
+    wide, w, mask = accumulate_dtype(input.dtype), Window(*window), mask_of(index[7], weight.shape)
     delta, h, masked = grad_output.to(wide), w.padded(input.to(wide)), torch.where(mask, weight, 0).to(wide)
     grad_h, dense, _ = w.backward(delta, h, masked, [need_input, need_weight, False])
     grad_input, grad_weight = input.new_empty(0), weight.new_empty(0)

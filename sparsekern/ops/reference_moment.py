@@ -7,12 +7,13 @@ from torch import Tensor
 
 from .reference import _rows
 from .reference_conv import Window
-from .schema import SNR_CAP, _accumulate, library
+from .schema import SNR_CAP, library
+from .shapes import accumulate_dtype
 
 
 def gradient_moment(grad_output: Tensor, input: Tensor) -> tuple[Tensor, Tensor]:
     """`sum_n a_n` and `sum_n a_n^2`, `a_n = sum_p grad_output[n, p]^T input[n, p]`: fp32 or wider."""
-    wide, batch, rows, cols = _accumulate(input.dtype), input.shape[0], grad_output.shape[-1], input.shape[-1]
+    wide, batch, rows, cols = accumulate_dtype(input.dtype), input.shape[0], grad_output.shape[-1], input.shape[-1]
     positions = prod(input.shape[1:-1])
     if positions == 1:  # no sum to take before squaring
         delta, h = grad_output.reshape(batch, rows).to(wide), input.reshape(batch, cols).to(wide)
@@ -27,7 +28,7 @@ def gradient_moment(grad_output: Tensor, input: Tensor) -> tuple[Tensor, Tensor]
 
 def conv2d_gradient_moment(grad_output: Tensor, input: Tensor, *window) -> tuple[Tensor, Tensor]:
     """`sum_n a_n` and `sum_n a_n^2`, a_n the gradient that image n alone gives the weight: fp32 or wider."""
-    wide, w = _accumulate(input.dtype), Window(*window)
+    wide, w = accumulate_dtype(input.dtype), Window(*window)
     weight = w.weight(input.new_zeros(1, dtype=wide).expand(grad_output.shape[1], w.cols(input)))
     gradient, moment = (torch.zeros(weight.shape, dtype=wide, device=input.device) for _ in range(2))
     for delta, h in zip(grad_output.split(1), input.split(1), strict=True):

@@ -16,7 +16,8 @@ import triton
 from torch import Tensor
 
 from ..masked import weight_gradient
-from ..schema import TILE, _accumulate, _image, output_size
+from ..schema import TILE
+from ..shapes import accumulate_dtype, empty_image, output_size
 from .implicit import _masked_forward, _masked_input_gradient, _masked_weight_gradient
 from .launch import Config, launch, precision
 from .tiles import BLOCK, by_tap, steps_backward, steps_forward
@@ -75,7 +76,7 @@ def masked_conv2d(
     """`conv2d(input, W * mask, bias)`."""
     product = _product(weight, index, kernel_size, stride, padding, dilation, groups)
     size = output_size(input.shape[2:], kernel_size, stride, padding, dilation)
-    output = _image(input, (input.shape[0], weight.shape[0], *size))
+    output = empty_image(input, (input.shape[0], weight.shape[0], *size))
     forward(input, weight, bias, output, product)
     return output
 
@@ -100,13 +101,13 @@ def masked_conv2d_backward(
     product = _product(weight, index, kernel_size, stride, padding, dilation, groups)
     grad_input, grad_weight = input.new_empty(0), weight.new_empty(0)
     if need_input:
-        grad_input = input_gradient(grad_output, weight, _image(input, input.shape), product)
+        grad_input = input_gradient(grad_output, weight, empty_image(input, input.shape), product)
     if need_weight and active:
         grad_weight = active_gradient(grad_output, input, weight, product)
     elif need_weight:
         window = (kernel_size, stride, padding, dilation, groups)
         dense = weight_gradient(grad_output, input, tuple(weight.shape), window)
-        grad_weight = _image(weight, weight.shape).copy_(dense)
+        grad_weight = empty_image(weight, weight.shape).copy_(dense)
     grad_bias = grad_output.sum((0, 2, 3)).to(weight.dtype) if need_bias else weight.new_empty(0)
     return grad_input, grad_weight, grad_bias
 
@@ -212,8 +213,10 @@ def active_gradient(grad_output: Tensor, input: Tensor, weight: Tensor, product:
     grad_output, input = _by_channels(grad_output), _by_channels(input)
     shares = max(1, min(PROGRAMS // max(1, programs), samples // SHARE))
     share = triton.cdiv(samples, shares)
-    gradient = _image(weight, weight.shape)
-    parts = gradient if shares == 1 else gradient.new_empty((shares, *gradient.shape), dtype=_accumulate(weight.dtype))
+    gradient = empty_image(weight, weight.shape)
+    parts = (
+        gradient if shares == 1 else gradient.new_empty((shares, *gradient.shape), dtype=accumulate_dtype(weight.dtype))
+    )
 
     def grid(blocks: dict[str, int]) -> tuple[int, ...]:
         columns = triton.cdiv(channels, blocks["COLS"]) * product.taps

@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..reference_conv import Window, expanded_conv2d, expanded_conv2d_backward
-from ..schema import TILE, image_format, output_size
+from ..schema import TILE
+from ..shapes import image_format, output_size
 from .expand import quads, store_active
 from .launch import Config, launch, precision
 from .sparse_linear import CHUNK, FEW, add, has_bits, input_gradient, occupied, split, strict
