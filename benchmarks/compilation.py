@@ -26,7 +26,6 @@ from .launches import LAUNCHES
 # Bytes of shared memory that a program can have, by compute capability.
 SHARED = {80: 163 << 10, 90: 227 << 10, 100: 227 << 10}
 MATRIX_UNITS = {80: r"\bmma\.sync", 90: r"\bwgmma\.|\bmma\.sync", 100: r"\btcgen05\.mma|\bmma\.sync"}
-DTYPES = (torch.bfloat16, torch.float32)
 
 
 class Task(NamedTuple):

@@ -79,13 +79,20 @@ def recorded() -> Iterator[list[Launch]]:
 
 
 @contextmanager
-def tuning() -> Iterator[dict[str, dict[str, int]]]:
-    """Measures every configuration at the first launch of a kernel with new sizes. Yields what was found, an entry
-    of configurations.json; kernels run many times on the arguments that they are given."""
+def tuning(found: dict[str, dict[str, int]] | None = None) -> Iterator[dict[str, dict[str, int]]]:
+    """Measures every configuration at the first launch of a kernel with new sizes, and takes the fastest from then on.
+    Kernels run many times on the arguments of that launch.
+
+    Args:
+        found: an entry of configurations.json, which is added to; what it has is not measured again.
+
+    Yields:
+        The entry.
+    """
     global _tuning
-    _tuning = found = {}
+    _tuning = {} if found is None else found
     try:
-        yield found
+        yield _tuning
     finally:
         _tuning = None
 
