@@ -21,17 +21,20 @@ def test_trains_elsewhere_as_here(method: str) -> None:
         with elsewhere() as waited:
             settings = config(method) | {"device": device}
             run = Run(settings, load(settings, False))
-            losses, waits = [], []
+            losses, waits, checked = [], [], []
 
-            def tick(run: Run = run, waits: list = waits, waited: list = waited) -> None:
-                due = [run.optimizer.method.when.fires(t) for t in (run.step - 1, run.step)]
-                waits.extend([] if any(due) else waited)
+            def tick(run: Run = run, waits: list = waits, waited: list = waited, checked: list = checked) -> None:
+                method = run.optimizer.method
+                if not method.when.fires(run.step - (method.update != "before")):
+                    waits.extend(waited)
+                    checked.append(run.step)
                 waited.clear()
 
             for _ in range(2):
                 waited.clear()
                 losses.append(run.train_epoch(tick))
             found.append((losses, run.evaluate(), {k: v.to("cpu") for k, v in run.model.state_dict().items()}))
+            assert checked
             assert not waits
     (here, scores, state), (there, others, moved) = found
     assert here == there

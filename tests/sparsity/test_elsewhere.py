@@ -13,7 +13,8 @@ import sparsekern as sk
 
 
 def run(kind: str, name: str, device: str | torch.device) -> tuple[dict[str, Tensor], list[list[str]]]:
-    """Final state, and what waited for the device in every step in which no change of pattern was due."""
+    """Final state, and what waited for the device in every step whose pattern stays; in every step of a method that
+    lets none stay."""
     torch.manual_seed(3)
     method = trajectories.make(name)
     with elsewhere() as waited:
@@ -29,7 +30,8 @@ def run(kind: str, name: str, device: str | torch.device) -> tuple[dict[str, Ten
             loss = nn.functional.cross_entropy(model(x), y)
             loss.backward()
             optimizer.step()
-            if not any(method.when.fires(t) for t in (optimizer.steps - 1, optimizer.steps)):
+            changed = method.when.fires(optimizer.steps - (method.update != "before"))
+            if not changed or name in RESTLESS:
                 waits.append(list(waited))
             if optimizer.steps % trajectories.EPOCH == 0:
                 optimizer.epoch_end(loss.item())
@@ -38,6 +40,8 @@ def run(kind: str, name: str, device: str | torch.device) -> tuple[dict[str, Ten
     return state, waits
 
 
+# Methods that change a pattern in every step, and how often all layers together wait for the device in it.
+RESTLESS = {"deepr": 31, "dnw": 1, "str": 2}
 # Second derivatives of a convolution are made in C++ of tensors that the stand-in does not see.
 CURVED = ("grasp", "grasp_abs", "grasp_magnitude", "prospr", "prospr_channel")
 CASES = [(n, kind) for n in trajectories.NAMES for kind in trajectories.KINDS if kind == "linear" or n not in CURVED]
@@ -47,7 +51,8 @@ CASES = [(n, kind) for n in trajectories.NAMES for kind in trajectories.KINDS if
 def test_every_method_trains_elsewhere(name: str, kind: str) -> None:
     here, there = run(kind, name, "cpu"), run(kind, name, DEVICE)
     assert all(torch.equal(there[0][key], here[0][key]) for key in here[0])
-    assert not any(there[1]), there[1]
+    assert there[1]
+    assert max(map(len, there[1])) <= RESTLESS.get(name, 0), there[1]
 
 
 def test_new_masks_of_all_layers_wait_once() -> None:
