@@ -17,7 +17,7 @@ def same(a: object, b: object, path: str = "") -> None:
     if isinstance(a, dict):
         assert isinstance(b, dict)
         assert a.keys() == b.keys(), path
-        for key in a.keys() - {"seconds", "seconds_per_step", "train_seconds"}:
+        for key in a.keys() - {"seconds", "seconds_per_step", "cpu_seconds_per_step", "train_seconds"}:
             same(a[key], b[key], f"{path}.{key}")
     elif isinstance(a, list | tuple):
         assert isinstance(b, list | tuple)

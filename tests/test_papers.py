@@ -8,7 +8,8 @@ import pytest
 
 from benchmarks.papers import __main__ as papers
 from benchmarks.papers import results
-from benchmarks.papers.experiments import EXPERIMENTS, Experiment, Run, constant_weights
+from benchmarks.papers.experiment import Experiment, Run
+from benchmarks.papers.experiments import EXPERIMENTS, constant_weights
 from sparsekern.cli import models, options
 from sparsekern.topology import kept
 

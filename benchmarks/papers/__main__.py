@@ -12,7 +12,8 @@ from sparsekern.cli.grid import Cell, check, run_all
 from sparsekern.cli.options import natural, numbers, positive, resolve
 
 from . import results
-from .experiments import EXPERIMENTS, Experiment, Run
+from .experiment import Experiment, Run
+from .experiments import EXPERIMENTS
 
 RESULTS = Path(__file__).parents[1] / "results"
 

@@ -1,65 +1,11 @@
-"""Which runs an experiment consists of."""
+"""Which runs the experiments consist of."""
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 from itertools import pairwise
 from math import prod
-from typing import Any
 
-Flags = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Run:
-    """A training run: `what` is trained, with `at` the number that the experiment varies, in a `group` of its own."""
-
-    group: str
-    what: str
-    at: float | None
-    seed: int
-    flags: Flags = field(hash=False)
-
-    @property
-    def name(self) -> str:
-        """Of its folder."""
-        parts = [self.group, self.what, "" if self.at is None else f"{self.at:g}", f"seed{self.seed}"]
-        return "-".join(part for part in parts if part)
-
-
-@dataclass(frozen=True)
-class Curves:
-    """A number that is drawn over the epochs: `accuracy`, `sparsities` or `change`, of the runs of a group."""
-
-    group: str
-    key: str
-    title: str
-    whats: tuple[str, ...] = ("*",)
-
-
-@dataclass(frozen=True)
-class Experiment:
-    """What `python -m benchmarks.papers NAME` trains.
-
-    Attributes:
-        source: of the experiment.
-        axis: what the number of a run is, by group; empty where it is not worth a picture.
-        data: by default.
-        common: flags of every run.
-        runs: the runs of a seed.
-        seeds: by default.
-        notes: what differs from the paper, and what it published.
-        curves: what is drawn over the epochs.
-    """
-
-    source: str
-    axis: dict[str, str]
-    data: str
-    common: Flags
-    runs: Callable[[int], Iterable[Run]]
-    seeds: Sequence[int]
-    notes: str
-    curves: tuple[Curves, ...] = ()
-
+from . import baselines
+from .experiment import Curves, Experiment, Flags, Run
 
 SNR_SPARSITIES = (0.7, 0.8, 0.95)
 ADAM: Flags = {"optimizer": "adam", "schedule": "cosine", "weight_decay": 1e-4}
@@ -235,4 +181,5 @@ subset is every absent weight. In `width`, every network has as many weights as 
 Published: ResNet-56 at 98 %: GraBo 86.08, RigL 85.62, random 73.98. Width, by constant
 weights: ResNet-56 on CIFAR-100 from 68.80 to 72.70 with four times the width and 94 %.""",
     ),
+    "baselines": baselines.EXPERIMENT,
 }

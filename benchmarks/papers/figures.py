@@ -8,7 +8,7 @@ from typing import Any
 
 from sparsekern.cli.figures import COLOURS, INK, figure, save, title
 
-from .experiments import Curves, Experiment
+from .experiment import Curves, Experiment
 
 DEEPEST = 12  # points below the best accuracy of a panel: what is worse would flatten all else
 STYLES = ("-", "--", ":", "-.")

@@ -11,7 +11,7 @@ from sparsekern.cli.files import read_lines, write_json
 from sparsekern.cli.files import write as write_file
 
 from . import figures
-from .experiments import Experiment, Run
+from .experiment import Experiment, Run
 
 SUMMARY = ("model", "data", "test_accuracy", "test_loss", "sparsity", "nnz", "prunable", "epochs", "seconds_per_step")
 NAMED = 12  # of the runs that lack

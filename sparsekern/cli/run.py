@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from .. import Method, Sparsifier, memory_report, methods, sparsify
 from ..nn.convert import prunable_layers
+from ..nn.memory import PARTS
 from .checkpoint import VERSION
 from .data import Data
 from .errors import RunError, UsageError
@@ -59,6 +60,8 @@ class Run:
         self.steps_per_epoch = math.ceil(len(data.train) / config["batch_size"])
         self.epoch = self.step = 0
         self.seconds: list[float] = []
+        self.cpu_seconds = 0.0  # of a step of the last epoch, over all threads
+        self.most_bytes = 0  # that the weights and what goes with them took in the last epoch
         self.history: list[dict] = []
         if config["threads"]:
             torch.set_num_threads(config["threads"])
@@ -146,16 +149,20 @@ class Run:
         """
         self.model.train()
         total = torch.zeros((), device=self.device)
-        start = time.perf_counter()
+        self.most_bytes = 0
+        start, start_cpu = time.perf_counter(), time.process_time()
         try:
             for x, y in self._batches(self.epoch):
                 self._train_step(x, y, total)
+                self.most_bytes = self.most_bytes or self.bytes  # patterns that shrink are largest here
                 tick()
         except ValueError:
             if math.isfinite(total.item()):
                 raise  # otherwise it is the NaN that a method finds in its scores
         mean = total.item() / len(self.data.train)
         self.seconds.append((time.perf_counter() - start) / self.steps_per_epoch)
+        self.cpu_seconds = (time.process_time() - start_cpu) / self.steps_per_epoch
+        self.most_bytes = max(self.most_bytes, self.bytes)
         if not math.isfinite(mean):
             raise RunError(f"training diverged in epoch {self.epoch + 1}: the loss is {mean}; try a smaller --lr")
         self.optimizer.epoch_end(mean)
@@ -207,6 +214,12 @@ class Run:
     def memory(self) -> Any:
         """Measured bytes of the model and its optimizer (`memory_report`)."""
         return memory_report(self.model, self.optimizer)
+
+    @property
+    def bytes(self) -> int:
+        """Of values, indices, slack, gradients, optimizer state and scratch at this moment, all layers together."""
+        total = self.memory.total
+        return sum(total[part] for part in PARTS)
 
     def state_dict(self) -> dict:
         return {

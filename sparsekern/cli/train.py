@@ -170,6 +170,8 @@ def _metrics(session: Run, train_loss: float, test_loss: float, accuracy: float)
         "sparsity": 1 - nnz / prunable,
         "nnz": nnz,
         "seconds_per_step": session.seconds[-1],
+        "cpu_seconds_per_step": session.cpu_seconds,
+        "weight_bytes": session.most_bytes,
         "layers": layers,
     }
 
@@ -205,11 +207,14 @@ def summarise(session: Run) -> dict:
     """The content of `summary.json`.
 
     `seconds_per_step` is the median over the epochs of an epoch's training time by its steps, `train_seconds` that of
-    all epochs, evaluation excluded;
-    `peak_memory_bytes` is `peak_memory`, or the most that torch allocated on a CUDA device.
+    all epochs, evaluation excluded; `cpu_seconds_per_step` is the processor's time in place of the clock's, threads
+    added up, which other processes disturb less;
+    `peak_memory_bytes` is `peak_memory`, or the most that torch allocated on a CUDA device; `peak_weight_bytes` is the
+    most that weights, indices, gradients and optimizer state took together after any epoch or its first step.
     """
     config, last = session.config, session.history[-1]
     cuda = session.device.type == "cuda"
+    cpu = [epoch["cpu_seconds_per_step"] for epoch in session.history if "cpu_seconds_per_step" in epoch]
     return {
         "method": config["method"],
         "model": config["model"],
@@ -221,8 +226,10 @@ def summarise(session: Run) -> dict:
         "epochs": session.epoch,
         "steps": session.step,
         "seconds_per_step": sorted(session.seconds)[len(session.seconds) // 2],
+        "cpu_seconds_per_step": sorted(cpu)[len(cpu) // 2] if cpu else None,
         "train_seconds": sum(session.seconds) * session.steps_per_epoch,
         "peak_memory_bytes": torch.cuda.max_memory_allocated(session.device) if cuda else peak_memory(),
+        "peak_weight_bytes": max((epoch.get("weight_bytes", 0) for epoch in session.history), default=0),
         "memory": session.memory.total,
         "seed": config["seed"],
         "backend": config["backend"],

@@ -1,0 +1,59 @@
+"""What an experiment is."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+Flags = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training run: `what` is trained, with `at` the number that the experiment varies, in a `group` of its own."""
+
+    group: str
+    what: str
+    at: float | None
+    seed: int
+    flags: Flags = field(hash=False)
+
+    @property
+    def name(self) -> str:
+        """Of its folder."""
+        parts = [self.group, self.what, "" if self.at is None else f"{self.at:g}", f"seed{self.seed}"]
+        return "-".join(part for part in parts if part)
+
+
+@dataclass(frozen=True)
+class Curves:
+    """A number that is drawn over the epochs: `accuracy`, `sparsities` or `change`, of the runs of a group."""
+
+    group: str
+    key: str
+    title: str
+    whats: tuple[str, ...] = ("*",)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What `python -m benchmarks.papers NAME` trains.
+
+    Attributes:
+        source: of the experiment.
+        axis: what the number of a run is, by group; empty where it is not worth a picture.
+        data: by default.
+        common: flags of every run.
+        runs: the runs of a seed.
+        seeds: by default.
+        notes: what differs from the paper, and what it published.
+        curves: what is drawn over the epochs.
+    """
+
+    source: str
+    axis: dict[str, str]
+    data: str
+    common: Flags
+    runs: Callable[[int], Iterable[Run]]
+    seeds: Sequence[int]
+    notes: str
+    curves: tuple[Curves, ...] = ()
