@@ -187,6 +187,12 @@ def _conv2d_backward(dtype: torch.dtype) -> object:
     return cuda.kernel("sparse_conv2d_backward")(delta, x, _of(CAPACITY, dtype=dtype), _index(), *needs, *WINDOW)
 
 
+def _sampled_conv2d_gradient(dtype: torch.dtype) -> object:
+    delta, x = _of(32, 256, 16, 16, dtype=dtype), _of(32, 128, 32, 32, dtype=dtype)
+    coordinates = _of(9001, dtype=torch.int64)
+    return cuda.kernel("sampled_conv2d_gradient")(delta, x, coordinates, [3, 3], [2, 2], [1, 1, 1, 1], [1, 1], 1)
+
+
 _weight_gradient = partial(_linear_backward, BATCH, False)
 FORWARD, BACKWARD = ("_masked_forward",), ("_masked_input_gradient", "_masked_weight_gradient")
 LAUNCHES = {
@@ -202,6 +208,7 @@ LAUNCHES = {
     **_moments("gradient_moment of sequences", _gradient_moment(50), "_shares"),
     **_moments("conv2d_gradient_moment", _conv2d_gradient_moment(1), "_shares"),
     "conv2d_gradient_moment of each channel": Launches(_conv2d_gradient_moment(256), (torch.bfloat16,), ("_shares",)),
+    "sampled_conv2d_gradient": Launches(_sampled_conv2d_gradient),
     "snr_update": Launches(_snr_update),
     "score_step": Launches(_score_step),
     "masked_linear": Launches(_masked_linear, (torch.bfloat16,), FORWARD),

@@ -79,6 +79,12 @@ def sampled_gradient(p: Pattern, grad_output: Tensor, input: Tensor, coordinates
     return (delta.reshape(-1, p.rows).t() @ x.reshape(-1, p.cols)).flatten()[coordinates]
 
 
+def sampled_conv2d_gradient(p: Pattern, grad_output: Tensor, input: Tensor, coordinates: Tensor, *window) -> Tensor:
+    weight = torch.zeros(p.mask.shape, dtype=torch.float64, requires_grad=True)
+    output = convolve(input.double(), weight, None, *window)
+    return torch.autograd.grad(output, weight, grad_output.double())[0].flatten()[coordinates]
+
+
 def compress(p: Pattern, coordinates: Tensor, rows: int, cols: int, capacity: int) -> list[Tensor]:
     return [p.row_ptr, p.col]
 
@@ -157,6 +163,7 @@ EXPECTED: dict[str, Callable] = {
     "masked_linear_backward": expected_masked_linear_backward,
     "masked_conv2d": expected_masked_conv2d,
     "masked_conv2d_backward": expected_masked_conv2d_backward,
+    "sampled_conv2d_gradient": sampled_conv2d_gradient,
     "gradient_moment": expected_gradient_moment,
     "conv2d_gradient_moment": expected_conv2d_gradient_moment,
     "snr_update": expected_snr_update,

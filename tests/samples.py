@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import torch
 from patterns import Pattern, Sample, mask, patterns, plain, strided, tiles
-from samples_conv import conv2d, conv2d_backward
+from samples_conv import conv2d, conv2d_backward, sampled_conv2d_gradient
 from samples_masked import masked_conv2d, masked_conv2d_backward, masked_linear, masked_linear_backward
 from samples_moment import conv2d_gradient_moment, gradient_moment, score_step, snr_update
 
@@ -224,6 +224,7 @@ SAMPLES: dict[str, Callable[[torch.dtype], list[Sample]]] = {
     "expand_bits": expand_bits,
     "collect": collect,
     "sampled_gradient": sampled_gradient,
+    "sampled_conv2d_gradient": sampled_conv2d_gradient,
     "guided_sample": guided_sample,
     "random_subset": random_subset,
     "compress": compress,

@@ -85,6 +85,23 @@ def conv2d_backward(dtype: torch.dtype) -> list[Sample]:
     return samples
 
 
+def sampled_conv2d_gradient(dtype: torch.dtype) -> list[Sample]:
+    """grad_output, input, coordinates, kernel_size, stride, padding, dilation, groups"""
+    samples = []
+    many = Shape(2, 3, batch=18)  # whose positions are shared out
+    for name, shape in {**SHAPES, **TILED, "many positions": many}.items():
+        make, p = strided if name in ("strided", "groups") else plain, shape.pattern
+        input = make(shape.batch, shape.channels, *shape.size, dtype=dtype)
+        size = convolve(input.double(), torch.zeros(p.mask.shape).double(), None, *shape.window).shape
+        pair = [make(*size, dtype=dtype), input]
+        if name in TILED:
+            pair = [tensor.to(memory_format=torch.channels_last) for tensor in pair]
+        # In any order, repeated, or ascending.
+        some = torch.randint(p.mask.numel(), (19,)) if name in ("plain", "groups") else p.coordinates
+        samples.append(Sample(name, (*pair, some, *shape.window), p))
+    return samples
+
+
 def convolve(input: Tensor, matrix: Tensor, bias: Tensor | None, *window) -> Tensor:
     """The convolution with the rows of a dense matrix as kernels."""
     kernel, stride, padding, dilation, groups = window

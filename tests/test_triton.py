@@ -93,7 +93,16 @@ def test_moment_of_what_one_sample_moves(dtype: torch.dtype) -> None:
         torch.testing.assert_close(moment, gradient**2, rtol=2e-6, atol=0)
 
 
-@pytest.mark.parametrize("name", [name for name in cuda.TRITON if name.startswith("sparse_")])
+def test_gradient_at_no_place_of_the_weight() -> None:
+    delta, x = torch.randn(2, 4, 5, 5, device=DEVICE), torch.randn(2, 3, 5, 5, device=DEVICE)
+    coordinates = torch.tensor([11, -1, 12, 2**40], device=DEVICE)
+    window = [1, 1], [1, 1], [0, 0, 0, 0], [1, 1], 1
+    gradient = cuda.kernel("sampled_conv2d_gradient")(delta, x, coordinates, *window).cpu()
+    torch.testing.assert_close(gradient[0], (delta[:, 3] * x[:, 2]).sum().cpu())
+    assert gradient[1:].isnan().all()
+
+
+@pytest.mark.parametrize("name", [name for name in cuda.TRITON if name.startswith(("sparse_", "sampled_"))])
 def test_a_step_waits_for_no_value(name: str) -> None:
     """Tensors without memory have none to read; what the kernels return is what compiled code is told to expect."""
     told = getattr(torch.ops.sparsekern, name)

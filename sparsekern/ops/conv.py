@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 
 from .linear import _autocast, check_operand
-from .pattern import compress
-from .shapes import accumulate_dtype, image_format, output_size
+from .shapes import image_format, output_size
 
 sparse = torch.ops.sparsekern.sparse_conv2d.default
 expanded = torch.ops.sparsekern.expanded_conv2d.default
@@ -121,30 +120,17 @@ def sampled_conv2d_gradient(
         kernel_size, stride, padding, dilation, groups: as in `sparse_conv2d`.
 
     Returns:
-        `[n]` in fp32, or fp64 if the arguments are. The kernels make nothing of the size of the weight; on a GPU dense
-        panels of it, 64 MiB at most.
+        `[n]` in fp32, or fp64 if the arguments are. The kernels make nothing of the size of the weight.
 
     Raises:
-        ValueError: shapes or dtypes that do not fit, coordinates out of range.
+        ValueError: shapes or dtypes that do not fit; coordinates out of range, where a GPU, which is not waited for,
+            returns NaN.
     """
     geometry = window(kernel_size, stride, padding, dilation, groups)
     if coordinates.dtype != torch.int64 or coordinates.dim() != 1:
         raise ValueError(f"coordinates must be int64 [n], got {coordinates.dtype} {tuple(coordinates.shape)}")
     check_gradient(grad_output, input, geometry)
-    kernel, rows = geometry[0], grad_output.shape[1]
-    ascending = bool((coordinates[1:] > coordinates[:-1]).all())
-    distinct, inverse = (coordinates, None) if ascending else coordinates.unique(return_inverse=True)
-    cols = input.shape[1] // groups * kernel[0] * kernel[1]
-    row_ptr, col = compress(distinct, rows, cols)
-    # Of the walk by columns only the number of columns is looked at.
-    index = [row_ptr, col, col.new_zeros(cols + 1), *[col.new_empty(0)] * 5]
-    delta, h = (tensor.to(accumulate_dtype(tensor.dtype)) for tensor in (grad_output, input))
-    values = h.new_zeros(distinct.shape)
-    needs = (False, True, False)
-    ops = torch.ops.sparsekern
-    backward = ops.expanded_conv2d_backward if h.is_cuda else ops.sparse_conv2d_backward
-    gradient = backward.default(delta, h, values, index, *needs, *geometry)[1]
-    return gradient if inverse is None else gradient[inverse]
+    return torch.ops.sparsekern.sampled_conv2d_gradient(grad_output, input, coordinates, *geometry)
 
 
 def check_gradient(grad_output: Tensor, input: Tensor, window: Window) -> None:

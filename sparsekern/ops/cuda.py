@@ -25,6 +25,7 @@ TRITON = {
     "compress_mask": "pattern",
     "topk_mask": "topk_mask",
     "kth_largest": "topk_mask",
+    "sampled_conv2d_gradient": "sampled_conv2d_gradient",
     "gradient_moment": "gradient_moment",
     "conv2d_gradient_moment": "conv2d_gradient_moment",
     "snr_update": "snr_update",

@@ -125,7 +125,7 @@ def collect(dense: Tensor, row_ptr: Tensor, col: Tensor, start: int, stop: int, 
     return None
 
 
-def sampled_gradient(grad_output: Tensor, input: Tensor, coordinates: Tensor) -> Tensor:
+def sampled_gradient(grad_output: Tensor, input: Tensor, coordinates: Tensor, *window) -> Tensor:
     return input.new_empty(coordinates.shape, dtype=accumulate_dtype(input.dtype))
 
 
@@ -210,6 +210,7 @@ def score_step(
 
 
 expanded_linear = sparse_linear
+sampled_conv2d_gradient = sampled_gradient
 expanded_linear_backward = sparse_linear_backward
 masked_conv2d_backward = masked_linear_backward
 

@@ -152,6 +152,21 @@ def expanded_conv2d_backward(
     )
 
 
+def sampled_conv2d_gradient(grad_output: Tensor, input: Tensor, coordinates: Tensor, *window) -> Tensor:
+    """The weight gradient at flat coordinates, int64 `[n]`; fp32 or wider."""
+    cols = Window(*window).cols(input)
+    ascending = bool((coordinates[1:] > coordinates[:-1]).all())
+    distinct, inverse = (coordinates, None) if ascending else coordinates.unique(return_inverse=True)
+    row_ptr, col = torch.ops.sparsekern.compress(distinct, grad_output.shape[1], cols, distinct.numel())
+    # Of the walk by columns only the number of columns is looked at.
+    index = [row_ptr, col, col.new_zeros(cols + 1), *[col.new_empty(0)] * 5]
+    delta, h = (tensor.to(accumulate_dtype(tensor.dtype)) for tensor in (grad_output, input))
+    ops = torch.ops.sparsekern
+    backward = ops.expanded_conv2d_backward if h.is_cuda else ops.sparse_conv2d_backward
+    gradient = backward(delta, h, h.new_zeros(distinct.shape), index, False, True, False, *window)[1]
+    return gradient if inverse is None else gradient[inverse]
+
+
 def _unread(values: Tensor, index: list[Tensor], start: int, stop: int, cols: int) -> Tensor:
     """Stands for a weight of which only the shape matters."""
     return values.new_empty(1).expand(stop - start, cols)
@@ -162,5 +177,6 @@ for _name, _function in {
     "sparse_conv2d_backward": sparse_conv2d_backward,
     "expanded_conv2d": expanded_conv2d,
     "expanded_conv2d_backward": expanded_conv2d_backward,
+    "sampled_conv2d_gradient": sampled_conv2d_gradient,
 }.items():
     library.impl(_name, _function, "CompositeExplicitAutograd")

@@ -46,6 +46,7 @@ SCHEMAS = {
     "sampled_gradient": "(Tensor grad_output, Tensor input, Tensor coordinates) -> Tensor",
     "guided_sample": "(Tensor row_weight, Tensor col_weight, Tensor row_ptr, Tensor col, SymInt n, int seed) "
     "-> (Tensor, Tensor)",
+    "sampled_conv2d_gradient": f"(Tensor grad_output, Tensor input, Tensor coordinates, {WINDOW}) -> Tensor",
     "random_subset": "(Tensor(a!) out, SymInt size, int seed) -> ()",
     "compress": "(Tensor coordinates, SymInt rows, SymInt cols, SymInt capacity) -> (Tensor, Tensor)",
     "compress_mask": "(Tensor mask, SymInt capacity) -> (Tensor, Tensor)",
