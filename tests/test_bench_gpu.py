@@ -1,57 +1,92 @@
 """The benchmark of the GPU, tried out on the CPU: what it checks, what it keeps, where it goes on."""
 
+import argparse
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from benchmarks.gpu import __main__ as gpu
-from benchmarks.gpu.cases import Case, cases, moment_cases
-from benchmarks.gpu.timing import Stopwatch
+from benchmarks import gpu
+from sparsekern.bench import cli
+from sparsekern.bench.gpu import measure as measuring
+from sparsekern.bench.gpu import timing
+from sparsekern.bench.gpu.case import Case
+from sparsekern.bench.gpu.moments import moment_cases
+from sparsekern.bench.gpu.suite import QUICK, SUITE
+from sparsekern.bench.gpu.timing import Stopwatch
+from sparsekern.bench.moments import Conv2d, Linear
+from sparsekern.cli import main
+
+FIELDS = {"case", "impl", "device", "dtype", "sparsity", "batch", "ms", "ratio_to_dense", "bytes"}
 
 HERE = torch.device("cpu")
 
 
+@pytest.fixture(autouse=True)
+def _few_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timing, "ROUNDS", 2)
+
+
+def _report(folder: Path) -> dict:
+    (path,) = folder.glob("gpu-cpu-*.json")
+    return json.loads(path.read_text())
+
+
 def test_measures_and_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     flags = ["--device", "cpu", "--quick", "--out", str(tmp_path)]
-    assert gpu.main([*flags, "--case", "forward 96x160"]) == 0
-    (path,) = tmp_path.glob("gpu-cpu-*.json")
-    rows = json.loads(path.read_text())["rows"]
-    assert {row["case"] for row in rows} == {"forward 96x160"}
-    assert {row["sparsity"] for row in rows} == {0.8, 0.9, 0.95, 0.98}
+    assert gpu.main([*flags, "--case", "forward 96x160 90%"]) == 0
+    rows = _report(tmp_path)["rows"]
+    assert {(row["benchmark"], row["case"], row["sparsity"]) for row in rows} == {("kernels", "forward 96x160", 0.9)}
+    assert {row["dtype"] for row in rows} == {"float32", "bfloat16"}
+    assert all(set(row) >= FIELDS for row in rows)
     timed = {row["impl"] for row in rows if row["ms"] is not None}
     assert {"dense", "masked", "sparsekern-expanded", "sparsekern-fused"} <= timed
     capsys.readouterr()
     assert gpu.main(flags) == 0
-    again = json.loads(path.read_text())["rows"]
+    again = _report(tmp_path)["rows"]
     assert again[: len(rows)] == rows
-    assert {row["case"].split()[0] for row in again} == {
-        "forward",
-        "input_gradient",
-        "weight_gradient",
-        "gradient_moment",
-        "topk_mask",
-    }
+    assert {row["benchmark"] for row in again} == {*SUITE}
+    assert {row["sparsity"] for row in again if row["benchmark"] == "convolutions"} == {0.8, 0.9, 0.95, 0.98}
     dense = [row for row in again if row["impl"] in ("dense", "torch.topk")]
     assert all(row["ratio_to_dense"] == 1 for row in dense)
-    assert not [row for row in again if "error" in row["fault"]]
-    assert "goes on" not in capsys.readouterr().err
+    assert not [row for row in again if row.get("missing", "").startswith("wrong")]
+    printed = capsys.readouterr()
+    assert "# Convolutions" in printed.out
+    assert "goes on" not in printed.err
     assert gpu.main([*flags, "--minutes", "0"]) == gpu.UNFINISHED
     assert "goes on" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("layer", [problem[0] for problem in QUICK["moments"]], ids=lambda layer: layer.shape)
+def test_moments_are_compared_with_backpack(layer: Linear | Conv2d) -> None:
+    for case in moment_cases(layer, torch.float32, HERE):
+        names = ["dense", "backpack", "dpf", "sparsekern", "sparsekern-snr"]
+        if case.name.startswith("gradient"):
+            names = ["dense", "sparsekern"] + ["two-products"] * (layer.shape == "linear/96-160")
+        assert [*case.calls, *case.missing] == names or "backpack" in case.missing
+        for name, call in case.calls.items():
+            results = [result.detach() for result in as_tuple(call())]
+            assert case.error(results) < case.tolerance
+            assert len(results) == len(case.expected()) - (name in ("dense", "dpf"))
+            results[-1] = 1.01 * results[-1]
+            assert case.error(results) > case.tolerance, "the last result is not looked at"
+
+
+def as_tuple(results: torch.Tensor | tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    return (results,) if isinstance(results, torch.Tensor) else results
 
 
 def test_a_wrong_result_gets_no_number() -> None:
     right = torch.ones(4, 4)
     calls = {"dense": lambda: right, "wrong": lambda: 2 * right, "shape": lambda: right[:2], "broken": _broken}
-    case = Case("case", torch.float32, 0.5, 1, calls, lambda: [right.double()])
-    found = {row["impl"]: row for row in gpu.rows(case, Stopwatch(HERE), "cpu")}
+    found = _rows(_case(calls, lambda: [right.double()]))
     assert found["dense"]["ms"] is not None
     assert all(found[name]["ms"] is None for name in ("wrong", "shape", "broken"))
-    assert found["broken"]["fault"] == "does not run"
-    assert "error" in found["wrong"]["fault"]
+    assert found["broken"]["missing"] == "failed: does not run"
+    assert found["wrong"]["missing"].startswith("wrong: relative error")
 
 
 def _broken() -> torch.Tensor:
@@ -63,7 +98,12 @@ def _case(calls: dict, expected: Callable[[], list[torch.Tensor]] = lambda: [tor
 
 
 def _rows(case: Case) -> dict[str, dict]:
-    return {row["impl"]: row for row in gpu.rows(case, Stopwatch(HERE), "cpu")}
+    return {row["impl"]: row for row in measuring.rows(case, Stopwatch(HERE))}
+
+
+def _only(monkeypatch: pytest.MonkeyPatch, *makers: Callable[[], list[Case]]) -> None:
+    """Nothing else is measured."""
+    monkeypatch.setattr(measuring, "suite", lambda kind, device, quick: makers if kind == "kernels" else ())
 
 
 def test_ratios_are_to_the_dense_call_alone() -> None:
@@ -96,7 +136,7 @@ def test_a_case_is_measured_once_on_the_same_numbers(tmp_path: Path, monkeypatch
         numbers.append(torch.randn(4, 4))
         return [_case({"dense": lambda x=numbers[-1]: x}, lambda x=numbers[-1]: [x.double()])]
 
-    monkeypatch.setattr(gpu, "cases", lambda device, quick: iter([make, make]))
+    _only(monkeypatch, make, make)
     for _ in range(2):
         assert gpu.main(["--device", "cpu", "--out", str(tmp_path)]) == 0
     assert len(_report(tmp_path)["rows"]) == 1
@@ -108,15 +148,15 @@ def test_a_failed_device_ends_the_run_and_the_next_goes_on(tmp_path: Path, monke
     def fail() -> torch.Tensor:
         raise torch.AcceleratorError("an illegal memory access\nwas made")
 
-    def makers(device: torch.device, quick: bool) -> Iterator[Callable[[], list[Case]]]:
-        yield lambda: [_case({"dense": fail, "other": lambda: torch.ones(4, 4)})]
-        yield lambda: [replace(_case({"dense": lambda: torch.ones(4, 4)}), name="next")]
-
-    monkeypatch.setattr(gpu, "cases", makers)
+    _only(
+        monkeypatch,
+        lambda: [_case({"dense": fail, "other": lambda: torch.ones(4, 4)})],
+        lambda: [replace(_case({"dense": lambda: torch.ones(4, 4)}), name="next")],
+    )
     flags = ["--device", "cpu", "--out", str(tmp_path)]
     with pytest.raises(torch.AcceleratorError):
         gpu.main(flags)
-    assert {row["fault"] for row in _report(tmp_path)["rows"]} == {"an illegal memory access"}
+    assert {row["missing"] for row in _report(tmp_path)["rows"]} == {"an illegal memory access"}
     assert gpu.main(flags) == 0
     assert [row["case"] for row in _report(tmp_path)["rows"]] == ["case", "case", "next"]
 
@@ -130,11 +170,11 @@ def test_what_is_tuned_is_used_and_kept(tmp_path: Path, monkeypatch: pytest.Monk
         launch._tuning[name] = {"float32": 1}
         return torch.ones(4, 4)
 
-    def makers(device: torch.device, quick: bool) -> Iterator[Callable[[], list[Case]]]:
-        for name in ("one", "two"):
-            yield lambda name=name: [replace(_case({"dense": lambda: call(name)}), name=name)]
-
-    monkeypatch.setattr(gpu, "cases", makers)
+    _only(
+        monkeypatch,
+        lambda: [replace(_case({"dense": lambda: call("one")}), name="one")],
+        lambda: [replace(_case({"dense": lambda: call("two")}), name="two")],
+    )
     flags = ["--device", "cpu", "--tune", "--out", str(tmp_path)]
     assert gpu.main([*flags, "--case", "one"]) == 0
     assert called[0] == ("one", {})
@@ -145,19 +185,49 @@ def test_what_is_tuned_is_used_and_kept(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_no_two_problems_are_the_same_case() -> None:
-    nowhere = torch.device("meta")
-    made = [case for make in cases(nowhere) if make.func is moment_cases for case in make()]
-    names = [(case.name, case.dtype, case.batch) for case in made]
-    assert len(names) > 10
-    assert len(set(names)) == len(names)
+    for kind, (_, problems) in SUITE.items():
+        names = [(p[0].shape, p[0].batch) if kind == "moments" else p for p in problems]
+        assert len(set(names)) == len(names), kind
 
 
-def _report(folder: Path) -> dict:
-    (path,) = folder.glob("gpu-cpu-*.json")
-    return json.loads(path.read_text())
+def test_fp32_is_strict_for_everyone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = torch.backends.cuda.matmul, torch.backends.cudnn.conv
+    before, seen = [setting.fp32_precision for setting in settings], []
+
+    def call() -> torch.Tensor:
+        seen.append([setting.fp32_precision for setting in settings])
+        return torch.ones(4, 4)
+
+    _only(monkeypatch, lambda: [_case({"dense": call})])
+    assert gpu.main(["--device", "cpu", "--out", str(tmp_path)]) == 0
+    assert all(precisions == ["ieee", "ieee"] for precisions in seen)
+    assert [setting.fp32_precision for setting in settings] == before
 
 
-def test_needs_a_card() -> None:
-    if not torch.cuda.is_available():
-        with pytest.raises(SystemExit):
-            gpu.main([])
+def test_command(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    parser = argparse.ArgumentParser()
+    cli.add_arguments(parser)
+
+    def run(*flags: str) -> int:
+        return cli.measured(parser.parse_args([*flags, "--device", "cuda", "--quick", "--json", str(path)]), HERE)
+
+    path = tmp_path / "moments.json"
+    assert run("moments", "--case", "step conv", "--impl", "sparsekern") == 0
+    assert "moment / BackPACK's" in capsys.readouterr().out
+    found = json.loads(path.read_text())
+    assert found["benchmark"] == "moments"
+    assert {row["impl"] for row in found["rows"]} == {"dense", "sparsekern"}
+    assert run("kernels", "--impl", "nobody") == 2
+    assert "sparsekern-bits" in capsys.readouterr().err
+    assert run("threshold", "--case", "nothing") == 2
+    assert "nothing" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("what", ["kernels", "convolutions", "moments", "threshold", "train", "memory"])
+def test_needs_a_card(what: str, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert main(["bench", what, "--device", "cuda", "--quick"]) == 2
+    assert ("no CUDA device" if what in SUITE else "measures the CPU") in capsys.readouterr().err
+    with pytest.raises(SystemExit) as ended:
+        gpu.main([])
+    assert ended.value.code == 2

@@ -99,10 +99,14 @@ def name(op: str, layer: AnyLayer) -> str:
     return f"{op} {layer.shape} B={layer.batch} {layer.sparsity:.0%} {layer.dtype}"
 
 
+def has_words(name: str, words: str) -> bool:
+    """Whether a name has every one of the words; B=1 is not in B=128."""
+    return all(re.search(_whole_numbers(word), name) for word in words.split())
+
+
 def matching(cases: Sequence[Case], words: str) -> list[Case]:
-    """The cases, and of each the operations, whose `name` has every one of the words; B=1 is not in B=128."""
-    wanted = [re.compile(_whole_numbers(word)) for word in words.split()]
-    ops = [tuple(op for op in case.ops if all(w.search(name(op, case.layer)) for w in wanted)) for case in cases]
+    """The cases, and of each the operations, whose `name` has every one of the words."""
+    ops = [tuple(op for op in case.ops if has_words(name(op, case.layer), words)) for case in cases]
     return [replace(case, ops=found) for case, found in zip(cases, ops, strict=True) if found]
 
 
@@ -122,17 +126,17 @@ class Problem:
 
     layer: AnyLayer
 
-    def __init__(self, layer: AnyLayer) -> None:
+    def __init__(self, layer: AnyLayer, device: torch.device | str = "cpu") -> None:
         generator = torch.Generator().manual_seed(0)
         dtype: torch.dtype = getattr(torch, layer.dtype)
         shape = layer.weight_shape
         self.layer = layer
-        self.topology = Topology.random(shape, kept(layer.sparsity, prod(shape)), generator=generator)
+        self.topology = Topology.random(shape, kept(layer.sparsity, prod(shape)), generator=generator).to(device)
         scale = max(1.0, self.topology.nnz / shape[0]) ** -0.5
-        self.values = (scale * torch.randn(self.topology.nnz, generator=generator)).to(dtype)
-        self.bias = torch.randn(shape[0], generator=generator).to(dtype)
-        self.x = torch.randn(layer.input_shape, generator=generator).to(dtype)
-        self.dy = torch.randn(layer.output_shape, generator=generator).to(dtype)
+        self.values = (scale * torch.randn(self.topology.nnz, generator=generator)).to(device, dtype)
+        self.bias = torch.randn(shape[0], generator=generator).to(device, dtype)
+        self.x = torch.randn(layer.input_shape, generator=generator).to(device, dtype)
+        self.dy = torch.randn(layer.output_shape, generator=generator).to(device, dtype)
         self.dense = self.topology.dense(self.values)
         self.mask = self.topology.mask()
 

@@ -9,6 +9,8 @@ from pathlib import Path
 import torch
 
 from . import calibrate, cases, conv_peers, convolutions, kernels, memory, moments, peers, table, threshold, train
+from .gpu.measure import blank, measure
+from .gpu.suite import SUITE, implementations
 from .report import write
 
 DESCRIPTION = """\
@@ -18,6 +20,8 @@ DESCRIPTION = """\
   train          whole training steps of networks: time, where it goes, peak memory
   memory         peak resident memory of training steps: dense, masked, sparse
   threshold      the k-th largest of 25 million magnitudes
+
+On a GPU, --device cuda: kernels, convolutions, moments, and as threshold the mask of 100 million weights.
 
 Prints tables; --json keeps every row. Results are checked before they are timed: a wrong one gets no number.
 
@@ -35,7 +39,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.description = DESCRIPTION
     parser.add_argument("what", choices=[*KERNELS, "train", "memory", "threshold"])
-    parser.add_argument("--device", choices=["cpu"], default="cpu", help="device to measure (default cpu)")
+    parser.add_argument(
+        "--device",
+        choices=["cpu", "cuda"],
+        default="cpu",
+        help=f"what to measure (default cpu); cuda: {', '.join(SUITE)}",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the report there")
     parser.add_argument("--threads", type=_positive, metavar="N", help="threads (default: torch's)")
     parser.add_argument("--quick", action="store_true", help="a few seconds: small sizes, few cases")
@@ -62,6 +71,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs `sparsekern bench` and returns its exit status."""
+    if arguments.device == "cuda":
+        return _gpu(arguments)
     threads = arguments.threads or torch.get_num_threads()
     if hasattr(os, "getloadavg") and os.getloadavg()[0] > 0.5 * (os.cpu_count() or 1):
         _say(f"this machine is busy (load {os.getloadavg()[0]:.1f}): times will be noisy")
@@ -99,6 +110,41 @@ def run(arguments: argparse.Namespace) -> int:
             _say(f"sparsekern bench: {error}")
             return 1
         _save(target, report)
+    print(table.markdown(report), end="")
+    return 0
+
+
+def _gpu(arguments: argparse.Namespace) -> int:
+    """The same on a GPU, where it is to be measured there."""
+    if arguments.what not in SUITE:
+        return _usage(f"{arguments.what} measures the CPU; --device cuda goes with {', '.join(SUITE)}")
+    if arguments.calibrate or arguments.threads:
+        return _usage("--calibrate and --threads go with --device cpu")
+    if not torch.cuda.is_available():
+        return _usage("there is no CUDA device")
+    if arguments.json is not None and (problem := _unwritable(arguments.json)):
+        return _usage(problem)
+    return measured(arguments, torch.device("cuda"))
+
+
+def measured(arguments: argparse.Namespace, device: torch.device) -> int:
+    """Measures the kernels of `device` and prints the table."""
+    impls = set(arguments.impl.split(",")) if arguments.impl else None
+    if impls and (unknown := impls - {*(known := implementations(arguments.what))}):
+        return _usage(f"unknown --impl {', '.join(sorted(unknown))}; known: {', '.join(known)}")
+    report = blank(arguments.what, device)
+    measure(
+        report,
+        device,
+        kinds=[arguments.what],
+        quick=arguments.quick,
+        words=arguments.case or "",
+        impls=impls,
+        progress=_say,
+        save=partial(_save, arguments.json),
+    )
+    if not report["rows"]:
+        return _usage(f"no case has all the words of {arguments.case!r}")
     print(table.markdown(report), end="")
     return 0
 

@@ -88,12 +88,12 @@ class MomentProblem(Problem):
 
     def module(self) -> Any:
         """The dense layer, the zeros of its weight in place."""
-        layer = self.layer
+        layer, factory = self.layer, {"dtype": self.x.dtype, "device": self.x.device}
         if isinstance(layer, Linear):
-            module: Any = nn.Linear(layer.in_features, layer.out_features, dtype=self.x.dtype)
+            module: Any = nn.Linear(layer.in_features, layer.out_features, **factory)
         else:
             geometry = (layer.in_channels, layer.out_channels, layer.kernel, layer.stride, layer.padding)
-            module = nn.Conv2d(*geometry, dtype=self.x.dtype)
+            module = nn.Conv2d(*geometry, **factory)
         with torch.no_grad():
             module.weight.copy_(self.dense)
             module.bias.copy_(self.bias)
@@ -176,7 +176,7 @@ def _ours(p: MomentProblem, op: str, gradient: str, update: bool = False) -> Imp
         return _product(p, True)
     kind = MaskedLinear if isinstance(p.layer, Linear) else MaskedConv2d
     layer: Any = kind.from_dense(p.module(), p.mask, weight_gradient=gradient)
-    ratio = torch.zeros_like(layer.weight)
+    ratio = torch.zeros_like(layer.weight, dtype=torch.promote_types(layer.weight.dtype, torch.float32))
 
     def take() -> tuple[Tensor, ...]:
         if layer.moment is None:
@@ -193,8 +193,8 @@ _BACKPACK: dict[str, Any] = package("backpack") | {"version": lambda: metadata.v
 
 # The first one is what the others are divided by.
 PEERS = (
-    Peer("dense", OPS, _dense, **TORCH),
-    Peer("backpack", ("step",), _backpack, **_BACKPACK),
+    Peer("dense", OPS, _dense, **TORCH, dtypes=OURS["dtypes"]),
+    Peer("backpack", ("step",), _backpack, **_BACKPACK, dtypes=OURS["dtypes"]),
     Peer("dpf", ("step",), partial(_ours, gradient="dense"), **OURS),
     Peer("sparsekern", OPS, partial(_ours, gradient="moment"), **OURS),
     Peer("sparsekern-snr", ("step",), partial(_ours, gradient="moment", update=True), **OURS),

@@ -13,7 +13,7 @@ OP_NAMES = {
 
 
 def markdown(report: dict) -> str:
-    """The whole report: machine, tables, what is missing."""
+    """The whole report: machine, tables, what is missing. Rows of several benchmarks say of which each is."""
     tables = {
         "kernels": _kernels,
         "convolutions": _kernels,
@@ -22,8 +22,13 @@ def markdown(report: dict) -> str:
         "memory": _memory,
         "threshold": _threshold,
     }
-    body = tables[report["benchmark"]]
-    return "\n\n".join([_machine(report), *body(report["rows"])]) + "\n"
+    if report["benchmark"] in tables:
+        return "\n\n".join([_machine(report), *tables[report["benchmark"]](report["rows"])]) + "\n"
+    parts = [_machine(report)]
+    for name, body in tables.items():
+        if rows := [row for row in report["rows"] if row["benchmark"] == name]:
+            parts += [f"# {name.capitalize()}", *body(rows)]
+    return "\n\n".join(parts) + "\n"
 
 
 def crossover(points: Iterable[tuple[float, float]]) -> str:
@@ -40,9 +45,11 @@ def crossover(points: Iterable[tuple[float, float]]) -> str:
 
 
 def _machine(report: dict) -> str:
+    processor = f"{report['cpu']}, {report['cores']} cores, {report['threads']} threads, {report['isa']} kernels"
+    if "card" in report:
+        processor = f"{report['card']}, CUDA {report['cuda']}; {processor}"
     lines = [
-        f"{report['cpu']}, {report['cores']} cores, {report['threads']} threads, {report['isa']} kernels; "
-        f"torch {report['torch']}, sparsekern {report['sparsekern']}, Python {report['python']}; "
+        f"{processor}; torch {report['torch']}, sparsekern {report['sparsekern']}, Python {report['python']}; "
         f"{report['date'][:10]}, load {report['load']} at the start."
     ]
     absent = [f"{name} ({state})" for name, state in report["peers"].items() if state.startswith("missing")]
@@ -116,7 +123,8 @@ def _moments(rows: list[dict]) -> list[str]:
         for key in dict.fromkeys((*_layer(row), row["sparsity"]) for row in of_op):
             found = {row["impl"]: row for row in of_op if (*_layer(row), row["sparsity"]) == key}
             ms = {impl: row["ms"] for impl, row in found.items() if row["ms"] is not None}
-            line = [f"{key[0]} B={key[1]} {key[3]:.0%}", f"{ms['dense']:.2f}" if "dense" in ms else ""]
+            dtype = "" if key[2] == "float32" else f" {key[2]}"
+            line = [f"{key[0]} B={key[1]} {key[3]:.0%}{dtype}", f"{ms['dense']:.2f}" if "dense" in ms else ""]
             line += [_ratio(found[impl]["ratio_to_dense"]) if impl in found else "" for impl in impls]
             if op == "step":
                 ours, dpf = ms.get("sparsekern", nan), ms.get("dpf", nan)

@@ -1,0 +1,1 @@
+"""What the kernels of a GPU cost beside cuBLAS, cuDNN, cuSPARSE, PyTorch and BackPACK."""
