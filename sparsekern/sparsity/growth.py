@@ -185,5 +185,7 @@ def gradient_estimate(sites: Sequence[Site], seeds: Sequence[int], passes: Armed
 
 
 def synaptic_flow(sites: Sequence[Site], seeds: Sequence[int], passes: ArmedStep) -> Sequence[tuple[Tensor, ...]]:
-    """g = efferent, f = afferent flow of the absolute weights (GraBo, eq. 3)."""
-    return flows(passes.model, [site.module for site in sites], passes.inputs())
+    """g = efferent, f = afferent flow of the absolute weights (GraBo, eq. 3); the mean over the ranks, whose statistics
+    of batch norm differ until the next forward pass."""
+    found = flows(passes.model, [site.module for site in sites], passes.inputs())
+    return [tuple(map(parallel.mean, flow)) for flow in found]

@@ -27,7 +27,7 @@ class ArmedStep:
     """
 
     def __init__(self, model: nn.Module, watches: bool = False) -> None:
-        self.model, self.watches = model, watches
+        self.model, self.watches = bare(model), watches  # DDP wraps anew what is given room or loses it
         self._watch = _Watch()
         self._handle: Any = None
 
@@ -35,7 +35,7 @@ class ArmedStep:
         """Prepares for the coming step."""
         if self.watches and armed != (self._handle is not None):
             if self._handle is None:
-                self._handle = bare(self.model).register_forward_pre_hook(self._watch)
+                self._handle = self.model.register_forward_pre_hook(self._watch)
             else:
                 self._handle.remove()
                 self._handle = None
@@ -103,15 +103,14 @@ class GrowthBatches(ArmedStep):
     def total(self, sites: Sequence[Site], statistic: Statistic) -> list[tuple[Tensor, ...]]:
         sums: list[tuple[Tensor, ...]] = []
         eager = torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
-        model = bare(self.model)
-        learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        learning = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         try:
-            with untouched(model), eager:
+            with untouched(self.model), eager:
                 for x, y in self._drawn:
                     for site in sites:
                         site.arm()
                     with torch.enable_grad():
-                        torch.autograd.grad(self.loss(model(x), y), learning, allow_unused=True)
+                        torch.autograd.grad(self.loss(self.model(x), y), learning, allow_unused=True)
                     parts = [statistic(i, site) for i, site in enumerate(sites)]
                     if sums:
                         parts = [tuple(map(torch.add, *pair)) for pair in zip(sums, parts, strict=True)]
