@@ -39,16 +39,15 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.device != "cpu" and not torch.cuda.is_available():
         parser.error("there is no CUDA device; --device cpu tries this out")
     device = torch.device(arguments.device)
-    report = blank("gpu", device)
-    day = datetime.now(timezone.utc).date().isoformat()
-    path = arguments.out / f"gpu-{re.sub(r'[^a-z0-9]+', '-', report['card'].lower()).strip('-')}-{day}.json"
+    report = blank("gpu", device, arguments.quick)
+    name = f"{report['card']} {datetime.now(timezone.utc).date()}{' quick' * arguments.quick}"
+    path = arguments.out / f"gpu-{re.sub(r'[^a-z0-9]+', '-', name.lower()).strip('-')}.json"
     if path.exists():
         earlier = json.loads(path.read_text())
         report |= {name: earlier[name] for name in ("rows", "configurations") if name in earlier}
     done = measure(
         report,
         device,
-        quick=arguments.quick,
         words=arguments.case,
         tune=arguments.tune,
         minutes=arguments.minutes,

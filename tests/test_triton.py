@@ -9,7 +9,7 @@ from devices import DEVICES, moved_sample
 from expected import expected, run
 from torch import Tensor
 
-from sparsekern.ops import backend, cuda
+from sparsekern.ops import cuda
 
 pytest.importorskip("triton", reason="comes with the CUDA build of PyTorch")
 from sparsekern.ops.triton.launch import recorded
@@ -119,13 +119,3 @@ def test_a_step_waits_for_no_value(name: str) -> None:
 @pytest.mark.parametrize("name", cuda.TRITON)
 def test_dispatch_takes_them_for_cuda_tensors(name: str) -> None:
     assert torch._C._dispatch_has_kernel_for_dispatch_key(f"sparsekern::{name}", "CUDA")
-
-
-def test_choice_on_a_card(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert backend.choose(1024, 1024, 0.02, card="A card").kernel == "dense"
-    assert backend.choose_conv(64, 64, (3, 3), (1, 1), 0.02, card="A card").kernel == "dense"
-    assert backend.choose(1024, 1024, 0.5, backend="sparse", card="A card").kernel == "bits"
-    monkeypatch.setattr(backend, "_cards", lambda: {"A card": {"linear": 0.1}})
-    assert backend.choose(1024, 1024, 0.1, card="A card").kernel == "bits"
-    assert backend.choose(1024, 1024, 0.2, card="A card").kernel == "dense"
-    assert backend.choose_conv(64, 64, (3, 3), (1, 1), 0.02, card="A card").kernel == "dense"

@@ -132,12 +132,11 @@ def measured(arguments: argparse.Namespace, device: torch.device) -> int:
     impls = set(arguments.impl.split(",")) if arguments.impl else None
     if impls and (unknown := impls - {*(known := implementations(arguments.what))}):
         return _usage(f"unknown --impl {', '.join(sorted(unknown))}; known: {', '.join(known)}")
-    report = blank(arguments.what, device)
+    report = blank(arguments.what, device, arguments.quick)
     measure(
         report,
         device,
         kinds=[arguments.what],
-        quick=arguments.quick,
         words=arguments.case or "",
         impls=impls,
         progress=_say,

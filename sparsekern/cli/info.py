@@ -10,6 +10,7 @@ import torch
 
 from ..ops import extension
 from ..ops.backend import cuda_extension
+from ..ops.choice import cards
 from . import models, options
 from .data import SHAPES, load, stand_in
 from .run import Run
@@ -58,6 +59,10 @@ def facts() -> str:
         rows.append(("kernels", f"compiled, instruction set {extension.isa()} of {', '.join(extension.isas())}"))
         built = cuda_extension and f"compiled by CUDA {cuda_extension.version} for {cuda_extension.architectures}"
         rows.append(("CUDA kernels", built or "not built"))
+    if torch.cuda.is_available():
+        card = torch.cuda.get_device_name()
+        state = "measured" if card in cards() else "not measured: layers expand their weights"
+        rows.append(("GPU", f"{card}, {state}"))
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:{width}}  {value}" for name, value in rows)
 

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ..ops.backend import Choice, choose_conv
+from ..ops.choice import Choice, choose_conv
 from ..ops.conv import Window, convolve, expanded, masked, sparse, window
 from ..topology import Topology
 from .layer import PatternLayer
@@ -90,9 +90,8 @@ class Conv2dProduct(PatternLayer):
 
     def choose_kernel(self, density: float, card: str | None) -> Choice:
         out, channels, *_ = self.weight_shape
-        return choose_conv(
-            out, channels, self.kernel_size, self.stride, density, groups=self.groups, backend=self.backend, card=card
-        )
+        options = {"groups": self.groups, "backend": self.backend, "card": card, "master": self.WEIGHT == "weight"}
+        return choose_conv(out, channels, self.kernel_size, self.stride, density, **options)
 
     def new_probe(self) -> ConvProbe:
         return ConvProbe(self.weight_shape, self.window)

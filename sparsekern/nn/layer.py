@@ -8,7 +8,7 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Tensor, nn
 
-from ..ops.backend import Choice, card_of
+from ..ops.choice import Choice, card_of
 from ..ops.conv import Window
 from ..topology import Topology, is_pattern, kept
 from .probe import Probe

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import ops
-from ..ops.backend import Choice, choose
+from ..ops.choice import Choice, choose
 from ..topology import COLUMNS, Topology
 from .layer import PatternLayer
 from .probe import LinearProbe
@@ -46,7 +46,8 @@ class LinearProduct(PatternLayer):
         super().__init__(settings, shape, bias, device, dtype, sparsity, topology, backend, generator, **options)
 
     def choose_kernel(self, density: float, card: str | None) -> Choice:
-        return choose(self.out_features, self.in_features, density, backend=self.backend, card=card)
+        options = {"backend": self.backend, "card": card, "master": self.WEIGHT == "weight"}
+        return choose(self.out_features, self.in_features, density, **options)
 
     def new_probe(self) -> LinearProbe:
         return LinearProbe()

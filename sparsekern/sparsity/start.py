@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..nn import PatternLayer, masked_twin, prunable_layers, sparse_twin, swap
-from ..ops.backend import choose
+from ..ops.choice import choose
 from ..topology import Topology, kept
 from . import distributions, parallel
 from .distributions import Distribution

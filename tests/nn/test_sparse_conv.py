@@ -10,7 +10,7 @@ import torch._dynamo.testing
 from torch import nn
 
 import sparsekern as sk
-from sparsekern.ops import backend
+from sparsekern.ops import choice as choosing
 
 GEOMETRIES: dict[str, dict[str, Any]] = {
     "1x1": {"kernel_size": 1},
@@ -181,11 +181,11 @@ def test_choice_of_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
         return shape | {"dense_above": dense_above}
 
     rows = [row(64, 0.6), row(256, 1.0), row(64, 0.0, kernel=1)]
-    monkeypatch.setattr(backend, "_crossovers", lambda: {"convolutions": rows})
+    monkeypatch.setattr(choosing, "_crossovers", lambda: {"convolutions": rows})
 
     def choice(density: float, channels: int = 64, kernel: int = 3, groups: int = 1, **options: Any) -> tuple[str, str]:
         shape = (channels * groups, channels, (kernel, kernel), (1, 1))
-        return backend.choose_conv(*shape, density, groups=groups, **options)
+        return choosing.choose_conv(*shape, density, groups=groups, **options)
 
     assert choice(0.6) == ("csr", "density 0.6 is at most 0.6, the break-even of 64->64, 3x3, stride 1")
     assert choice(0.61) == ("dense", "density 0.61 is above 0.6, where dense is faster at 64->64, 3x3, stride 1")
@@ -199,9 +199,9 @@ def test_choice_of_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_measured_convolution_can_be_read() -> None:
-    for row in backend._crossovers()["convolutions"]:
+    for row in choosing._crossovers()["convolutions"]:
         kernel, stride = (row["kernel"],) * 2, (row["stride"],) * 2
         for density in (0.01, 0.5, 1.0):
             known = {"size": row["size"], "batch": row["batch"]}
-            chosen = backend.choose_conv(row["out"], row["in"], kernel, stride, density, **known)
+            chosen = choosing.choose_conv(row["out"], row["in"], kernel, stride, density, **known)
             assert chosen.kernel == ("dense" if density > max(row["dense_above"], 0.05) else "csr")

@@ -18,11 +18,11 @@ from .suite import SUITE, suite
 from .timing import Stopwatch
 
 
-def blank(benchmark: str, device: torch.device) -> dict[str, Any]:
-    """A report without rows: machine, card, versions."""
+def blank(benchmark: str, device: torch.device, quick: bool = False) -> dict[str, Any]:
+    """A report without rows: machine, card, versions, and whether it is only a trial."""
     card = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     machine = header(benchmark, torch.get_num_threads(), PEERS)
-    return {**machine, "card": card, "cuda": torch.version.cuda, "rows": []}
+    return {**machine, "card": card, "cuda": torch.version.cuda, "quick": quick, "rows": []}
 
 
 def measure(
@@ -30,7 +30,6 @@ def measure(
     device: torch.device,
     *,
     kinds: Sequence[str] = tuple(SUITE),
-    quick: bool = False,
     words: str = "",
     impls: Collection[str] | None = None,
     tune: bool = False,
@@ -55,7 +54,7 @@ def measure(
     known = {(row["case"], row["dtype"], row["sparsity"], row["batch"]) for row in report["rows"]}
     with _strict(), warnings.catch_warnings(), _tuned(report) if tune else nullcontext():
         warnings.filterwarnings("ignore", message="Sparse ", category=UserWarning)  # torch on its own CSR tensors
-        for kind, make in _makers(device, kinds, quick):
+        for kind, make in _makers(device, kinds, report["quick"]):
             if time.perf_counter() - start > 60 * minutes:
                 return False
             torch.manual_seed(0)  # so that what is checked depends on no case before
