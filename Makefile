@@ -7,9 +7,10 @@ CLANG_FORMATTED = $(shell git ls-files 'csrc/*.cpp' 'csrc/*.h' 'csrc/*.cu' 'csrc
 # The gpu-* targets run on the interpreter named by PYTHON=, as it is, or else on .venv/; results go to OUT=.
 OUT ?= benchmarks/results
 GPU_PYTHON := $(if $(filter file,$(origin PYTHON)),$(BIN)/python,$(PYTHON))
+GPU_READY := $(if $(filter file,$(origin PYTHON)),.venv/requirements-dev)
 
-.PHONY: demo test test-installed bench build lint format cross sanitize peers gpu gpu-build gpu-test gpu-bench \
-  gpu-sanitize gpu-compile clean
+.PHONY: demo test test-installed bench build lint format cross sanitize peers gpu gpu-device gpu-build gpu-test \
+  gpu-bench gpu-sanitize gpu-compile clean
 
 demo: build
 	$(BIN)/python -m sparsekern demo
@@ -90,25 +91,29 @@ peers: .venv/requirements
 
 # ---- on a machine with a GPU: PYTHON=python3 takes an interpreter that already has torch, and no network
 
-gpu: gpu-build gpu-test gpu-bench
+gpu: gpu-device gpu-build gpu-test gpu-bench
 
-gpu-build:
+gpu-device: $(GPU_READY)
+	@$(GPU_PYTHON) -c 'import sys, torch; sys.exit(None if torch.cuda.is_available() else "there is no CUDA device")'
+
+gpu-build: $(GPU_READY)
 	$(GPU_PYTHON) setup.py -q build_ext --inplace
 
 # What has passed is not run again until something changes.
-gpu-test:
+gpu-test: gpu-device
 	$(GPU_PYTHON) -m benchmarks.gpu_tests --out $(OUT)
 
-gpu-bench:
+gpu-bench: gpu-device
 	$(GPU_PYTHON) -m benchmarks.gpu --out $(OUT)
 
 # The samples of every kernel under compute-sanitizer.
-gpu-sanitize:
+gpu-sanitize: gpu-device
+	@command -v compute-sanitizer >/dev/null || { echo "compute-sanitizer of the CUDA toolkit is not on the PATH"; false; }
 	PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --target-processes all --error-exitcode 1 \
 	$(GPU_PYTHON) -m pytest tests/test_triton.py tests/test_ops.py -k "against_dense and (test_triton or on_cuda)"
 
 # Needs no GPU: every configuration of every Triton kernel, compiled for three generations of cards.
-gpu-compile:
+gpu-compile: $(GPU_READY)
 	$(GPU_PYTHON) -m benchmarks.compilation --all --out benchmarks/results
 
 clean:

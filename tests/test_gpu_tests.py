@@ -1,6 +1,9 @@
 """`make gpu-test` goes on where it stopped, and tells what failed and what is left."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -39,3 +42,13 @@ def test_runs_pytest(tmp_path: Path) -> None:
     bad.write_text("def test(): raise OSError")
     assert gpu_tests.tested(str(good))["passed"]
     assert not gpu_tests.tested(str(bad))["passed"]
+
+
+@pytest.mark.parametrize("target", ["gpu-test", "gpu-bench", "gpu-sanitize", "gpu"])
+def test_targets_need_a_card(target: str) -> None:
+    command = ["make", "-C", str(gpu_tests.ROOT), target, f"PYTHON={sys.executable}"]
+    found = subprocess.run(command, env=os.environ | {"CUDA_VISIBLE_DEVICES": ""}, capture_output=True, text=True)
+    assert found.returncode == 2
+    assert "there is no CUDA device" in found.stderr
+    assert "Traceback" not in found.stderr
+    assert "pytest" not in found.stdout
