@@ -68,9 +68,28 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert "moment / BackPACK's" in capsys.readouterr().out
     found = json.loads(path.read_text())
     assert found["benchmark"] == "moments"
-    assert [row["impl"] for row in found["rows"]] == [peer.name for peer in PEERS]
+    assert [row["impl"] for row in found["rows"]] == [peer.name for peer in PEERS if "step" in peer.ops]
 
 
 def test_table_leaves_open_what_was_not_measured() -> None:
     report = moments.run([Case(LAYERS[0], ("step",))], peers=[PEERS[0], PEERS[3]], threads=1, budget=0.005)
     assert table.markdown(report).rstrip().endswith("|  |  |")
+
+
+def test_training_changes_the_mask_when_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    changed = []
+    step = moments.Sparsifier.step
+
+    def counted(self: moments.Sparsifier) -> None:
+        step(self)
+        changed.append(self.rewired)
+
+    monkeypatch.setattr(moments.Sparsifier, "step", counted)
+    layer = Linear(20, 16, 6, 0, 0.8)
+    for every, changes in ((1, moments.STEPS), (32, 1)):
+        problem = MomentProblem(layer)
+        call = moments._pruned(problem, moments.TRAINING, every).call
+        call()
+        changed.clear()
+        assert problem.error(moments.TRAINING, call()) < 1e-5
+        assert sum(changed) == changes

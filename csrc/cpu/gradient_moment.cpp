@@ -182,33 +182,38 @@ class Products {
     const int64_t share = tile_rows_ * 2 * lanes * size;
     const char* packed = memory + rows_size(block.samples, block.range);
     torch::stable::parallel_for(first, last, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) {
-        const int64_t row_panel = i % panels_, chunk = i / panels_ % chunks_;
+      for (int64_t i = begin; i < end;) {
+        int64_t row_panel = i % panels_;
+        const int64_t stop = std::min(end, i - row_panel + panels_);  // all that share their columns
+        const int64_t chunk = i / panels_ % chunks_;
         const int64_t tap = i / panels_ / chunks_ % (tiles_ / (groups_ * panels_ * chunks_));
         const int64_t group = i / (tiles_ / groups_);
-        const int64_t cell = vectors(chunk) * lanes, column = chunk * 2 * lanes, row = row_panel * tile_rows_;
+        const int64_t cell = vectors(chunk) * lanes, column = chunk * 2 * lanes;
         const int64_t step_y = by_column_ ? 1 : taps_.stride_y, step_x = by_column_ ? 1 : taps_.stride_x;
         const int64_t at =
             tap / taps_.kernel_width * taps_.dilation_y * range.width + tap % taps_.kernel_width * taps_.dilation_x;
         const int64_t from = (group * group_columns() + column) * block.samples * plane + at * cell;
-        const int64_t to = (group * rows_ + row) * columns() + tap * channels_ + column;
         MomentTile tile;
-        tile.rows = memory + (group * panels_ + row_panel) * panel(block.samples, block.range) * size;
         tile.columns = packed + from * size;
         tile.sample_stride = plane * cell;
         tile.row_stride = range.width * step_y * cell;
         tile.pixel_stride = step_x * cell;
         tile.samples = block.samples, tile.height = block.range.height, tile.width = block.range.width;
         tile.tile_rows = tile_rows_, tile.vectors = vectors(chunk);
-        tile.gradient = static_cast<char*>(gradient) + to * size;
-        tile.moment = moment ? static_cast<char*>(moment) + to * size : nullptr;
         tile.stride = columns();
-        tile.row_count = std::min(tile_rows_, rows_ - row);
         tile.column_count = std::min(2 * lanes, packed_ - column);
         tile.add = add;
-        tile.carry = carry ? carry + (i - first) * share : nullptr;
         tile.first = block.first, tile.last = block.last;
-        kernels_.tile(tile);
+        const int64_t stretch = panel(block.samples, block.range);
+        for (; i < stop; ++i, ++row_panel) {
+          const int64_t row = row_panel * tile_rows_, to = (group * rows_ + row) * columns() + tap * channels_ + column;
+          tile.rows = memory + (group * panels_ + row_panel) * stretch * size;
+          tile.gradient = static_cast<char*>(gradient) + to * size;
+          tile.moment = moment ? static_cast<char*>(moment) + to * size : nullptr;
+          tile.row_count = std::min(tile_rows_, rows_ - row);
+          tile.carry = carry ? carry + (i - first) * share : nullptr;
+          kernels_.tile(tile);
+        }
       }
     });
   }

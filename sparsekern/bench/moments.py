@@ -3,6 +3,8 @@
 `gradient` is the weight gradient of a layer, `step` its forward and backward pass through autograd. In a step `dense`
 is torch, `backpack` the same layer extended by BackPACK's SumGradSquared; `dpf` multiplies the nonzeros but takes the
 dense gradient, `sparsekern` is `dpf` with the moment, and `sparsekern-snr` moves the signal-to-noise ratios, too.
+`training` is 32 whole steps, SGD without momentum, of a network that is this layer: `sparsekern-snr-32` is pruned by
+the method `snr` with a new mask in one of them, `sparsekern-snr-1` with one in each.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,12 +19,16 @@ from torch import Tensor, nn
 from .. import ops
 from ..nn import MaskedConv2d, MaskedLinear
 from ..ops.masked import weight_gradient
+from ..sparsity import Sparsifier, sparsify
+from ..sparsity.methods import snr
 from . import kernels
 from .cases import AnyLayer, Case, Problem
 from .convolutions import Conv
 from .peers import OURS, TORCH, Implementation, Peer, package, size
 
 OPS = ("gradient", "step")
+TRAINING = "training"
+STEPS = 32  # of training
 LONG = 16  # positions
 
 
@@ -112,8 +118,8 @@ class MomentProblem(Problem):
         return dict(zip(names, (output.detach(), *gradients, moment.detach()), strict=True))
 
     def expected(self, op: str) -> tuple[Tensor, ...]:
-        """Weight gradient and moment; before them, of a step, output, bias gradient and input gradient."""
-        names = ("output", "bias", "input", "weight", "moment") if op == "step" else ("weight", "moment")
+        """Weight gradient and moment; before them, but for a gradient, output, bias gradient and input gradient."""
+        names = ("weight", "moment") if op == "gradient" else ("output", "bias", "input", "weight", "moment")
         return tuple(self._exact[name] for name in names)
 
     def error(self, op: str, results: tuple[Tensor, ...]) -> float:
@@ -152,7 +158,53 @@ def _passes(
 
 
 def _dense(p: MomentProblem, op: str) -> Implementation:
-    return _product(p, False) if op == "gradient" else Implementation(_passes(p, p.module()), size(p.dense))
+    if op == "gradient":
+        return _product(p, False)
+    layer = p.module()
+    passes = _passes(p, layer)
+    return Implementation(_training(passes, _still(layer)) if op == TRAINING else passes, size(p.dense))
+
+
+def _still(model: nn.Module) -> torch.optim.Optimizer:
+    """All the work of an optimizer, and the same weights ever after."""
+    return torch.optim.SGD(model.parameters(), lr=0.0)
+
+
+def _training(
+    passes: Callable[[], tuple[Tensor, ...]], optimizer: Any, before: Callable[[], None] = lambda: None
+) -> Callable[[], tuple[Tensor, ...]]:
+    def call() -> tuple[Tensor, ...]:
+        results: tuple[Tensor, ...] = ()
+        for _ in range(STEPS):
+            before()
+            results = passes()
+            optimizer.step()
+        return results
+
+    return call
+
+
+def _pruned(p: MomentProblem, op: str, every: int) -> Implementation:
+    """Trained by `snr` with ratios that do not move and give the problem's pattern, but for one weight close to 0 that
+    comes and one that goes at every change."""
+    method = snr(
+        total_steps=10**15, steps_per_epoch=1, memory=1, burn_in=0, every=every, hold="never", include_classifier=True
+    )
+    model: Any = sparsify(nn.Sequential(p.module()), method)
+    optimizer = Sparsifier(model, _still(model), method)
+    layer = model[0]
+    tracked = optimizer.sites[0].tracked
+    tracked["updates"] += 1
+    ratio = tracked["ratio"].copy_(2.0 * p.mask)
+    absent = (~p.mask).flatten().nonzero()[-2:].tolist()
+    with torch.no_grad():
+        layer.weight.add_(1e-9 * torch.randn_like(layer.weight))
+
+    def before() -> None:
+        for i, at in enumerate(absent):
+            ratio.view(-1)[at] = 2.0 * (i == optimizer.steps // every % 2)
+
+    return Implementation(_training(_passes(p, layer), optimizer, before), size(layer.weight, *layer.index, ratio))
 
 
 def _backpack(p: MomentProblem, op: str) -> Implementation:
@@ -193,11 +245,13 @@ _BACKPACK: dict[str, Any] = package("backpack") | {"version": lambda: metadata.v
 
 # The first one is what the others are divided by.
 PEERS = (
-    Peer("dense", OPS, _dense, **TORCH, dtypes=OURS["dtypes"]),
+    Peer("dense", (*OPS, TRAINING), _dense, **TORCH, dtypes=OURS["dtypes"]),
     Peer("backpack", ("step",), _backpack, **_BACKPACK, dtypes=OURS["dtypes"]),
     Peer("dpf", ("step",), partial(_ours, gradient="dense"), **OURS),
     Peer("sparsekern", OPS, partial(_ours, gradient="moment"), **OURS),
     Peer("sparsekern-snr", ("step",), partial(_ours, gradient="moment", update=True), **OURS),
+    Peer("sparsekern-snr-32", (TRAINING,), partial(_pruned, every=32), **OURS),
+    Peer("sparsekern-snr-1", (TRAINING,), partial(_pruned, every=1), **OURS),
 )
 
 
@@ -209,7 +263,7 @@ def suite(quick: bool = False) -> list[Case]:
     layers += [replace(Linear(512, 512, 0, 0, 0.9), batch=b, positions=p) for b, p in ((64, 16), (32, 64), (16, 196))]
     layers += [Conv2d(64, 64, 32, 64, 0.9), Conv2d(128, 128, 16, 64, 0.9), Conv2d(256, 256, 8, 64, 0.9)]
     layers += [Conv2d(256, 64, 16, 64, 0.9, kernel=1)]
-    return [Case(layer, OPS) for layer in layers]
+    return [Case(layer, (*OPS, TRAINING) if layer.shape == "linear/1024-1024" else OPS) for layer in layers]
 
 
 def run(cases: Sequence[Case] | None = None, *, quick: bool = False, **options: Any) -> dict:

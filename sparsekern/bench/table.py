@@ -116,7 +116,8 @@ def _moments(rows: list[dict]) -> list[str]:
     """Ratios to dense, of a step also those that are aimed at: to the step without the moment, and of what the moment
     costs to what it costs with BackPACK."""
     parts = ["Time divided by that of the dense layer of the same run; below 1 is faster."]
-    for op, title in (("gradient", "Weight gradient, dense"), ("step", OP_NAMES["step"])):
+    titles = {"gradient": "Weight gradient, dense", "step": OP_NAMES["step"], "training": "32 steps with SGD"}
+    for op, title in titles.items():
         of_op = [row for row in rows if row["case"].split()[0] == op]
         impls = list(dict.fromkeys(row["impl"] for row in of_op if row["impl"] != "dense"))
         lines = []

@@ -56,13 +56,11 @@ class SignalToNoise(Rule):
         if held and not self.unprune:
             return None
         informative = [site.tracked["ratio"] > 1 + ROUNDING for site in sites]
-        kept = [int(mask.count_nonzero()) for mask in informative]
+        kept = _counts(informative)
         large = ops.topk_mask([site.weight for site in sites], sum(kept), True)
-        for site, count, mask in zip(sites, kept, large, strict=True):
-            site.facts = {
-                "snr_sparsity": 1 - count / max(1, site.size),
-                "magnitude_sparsity": 1 - int(mask.count_nonzero()) / max(1, site.size),
-            }
+        for site, *counts in zip(sites, kept, _counts(large), strict=True):
+            by_snr, by_magnitude = (1 - count / max(1, site.size) for count in counts)
+            site.facts = {"snr_sparsity": by_snr, "magnitude_sparsity": by_magnitude}
         if self.criterion == "both":
             masks = [a | b for a, b in zip(informative, large, strict=True)]
         else:
@@ -74,6 +72,11 @@ class SignalToNoise(Rule):
         if self.hold == "never" or not before:
             return False
         return not losses[-1] <= (min(before) if self.hold == "best" else before[-1])
+
+
+def _counts(masks: Sequence[Tensor]) -> list[int]:
+    """How many are kept, in one transfer."""
+    return torch.stack([mask.count_nonzero() for mask in masks]).tolist()
 
 
 def _snr(
