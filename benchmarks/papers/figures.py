@@ -6,7 +6,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from sparsekern.cli.figures import COLOURS, INK, figure, save, title
+from sparsekern.cli.figures import COLOURS, INK, cut, figure, save, title
 
 from .experiment import Curves, Experiment
 
@@ -69,7 +69,7 @@ def draw_group(axis: Any, runs: list[dict], varied: str, colours: dict[str, str]
     emergent = by_sparsity and any(run["at"] is None and run["sparsity"] > 0 for run in runs)
     if not emergent:
         axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-    off = _limit(axis, drawn)
+    off = cut(axis, drawn, DEEPEST)
     first = runs[0]
     levels = unique(f"{100 * run['sparsity']:.4g} % sparse" for run in runs)
     title(
@@ -79,17 +79,6 @@ def draw_group(axis: Any, runs: list[dict], varied: str, colours: dict[str, str]
         "test accuracy, %",
     )
     axis.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
-
-
-def _limit(axis: Any, means: list[tuple[str, float]]) -> list[str]:
-    """Ends the axis below what is not far worse than the best; returns what then lies outside."""
-    best = max(mean for _, mean in means)
-    inside = [mean for _, mean in means if mean > best - DEEPEST]
-    off = [f"{name} ({mean:.1f})" for name, mean in means if mean <= best - DEEPEST]
-    if off:
-        margin = 0.15 * (best - min(inside)) + 0.3
-        axis.set_ylim(min(inside) - margin, best + margin)
-    return off
 
 
 def draw_curves(axis: Any, runs: list[dict], curves: Curves, colours: dict[str, str]) -> None:

@@ -57,6 +57,7 @@ def tabulate(runs: list[dict]) -> list[dict]:
                 "seconds_per_step": fmean(run["seconds_per_step"] for run in members),
                 "train_seconds": fmean(run["train_seconds"] for run in members),
                 "peak_memory_bytes": max(run["peak_memory_bytes"] for run in members),
+                "peak_weight_bytes": max(run.get("peak_weight_bytes", 0) for run in members),
             }
         )
     rows.sort(key=lambda row: (row["sparsity"], -row["accuracy_mean"], row["method"], row["backend"]))
@@ -107,13 +108,13 @@ def render(results: dict) -> str:
         + (f" {s['note']}" if s.get("note") else ""),
         "",
         "| sparsity, % | rank | method | backend | seeds | test accuracy, % | test loss | weights | ms per step | "
-        "training, s | peak memory, MiB |",
-        "|---:|---:|---|---|---:|---:|---:|---:|---:|---:|---:|",
+        "training, s | peak memory, MiB | of the weights, MiB |",
+        "|---:|---:|---|---|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for row in results["table"]:
         loss = f"{row['loss_mean']:.4f}" + ("" if row["loss_std"] is None else f" ± {row['loss_std']:.4f}")
         rank = "" if row["method"] == "dense" else row["rank"]
-        peak = f"{row['peak_memory_bytes'] / 2**20:.0f}"
+        peak = f"{row['peak_memory_bytes'] / 2**20:.0f} | {row['peak_weight_bytes'] / 2**20:.2f}"
         lines.append(
             f"| {100 * row['sparsity']:g} | {rank} | {row['method']} | {row['backend']} | {len(row['seeds'])} | "
             f"{_percent(row['accuracy_mean'], row['accuracy_std'])} | {loss} | {row['nnz']:,} | "

@@ -19,7 +19,7 @@ def row(method: str, seed: int, accuracy: float, backend: str = "sparse", sparsi
     return {
         "method": method, "backend": backend, "sparsity_target": sparsity, "seed": seed, "test_accuracy": accuracy,
         "test_loss": 1 - accuracy, "nnz": 100, "seconds_per_step": 0.001, "train_seconds": 2 + seed,
-        "peak_memory_bytes": 10 + seed,
+        "peak_memory_bytes": 10 + seed, "peak_weight_bytes": 5 - seed,
     }  # fmt: skip
 
 
@@ -31,7 +31,7 @@ def test_mean_deviation_and_rank():
     assert table[1]["accuracy_std"] == pytest.approx(0.05 * 2**0.5)
     assert table[2]["accuracy_std"] is None
     assert table[1]["train_seconds"] == pytest.approx(2.5)
-    assert table[1]["peak_memory_bytes"] == 11
+    assert (table[1]["peak_memory_bytes"], table[1]["peak_weight_bytes"]) == (11, 5)
 
 
 def test_twins_are_paired_by_seed():

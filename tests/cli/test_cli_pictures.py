@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from sparsekern.cli import figures
-from sparsekern.cli.figures import run
+from sparsekern.cli.figures import comparison, run
 
 CONFIG = {"method": "snr", "model": "smallcnn", "data": "mnist", "seed": 0}
 
@@ -86,3 +86,31 @@ def test_a_number_that_is_not_reported_is_not_drawn(monkeypatch: pytest.MonkeyPa
 def test_layers_that_are_named_late_begin_at_zero(monkeypatch: pytest.MonkeyPatch):
     history = [dpf(1, NAMES[:2]), dpf(2, NAMES)]
     assert list(drawn(monkeypatch, history)["error of pruning"].lines[2].get_ydata()) == pytest.approx([0, 0.1])
+
+
+def point(method: str, sparsity: float, accuracy: float) -> dict:
+    return {"method": method, "backend": "auto", "sparsity": sparsity, "accuracy_mean": accuracy, "accuracy_std": None}
+
+
+def test_comparison_of_forty_methods_can_be_read(monkeypatch: pytest.MonkeyPatch):
+    kept = []
+    monkeypatch.setattr(comparison, "save", lambda drawing, path: kept.append(drawing))
+    table = [point(f"method{i}", s, 0.98 - 0.001 * i * s) for s in (0.9, 0.98) for i in range(38)]
+    table += [point("random", 0.9, 0.9), point("random", 0.98, 0.11), point("snr", 0.72, 0.97), point("dense", 0, 0.98)]
+    settings = {"model": "lenet300", "data": "mnist", "epochs": 1}
+    figures.draw_comparison(Path("."), {"table": table, "settings": settings, "seeds": [0]})
+    (axis,) = kept[0].axes
+    kept[0].draw_without_rendering()
+    legend = axis.get_legend()
+    names = [text.get_text() for text in legend.get_texts()]
+    assert len(names) == 41
+    assert {"dense  98.00", "snr  97.00 at 72 %", "method0", "random"} <= set(names)
+    assert names.index("method0") < names.index("method37") < names.index("random")
+    looks = {(line.get_color(), line.get_marker()) for line, *_ in axis.containers}
+    assert len(looks) == 40
+    box, page = legend.get_window_extent(), kept[0].bbox
+    assert page.y0 <= box.y0 < box.y1 <= page.y1
+    assert axis.get_position().width > 0.4
+    assert axis.get_ylim()[0] > 80
+    assert "random 98 % (11.0)" in axis.get_xlabel()
+    assert [label.get_text() for label in axis.get_xticklabels()] == ["90 %", "98 %"]

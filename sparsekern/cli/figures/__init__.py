@@ -2,6 +2,6 @@
 
 from .comparison import draw_comparison
 from .run import draw_run
-from .style import COLOURS, INK, figure, save, spread, title
+from .style import COLOURS, INK, cut, figure, save, spread, title
 
-__all__ = ["COLOURS", "INK", "draw_comparison", "draw_run", "figure", "save", "spread", "title"]
+__all__ = ["COLOURS", "INK", "cut", "draw_comparison", "draw_run", "figure", "save", "spread", "title"]

@@ -38,6 +38,17 @@ def save(drawing: Any, path: Path) -> Path:
     return path
 
 
+def cut(axis: Any, means: list[tuple[str, float]], depth: float) -> list[str]:
+    """Ends the axis below what is not `depth` points worse than the best, as that would flatten all else; returns what
+    then lies outside, with its number."""
+    best = max(mean for _, mean in means)
+    inside = [mean for _, mean in means if mean > best - depth]
+    if len(inside) < len(means):
+        margin = 0.15 * (best - min(inside)) + 0.3
+        axis.set_ylim(min(inside) - margin, best + margin)
+    return [f"{name} ({mean:.1f})" for name, mean in means if mean <= best - depth]
+
+
 def spread(count: int, most: int) -> list[int]:
     """Up to `most` of the numbers below `count`, evenly spaced, the first and the last among them."""
     if count <= most:
