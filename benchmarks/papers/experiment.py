@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from .orderings import Claim
+
 Flags = dict[str, Any]
 
 
@@ -47,6 +49,8 @@ class Experiment:
         seeds: by default.
         notes: what differs from the paper, and what it published.
         curves: what is drawn over the epochs.
+        claims: orderings of the methods that papers found. With them the table ranks the methods of a sparsity.
+        samples: of the test set.
     """
 
     source: str
@@ -57,3 +61,5 @@ class Experiment:
     seeds: Sequence[int]
     notes: str
     curves: tuple[Curves, ...] = ()
+    claims: tuple[Claim, ...] = ()
+    samples: int = 10_000

@@ -10,7 +10,7 @@ from sparsekern.cli.files import folder as make_folder
 from sparsekern.cli.files import read_lines, write_json
 from sparsekern.cli.files import write as write_file
 
-from . import figures
+from . import figures, orderings, ranking
 from .experiment import Experiment, Run
 
 SUMMARY = ("model", "data", "test_accuracy", "test_loss", "sparsity", "nnz", "prunable", "epochs", "seconds_per_step")
@@ -32,11 +32,15 @@ def write(out: Path, experiment: Experiment, folders: dict[Run, Path], note: str
         "missing": missing,
         "runs": found,
     }
+    if experiment.claims:
+        results["orderings"] = orderings.judge_all(experiment.claims, found, experiment.samples)
     make_folder(out)
     write_json(out / "results.json", results)
     text = render(experiment, results)
     write_file(out / "table.md", lambda file: file.write_text(text))
-    if found:
+    if found and experiment.claims:
+        ranking.draw(out, found)
+    elif found:
         figures.draw(out / "figure.png", experiment, found)
     return text
 
@@ -53,6 +57,8 @@ def row(run: Run, path: Path) -> dict:
         **{key: summary[key] for key in SUMMARY},
         "train_seconds": summary["train_seconds"],
         "threads": summary["threads"],
+        "peak_weight_bytes": summary.get("peak_weight_bytes"),
+        "cpu_seconds": [epoch["cpu_seconds_per_step"] for epoch in history if "cpu_seconds_per_step" in epoch],
         "accuracy": [epoch["test_accuracy"] for epoch in history],
         "sparsities": [epoch["sparsity"] for epoch in history],
         "change": [change(epoch["layers"]) for epoch in history],
@@ -79,7 +85,16 @@ def render(experiment: Experiment, results: dict) -> str:
     lines = [f"# {experiment.source}", "", f"Test accuracy in %, {means}{', '.join(map(str, seeds))}."]
     if results["note"]:
         lines += ["", results["note"]]
-    for group in unique(run["group"] for run in runs):
+    if experiment.claims and runs:
+        lines += [
+            "",
+            *ranking.tables(runs),
+            "",
+            "## The papers' orderings",
+            "",
+            *orderings.render(results["orderings"]),
+        ]
+    for group in [] if experiment.claims else unique(run["group"] for run in runs):
         members = [run for run in runs if run["group"] == group]
         lines += ["", *table(members, experiment.axis[group])]
     threads = ", ".join(str(count) for count in unique(run["threads"] for run in runs))

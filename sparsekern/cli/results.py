@@ -108,13 +108,13 @@ def render(results: dict) -> str:
         + (f" {s['note']}" if s.get("note") else ""),
         "",
         "| sparsity, % | rank | method | backend | seeds | test accuracy, % | test loss | weights | ms per step | "
-        "training, s | peak memory, MiB | of the weights, MiB |",
+        "training, s | peak memory, MiB | of the weights, KiB |",
         "|---:|---:|---|---|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for row in results["table"]:
         loss = f"{row['loss_mean']:.4f}" + ("" if row["loss_std"] is None else f" ± {row['loss_std']:.4f}")
         rank = "" if row["method"] == "dense" else row["rank"]
-        peak = f"{row['peak_memory_bytes'] / 2**20:.0f} | {row['peak_weight_bytes'] / 2**20:.2f}"
+        peak = f"{row['peak_memory_bytes'] / 2**20:.0f} | {row['peak_weight_bytes'] / 2**10:,.0f}"
         lines.append(
             f"| {100 * row['sparsity']:g} | {rank} | {row['method']} | {row['backend']} | {len(row['seeds'])} | "
             f"{_percent(row['accuracy_mean'], row['accuracy_std'])} | {loss} | {row['nnz']:,} | "
