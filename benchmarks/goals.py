@@ -34,6 +34,9 @@ NEVER_SLOWER = (  # than dense at 90 %
 )
 # Whole training step, batch 128, uniform 95 %, divided by dense.
 TRAIN = {"vgg16": 0.30, "resnet20": 0.50}
+MOMENT_TO_DPF = 1.3  # of sequences and images
+MOMENT_TO_BACKPACK = 0.5  # of what the moment costs
+SNR_TRAINING = {"sparsekern-snr-32": 1.1, "sparsekern-snr-1": 1.5}  # divided by dense
 MEMORY = 70  # MiB
 THRESHOLD = 20  # times faster than torch.kthvalue
 
@@ -57,6 +60,8 @@ def markdown(rows: dict[str, list[dict]]) -> str:
         ]
     if train := rows.get("train"):
         parts.append(_train(train))
+    if moments := rows.get("moments"):
+        parts += [_moments(moments), _snr_training(moments)]
     for row in rows.get("memory", []):
         if row["impl"] == "sparsekern":
             parts.append(f"Memory of training steps: {_mark(row['bytes'] / 2**20, MEMORY, '.1f')} MiB.")
@@ -143,3 +148,27 @@ def _train(rows: list[dict]) -> str:
             ratio = f"{row['ratio_to_dense']:.2f}" if goal is None else _mark(row["ratio_to_dense"], goal)
             lines.append([f"{model} B={row['batch']} {row['sparsity']:.0%} {row['pattern']}", ratio])
     return "Whole training step divided by dense:\n\n" + grid(["", "ratio"], lines)
+
+
+def _moments(rows: list[dict]) -> str:
+    steps: dict[str, dict[str, float]] = {}
+    for row in rows:
+        op, shape = row["case"].split()
+        if op == "step" and row["ms"] is not None:
+            steps.setdefault(f"{shape} B={row['batch']}", {})[row["impl"]] = row["ms"]
+    lines = []
+    for case, ms in steps.items():
+        to_dpf = ms["sparsekern"] / ms["dpf"]
+        many = "conv" in case or case.count("/") > 1  # positions
+        line = [case, _mark(to_dpf, MOMENT_TO_DPF) if many else f"{to_dpf:.2f}", ""]
+        if "backpack" in ms:
+            line[-1] = _mark((ms["sparsekern"] - ms["dpf"]) / (ms["backpack"] - ms["dense"]), MOMENT_TO_BACKPACK)
+        lines.append(line)
+    head = ["", "step / dpf's", "its cost / BackPACK's"]
+    return "The second moment over samples:\n\n" + grid(head, lines)
+
+
+def _snr_training(rows: list[dict]) -> str:
+    ratios = {row["impl"]: row["ratio_to_dense"] for row in rows if row["case"].startswith("training")}
+    marks = [f"{impl} {_mark(ratios[impl], goal)}" for impl, goal in SNR_TRAINING.items() if ratios.get(impl)]
+    return "Training steps of snr divided by dense: " + ", ".join(marks) + "."
