@@ -4,7 +4,10 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +17,7 @@ from .files import folder as make_folder
 from .options import RESUMABLE
 
 PACKAGE = Path(__file__).resolve().parents[2]
+GRACE = 30.0  # seconds that an interrupted run has to end by itself
 
 
 @dataclass
@@ -64,6 +68,11 @@ def command(cell: Cell) -> list[str]:
 
 def run_all(cells: list[Cell], jobs: int) -> list[dict]:
     """Runs what is not finished, `jobs` at a time, and returns the failures."""
+    with _terminated_like_interrupted():
+        return _run_all(cells, jobs)
+
+
+def _run_all(cells: list[Cell], jobs: int) -> list[dict]:
     environment = dict(os.environ)
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(PACKAGE), environment.get("PYTHONPATH")]))
     waiting = [cell for cell in cells if not checkpoint.finished(cell.folder)]
@@ -98,11 +107,34 @@ def run_all(cells: list[Cell], jobs: int) -> list[dict]:
                     failed.append(outcome)
                 print(f"[{done}/{len(cells)}] {cell.folder.name}: {_news(cell, outcome, start)}", flush=True)
     finally:
-        for _, process, _ in running:
-            process.send_signal(signal.SIGINT)
-        for _, process, _ in running:
-            process.wait()
+        _stop([process for _, process, _ in running])
     return failed
+
+
+@contextmanager
+def _terminated_like_interrupted() -> Iterator[None]:
+    """SIGTERM does what Ctrl-C does, so that the runs, which have sessions of their own, do not outlive us."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _stop(processes: list[subprocess.Popen]) -> None:
+    """Interrupts them and waits. What ignores that, as processes in the background of a script do, is killed."""
+    for process in processes:
+        process.send_signal(signal.SIGINT)
+    end = time.monotonic() + GRACE
+    for process in processes:
+        try:
+            process.wait(max(0.0, end - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 def _outcome(cell: Cell, status: int) -> dict | None:

@@ -1,6 +1,11 @@
 """`compare`: statistics, resuming, isolation of failures."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -92,6 +97,32 @@ def test_a_failed_run_does_not_stop_the_others(tmp_path: Path, capsys: pytest.Ca
     found = json.loads((tmp_path / "results.json").read_text())
     assert [f["run"] for f in found["failed"]] == ["random-0.9-auto-seed0"]
     assert [r["method"] for r in found["runs"]] == ["set"]
+
+
+@pytest.mark.parametrize("deaf", [False, True])
+def test_runs_do_not_outlive_the_comparison(deaf: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    ignoring = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); " if deaf else ""
+    script = f"{ignoring}import time; print('begun', flush=True); time.sleep(100)"
+    monkeypatch.setattr(runs, "command", lambda cell: [sys.executable, "-c", script])
+    monkeypatch.setattr(runs, "GRACE", 0.2 if deaf else 60.0)
+    begun: list[subprocess.Popen] = []
+    popen, pause = subprocess.Popen, time.sleep
+    monkeypatch.setattr(subprocess, "Popen", lambda *a, **k: begun.append(popen(*a, **k)) or begun[-1])
+    cells = [runs.Cell({}, {}, tmp_path / str(i)) for i in range(2)]
+
+    def sleep(seconds: float) -> None:
+        pause(seconds)
+        if all("begun" in (cell.folder / "log.txt").read_text() for cell in cells):
+            monkeypatch.setattr(time, "sleep", pause)
+            os.kill(os.getpid(), signal.SIGTERM)
+            pause(1)
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    handler = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt):
+        runs.run_all(cells, 2)
+    assert [process.returncode for process in begun] == [-signal.SIGKILL if deaf else -signal.SIGINT] * 2
+    assert signal.getsignal(signal.SIGTERM) is handler
 
 
 def test_options_go_to_the_methods_that_have_them(tmp_path: Path):
