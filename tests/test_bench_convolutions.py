@@ -8,8 +8,8 @@ from torch.nn.functional import conv2d
 
 from sparsekern.bench import cases, convolutions
 from sparsekern.bench.cases import OPS, Case
+from sparsekern.bench.conv_cases import Conv, ConvProblem, suite
 from sparsekern.bench.conv_peers import PEERS
-from sparsekern.bench.convolutions import Conv
 from sparsekern.bench.peers import Implementation, Peer
 from sparsekern.cli import main
 
@@ -38,7 +38,7 @@ def test_every_implementation_is_right_or_says_why_not(layer: Conv) -> None:
 def test_a_wrong_gradient_gets_no_number() -> None:
     right = next(peer for peer in PEERS if peer.name == "sparsekern-csr")
 
-    def build(problem: convolutions.ConvProblem, op: str) -> Implementation:
+    def build(problem: ConvProblem, op: str) -> Implementation:
         implementation = right.build(problem, op)
 
         def call() -> tuple:
@@ -55,7 +55,7 @@ def test_a_wrong_gradient_gets_no_number() -> None:
 
 
 def test_what_is_expected_is_what_autograd_gives() -> None:
-    problem = convolutions.ConvProblem(CONVS[2])
+    problem = ConvProblem(CONVS[2])
     x, weight, bias = (t.clone().requires_grad_() for t in (problem.x, problem.dense, problem.bias))
     output = conv2d(x, weight, bias, stride=2, padding=1)
     output.backward(problem.dy)
@@ -65,7 +65,7 @@ def test_what_is_expected_is_what_autograd_gives() -> None:
 
 
 def test_the_suite_covers_what_the_goals_are_about() -> None:
-    steps = {(c.layer.shape, c.layer.batch, c.layer.sparsity) for c in convolutions.suite() if "step" in c.ops}
+    steps = {(c.layer.shape, c.layer.batch, c.layer.sparsity) for c in suite() if "step" in c.ops}
     for channels, size in ((64, 32), (128, 16), (256, 8), (512, 4)):
         shape = f"conv3x3/{channels}-{channels}/{size}x{size}"
         assert {s for found, batch, s in steps if (found, batch) == (shape, 64)} >= {0.3, 0.4, 0.9, 0.95, 0.98}
@@ -76,11 +76,11 @@ def test_the_suite_covers_what_the_goals_are_about() -> None:
         ("conv3x3/256-256/8x8", 8),
     ]:
         assert (shape, batch, 0.9) in steps
-    assert len(convolutions.suite(quick=True)) == 2
+    assert len(suite(quick=True)) == 2
 
 
 def test_cases_are_chosen_by_words() -> None:
-    every = convolutions.suite()
+    every = suite()
     found = cases.matching(every, "90% step B=1")
     assert found
     assert {(c.layer.batch, c.layer.sparsity, c.ops) for c in found} == {(1, 0.9, ("step",))}

@@ -6,7 +6,7 @@ from typing import Any
 
 from . import conv_peers
 from .cases import Layer, Problem
-from .convolutions import Conv, ConvProblem
+from .conv_cases import Conv, ConvProblem
 from .peers import PEERS, Peer
 from .report import header
 from .timing import interleave, pinned

@@ -8,7 +8,20 @@ from pathlib import Path
 
 import torch
 
-from . import calibrate, cases, conv_peers, convolutions, kernels, memory, moments, peers, table, threshold, train
+from . import (
+    calibrate,
+    cases,
+    conv_cases,
+    conv_peers,
+    convolutions,
+    kernels,
+    memory,
+    moments,
+    peers,
+    table,
+    threshold,
+    train,
+)
 from .gpu.measure import blank, measure
 from .gpu.suite import SUITE, implementations
 from .report import write
@@ -29,7 +42,7 @@ Prints tables; --json keeps every row. Results are checked before they are timed
 """
 KERNELS = {
     "kernels": (kernels, cases, peers),
-    "convolutions": (convolutions, convolutions, conv_peers),
+    "convolutions": (convolutions, conv_cases, conv_peers),
     "moments": (moments, moments, moments),
 }
 

@@ -14,7 +14,7 @@ from torch.nn.functional import conv2d
 
 from ..nn import SparseConv2d
 from .cases import OPS
-from .convolutions import ConvProblem
+from .conv_cases import ConvProblem
 from .peers import OURS, TORCH, Implementation, Peer, layer_step, own_layer, package, size, step
 
 

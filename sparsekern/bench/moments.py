@@ -23,7 +23,7 @@ from ..sparsity import Sparsifier, sparsify
 from ..sparsity.methods import snr
 from . import kernels
 from .cases import AnyLayer, Case, Problem
-from .convolutions import Conv
+from .conv_cases import Conv
 from .peers import OURS, TORCH, Implementation, Peer, package, size
 
 OPS = ("gradient", "step")

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..convolutions import Conv
+from ..conv_cases import Conv
 from .case import Case, held, weight
 
 _ops = torch.ops.sparsekern
