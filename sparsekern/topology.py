@@ -133,7 +133,7 @@ class Topology:
 
     def coordinates(self) -> Tensor:
         """Flat index of every slot in use, int64 `[nnz]`, ascending."""
-        return ops.coordinates(self.row_ptr, self.col, self.cols)
+        return ops.coordinates(self.row_ptr, self.col, self.cols, self.nnz)
 
     def mask(self) -> Tensor:
         """Bool tensor of the weight's shape."""
@@ -175,12 +175,15 @@ class Topology:
 
     # ---- change
 
-    def rewire(self, keep: Tensor, grow: Tensor, *, capacity: int | None = None) -> tuple[Topology, Tensor]:
+    def rewire(
+        self, keep: Tensor, grow: Tensor, *, capacity: int | None = None, kept: int | None = None
+    ) -> tuple[Topology, Tensor]:
         """The pattern without the slots whose `keep` (bool `[nnz]`) is False and with the entries `grow`.
 
         Args:
             grow: flat indices, int64, distinct and not active after the drop.
             capacity: of the new pattern; that of this one by default.
+            kept: how many of `keep` are True; if that is known, it is not asked of the device.
 
         Returns:
             The new pattern and its index map, int32 `[capacity]`: the old slot of each new slot, -1 for a grown one
@@ -190,12 +193,14 @@ class Topology:
         if keep.dtype != torch.bool or keep.shape != (self.nnz,):
             raise ValueError(f"keep must be a bool tensor [{self.nnz}], got {keep.dtype} {tuple(keep.shape)}")
         row_ptr, col, index_map = ops.rewire(self.row_ptr, self.col, keep, grow.sort().values, capacity, self.cols)
-        return replace(self, row_ptr=row_ptr, col=col, built=()), index_map
+        nnz = None if kept is None else kept + grow.numel()
+        return replace(self, row_ptr=row_ptr, col=col, built=())._known(nnz), index_map
 
     def with_capacity(self, capacity: int) -> Topology:
         """The same pattern with room for `capacity` nonzeros."""
         empty = torch.empty(0, dtype=torch.int64, device=self.device)
-        return self.rewire(torch.ones(self.nnz, dtype=torch.bool, device=self.device), empty, capacity=capacity)[0]
+        keep = torch.ones(self.nnz, dtype=torch.bool, device=self.device)
+        return self.rewire(keep, empty, capacity=capacity, kept=self.nnz)[0]
 
     def with_views(self, views: frozenset[str]) -> Topology:
         """The same pattern with the given views of it."""

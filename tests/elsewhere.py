@@ -23,6 +23,7 @@ WAITS = {
     aten.nonzero.default,
     aten.masked_select.default,
     aten._unique2.default,
+    aten.bincount.default,
 }
 
 
@@ -112,7 +113,7 @@ def _call(function: Any, args: tuple, kwargs: dict) -> Any:
         kwargs = {**kwargs, "device": torch.device("cpu")} if there else kwargs
     if there and kwargs.get("generator") is not None:
         raise RuntimeError(f"{function}: expected a generator on {KIND}, got one on the CPU")
-    if any(isinstance(t, Elsewhere) for t in tensors) and _waits(function, args):
+    if any(isinstance(t, Elsewhere) for t in tensors) and _waits(function, args, kwargs):
         _waited.append(str(function))
     back: dict[int, Tensor] = {}
 
@@ -144,9 +145,11 @@ def _check(function: Callable, args: tuple, tensors: list[Tensor]) -> None:
         )
 
 
-def _waits(function: Any, args: tuple) -> bool:
+def _waits(function: Any, args: tuple, kwargs: dict) -> bool:
     if function in INDEXED:
         return any(isinstance(t, Tensor) and t.dtype == torch.bool for t in args[1])
+    if function is aten.repeat_interleave.Tensor:
+        return kwargs.get("output_size") is None
     if function in MOVES:
         return function is aten.copy_.default and not isinstance(args[0], Elsewhere)
     return function in WAITS

@@ -9,7 +9,7 @@ from devices import DEVICES, moved_sample
 from expected import expected, run
 from torch import Tensor
 
-from sparsekern.ops import cuda
+from sparsekern.ops import cuda, host
 
 pytest.importorskip("triton", reason="comes with the CUDA build of PyTorch")
 from sparsekern.ops.triton.launch import recorded
@@ -79,6 +79,21 @@ def test_largest_refuses_nan(dtype: torch.dtype, sign: int) -> None:
     for name, k in (("topk_mask", 0), ("topk_mask", 3), ("kth_largest", 1)):
         with pytest.raises(ValueError, match="scores must not contain NaN"):
             cuda.kernel(name)(scores, k, k == 3)
+
+
+def test_refusals_are_told_with_the_next_numbers_or_at_the_end() -> None:
+    scores, some = torch.tensor([1.0, float("nan")], device=DEVICE), torch.ones(3, device=DEVICE).count_nonzero()
+    gathered = host.gathered()
+    gathered.__enter__()
+    cuda.kernel("topk_mask")([scores], 1, False)
+    with pytest.raises(ValueError, match="scores must not contain NaN"):
+        host.numbers([some])
+    assert host.numbers([some]) == [3]
+    cuda.kernel("topk_mask")([scores], 1, False)
+    with pytest.raises(ValueError, match="scores must not contain NaN"):
+        gathered.__exit__(None, None, None)
+    with host.gathered():
+        cuda.kernel("topk_mask")([scores[:1]], 1, False)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)

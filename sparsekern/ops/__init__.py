@@ -3,7 +3,7 @@
 `index` is `Topology.index`; the layout is described in `schema`.
 """
 
-from . import autograd, cuda, fakes, reference, reference_conv, reference_masked, reference_moment, schema
+from . import autograd, cuda, fakes, host, reference, reference_conv, reference_masked, reference_moment, schema
 from .backend import extension
 from .conv import expanded_conv2d, masked_conv2d, sampled_conv2d_gradient, sparse_conv2d
 from .linear import expanded_linear, masked_linear, sparse_linear
@@ -28,6 +28,7 @@ __all__ = [
     "fakes",
     "gradient_moment",
     "guided_sample",
+    "host",
     "kth_largest",
     "masked_conv2d",
     "masked_linear",

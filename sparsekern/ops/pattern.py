@@ -47,9 +47,11 @@ def compress_mask(mask: Tensor, capacity: int | None = None) -> tuple[Tensor, Te
     return _ops.compress_mask(mask, int(mask.count_nonzero()) if capacity is None else capacity)
 
 
-def coordinates(row_ptr: Tensor, col: Tensor, cols: int) -> Tensor:
-    """Flat coordinates `r * cols + c` of a CSR pattern, int64 `[nnz]`, ascending: the inverse of `compress`."""
-    return reference._rows(row_ptr).mul_(cols).add_(col[: int(row_ptr[-1])])
+def coordinates(row_ptr: Tensor, col: Tensor, cols: int, nnz: int | None = None) -> Tensor:
+    """Flat coordinates `r * cols + c` of a CSR pattern, int64 `[nnz]`, ascending: the inverse of `compress`. `nnz`, if
+    it is given, is not asked of the device."""
+    nnz = int(row_ptr[-1]) if nnz is None else nnz
+    return reference._rows(row_ptr, nnz).mul_(cols).add_(col[:nnz])
 
 
 def random_subset(n: int, size: int, seed: int, *, device: torch.device | str = "cpu") -> Tensor:

@@ -15,10 +15,10 @@ from .shapes import accumulate_dtype
 PANEL_BYTES = 64 << 20
 
 
-def _rows(row_ptr: Tensor) -> Tensor:
-    """The row of every slot in use, int64 `[nnz]`."""
+def _rows(row_ptr: Tensor, nnz: int | None = None) -> Tensor:
+    """The row of every slot in use, int64 `[nnz]`; if that is given, the device is not asked for it."""
     counts = row_ptr.diff().long()
-    return torch.repeat_interleave(torch.arange(counts.numel(), device=row_ptr.device), counts)
+    return torch.repeat_interleave(torch.arange(counts.numel(), device=row_ptr.device), counts, output_size=nnz)
 
 
 def _flat(tensor: Tensor) -> Tensor:

@@ -56,14 +56,14 @@ def carry_values(module: Any, index_map: Tensor) -> None:
     module.values.grad = grad
 
 
-def gather(tensor: Tensor, index_map: Tensor, fill: float) -> Tensor:
+def gather(tensor: Tensor, index_map: Tensor, fill: float | Tensor) -> Tensor:
     """`tensor[index_map]` with `fill` where the map is negative."""
     moved = tensor.detach()[index_map.clamp(min=0)] if tensor.numel() else tensor.new_zeros(index_map.shape)
     return moved.masked_fill_(index_map < 0, fill)
 
 
-def _fresh_state(optimizer: torch.optim.Optimizer, parameter: Tensor) -> dict[str, float]:
-    """The per-element state that the optimizer creates for a new weight of value and gradient 0."""
+def _fresh_state(optimizer: torch.optim.Optimizer, parameter: Tensor) -> dict[str, Tensor]:
+    """The per-element state that the optimizer creates for a new weight of value and gradient 0, 0-d."""
     group = next(g for g in optimizer.param_groups if any(p is parameter for p in g["params"]))
     probe = nn.Parameter(torch.zeros(1, dtype=parameter.dtype, device=parameter.device))
     probe.grad = torch.zeros_like(probe)
@@ -73,4 +73,4 @@ def _fresh_state(optimizer: torch.optim.Optimizer, parameter: Tensor) -> dict[st
     except TypeError:  # a constructor that does not take its own settings back
         return {}
     twin.step()
-    return {k: float(v) for k, v in twin.state[probe].items() if isinstance(v, Tensor) and v.shape == probe.shape}
+    return {k: v.squeeze(0) for k, v in twin.state[probe].items() if isinstance(v, Tensor) and v.shape == probe.shape}

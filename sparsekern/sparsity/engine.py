@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from .. import ops
 from . import parallel
 from .master import MasterSite, ParkedSite
 from .method import Method
@@ -126,23 +127,22 @@ class Engine:
     def _rewire(self, sites: Sequence[Site]) -> None:
         self.passes.begin(self.steps)
         chosen = plan(self.method, sites, self.steps, self.generator, self.passes)
-        kept = torch.stack([keep.count_nonzero() for keep, _ in chosen]).tolist()
-        needed = [count + grow.numel() for count, (_, grow) in zip(kept, chosen, strict=True)]
+        needed = [exchange.kept + exchange.grow.numel() for exchange in chosen]
         rooms = capacities(self.method, sites, needed, self.steps)
-        for site, (keep, grow), capacity in zip(sites, chosen, rooms, strict=True):
-            self._note(site, site.rewire(keep, grow, capacity, self.optimizer, self._followers_of(site)))
+        for site, exchange, capacity in zip(sites, chosen, rooms, strict=True):
+            self._note(site, site.rewire(*exchange, capacity, self.optimizer, self._followers_of(site)))
 
     def _remask(self, sites: Sequence[MasterSite | ParkedSite]) -> None:
-        chosen = masks(self.method, sites, self.steps, self.generator, self.method.rule.held(self.losses))
-        if chosen is None:
-            return
-        # A device is waited for once, not for every layer.
-        pairs = [
-            torch.stack([mask.count_nonzero(), site.shared(mask)]) for site, mask in zip(sites, chosen, strict=True)
-        ]
-        counts = torch.stack(pairs).tolist()
-        total = sum(count for count, _ in counts)
-        for site, mask, (count, common) in zip(sites, chosen, counts, strict=True):
+        with ops.host.gathered():
+            chosen = masks(self.method, sites, self.steps, self.generator, self.method.rule.held(self.losses))
+            if chosen is None:
+                return
+            # A device is waited for once, not for every layer.
+            shared = [site.shared(mask) for site, mask in zip(sites, chosen, strict=True)]
+            told = ops.host.numbers([*(mask.count_nonzero() for mask in chosen), *shared])
+        counts, commons = told[: len(sites)], told[len(sites) :]
+        total = sum(counts)
+        for site, mask, count, common in zip(sites, chosen, counts, commons, strict=True):
             capacity = roomy(count, site.size, total, len(sites))
             self._note(site, site.remask(mask, count, common, capacity, self.optimizer, self._followers_of(site)))
 

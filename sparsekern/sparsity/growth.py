@@ -16,7 +16,8 @@ from .passes import ArmedStep
 from .site import Site
 
 Candidates = list[tuple[Tensor, Tensor]]
-Propose = Callable[[Sequence[Site], Sequence[int], Sequence[Tensor | None], Sequence[int], ArmedStep], Candidates]
+Kept = tuple[Tensor, int]
+Propose = Callable[[Sequence[Site], Sequence[int], Sequence[Kept | None], Sequence[int], ArmedStep], Candidates]
 # Distributions over a layer's rows, g `[rows]`, and columns, f `[cols]`, not normalised; of all sites at once.
 Heuristic = Callable[[Sequence[Site], Sequence[int], ArmedStep], Sequence[tuple[Tensor, ...]]]
 
@@ -24,8 +25,8 @@ Heuristic = Callable[[Sequence[Site], Sequence[int], ArmedStep], Sequence[tuple[
 @dataclass(frozen=True)
 class Growth:
     """`candidates(sites, quotas, keep, seeds, passes)`: for each site flat coordinates `[m]`, m <= its quota, and their
-    scores `[m]`, highest first choice. `keep` marks what stays of the active weights (`[nnz]` or None), `passes` is
-    where gradients come from.
+    scores `[m]`, highest first choice. `keep` marks what stays of the active weights (`[nnz]`, and how many these are;
+    None: all), `passes` is where gradients come from.
 
     Attributes:
         armed: the layers record (h, delta) in the step of the change.
@@ -55,11 +56,16 @@ class Growth:
         return apportion([site.size for site in sites], absent, floor(self.multiplier * total))
 
 
+def places(mark: Tensor, n: int) -> Tensor:
+    """The indices of the `n` entries of a bool vector that are True, ascending: the host does not ask how many."""
+    return mark.nonzero_static(size=n).flatten()
+
+
 def _each(
-    candidates: Callable[[Site, int, Tensor | None, int], tuple[Tensor, Tensor]],
+    candidates: Callable[[Site, int, Kept | None, int], tuple[Tensor, Tensor]],
     sites: Sequence[Site],
     quotas: Sequence[int],
-    keep: Sequence[Tensor | None],
+    keep: Sequence[Kept | None],
     seeds: Sequence[int],
     passes: ArmedStep,
 ) -> Candidates:
@@ -67,14 +73,13 @@ def _each(
     return [candidates(*own) for own in zip(sites, quotas, keep, seeds, strict=True)]
 
 
-def _by_dense_gradient(site: Site, n: int, keep: Tensor | None, seed: int) -> tuple[Tensor, Tensor]:
+def _by_dense_gradient(site: Site, n: int, keep: Kept | None, seed: int) -> tuple[Tensor, Tensor]:
     scores = site.dense_gradient().abs().flatten()
     active = site.active.coordinates()
-    scores[active if keep is None else active[keep]] = -torch.inf
-    chosen = ops.topk_mask([scores], min(n, scores.numel()), False)[0]
-    coordinates = chosen.nonzero().flatten()
-    scores = scores[coordinates]
-    return coordinates[scores >= 0], scores[scores >= 0]
+    scores[active] = -torch.inf if keep is None else torch.where(keep[0], -torch.inf, scores[active])
+    n = min(n, site.size - (site.nnz if keep is None else keep[1]))
+    coordinates = places(ops.topk_mask([scores], n, False)[0], n)
+    return coordinates, scores[coordinates]
 
 
 def dense_gradient(*, from_dropped: bool = True) -> Growth:
@@ -88,15 +93,15 @@ def dense_gradient(*, from_dropped: bool = True) -> Growth:
     )
 
 
-def _uniformly(site: Site, n: int, keep: Tensor | None, seed: int) -> tuple[Tensor, Tensor]:
+def _uniformly(site: Site, n: int, keep: Kept | None, seed: int) -> tuple[Tensor, Tensor]:
     topology = site.active
-    row_ptr, col = topology.row_ptr, topology.col
+    row_ptr, col, nnz = topology.row_ptr, topology.col, site.nnz
     if keep is not None:
-        row_ptr, col, _ = ops.rewire(
-            row_ptr, col, keep, keep.new_empty(0, dtype=torch.int64), topology.capacity, topology.cols
-        )
+        stays, nnz = keep
+        none = stays.new_empty(0, dtype=torch.int64)
+        row_ptr, col, _ = ops.rewire(row_ptr, col, stays, none, topology.capacity, topology.cols)
     rows, cols = torch.ones(topology.rows, device=col.device), torch.ones(topology.cols, device=col.device)
-    n = min(n, site.size - int(row_ptr[-1]))
+    n = min(n, site.size - nnz)
     coordinates, _ = ops.guided_sample(rows, cols, row_ptr, col, n, seed)
     return coordinates, torch.zeros(n, device=col.device)
 
@@ -146,7 +151,7 @@ def _sampled(
     heuristic: Heuristic,
     sites: Sequence[Site],
     quotas: Sequence[int],
-    keep: Sequence[Tensor | None],
+    keep: Sequence[Kept | None],
     seeds: Sequence[int],
     passes: ArmedStep,
 ) -> Candidates:
@@ -155,7 +160,7 @@ def _sampled(
     for site, (rows, cols), n, seed in zip(sites, guides, quotas, seeds, strict=True):
         topology = site.active
         coordinates, rest = ops.guided_sample(rows, cols, topology.row_ptr, topology.col, n, seed)
-        site.facts["sampled_uniformly"] = int(rest)
+        site.facts["sampled_uniformly"] = rest
         drawn.append(coordinates)
     gradients = passes.total(sites, lambda i, site: (site.probe.gradient_at(drawn[i]),))
     return [(coordinates, g.abs()) for coordinates, (g,) in zip(drawn, gradients, strict=True)]

@@ -119,7 +119,7 @@ class MasterSite(Remasked, LayerSite[MaskedLayer]):
         return gradient, moment, samples
 
     def measures(self) -> dict[str, float]:
-        return {**self.facts, "error": self.error}
+        return {**super().measures(), "error": self.error}
 
     def check_loaded(self, optimizer: torch.optim.Optimizer) -> None:
         if not isinstance(self.module, MaskedLayer):

@@ -22,7 +22,8 @@ class LayerSite(Generic[Layer]):
     Attributes:
         optimizer: the optimizer of the weight.
         tracked: numbers per weight that the method's rule keeps.
-        facts: numbers of the last change that the method's rule reports.
+        facts: numbers of the last change that the method's rule reports; of 0-d tensors the host reads those that it is
+            asked for.
         changes: flips and intersection over union of the last change.
     """
 
@@ -32,7 +33,7 @@ class LayerSite(Generic[Layer]):
         self.loads = module.loads
         self.optimizer: torch.optim.Optimizer | None = None
         self.tracked: dict[str, Tensor] = {}
-        self.facts: dict[str, float] = {}
+        self.facts: dict[str, float | Tensor] = {}
         self.changes: dict[str, Any] = {"flips": 0, "iou_last": 1.0}
         # The first pattern; None if it was all weights.
         self.first = None if topology.nnz == self.size else (topology.row_ptr, topology.col[: topology.nnz])
@@ -146,7 +147,7 @@ class LayerSite(Generic[Layer]):
 
     def measures(self) -> dict[str, float]:
         """What a report says beyond the pattern."""
-        return self.facts
+        return {name: fact.item() if isinstance(fact, Tensor) else fact for name, fact in self.facts.items()}
 
     def check_loaded(self, optimizer: torch.optim.Optimizer) -> None:
         """Refuses to go on with optimizer state that belongs to other weights than a loaded pattern has."""
@@ -163,7 +164,7 @@ class LayerSite(Generic[Layer]):
             "kernel": self.module.kernel,
             "reason": self.module.reason,
             "changes": self.changes,
-            "facts": self.facts,
+            "facts": LayerSite.measures(self),
             "first": self.first,
             "tracked": self.tracked,
         }
@@ -205,24 +206,26 @@ class Site(LayerSite[SparseLayer]):
         self,
         keep: Tensor,
         grow: Tensor,
+        kept: int,
         capacity: int,
         optimizer: torch.optim.Optimizer,
         followers: Sequence[SparseLayer],
     ) -> bool:
-        """Drops the active weights whose `keep` is False, adds weights of value 0 at the coordinates `grow`; moves
-        optimizer state, gradient and followers along. Returns whether the capacity changed."""
+        """Drops the active weights whose `keep` is False, so that `kept` remain, and adds weights of value 0 at the
+        coordinates `grow`; moves optimizer state, gradient and followers along. Returns whether the capacity
+        changed."""
         old = self.active
         self.check_followers(followers)
-        if capacity == old.capacity and not grow.numel() and bool(keep.all()):
+        if capacity == old.capacity and not grow.numel() and kept == old.nnz:
             self.note_change(old.nnz, old.nnz)
             return False
-        topology, index_map = old.rewire(keep, grow, capacity=capacity)
+        topology, index_map = old.rewire(keep, grow, capacity=capacity, kept=kept)
         carry(optimizer, self.module, index_map)
         self.module.set_topology(topology)
         for follower in followers:
             carry_values(follower, index_map)
             follower.set_topology(self.module.topology)
-        self.note_change(old.nnz, int(keep.sum()))
+        self.note_change(old.nnz, kept)
         return topology.capacity != old.capacity
 
     def fit(self, state: dict[str, Any], optimizer: torch.optim.Optimizer, followers: Sequence[SparseLayer]) -> None:
@@ -230,7 +233,7 @@ class Site(LayerSite[SparseLayer]):
         if capacity < self.active.capacity:
             none = self.active.coordinates()[:0]
             stays = torch.ones(self.nnz, dtype=torch.bool, device=none.device)
-            self.rewire(stays, none, capacity, optimizer, followers)
+            self.rewire(stays, none, self.nnz, capacity, optimizer, followers)
 
     def state(self) -> dict[str, Any]:
         return {**super().state(), "capacity": self.active.capacity}

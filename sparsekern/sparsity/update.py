@@ -3,35 +3,59 @@
 import warnings
 from collections.abc import Sequence
 from math import floor
+from operator import add
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from .. import ops
 from ..topology import kept
 from . import views
 from .distributions import apportion
+from .growth import Kept, places
 from .method import Method
 from .passes import ArmedStep
 from .site import LayerSite, Site
 from .start import roomy
 from .views import View
 
-Plan = list[tuple[Tensor, Tensor]]
 Proposals = list[tuple[Tensor, Tensor]]
 
 
-def plan(method: Method, sites: Sequence[Site], step: int, generator: torch.Generator, passes: ArmedStep) -> Plan:
-    """What each site keeps (bool `[nnz]`) and grows (coordinates, int64) at `step`.
+class Exchange(NamedTuple):
+    """What a site keeps of its active weights (bool `[nnz]`), what it grows (coordinates, int64), and how many it
+    keeps."""
+
+    keep: Tensor
+    grow: Tensor
+    kept: int
+
+
+def plan(
+    method: Method, sites: Sequence[Site], step: int, generator: torch.Generator, passes: ArmedStep
+) -> list[Exchange]:
+    """What the sites exchange at `step`. A device is waited for as rarely as it can be: never for a single site, and
+    not at all for numbers that the scores do not change.
 
     Raises:
         ValueError: a score is NaN.
     """
+    with ops.host.gathered():
+        return _plan(method, sites, step, generator, passes)
+
+
+def _plan(
+    method: Method, sites: Sequence[Site], step: int, generator: torch.Generator, passes: ArmedStep
+) -> list[Exchange]:
     own = method.rule.exchange(sites, step)
     if own is not None:
         seeds = torch.randint(2**62, (len(sites),), generator=generator).tolist()
         keep, counts = [k for k, _ in own], [n for _, n in own]
-        stays = keep if method.grow is not None and method.grow.from_dropped else [None] * len(sites)
-        return _grown(method, views.layer, sites, keep, counts, _propose(method, sites, counts, stays, seeds, passes))
+        kept = _counted(keep)
+        stays = _stays(keep, kept) if method.grow is not None and method.grow.from_dropped else [None] * len(sites)
+        proposals = _propose(method, sites, counts, stays, seeds, passes)
+        return _grown(method, views.layer, sites, keep, kept, counts, proposals)
     targets = _targets(method, sites, step, generator)
     counts = _exchanged(method, targets, step)
     seeds = torch.randint(2**62, (len(sites),), generator=generator).tolist()
@@ -40,14 +64,15 @@ def plan(method: Method, sites: Sequence[Site], step: int, generator: torch.Gene
         quotas = method.grow.quotas(sites, counts, method.view.per_layer)
         proposals = _propose(method, sites, quotas, [None] * len(sites), seeds, passes)
         counts = _limit(method, counts, [len(scores) for _, scores in proposals])
-    keep = _keep(method, sites, targets, counts)
+    keep, kept = _keep(method, sites, targets, counts)
     if method.grow is None:
         none = [site.active.coordinates()[:0] for site in sites]
-        return list(zip(keep, none, strict=True))
+        return list(map(Exchange, keep, none, _counted(keep) if kept is None else kept))
     if proposals is None:
+        kept = _counted(keep) if kept is None else kept
         quotas = method.grow.quotas(sites, counts, method.view.per_layer)
-        proposals = _propose(method, sites, quotas, keep, seeds, passes)
-    return _grown(method, method.view, sites, keep, counts, proposals)
+        proposals = _propose(method, sites, quotas, _stays(keep, kept), seeds, passes)
+    return _grown(method, method.view, sites, keep, kept, counts, proposals)
 
 
 def _grown(
@@ -55,15 +80,30 @@ def _grown(
     view: View,
     sites: Sequence[Site],
     keep: Sequence[Tensor],
+    kept: Sequence[int] | None,
     counts: Sequence[int],
     proposals: Proposals,
-) -> Plan:
-    """What is kept, and the highest `counts` of the proposals."""
-    chosen = view.largest([scores for _, scores in proposals], counts)
-    grow = [coordinates[mark] for (coordinates, _), mark in zip(proposals, chosen, strict=True)]
+) -> list[Exchange]:
+    """What is kept, `kept` of each site if the host knows, and the highest `counts` of the proposals."""
+    scores = [scores for _, scores in proposals]
+    chosen = view.largest(scores, counts)
+    taken = view.taken(scores, counts)
+    told = iter(_counted([*([] if kept is not None else keep), *([] if taken is not None else chosen)]))
+    kept = [next(told) for _ in sites] if kept is None else kept
+    taken = list(told) if taken is None else taken
+    grow = [c[places(mark, n)] for (c, _), mark, n in zip(proposals, chosen, taken, strict=True)]
     if method.grow is not None and method.grow.revives:
-        grow = [_revive(site, k, g) for site, k, g in zip(sites, keep, grow, strict=True)]
-    return list(zip(keep, grow, strict=True))
+        return _revived(sites, keep, grow, kept)
+    return list(map(Exchange, keep, grow, kept))
+
+
+def _counted(marks: Sequence[Tensor]) -> list[int]:
+    """How many entries of each are True."""
+    return ops.host.numbers([mark.count_nonzero() for mark in marks])
+
+
+def _stays(keep: Sequence[Tensor], kept: Sequence[int]) -> list[Kept | None]:
+    return list(zip(keep, kept, strict=True))
 
 
 def masks(
@@ -75,6 +115,13 @@ def masks(
     Raises:
         ValueError: a score is NaN.
     """
+    with ops.host.gathered():
+        return _masks(method, sites, step, generator, held)
+
+
+def _masks(
+    method: Method, sites: Sequence[LayerSite], step: int, generator: torch.Generator, held: bool
+) -> list[Tensor] | None:
     own = method.rule.masks(sites, step, held)
     if own is not None or held:
         return own
@@ -118,17 +165,23 @@ def _sum_first(total: int, sites: int) -> list[int]:
     return [total] + [0] * (sites - 1)
 
 
-def _keep(method: Method, sites: Sequence[Site], targets: Sequence[int], counts: Sequence[int]) -> list[Tensor]:
+def _keep(
+    method: Method, sites: Sequence[Site], targets: Sequence[int], counts: Sequence[int]
+) -> tuple[list[Tensor], list[int] | None]:
+    """What stays in each site, and how many that is if it is not up to the scores."""
     scores = [method.drop(site) for site in sites]
     keep = [target - count for target, count in zip(targets, counts, strict=True)]
-    return method.view.largest(scores, keep, method.min_per_layer)
+    return (
+        method.view.largest(scores, keep, method.min_per_layer),
+        method.view.taken(scores, keep, method.min_per_layer),
+    )
 
 
 def _propose(
     method: Method,
     sites: Sequence[Site],
     quotas: Sequence[int],
-    keep: Sequence[Tensor | None],
+    keep: Sequence[Kept | None],
     seeds: Sequence[int],
     passes: ArmedStep,
 ) -> Proposals:
@@ -137,15 +190,25 @@ def _propose(
     return method.grow.candidates(sites, quotas, keep, seeds, passes)
 
 
-def _revive(site: Site, keep: Tensor, grow: Tensor) -> Tensor:
-    """Marks what was dropped and chosen again as kept; returns what is new."""
-    active = site.active.coordinates()
-    if not active.numel():
-        return grow
-    place = torch.searchsorted(active, grow).clamp_(max=active.numel() - 1)
-    old = active[place] == grow
-    keep[place[old]] = True
-    return grow[~old]
+def _revived(
+    sites: Sequence[Site], keep: Sequence[Tensor], grow: Sequence[Tensor], kept: Sequence[int]
+) -> list[Exchange]:
+    """What was dropped and chosen again is kept."""
+    again, stays = [], []
+    for site, mark, chosen in zip(sites, keep, grow, strict=True):
+        active = site.active.coordinates()
+        if not active.numel():
+            again.append(torch.zeros_like(chosen, dtype=torch.bool))
+            stays.append(mark)
+            continue
+        place = torch.searchsorted(active, chosen).clamp_(max=active.numel() - 1)
+        again.append(active[place] == chosen)
+        # What is new writes behind the end.
+        place = torch.where(again[-1], place, active.numel())
+        stays.append(torch.cat([mark, mark.new_zeros(1)]).index_fill_(0, place, True)[:-1])
+    returned = _counted(again)
+    new = [g[places(~old, len(g) - n)] for g, old, n in zip(grow, again, returned, strict=True)]
+    return list(map(Exchange, stays, new, map(add, kept, returned)))
 
 
 def capacities(method: Method, sites: Sequence[Site], needed: Sequence[int], step: int) -> list[int]:

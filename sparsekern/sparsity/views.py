@@ -44,12 +44,18 @@ class View:
         Raises:
             ValueError: a score is NaN.
         """
-        if self.per_layer:
-            counts = [max(k, min(minimum, s.numel())) for s, k in zip(scores, counts, strict=True)]
-            return [ops.topk_mask([s], k, False)[0] for s, k in zip(scores, counts, strict=True)]
+        own = self.taken(scores, counts, minimum)
+        if own is not None:
+            return [ops.topk_mask([s], k, False)[0] for s, k in zip(scores, own, strict=True)]
         if minimum:
             scores = [_protect(s, min(minimum, s.numel())) for s in scores]
         return ops.topk_mask(list(scores), sum(counts), False)
+
+    def taken(self, scores: Sequence[Tensor], counts: Sequence[int], minimum: int = 0) -> list[int] | None:
+        """How many `largest` marks in each layer; None if that is up to the scores."""
+        if not self.per_layer:
+            return None
+        return [max(k, min(minimum, s.numel())) for s, k in zip(scores, counts, strict=True)]
 
 
 def _protect(scores: Tensor, minimum: int) -> Tensor:

@@ -132,7 +132,7 @@ def test_set_and_rigl_drop_identical_sets() -> None:
         for name in ("rigl", "set"):
             method = sk.methods.get(name)(sparsity=0.6, total_steps=100, every=1)
             counts = [math.floor(optimizer.method.rate(1) * s.nnz) for s in optimizer.sites]
-            kept = update._keep(method, optimizer.sites, [s.nnz for s in optimizer.sites], counts)
+            kept, _ = update._keep(method, optimizer.sites, [s.nnz for s in optimizer.sites], counts)
             assert torch.equal(kept[optimizer.sites.index(site)], by_hand)
 
 
@@ -194,10 +194,10 @@ def test_gse_random_with_multiplier_one_ignores_gradients() -> None:
             site.probe.records[:] = [(h * scale, d.flip(0)) for h, d in site.probe.records]
         before = [site.active.mask() for site in optimizer.sites]
         plan = update.plan(optimizer.method, optimizer.sites, 1, torch.Generator().manual_seed(7), optimizer.passes)
-        patterns.append([grow for _, grow in plan])
+        patterns.append([exchange.grow for exchange in plan])
         total = sum(site.size for site in optimizer.sites)
-        grown = sum(g.numel() for _, g in plan)
-        for site, (_, grow), mask in zip(optimizer.sites, plan, before, strict=True):
+        grown = sum(exchange.grow.numel() for exchange in plan)
+        for site, (_, grow, _), mask in zip(optimizer.sites, plan, before, strict=True):
             assert not mask.flatten()[grow].any()
             assert abs(grow.numel() - grown * site.size / total) < 1
     assert all(torch.equal(a, b) for a, b in zip(*patterns, strict=True))

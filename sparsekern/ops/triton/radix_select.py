@@ -14,6 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .. import host
 from .launch import Config, launch
 
 CHUNK = 1024  # numbers of one tensor that a program looks at together
@@ -47,9 +48,9 @@ class Selected(NamedTuple):
     constants: dict[str, Any]  # of the kernels that read it
 
     def refuse_nan(self) -> None:
-        """Waits for the device."""
-        if not self.state.is_meta and bool(self.state[-1, 0]):
-            raise ValueError("scores must not contain NaN")
+        """Waits for the device, but within `host.gathered`."""
+        if not self.state.is_meta:
+            host.refuse_nan(self.state[-1, 0])
 
 
 def numbers_of(scores: Sequence[Tensor], masks: Sequence[Tensor]) -> Numbers:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ... import ops
 from .. import growth, views
 from ..distributions import Distribution, by_name
 from ..method import Method
@@ -35,7 +36,8 @@ class FixedSigns(Rule):
 
     def exchange(self, sites: Sequence[Site], step: int) -> list[tuple[Tensor, int]]:
         stays = [site.weight * site.tracked.pop("sign", site.weight) >= 0 for site in sites]
-        return [(keep, keep.numel() - int(keep.count_nonzero())) for keep in stays]
+        kept = ops.host.numbers([keep.count_nonzero() for keep in stays])
+        return [(keep, keep.numel() - n) for keep, n in zip(stays, kept, strict=True)]
 
 
 @listed(

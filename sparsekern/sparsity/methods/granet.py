@@ -6,6 +6,7 @@ from math import ceil
 
 from torch import Tensor
 
+from ... import ops
 from ...topology import kept
 from .. import criteria, growth, views
 from ..distributions import Distribution, by_name
@@ -29,7 +30,7 @@ class PruneAndRegenerate(Rule):
     def exchange(self, sites: Sequence[Site], step: int) -> list[tuple[Tensor, int]]:
         scores = [criteria.magnitude(site) for site in sites]
         total = min(kept(self.sparsity(step), sum(site.size for site in sites)), sum(site.nnz for site in sites))
-        left = [int(mark.count_nonzero()) for mark in views.network.largest(scores, [total])]
+        left = ops.host.numbers([mark.count_nonzero() for mark in views.network.largest(scores, [total])])
         counts = [min(n, ceil(self.rate(step) * n - 1e-9)) for n in left]
         stays = views.layer.largest(scores, [n - k for n, k in zip(left, counts, strict=True)])
         return list(zip(stays, counts, strict=True))

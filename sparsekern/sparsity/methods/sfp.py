@@ -27,7 +27,7 @@ class SoftFilters(Rule):
         marks: list[Tensor] = views.filters_of_layers.largest(norms, counts, self.min_per_layer)
         for site, mark in zip(sites, marks, strict=True):
             site.weight[~mark] = 0
-            site.facts = {"zeroed_filters": int((~mark).count_nonzero())}
+            site.facts = {"zeroed_filters": (~mark).count_nonzero()}
 
 
 @listed(

@@ -76,7 +76,7 @@ class SignalToNoise(Rule):
 
 def _counts(masks: Sequence[Tensor]) -> list[int]:
     """How many are kept, in one transfer."""
-    return torch.stack([mask.count_nonzero() for mask in masks]).tolist()
+    return ops.host.numbers([mask.count_nonzero() for mask in masks])
 
 
 def _snr(

@@ -48,7 +48,7 @@ class LearnedThresholds(Rule):
 
     def masks(self, sites: Sequence[LayerSite], step: int, held: bool) -> list[Tensor]:
         levels = [self._threshold(site).detach().sigmoid() for site in sites]
-        for site, level in zip(sites, torch.stack([level.double() for level in levels]).tolist(), strict=True):
+        for site, level in zip(sites, levels, strict=True):
             site.facts = {"threshold": level}
         return [site.weight.abs() > level for site, level in zip(sites, levels, strict=True)]
 

@@ -1,0 +1,47 @@
+"""What the host has to know of numbers on a device. It waits for all of them at once."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+_suspects: list[Tensor] | None = None
+
+
+def numbers(tensors: Sequence[Tensor]) -> list[int]:
+    """The values of tensors of one whole number each, on one device; the host waits once, for these and for what
+    `refuse_nan` was given within `gathered`."""
+    suspects = _suspects or []
+    if not tensors and not suspects:
+        return []
+    told = torch.stack([tensor.reshape(()).long() for tensor in (*tensors, *suspects)]).tolist()
+    suspects.clear()
+    if any(told[len(tensors) :]):
+        raise ValueError("scores must not contain NaN")
+    return told[: len(tensors)]
+
+
+def refuse_nan(count: Tensor) -> None:
+    """Raises ValueError if there was any: at once or, within `gathered`, as soon as the host waits for `numbers`, and
+    at the end."""
+    if _suspects is not None:
+        _suspects.append(count)
+    elif bool(count):
+        raise ValueError("scores must not contain NaN")
+
+
+@contextmanager
+def gathered() -> Iterator[None]:
+    """Refusals need no waiting of their own. What is computed from scores that will be refused is of no meaning, but is
+    made without harm."""
+    global _suspects
+    if _suspects is not None:
+        yield
+        return
+    _suspects = []
+    try:
+        yield
+        numbers([])
+    finally:
+        _suspects = None
