@@ -15,6 +15,12 @@ namespace {
 constexpr int64_t ROUNDS = 32;
 constexpr int UNROLLED = 8;
 
+// What the host has to know before it can go on, for which it waits once.
+struct Facts {
+  int64_t bad_row, bad_col;  // where a weight is none, or NOWHERE
+  int64_t nnz, row_support, col_support, active_support;
+};
+
 // Of weights relative to the largest: their cumulative sums, and the positions of those that are positive.
 struct Weights {
   Scratch<double> sums;
@@ -36,24 +42,17 @@ void load(const Device& device, const Tensor& weight, const Weights& weights, in
   });
 }
 
-Weights weights_of(const Device& device, const Tensor& weight, const char* name) {
+// `fault` becomes the first position of what is no weight; the sums are then of no meaning.
+Weights weights_of(const Device& device, const Tensor& weight, const char* name, int64_t* fault) {
   require(weight.dim() == 1, name, " must be 1-D");
   device.require_here(weight, name);
   const int64_t n = weight.numel();
   const Weights weights{Scratch<double>(weight, n), Scratch<int32_t>(weight, n)};
-  const Scratch<int64_t> faults(weight, 1);
   const Scratch<uint64_t> most(weight, 1);
-  fill(device, faults.data(), 1, NOWHERE);
+  fill(device, fault, 1, NOWHERE);
   fill(device, most.data(), 1, uint64_t{0});
   with_floating_type(weight.scalar_type(), name,
-                     [&](auto zero) { load<decltype(zero)>(device, weight, weights, faults.data(), most.data()); });
-  int64_t fault;
-  device.read(&fault, faults.data(), 1);
-  if (fault != NOWHERE) {
-    double bad;
-    device.read(&bad, weights.sums.data() + fault, 1);
-    fail(name, " must be finite and not negative, got ", bad);
-  }
+                     [&](auto zero) { load<decltype(zero)>(device, weight, weights, fault, most.data()); });
 
   double* sum = weights.sums.data();
   int32_t* rank = weights.ranks.data();
@@ -74,6 +73,14 @@ Weights weights_of(const Device& device, const Tensor& weight, const char* name)
     }
   });
   return weights;
+}
+
+void check_weights(const Device& device, const Tensor& weight, const char* name, int64_t fault) {
+  if (fault == NOWHERE) return;
+  with_floating_type(weight.scalar_type(), name, [&](auto bad) {
+    device.read(&bad, data<decltype(bad)>(weight) + fault * weight.stride(0), 1);
+    fail(name, " must be finite and not negative, got ", static_cast<double>(bad));
+  });
 }
 
 // Its positions of positive weight.
@@ -107,9 +114,9 @@ Set list_support(const Device& device, const Tensor& like, const Weights& row, c
   return support;
 }
 
-// How many active coordinates have a positive probability.
-int32_t count_active(const Device& device, const Tensor& col, const Weights& row, const Weights& column,
-                     const Pattern& pattern) {
+// How many active coordinates have a positive probability, up to each slot.
+Scratch<int32_t> count_active(const Device& device, const Tensor& col, const Weights& row, const Weights& column,
+                              const Pattern& pattern) {
   const Scratch<int32_t> counts(col, col.numel());
   int32_t* count = counts.data();
   const int32_t *r = row.ranks.data(), *c = column.ranks.data();
@@ -119,7 +126,7 @@ int32_t count_active(const Device& device, const Tensor& col, const Weights& row
     count[k] = used && positive(r, pattern.row(k)) && positive(c, pattern.col[k]);
   });
   inclusive_sum(device, col, count, col.numel());
-  return last_of(device, count, col.numel());
+  return counts;
 }
 
 // The coordinates that have the given ranks among those that are neither active nor chosen.
@@ -143,24 +150,37 @@ std::tuple<Tensor, Tensor> guided_sample(const Tensor& row_weight, const Tensor&
                                          const Tensor& col, int64_t n, int64_t seed) {
   const Device device(col);
   device.require_here(row_ptr, "row_ptr");
-  const Weights row = weights_of(device, row_weight, "row_weight"),
-                column = weights_of(device, col_weight, "col_weight");
+  const Scratch<int64_t> gathered(col, sizeof(Facts) / sizeof(int64_t));
+  auto* fact = reinterpret_cast<Facts*>(gathered.data());
+  const Weights row = weights_of(device, row_weight, "row_weight", &fact->bad_row),
+                column = weights_of(device, col_weight, "col_weight", &fact->bad_col);
   const int64_t rows = row.size(), cols = column.size();
   require(row_ptr.numel() == rows + 1, "row_ptr must have ", rows + 1, " elements, got ", row_ptr.numel());
   const Pattern pattern{index_data(row_ptr, 1, "row_ptr"), index_data(col, 0, "col"), rows, cols};
-  const int64_t nnz = last_of(device, pattern.ptr, rows + 1), inactive = rows * cols - nnz;
+  const int64_t room = col.numel();
+  const Scratch<int32_t> counts = count_active(device, col, row, column, pattern);
+  const int32_t *row_rank = row.ranks.data(), *col_rank = column.ranks.data(), *count = counts.data();
+  each(device, 1, [=] __device__(int64_t) {
+    fact->nnz = pattern.ptr[rows];
+    fact->row_support = rows > 0 ? row_rank[rows - 1] : 0;
+    fact->col_support = cols > 0 ? col_rank[cols - 1] : 0;
+    fact->active_support = room > 0 ? count[room - 1] : 0;
+  });
+  Facts facts;
+  device.read(&facts, fact, 1);
+  check_weights(device, row_weight, "row_weight", facts.bad_row);
+  check_weights(device, col_weight, "col_weight", facts.bad_col);
+  const int64_t nnz = facts.nnz, inactive = rows * cols - nnz;
   index_data(col, nnz, "col");
   require(0 <= n && n <= inactive, "n must be between 0 and ", inactive, ", the number of inactive coordinates, got ",
           n);
 
-  const int64_t row_support = last_of(device, row.ranks.data(), rows);
-  const int64_t col_support = last_of(device, column.ranks.data(), cols);
-  const int64_t support = row_support * col_support - count_active(device, col, row, column, pattern);
+  const int64_t support = facts.row_support * facts.col_support - facts.active_support;
   const Stream stream(seed);
   int64_t counter = 0;
   Set chosen{Scratch<int64_t>(col, 0)};
   if (support <= n) {
-    chosen = list_support(device, col, row, column, row_support, col_support, pattern, support);
+    chosen = list_support(device, col, row, column, facts.row_support, facts.col_support, pattern, support);
   } else {
     const double *row_sum = row.sums.data(), *col_sum = column.sums.data();
     chosen = extend_distinct(device, col, n, rows * cols, ROUNDS, counter, [=] __device__(int64_t i) {

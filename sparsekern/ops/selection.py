@@ -23,7 +23,8 @@ def sampled_gradient(grad_output: Tensor, input: Tensor, coordinates: Tensor) ->
         `[n]` in fp32, or fp64 if the arguments are. Nothing of the size of the weight is made.
 
     Raises:
-        ValueError: shapes or dtypes that do not fit, coordinates out of range.
+        ValueError: shapes or dtypes that do not fit; coordinates out of range, where a GPU, which is not waited for,
+            returns NaN.
     """
     check_features(grad_output, input)
     if coordinates.dtype != torch.int64 or coordinates.dim() != 1:
