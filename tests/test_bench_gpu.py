@@ -223,11 +223,27 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert "nothing" in capsys.readouterr().err
 
 
+def test_the_command_hands_a_gpu_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    measured = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(cli, "measured", lambda arguments, device: measured.append((arguments.what, str(device))) or 0)
+    monkeypatch.setattr(cli, "_kernels", lambda *_: "the CPU is not measured")
+    monkeypatch.setattr(cli.calibrate, "run", lambda **_: {})
+    for module in (cli.train, cli.memory):
+        name = module.__name__.rpartition(".")[2]
+        monkeypatch.setattr(module, "run", lambda device, name=name, **_: measured.append((name, device)) or {})
+    monkeypatch.setattr(cli.table, "markdown", lambda report: "")
+    for what in (*SUITE, "train", "memory"):
+        assert main(["bench", what, "--device", "cuda"]) == 0
+    assert measured == [(what, "cuda") for what in (*SUITE, "train", "memory")]
+    assert main(["bench", "kernels", "--device", "cuda", "--calibrate", "--json", "x"]) == 2
+
+
 @pytest.mark.parametrize("what", ["kernels", "convolutions", "moments", "threshold", "train", "memory"])
 def test_needs_a_card(what: str, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert main(["bench", what, "--device", "cuda", "--quick"]) == 2
-    assert ("no CUDA device" if what in SUITE else "measures the CPU") in capsys.readouterr().err
+    assert "there is no CUDA device" in capsys.readouterr().err
     with pytest.raises(SystemExit) as ended:
         gpu.main([])
     assert ended.value.code == 2

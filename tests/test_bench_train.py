@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 import sparsekern as sk
-from sparsekern.bench import resident, table, train
+from sparsekern.bench import memory, resident, table, train
 from sparsekern.bench.parts import PARTS, PYTHON, REST, parts
 from sparsekern.bench.train import VARIANTS, Pattern, Step
 from sparsekern.cli import main
@@ -49,7 +49,7 @@ def test_a_row_for_every_variant_and_pattern(tmp_path: Path, no_children: list[t
     assert [row["sparsity"] for row in rows] == pytest.approx([0, 0, 0.95, 0.95, 0.98], abs=1e-5)
     assert [row["bytes"] for row in rows] == [100, 200, 300, 400, 500]
     assert rows[4]["bytes_ratio"] == 5
-    assert no_children[4][1:] == (MODEL, "sparsekern", "4", "1", "rigl", str(tmp_path))
+    assert no_children[4][1:] == (MODEL, "sparsekern", "4", "1", "cpu", "float32", "rigl", str(tmp_path))
     for row in rows:
         assert row["case"] == f"step {MODEL}/32x32"
         assert row["ms"] > 0
@@ -133,7 +133,8 @@ def test_memory_follows_the_storage(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resident, "PROCESSES", 1)
     command = "sparsekern.bench.train"
     dense, ours = (
-        resident.median(command, "mlp", variant, "8", "1", "uniform")["bytes"] for variant in ("dense", "sparsekern")
+        resident.median(command, "mlp", variant, "8", "1", "cpu", "float32", "uniform")["bytes"]
+        for variant in ("dense", "sparsekern")
     )
     weights = sum(p.numel() for p in build("mlp", train.SHAPE, train.CLASSES).parameters())
     assert dense > 2.5 * 4 * weights  # weights, gradients, momentum, less what the first small step left free
@@ -146,3 +147,53 @@ def test_wrong_usage(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert "finished run" in capsys.readouterr().err
     assert main(["bench", "train", "--model", "nonsense"]) == 2
     assert "unknown model" in capsys.readouterr().err
+
+
+# ---- on a GPU, of which this needs none
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_steps_compute_in_bf16_but_are_compared_in_fp32(variant: str) -> None:
+    step = Step(MODEL, variant, Pattern(), 4, dtype="bfloat16")
+    seen = []
+    step.network.get_submodule("fc1").register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    step()
+    assert step.gradients()["output"].dtype == torch.float32
+    assert seen == [torch.bfloat16, torch.float32]
+
+
+def test_a_gpu_is_measured_in_bf16_and_in_strict_fp32(
+    monkeypatch: pytest.MonkeyPatch, no_children: list[tuple]
+) -> None:
+    setting, measured = torch.backends.cudnn.conv, []
+
+    def measure(model: str, cells: list, batch: int, budget: float, device: str, dtype: str) -> list[dict]:
+        measured.append((device, dtype, setting.fp32_precision))
+        row = {"case": "step", "device": "A card", "dtype": dtype, "sparsity": 0.5, "batch": batch, "pattern": ""}
+        return [row | {"impl": variant, "ms": 1.0, "ratio_to_dense": 1.0} for variant, _ in cells]
+
+    monkeypatch.setattr(train, "_measure", measure)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "A card")
+    report = train.run(threads=1, quick=True, models=[MODEL], device="cuda")
+    assert measured == [("cuda", "bfloat16", "ieee"), ("cuda", "float32", "ieee")]
+    assert report["card"] == "A card"
+    assert {command[5:7] for command in no_children} == {("cuda", "bfloat16"), ("cuda", "float32")}
+    text = table.markdown(report)
+    assert "A card" in text
+    assert "batch 4, bfloat16**" in text
+    assert "profiled" not in text
+
+
+def test_memory_of_a_gpu_is_what_is_allocated_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    reset, children = [], []
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 10)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 25)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", reset.append)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "A card")
+    resident.reset_peak("cuda")
+    assert (resident.peak("cuda") - resident.held("cuda"), reset) == (15, ["cuda"])
+    monkeypatch.setattr(memory, "median", lambda *command: children.append(command) or {"bytes": 8, "ms": 1.0})
+    report = memory.run(threads=1, quick=True, device="cuda")
+    assert {command[-1] for command in children} == {"cuda"}
+    assert {row["device"] for row in report["rows"]} == {"A card"}
+    assert "peak allocated memory" in table.markdown(report)

@@ -1,4 +1,4 @@
-"""`sparsekern bench memory`: peak resident memory of training steps, each variant in a process of its own."""
+"""`sparsekern bench memory`: peak memory of training steps, each variant in a process of its own."""
 
 import argparse
 import gc
@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from ..nn import SparseLinear
 from .peers import PEERS
-from .report import header
-from .resident import median, reset_peak, status
+from .report import card, header
+from .resident import held, median, peak, reset_peak
+from .timing import synchronize
 
 VARIANTS = ("dense", "masked", "sparsekern")
 WIDTH, LAYERS, BATCH, SPARSITY, STEPS = 4096, 3, 128, 0.98, 3
@@ -24,25 +25,26 @@ def run(
     *,
     threads: int | None = None,
     quick: bool = False,
+    device: str = "cpu",
     progress: Callable[[str], Any] = lambda text: None,
 ) -> dict:
     """Three linear layers 4096 x 4096, ReLU between, SGD with momentum, the pattern static: a row per variant.
 
-    `bytes` is the peak above the imported packages, the median of a few processes; `ratio_to_dense` that of the
-    bytes; `ms` the median of few steps, indicative only.
+    `bytes` is the peak above the imported packages, resident or, on a GPU, allocated there, the median of a few
+    processes; `ratio_to_dense` that of the bytes; `ms` the median of few steps, indicative only.
     """
     threads = torch.get_num_threads() if threads is None else threads
     width = 512 if quick else WIDTH
-    report = header("memory", threads, [peer for peer in PEERS if peer.name in VARIANTS]) | {"rows": []}
+    report = header("memory", threads, [peer for peer in PEERS if peer.name in VARIANTS], device) | {"rows": []}
     for variant in VARIANTS:
         row = {
             "case": f"mlp of {LAYERS} layers {width}x{width}, SGD with momentum",
             "impl": variant,
-            "device": "cpu",
+            "device": card(device),
             "dtype": "float32",
             "sparsity": 0.0 if variant == "dense" else SPARSITY,
             "batch": BATCH,
-            **median("sparsekern.bench.memory", variant, str(width), str(threads)),
+            **median("sparsekern.bench.memory", variant, str(width), str(threads), device),
             "threads": threads,
         }
         row["ratio_to_dense"] = round(
@@ -72,30 +74,31 @@ def _layer(variant: str, width: int) -> nn.Module:
     return _Masked(width) if variant == "masked" else nn.Linear(width, width)
 
 
-def train(variant: str, width: int, threads: int) -> dict:
+def train(variant: str, width: int, threads: int, device: str) -> dict:
     """`bytes` and `ms` of a few training steps in this process."""
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    _steps(variant, 64, 1)  # torch imports and loads more at the first step
+    _steps(variant, 64, 1, device)  # torch imports and loads more at the first step
     gc.collect()
-    base = status("VmRSS")
-    times = _steps(variant, width, STEPS)
-    return {"ms": round(statistics.median(times) * 1e3, 3), "bytes": status("VmHWM") - base}
+    base = held(device)
+    times = _steps(variant, width, STEPS, device)
+    return {"ms": round(statistics.median(times) * 1e3, 3), "bytes": peak(device) - base}
 
 
-def _steps(variant: str, width: int, steps: int) -> list[float]:
+def _steps(variant: str, width: int, steps: int, device: str) -> list[float]:
     """Seconds of each step of a new model; the peak starts with the first of them."""
     modules = [module for _ in range(LAYERS) for module in (_layer(variant, width), nn.ReLU())]
-    model = nn.Sequential(*modules[:-1])
+    model = nn.Sequential(*modules[:-1]).to(device)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
-    x, target = torch.randn(BATCH, width), torch.randint(width, (BATCH,))
-    reset_peak()
+    x, target = torch.randn(BATCH, width).to(device), torch.randint(width, (BATCH,)).to(device)
+    reset_peak(device)
     times = []
     for _ in range(steps):
         start = time.perf_counter()
         optimizer.zero_grad()
         nn.functional.cross_entropy(model(x), target).backward()
         optimizer.step()
+        synchronize(device)
         times.append(time.perf_counter() - start)
     return times
 
@@ -105,5 +108,6 @@ if __name__ == "__main__":
     parser.add_argument("variant", choices=VARIANTS)
     parser.add_argument("width", type=int)
     parser.add_argument("threads", type=int)
+    parser.add_argument("device")
     arguments = parser.parse_args()
-    print(json.dumps(train(arguments.variant, arguments.width, arguments.threads)))
+    print(json.dumps(train(arguments.variant, arguments.width, arguments.threads, arguments.device)))

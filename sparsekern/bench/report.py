@@ -26,8 +26,14 @@ def processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def header(kind: str, threads: int, peers: Iterable[Peer] = ()) -> dict:
-    """Machine, versions, date, and of every peer its version or why it is missing."""
+def card(device: torch.device | str) -> str:
+    """What rows call the device: the name of a GPU, or "cpu"."""
+    device = torch.device(device)
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def header(kind: str, threads: int, peers: Iterable[Peer] = (), device: torch.device | str = "cpu") -> dict:
+    """Machine, versions, date, and of every peer its version or why it is missing; of a GPU its name, too."""
     return {
         "benchmark": kind,
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -40,6 +46,7 @@ def header(kind: str, threads: int, peers: Iterable[Peer] = ()) -> dict:
         "torch": torch.__version__,
         "sparsekern": __version__,
         "peers": {peer.name: f"missing: {why}" if (why := peer.missing()) else peer.version() for peer in peers},
+        **({"card": card(device), "cuda": torch.version.cuda} if torch.device(device).type == "cuda" else {}),
     }
 
 

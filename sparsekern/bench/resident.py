@@ -1,4 +1,4 @@
-"""Peak resident memory, measured in processes of its own."""
+"""Peak memory, measured in processes of its own: on the CPU what is resident, on a GPU what is allocated."""
 
 import json
 import os
@@ -6,6 +6,8 @@ import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
+
+import torch
 
 PROCESSES = 3
 
@@ -28,6 +30,16 @@ def median(module: str, *arguments: str) -> dict:
     return sorted(results, key=lambda result: result["bytes"])[PROCESSES // 2] | {"n": PROCESSES}
 
 
+def held(device: str) -> int:
+    """Bytes in use."""
+    return status("VmRSS") if device == "cpu" else torch.cuda.memory_allocated(device)
+
+
+def peak(device: str) -> int:
+    """The most that were in use since `reset_peak`."""
+    return status("VmHWM") if device == "cpu" else torch.cuda.max_memory_allocated(device)
+
+
 def status(field: str) -> int:
     """A field of /proc/self/status, in bytes."""
     for line in Path("/proc/self/status").read_text().splitlines():
@@ -36,7 +48,10 @@ def status(field: str) -> int:
     raise RuntimeError(f"/proc/self/status has no {field}")
 
 
-def reset_peak() -> None:
-    """Sets VmHWM to the resident memory of this moment; without the right to, a peak of the imports may remain."""
+def reset_peak(device: str) -> None:
+    """Peaks are those from this moment on; on the CPU, without the right to, one of the imports may remain."""
+    if device != "cpu":
+        torch.cuda.reset_peak_memory_stats(device)
+        return
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")

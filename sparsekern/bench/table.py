@@ -46,7 +46,7 @@ def crossover(points: Iterable[tuple[float, float]]) -> str:
 
 def _machine(report: dict) -> str:
     processor = f"{report['cpu']}, {report['cores']} cores, {report['threads']} threads, {report['isa']} kernels"
-    if "card" in report:
+    if "cuda" in report:
         processor = f"{report['card']}, CUDA {report['cuda']}; {processor}"
     lines = [
         f"{processor}; torch {report['torch']}, sparsekern {report['sparsekern']}, Python {report['python']}; "
@@ -140,8 +140,8 @@ def _moments(rows: list[dict]) -> list[str]:
 
 def _train(rows: list[dict]) -> list[str]:
     sections = ["Forward, loss, backward and SGD with momentum; ratios are to the dense network of the same run."]
-    for case in dict.fromkeys(row["case"] for row in rows):
-        of_case = [row for row in rows if row["case"] == case]
+    for case, dtype in dict.fromkeys((row["case"], row["dtype"]) for row in rows):
+        of_case = [row for row in rows if (row["case"], row["dtype"]) == (case, dtype)]
         lines = [
             [
                 _variant(row),
@@ -154,13 +154,15 @@ def _train(rows: list[dict]) -> list[str]:
             for row in of_case
         ]
         head = ["", "sparsity", "ms", "ratio", "peak MiB", "ratio"]
-        sections.append(f"**{case}, batch {of_case[0]['batch']}**\n\n" + grid(head, lines))
+        title = f"{case}, batch {of_case[0]['batch']}" + (f", {dtype}" if dtype != "float32" else "")
+        sections.append(f"**{title}**\n\n" + grid(head, lines))
         timed = [row for row in of_case if "parts" in row]
         names = (
             [part for part in timed[0]["parts"] if any(row["parts"][part] >= 0.05 for row in timed)] if timed else []
         )
         spent = [[part, *(f"{row['parts'][part]:.1f}" for row in timed)] for part in names]
-        sections.append("Milliseconds of a profiled step:\n\n" + grid(["", *map(_variant, timed)], spent))
+        if spent:
+            sections.append("Milliseconds of a profiled step:\n\n" + grid(["", *map(_variant, timed)], spent))
         reasons = [f"{_variant(row)}: {row['missing']}" for row in of_case if "missing" in row]
         sections += [f"No number: {'; '.join(reasons)}."] if reasons else []
     return sections
@@ -175,8 +177,9 @@ def _memory(rows: list[dict]) -> list[str]:
         [row["impl"], f"{row['sparsity']:.0%}", f"{row['bytes'] / 2**20:.1f}", _ratio(row["ratio_to_dense"])]
         for row in rows
     ]
+    kind = "resident" if rows[0]["device"] == "cpu" else "allocated"
     return [
-        f"{rows[0]['case']}, batch {rows[0]['batch']}: peak resident memory of training steps above that of the "
+        f"{rows[0]['case']}, batch {rows[0]['batch']}: peak {kind} memory of training steps above that of the "
         "imported packages.",
         grid(["", "sparsity", "MiB", "ratio to dense"], lines),
     ]

@@ -51,6 +51,12 @@ class Timing:
         }
 
 
+def synchronize(device: torch.device | str) -> None:
+    """Waits for a GPU."""
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 @contextmanager
 def pinned(threads: int) -> Iterator[None]:
     """Computes with `threads` threads, kept on as many processors where the system allows it."""
@@ -64,6 +70,20 @@ def pinned(threads: int) -> Iterator[None]:
     finally:
         _bind(allowed)
         torch.set_num_threads(before)
+
+
+@contextmanager
+def strict() -> Iterator[None]:
+    """fp32 is fp32 for everyone: by default PyTorch lets convolutions round it to TF32, and products not."""
+    settings = torch.backends.cuda.matmul, torch.backends.cudnn.conv  # type: ignore[attr-defined]
+    before = [setting.fp32_precision for setting in settings]
+    try:
+        for setting in settings:
+            setting.fp32_precision = "ieee"
+        yield
+    finally:
+        for setting, precision in zip(settings, before, strict=True):
+            setting.fp32_precision = precision
 
 
 def _bind(processors: set[int]) -> None:

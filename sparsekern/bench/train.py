@@ -7,6 +7,8 @@ import gc
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +19,12 @@ from torch.nn.utils import parametrize
 from ..nn import prunable_layers
 from ..sparsity import sparsify
 from ..topology import Topology, kept
+from . import resident
 from .parts import parts
 from .peers import PEERS
-from .report import header
-from .resident import median, reset_peak, status
-from .timing import interleave, pinned
+from .report import card, header
+from .resident import median
+from .timing import interleave, pinned, strict, synchronize
 
 MODELS = ("vgg16", "resnet20")
 VARIANTS = ("dense", "dense-channels-last", "masked", "sparsekern")
@@ -88,9 +91,19 @@ class _Mask(nn.Module):
 
 
 class Step:
-    """Training steps of one variant of a network with SGD and momentum, on a batch of noise."""
+    """Training steps of one variant of a network with SGD and momentum, on a batch of noise; `dtype` is that of
+    autocast, if not "float32"."""
 
-    def __init__(self, model: str, variant: str, pattern: Pattern, batch: int = BATCH, width: float = 1.0) -> None:
+    def __init__(
+        self,
+        model: str,
+        variant: str,
+        pattern: Pattern,
+        batch: int = BATCH,
+        width: float = 1.0,
+        device: str = "cpu",
+        dtype: str = "float32",
+    ) -> None:
         from ..cli.models import build
 
         torch.manual_seed(0)
@@ -105,16 +118,20 @@ class Step:
         else:
             self.sparsity = 0.0
         layout = torch.channels_last if variant == "dense-channels-last" else torch.contiguous_format
-        self.network = self.network.to(memory_format=layout).train()  # type: ignore[call-overload]
+        self.network = self.network.to(device, memory_format=layout).train()  # type: ignore[call-overload]
+        self.device, self.narrow = torch.device(device), getattr(torch, dtype) if dtype != "float32" else None
         self.optimizer = torch.optim.SGD(self.network.parameters(), lr=1e-3, momentum=0.9)
         generator = torch.Generator().manual_seed(0)
-        self.x = torch.randn(batch, *SHAPE, generator=generator).contiguous(memory_format=layout)
-        self.y = torch.randint(CLASSES, (batch,), generator=generator)
+        self.x = torch.randn(batch, *SHAPE, generator=generator).to(device).contiguous(memory_format=layout)
+        self.y = torch.randint(CLASSES, (batch,), generator=generator).to(device)
 
     def __call__(self) -> None:
         self.optimizer.zero_grad()
-        nn.functional.cross_entropy(self.network(self.x), self.y).backward()
+        with torch.autocast(self.device.type, self.narrow, enabled=self.narrow is not None):
+            loss = nn.functional.cross_entropy(self.network(self.x), self.y)
+        loss.backward()
         self.optimizer.step()
+        synchronize(self.device)
 
     def gradients(self) -> dict[str, Tensor]:
         """The output and the gradient of every Parameter by its name, of the weights at hand."""
@@ -148,13 +165,15 @@ def run(
     quick: bool = False,
     models: Sequence[str] = MODELS,
     runs: Sequence[Path] = (),
+    device: str = "cpu",
     progress: Callable[[str], Any] = lambda text: None,
     save: Callable[[dict], Any] = lambda report: None,
 ) -> dict:
     """A row per network, variant and pattern: a step with batch 128, 95 % of every layer's weights absent.
 
-    `ms` are interleaved medians; `bytes` the peak resident memory of a process during training steps above that of the
-    imported packages; `parts` the milliseconds of a profiled step, by what they were spent on.
+    `ms` are interleaved medians; `bytes` the peak memory of a process during training steps above that of the imported
+    packages, resident or, on a GPU, allocated there; `parts` the milliseconds of a profiled step, by what they were
+    spent on. On a GPU in bf16 by autocast, and in strict fp32.
 
     Args:
         models: names of `--model`, for images of 32 x 32.
@@ -168,34 +187,38 @@ def run(
         raise RuntimeError(f"the runs are of {', '.join(sorted(absent))}, but measured are {', '.join(models)}")
     threads = torch.get_num_threads() if threads is None else threads
     batch, budget = (4, 0.5) if quick else (BATCH, BUDGET)
-    report = header("train", threads, [peer for peer in PEERS if peer.name in VARIANTS]) | {"rows": []}
-    for model in models:
+    report = header("train", threads, [peer for peer in PEERS if peer.name in VARIANTS], device) | {"rows": []}
+    for model, dtype in product(models, ("float32",) if device == "cpu" else ("bfloat16", "float32")):
         cells = [(variant, Pattern()) for variant in VARIANTS]
         cells += [("sparsekern", pattern) for owner, pattern in patterns if owner == model]
-        with pinned(threads):
-            rows = _measure(model, cells, batch, budget)
+        with pinned(threads), strict():
+            rows = _measure(model, cells, batch, budget, device, dtype)
         for row, (variant, pattern) in zip(rows, cells, strict=True):
             where = [] if pattern.folder is None else [str(pattern.folder)]
-            child = [model, variant, str(batch), str(threads), pattern.name, *where]
+            child = [model, variant, str(batch), str(threads), device, dtype, pattern.name, *where]
             row["bytes"] = median("sparsekern.bench.train", *child)["bytes"]
             row["bytes_ratio"] = round(row["bytes"] / rows[0]["bytes"], 4)
             row["threads"] = threads
-            progress(f"{row['case']} {variant} {pattern.name}: {row['ms']} ms, {row['bytes'] / 2**20:.0f} MiB")
+            progress(f"{row['case']} {dtype} {variant} {pattern.name}: {row['ms']} ms, {row['bytes'] / 2**20:.0f} MiB")
         report["rows"] += rows
         save(report)
     return report
 
 
-def _measure(model: str, cells: list[tuple[str, Pattern]], batch: int, budget: float) -> list[dict]:
-    """The rows of one network, without memory; a sparse network gets a time only if it agrees with its masked twin."""
-    steps = {f"{variant} {pattern.name}": Step(model, variant, pattern, batch) for variant, pattern in cells}
+def _measure(
+    model: str, cells: list[tuple[str, Pattern]], batch: int, budget: float, device: str, dtype: str
+) -> list[dict]:
+    """The rows of one network, without memory; a sparse network gets a time only if it agrees with its masked twin, in
+    fp32."""
+    make = partial(Step, model, batch=batch, device=device, dtype=dtype)
+    steps = {f"{variant} {pattern.name}": make(variant, pattern) for variant, pattern in cells}
     rows = []
     for (variant, pattern), step in zip(cells, steps.values(), strict=True):
-        row = {"case": f"step {model}/{SHAPE[1]}x{SHAPE[2]}", "impl": variant, "device": "cpu", "dtype": "float32"}
+        row = {"case": f"step {model}/{SHAPE[1]}x{SHAPE[2]}", "impl": variant, "device": card(device), "dtype": dtype}
         row |= {"sparsity": round(step.sparsity, 6), "batch": batch, "pattern": pattern.name if step.sparsity else ""}
         row |= {"ms": None, "ratio_to_dense": None, "bytes": None}
         if variant == "sparsekern":
-            row["error"] = error(step, Step(model, "masked", pattern, batch))
+            row["error"] = error(step, make("masked", pattern))
             if not row["error"] <= TOLERANCE:
                 row["missing"] = f"wrong: relative error {row['error']:.1e}, allowed {TOLERANCE:.0e}"
         rows.append(row)
@@ -205,20 +228,21 @@ def _measure(model: str, cells: list[tuple[str, Pattern]], batch: int, budget: f
     for name, row in zip(steps, rows, strict=True):
         if name in timings:
             row |= timings[name].numbers(base)
-            row["parts"] = parts(right[name])
+            if device == "cpu":
+                row["parts"] = parts(right[name])
     return rows
 
 
-def peak(model: str, variant: str, batch: int, pattern: Pattern) -> int:
-    """Peak resident memory of three steps in this process, above what it had after one of a narrow network."""
-    Step(model, variant, Pattern(), 2, 1 / 8)()  # torch imports and loads more at the first step
+def peak(model: str, variant: str, batch: int, pattern: Pattern, device: str = "cpu", dtype: str = "float32") -> int:
+    """Peak memory of three steps in this process, above what it had after one of a narrow network."""
+    Step(model, variant, Pattern(), 2, 1 / 8, device, dtype)()  # torch imports and loads more at the first step
     gc.collect()
-    base = status("VmRSS")
-    step = Step(model, variant, pattern, batch)
-    reset_peak()
+    base = resident.held(device)
+    step = Step(model, variant, pattern, batch, 1.0, device, dtype)
+    resident.reset_peak(device)
     for _ in range(3):
         step()
-    return status("VmHWM") - base
+    return resident.peak(device) - base
 
 
 if __name__ == "__main__":
@@ -227,9 +251,11 @@ if __name__ == "__main__":
     parser.add_argument("variant", choices=VARIANTS)
     parser.add_argument("batch", type=int)
     parser.add_argument("threads", type=int)
+    parser.add_argument("device")
+    parser.add_argument("dtype")
     parser.add_argument("pattern")
     parser.add_argument("folder", type=Path, nargs="?")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    pattern = Pattern(arguments.pattern, arguments.folder)
-    print(json.dumps({"bytes": peak(arguments.model, arguments.variant, arguments.batch, pattern)}))
+    of = (arguments.model, arguments.variant, arguments.batch, Pattern(arguments.pattern, arguments.folder))
+    print(json.dumps({"bytes": peak(*of, arguments.device, arguments.dtype)}))

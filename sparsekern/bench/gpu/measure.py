@@ -4,7 +4,7 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +12,8 @@ import torch
 
 from ..cases import has_words
 from ..moments import PEERS
-from ..report import header
+from ..report import card, header
+from ..timing import strict
 from .case import Case
 from .suite import SUITE, suite
 from .timing import Stopwatch
@@ -20,9 +21,8 @@ from .timing import Stopwatch
 
 def blank(benchmark: str, device: torch.device, quick: bool = False) -> dict[str, Any]:
     """A report without rows: machine, card, versions, and whether it is only a trial."""
-    card = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    machine = header(benchmark, torch.get_num_threads(), PEERS)
-    return {**machine, "card": card, "cuda": torch.version.cuda, "quick": quick, "rows": []}
+    machine = header(benchmark, torch.get_num_threads(), PEERS, device)
+    return {"card": card(device), **machine, "quick": quick, "rows": []}
 
 
 def measure(
@@ -52,7 +52,7 @@ def measure(
     """
     start, watch = time.perf_counter(), Stopwatch(device)
     known = {(row["case"], row["dtype"], row["sparsity"], row["batch"]) for row in report["rows"]}
-    with _strict(), warnings.catch_warnings(), _tuned(report) if tune else nullcontext():
+    with strict(), warnings.catch_warnings(), _tuned(report) if tune else nullcontext():
         warnings.filterwarnings("ignore", message="Sparse ", category=UserWarning)  # torch on its own CSR tensors
         for kind, make in _makers(device, kinds, report["quick"]):
             if time.perf_counter() - start > 60 * minutes:
@@ -80,20 +80,6 @@ def measure(
 def _makers(device: torch.device, kinds: Sequence[str], quick: bool) -> Iterator[tuple[str, Callable[[], list[Case]]]]:
     for kind in kinds:
         yield from ((kind, make) for make in suite(kind, device, quick))
-
-
-@contextmanager
-def _strict() -> Iterator[None]:
-    """fp32 is fp32 for everyone: by default PyTorch lets convolutions round it to TF32, and products not."""
-    settings = torch.backends.cuda.matmul, torch.backends.cudnn.conv  # type: ignore[attr-defined]
-    before = [setting.fp32_precision for setting in settings]
-    try:
-        for setting in settings:
-            setting.fp32_precision = "ieee"
-        yield
-    finally:
-        for setting, precision in zip(settings, before, strict=True):
-            setting.fp32_precision = precision
 
 
 def _tuned(report: dict[str, Any]) -> AbstractContextManager:
