@@ -55,7 +55,7 @@ def _machine(report: dict) -> str:
     absent = [f"{name} ({state})" for name, state in report["peers"].items() if state.startswith("missing")]
     present = {name: state for name, state in report["peers"].items() if not state.startswith("missing")}
     if versions := sorted(
-        {f"{name} {v}" for name, v in present.items() if not name.startswith(("sparsekern", "dense"))}
+        {f"{name} {v}" for name, v in present.items() if not name.startswith(("sparsekern", "dense", "dpf"))}
     ):
         lines.append(f"Peers: {', '.join(versions)}.")
     if absent:
