@@ -50,7 +50,9 @@ def test_orderings_are_counted_and_shown_side_by_side():
     claim = Claim("rigl", "set", "Somebody et al.")
     runs = [run("rigl", 0, 0.97), run("set", 0, 0.9), run("rigl", 0, 0.8, 0.98), run("set", 0, 0.9, 0.98)]
     lines = orderings.render(orderings.judge_all((claim,), runs, 10_000))
-    assert lines[0] == "At 90 % 1 holds, 0 within the spread, 0 does not hold."
+    first, second = lines[0].split("  \n")
+    assert first == "At 90 %: holds 1, within the spread 0, does not hold 0."
+    assert second == "At 98 %: holds 0, within the spread 0, does not hold 1."
     assert lines[-1] == "| rigl | set | holds: 97.00, 90.00 | does not hold: 80.00, 90.00 | Somebody et al. |"
 
 

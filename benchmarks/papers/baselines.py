@@ -125,8 +125,9 @@ network's. Memory is the most that weights, indices, gradients and optimizer sta
 activations; what is scored before training, and the dense gradient of a layer that `rigl` and `granet` look at when
 they change its pattern, come on top.
 
-An ordering holds, or does not, if the means differ by more than the standard deviation of their difference; that of a
-mean is taken from the seeds, but not below that of counting 10,000 test images. The orderings are of convolutional
-networks, most of them trained far longer, and of other sparsities where the source says so.""",
+An ordering holds, or does not, if the means differ by more than the standard deviation of the difference of two runs;
+that of a run is taken from the seeds, but not below that of counting 10,000 test images. The orderings are of
+convolutional networks, most of them trained far longer and each by its own recipe, and of other sparsities where the
+source says so.""",
     claims=CLAIMS,
 )

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from statistics import fmean, variance
-from typing import Literal
+from typing import Literal, get_args
 
 Verdict = Literal["holds", "within the spread", "does not hold"]
 
@@ -56,11 +56,11 @@ def render(judged: list[dict]) -> list[str]:
     """Markdown lines: how many hold, then a row a claim, a column a sparsity."""
     ats = sorted({found["at"] for found in judged})
     pairs = list(dict.fromkeys((found["better"], found["worse"], found["source"]) for found in judged))
-    lines = [
-        f"At {100 * at:g} % " + ", ".join(f"{counts[verdict]} {verdict}" for verdict in counts) + "."
-        for at in ats
-        for counts in [{v: sum(f["verdict"] == v for f in judged if f["at"] == at) for v in Verdict.__args__}]
-    ]
+    lines = []
+    for at in ats:
+        found = [found["verdict"] for found in judged if found["at"] == at]
+        lines.append(f"At {100 * at:g} %: " + ", ".join(f"{v} {found.count(v)}" for v in get_args(Verdict)) + ".")
+    lines = ["  \n".join(lines)]
     lines += ["", "| better | worse | " + " | ".join(f"{100 * at:g} %" for at in ats) + " | source |"]
     lines += ["|---|---|" + "---|" * (len(ats) + 1)]
     for pair in pairs:

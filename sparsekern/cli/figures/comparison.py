@@ -38,7 +38,7 @@ def draw_comparison(folder: Path, results: dict) -> Path:
     named = [(f"{_name(row, several)} {100 * row['sparsity']:g} %", 100 * row["accuracy_mean"]) for row in rows]
     values = [mean for _, mean in named]
     far = cut(axis, named, max(5.0, 4 * (max(values) - median(values))))
-    below = "\n" + fill("far below: " + ", ".join(far), 110) if far else ""
+    below = "\n" + fill("far below: " + ", ".join(far), 80) if far else ""
     settings = results["settings"]
     seeds = len(results["seeds"])
     title(
