@@ -116,7 +116,16 @@ def _fault(case: Case, call: Callable[[], Any]) -> str:
     # Anything else is a mistake of the benchmark.
     except (RuntimeError, ValueError) as error:
         return f"failed: {_line(error)}"
+    except Exception as error:
+        if not _is_from_triton(error):
+            raise
+        return f"failed: {type(error).__name__}: {_line(error)}"
     return "" if error <= case.tolerance else f"wrong: relative error {error:.1e}, allowed {case.tolerance:.0e}"
+
+
+def _is_from_triton(error: Exception) -> bool:
+    """A kernel that does not compile on this card, or does not fit it; asked without importing Triton."""
+    return any(kind.__name__ == "TritonError" for kind in type(error).__mro__)
 
 
 def _line(error: Exception) -> str:
