@@ -58,7 +58,10 @@ class Growth:
 
 def places(mark: Tensor, n: int) -> Tensor:
     """The indices of the `n` entries of a bool vector that are True, ascending: the host does not ask how many."""
-    return mark.nonzero_static(size=n).flatten()
+    if n == 0:
+        return mark.new_empty(0, dtype=torch.int64)
+    # On a GPU PyTorch's operator of static size stops at 31 bits.
+    return (mark.nonzero_static(size=n) if mark.numel() < 2**31 else mark.nonzero()).flatten()
 
 
 def _each(
