@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,25 @@ def random_mask(shape: tuple[int, ...], density: float) -> torch.Tensor:
     mask = torch.rand(shape) < density
     mask[0] = False  # an empty row
     return mask
+
+
+@pytest.mark.parametrize("n", [1, 2, 5])
+@pytest.mark.parametrize("shape", [(900, 500), (40000, 3), (2, 90000)])
+def test_large_patterns_are_walked_by_columns_in_parts(
+    shape: tuple[int, int], n: int, threads: Callable[[int], None]
+) -> None:
+    threads(n)
+    mask = torch.rand(shape) < 0.6
+    mask[: shape[0] // 3] = False
+    mask[:, -1] = False
+    topology = Topology.from_mask(mask, capacity=int(mask.sum()) + 7)
+    nnz = topology.nnz
+    _, col, t_ptr, t_row, t_pos, *_ = topology.index
+    assert torch.equal(t_ptr.diff(), mask.sum(0, dtype=torch.int32))
+    assert torch.equal(t_row[:nnz], mask.t().nonzero()[:, 1].int())
+    assert torch.equal(t_pos[:nnz].long(), col[:nnz].argsort(stable=True))
+    assert not t_row[nnz:].any()
+    assert not t_pos[nnz:].any()
 
 
 @pytest.mark.parametrize("tiled", [False, True])
