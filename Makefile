@@ -91,7 +91,10 @@ peers: .venv/requirements
 
 # ---- on a machine with a GPU: PYTHON=python3 takes an interpreter that already has torch, and no network
 
-gpu: gpu-device gpu-build gpu-test gpu-bench
+gpu: gpu-device
+	$(MAKE) gpu-build
+	$(MAKE) gpu-test
+	$(MAKE) gpu-bench
 
 gpu-device: $(GPU_READY)
 	@$(GPU_PYTHON) -c 'import sys, torch; sys.exit(None if torch.cuda.is_available() else "there is no CUDA device")'

@@ -158,6 +158,8 @@ def _moments(rows: list[dict]) -> str:
             steps.setdefault(f"{shape} B={row['batch']}", {})[row["impl"]] = row["ms"]
     lines = []
     for case, ms in steps.items():
+        if not {"dense", "dpf", "sparsekern"} <= set(ms):
+            continue
         to_dpf = ms["sparsekern"] / ms["dpf"]
         many = "conv" in case or case.count("/") > 1  # positions
         line = [case, _mark(to_dpf, MOMENT_TO_DPF) if many else f"{to_dpf:.2f}", ""]
@@ -171,4 +173,4 @@ def _moments(rows: list[dict]) -> str:
 def _snr_training(rows: list[dict]) -> str:
     ratios = {row["impl"]: row["ratio_to_dense"] for row in rows if row["case"].startswith("training")}
     marks = [f"{impl} {_mark(ratios[impl], goal)}" for impl, goal in SNR_TRAINING.items() if ratios.get(impl)]
-    return "Training steps of snr divided by dense: " + ", ".join(marks) + "."
+    return f"Training steps of snr divided by dense: {', '.join(marks) or 'not measured'}."

@@ -44,6 +44,9 @@ def main(argv: list[str] | None = None) -> int:
     path = arguments.out / f"gpu-{re.sub(r'[^a-z0-9]+', '-', name.lower()).strip('-')}.json"
     if path.exists():
         earlier = json.loads(path.read_text())
+        for version in ("torch", "sparsekern", "cuda"):
+            if earlier.get(version) != report.get(version):
+                parser.error(f"{path} has {version} {earlier.get(version)}, not {report.get(version)}: move it away")
         report |= {name: earlier[name] for name in ("rows", "configurations") if name in earlier}
     done = measure(
         report,

@@ -16,6 +16,7 @@ from sparsekern.bench.gpu import timing
 from sparsekern.bench.gpu.case import Case
 from sparsekern.bench.gpu.moments import moment_cases
 from sparsekern.bench.gpu.suite import QUICK, SUITE
+from sparsekern.bench.gpu.threshold import threshold_cases
 from sparsekern.bench.gpu.timing import Stopwatch
 from sparsekern.bench.moments import Conv2d, Linear
 from sparsekern.cli import main
@@ -58,6 +59,11 @@ def test_measures_and_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture) -> 
     assert "goes on" not in printed.err
     assert gpu.main([*flags, "--minutes", "0"]) == gpu.UNFINISHED
     assert "goes on" in capsys.readouterr().err
+    (path,) = tmp_path.glob("gpu-cpu-*.json")
+    path.write_text(json.dumps(_report(tmp_path) | {"torch": "2.0"}))
+    with pytest.raises(SystemExit, match="2"):
+        gpu.main(flags)
+    assert "has torch 2.0, not " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("layer", [problem[0] for problem in QUICK["moments"]], ids=lambda layer: layer.shape)
@@ -77,6 +83,11 @@ def test_moments_are_compared_with_backpack(layer: Linear | Conv2d) -> None:
 
 def as_tuple(results: torch.Tensor | tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
     return (results,) if isinstance(results, torch.Tensor) else results
+
+
+def test_equal_magnitudes_are_all_marked_or_none() -> None:
+    (case,) = threshold_cases(2000, torch.bfloat16, HERE)
+    assert all(case.error(call()) == 0 for call in case.calls.values())
 
 
 def test_a_wrong_result_gets_no_number() -> None:

@@ -120,7 +120,8 @@ of 400; how many weights that leaves is their own matter. `grasp` and its kin, `
 one or two batches of 256, `snip_mb` on 40, `prospr` on 4 of 512.
 
 A time is the processor's, per step, on one thread of a machine that did other work, so that it is a hint: the mean over
-the run, changes of pattern included, and the least of the last three epochs. In parentheses what it is of the dense
+the run, changes of pattern included, and the least of the last three epochs, both of the seed that took least: the
+other took up to twice as long. In parentheses what it is of the dense
 network's. Memory is the most that weights, indices, gradients and optimizer state took in training, without
 activations; what is scored before training, and the dense gradient of a layer that `rigl` and `granet` look at when
 they change its pattern, come on top.

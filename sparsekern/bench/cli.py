@@ -36,7 +36,8 @@ DESCRIPTION = """\
 
 With --device cuda the same on a GPU; train in bf16, too, threshold as the mask of 100 million weights.
 
-Prints tables; --json keeps every row. Results are checked before they are timed: a wrong one gets no number.
+Prints tables; --json keeps every row. Results are checked before they are timed, those of train in
+fp32: a wrong one gets no number.
 
   sparsekern bench convolutions --case "step conv3x3/64-64 90%" --impl sparsekern-csr,sparseprop
 """
@@ -89,6 +90,8 @@ def run(arguments: argparse.Namespace) -> int:
         return _usage("there is no CUDA device")
     if gpu and arguments.calibrate:
         return _usage("--calibrate measures the CPU")
+    if gpu and arguments.threads and arguments.what in SUITE:
+        return _usage("--threads goes with the CPU, and with train and memory")
     threads = arguments.threads or torch.get_num_threads()
     if hasattr(os, "getloadavg") and os.getloadavg()[0] > 0.5 * (os.cpu_count() or 1):
         _say(f"this machine is busy (load {os.getloadavg()[0]:.1f}): times will be noisy")

@@ -103,6 +103,8 @@ class MomentProblem(Problem):
         with torch.no_grad():
             module.weight.copy_(self.dense)
             module.bias.copy_(self.bias)
+        if self.x.dim() == 4 and self.x.is_contiguous(memory_format=torch.channels_last):
+            module.to(memory_format=torch.channels_last)
         return module
 
     @cached_property

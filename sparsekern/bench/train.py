@@ -258,4 +258,5 @@ if __name__ == "__main__":
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     of = (arguments.model, arguments.variant, arguments.batch, Pattern(arguments.pattern, arguments.folder))
-    print(json.dumps({"bytes": peak(*of, arguments.device, arguments.dtype)}))
+    with strict():
+        print(json.dumps({"bytes": peak(*of, arguments.device, arguments.dtype)}))

@@ -20,7 +20,10 @@ def register(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     folder = arguments.folder
     if (folder / "results.json").is_file():
-        path = figures.draw_comparison(folder, read_json(folder / "results.json"))
+        results = read_json(folder / "results.json")
+        if not results["table"]:
+            raise UsageError(f"{folder} has no finished run: nothing to draw")
+        path = figures.draw_comparison(folder, results)
     elif (folder / checkpoint.CONFIG).is_file():
         history = read_lines(folder / checkpoint.METRICS)
         if not history:

@@ -80,6 +80,12 @@ def test_weights_are_those_of_the_checkpoint(folder: Path):
     assert all(torch.equal(weights[name], tensor) for name, tensor in tensors.items())
 
 
+def test_plot_says_that_there_is_nothing_to_draw(tmp_path: Path, capsys: pytest.CaptureFixture):
+    (tmp_path / "results.json").write_text('{"table": []}')
+    assert main(["plot", str(tmp_path)]) == 2
+    assert "no finished run: nothing to draw" in capsys.readouterr().err
+
+
 def test_plot_draws_the_report_again(folder: Path, capsys: pytest.CaptureFixture):
     (folder / "report.png").unlink()
     assert main(["plot", str(folder)]) == 0

@@ -18,6 +18,8 @@ def convolution_cases(shape: tuple[int, ...], sparsity: float, dtype: torch.dtyp
     topology, values, master = weight((out, channels, size, size), sparsity, dtype, device)
     dense, mask = topology.dense(values), topology.mask()
     last = torch.channels_last
+    # as a network that is channels_last has them
+    laid, over, hidden = (t.contiguous(memory_format=last) for t in (dense, master, mask))
     x = torch.randn(batch, channels, image, image, device=device).to(dtype).contiguous(memory_format=last)
     window: tuple = ([size] * 2, [stride] * 2, [size // 2] * 4, [1, 1], 1)
     y = functional.conv2d(x, dense, None, stride, size // 2)
@@ -39,22 +41,22 @@ def convolution_cases(shape: tuple[int, ...], sparsity: float, dtype: torch.dtyp
         return _gradients(dy, x, weight, stride, size // 2, i)
 
     forwards = {
-        "dense": lambda: conv(dense),
-        "masked": lambda: conv(master * mask),
+        "dense": lambda: conv(laid),
+        "masked": lambda: conv(over * hidden),
         "sparsekern-expanded": lambda: _ops.expanded_conv2d(x, values, index, None, *window),
         "sparsekern-bits": lambda: _ops.sparse_conv2d(x, values, index, None, *window),
         "sparsekern-fused": lambda: _ops.masked_conv2d(x, master, index, None, *window, False),
     }
     inputs = {
-        "dense": lambda: dense_gradient(dense, 0),
-        "masked": lambda: dense_gradient(master * mask, 0),
+        "dense": lambda: dense_gradient(laid, 0),
+        "masked": lambda: dense_gradient(over * hidden, 0),
         "sparsekern-expanded": gradient("expanded_conv2d", 0),
         "sparsekern-bits": gradient("sparse_conv2d", 0),
         "sparsekern-fused": gradient("masked_conv2d", 0),
     }
     weights = {
-        "dense": lambda: dense_gradient(dense, 1),
-        "masked": lambda: dense_gradient(dense, 1) * mask,
+        "dense": lambda: dense_gradient(laid, 1),
+        "masked": lambda: dense_gradient(laid, 1) * hidden,
         "sparsekern-expanded": gradient("expanded_conv2d", 1),
         "sparsekern-bits": gradient("sparse_conv2d", 1),
         "sparsekern-fused": gradient("masked_conv2d", 1),

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from ... import ops
 from ...topology import kept
 from .. import criteria, scopes, views
 from ..distributions import apportion
@@ -25,6 +26,7 @@ class SoftFilters(Rule):
         counts = apportion(filters, filters, kept(self.sparsity, sum(filters)))
         norms = [criteria.filter_norm(site) for site in sites]
         marks: list[Tensor] = views.filters_of_layers.largest(norms, counts, self.min_per_layer)
+        ops.host.numbers([])  # NaN is refused before a weight is touched
         for site, mark in zip(sites, marks, strict=True):
             site.weight[~mark] = 0
             site.facts = {"zeroed_filters": (~mark).count_nonzero()}
