@@ -101,8 +101,10 @@ def test_a_failed_run_does_not_stop_the_others(tmp_path: Path, capsys: pytest.Ca
 
 @pytest.mark.parametrize("deaf", [False, True])
 def test_runs_do_not_outlive_the_comparison(deaf: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    ignoring = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); " if deaf else ""
-    script = f"{ignoring}import time; print('begun', flush=True); time.sleep(100)"
+    # said in either case: what was started in the background of a script hands deafness on
+    handler = "SIG_IGN" if deaf else "SIG_DFL"
+    script = f"import signal, time; signal.signal(signal.SIGINT, signal.{handler}); print('begun', flush=True)"
+    script += "; time.sleep(100)"
     monkeypatch.setattr(runs, "command", lambda cell: [sys.executable, "-c", script])
     monkeypatch.setattr(runs, "GRACE", 0.2 if deaf else 60.0)
     begun: list[subprocess.Popen] = []
@@ -118,11 +120,11 @@ def test_runs_do_not_outlive_the_comparison(deaf: bool, tmp_path: Path, monkeypa
             pause(1)
 
     monkeypatch.setattr(time, "sleep", sleep)
-    handler = signal.getsignal(signal.SIGTERM)
+    before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(KeyboardInterrupt):
         runs.run_all(cells, 2)
     assert [process.returncode for process in begun] == [-signal.SIGKILL if deaf else -signal.SIGINT] * 2
-    assert signal.getsignal(signal.SIGTERM) is handler
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_options_go_to_the_methods_that_have_them(tmp_path: Path):
