@@ -25,14 +25,15 @@ def _case(problem: MomentProblem, op: str, dtype: torch.dtype) -> Case:
     for peer in PEERS:
         if op not in peer.ops:
             continue
+        if reason := peer.why_not(layer.dtype):
+            case.missing[peer.name] = reason
+            continue
         try:
-            if reason := peer.why_not(layer.dtype):
-                raise NotImplementedError(reason)
             made = peer.build(problem, op)
-        except (RuntimeError, NotImplementedError) as error:
+        except RuntimeError as error:  # no memory, or NotImplementedError: it would take minutes on this layer
             case.missing[peer.name] = str(error)
-        else:
-            case.calls[peer.name], case.bytes[peer.name] = made.call, made.bytes
+            continue
+        case.calls[peer.name], case.bytes[peer.name] = made.call, made.bytes
     if op == "gradient" and isinstance(layer, Linear) and not layer.positions:
         case.calls["two-products"] = _two_products(problem.dy, problem.x)
     return case
