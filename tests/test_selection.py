@@ -35,9 +35,18 @@ def test_ties_go_to_the_first(device: str) -> None:
     assert bool(masks[2][:299_996].all())
 
 
+KINDS = ["normal", "equal", "few values", "half zeros", "descending", "one outlier", "unlike its sample"]
+
+
+def sampled(n: int) -> torch.Tensor:
+    """Where the kernels of the CPU take the sample that tells them where to look."""
+    stretch = n // 4096
+    return torch.tensor([i * stretch + (i * 0x9E3779B97F4A7C15 % 2**64 >> 32) % stretch for i in range(4096)])
+
+
 @pytest.mark.usefixtures("isa")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("kind", ["normal", "equal", "few values", "descending", "one outlier"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_selection_from_many(kind: str, dtype: torch.dtype, device: str) -> None:
     """Enough numbers for many threads and passes, some of them such that a digit tells little or nothing."""
     n = (1 << 20) + 77
@@ -45,14 +54,16 @@ def test_selection_from_many(kind: str, dtype: torch.dtype, device: str) -> None
         "normal": lambda: torch.randn(n),
         "equal": lambda: torch.full((n,), -2.0),
         "few values": lambda: torch.randint(-2, 3, (n,)).float(),
+        "half zeros": lambda: torch.randn(n).relu(),
         "descending": lambda: torch.linspace(1, -3, n),
         "one outlier": lambda: torch.ones(n).index_fill_(0, torch.tensor([n - 2]), 5),
+        "unlike its sample": lambda: torch.randn(n).index_fill_(0, sampled(n), -5),
     }[kind]().to(dtype)
     scores = [flat[:5], flat[5:400_000].reshape(5, -1), flat[400_000:]]
     there = moved([score.clone() for score in scores], device)
     for absolute in (False, True):
         order = np.argsort(-flat_scores(scores, absolute), kind="stable")
-        for k in (1, 2, n // 20, n - 1, n):
+        for k in (1, 2, n // 20, n // 2, n - 1, n):
             mask = torch.zeros(n, dtype=torch.bool)
             mask[order[:k].copy()] = True
             actual = torch.cat([m.flatten() for m in ops.topk_mask(there, k, absolute)])

@@ -1,40 +1,14 @@
 // A CSR pattern from a mask.
 #include <algorithm>
-#include <bit>
-#include <cstring>
 #include <numeric>
 #include <tuple>
 
 #include "common.h"
+#include "cpu/marked.h"
 
 namespace sparsekern {
 
-namespace {
-
-// Eight bytes of 0 or 1 as eight bits.
-uint64_t bits_of(const uint8_t* mask) {
-  uint64_t word;
-  std::memcpy(&word, mask, 8);
-  return word * 0x0102040810204080u >> 56;
-}
-
-// The columns of a row that are set, one byte each, 0 or 1; returns how many.
-int64_t row_columns(const uint8_t* mask, int64_t cols, int32_t* col) {
-  int64_t n = 0, c = 0;
-  for (; c + 64 <= cols; c += 64) {  // few loops over bits: where one ends cannot be predicted
-    uint64_t word = 0;
-    for (int i = 0; i < 8; ++i) word |= bits_of(mask + c + 8 * i) << 8 * i;
-    for (; word; word &= word - 1) col[n++] = static_cast<int32_t>(c + std::countr_zero(word));
-  }
-  for (; c < cols; ++c)
-    if (mask[c]) col[n++] = static_cast<int32_t>(c);
-  return n;
-}
-
-}  // namespace
-
 std::tuple<Tensor, Tensor> compress_mask(const Tensor& mask, int64_t capacity) {
-  static_assert(std::endian::native == std::endian::little);
   require(mask.scalar_type() == ScalarType::Bool && mask.dim() == 2, "mask must be a 2-D bool tensor");
   require(0 <= capacity && capacity < INT32_MAX, "capacity must be below 2**31 - 1, got ", capacity);
   const int64_t rows = mask.size(0), cols = mask.size(1);
@@ -58,7 +32,10 @@ std::tuple<Tensor, Tensor> compress_mask(const Tensor& mask, int64_t capacity) {
   }
   require(nnz <= capacity, "capacity must be at least nnz = ", nnz, ", got ", capacity);
   torch::stable::parallel_for(0, rows, grain, [&](int64_t begin, int64_t end) {
-    for (int64_t r = begin; r < end; ++r) row_columns(m + r * cols, cols, c + ptr[r]);
+    for (int64_t r = begin; r < end; ++r) {
+      int32_t* next = c + ptr[r];
+      for_marked(m + r * cols, cols, [&](int64_t column) { *next++ = static_cast<int32_t>(column); });
+    }
   });
   std::fill(c + nnz, c + capacity, 0);
   return {row_ptr, col};

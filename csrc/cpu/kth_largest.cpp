@@ -1,6 +1,6 @@
 // The k-th largest number in a list of tensors.
 #include "common.h"
-#include "cpu/radix_select.h"
+#include "cpu/select.h"
 
 namespace sparsekern {
 
@@ -11,7 +11,7 @@ Tensor kth_largest(const std::vector<Tensor>& scores, int64_t k, bool absolute) 
     using T = decltype(zero);
     const Scores<T> all(scores);
     require(1 <= k && k <= all.size, "k must be between 1 and ", all.size, ", the number of scores, got ", k);
-    *mutable_data<Bits<T>>(result) = Keys<T>{absolute}.number(radix_select(all, k, absolute).key);
+    *mutable_data<Bits<T>>(result) = Keys<T>{absolute}.number(select(all, k, absolute).key);
   });
   return result;
 }

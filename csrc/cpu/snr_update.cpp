@@ -19,44 +19,22 @@ struct Update {
 };
 
 template <class W, class T>
-[[gnu::always_inline]] inline void update(const Update<W, T>& u, int64_t begin, int64_t end) {
-  const double keep = u.first ? 0 : u.decay, take = 1 - keep, before = u.batch - 1;
-  for (int64_t i = begin; i < end; ++i) {
-    const double g = static_cast<double>(static_cast<Wide<T>>(u.gradient[i]));
-    const double signal = g * g, variance = u.batch * static_cast<double>(u.moment[i]) - signal;
-    const double ratio = signal * before / variance;
-    double snr = ratio > kCap ? kCap : ratio;
-    snr = variance <= 0 ? kCap : snr;
-    snr = g == 0 ? 0 : snr;
-    const double old = u.first ? 0 : static_cast<double>(u.ratio[i]);
-    u.ratio[i] = static_cast<W>(keep * old + take * snr);
-  }
-}
-
-template <class W, class T>
-void update_generic(const Update<W, T>& u, int64_t begin, int64_t end) {
-  update(u, begin, end);
-}
-
-#if defined(__x86_64__)
-template <class W, class T>
-[[gnu::target("avx2,fma")]] void update_avx2(const Update<W, T>& u, int64_t begin, int64_t end) {
-  update(u, begin, end);
-}
-
-template <class W, class T>
-[[gnu::target("avx512f,avx512dq,avx512vl,fma")]] void update_avx512(const Update<W, T>& u, int64_t begin, int64_t end) {
-  update(u, begin, end);
-}
-#endif
-
-template <class W, class T>
-auto choose() {
-#if defined(__x86_64__)
-  if (active_isa() == Isa::avx512) return update_avx512<W, T>;
-  if (active_isa() == Isa::avx2) return update_avx2<W, T>;
-#endif
-  return update_generic<W, T>;
+void update(Update<W, T> update, int64_t begin, int64_t end) {
+  vectorized(
+      [](Update<W, T> u, int64_t begin, int64_t end) SPARSEKERN_VECTORIZED {
+        const double keep = u.first ? 0 : u.decay, take = 1 - keep, before = u.batch - 1;
+        for (int64_t i = begin; i < end; ++i) {
+          const double g = static_cast<double>(static_cast<Wide<T>>(u.gradient[i]));
+          const double signal = g * g, variance = u.batch * static_cast<double>(u.moment[i]) - signal;
+          const double ratio = signal * before / variance;
+          double snr = ratio > kCap ? kCap : ratio;
+          snr = variance <= 0 ? kCap : snr;
+          snr = g == 0 ? 0 : snr;
+          const double old = u.first ? 0 : static_cast<double>(u.ratio[i]);
+          u.ratio[i] = static_cast<W>(keep * old + take * snr);
+        }
+      },
+      update, begin, end);
 }
 
 template <class W>
@@ -65,8 +43,7 @@ void run(Tensor& ratio, const Tensor& gradient, const Tensor& moment, int64_t ba
     using T = decltype(zero);
     const Update<W, T> u{
         mutable_data<W>(ratio), data<T>(gradient), data<W>(moment), static_cast<double>(batch), decay, first};
-    const auto kernel = choose<W, T>();
-    torch::stable::parallel_for(0, ratio.numel(), 1 << 14, [&](int64_t begin, int64_t end) { kernel(u, begin, end); });
+    torch::stable::parallel_for(0, ratio.numel(), 1 << 14, [&](int64_t begin, int64_t end) { update(u, begin, end); });
   });
 }
 

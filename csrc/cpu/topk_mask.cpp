@@ -2,9 +2,33 @@
 #include <numeric>
 
 #include "common.h"
-#include "cpu/radix_select.h"
+#include "cpu/select.h"
 
 namespace sparsekern {
+namespace {
+
+// Marks the numbers above the threshold, and those equal to it if so told.
+template <class T>
+void mark(const Chunk<T>& chunk, Keys<T> keys, typename Keys<T>::Key threshold, bool equal, bool* out) {
+  vectorized(
+      [](const Chunk<T> chunk, Keys<T> keys, typename Keys<T>::Key least, bool* out) SPARSEKERN_VECTORIZED {
+        for (int64_t i = 0; i < chunk.size; ++i) out[i] = keys.of(chunk.data[i]) >= least;
+      },
+      chunk, keys, threshold + !equal, out);
+}
+
+template <class T>
+int64_t count_equal(const Chunk<T>& chunk, Keys<T> keys, typename Keys<T>::Key threshold) {
+  return vectorized(
+      [](const Chunk<T> chunk, Keys<T> keys, typename Keys<T>::Key threshold) SPARSEKERN_VECTORIZED {
+        typename Keys<T>::Key equal = 0;
+        for (int64_t i = 0; i < chunk.size; ++i) equal += keys.of(chunk.data[i]) == threshold;
+        return equal;
+      },
+      chunk, keys, threshold);
+}
+
+}  // namespace
 
 std::vector<Tensor> topk_mask(const std::vector<Tensor>& scores, int64_t k, bool absolute) {
   std::vector<Tensor> masks;
@@ -16,34 +40,27 @@ std::vector<Tensor> topk_mask(const std::vector<Tensor>& scores, int64_t k, bool
     require(0 <= k && k <= all.size, "k must be between 0 and ", all.size, ", the number of scores, got ", k);
     if (all.size == 0) return;
     const Keys<T> keys{absolute};
-    const Selected<T> last = radix_select(all, std::max<int64_t>(k, 1), absolute);
-    const auto threshold = last.key;
-    const int64_t needed = k == 0 ? 0 : last.needed, equal = last.equal;
+    const Selected<T> last = select(all, std::max<int64_t>(k, 1), absolute);
+    const int64_t needed = k == 0 ? 0 : last.needed;
 
     // How many of the equal numbers precede each chunk; of no interest when all of them are taken.
     const auto& chunks = all.chunks;
     std::vector<int64_t> before(chunks.size() + 1, 0);
-    if (needed < equal) {
+    if (needed < last.equal) {
       torch::stable::parallel_for(0, chunks.size(), 1, [&](int64_t begin, int64_t end) {
-        for (int64_t i = begin; i < end; ++i)
-          for (int64_t j = 0; j < chunks[i].size; ++j) before[i + 1] += keys.of(chunks[i].data[j]) == threshold;
+        for (int64_t i = begin; i < end; ++i) before[i + 1] = count_equal(chunks[i], keys, last.key);
       });
       std::partial_sum(before.begin(), before.end(), before.begin());
     }
     torch::stable::parallel_for(0, chunks.size(), 1, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
-        const auto [x, size, tensor, offset] = chunks[i];
-        bool* out = mutable_data<bool>(masks[tensor]) + offset;
-        if (needed == equal) {
-          for (int64_t j = 0; j < size; ++j) out[j] = keys.of(x[j]) >= threshold;
-          continue;
-        }
-        int64_t rank = before[i];
-        for (int64_t j = 0; j < size; ++j) {
-          const auto key = keys.of(x[j]);
-          out[j] = key > threshold || (key == threshold && rank < needed);
-          rank += key == threshold;
-        }
+        const Chunk<T>& chunk = chunks[i];
+        bool* out = mutable_data<bool>(masks[chunk.tensor]) + chunk.offset;
+        mark(chunk, keys, last.key, before[i + 1] <= needed, out);
+        if (before[i + 1] <= needed) continue;
+        int64_t left = needed - before[i];
+        for (int64_t j = 0; left > 0; ++j)
+          if (keys.of(chunk.data[j]) == last.key) out[j] = true, --left;
       }
     });
   });
