@@ -139,7 +139,7 @@ class Engine:
                 return
             # A device is waited for once, not for every layer.
             shared = [site.shared(mask) for site, mask in zip(sites, chosen, strict=True)]
-            told = ops.host.numbers([*(mask.count_nonzero() for mask in chosen), *shared])
+            told = ops.host.numbers([*(ops.host.count(mask) for mask in chosen), *shared])
         counts, commons = told[: len(sites)], told[len(sites) :]
         total = sum(counts)
         for site, mask, count, common in zip(sites, chosen, counts, commons, strict=True):

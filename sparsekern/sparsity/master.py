@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .. import ops
 from ..nn import MaskedLayer, SparseLayer
 from ..nn.masked import signature
 from ..ops.masked import active_values
@@ -30,7 +31,7 @@ class Remasked(LayerSite):
         """How many weights a mask and the one in use have in common, 0-d."""
         if self._mask is None or self._mask[0] is not self.module.row_ptr:
             self._remember(self.active.mask())
-        return (mask & self._mask[1]).count_nonzero()  # type: ignore[index]
+        return ops.host.count(mask & self._mask[1])  # type: ignore[index]
 
     def _next(self, mask: Tensor, nnz: int, common: int, capacity: int) -> Topology | None:
         """The pattern of a mask of `nnz` weights, None if it is the one in use. It has the capacity of the one in use,

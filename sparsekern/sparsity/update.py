@@ -52,7 +52,7 @@ def _plan(
     if own is not None:
         seeds = torch.randint(2**62, (len(sites),), generator=generator).tolist()
         keep, counts = [k for k, _ in own], [n for _, n in own]
-        kept = _counted(keep)
+        kept = ops.host.counts(keep)
         stays = _stays(keep, kept) if method.grow is not None and method.grow.from_dropped else [None] * len(sites)
         proposals = _propose(method, sites, counts, stays, seeds, passes)
         return _grown(method, views.layer, sites, keep, kept, counts, proposals)
@@ -67,9 +67,9 @@ def _plan(
     keep, kept = _keep(method, sites, targets, counts)
     if method.grow is None:
         none = [site.active.coordinates()[:0] for site in sites]
-        return list(map(Exchange, keep, none, _counted(keep) if kept is None else kept))
+        return list(map(Exchange, keep, none, ops.host.counts(keep) if kept is None else kept))
     if proposals is None:
-        kept = _counted(keep) if kept is None else kept
+        kept = ops.host.counts(keep) if kept is None else kept
         quotas = method.grow.quotas(sites, counts, method.view.per_layer)
         proposals = _propose(method, sites, quotas, _stays(keep, kept), seeds, passes)
     return _grown(method, method.view, sites, keep, kept, counts, proposals)
@@ -88,18 +88,13 @@ def _grown(
     scores = [scores for _, scores in proposals]
     chosen = view.largest(scores, counts)
     taken = view.taken(scores, counts)
-    told = iter(_counted([*([] if kept is not None else keep), *([] if taken is not None else chosen)]))
+    told = iter(ops.host.counts([*([] if kept is not None else keep), *([] if taken is not None else chosen)]))
     kept = [next(told) for _ in sites] if kept is None else kept
     taken = list(told) if taken is None else taken
     grow = [c[places(mark, n)] for (c, _), mark, n in zip(proposals, chosen, taken, strict=True)]
     if method.grow is not None and method.grow.revives:
         return _revived(sites, keep, grow, kept)
     return list(map(Exchange, keep, grow, kept))
-
-
-def _counted(marks: Sequence[Tensor]) -> list[int]:
-    """How many entries of each are True."""
-    return ops.host.numbers([mark.count_nonzero() for mark in marks])
 
 
 def _stays(keep: Sequence[Tensor], kept: Sequence[int]) -> list[Kept | None]:
@@ -206,7 +201,7 @@ def _revived(
         # What is new writes behind the end.
         place = torch.where(again[-1], place, active.numel())
         stays.append(torch.cat([mark, mark.new_zeros(1)]).index_fill_(0, place, True)[:-1])
-    returned = _counted(again)
+    returned = ops.host.counts(again)
     new = [g[places(~old, len(g) - n)] for g, old, n in zip(grow, again, returned, strict=True)]
     return list(map(Exchange, stays, new, map(add, kept, returned)))
 

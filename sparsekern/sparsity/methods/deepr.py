@@ -36,7 +36,7 @@ class FixedSigns(Rule):
 
     def exchange(self, sites: Sequence[Site], step: int) -> list[tuple[Tensor, int]]:
         stays = [site.weight * site.tracked.pop("sign", site.weight) >= 0 for site in sites]
-        kept = ops.host.numbers([keep.count_nonzero() for keep in stays])
+        kept = ops.host.counts(stays)
         return [(keep, keep.numel() - n) for keep, n in zip(stays, kept, strict=True)]
 
 

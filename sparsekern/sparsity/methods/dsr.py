@@ -34,7 +34,7 @@ class AdaptiveThreshold(Rule):
     def exchange(self, sites: Sequence[Site], step: int) -> list[tuple[Tensor, int]]:
         threshold, total = float(sites[0].tracked["threshold"]), sum(site.nnz for site in sites)
         scores = [criteria.magnitude(site) for site in sites]
-        below = ops.host.numbers([(score < threshold).count_nonzero() for score in scores])
+        below = ops.host.counts([score < threshold for score in scores])
         removed = sum(max(0, min(n, site.nnz - 1)) for n, site in zip(below, sites, strict=True))
         wanted = SHARE * total if self.pruned is None else self.pruned
         factor = 0.5 if removed > 1.1 * wanted else 2.0 if removed < 0.9 * wanted else 1.0
@@ -43,7 +43,7 @@ class AdaptiveThreshold(Rule):
         absent = [site.size - site.nnz for site in sites]
         removed = min(removed, sum(absent))
         stays = views.network.largest(scores, [total - removed], minimum=1)
-        left = ops.host.numbers([keep.count_nonzero() for keep in stays])
+        left = ops.host.counts(stays)
         return list(zip(stays, apportion(left, absent, removed), strict=True))
 
 

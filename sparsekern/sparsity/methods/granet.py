@@ -30,7 +30,7 @@ class PruneAndRegenerate(Rule):
     def exchange(self, sites: Sequence[Site], step: int) -> list[tuple[Tensor, int]]:
         scores = [criteria.magnitude(site) for site in sites]
         total = min(kept(self.sparsity(step), sum(site.size for site in sites)), sum(site.nnz for site in sites))
-        left = ops.host.numbers([mark.count_nonzero() for mark in views.network.largest(scores, [total])])
+        left = ops.host.counts(views.network.largest(scores, [total]))
         counts = [min(n, ceil(self.rate(step) * n - 1e-9)) for n in left]
         stays = views.layer.largest(scores, [n - k for n, k in zip(left, counts, strict=True)])
         return list(zip(stays, counts, strict=True))

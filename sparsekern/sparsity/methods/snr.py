@@ -56,9 +56,9 @@ class SignalToNoise(Rule):
         if held and not self.unprune:
             return None
         informative = [site.tracked["ratio"] > 1 + ROUNDING for site in sites]
-        kept = _counts(informative)
+        kept = ops.host.counts(informative)
         large = ops.topk_mask([site.weight for site in sites], sum(kept), True)
-        for site, *counts in zip(sites, kept, _counts(large), strict=True):
+        for site, *counts in zip(sites, kept, ops.host.counts(large), strict=True):
             by_snr, by_magnitude = (1 - count / max(1, site.size) for count in counts)
             site.facts = {"snr_sparsity": by_snr, "magnitude_sparsity": by_magnitude}
         if self.criterion == "both":
@@ -72,11 +72,6 @@ class SignalToNoise(Rule):
         if self.hold == "never" or not before:
             return False
         return not losses[-1] <= (min(before) if self.hold == "best" else before[-1])
-
-
-def _counts(masks: Sequence[Tensor]) -> list[int]:
-    """How many are kept, in one transfer."""
-    return ops.host.numbers([mask.count_nonzero() for mask in masks])
 
 
 def _snr(
