@@ -4,7 +4,7 @@ from .. import criteria, scopes, views
 from ..method import Method
 from ..schedules import Cadence, cubic
 from ..views import View
-from .registry import Entry, epochs_of, listed
+from .registry import Entry, epochs_of, listed, not_too_rare
 
 
 def _entry(title: str) -> Entry:
@@ -36,11 +36,13 @@ def _dpf(
     if not 0 <= finetune < epochs:
         raise ValueError(f"{name} needs finetune below the {epochs} epochs of the run, got {finetune}")
     end = steps - finetune * period
-    ramp = max(1, round(stop * (epochs - finetune))) * period
+    if end < period:
+        raise ValueError(f"{name} raises its sparsity by epochs and needs one of {period} steps to prune in, got {end}")
+    ramp = min(max(1, round(stop * (epochs - finetune))), end // period) * period  # the last epoch may be a part
     return Method(
         name,
         cubic(sparsity, ramp, period),
-        Cadence(every, start=0, stop=end, last=end),
+        not_too_rare(name, Cadence(every, start=0, stop=end, last=end), steps),
         storage="master",
         scope=scopes.convolutions,
         drop=criterion,
@@ -72,7 +74,7 @@ def dpf(
     linear layer stay dense.
 
     Args:
-        every: p, steps between masks.
+        every: p, steps between masks, in short runs, too.
         stop: n as a fraction of the pruning epochs, the second learning rate drop (225 of 300).
         finetune: so many epochs at the end train the final pattern alone (the paper's +FT has 60): the layers then hold
             their nonzeros only, and the optimizer's state shrinks with them.

@@ -10,7 +10,7 @@ from ..method import Method
 from ..rule import Rule
 from ..schedules import Cadence, Schedule, sigmoid
 from ..site import LayerSite
-from .registry import Entry, epochs_of, listed
+from .registry import Entry, epochs_of, listed, not_too_rare
 
 
 class ScoreOptimizer(Rule):
@@ -88,7 +88,7 @@ def optg(
     return Method(
         "optg",
         sigmoid(sparsity, epochs, alpha, period),
-        Cadence(period, stop=steps - 1),
+        not_too_rare("optg", Cadence(period, stop=steps - 1), steps, stacklevel=3),
         storage="master",
         scope=scopes.everything,
         drop=criteria.tracked("score"),

@@ -73,10 +73,14 @@ def cadence(
     notes = ()
     if every is None and chosen != period:
         notes = (f"{name}: a change every {chosen} steps instead of {period}, for the paper's {changes} changes",)
-    cadence = Cadence(chosen, stop=stop)
+    return not_too_rare(name, Cadence(chosen, stop=stop), steps, stacklevel=5), notes
+
+
+def not_too_rare(name: str, cadence: Cadence, steps: int, stacklevel: int = 4) -> Cadence:
+    """The cadence itself; warns if it fires fewer than three times in a run of `steps`."""
     if cadence.count(steps) < 3:
-        warnings.warn(f"{name} changes its pattern fewer than three times in {steps} steps", stacklevel=4)
-    return cadence, notes
+        warnings.warn(f"{name} changes its pattern fewer than three times in {steps} steps", stacklevel=stacklevel)
+    return cadence
 
 
 def check_batches(name: str, batches: int) -> None:

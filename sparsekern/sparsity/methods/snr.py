@@ -13,7 +13,7 @@ from ..method import Method
 from ..rule import Rule
 from ..schedules import Cadence, constant
 from ..site import LayerSite
-from .registry import Entry, epochs_of, listed
+from .registry import Entry, epochs_of, listed, not_too_rare
 
 Criterion = Literal["both", "snr", "magnitude"]
 Hold = Literal["best", "last", "never"]
@@ -103,7 +103,7 @@ def _snr(
     return Method(
         name,
         constant(0.0),
-        Cadence(every, start=burn_in * period + 1),
+        not_too_rare(name, Cadence(every, start=burn_in * period + 1), steps),
         storage=storage,
         scope=scopes.everything if include_classifier else scopes.without_classifier,
         update="before",
