@@ -164,11 +164,12 @@ class MaskedLayer(PatternLayer):
 
 
 def signature(gradient: Tensor) -> Tensor:
-    """A number that is linear in the gradient, by which one that was scaled as a whole is recognised."""
+    """Two numbers that are linear in the gradient, by which one that was scaled as a whole is recognised, and one that
+    was changed otherwise."""
     rows = gradient.flatten(1)[:: max(1, len(gradient) // 64)]  # a look at some is enough
     rows = rows.to(torch.promote_types(rows.dtype, torch.float32))  # bf16 has no numbers like 257
-    weights = [torch.arange(1.0, n + 1, dtype=rows.dtype, device=rows.device).cos_() for n in rows.shape]
-    return weights[0] @ (rows @ weights[1])
+    down, across = (torch.arange(1.0, n + 1, dtype=rows.dtype, device=rows.device) for n in rows.shape)
+    return down.cos() @ (rows @ torch.stack([across.cos(), across.sin()], 1))
 
 
 class MaskedLinear(LinearProduct, MaskedLayer):

@@ -50,6 +50,7 @@ class MasterSite(Remasked, LayerSite[MaskedLayer]):
     def __init__(self, name: str, module: MaskedLayer) -> None:
         super().__init__(name, module)
         self._master = module.weight
+        self._compared = False  # whether a gradient was compared with the one that its moment was recorded of
 
     @property
     def weight(self) -> Tensor:
@@ -111,13 +112,30 @@ class MasterSite(Remasked, LayerSite[MaskedLayer]):
         layer, gradient = self.module, self.module.weight.grad
         if gradient is None or layer.moment is None or layer.signature is None:
             raise RuntimeError(f"{self.name} recorded no moment of its gradient in this step")
-        recorded, now = parallel.mean(layer.signature), signature(gradient)
-        scale = torch.where(recorded != 0, now / recorded, 1.0) / parallel.ranks()
+        scale = self._scale(parallel.mean(layer.signature).double(), signature(gradient).double()) / parallel.ranks()
         moment, samples = parallel.total(layer.moment), layer.samples * parallel.ranks()
         layer.forget()
         if scale.device.type != "cpu" or scale != 1:  # to look would be to wait for another device
             moment.mul_(scale.square())
         return gradient, moment, samples
+
+    def _scale(self, recorded: Tensor, now: Tensor) -> Tensor:
+        """By how much the gradient was scaled since its moment was recorded, 0-d.
+
+        Raises:
+            RuntimeError: it was changed otherwise. Another device than the CPU is asked only once.
+        """
+        length = recorded @ recorded
+        scale = torch.where(length > 0, (now @ recorded) / length, 1.0)
+        if now.device.type == "cpu" or not self._compared:
+            self._compared = True
+            allowed = 0.01 if self.parameter.element_size() > 2 else 0.1  # a narrow sum over backward passes is rough
+            if (now - scale * recorded).norm() > allowed * now.norm():
+                raise RuntimeError(
+                    f"the gradient of {self.name} is no multiple of the one whose second moment was recorded: clip it "
+                    "by its norm, not by value, and leave penalties on weights to the optimizer's weight decay"
+                )
+        return scale
 
     def measures(self) -> dict[str, float]:
         return {**super().measures(), "error": self.error}

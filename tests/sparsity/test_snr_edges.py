@@ -1,4 +1,5 @@
-"""SNR pruning: losses that are NaN, what is told of changes at the end of an epoch, layers that a step does not use."""
+"""SNR pruning: losses that are NaN, what is told of changes at the end of an epoch, layers that a step does not use,
+gradients that are not of the loss alone, models converted late."""
 
 import math
 
@@ -52,3 +53,40 @@ def test_a_layer_that_a_step_does_not_use_keeps_its_ratio(name: str) -> None:
         optimizer.step()
         changed = [not torch.equal(s.tracked["ratio"], b) for s, b in zip(optimizer.sites, before, strict=True)]
         assert changed == [used == 0, used == 1]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("change", ["by value", "penalty"])
+def test_a_gradient_that_its_moment_is_not_of_is_refused(change: str, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    model = sk.sparsify(nn.Sequential(nn.Linear(12, 20), nn.Tanh(), nn.Linear(20, 3)).to(dtype), make("snr"))
+    optimizer = sk.Sparsifier(model, torch.optim.SGD(model.parameters(), lr=0.1), make("snr"))
+    for changes in (False, True):
+        optimizer.zero_grad()
+        for x, y in batches("linear", 8):  # accumulated
+            loss = cross_entropy(model(x.to(dtype)).float(), y)
+            if changes and change == "penalty":
+                loss = loss + 0.1 * model[0].weight.float().square().sum()
+            loss.backward()
+        if changes and change == "by value":
+            nn.utils.clip_grad_value_(model.parameters(), 1e-2)
+        else:
+            nn.utils.clip_grad_norm_(model.parameters(), 1e-2)
+        if not changes:
+            optimizer.step()
+    ratio = optimizer.sites[0].tracked["ratio"].clone()
+    with pytest.raises(RuntimeError, match="gradient of 0 is no multiple of the one"):
+        optimizer.step()
+    assert torch.equal(optimizer.sites[0].tracked["ratio"], ratio)
+
+
+@pytest.mark.parametrize("name", ["snr", "snr_frozen"])
+def test_a_model_may_be_converted_after_its_optimizer_was_built(name: str) -> None:
+    model = sk.sparsify(nn.Sequential(nn.Linear(12, 20), nn.Tanh(), nn.Linear(20, 3)), make(name))
+    optimizer = sk.Sparsifier(model, torch.optim.SGD(model.parameters(), lr=0.1), make(name))
+    model.double()
+    for x, y in batches("linear", 3):
+        optimizer.zero_grad()
+        cross_entropy(model(x), y).backward()
+        optimizer.step()
+    assert (optimizer.sites[0].tracked["ratio"] > 0).all()

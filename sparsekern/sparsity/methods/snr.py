@@ -49,7 +49,9 @@ class SignalToNoise(Rule):
         if self.wants_moment(step) and not site.missed:
             gradient, moment, samples = site.gradient_and_moment()
             first = not site.tracked["updates"]
-            ops.snr_update(site.tracked["ratio"], gradient, moment, samples, self.decay**self.refresh, first)
+            ratio = site.tracked["ratio"]
+            moment = moment.to(ratio.dtype)  # another one if the model was converted after the optimizer was built
+            ops.snr_update(ratio, gradient, moment, samples, self.decay**self.refresh, first)
             site.tracked["updates"] += 1
 
     def masks(self, sites: Sequence[LayerSite], step: int, held: bool) -> list[Tensor] | None:
@@ -144,7 +146,9 @@ def snr(
     keeps a weight if r > 1 or if it is among the largest |w| of the network, as many as there are r > 1: it is pruned
     only if both agree. All weights go on learning by the dense gradient (as in `dpf`). All linear layers and
     convolutions but the last linear layer are pruned, which the paper leaves open. In batch norm, whose samples are
-    coupled, a_n is what row n of the batch contributes, given the gradients of its outputs.
+    coupled, a_n is what row n of the batch contributes, given the gradients of its outputs. The samples of a layer run
+    along the first dimension of its input. A gradient may be scaled (`GradScaler`) or clipped by its norm before the
+    step; one that was clipped by value, or holds that of a penalty in the loss, is refused, since S is not of it.
 
     The paper's (0.01)^-m for gamma exceeds 1; gamma solves gamma^m = 0.01. Its algorithm joins the masks of what is
     kept by "and", its text those of what is pruned: the text is followed. Weight decay is the optimizer's and no part
