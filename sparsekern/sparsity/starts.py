@@ -4,11 +4,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.modules.dropout import _DropoutNd
+from torch.overrides import TorchFunctionMode
 
 from ..topology import kept
 from . import parallel
@@ -115,13 +117,29 @@ def untouched(model: nn.Module) -> Iterator[None]:
                 module.training = mode
 
 
+class _WithoutDropout(TorchFunctionMode):
+    """Passes on what functions of dropout are called with."""
+
+    def __torch_function__(self, func: Callable, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in _DROPOUTS:
+            return args[0] if args else kwargs["input"]
+        return func(*args, **kwargs)
+
+
+_DROPOUTS = {
+    getattr(functional, name)
+    for name in ("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout")
+}
+
+
 @contextmanager
 def scoring(model: nn.Module) -> Iterator[None]:
     """`untouched`, gradients on, in training mode but without dropout: batch norm takes the batch's statistics."""
-    with untouched(model), torch.enable_grad():
+    with untouched(model), torch.enable_grad(), _WithoutDropout():
         model.train()
         for module in model.modules():
-            if isinstance(module, _DropoutNd):
+            if isinstance(module, (_DropoutNd, nn.MultiheadAttention)):
                 module.eval()
         yield
 

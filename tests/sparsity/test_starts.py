@@ -118,6 +118,31 @@ def test_scoring_normalises_by_the_batch_and_drops_nothing() -> None:
         torch.testing.assert_close(model(x), expected)
 
 
+class Dropping(nn.Module):
+    """Dropout by functions and within attention."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(30, 20), nn.Linear(20, 5)
+        self.attention = nn.MultiheadAttention(20, 2, dropout=0.5, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = nn.functional.dropout(self.first(x), 0.5, self.training)
+        h = nn.functional.alpha_dropout(input=h, p=0.5, training=self.training, inplace=True).unsqueeze(1)
+        return self.last((h + self.attention(h, h, h)[0]).squeeze(1))
+
+
+def test_scoring_drops_nothing_by_functions_either() -> None:
+    torch.manual_seed(0)
+    model, x = Dropping(), torch.randn(8, 30)
+    expected = model.eval()(x)
+    model.train()
+    with scoring(model):
+        torch.testing.assert_close(model(x), expected)
+    assert model.attention.training
+    assert not torch.equal(model(x), model(x))
+
+
 @pytest.mark.parametrize("kind", list(NETWORKS))
 @pytest.mark.parametrize("name", BY_WEIGHT)
 def test_exact_and_deterministic(name: str, kind: str) -> None:
