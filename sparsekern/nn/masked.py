@@ -47,14 +47,16 @@ class MaskedLayer(PatternLayer):
         super().__init__(*arguments, **options)
         self.weight_gradient = weight_gradient
         self.register_module("transform", None)
-        self.forget()
+        self.moment: Tensor | None = None
+        self.signature: Tensor | None = None
+        self.samples = 0
         self._recorded = -1  # the backward pass that recorded last
 
     def forget(self) -> None:
         """Clears what backward passes have recorded."""
-        self.moment: Tensor | None = None
-        self.signature: Tensor | None = None
-        self.samples = 0
+        if self.moment is not None or self.signature is not None:  # a module takes its time to set an attribute
+            self.moment = self.signature = None
+            self.samples = 0
 
     def forward(self, input: Tensor) -> Tensor:
         input = self.prepare(input)
@@ -168,8 +170,9 @@ def signature(gradient: Tensor) -> Tensor:
     was changed otherwise."""
     rows = gradient.flatten(1)[:: max(1, len(gradient) // 64)]  # a look at some is enough
     rows = rows.to(torch.promote_types(rows.dtype, torch.float32))  # bf16 has no numbers like 257
-    down, across = (torch.arange(1.0, n + 1, dtype=rows.dtype, device=rows.device) for n in rows.shape)
-    return down.cos() @ (rows @ torch.stack([across.cos(), across.sin()], 1))
+    angles = torch.arange(1.0, max(rows.shape) + 1, dtype=rows.dtype, device=rows.device)
+    waves = torch.stack([angles.cos(), angles.sin()], 1)
+    return waves[: rows.shape[0], 0] @ (rows @ waves[: rows.shape[1]])
 
 
 class MaskedLinear(LinearProduct, MaskedLayer):

@@ -182,6 +182,8 @@ class Engine:
             site.arm() if armed else site.disarm()
             site.forget()
             if isinstance(site, MasterSite):
-                site.module.weight_gradient = "moment" if moment else self.method.rule.gradient
+                gradient = "moment" if moment else self.method.rule.gradient
+                if site.module.weight_gradient != gradient:  # modules set attributes slowly
+                    site.module.weight_gradient = gradient
         self.passes.arm(armed)
         self._eager.switch(armed, self)

@@ -64,7 +64,7 @@ class SignalToNoise(Rule):
             by_snr, by_magnitude = (1 - count / max(1, site.size) for count in counts)
             site.facts = {"snr_sparsity": by_snr, "magnitude_sparsity": by_magnitude}
         if self.criterion == "both":
-            masks = [a | b for a, b in zip(informative, large, strict=True)]
+            masks = [b.bitwise_or_(a) for a, b in zip(informative, large, strict=True)]
         else:
             masks = informative if self.criterion == "snr" else large
         return [mask | site.active.mask() for mask, site in zip(masks, sites, strict=True)] if held else masks
