@@ -146,7 +146,8 @@ def lottery(
     those of pruned weights are dropped.
 
     The official code (open_lth) removes in each round 20 % of what is left, rounded up; here counts are exact. It ranks
-    all prunable weights together, as here; the paper's smallest networks rank those of each layer.
+    all prunable weights together, as here, but leaves the output layer of LeNet and VGG dense; the paper's smallest
+    networks rank those of each layer and remove half as much of the output layer.
 
     Args:
         fraction: of what is left to remove in each round, 0.2 in the paper (sparsities 20, 36, 48.8, 59, ... %), in

@@ -68,10 +68,11 @@ def granet(
     What was dropped in the same change may return and then keeps its value and optimizer state; in the code that holds
     for the exchange, while what the global pruning took returns at 0. The code prunes by a strict threshold, which
     takes more than the schedule where magnitudes are equal, and its integer division may leave out the last increment;
-    here every count is exact and s is reached.
+    here every count is exact and s is reached; so is that of the first pattern, which the code draws weight by weight.
 
     Args:
-        initial: s_0, the sparsity of the first pattern; that of the run if it is lower.
+        initial: s_0, the sparsity of the first pattern; that of the run if it is lower. The paper compares with gradual
+            magnitude pruning from s_0 = 0.
         rate: of the exchange, at the first step.
         every: Delta T, 1000 in the paper's CIFAR runs; shorter runs scale it to their 62 changes, down to 10 steps.
         stop: fraction of the run after which the sparsity is final, T_end (epoch 110 of 160 in the code; 30 of 100 on

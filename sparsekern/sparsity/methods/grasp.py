@@ -51,10 +51,11 @@ def grasp(
     keeps the gradient flow highest. g and H are summed over the batches, g is a constant; H g is a derivative of the
     gradient, a batch at a time. Batch norm uses the batch's statistics, dropout is off.
 
-    The official code takes as many samples of each class, 25 if not told otherwise, in two halves; batches are the
-    caller's, and the command line takes random ones of the training's size. It draws new weights for the linear layers
-    of the copy that it scores, where here the weights that were scored are the ones that train; and it divides the
-    scores by their sum, which does not change their order.
+    The official code takes as many samples of each class, 25 if not told otherwise and 10 in most of its recipes, in
+    two halves of half the classes each; batches are the caller's, and the command line takes random ones of the
+    training's size. It draws new weights for the linear layers of the copy that it scores, where here the weights that
+    were scored are the ones that train; it divides the scores by their sum, which does not change their order; and it
+    keeps all weights whose score equals the threshold's, where here the count is exact.
 
     Args:
         batches: how many to take on the command line; GraSP splits its samples into two, more are GRASP-MB. All that
@@ -100,7 +101,8 @@ def grasp_magnitude(
 
     `grasp_abs` without a temperature: keeps the globally largest |w * H g|, what changes the gradient flow most in
     either direction. The official code scores whole filters, summing w * H g before it takes the absolute value, in
-    evaluation mode, with one batch for each class; here, as in GraSP, weights, and the batch's statistics.
+    evaluation mode, with one batch for each class, and prunes in rounds while training begins; here, as in GraSP,
+    weights, once, before training, with the batch's statistics.
 
     Args:
         batches, temperature: as in `grasp`; the paper argues for a temperature of 1.

@@ -58,7 +58,8 @@ def sfp(
     the layers' patterns are then those of the filters that stay, and `sparsekern.shrink` removes the others.
     `sparsity` is the fraction P of the filters (output channels), the same in every layer. Convolutions are pruned, in
     a network without any all linear layers but the last; bias and batch norm of a filter are left alone. The numbers
-    of the layers are rounded so that that of the network is exact; the code rounds each of them down.
+    of the layers are rounded so that that of the network is exact; the code rounds each of them down. It also zeroes
+    filters before the first epoch, and on ImageNet leaves the convolutions of shortcuts alone.
 
     Args:
         every: steps between zeroings, an epoch by default.

@@ -96,9 +96,8 @@ def snfs(
 
     Since momentum and gradient are dense, so are the layers (`MaskedLinear`, `MaskedConv2d`): the products of the
     forward pass and of the input gradient run on the active weights, memory is that of dense training. The official
-    code rounds layer by layer and corrects the number of weights by a running estimate; here it is exact. It sets the
-    momentum of absent weights to the mean of the others at every change, which the paper does not say; here they keep
-    theirs. Its dropped weights return with their value.
+    code rounds layer by layer and corrects the number of weights by a running estimate, and draws each weight of the
+    first pattern by itself; here both counts are exact. Its dropped weights return with their value.
 
     Args:
         rate: p at the first step.
