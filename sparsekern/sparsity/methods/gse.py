@@ -137,8 +137,12 @@ def gse_grabo(
     subset grown at value 0. Nothing of the dense layers' size is ever made. What was dropped cannot return in the same
     round; the optimizer steps first, on the same batch.
 
-    The paper is followed where the official code differs: that draws with replacement, computes dense gradients, and
-    grows before it prunes, which chooses the same weights if those just grown are protected. Draws that hit an active
+    In a convolution channels take the part of units: sums run over space, too, and the positions of the kernel are
+    alike (appendix C).
+
+    The paper is followed where the official code differs: that draws with replacement, tells the positions of the
+    kernel apart, sizes a layer's subset by its active weights, takes all of a layer of half sparsity or less, computes
+    dense gradients, and grows before it prunes, which chooses the same weights if those just grown are protected. Draws that hit an active
     or a drawn weight are repeated 32 times at most, then chance supplies the rest, as many as the report calls
     `sampled_uniformly`.
 

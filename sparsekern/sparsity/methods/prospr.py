@@ -91,9 +91,9 @@ def prospr(
 
     Batch norm uses the batch's statistics and is differentiated through them; dropout is off. The sum by which the
     paper divides (eq. 11) does not change the order. Where the official code differs from the paper, the paper is
-    followed: there one batch serves all steps and the final loss unless told otherwise (`fresh_batches=False`), the
-    last loss is taken on 128 samples, and the first momentum buffer is cut off from differentiation, so that a momentum
-    loses the first step's Hessian.
+    followed: there one batch serves all steps and the final loss unless told otherwise (`fresh_batches=False`), a
+    batch has 128 samples, and the first momentum buffer is cut off from differentiation, so that a momentum loses the
+    first step's Hessian.
 
     Args:
         inner_steps: M.
