@@ -177,10 +177,10 @@ def network() -> nn.Sequential:
 
 @pytest.mark.parametrize("multiplier", [1, 2.5, 10])
 def test_the_subset_is_shared_by_layer_size(multiplier: float) -> None:
-    method = sk.methods.gse_grabo(sparsity=0.98, total_steps=100, every=1, multiplier=multiplier)
+    method = sk.methods.gse_grabo(sparsity=0.9, total_steps=100, every=1, multiplier=multiplier, share="erk")
     model = sk.sparsify(network(), method)
     optimizer = sk.Sparsifier(model, torch.optim.SGD(model.parameters(), lr=0.1), method)
-    count = 2
+    count = 8
     quotas = method.grow.quotas(optimizer.sites, [count, 0, 0], False)
     total = sum(site.size for site in optimizer.sites)
     assert sum(quotas) == int(multiplier * count)
