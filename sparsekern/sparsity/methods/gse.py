@@ -142,9 +142,9 @@ def gse_grabo(
 
     The paper is followed where the official code differs: that draws with replacement, tells the positions of the
     kernel apart, sizes a layer's subset by its active weights, takes all of a layer of half sparsity or less, computes
-    dense gradients, and grows before it prunes, which chooses the same weights if those just grown are protected. Draws that hit an active
-    or a drawn weight are repeated 32 times at most, then chance supplies the rest, as many as the report calls
-    `sampled_uniformly`.
+    dense gradients, and grows before it prunes, which chooses the same weights if those just grown are protected.
+    Draws that hit an active or a drawn weight are repeated 32 times at most, then chance supplies the rest, as many as
+    the report calls `sampled_uniformly`.
 
     Args:
         multiplier: mu, the subset's size in units of K; the paper sweeps 1 to 10.

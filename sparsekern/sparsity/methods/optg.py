@@ -71,8 +71,8 @@ def optg(
     reversed. All linear layers and convolutions are pruned, the classifier too.
 
     Args:
-        steepness: alpha; by default 80 / tau, the paper's 0.5 at its 160 epochs (1 in its configurations). The last epoch has
-            exactly s, which the paper's formula only approaches.
+        steepness: alpha; by default 80 / tau, the paper's 0.5 at its 160 epochs (its configurations have 1). The last
+            epoch has exactly s, which the paper's formula only approaches.
         momentum: of the scores.
         share: "global" compares scores over the network; "uniform" and "erk" fix the layers' sparsities (the paper's
             ablations).
