@@ -112,11 +112,11 @@ class MasterSite(Remasked, LayerSite[MaskedLayer]):
         layer, gradient = self.module, self.module.weight.grad
         if gradient is None or layer.moment is None or layer.signature is None:
             raise RuntimeError(f"{self.name} recorded no moment of its gradient in this step")
-        scale = self._scale(parallel.mean(layer.signature).double(), signature(gradient).double()) / parallel.ranks()
+        recorded, now = parallel.mean(layer.signature), signature(gradient)
         moment, samples = parallel.total(layer.moment), layer.samples * parallel.ranks()
         layer.forget()
-        if scale.device.type != "cpu" or scale != 1:  # to look would be to wait for another device
-            moment.mul_(scale.square())
+        if now.device.type != "cpu" or parallel.ranks() > 1 or not torch.equal(recorded, now):
+            moment.mul_((self._scale(recorded.double(), now.double()) / parallel.ranks()).square())
         return gradient, moment, samples
 
     def _scale(self, recorded: Tensor, now: Tensor) -> Tensor:
