@@ -112,11 +112,12 @@ class MasterSite(Remasked, LayerSite[MaskedLayer]):
         layer, gradient = self.module, self.module.weight.grad
         if gradient is None or layer.moment is None or layer.signature is None:
             raise RuntimeError(f"{self.name} recorded no moment of its gradient in this step")
-        recorded, now = parallel.mean(layer.signature), signature(gradient)
-        moment, samples = parallel.total(layer.moment), layer.samples * parallel.ranks()
+        recorded, now, ranks = parallel.mean(layer.signature), signature(gradient), parallel.ranks()
+        moment, samples = parallel.total(layer.moment), layer.samples * ranks
         layer.forget()
-        if now.device.type != "cpu" or parallel.ranks() > 1 or not torch.equal(recorded, now):
-            moment.mul_((self._scale(recorded.double(), now.double()) / parallel.ranks()).square())
+        # To look whether they differ would be to wait for another device.
+        if ranks > 1 or now.device.type != "cpu" or not torch.equal(recorded, now):
+            moment.mul_((self._scale(recorded.double(), now.double()) / ranks).square())
         return gradient, moment, samples
 
     def _scale(self, recorded: Tensor, now: Tensor) -> Tensor:
@@ -174,7 +175,9 @@ class ParkedSite(Remasked, Site):
     def gradient_and_moment(self) -> tuple[Tensor, Tensor, int]:
         gradient, moment, samples = self.probe.gradient_and_moment()
         ranks = parallel.ranks()
-        return parallel.mean(gradient), parallel.total(moment) / ranks**2, samples * ranks
+        if ranks > 1:
+            gradient, moment = parallel.mean(gradient), parallel.total(moment) / ranks**2
+        return gradient, moment, samples * ranks
 
     @property
     def weight(self) -> Tensor:

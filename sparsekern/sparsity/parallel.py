@@ -24,8 +24,8 @@ def total(tensor: Tensor) -> Tensor:
 
 
 def mean(tensor: Tensor) -> Tensor:
-    """The mean over all ranks."""
-    return total(tensor) / ranks()
+    """The mean over all ranks; `tensor` itself on one."""
+    return total(tensor) / ranks() if ranks() > 1 else tensor
 
 
 def common_seed(seed: int) -> int:
