@@ -25,7 +25,11 @@ class LayerSite(Generic[Layer]):
         facts: numbers of the last change that the method's rule reports; of 0-d tensors the host reads those that it is
             asked for.
         changes: flips and intersection over union of the last change.
+        altered: whether the last gradient was no multiple of the one that its moment was recorded of, 0-d bool; None
+            if that is known not to be so.
     """
+
+    altered: Tensor | None = None
 
     def __init__(self, name: str, module: Layer) -> None:
         self.name, self.module = name, module
@@ -115,6 +119,13 @@ class LayerSite(Generic[Layer]):
     def gradient_and_moment(self) -> tuple[Tensor, Tensor, int]:
         """Dense gradient of this step, sum over samples of the squares of their shares, and number of samples."""
         raise NotImplementedError
+
+    def refuse_gradient(self) -> None:
+        """Of one that was `altered`."""
+        raise RuntimeError(
+            f"the gradient of {self.name} is no multiple of the one whose second moment was recorded: clip it by its "
+            "norm, not by value, and leave penalties on weights to the optimizer's weight decay"
+        )
 
     # ---- change
 

@@ -78,6 +78,31 @@ def test_layers_do_not_wait_by_themselves_when_they_change(name: str, often: int
         assert changed
 
 
+@pytest.mark.parametrize("altered", [False, True])
+def test_a_gradient_that_its_moment_is_not_of_is_refused_with_the_next_pattern(altered: bool) -> None:
+    method = sk.methods.snr(total_steps=20, steps_per_epoch=3, every=2)
+    with elsewhere():
+        (x, y), *_ = [(x.to(DEVICE), y.to(DEVICE)) for x, y in trajectories.batches("linear", 1)]
+        model = sk.sparsify(trajectories.network("linear").to(DEVICE), method, backend="sparse")
+        optimizer = sk.Sparsifier(model, torch.optim.SGD(model.parameters(), lr=0.05), method)
+
+        def step() -> None:
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(x), y).backward()
+            for parameter in model.parameters():
+                parameter.grad.clamp_(-1e-3, 1e-3) if altered else parameter.grad.mul_(0.5)  # type: ignore[union-attr]
+            optimizer.step()
+
+        for _ in range(3):
+            step()
+        optimizer.epoch_end(1.0)
+        if altered:
+            with pytest.raises(RuntimeError, match="is no multiple of the one"):
+                step()
+        else:
+            step()
+
+
 def test_the_device_insists() -> None:
     with elsewhere():
         x = torch.ones(3, device=DEVICE)

@@ -58,7 +58,7 @@ class SignalToNoise(Rule):
         if held and not self.unprune:
             return None
         informative = [site.tracked["ratio"] > 1 + ROUNDING for site in sites]
-        kept = ops.host.counts(informative)
+        kept = self._counted(informative, sites)
         large = ops.topk_mask([site.weight for site in sites], sum(kept), True)
         for site, *counts in zip(sites, kept, ops.host.counts(large), strict=True):
             by_snr, by_magnitude = (1 - count / max(1, site.size) for count in counts)
@@ -68,6 +68,15 @@ class SignalToNoise(Rule):
         else:
             masks = informative if self.criterion == "snr" else large
         return [mask | site.active.mask() for mask, site in zip(masks, sites, strict=True)] if held else masks
+
+    def _counted(self, masks: Sequence[Tensor], sites: Sequence[LayerSite]) -> list[int]:
+        """How many weights each mask keeps, and with the same transfer whether a site's gradient is to be refused."""
+        doubtful = [(site, site.altered) for site in sites if site.altered is not None]
+        told = ops.host.numbers([*map(ops.host.count, masks), *(altered for _, altered in doubtful)])
+        for (site, _), altered in zip(doubtful, told[len(masks) :], strict=True):
+            if altered:
+                site.refuse_gradient()
+        return told[: len(masks)]
 
     def held(self, losses: Sequence[float]) -> bool:
         before = [loss for loss in losses[:-1] if loss == loss]  # one of NaN is nothing to be held against
