@@ -69,6 +69,7 @@ def snr_update(dtype: torch.dtype) -> list[Sample]:
         shares = plain(batch, n, dtype=dtype)
         shares[:, ::3] = shares[:1, ::3]  # no variance
         shares[:, 2::6] = 0
+        shares[:, 4::9] *= 1e-21  # their squares underflow in fp32
         gradient, moment = shares.sum(0), shares.to(wide).square().sum(0)
         for first in (False, True):
             ratio = torch.full((n,), torch.nan, dtype=wide) if first else torch.rand(n, dtype=wide)
@@ -118,9 +119,10 @@ def expected_snr_update(
 ) -> Tensor:
     """Weight by weight, in exact arithmetic where the arguments are fp32."""
     result = []
+    tiny = torch.finfo(moment.dtype).tiny
     for r, g, s in zip(ratio.tolist(), gradient.tolist(), moment.tolist(), strict=True):
         variance = batch * s - g * g
-        snr = 0.0 if g == 0 else 1e6 if variance <= 0 else min(1e6, g * g * (batch - 1) / variance)
+        snr = 0.0 if g == 0 or s < tiny else 1e6 if variance <= 0 else min(1e6, g * g * (batch - 1) / variance)
         result.append(snr if first else decay * r + (1 - decay) * snr)
     return torch.tensor(result, dtype=torch.float64)
 

@@ -9,6 +9,7 @@ from expected import expected, run
 from torch import Tensor
 
 from sparsekern import ops
+from sparsekern.ops import reference_moment
 from sparsekern.ops.moment import SNR_CAP
 
 _ops = torch.ops.sparsekern
@@ -109,6 +110,19 @@ def test_signal_to_noise_by_hand() -> None:
     assert snr(3, 3, 3, 3) == snr(1e-18, 1e-18) == SNR_CAP
     assert snr(1e-18, 2e-18, 3e-18) == pytest.approx(12)
     assert snr(1, 1.0001) == SNR_CAP
+
+
+@pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_gradients_whose_squares_underflow_are_noise(dtype: torch.dtype) -> None:
+    """Where a network fits its data, shares of 1e-20 and less have squares that are lost: they would seem to agree."""
+    smallest = torch.finfo(dtype).tiny ** 0.5
+    for scale, snr_of in ((8 * smallest, 12.0), (smallest / 8, 0.0), (smallest * 1e-3, 0.0), (smallest * 1e-6, 0.0)):
+        shares = torch.tensor([[1.0], [2.0], [3.0]], dtype=dtype) * scale
+        for update in (ops.snr_update, reference_moment.snr_update):
+            ratio = torch.empty(1, dtype=dtype)
+            update(ratio, shares.sum(0), shares.square().sum(0), 3, 0.0, True)
+            assert ratio.item() == pytest.approx(snr_of, rel=1e-4)
 
 
 @pytest.mark.parametrize("batch", [5, 8])

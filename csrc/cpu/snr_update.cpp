@@ -1,5 +1,7 @@
 // The running signal-to-noise ratio of every weight. In fp64, where no product of fp32 numbers is rounded: the variance
 // is a difference of two.
+#include <limits>
+
 #include "common.h"
 #include "cpu/isa.h"
 #include "dtypes.h"
@@ -25,11 +27,12 @@ void update(Update<W, T> update, int64_t begin, int64_t end) {
         const double keep = u.first ? 0 : u.decay, take = 1 - keep, before = u.batch - 1;
         for (int64_t i = begin; i < end; ++i) {
           const double g = static_cast<double>(static_cast<Wide<T>>(u.gradient[i]));
-          const double signal = g * g, variance = u.batch * static_cast<double>(u.moment[i]) - signal;
+          const double square = static_cast<double>(u.moment[i]);
+          const double signal = g * g, variance = u.batch * square - signal;
           const double ratio = signal * before / variance;
           double snr = ratio > kCap ? kCap : ratio;
           snr = variance <= 0 ? kCap : snr;
-          snr = g == 0 ? 0 : snr;
+          snr = square < std::numeric_limits<W>::min() ? 0 : snr;  // squares that were lost, all or some
           const double old = u.first ? 0 : static_cast<double>(u.ratio[i]);
           u.ratio[i] = static_cast<W>(keep * old + take * snr);
         }

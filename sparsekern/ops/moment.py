@@ -85,7 +85,8 @@ def snr_update(ratio: Tensor, gradient: Tensor, moment: Tensor, batch: int, deca
         snr = G^2 (B - 1) / max(B S - G^2, 0)        ratio <- snr if first else decay ratio + (1 - decay) snr
 
     where snr = 0 if G = 0, and at most `SNR_CAP` = 1e6, which it is where all samples agree. The scale of the loss
-    cancels. NaN stays NaN.
+    cancels, down to shares whose squares underflow (1e-19 in fp32): where S is below the smallest normal number, snr is
+    0. NaN stays NaN.
 
     Args:
         ratio: fp32 or fp64, contiguous, of the weight's shape; not read if `first`.

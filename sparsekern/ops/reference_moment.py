@@ -47,7 +47,7 @@ def snr_update(ratio: Tensor, gradient: Tensor, moment: Tensor, batch: int, deca
     variance -= signal
     snr = (signal * (batch - 1) / variance).clamp(max=SNR_CAP)
     snr = torch.where(variance <= 0, SNR_CAP, snr)
-    snr = torch.where(g == 0, 0.0, snr)
+    snr = torch.where(moment < torch.finfo(moment.dtype).tiny, 0.0, snr)  # squares that were lost, all or some
     ratio.copy_(snr if first else decay * ratio.double() + (1 - decay) * snr)
 
 
