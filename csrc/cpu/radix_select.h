@@ -1,6 +1,7 @@
 // The k-th largest of some numbers, exactly: radix select on order-preserving integer keys.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <memory>
 #include <mutex>

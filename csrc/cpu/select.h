@@ -3,7 +3,10 @@
 // numbers are equal, it is found among all.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
+#include <limits>
+#include <vector>
 
 #include "cpu/radix_select.h"
 

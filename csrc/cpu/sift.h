@@ -1,9 +1,11 @@
 // What lies in a range of numbers, copied, and how much lies above it: one pass, by the compiler's own vectors.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <memory>
 #include <utility>
+#include <vector>
 
 #include "cpu/isa.h"
 #include "cpu/keys.h"

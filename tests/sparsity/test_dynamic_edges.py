@@ -1,6 +1,7 @@
-"""Dynamic baselines where there is little to choose from: equal scores, tiny layers, no sparsity, unused layers."""
+"""Dynamic baselines where there is little to choose from: equal scores, tiny layers, no sparsity, layers unused or emptied."""
 
 import warnings
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from torch.nn.functional import cross_entropy
 from trajectories import chosen, expected
 
 import sparsekern as sk
+from sparsekern.sparsity import views
 
 STEPS, EPOCH = 12, 3
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -117,3 +119,33 @@ def test_layers_that_a_step_does_not_use(name: str, set_to_none: bool) -> None:
         if name != "granet":  # which prunes the layers that it has gradients of
             assert chosen(optimizer) == expected(optimizer)
     assert chosen(optimizer) < sum(site.size for site in optimizer.sites) / 2
+
+
+@pytest.mark.parametrize("minimum", [0, 5])
+def test_layer_collapse_warns_and_can_be_prevented(minimum: int) -> None:
+    method = sk.methods.gmp(sparsity=0.9, total_steps=8, every=2)
+    method = replace(method, view=views.network, min_per_layer=minimum)
+    dense = nn.Sequential(nn.Linear(10, 16), nn.ReLU(), nn.Linear(16, 12), nn.ReLU(), nn.Linear(12, 4))
+    model = sk.sparsify(dense, method)
+    optimizer = sk.Sparsifier(model, torch.optim.SGD(model.parameters(), lr=0.0), method)
+    with torch.no_grad():
+        optimizer.sites[0].module.values.mul_(1e-6)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(8):
+            optimizer.step()
+    assert optimizer.sites[0].nnz == minimum
+    assert sum(site.nnz for site in optimizer.sites) == 40
+    assert any("layer collapse: 0 " in str(w.message) for w in caught) == (minimum == 0)
+
+
+def test_sparsity_zero_and_tiny_layers_run() -> None:
+    for name in ("set", "rigl", "gse_grabo", "gmp"):
+        method = sk.methods.get(name)(sparsity=0.0, total_steps=30, every=2)
+        model = sk.sparsify(nn.Sequential(nn.Linear(3, 2), nn.ReLU(), nn.Linear(2, 1)), method)
+        optimizer = sk.Sparsifier(model, torch.optim.SGD(model.parameters(), lr=0.1), method)
+        for _ in range(6):
+            optimizer.zero_grad()
+            model(torch.randn(4, 3)).square().mean().backward()
+            optimizer.step()
+            assert [site.nnz for site in optimizer.sites] == [6, 2]
