@@ -1,4 +1,4 @@
-"""Dynamic baselines where there is little to choose from: equal scores, tiny layers, no sparsity, layers unused or emptied."""
+"""Dynamic baselines with little to choose from: equal scores, tiny layers, no sparsity, unused or emptied layers."""
 
 import warnings
 from dataclasses import replace
