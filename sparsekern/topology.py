@@ -84,7 +84,7 @@ class Topology:
         size = prod(shape)
         if not 0 <= nnz <= size:
             raise ValueError(f"nnz must be between 0 and {size}, the weights of shape {tuple(shape)}, got {nnz}")
-        seed = int(torch.randint(2**63 - 1, (), generator=generator))
+        seed = int(torch.randint(2**63 - 1, (), generator=generator, device="cpu"))
         return cls.from_coordinates(ops.random_subset(nnz, size, seed), shape, capacity=capacity, views=views)
 
     # ---- facts
@@ -168,10 +168,16 @@ class Topology:
         return values
 
     def to(self, device: torch.device | str) -> Topology:
-        if torch.device(device) == self.device:
-            return self
-        row_ptr, col, *built = (tensor.to(device) for tensor in self.index)
-        return replace(self, row_ptr=row_ptr, col=col, built=tuple(built))
+        """The same pattern on `device`; itself if it is there."""
+        return self if torch.device(device) == self.device else self._copy(device)
+
+    def clone(self) -> Topology:
+        """The same pattern in tensors of its own."""
+        return self._copy(self.device)
+
+    def _copy(self, device: torch.device | str) -> Topology:
+        row_ptr, col, *built = (tensor.to(device, copy=True) for tensor in self.index)
+        return replace(self, row_ptr=row_ptr, col=col, built=tuple(built))._known(self.__dict__.get("nnz"))
 
     # ---- change
 

@@ -36,8 +36,8 @@ class PatternLayer(nn.Module):
     VIEWS: ClassVar[dict[str, frozenset[str]]]  # what each kernel walks of the pattern
 
     bias: nn.Parameter | None
-    row_ptr: Tensor
-    col: Tensor
+    _topology: Topology
+    _index: list[Tensor]
 
     def __init__(
         self,
@@ -58,14 +58,15 @@ class PatternLayer(nn.Module):
             topology = Topology.random(weight_shape, kept(sparsity, prod(weight_shape)), generator=generator)
         elif topology is None or sparsity is not None:
             raise ValueError("expected exactly one of sparsity and topology")
+        elif device is None:
+            device = topology.device
         self.weight_shape, self.backend = weight_shape, backend
         self.probe: Probe | None = None
-        self._topology: Topology | None = None  # what it knows of itself is not asked of the device again
         self.loads = 0  # how often a state dict brought another pattern
-        self.set_topology(topology if device is None else topology.to(device))
-        factory: dict[str, Any] = {"device": self.col.device, "dtype": dtype}
+        factory: dict[str, Any] = {"device": device, "dtype": dtype}
         self.register_parameter(self.WEIGHT, nn.Parameter(self.empty_weight(topology.capacity, **factory)))
         self.register_parameter("bias", nn.Parameter(torch.empty(weight_shape[0], **factory)) if bias else None)
+        self.set_topology(topology.to(self._index_device(topology)))
         self.reset_parameters(generator)
 
     @torch.no_grad()
@@ -74,7 +75,7 @@ class PatternLayer(nn.Module):
         self.reset_weight(generator)
         if self.bias is not None:
             limit = max(1, prod(self.weight_shape[1:])) ** -0.5
-            drawn = torch.rand(self.bias.numel(), generator=generator).to(self.bias.device)
+            drawn = torch.rand(self.bias.numel(), generator=generator, device="cpu").to(self.bias.device)
             self.bias.copy_(limit * (2 * drawn - 1))
 
     # ---- what the product says
@@ -138,15 +139,25 @@ class PatternLayer(nn.Module):
     @property
     def topology(self) -> Topology:
         """The pattern in use, a frozen value."""
-        if self._topology is None or self._topology.row_ptr is not self.row_ptr:  # moved to another device
-            row_ptr, col, *built = self.index
-            self._topology = Topology(self.weight_shape, row_ptr, col, self._views(self.kernel), tuple(built))
         return self._topology
 
     @property
+    def row_ptr(self) -> Tensor:
+        return self._topology.row_ptr
+
+    @property
+    def col(self) -> Tensor:
+        return self._topology.col
+
+    @property
     def index(self) -> list[Tensor]:
-        buffers = self._buffers
-        return [buffers[name] for name in INDEX]  # type: ignore[misc]
+        """`topology.index`, on the device of the weight, wherever that has been moved."""
+        device = self.stored.device
+        if self._index[0].device != device:
+            if device.type == "meta":
+                return [tensor.to(device) for tensor in self._index]
+            self._follow_weight()
+        return self._index
 
     def set_topology(self, topology: Topology) -> None:
         """Installs a pattern, and the kernel that suits it; stored nonzeros are the caller's to rearrange."""
@@ -159,18 +170,29 @@ class PatternLayer(nn.Module):
         self._install(self.topology, kernel, reason)
 
     def _install(self, topology: Topology, kernel: str, reason: str) -> None:
-        self.kernel, self.reason = kernel, reason
-        self._topology = topology = topology.with_views(self._views(kernel))
-        for name, tensor in zip(INDEX, topology.index, strict=True):
-            self.register_buffer(name, tensor, persistent=False)
+        topology = topology.with_views(self._views(kernel))
+        index = topology.index  # made before anything changes
+        self.kernel, self.reason, self._topology, self._index = kernel, reason, topology, index
+
+    def _index_device(self, topology: Topology) -> torch.device:
+        """Where the index belongs: beside the weight, but a weight on the meta device has a real pattern."""
+        device = self.stored.device
+        return topology.device if device.type == "meta" else device
 
     def _apply(self, fn: Any, recurse: bool = True) -> PatternLayer:
-        """Other kernels suit another device."""
-        before = self.row_ptr.device.type
+        """Moves the index along with the weight; another device may have another kernel."""
         super()._apply(fn, recurse)
-        if {before, self.row_ptr.device.type} == {"cpu", "cuda"}:
-            self.set_topology(self.topology)
+        self._follow_weight()
         return self
+
+    def _follow_weight(self) -> None:
+        device = self._index_device(self.topology)
+        if device != self.topology.device:
+            moved = self.topology.to(device)
+            if device.type == self.topology.device.type:
+                self._install(moved, self.kernel, self.reason)
+            else:
+                self.set_topology(moved)
 
     def _views(self, kernel: str) -> frozenset[str]:
         return self.VIEWS.get(kernel, frozenset())
@@ -241,12 +263,22 @@ class PatternLayer(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         """Of copies and pickles: they are not armed, whatever this layer records at the moment."""
-        return {**self.__dict__, "probe": None, "_topology": None}
+        return {**self.__dict__, "probe": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if "_index" not in state:  # of version 0.1, where the index tensors were buffers
+            buffers: Any = self._buffers
+            row_ptr, col, *built = (buffers.pop(name) for name in INDEX)
+            self._non_persistent_buffers_set.difference_update(INDEX)
+            views = self._views(self.kernel)
+            self._install(Topology(self.weight_shape, row_ptr, col, views, tuple(built)), self.kernel, self.reason)
 
     def _save_to_state_dict(self, destination: dict, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        destination[prefix + "row_ptr"] = self.row_ptr
-        destination[prefix + "col"] = self.col[: self.topology.nnz]
+        # Copies: an EMA that blends a state dict in place must not reach the index.
+        destination[prefix + "row_ptr"] = self.row_ptr.clone()
+        destination[prefix + "col"] = self.col[: self.topology.nnz].clone()
 
     def _load_from_state_dict(
         self,
@@ -275,6 +307,7 @@ class PatternLayer(nn.Module):
             if self.stored.shape != self.weight_shape:  # nonzeros mean nothing without their pattern
                 own.pop(name, None)
         super()._load_from_state_dict(own, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
+        self._follow_weight()  # `assign=True` may bring a weight of another device
 
     def _adopt_pattern(self, row_ptr: Tensor, col: Tensor, capacity: int) -> Topology:
         """Installs a saved pattern with room for `capacity` nonzeros."""
@@ -286,7 +319,8 @@ class PatternLayer(nn.Module):
             )
         if not is_pattern(row_ptr, col, cols):
             raise ValueError(f"expected ascending columns in [0, {cols}) within ascending row pointers")
-        device, old = self.stored.device, self.topology
+        old = self.topology
+        device = self._index_device(old)
         padded = torch.zeros(capacity, dtype=torch.int32, device=device)
         padded[:nnz] = col
         # A copy: a state dict holds the tensors of the model it was taken from.

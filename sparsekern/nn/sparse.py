@@ -41,9 +41,9 @@ class SparseLayer(PatternLayer):
         """Uniform in +-sqrt(3 / fan-in of the row)."""
         fan_in = self.row_ptr.diff()
         bound = (3.0 / fan_in.clamp(min=1)).sqrt().repeat_interleave(fan_in)
-        drawn = torch.rand(bound.numel(), generator=generator).to(bound.device)
+        drawn = torch.rand(bound.numel(), generator=generator, device="cpu").to(bound.device)
         self.values.zero_()
-        self.values[: bound.numel()] = (bound * (2 * drawn - 1)).to(self.values.dtype)
+        self.values[: bound.numel()] = (bound * (2 * drawn - 1)).to(self.values)
 
     def take_weight(self, module: nn.Module) -> None:
         topology = self.topology
@@ -58,7 +58,9 @@ class SparseLayer(PatternLayer):
 
     def _save_to_state_dict(self, destination: dict, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        destination[prefix + "values"] = destination[prefix + "values"][: self.topology.nnz]
+        values, nnz = destination[prefix + "values"], self.topology.nnz
+        if nnz < values.numel():
+            destination[prefix + "values"] = values[:nnz] if keep_vars else _alias(values[:nnz])
 
     def adopt(self, weight: Tensor, row_ptr: Tensor, col: Tensor) -> Tensor:
         if weight.shape != col.shape:
@@ -68,4 +70,11 @@ class SparseLayer(PatternLayer):
         if capacity != self.values.numel():  # in place: the Parameter stays the one that the optimizer holds
             self.values.data = self.values.new_zeros(capacity)
             self.values.grad = None
-        return topology.from_csr(weight.to(self.values.device, self.values.dtype))
+        return topology.from_csr(weight)
+
+
+def _alias(part: Tensor) -> Tensor:
+    """Returns the same memory as a tensor with a storage of its own length: files hold no more than that, and what
+    is written to the tensor still reaches the Parameter."""
+    plain = type(part) is Tensor and part.device.type in ("cpu", "cuda")
+    return torch.from_dlpack(part) if plain else part

@@ -97,7 +97,7 @@ class MasterSite(Remasked, LayerSite[MaskedLayer]):
         if topology is not None:
             self.module.set_topology(topology)
             for follower in followers:
-                follower.set_topology(self.module.topology)
+                follower.set_topology(topology.clone())
             self._remember(mask)
         self.note_change(old.nnz, common)
         return self.active.capacity != old.capacity
@@ -212,7 +212,7 @@ class ParkedSite(Remasked, Site):
         for follower in followers:
             own = dense.clone()
             own.view(-1)[old.coordinates()] = old.to_csr(follower.values)
-            install(follower, topology, own)
+            install(follower, topology.clone(), own)
         install(self.module, topology, dense)
         if self.module.values is parameter:
             for key, tensor in state.items():

@@ -235,7 +235,7 @@ class Site(LayerSite[SparseLayer]):
         self.module.set_topology(topology)
         for follower in followers:
             carry_values(follower, index_map)
-            follower.set_topology(self.module.topology)
+            follower.set_topology(topology.clone())
         self.note_change(old.nnz, kept)
         return topology.capacity != old.capacity
 

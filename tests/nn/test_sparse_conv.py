@@ -152,7 +152,7 @@ def test_memory_report() -> None:
     layer = sk.SparseConv2d(8, 16, 3, sparsity=0.9, backend="sparse")
     total = sk.memory_report(layer).total
     assert total["values"] == total["gradients"] == sum(p.nbytes for p in layer.parameters())
-    assert total["indices"] == sum(b.nbytes for b in layer.buffers())
+    assert total["indices"] == sum(t.nbytes for t in layer.index)
     assert total["dense_values"] == 4 * (8 * 16 * 9 + 16)
     assert total["slack"] == total["scratch"] == 0
 
