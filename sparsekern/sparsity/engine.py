@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -19,6 +20,8 @@ from .sites import check_held, followers_of, passes_of, sites_of
 from .stance import EagerSteps
 from .start import roomy
 from .starts import Loss
+from .states import States
+from .transaction import Transaction
 from .update import capacities, masks, plan, warn_of_collapse
 
 
@@ -29,6 +32,9 @@ class Engine:
         settled: layers with a dense weight have become layers that hold their nonzeros only.
         frozen: no pattern changes any more.
     """
+
+    _transaction: Transaction  # of a draft
+    _states: States
 
     def __init__(
         self,
@@ -55,14 +61,46 @@ class Engine:
         self._late = False, False  # what a change in `epoch_end` has to tell of itself after the next step
         self._loss_due = False  # the change of pattern waits for the epoch's loss
         self._eager = EagerSteps()
+        self._unarmed = True  # the layers are not yet prepared for the step to come
+        self._begun = False  # of a draft: the sites and the generator are drafts
+        if method.when.stop > 0 and (method.storage != "master" or method.freeze is not None):
+            self._check_states(States(optimizer))
         for site in self.sites:
             site.optimizer = optimizer
             with torch.no_grad():
                 site.tracked = method.rule.begin(site)
-        if method.update == "before" and method.when.fires(0):
-            self._change()
-        self._return(changed=False)
+        with self._draft() as draft:
+            if method.update == "before" and method.when.fires(0):
+                draft._change()
+            draft._return(changed=False)
         self._arm()
+
+    @contextmanager
+    def _draft(self) -> Iterator[Engine]:
+        """A copy of the engine for a change in the making. What becomes of it, and of layers, optimizer and generator,
+        comes to be all at once when the block ends, and not at all if it raises."""
+        draft, change = object.__new__(type(self)), Transaction()
+        before = {**vars(self), "_transaction": change}
+        vars(draft).update(before)
+        yield draft
+        if draft._begun:
+            change.call(torch.Generator.set_state, self.generator, draft.generator.get_state())
+            after = {**vars(draft), "sites": change.sites(draft.sites), "generator": self.generator, "_begun": False}
+        else:
+            after = vars(draft)
+        change.assign(self, **{name: value for name, value in after.items() if value is not before.get(name)})
+        change.commit()
+
+    def _begin(self) -> None:
+        """Puts drafts of the sites and the generator into a draft, and finds what the optimizer keeps for them."""
+        if not self._begun:
+            self._begun, self._states = True, States(self.optimizer)
+            self.sites = [self._transaction.site(site) for site in self.sites]
+            generator = torch.Generator(self.generator.device)
+            self.generator = generator.set_state(self.generator.get_state())
+
+    def _check_states(self, states: States) -> None:
+        states.check({f"{site.name}.{site.module.WEIGHT}": site.parameter for site in self.sites})
 
     def _due(self) -> bool:
         """Whether the pattern changes in the step to come or, where the change comes first, before it."""
@@ -109,6 +147,7 @@ class Engine:
 
     @torch.no_grad()
     def _change(self) -> None:
+        self._begin()
         for site in self.sites:
             site.changes = {"flips": 0, "iou_last": 1.0}
         sites = [site for site in self.sites if site.learns]
@@ -125,14 +164,18 @@ class Engine:
         warn_of_collapse(self.sites)
 
     def _rewire(self, sites: Sequence[Site]) -> None:
+        self._check_states(self._states)
         self.passes.begin(self.steps)
         chosen = plan(self.method, sites, self.steps, self.generator, self.passes)
         needed = [exchange.kept + exchange.grow.numel() for exchange in chosen]
         rooms = capacities(self.method, sites, needed, self.steps)
         for site, exchange, capacity in zip(sites, chosen, rooms, strict=True):
-            self._note(site, site.rewire(*exchange, capacity, self.optimizer, self._followers_of(site)))
+            along = self._transaction, self._states, self._followers_of(site)
+            self._note(site, site.rewire(*exchange, capacity, *along))
 
     def _remask(self, sites: Sequence[MasterSite | ParkedSite]) -> None:
+        if self.method.storage == "parked":
+            self._check_states(self._states)
         with ops.host.gathered():
             chosen = masks(self.method, sites, self.steps, self.generator, self.method.rule.held(self.losses))
             if chosen is None:
@@ -144,7 +187,8 @@ class Engine:
         total = sum(counts)
         for site, mask, count, common in zip(sites, chosen, counts, commons, strict=True):
             capacity = roomy(count, site.size, total, len(sites))
-            self._note(site, site.remask(mask, count, common, capacity, self.optimizer, self._followers_of(site)))
+            along = self._transaction, self._states, self._followers_of(site)
+            self._note(site, site.remask(mask, count, common, capacity, *along))
 
     def _note(self, site: LayerSite, reallocated: bool) -> None:
         self.reallocated |= reallocated
@@ -156,24 +200,45 @@ class Engine:
     def freeze(self) -> None:
         """Ends all changes of pattern. Layers with a dense weight become, in place, layers that hold their nonzeros
         only (`SparseLinear`, `SparseConv2d`), and the optimizer's state shrinks with them: their Parameters are new."""
-        self._settle()
-        self.frozen = True
+        with self._draft() as draft:
+            draft._settle()
+            draft.frozen = True
         self._arm()
 
     def _settle(self) -> None:
-        self.reallocated |= self.method.storage == "master" and not self.settled
-        self.sites = [site.settle(self.optimizer, self._followers_of(site)) for site in self.sites]
+        self._begin()
+        if self.method.storage == "master" and not self.settled:
+            self._check_states(self._states)
+            self.reallocated = True
+        along = self._transaction, self._states
+        self.sites = [site.settle(*along, self._followers_of(site)) for site in self.sites]
         self.settled = True
+
+    def _advance(self, due: bool) -> None:
+        """What a step does after the optimizer's, of a draft; `due`: the pattern changes in this step."""
+        (self.rewired, self.reallocated), self._late = self._late, (False, False)
+        if self.method.update != "before" and due:
+            self._change()
+        self.steps += 1
+        if self.method.update == "before":
+            self._prepare_step()
+        changed = self._due()
+        if self.steps == self.method.freeze:
+            self._settle()
+            self.frozen |= self.steps >= self.method.when.stop
+        self._return(changed)
+        self._unarmed = True
 
     def _return(self, changed: bool) -> None:
         """Notes what the method is to return to, or returns there if the pattern has `changed`."""
         if self.steps == self.method.rule.rewind:
             self.origin = Origin.of(self.passes.model, self.optimizer, self.sites)
         elif self.origin is not None and changed:
-            self.origin.restore(self.passes.model, self.optimizer, self.sites)
+            self.origin = self.origin.restore(self._transaction, self.passes.model, self.optimizer, self.sites)
 
-    def _arm(self) -> None:
-        """Prepares the layers for the coming step: recording where growth needs it, nothing elsewhere."""
+    def _arm(self) -> bool:
+        """Prepares the layers for the coming step: recording where growth needs it, nothing elsewhere. Returns whether
+        they record."""
         growth = self.method.grow
         moment = self.method.rule.wants_moment(self.steps) and not self.frozen
         armed = growth is not None and growth.armed and self._due()
@@ -187,3 +252,5 @@ class Engine:
                     site.module.weight_gradient = gradient
         self.passes.arm(armed)
         self._eager.switch(armed, self)
+        self._unarmed = False
+        return armed or moment

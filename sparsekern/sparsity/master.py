@@ -12,8 +12,10 @@ from ..nn.masked import signature
 from ..ops.masked import active_values
 from ..topology import Topology
 from . import parallel
-from .carry import replace_parameter
+from .carry import fresh_state, hand_over, put_values
 from .site import LayerSite, Site
+from .states import States
+from .transaction import Transaction
 
 
 class Remasked(LayerSite):
@@ -25,11 +27,11 @@ class Remasked(LayerSite):
         return [*super().kept(), *(() if self._mask is None else self._mask[1:])]
 
     def _remember(self, mask: Tensor) -> None:
-        self._mask = self.module.row_ptr, mask
+        self._mask = self.active.row_ptr, mask
 
     def shared(self, mask: Tensor) -> Tensor:
         """How many weights a mask and the one in use have in common, 0-d."""
-        if self._mask is None or self._mask[0] is not self.module.row_ptr:
+        if self._mask is None or self._mask[0] is not self.active.row_ptr:
             self._remember(self.active.mask())
         return ops.host.count(mask & self._mask[1])  # type: ignore[index]
 
@@ -85,7 +87,8 @@ class MasterSite(Remasked, LayerSite[MaskedLayer]):
         nnz: int,
         common: int,
         capacity: int,
-        optimizer: torch.optim.Optimizer,
+        change: Transaction,
+        states: States,
         followers: Sequence[MaskedLayer],
     ) -> bool:
         """Makes `mask` the pattern, bool of the weight's shape with `nnz` entries True, of which `common` are in use
@@ -95,8 +98,9 @@ class MasterSite(Remasked, LayerSite[MaskedLayer]):
         self.check_followers(followers)
         topology = self._next(mask, nnz, common, capacity)
         if topology is not None:
+            self.module = change.layer(self.module)
             self.module.set_topology(topology)
-            for follower in followers:
+            for follower in map(change.layer, followers):
                 follower.set_topology(topology.clone())
             self._remember(mask)
         self.note_change(old.nnz, common)
@@ -143,18 +147,21 @@ class MasterSite(Remasked, LayerSite[MaskedLayer]):
             )
 
     @torch.no_grad()
-    def settle(self, optimizer: torch.optim.Optimizer, followers: Sequence[MaskedLayer]) -> Site:
+    def settle(self, change: Transaction, states: States, followers: Sequence[MaskedLayer]) -> Site:
         """Sheds what is absent, in the layer and in the optimizer."""
-        for layer in (self.module, *followers):
+        self.module = change.layer(self.module)
+        for layer in (self.module, *map(change.layer, followers)):
             if isinstance(layer, MaskedLayer):  # otherwise a state dict has done it
                 layer.shed()
-        held = optimizer.state.get(self._master, {})
-        own = {key: tensor for key, tensor in held.items() if isinstance(tensor, Tensor) and tensor.dim()}
-        if any(tensor.shape != self.shape for tensor in own.values()):  # of rows and columns (Adafactor): begins anew
-            del optimizer.state[self._master]
-            own = {}
-        state = {key: self.active.gather(tensor) for key, tensor in own.items()}
-        replace_parameter(optimizer, self._master, self.parameter, state)
+        master, anew = self._master, set()
+        for optimizer in states.optimizers:
+            held = optimizer.state.get(master, {})
+            fresh = fresh_state(optimizer, master) if held else None
+            if fresh is not None and not fresh.keys() <= held.keys():  # it keeps other numbers of a matrix (Adafactor)
+                change.contents(optimizer.state).pop(master)
+                anew |= {id(tensor) for tensor in held.values()}
+        entries = [e for e in states.of(master) if e.tensor.shape == master.shape and id(e.tensor) not in anew]
+        hand_over(change, states, master, self.parameter, entries, lambda entry: self.active.gather(entry.tensor))
         return settled(self)
 
 
@@ -193,7 +200,8 @@ class ParkedSite(Remasked, Site):
         nnz: int,
         common: int,
         capacity: int,
-        optimizer: torch.optim.Optimizer,
+        change: Transaction,
+        states: States,
         followers: Sequence[SparseLayer],
     ) -> bool:
         """As `MasterSite.remask`."""
@@ -203,22 +211,17 @@ class ParkedSite(Remasked, Site):
         if topology is None:
             self.note_change(old.nnz, common)
             return False
-        state = {
-            key: topology.gather(self._park(f"state {key}", tensor))
-            for key, tensor in optimizer.state.get(parameter, {}).items()
-            if isinstance(tensor, Tensor) and tensor.shape == parameter.shape
-        }
-        dense = self.weight
-        for follower in followers:
+        self.module = layer = change.layer(self.module)
+        dense, entries = self.weight, [e for e in states.of(parameter) if e.tensor.shape == parameter.shape]
+        moved = {entry.name: topology.gather(self._park(f"state {entry.name}", entry.tensor)) for entry in entries}
+        for follower in map(change.layer, followers):
             own = dense.clone()
             own.view(-1)[old.coordinates()] = old.to_csr(follower.values)
-            install(follower, topology.clone(), own)
-        install(self.module, topology, dense)
-        if self.module.values is parameter:
-            for key, tensor in state.items():
-                optimizer.state[parameter][key].copy_(tensor)
-        else:
-            replace_parameter(optimizer, parameter, self.module.values, state)
+            put_values(change, follower, topology.gather(own), None)
+            follower.set_topology(topology.clone())
+        put_values(change, layer, topology.gather(dense), None)
+        layer.set_topology(topology)
+        hand_over(change, states, parameter, layer.values, entries, lambda entry: moved[entry.name])
         self._remember(mask)
         self.note_change(old.nnz, common)
         return topology.capacity != old.capacity
@@ -226,7 +229,7 @@ class ParkedSite(Remasked, Site):
     def kept(self) -> list[Tensor]:
         return [*super().kept(), *self.parked.values()]
 
-    def settle(self, optimizer: torch.optim.Optimizer, followers: Sequence[SparseLayer]) -> Site:
+    def settle(self, change: Transaction, states: States, followers: Sequence[SparseLayer]) -> Site:
         return settled(self)
 
     def state(self) -> dict[str, Any]:
@@ -243,14 +246,3 @@ def settled(site: LayerSite) -> Site:
     new = Site(site.name, site.module)
     new.first, new.changes, new.facts, new.optimizer = site.first, site.changes, site.facts, site.optimizer
     return new
-
-
-def install(layer: SparseLayer, topology: Topology, dense: Tensor) -> None:
-    """Gives a layer a pattern and the entries of `dense` there."""
-    old, values = layer.values, topology.gather(dense)
-    if values.shape == old.shape:
-        old.copy_(values)
-        old.grad = None
-    else:
-        layer.values = nn.Parameter(values, requires_grad=old.requires_grad)
-    layer.set_topology(topology)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ..nn import PatternLayer
 from .flow import bare
 from .site import LayerSite
+from .transaction import Transaction
 
 
 class Origin:
@@ -52,23 +53,27 @@ class Origin:
         )
 
     @torch.no_grad()
-    def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer, sites: Sequence[LayerSite]) -> None:
-        """Gives everything its values of then. Weights that are pruned now are so for all returns to come; learning
-        rates stay as they are."""
+    def restore(
+        self, change: Transaction, model: nn.Module, optimizer: torch.optim.Optimizer, sites: Sequence[LayerSite]
+    ) -> Origin:
+        """Gives everything its values of then. Weights that are pruned now are so for all returns to come, of what is
+        returned; learning rates stay as they are."""
+        layers, state = {}, change.contents(optimizer.state)
         for site in sites:
             saved, active, parameter = self.saved["layers"][site.name], site.active, site.parameter
             places = active.coordinates()
             found = places if saved["places"] is None else torch.searchsorted(saved["places"], places)
-            saved["values"] = {key: value[found] for key, value in saved["values"].items()}
-            saved["places"] = places
-            values = {key: active.from_csr(value) for key, value in saved["values"].items()}
-            parameter.copy_(values.pop(""))
-            _replace(optimizer, parameter, {**_copies(saved["state"]), **values})
-        for name, parameter in _others(model, sites):
-            parameter.copy_(self.saved["parameters"][name])
-            _replace(optimizer, parameter, _copies(self.saved["states"][name]))
+            left = {key: value[found] for key, value in saved["values"].items()}
+            layers[site.name] = {**saved, "places": places, "values": left}
+            values = {key: active.from_csr(value) for key, value in left.items()}
+            change.copy(parameter, values.pop(""))
+            _replace(state, parameter, {**_copies(saved["state"]), **values})
+        for name, parameter in _others(model, sites, change):
+            change.copy(parameter, self.saved["parameters"][name])
+            _replace(state, parameter, _copies(self.saved["states"][name]))
         for name, buffer in _buffers(model):
-            buffer.copy_(self.saved["buffers"][name])
+            change.copy(buffer, self.saved["buffers"][name])
+        return Origin({**self.saved, "layers": layers})
 
     def kept(self, site: LayerSite) -> list[Tensor]:
         """What is held for the weight of a layer."""
@@ -85,8 +90,11 @@ class Origin:
         return cls(_moved(saved, sites[0].parameter.device))
 
 
-def _others(model: nn.Module, sites: Sequence[LayerSite]) -> Iterator[tuple[str, nn.Parameter]]:
-    own = {id(site.parameter) for site in sites}
+def _others(
+    model: nn.Module, sites: Sequence[LayerSite], change: Transaction | None = None
+) -> Iterator[tuple[str, nn.Parameter]]:
+    layers = [site.module if change is None else change.original(site.module) for site in sites]
+    own = {id(layer.stored) for layer in layers}
     return ((name, p) for name, p in bare(model).named_parameters() if id(p) not in own)
 
 
@@ -97,11 +105,11 @@ def _buffers(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
             yield from module.named_buffers(prefix, recurse=False)
 
 
-def _replace(optimizer: torch.optim.Optimizer, parameter: nn.Parameter, state: dict[str, Any]) -> None:
+def _replace(states: dict[Any, Any], parameter: nn.Parameter, state: dict[str, Any]) -> None:
     if state:
-        optimizer.state[parameter] = state
+        states[parameter] = state
     else:
-        optimizer.state.pop(parameter, None)
+        states.pop(parameter, None)
 
 
 def _alike(value: Any, parameter: Tensor) -> bool:

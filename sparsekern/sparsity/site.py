@@ -12,6 +12,8 @@ from ..nn import PatternLayer, Probe, SparseLayer
 from ..topology import Topology
 from . import parallel
 from .carry import carry, carry_values
+from .states import States, state_of
+from .transaction import Transaction
 
 Layer = TypeVar("Layer", bound=PatternLayer)
 
@@ -27,9 +29,11 @@ class LayerSite(Generic[Layer]):
         changes: flips and intersection over union of the last change.
         altered: whether the last gradient was no multiple of the one that its moment was recorded of, 0-d bool; None
             if that is known not to be so.
+        change: that in the making, of a draft of the site.
     """
 
     altered: Tensor | None = None
+    change: Transaction | None = None
 
     def __init__(self, name: str, module: Layer) -> None:
         self.name, self.module = name, module
@@ -83,7 +87,7 @@ class LayerSite(Generic[Layer]):
     @property
     def moments(self) -> dict[str, Tensor]:
         """The optimizer's state tensors of the parameter's shape, by its names."""
-        state = {} if self.optimizer is None else self.optimizer.state.get(self.parameter, {})
+        state = {} if self.optimizer is None else state_of(self.optimizer, self.parameter)
         return {key: t for key, t in state.items() if isinstance(t, Tensor) and t.shape == self.parameter.shape}
 
     @property
@@ -127,7 +131,7 @@ class LayerSite(Generic[Layer]):
             "norm, not by value, and leave penalties on weights to the optimizer's weight decay"
         )
 
-    # ---- change
+    # ---- change, of a draft of the site
 
     def check_followers(self, followers: Sequence[PatternLayer]) -> None:
         for follower in followers:
@@ -136,6 +140,12 @@ class LayerSite(Generic[Layer]):
                     f"a follower of {self.name} has another pattern than the layer: it missed a change of pattern. "
                     "Copy it from the model again, or pass it to Sparsifier(followers=) from the start"
                 )
+
+    def become(self, weight: Tensor) -> None:
+        """Gives the weight these values together with the change of pattern."""
+        if self.change is None:
+            raise RuntimeError(f"the pattern of {self.name} does not change at the moment")
+        self.change.copy(self.weight, weight)
 
     def note_change(self, before: int, common: int) -> None:
         """Of a change that kept `common` of `before` weights."""
@@ -163,7 +173,7 @@ class LayerSite(Generic[Layer]):
     def check_loaded(self, optimizer: torch.optim.Optimizer) -> None:
         """Refuses to go on with optimizer state that belongs to other weights than a loaded pattern has."""
 
-    def settle(self, optimizer: torch.optim.Optimizer, followers: Sequence[Layer]) -> "Site":
+    def settle(self, change: Transaction, states: States, followers: Sequence[Layer]) -> "Site":
         """The site of the layer once its pattern stays, holding its nonzeros only."""
         raise NotImplementedError
 
@@ -180,7 +190,7 @@ class LayerSite(Generic[Layer]):
             "tracked": self.tracked,
         }
 
-    def fit(self, state: dict[str, Any], optimizer: torch.optim.Optimizer, followers: Sequence[Layer]) -> None:
+    def fit(self, state: dict[str, Any], change: Transaction, states: States, followers: Sequence[Layer]) -> None:
         """Gives back the room that the layer of a saved state had given back."""
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -207,7 +217,7 @@ class Site(LayerSite[SparseLayer]):
         grad = self.module.values.grad
         return None if grad is None else grad[: self.nnz]
 
-    def settle(self, optimizer: torch.optim.Optimizer, followers: Sequence[SparseLayer]) -> "Site":
+    def settle(self, change: Transaction, states: States, followers: Sequence[SparseLayer]) -> "Site":
         return self
 
     def dense_gradient(self) -> Tensor:
@@ -219,7 +229,8 @@ class Site(LayerSite[SparseLayer]):
         grow: Tensor,
         kept: int,
         capacity: int,
-        optimizer: torch.optim.Optimizer,
+        change: Transaction,
+        states: States,
         followers: Sequence[SparseLayer],
     ) -> bool:
         """Drops the active weights whose `keep` is False, so that `kept` remain, and adds weights of value 0 at the
@@ -231,20 +242,21 @@ class Site(LayerSite[SparseLayer]):
             self.note_change(old.nnz, old.nnz)
             return False
         topology, index_map = old.rewire(keep, grow, capacity=capacity, kept=kept)
-        carry(optimizer, self.module, index_map)
+        self.module = change.layer(self.module)
+        carry(change, states, self.module, index_map)
         self.module.set_topology(topology)
-        for follower in followers:
-            carry_values(follower, index_map)
+        for follower in map(change.layer, followers):
+            carry_values(change, follower, index_map)
             follower.set_topology(topology.clone())
         self.note_change(old.nnz, kept)
         return topology.capacity != old.capacity
 
-    def fit(self, state: dict[str, Any], optimizer: torch.optim.Optimizer, followers: Sequence[SparseLayer]) -> None:
+    def fit(self, state: dict[str, Any], change: Transaction, states: States, followers: Sequence[SparseLayer]) -> None:
         capacity = state.get("capacity", self.active.capacity)
         if capacity < self.active.capacity:
             none = self.active.coordinates()[:0]
             stays = torch.ones(self.nnz, dtype=torch.bool, device=none.device)
-            self.rewire(stays, none, self.nnz, capacity, optimizer, followers)
+            self.rewire(stays, none, self.nnz, capacity, change, states, followers)
 
     def state(self) -> dict[str, Any]:
         return {**super().state(), "capacity": self.active.capacity}

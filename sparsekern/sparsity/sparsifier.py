@@ -95,8 +95,12 @@ class Sparsifier(Engine, torch.optim.Optimizer):
         """One optimizer step; see the class."""
         for site in self.sites:
             site.check_loaded(self.optimizer)
+        if self._unarmed and self._arm():
+            raise RuntimeError(
+                "the last step was interrupted before the layers could record this one: call zero_grad, and compute "
+                "the gradients again"
+            )
         due = self._due()
-        (self.rewired, self.reallocated), self._late = self._late, (False, False)
         if self.method.update == "replace" and due:
             loss = None
             if closure is not None:
@@ -105,22 +109,16 @@ class Sparsifier(Engine, torch.optim.Optimizer):
         else:
             loss = self.optimizer.step(self._followed(closure))  # type: ignore[arg-type]
             self._each(self.method.rule.stepped, self.generator)
-        if self.method.update != "before" and due:
-            self._change()
-        self.steps += 1
-        if self.method.update == "before":
-            self._prepare_step()
-        changed = self._due()
-        if self.steps == self.method.freeze:
-            self._settle()
-            self.frozen |= self.steps >= self.method.when.stop
-        self._return(changed)
+        with self._draft() as draft:
+            draft._advance(due)
         self._arm()
         return loss
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clears gradients, and what an armed step has recorded so far."""
         self.optimizer.zero_grad(set_to_none)
+        if self._unarmed:
+            self._arm()
         for site in self.sites:
             site.forget()
 
@@ -129,13 +127,15 @@ class Sparsifier(Engine, torch.optim.Optimizer):
 
     def epoch_end(self, train_loss: float) -> None:
         """Tells the method that an epoch ended with this mean training loss; call it after the epoch's last step."""
-        self.losses.append(float(parallel.mean(torch.tensor(float(train_loss), dtype=torch.double))))
-        if self._loss_due:
-            self._loss_due = False
-            if self._due():
-                self.rewired = self.reallocated = False
-                self._change()
-                self._late = self.rewired, self.reallocated
+        loss = float(parallel.mean(torch.tensor(float(train_loss), dtype=torch.double)))
+        with self._draft() as draft:
+            draft.losses = [*self.losses, loss]
+            if self._loss_due:
+                draft._loss_due = False
+                if self._due():
+                    draft.rewired = draft.reallocated = False
+                    draft._change()
+                    draft._late = draft.rewired, draft.reallocated
 
     @property
     def epochs(self) -> int:
@@ -179,11 +179,13 @@ class Sparsifier(Engine, torch.optim.Optimizer):
             raise ValueError(f"expected the state of method {self.method.name}, got {state_dict.get('method')}")
         saved = state_dict["sites"]
         check_saved(self.sites, saved)
-        if state_dict["settled"]:
-            self._settle()
-        self.frozen = state_dict["frozen"]
-        for site in self.sites:
-            site.fit(saved[site.name], self.optimizer, self._followers_of(site))
+        with self._draft() as draft:
+            draft._begin()
+            if state_dict["settled"]:
+                draft._settle()
+            draft.frozen = state_dict["frozen"]
+            for site in draft.sites:
+                site.fit(saved[site.name], draft._transaction, draft._states, self._followers_of(site))
         unpack(self.optimizer, self.sites, state_dict["optimizer"])
         for site in self.sites:
             site.load_state(saved[site.name])

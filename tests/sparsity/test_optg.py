@@ -99,7 +99,8 @@ def test_a_pruned_weight_keeps_its_value_while_its_score_moves_and_returns_with_
     step(model, optimizer, data[16])
     assert torch.equal(site.weight[absent], weight[absent])
     optimizer.steps = 15
-    optimizer._change()
+    with optimizer._draft() as draft:
+        draft._change()
     assert site.active.mask()[absent].any()
     assert torch.equal(site.module.active_weight(site.weight)[: site.nnz], site.weight[site.active.mask()])
 

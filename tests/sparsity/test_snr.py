@@ -124,7 +124,8 @@ def test_the_mask_rests_while_the_loss_is_above(hold: str, expected: list[int]) 
         before = [site.active.mask() for site in optimizer.sites]
         for site in optimizer.sites:
             site.tracked["ratio"].copy_(torch.rand_like(site.tracked["ratio"]) * 2)
-        optimizer._change()
+        with optimizer._draft() as draft:
+            draft._change()
         now = [site.active.mask() for site in optimizer.sites]
         changed.append(any(not torch.equal(a, b) for a, b in zip(before, now, strict=True)))
         assert optimizer.epochs == epoch + 1
@@ -138,18 +139,21 @@ def test_unpruning_while_the_mask_rests() -> None:
     for low in (0.0, 1.5):
         site.tracked["ratio"].fill_(low)
         optimizer.losses = [1.0]
-        optimizer._change()
+        with optimizer._draft() as draft:
+            draft._change()
         if low == 0.0:
             fewer = site.nnz
             assert fewer < site.size
     assert site.nnz == site.size
     optimizer.losses = [1.0]
     site.tracked["ratio"].fill_(0.0)
-    optimizer._change()
+    with optimizer._draft() as draft:
+        draft._change()
     site.tracked["ratio"].view(-1)[:5] = 2.0
     optimizer.losses = [1.0, 2.0]
     mask = site.active.mask()
-    optimizer._change()
+    with optimizer._draft() as draft:
+        draft._change()
     assert (site.active.mask() | ~mask).all()
 
 
@@ -223,6 +227,14 @@ def test_a_batch_of_one_is_refused() -> None:
         optimizer.step()
 
 
+def remask(optimizer: sk.Sparsifier, number: int, mask: torch.Tensor) -> None:
+    """Gives the layer of this number a mask."""
+    with optimizer._draft() as draft:
+        draft._begin()
+        site = draft.sites[number]
+        site.remask(mask, int(mask.sum()), int(site.shared(mask)), site.size, draft._transaction, draft._states, [])
+
+
 def test_frozen_weights_rest_with_their_state_and_return_with_it() -> None:
     model, optimizer = prepare("conv", "snr_frozen", OPTIMIZERS["amsgrad"])
     data = batches("conv")
@@ -234,7 +246,7 @@ def test_frozen_weights_rest_with_their_state_and_return_with_it() -> None:
     state = optimizer.state[site.module.values]
     before = {key: site.active.dense(value) for key, value in state.items() if value.dim()}
     weight = site.weight.clone()
-    site.remask(~drop, int((~drop).sum()), int(site.shared(~drop)), site.size, optimizer.optimizer, [])
+    remask(optimizer, 1, ~drop)
     assert site.nnz == int((~drop).sum())
     optimizer.method = make("snr_frozen", burn_in=100)
     ratio_before = site.tracked["ratio"].clone()
@@ -244,7 +256,7 @@ def test_frozen_weights_rest_with_their_state_and_return_with_it() -> None:
     assert torch.equal(site.weight[drop], weight[drop])
     assert (site.weight != weight)[~drop].all()
     every = torch.ones(site.shape, dtype=torch.bool)
-    site.remask(every, site.size, int(site.shared(every)), site.size, optimizer.optimizer, [])
+    remask(optimizer, 1, every)
     assert torch.equal(site.active.dense(site.module.values.detach())[drop], weight[drop])
     for key, value in before.items():
         now = site.active.dense(optimizer.state[site.module.values][key])

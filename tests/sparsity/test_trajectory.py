@@ -27,6 +27,8 @@ from trajectories import (
 
 import sparsekern as sk
 from sparsekern.sparsity.carry import carry
+from sparsekern.sparsity.states import States
+from sparsekern.sparsity.transaction import Transaction
 
 
 class MaskedTwin:
@@ -171,7 +173,9 @@ def test_adafactor_state_is_carried() -> None:
     keep = torch.arange(nnz) % 2 == 0
     absent = (~layer.topology.mask()).flatten().nonzero().flatten()[: nnz - int(keep.sum())]
     _, index_map = layer.topology.rewire(keep, absent)
-    carry(optimizer, layer, index_map)
+    change = Transaction()
+    carry(change, States(optimizer), change.layer(layer), index_map)
+    change.commit()
     moved = optimizer.state[layer.values]["variance"]
     torch.testing.assert_close(moved[index_map >= 0], variance[keep])
     assert (moved[index_map < 0] == 0).all()

@@ -39,7 +39,7 @@ class AdaptiveThreshold(Rule):
         wanted = SHARE * total if self.pruned is None else self.pruned
         factor = 0.5 if removed > 1.1 * wanted else 2.0 if removed < 0.9 * wanted else 1.0
         for site in sites:
-            site.tracked["threshold"].fill_(threshold * factor)
+            site.tracked["threshold"] = torch.tensor(threshold * factor, dtype=torch.double)
         absent = [site.size - site.nnz for site in sites]
         removed = min(removed, sum(absent))
         stays = views.network.largest(scores, [total - removed], minimum=1)

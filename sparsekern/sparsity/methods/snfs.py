@@ -7,7 +7,6 @@ from math import ceil, floor
 import torch
 from torch import Tensor
 
-from ... import ops
 from .. import views
 from ..distributions import Distribution, apportion, by_name
 from ..method import Method
@@ -52,9 +51,8 @@ class SparseMomentum(Rule):
             grown = apportion(shares, free, sum(removed))
         candidates = [m.masked_fill(keep, -1) for m, keep in zip(moments, stays, strict=True)]
         masks = [a | b for a, b in zip(stays, views.layer.largest(candidates, grown), strict=True)]
-        ops.host.numbers([])  # NaN is refused before a weight is touched
         for site, mask in zip(sites, masks, strict=True):
-            site.weight.mul_(mask)
+            site.become(site.weight * mask)
         return masks
 
     def _removed(self, site: LayerSite, share: float, shares: Sequence[float], step: int) -> int:

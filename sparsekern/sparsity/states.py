@@ -1,0 +1,178 @@
+"""Where an optimizer keeps numbers per weight, and optimizers inside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from .transaction import Transaction
+
+
+class Entry(NamedTuple):
+    """A tensor `container[key]` that belongs to a Parameter, under a name that no other tensor of the Parameter has."""
+
+    container: Any
+    key: Any
+    tensor: Tensor
+    optimizer: Optimizer
+    name: str
+
+
+def nested(optimizer: Optimizer) -> list[Optimizer]:
+    """The optimizer and those among its attributes (`base_optimizer` of SAM, `optimizer` of Lookahead), and theirs."""
+    found = [optimizer]
+    for outer in found:
+        for value in vars(outer).values():
+            parts = value.values() if isinstance(value, dict) else value
+            parts = parts if isinstance(value, (dict, list, tuple)) else [value]
+            found += [part for part in parts if isinstance(part, Optimizer) and all(part is not o for o in found)]
+    return found
+
+
+def state_of(optimizer: Optimizer, parameter: Tensor) -> dict[str, Any]:
+    """What the optimizer, and those inside it, keep for a Parameter, by name."""
+    if type(optimizer).__module__.startswith("torch.optim"):
+        return optimizer.state.get(parameter, {})
+    merged: dict[str, Any] = {}
+    for each in reversed(nested(optimizer)):
+        merged |= each.state.get(parameter, {})
+    return merged
+
+
+class States:
+    """The numbers that an optimizer keeps per weight, wherever they lie: in its `state` and that of optimizers inside
+    it, in dicts whose keys are Parameters, and in lists that are aligned with the Parameters of all groups or of each.
+    """
+
+    def __init__(self, optimizer: Optimizer) -> None:
+        self.optimizers = nested(optimizer)
+        groups = optimizer.param_groups
+        self._rows = [group["params"] for group in groups]
+        self._all = [p for row in self._rows for p in row]
+        self._found = list(self._containers())
+
+    def _containers(self) -> Iterator[tuple[str, Any, Optimizer]]:
+        """Every dict and list among the attributes and settings, but for `state` and the Parameters of the groups."""
+        seen: set[int] = set()
+        for optimizer in self.optimizers:
+            seen |= {id(each.state) for each in self.optimizers}
+            stack: list[tuple[str, Any]] = [("", vars(optimizer))]
+            while stack:
+                path, container = stack.pop()
+                if id(container) in seen or not isinstance(container, (dict, list, tuple)):
+                    continue
+                seen.add(id(container))
+                yield f"{type(optimizer).__name__}{path}", container, optimizer
+                if isinstance(container, dict):
+                    parts = [(f"[{_name(k)}]" if path else f".{k}", v) for k, v in container.items()]
+                else:
+                    parts = [(f"[{i}]", v) for i, v in enumerate(container)]
+                stack += [(path + part, value) for part, value in parts if isinstance(value, (dict, list, tuple))]
+
+    def of(self, parameter: Tensor) -> Iterator[Entry]:
+        """The tensors that belong to a Parameter; another one each, wherever it is found twice."""
+        seen: set[int] = set()
+        for entry in self._of(parameter):
+            if id(entry.tensor) not in seen:
+                seen.add(id(entry.tensor))
+                yield entry
+
+    def _of(self, parameter: Tensor) -> Iterator[Entry]:
+        for i, optimizer in enumerate(self.optimizers):
+            if parameter in optimizer.state:
+                for container, key, tensor, name in _tensors(optimizer.state, parameter):
+                    yield Entry(container, key, tensor, optimizer, name[1:] if i == 0 else f"{i}{name}")
+        for path, container, optimizer in self._found:
+            if isinstance(container, dict):
+                for own in _keys(container, parameter):
+                    for place, key, tensor, name in _tensors(container, own):
+                        yield Entry(place, key, tensor, optimizer, path + name)
+            elif (params := self._aligned(container)) is not None:
+                for i, each in enumerate(params):
+                    if each is parameter and isinstance(container[i], Tensor):
+                        yield Entry(container, i, container[i], optimizer, path)
+
+    def _aligned(self, container: Any) -> Sequence[Tensor] | None:
+        """The Parameters, of a group or of all of them, whose shapes the tensors of a list have; None if it holds
+        Parameters or others."""
+        if not isinstance(container, list) or not any(isinstance(t, Tensor) for t in container):
+            return None
+        if any(isinstance(t, nn.Parameter) for t in container):
+            return None
+        rows = [(position, row) for position, row in enumerate(self._rows) if _fits(container, row)]
+        if len(rows) > 1:  # by its place in a list of such lists
+            for _, outer, _ in self._found:
+                if isinstance(outer, list) and len(outer) == len(self._rows):
+                    rows = [(i, row) for i, row in rows if outer[i] is container] or rows
+        if rows:
+            return rows[0][1]
+        return self._all if _fits(container, self._all) else None
+
+    def replace(self, change: Transaction, old: nn.Parameter, new: nn.Parameter) -> None:
+        """Puts `new` in the place of `old` wherever the optimizers hold it, with its state."""
+        states = [each.state for each in self.optimizers]
+        for container in [*self._rows, *states, *(container for _, container, _ in self._found)]:
+            now = change.current(container)
+            if isinstance(container, dict):
+                if _keys(now, old) or any(value is old for value in now.values()):
+                    entries = [(_key(key, old, new), new if value is old else value) for key, value in now.items()]
+                    draft = change.contents(container)
+                    draft.clear()
+                    draft.update(entries)
+            elif isinstance(container, list) and any(each is old for each in now):
+                draft = change.contents(container)
+                draft[:] = [new if each is old else each for each in draft]
+
+    def check(self, parameters: dict[str, Tensor]) -> None:
+        """Raises a `ValueError` if a tensor of the shape of one of these Parameters, by name, belongs to none that is
+        known, so that it would be left behind."""
+        if all(type(each).__module__.startswith("torch.optim") for each in self.optimizers):
+            return
+        shapes = {tuple(p.shape): name for name, p in parameters.items() if p.numel() > 1}
+        known = {id(entry.tensor) for p in self._all for entry in self.of(p)} | {id(p) for p in self._all}
+        for each in self.optimizers:
+            strange = {k: v for k, v in each.state.items() if not isinstance(k, Tensor) and k not in map(id, self._all)}
+            places = [*((f"{type(each).__name__}.state", strange) for _ in strange)]
+            for path, container in [*places, *((p, c) for p, c, o in self._found if o is each)]:
+                values = container.items() if isinstance(container, dict) else enumerate(container)
+                for key, value in values:
+                    if isinstance(value, Tensor) and tuple(value.shape) in shapes and id(value) not in known:
+                        where = f"{path}.{key}" if container is vars(each) else f"{path}[{_name(key)}]"
+                        raise ValueError(
+                            f"{type(each).__name__} keeps a tensor of the shape of {shapes[tuple(value.shape)]} in "
+                            f"{where} that would be left behind when the pattern changes: keep it in the optimizer's "
+                            "state of the Parameter"
+                        )
+
+
+def _tensors(container: Any, key: Any, name: str = "") -> Iterator[tuple[Any, Any, Tensor, str]]:
+    """Those of `container[key]`: what holds each, the key there, the tensor, and a name."""
+    value = container[key]
+    if isinstance(value, Tensor):
+        yield container, key, value, name
+    elif isinstance(value, (dict, list)):
+        for inner in list(value) if isinstance(value, dict) else range(len(value)):
+            yield from _tensors(value, inner, f"{name}.{inner}")
+
+
+def _keys(container: dict, parameter: Tensor) -> list[Any]:
+    """The keys by which a dict means a Parameter."""
+    number = id(parameter)  # also the hash of the Parameter, which no number is to be compared with
+    return [key for key in container if key is parameter or (type(key) is int and key == number)]
+
+
+def _key(key: Any, old: Tensor, new: Tensor) -> Any:
+    return new if key is old else id(new) if type(key) is int and key == id(old) else key
+
+
+def _fits(tensors: Sequence[Any], parameters: Sequence[Tensor]) -> bool:
+    return len(tensors) == len(parameters) and all(
+        t is None or (isinstance(t, Tensor) and t.shape == p.shape) for t, p in zip(tensors, parameters, strict=True)
+    )
+
+
+def _name(key: Any) -> str:
+    return "parameter" if isinstance(key, Tensor) else repr(key)
