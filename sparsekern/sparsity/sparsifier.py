@@ -29,6 +29,11 @@ class Sparsifier(Engine, torch.optim.Optimizer):
     record their inputs and output gradients, and compiled code runs eagerly. A frozen layer keeps its pattern, and so
     does one that the gradient does not reach in such a step.
 
+    A change of pattern comes as a whole or not at all: whatever is raised in `step`, Ctrl-C included, finds patterns,
+    weights, optimizer state and counts as they were before the change or, if it is over, as they are after it. If it
+    has not come, the optimizer's own update may have been made already; then the step is not counted, and its change is
+    due again in the next call of `step`, after the gradients of another forward and backward pass.
+
     Args:
         model: a model after `sparsify`.
         optimizer: built from the model's parameters after `sparsify`; any with per-element state.
