@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from .. import ops
 from ..nn import MaskedConv2d, MaskedLinear
+from ..nn.layer import parameter_of
 from ..ops.masked import weight_gradient
 from ..sparsity import Sparsifier, sparsify
 from ..sparsity.methods import snr
@@ -150,11 +151,11 @@ def _passes(
     x: Any = p.x.clone().requires_grad_()
 
     def call() -> tuple[Tensor, ...]:
-        for leaf in (layer.weight, layer.bias, x):
+        for leaf in (parameter_of(layer), layer.bias, x):
             leaf.grad = None
         output = layer(x)
         output.backward(p.dy)
-        return output, layer.bias.grad, x.grad, layer.weight.grad, *extra()
+        return output, layer.bias.grad, x.grad, parameter_of(layer).grad, *extra()
 
     return call
 
@@ -200,13 +201,13 @@ def _pruned(p: MomentProblem, op: str, every: int) -> Implementation:
     ratio = tracked["ratio"].copy_(2.0 * p.mask)
     absent = (~p.mask).flatten().nonzero()[-2:].tolist()
     with torch.no_grad():
-        layer.weight.add_(1e-9 * torch.randn_like(layer.weight))
+        layer.master.add_(1e-9 * torch.randn_like(layer.master))
 
     def before() -> None:
         for i, at in enumerate(absent):
             ratio.view(-1)[at] = 2.0 * (i == optimizer.steps // every % 2)
 
-    return Implementation(_training(_passes(p, layer), optimizer, before), size(layer.weight, *layer.index, ratio))
+    return Implementation(_training(_passes(p, layer), optimizer, before), size(layer.master, *layer.index, ratio))
 
 
 def _backpack(p: MomentProblem, op: str) -> Implementation:
@@ -230,17 +231,17 @@ def _ours(p: MomentProblem, op: str, gradient: str, update: bool = False) -> Imp
         return _product(p, True)
     kind = MaskedLinear if isinstance(p.layer, Linear) else MaskedConv2d
     layer: Any = kind.from_dense(p.module(), p.mask, weight_gradient=gradient)
-    ratio = torch.zeros_like(layer.weight, dtype=torch.promote_types(layer.weight.dtype, torch.float32))
+    ratio = torch.zeros_like(layer.master, dtype=torch.promote_types(layer.master.dtype, torch.float32))
 
     def take() -> tuple[Tensor, ...]:
         if layer.moment is None:
             return ()
         moment, samples, layer.moment, layer.samples = layer.moment, layer.samples, None, 0
         if update:
-            ops.snr_update(ratio, layer.weight.grad, moment, samples, 0.9, False)
+            ops.snr_update(ratio, layer.master.grad, moment, samples, 0.9, False)
         return (moment,)
 
-    return Implementation(_passes(p, layer, take), size(layer.weight, *layer.index))
+    return Implementation(_passes(p, layer, take), size(layer.master, *layer.index))
 
 
 _BACKPACK: dict[str, Any] = package("backpack") | {"version": lambda: metadata.version("backpack-for-pytorch")}

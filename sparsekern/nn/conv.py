@@ -90,7 +90,7 @@ class Conv2dProduct(PatternLayer):
 
     def choose_kernel(self, density: float, card: str | None) -> Choice:
         out, channels, *_ = self.weight_shape
-        options = {"groups": self.groups, "backend": self.backend, "card": card, "master": self.WEIGHT == "weight"}
+        options = {"groups": self.groups, "backend": self.backend, "card": card, "master": self.WEIGHT == "master"}
         return choose_conv(out, channels, self.kernel_size, self.stride, density, **options)
 
     def new_probe(self) -> ConvProbe:

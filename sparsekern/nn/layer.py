@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ..ops.choice import Choice, card_of
 from ..ops.conv import Window
 from ..topology import Topology, is_pattern, kept
+from .effective import EffectiveWeight
 from .probe import Probe
 
 Layer = TypeVar("Layer", bound="PatternLayer")
@@ -122,7 +123,15 @@ class PatternLayer(nn.Module):
         raise NotImplementedError
 
     def dense_weight(self) -> Tensor:
-        """The weight of the dense twin, zeros in place."""
+        """The weight of the dense twin, zeros in place, differentiable in the Parameter as the layer's output is."""
+        raise NotImplementedError
+
+    def dense_gradient(self) -> Tensor | None:
+        """The gradient of the Parameter, of the shape of the dense weight."""
+        raise NotImplementedError
+
+    def write_weight(self, dense: Tensor) -> None:
+        """Gives the active weights their values in `dense`, of the weight's shape."""
         raise NotImplementedError
 
     def adopt(self, weight: Tensor, row_ptr: Tensor, col: Tensor) -> Tensor:
@@ -133,6 +142,43 @@ class PatternLayer(nn.Module):
     def stored(self) -> nn.Parameter:
         """The Parameter of the weight."""
         return getattr(self, self.WEIGHT)
+
+    # ---- the weight as others see it
+
+    @property
+    def weight(self) -> Tensor:
+        """The dense weight that the layer computes with, zeros in place, for code that reads `.weight`.
+
+        It is made when something computes with it; the layer itself never does. Changes in place reach the active
+        weights; a weight that is assigned must be zero where this one is. See `EffectiveWeight`."""
+        return self.dense_weight() if torch.compiler.is_compiling() else EffectiveWeight(self)
+
+    @weight.setter
+    def weight(self, value: Tensor) -> None:
+        raise TypeError(
+            f"cannot assign {type(value).__name__} as the weight of a {type(self).__name__}: expected an nn.Parameter, "
+            "or change layer.weight.data in place"
+        )
+
+    @torch.no_grad()
+    def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
+        """As every module; `layer.weight = nn.Parameter(...)` gives the weight that exists other values.
+
+        Raises:
+            ValueError: that Parameter has another shape, or nonzeros where the layer has none.
+        """
+        if name != "weight" or param is None:
+            super().register_parameter(name, param)
+            return
+        if tuple(param.shape) != self.weight_shape:
+            raise ValueError(f"weight must have shape {self.weight_shape}, got {tuple(param.shape)}")
+        extra = int((param * ~self.topology.mask()).count_nonzero())
+        if extra:
+            raise ValueError(
+                f"the weight assigned to this {type(self).__name__} has {extra} nonzeros where the layer has none: "
+                "make a new layer with from_dense, or change layer.weight.data in place"
+            )
+        self.write_weight(param)
 
     # ---- pattern
 
@@ -221,7 +267,7 @@ class PatternLayer(nn.Module):
         """The layer with the bias of `module`, the dense twin or a layer that has the same, and its weights on
         `topology`; weights that it does not have are zero."""
         cls.check_twin(module)
-        weight: Any = module.stored if isinstance(module, PatternLayer) else module.weight
+        weight: Any = parameter_of(module)
         bias: Any = module.bias
         layer = cls(
             **{name: getattr(module, name) for name in cls.SETTINGS},  # type: ignore[arg-type]
@@ -267,6 +313,9 @@ class PatternLayer(nn.Module):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
+        if "weight" in self._parameters:  # of version 0.1
+            weights = self._parameters
+            self._parameters = {self.WEIGHT if name == "weight" else name: weights[name] for name in weights}
         if "_index" not in state:  # of version 0.1, where the index tensors were buffers
             buffers: Any = self._buffers
             row_ptr, col, *built = (buffers.pop(name) for name in INDEX)
@@ -328,3 +377,8 @@ class PatternLayer(nn.Module):
         self.loads += capacity != old.capacity or not topology.same_pattern(old)
         self.set_topology(topology)
         return topology
+
+
+def parameter_of(layer: nn.Module) -> nn.Parameter:
+    """The Parameter that holds the weight of a dense layer or of one with a pattern."""
+    return layer.stored if isinstance(layer, PatternLayer) else layer.weight  # type: ignore[return-value]

@@ -46,7 +46,7 @@ class LinearProduct(PatternLayer):
         super().__init__(settings, shape, bias, device, dtype, sparsity, topology, backend, generator, **options)
 
     def choose_kernel(self, density: float, card: str | None) -> Choice:
-        options = {"backend": self.backend, "card": card, "master": self.WEIGHT == "weight"}
+        options = {"backend": self.backend, "card": card, "master": self.WEIGHT == "master"}
         return choose(self.out_features, self.in_features, density, **options)
 
     def new_probe(self) -> LinearProbe:

@@ -6,10 +6,10 @@ from typing import Any, ClassVar, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from ..ops.masked import Record, active_values, straight_through
+from ..ops.masked import Record, active_values, effective, straight_through
 from ..topology import Topology
 from .conv import Conv2dProduct, SparseConv2d
-from .layer import PatternLayer
+from .layer import PatternLayer, parameter_of
 from .linear import LinearProduct, SparseLinear
 from .sparse import SparseLayer
 
@@ -23,8 +23,9 @@ class MaskedLayer(PatternLayer):
     (`Topology.from_mask(mask, capacity=...)`) keep compiled code valid.
 
     Attributes:
-        weight: Parameter of the dense twin's shape, the master weight; entries off the pattern keep their values.
-        weight_gradient: "dense": `weight.grad` is the gradient of the masked weight at every entry, absent ones too
+        master: Parameter of the dense twin's shape; entries off the pattern keep their values.
+        weight: what the layer computes with: the master weight, zero off the pattern.
+        weight_gradient: "dense": `master.grad` is the gradient of the masked weight at every entry, absent ones too
             (straight-through); "active": it is zero off the pattern, and nothing dense is multiplied for it; "moment":
             that of "dense", and every backward pass adds to `moment` and `samples`.
         transform: None, or a module that makes what is multiplied of the entries of the weight, elementwise and 0 at 0;
@@ -32,13 +33,13 @@ class MaskedLayer(PatternLayer):
         moment: sum over samples of the square of what each contributes to the gradient, of the weight's shape, in fp32
             or wider; None until a backward pass of `weight_gradient="moment"`.
         samples: how many samples `moment` is the sum of.
-        signature: `signature` of the gradient that belongs to `moment`: the one in `weight.grad` may have been clipped
+        signature: `signature` of the gradient that belongs to `moment`: the one in `master.grad` may have been clipped
             or unscaled since.
     """
 
-    WEIGHT = "weight"
+    WEIGHT = "master"
     SPARSE: ClassVar[type[SparseLayer]]  # the layer that holds the nonzeros only
-    weight: nn.Parameter
+    master: nn.Parameter
     transform: nn.Module | None
 
     def __init__(self, *arguments: Any, weight_gradient: Gradient = "dense", **options: Any) -> None:
@@ -62,11 +63,11 @@ class MaskedLayer(PatternLayer):
         input = self.prepare(input)
         whole = self._unmasked or self._fused  # the weight is an operand, and so has a gradient at every entry
         if self.weight_gradient == "active" or (whole and self.weight_gradient == "dense"):
-            output = self._multiply(input, self.weight)
+            output = self._multiply(input, self.master)
         else:
-            output = self._multiply(input, self.weight.detach())
-            output = straight_through(output, input, self.weight, self.window, self._recorder(input))
-        return output if self.probe is None else self.probe.tap(output, input, self.weight)
+            output = self._multiply(input, self.master.detach())
+            output = straight_through(output, input, self.master, self.window, self._recorder(input))
+        return output if self.probe is None else self.probe.tap(output, input, self.master)
 
     def _multiply(self, input: Tensor, weight: Tensor) -> Tensor:
         if self._unmasked and self.transform is None:
@@ -82,7 +83,7 @@ class MaskedLayer(PatternLayer):
 
     def _recorder(self, input: Tensor) -> Record | None:
         """What the backward pass tells the moment of the gradient, if this layer wants to know."""
-        if self.weight_gradient != "moment" or not (torch.is_grad_enabled() and self.weight.requires_grad):
+        if self.weight_gradient != "moment" or not (torch.is_grad_enabled() and self.master.requires_grad):
             return None
         if input.dim() < (2 if self.window is None else 4):
             raise ValueError(
@@ -98,9 +99,9 @@ class MaskedLayer(PatternLayer):
                 "uses of a sample before squaring: give every use a layer of its own"
             )
         self._recorded = current
-        if self.weight.grad is None:  # those of a step that was skipped, whose gradient was cleared
+        if self.master.grad is None:  # those of a step that was skipped, whose gradient was cleared
             self.forget()
-        mark = signature(gradient.to(self.weight.dtype))  # as it arrives there
+        mark = signature(gradient.to(self.master.dtype))  # as it arrives there
         self.moment = moment if self.moment is None else self.moment.add_(moment)
         self.signature = mark if self.signature is None else self.signature + mark
         self.samples += samples
@@ -115,9 +116,9 @@ class MaskedLayer(PatternLayer):
         """Turns this layer, in place, into the one that holds its nonzeros only, a `SparseLinear` or `SparseConv2d`.
 
         The weight makes way for `values`, a new Parameter: give it to the optimizer (`Sparsifier` does)."""
-        weight, topology = self.weight, self.topology.with_capacity(self.topology.nnz)
+        weight, topology = self.master, self.topology.with_capacity(self.topology.nnz)
         values = nn.Parameter(topology.from_csr(self.active_weight(weight)[: topology.nnz]), weight.requires_grad)
-        names = ("weight", "weight_gradient", "transform", "moment", "signature", "samples", "_recorded", "_unmasked")
+        names = ("master", "weight_gradient", "transform", "moment", "signature", "samples", "_recorded", "_unmasked")
         for name in names:
             delattr(self, name)
         self.__class__ = self.SPARSE  # type: ignore[assignment]
@@ -126,8 +127,11 @@ class MaskedLayer(PatternLayer):
         self.set_topology(topology)
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *arguments: Any) -> None:
-        """A state without the weight but with nonzeros is that of a layer that has shed the others."""
-        if prefix + "values" in state_dict and prefix + "weight" not in state_dict:
+        """A state without the master weight but with nonzeros is that of a layer that has shed the others."""
+        old, name = prefix + "weight", prefix + self.WEIGHT
+        if old in state_dict and name not in state_dict:  # of a dense layer, or of version 0.1
+            state_dict = {name if key == old else key: value for key, value in state_dict.items()}
+        if prefix + "values" in state_dict and name not in state_dict:
             self.shed()
             self._load_from_state_dict(state_dict, prefix, *arguments)  # that of its new class
         else:
@@ -139,7 +143,21 @@ class MaskedLayer(PatternLayer):
         self._unmasked = whole and self.backend != "sparse" and kernel != "csr"  # the weight itself is multiplied
 
     def dense_weight(self) -> Tensor:
-        return self.topology.dense(self.active_weight(self.weight))
+        active = self.active_weight(self.master)
+        if self.weight_gradient == "active":
+            return self.topology.dense(active)
+        return effective(self.master, self.topology.dense(active.detach()))
+
+    def dense_gradient(self) -> Tensor | None:
+        return self.master.grad
+
+    @torch.no_grad()
+    def write_weight(self, dense: Tensor) -> None:
+        if self.transform is not None:
+            raise RuntimeError(
+                f"the weight of this {type(self).__name__} is a function of its master weight: write to layer.master"
+            )
+        torch.where(self.topology.mask(), dense, self.master, out=self.master)
 
     def __getstate__(self) -> dict[str, Any]:
         """Of copies and pickles, which have not seen a backward pass."""
@@ -153,10 +171,11 @@ class MaskedLayer(PatternLayer):
 
     def reset_weight(self, generator: torch.Generator | None) -> None:
         """As the dense twin draws them."""
-        nn.init.kaiming_uniform_(self.weight, a=5**0.5, generator=generator)
+        nn.init.kaiming_uniform_(self.master, a=5**0.5, generator=generator)
 
     def take_weight(self, module: nn.Module) -> None:
-        self.weight.copy_(module.weight)  # type: ignore[arg-type]
+        whole = module.dense_weight() if isinstance(module, SparseLayer) else parameter_of(module)
+        self.master.copy_(whole)
 
     def adopt(self, weight: Tensor, row_ptr: Tensor, col: Tensor) -> Tensor:
         if weight.shape != self.weight_shape:
@@ -182,13 +201,14 @@ class MaskedLinear(LinearProduct, MaskedLayer):
     weights are drawn as there. `set_topology` changes the mask.
 
     Attributes:
-        weight: Parameter `[out_features, in_features]`; entries off the pattern keep their values.
+        master: Parameter `[out_features, in_features]`; entries off the pattern keep their values.
+        weight: what the layer computes with: the master weight, zero off the pattern.
         weight_gradient: "dense" (straight-through; the default), "active" (zero off the pattern) or "moment" (dense,
             with the second moment of the samples' shares).
         bias: Parameter `[out_features]` or None.
         kernel, reason: the kernel in use ("csr", "tiled", "bits", "dense" or "masked") and why.
 
-    Shapes: input `[..., in_features]`, output `[..., out_features]`. `state_dict` holds `weight` and the pattern as
+    Shapes: input `[..., in_features]`, output `[..., out_features]`. `state_dict` holds `master` and the pattern as
     `row_ptr` and `col` `[nnz]`, and loads into a layer of any pattern.
 
     Raises:
@@ -206,14 +226,15 @@ class MaskedConv2d(Conv2dProduct, MaskedLayer):
     (of the weight's shape); weights are drawn as there. `set_topology` changes the mask.
 
     Attributes:
-        weight: Parameter `[out, in / groups, kernel height, kernel width]`; entries off the pattern keep their values.
+        master: Parameter `[out, in / groups, kernel height, kernel width]`; entries off the pattern keep their values.
+        weight: what the layer computes with: the master weight, zero off the pattern.
         weight_gradient: "dense" (straight-through; the default), "active" (zero off the pattern) or "moment" (dense,
             with the second moment of the samples' shares).
         bias: Parameter `[out_channels]` or None.
         kernel, reason: the kernel in use ("csr", "bits", "dense" or "masked") and why.
 
     Shapes: input `[batch, in_channels, height, width]` or without the batch, output alike and in the same memory
-    format. `state_dict` holds `weight` and the pattern as `row_ptr` and `col` `[nnz]`, and loads into a layer of any
+    format. `state_dict` holds `master` and the pattern as `row_ptr` and `col` `[nnz]`, and loads into a layer of any
     pattern.
 
     Raises:

@@ -97,7 +97,7 @@ def _dense_row(name: str, parameter: nn.Parameter, state: Any) -> dict[str, Any]
 
 
 def _masked_row(layer: MaskedLayer, state: Any) -> dict[str, Any]:
-    weight = layer.weight
+    weight = layer.master
     copy = layer.col.numel() * weight.element_size()
     row = _dense_row("", weight, state)
     if layer.weight_gradient == "moment":  # lives as long as the gradient does

@@ -25,12 +25,6 @@ class SparseLayer(PatternLayer):
         return output if self.probe is None else self.probe.tap(output, input, self.values)
 
     @property
-    def weight(self) -> Tensor:
-        """The weight as a dense tensor, differentiable in `values`: for modules that read the weights of their layers.
-        Made anew at every read; the layer itself never does."""
-        return self.topology.dense(self.values)
-
-    @property
     def sparse_weight(self) -> SparseWeight:
         return SparseWeight(self.values, self.topology)
 
@@ -54,7 +48,14 @@ class SparseLayer(PatternLayer):
         self.values.copy_(topology.gather(dense))
 
     def dense_weight(self) -> Tensor:
-        return self.weight
+        return self.topology.dense(self.values)
+
+    def dense_gradient(self) -> Tensor | None:
+        return None if self.values.grad is None else self.topology.dense(self.values.grad)
+
+    @torch.no_grad()
+    def write_weight(self, dense: Tensor) -> None:
+        self.values.copy_(self.topology.gather(dense))
 
     def _save_to_state_dict(self, destination: dict, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)

@@ -43,6 +43,11 @@ def dense_weight(values: Tensor, row_ptr: Tensor, col: Tensor, cols: int) -> Ten
     return _Dense.apply(values, row_ptr, col, cols)  # type: ignore[return-value]
 
 
+def effective(weight: Tensor, masked: Tensor) -> Tensor:
+    """`masked`, of which `weight` gets the gradient at every entry (straight-through)."""
+    return _Effective.apply(weight, masked)  # type: ignore[return-value]
+
+
 Record = Callable[[Tensor, Tensor, int], None]
 
 
@@ -135,3 +140,13 @@ class _StraightThrough(torch.autograd.Function):
             gradient, moment = moment_of(delta, input, ctx.window)
             ctx.record(gradient, moment, input.shape[0])
         return delta, None, gradient, None, None
+
+
+class _Effective(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, masked: Tensor) -> Tensor:
+        return masked.detach()
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple:
+        return grad_outputs[0], None

@@ -51,12 +51,12 @@ class MasterSite(Remasked, LayerSite[MaskedLayer]):
 
     def __init__(self, name: str, module: MaskedLayer) -> None:
         super().__init__(name, module)
-        self._master = module.weight
+        self._master = module.master
 
     @property
     def weight(self) -> Tensor:
         """The dense weight."""
-        return self.module.weight.detach()
+        return self.module.master.detach()
 
     @property
     def learned(self) -> list[nn.Parameter]:
@@ -65,7 +65,7 @@ class MasterSite(Remasked, LayerSite[MaskedLayer]):
 
     @property
     def grad(self) -> Tensor | None:
-        return self.module.weight.grad
+        return self.module.master.grad
 
     @property
     def missed(self) -> bool:
@@ -112,7 +112,7 @@ class MasterSite(Remasked, LayerSite[MaskedLayer]):
 
     def gradient_and_moment(self) -> tuple[Tensor, Tensor, int]:
         """As `LayerSite`; if the gradient was scaled after the backward pass (clipped, unscaled), so is the moment."""
-        layer, gradient = self.module, self.module.weight.grad
+        layer, gradient = self.module, self.module.master.grad
         if gradient is None or layer.moment is None or layer.signature is None:
             raise RuntimeError(f"{self.name} recorded no moment of its gradient in this step")
         recorded, now, ranks = parallel.mean(layer.signature), signature(gradient), parallel.ranks()

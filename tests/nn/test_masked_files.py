@@ -19,26 +19,29 @@ def test_state_dict_loads_into_any_pattern(name: str) -> None:
     dense, mask, x = example(name)
     source = layer_of(dense, mask)
     state, nnz = source.state_dict(), int(mask.sum())
-    assert list(state) == ["weight", "bias", "row_ptr", "col"]
+    assert list(state) == ["master", "bias", "row_ptr", "col"]
     assert state["col"].shape == (nnz,)
     for other in (torch.rand(mask.shape) < 0.9, torch.zeros_like(mask)):
         target = layer_of(DENSE[name][0](dtype=torch.double), other)
-        weight = target.weight
+        weight = target.master
         assert target.load_state_dict(copy.deepcopy(state)).missing_keys == []
-        assert target.weight is weight
+        assert target.master is weight
         assert target.topology.same_pattern(source.topology)
-        assert torch.equal(target.weight, source.weight)
+        assert torch.equal(target.master, source.master)
         assert torch.equal(target(x), source(x))
         assert target.topology.capacity == max(nnz, int(other.sum()))
         target.set_topology(sk.Topology.from_mask(other))
         assert torch.equal(source.topology.mask(), mask)
+        old = {"weight" if key == "master" else key: tensor for key, tensor in state.items()}  # of version 0.1
+        assert target.load_state_dict(old).missing_keys == []
+        assert torch.equal(target(x), source(x))
     target = layer_of(DENSE[name][0](dtype=torch.double), mask)
     assert target.load_state_dict(dense.state_dict(), strict=False).missing_keys == ["row_ptr", "col"]
-    assert torch.equal(target.weight, dense.weight)
+    assert torch.equal(target.master, dense.weight)
     with pytest.raises(RuntimeError, match=r"Missing key.*row_ptr.*col"):
         target.load_state_dict(dense.state_dict())
     with pytest.raises(RuntimeError, match="expected a weight of shape"):
-        target.load_state_dict({**state, "weight": state["weight"][:3]})
+        target.load_state_dict({**state, "master": state["master"][:3]})
     with pytest.raises(RuntimeError, match="expected ascending columns"):
         target.load_state_dict({**state, "col": state["col"].flip(0)})
     with pytest.raises(RuntimeError, match="rows that end with"):
@@ -58,13 +61,13 @@ def test_copies_and_pickles(name: str) -> None:
 
 def test_the_constructors_are_those_of_the_dense_layers() -> None:
     linear = sk.MaskedLinear(500, 40, sparsity=0.9, generator=torch.Generator().manual_seed(1))
-    assert {name: tuple(p.shape) for name, p in linear.named_parameters()} == {"weight": (40, 500), "bias": (40,)}
+    assert {name: tuple(p.shape) for name, p in linear.named_parameters()} == {"master": (40, 500), "bias": (40,)}
     assert linear.topology.nnz == 2000
     conv = sk.MaskedConv2d(6, 4, 3, 2, 1, 1, 2, False, "reflect", None, torch.double, sparsity=0.5)
-    assert {name: tuple(p.shape) for name, p in conv.named_parameters()} == {"weight": (4, 3, 3, 3)}
+    assert {name: tuple(p.shape) for name, p in conv.named_parameters()} == {"master": (4, 3, 3, 3)}
     assert "nnz=54, sparsity=0.5000" in repr(conv)
     assert "weight_gradient=dense" in repr(conv)
-    for weight in (linear.weight.detach(), sk.MaskedConv2d(50, 40, 3, sparsity=0.5).weight.detach()):
+    for weight in (linear.master.detach(), sk.MaskedConv2d(50, 40, 3, sparsity=0.5).master.detach()):
         limit = prod(weight.shape[1:]) ** -0.5
         assert abs(float(weight.std()) / limit * 3**0.5 - 1) < 0.03
         assert limit * 0.99 < float(weight.abs().max()) <= limit
@@ -125,7 +128,7 @@ def test_between_masked_and_sparse() -> None:
     back = sk.MaskedLinear.from_topology(sparse, sparse.topology)
     assert torch.equal(back.weight, linear.weight * mask)
     again = sk.MaskedLinear.from_topology(masked, sk.Topology.from_mask(~mask), weight_gradient="active")
-    assert torch.equal(again.weight, linear.weight)
+    assert torch.equal(again.master, linear.weight)
     assert again.weight_gradient == "active"
     converted: Any = sk.sparsify(nn.Sequential(masked), 1 - int(mask.sum()) / 600)
     assert type(converted[0]) is sk.SparseLinear

@@ -37,9 +37,9 @@ def test_computes_the_masked_layer(name: str, backend: str, weight_gradient: str
     expected, _, expected_grad = run(twin, x, delta)
     torch.testing.assert_close(output, expected)
     torch.testing.assert_close(grad_input, expected_grad)
-    torch.testing.assert_close(layer.weight.grad, twin.weight.grad * (mask if weight_gradient == "active" else 1))
-    assert layer.weight.grad.is_contiguous()
-    assert torch.equal(layer.weight, dense.weight)
+    torch.testing.assert_close(layer.master.grad, twin.weight.grad * (mask if weight_gradient == "active" else 1))
+    assert layer.master.grad.is_contiguous()
+    assert torch.equal(layer.master, dense.weight)
     if dense.bias is not None:
         torch.testing.assert_close(layer.bias.grad, twin.bias.grad)
     back = layer.to_dense()
@@ -58,7 +58,7 @@ def test_channels_last(memory_format: torch.memory_format) -> None:
     assert output.is_contiguous(memory_format=memory_format)
     torch.testing.assert_close(output, expected)
     torch.testing.assert_close(grad_input, expected_grad)
-    torch.testing.assert_close(layer.weight.grad, twin.weight.grad)
+    torch.testing.assert_close(layer.master.grad, twin.weight.grad)
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -66,12 +66,12 @@ def test_gradcheck(name: str) -> None:
     dense, mask, x = example(name)
     for weight_gradient, pattern in (("active", mask), ("dense", torch.ones_like(mask))):
         layer = layer_of(dense, pattern, weight_gradient=weight_gradient, backend="sparse")
-        keys = ["weight", "bias"]
+        keys = ["master", "bias"]
 
         def apply(x: Tensor, *parameters: Tensor, layer: nn.Module = layer, keys: list[str] = keys) -> Tensor:
             return torch.func.functional_call(layer, dict(zip(keys, parameters, strict=True)), (x,))
 
-        leaves = [t.detach().requires_grad_() for t in (x, layer.weight, layer.bias)]
+        leaves = [t.detach().requires_grad_() for t in (x, layer.master, layer.bias)]
         assert torch.autograd.gradcheck(apply, leaves, fast_mode=True)
 
 
@@ -83,7 +83,7 @@ def test_no_second_derivative(name: str, weight_gradient: str) -> None:
     for only_weight in (False, True):
         layer.bias.requires_grad_(not only_weight)
         with pytest.raises(RuntimeError, match="second derivatives"):
-            torch.autograd.grad(layer(x).square().sum(), layer.weight, create_graph=True)
+            torch.autograd.grad(layer(x).square().sum(), layer.master, create_graph=True)
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -92,14 +92,14 @@ def test_frozen_parts(name: str) -> None:
     dense, mask, x = example(name)
     dense.weight.requires_grad_(False)
     layer = layer_of(dense, mask)
-    assert not layer.weight.requires_grad
+    assert not layer.master.requires_grad
     run(layer, x)
-    assert layer.weight.grad is None
+    assert layer.master.grad is None
     layer.bias.requires_grad_(False)
     assert not layer(x).requires_grad
-    layer.weight.requires_grad_(True)
+    layer.master.requires_grad_(True)
     layer(x).sum().backward()
-    assert layer.weight.grad.abs().sum() > 0
+    assert layer.master.grad.abs().sum() > 0
     with torch.no_grad():
         assert not layer(x).requires_grad
 
@@ -108,11 +108,11 @@ def test_frozen_parts(name: str) -> None:
 def test_changing_the_mask_moves_no_weight(name: str) -> None:
     dense, mask, x = example(name)
     layer = layer_of(dense, mask)
-    weight, pointer = layer.weight, layer.weight.data_ptr()
+    weight, pointer = layer.master, layer.master.data_ptr()
     for seed in range(3):
         mask = torch.rand(mask.shape, generator=torch.Generator().manual_seed(seed)) < 0.2 * (seed + 1)
         layer.set_topology(sk.Topology.from_mask(mask))
-        assert layer.weight is weight
+        assert layer.master is weight
         assert weight.data_ptr() == pointer
         assert torch.equal(weight, dense.weight)
         assert torch.equal(layer.topology.mask(), mask)
@@ -139,7 +139,7 @@ def test_training_with_feedback_equals_the_masked_twin(name: str) -> None:
             optimizer.zero_grad()
             output.square().mean().backward()
             optimizer.step()
-    torch.testing.assert_close(layer.weight, twin.weight)
+    torch.testing.assert_close(layer.master, twin.weight)
     torch.testing.assert_close(layer.bias, twin.bias)
 
 
@@ -162,7 +162,7 @@ def test_what_is_multiplied_can_be_a_function_of_the_weights() -> None:
     soft = weight.sign() * torch.relu(weight.abs() - s.sigmoid())
     nn.functional.linear(x, soft, dense.bias).square().sum().backward()
     layer(x).square().sum().backward()
-    torch.testing.assert_close(layer.weight.grad, weight.grad)
+    torch.testing.assert_close(layer.master.grad, weight.grad)
     torch.testing.assert_close(layer.threshold.grad, s.grad)
 
 
@@ -190,20 +190,20 @@ def test_nothing_dense_but_the_weight_and_its_gradient(name: str, weight_gradien
         layer, x = sk.MaskedLinear(300, 400, **options), torch.randn(7, 300)
     else:
         layer, x = sk.MaskedConv2d(60, 70, 3, **options), torch.randn(2, 60, 5, 5)
-    size, saved = layer.weight.numel(), []
+    size, saved = layer.master.numel(), []
 
     def pack(t: Tensor) -> Tensor:
         saved.append(t.numel())
         return t
 
-    with _Dense(layer.weight) as forward, torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+    with _Dense(layer.master) as forward, torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
         output = layer(x)
     assert forward.made == 0
     assert max(saved) < size / 2
-    with _Dense(layer.weight) as backward:
+    with _Dense(layer.master) as backward:
         output.sum().backward()
     assert backward.made == 1
-    assert layer.weight.grad.shape == layer.weight.shape
+    assert layer.master.grad.shape == layer.master.shape
 
 
 @pytest.mark.parametrize("weight_gradient", ["dense", "active"])
@@ -219,12 +219,12 @@ def test_compiles_to_one_graph(name: str, weight_gradient: str) -> None:
         layer.set_topology(sk.Topology.from_mask(mask, capacity=mask.numel()))
         layer.zero_grad()
         expected, delta, expected_grad = run(layer, x)
-        weight_grad = layer.weight.grad.clone()
+        weight_grad = layer.master.grad.clone()
         layer.zero_grad()
         output, _, grad_input = run(compiled, x, delta)
         torch.testing.assert_close(output, expected)
         torch.testing.assert_close(grad_input, expected_grad)
-        torch.testing.assert_close(layer.weight.grad, weight_grad)
+        torch.testing.assert_close(layer.master.grad, weight_grad)
     assert counter.frame_count == 1
 
 
@@ -236,10 +236,10 @@ def test_autocast_and_narrow_dtypes() -> None:
             output = layer(x)
         assert output.dtype == torch.bfloat16
         output.float().square().sum().backward()
-        coarse, layer.weight.grad = layer.weight.grad, None
+        coarse, layer.master.grad = layer.master.grad, None
         layer(x).square().sum().backward()
         assert coarse.dtype == torch.float32
-        torch.testing.assert_close(coarse, layer.weight.grad, rtol=0.05, atol=0.05 * float(coarse.abs().max()))
+        torch.testing.assert_close(coarse, layer.master.grad, rtol=0.05, atol=0.05 * float(coarse.abs().max()))
         assert layer.bfloat16()(x.bfloat16()).dtype == torch.bfloat16
 
 
@@ -249,5 +249,5 @@ def test_an_armed_layer_records(name: str) -> None:
     layer = layer_of(dense, mask)
     layer.probe = layer.new_probe()
     layer(x).square().sum().backward()
-    torch.testing.assert_close(layer.probe.dense_gradient(), layer.weight.grad)
+    torch.testing.assert_close(layer.probe.dense_gradient(), layer.master.grad)
     assert copy.deepcopy(layer).probe is None

@@ -26,8 +26,8 @@ def shares(dense: nn.Module, mask: Tensor, x: Tensor, deltas: Tensor) -> list[Te
 
 
 def expect(layer: Any, parts: list[Tensor]) -> None:
-    zero = torch.zeros_like(layer.weight)
-    torch.testing.assert_close(layer.weight.grad, sum(parts, zero))
+    zero = torch.zeros_like(layer.master)
+    torch.testing.assert_close(layer.master.grad, sum(parts, zero))
     torch.testing.assert_close(layer.moment, sum((part.square() for part in parts), zero))
     assert layer.samples == len(parts)
 
@@ -51,7 +51,7 @@ def test_sums_of_the_samples_own_gradients(name: str) -> None:
     expect(layer, parts)
     layer(x[:1]).backward(deltas[:1])  # another pass of the same step, perhaps of one sample
     expect(layer, [*parts, *parts[:1]])
-    layer.moment, layer.samples, layer.weight.grad = None, 0, None
+    layer.moment, layer.samples, layer.master.grad = None, 0, None
     layer(x).backward(deltas)
     expect(layer, parts)
 
@@ -107,7 +107,7 @@ def test_autocast_keeps_wide_sums(name: str) -> None:
     deltas = torch.randn_like(output)
     output.backward(deltas)
     parts = shares(dense, mask, x.bfloat16().float(), deltas.float())
-    assert layer.moment.dtype == layer.weight.grad.dtype == torch.float32
+    assert layer.moment.dtype == layer.master.grad.dtype == torch.float32
     expect(layer, parts)
 
 

@@ -76,9 +76,9 @@ def test_masked_layers_equal_dense_twin(name: str, kind: str, optimizer: str) ->
         return
     for site in sparsifier.sites:
         expected = twin.masters[f"{site.name}.weight"]
-        torch.testing.assert_close(site.module.weight.detach(), expected.detach())
+        torch.testing.assert_close(site.module.stored.detach(), expected.detach())
         for key, value in twin.optimizer.state[expected].items():
-            torch.testing.assert_close(sparsifier.state[site.module.weight][key], value, msg=f"{site.name} {key}")
+            torch.testing.assert_close(sparsifier.state[site.module.stored][key], value, msg=f"{site.name} {key}")
 
 
 @pytest.mark.parametrize("period", [1, 16])
@@ -243,7 +243,7 @@ def test_compiled_code_outlives_the_changes_of_a_mask() -> None:
         if t < 160:
             with torch.no_grad():
                 for site in optimizer.sites:
-                    site.module.weight.add_(torch.randn_like(site.weight) * 0.01)
+                    site.module.stored.add_(torch.randn_like(site.weight) * 0.01)
         optimizer.zero_grad()
         loss: Any = cross_entropy(compiled(x) if t >= 160 else model(x), y)
         loss.backward()

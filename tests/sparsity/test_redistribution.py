@@ -118,7 +118,7 @@ def test_snfs_moves_weights_to_momentum(kind: str, optimizer: str) -> None:
     before = [site.active.mask() for site in other.sites]
     moments = [momentum(site) for site in other.sites]
     for site, moment in zip(other.sites, moments, strict=True):
-        state = other.state[site.module.weight]
+        state = other.state[site.module.stored]
         expected = {
             "momentum": lambda s: s["momentum_buffer"],
             "adam": lambda s: s["exp_avg"] / (s["exp_avg_sq"].sqrt() + 1e-8),
@@ -148,7 +148,7 @@ def test_snfs_moves_weights_to_momentum(kind: str, optimizer: str) -> None:
         new = site.active.mask() & ~mask
         assert not site.weight[new].any()
         if optimizer == "momentum":  # which it keeps
-            assert sparsifier.state[site.module.weight]["momentum_buffer"][new].all()
+            assert sparsifier.state[site.module.stored]["momentum_buffer"][new].all()
 
 
 def full(shares: list[float], sparsity: float) -> tuple[list[int], list[int]]:

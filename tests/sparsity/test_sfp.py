@@ -61,7 +61,7 @@ def test_it_is_dense_training_with_filters_zeroed_at_every_epoch(kind: str, opti
         assert not site.weight[~marks[site.name]].any()
         weight = twin.get_submodule(site.name).weight
         for key, value in inner.state[weight].items():  # nothing of the optimizer is reset
-            torch.testing.assert_close(sparsifier.state[site.module.weight][key], value)
+            torch.testing.assert_close(sparsifier.state[site.module.stored][key], value)
 
 
 @pytest.mark.parametrize("name", ["vgg16-quarter", "resnet20"])

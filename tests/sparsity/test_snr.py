@@ -44,7 +44,7 @@ def test_mean_ratio_of_gaussian_gradients() -> None:
 
 def per_sample(model: nn.Module, sites: list, x: Tensor, y: Tensor) -> list[tuple[Tensor, Tensor]]:
     """G and S of every site by single backward passes; the model has no batch norm."""
-    weights = [site.module.weight for site in sites]
+    weights = [site.module.stored for site in sites]
     losses = [cross_entropy(model(x[i : i + 1]), y[i : i + 1]) / len(x) for i in range(len(x))]
     shares = [torch.autograd.grad(loss, weights) for loss in losses]
     return [(sum(p), sum(s.square() for s in p)) for p in zip(*shares, strict=True)]  # type: ignore[misc]

@@ -46,7 +46,7 @@ def test_weights_below_the_threshold_decay_and_come_back_when_it_falls() -> None
     model, optimizer = layer([0.5, -2.0], 0.6)
     model(torch.tensor([1.0, 0.0], dtype=torch.double)).sum().backward()
     optimizer.step()
-    assert model.weight[0].tolist() == pytest.approx([0.5 * 0.95, -2.0 * 0.95])
+    assert model.master[0].tolist() == pytest.approx([0.5 * 0.95, -2.0 * 0.95])
     with torch.no_grad():
         model.transform.threshold.fill_(-2.0)  # 0.119
     optimizer.step()
@@ -90,7 +90,7 @@ def test_it_is_the_dense_network_with_soft_thresholds(kind: str, optimizer: str)
     for site in sparsifier.sites:
         name = f"{site.name}.weight"
         threshold = twin.thresholds[name]
-        for own, other in ((site.module.weight, twin.values[name]), (site.module.transform.threshold, threshold)):
+        for own, other in ((site.module.stored, twin.values[name]), (site.module.transform.threshold, threshold)):
             torch.testing.assert_close(own.detach(), other.detach())
             for key, value in twin.optimizer.state[other].items():
                 torch.testing.assert_close(sparsifier.state[own][key], value, msg=f"{name} {key}")
