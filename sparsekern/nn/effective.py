@@ -23,8 +23,11 @@ class Owner(Protocol):
     def write_weight(self, dense: Tensor) -> None: ...
 
 
+_tensor: Any = Tensor  # its attributes are descriptors, which its annotations do not say
+
+
 def _getters(*names: str) -> set[Any]:
-    return {getattr(Tensor, name).__get__ for name in names}
+    return {getattr(_tensor, name).__get__ for name in names}
 
 
 # What is answered without making the weight.
@@ -152,11 +155,11 @@ def _requires_grad(view: EffectiveWeight, wanted: bool = True) -> EffectiveWeigh
 
 
 _SPECIAL: dict[Any, Callable] = {
-    Tensor.data.__get__: lambda view, *_: EffectiveWeight(view._layer, detached=True),
-    Tensor.data.__set__: _assign,
+    _tensor.data.__get__: lambda view, *_: EffectiveWeight(view._layer, detached=True),
+    _tensor.data.__set__: _assign,
     Tensor.detach: lambda view: EffectiveWeight(view._layer, detached=True),
-    Tensor.grad.__get__: lambda view, *_: view._layer.dense_gradient(),
-    Tensor.grad.__set__: _set_gradient,
-    Tensor.requires_grad.__set__: lambda view, wanted: view._layer.stored.requires_grad_(wanted),
+    _tensor.grad.__get__: lambda view, *_: view._layer.dense_gradient(),
+    _tensor.grad.__set__: _set_gradient,
+    _tensor.requires_grad.__set__: lambda view, wanted: view._layer.stored.requires_grad_(wanted),
     Tensor.requires_grad_: _requires_grad,
 }
