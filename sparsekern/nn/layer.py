@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from math import prod
 from typing import Any, ClassVar, TypeVar
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from ..ops.choice import Choice, card_of
 from ..ops.conv import Window
 from ..topology import Topology, is_pattern, kept
+from . import copies
 from .effective import EffectiveWeight
 from .probe import Probe
 
@@ -37,6 +39,7 @@ class PatternLayer(nn.Module):
     VIEWS: ClassVar[dict[str, frozenset[str]]]  # what each kernel walks of the pattern
 
     bias: nn.Parameter | None
+    outdated = False  # a copy of a layer whose pattern has changed since
     _topology: Topology
     _index: list[Tensor]
 
@@ -307,6 +310,21 @@ class PatternLayer(nn.Module):
 
     # ---- files
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> PatternLayer:
+        twin = type(self).__new__(type(self))
+        memo[id(self)] = twin
+        twin.__setstate__(copy.deepcopy(self.__getstate__(), memo))
+        copies.note(self, twin)
+        return twin
+
+    def check_copy(self) -> None:
+        """Refuses to compute with weights that were written to a copy, as those of another pattern."""
+        if self.outdated and copies.written(self):
+            raise RuntimeError(
+                f"this {type(self).__name__} is a copy that got weights of another pattern than it has: averages of a "
+                "model whose pattern changes (EMA, SWA) must be given to Sparsifier(followers=)"
+            )
+
     def __getstate__(self) -> dict[str, Any]:
         """Of copies and pickles: they are not armed, whatever this layer records at the moment."""
         return {**self.__dict__, "probe": None}
@@ -357,6 +375,7 @@ class PatternLayer(nn.Module):
                 own.pop(name, None)
         super()._load_from_state_dict(own, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
         self._follow_weight()  # `assign=True` may bring a weight of another device
+        copies.synchronized(self)
 
     def _adopt_pattern(self, row_ptr: Tensor, col: Tensor, capacity: int) -> Topology:
         """Installs a saved pattern with room for `capacity` nonzeros."""

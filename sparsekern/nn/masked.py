@@ -60,6 +60,8 @@ class MaskedLayer(PatternLayer):
             self.samples = 0
 
     def forward(self, input: Tensor) -> Tensor:
+        if self.outdated:
+            self.check_copy()
         input = self.prepare(input)
         whole = self._unmasked or self._fused  # the weight is an operand, and so has a gradient at every entry
         if self.weight_gradient == "active" or (whole and self.weight_gradient == "dense"):

@@ -20,6 +20,8 @@ class SparseLayer(PatternLayer):
     values: nn.Parameter
 
     def forward(self, input: Tensor) -> Tensor:
+        if self.outdated:
+            self.check_copy()
         input = self.prepare(input)
         output = self.product(input, self.values)
         return output if self.probe is None else self.probe.tap(output, input, self.values)

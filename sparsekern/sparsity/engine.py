@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from .. import ops
+from ..nn import copies
 from . import parallel
 from .master import MasterSite, ParkedSite
 from .method import Method
@@ -157,6 +158,7 @@ class Engine:
                 raise RuntimeError("the pattern changes in this step, but no backward pass reached a sparse layer")
         if not sites:
             return
+        self._check_copies()
         if self.method.storage == "nonzeros" or self.settled:
             self._rewire(sites)
         else:
@@ -194,6 +196,21 @@ class Engine:
         self.reallocated |= reallocated
         self.rewired |= site.changes["flips"] > 0
 
+    def _check_copies(self) -> None:
+        """Refuses to leave an average of the model behind; what else is a copy of a layer is outdated from now on."""
+        for site in self.sites:
+            layer, followers = self._transaction.original(site.module), self._followers_of(site)
+            for twin in copies.of(layer):
+                if any(twin is follower for follower in followers):
+                    continue
+                if copies.written(twin):
+                    raise RuntimeError(
+                        f"a copy of {site.name} has got other weights since it was made, but its pattern does not "
+                        "follow the model's: pass an average of the model (EMA, SWA) to Sparsifier(followers=[...]); "
+                        "give a copy that is to keep its pattern its weights by load_state_dict"
+                    )
+                self._transaction.assign(twin, outdated=True)
+
     def _followers_of(self, site: LayerSite) -> list[Any]:
         return [layers[site.name] for layers in self.followers]
 
@@ -210,6 +227,7 @@ class Engine:
         if self.method.storage == "master" and not self.settled:
             self._check_states(self._states)
             self.reallocated = True
+            self._check_copies()
         along = self._transaction, self._states
         self.sites = [site.settle(*along, self._followers_of(site)) for site in self.sites]
         self.settled = True

@@ -141,7 +141,7 @@ def test_followers_follow_and_stale_ones_raise(kind: str) -> None:
     with pytest.raises(ValueError, match="another pattern"):
         sk.Sparsifier(model, optimizer.optimizer, method, followers=[stranger])
     follower = copy.deepcopy(model)
-    optimizer = sk.Sparsifier(model, optimizer.optimizer, method, followers=[follower])
+    optimizer = sk.Sparsifier(model, optimizer.optimizer, method, followers=[average, follower])
     train(model, optimizer, x, y, 3)
     follower.load_state_dict(stranger.state_dict())
     with pytest.raises(ValueError, match="missed a change"):

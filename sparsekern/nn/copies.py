@@ -1,0 +1,61 @@
+"""Copies of layers, such as those in an average of the model: whether they keep up with a pattern that changes.
+
+Weights that are averaged over a change of pattern must move with it, or values of different weights are blended. A copy
+that was never written to is a snapshot, one that got a gradient is trained by itself: both go their own ways.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from .layer import PatternLayer
+
+_copies: weakref.WeakKeyDictionary[Any, weakref.WeakSet[Any]] = weakref.WeakKeyDictionary()
+_marks: weakref.WeakKeyDictionary[Any, Tensor] = weakref.WeakKeyDictionary()  # of copies, as they last were in step
+
+
+def note(layer: PatternLayer, twin: PatternLayer) -> None:
+    """Remembers that `twin` is a copy of `layer`."""
+    if twin.stored.is_meta:
+        return
+    _copies.setdefault(layer, weakref.WeakSet()).add(twin)
+    _marks[twin] = fingerprint(twin.stored)
+    if twin.stored.requires_grad:
+        reference = weakref.ref(twin)
+        twin.stored.register_post_accumulate_grad_hook(lambda _: release(reference()))
+
+
+def release(twin: PatternLayer | None) -> None:
+    """Forgets that a layer is a copy."""
+    if twin is not None:
+        _marks.pop(twin, None)
+        twin.outdated = False
+
+
+def synchronized(twin: PatternLayer) -> None:
+    """Notes that a state dict gave the copy weights together with their pattern."""
+    if twin in _marks:
+        _marks[twin] = fingerprint(twin.stored)
+        twin.outdated = False
+
+
+def of(layer: PatternLayer) -> Iterator[PatternLayer]:
+    """The copies of a layer that are neither gone nor released."""
+    return (twin for twin in list(_copies.get(layer, ())) if twin in _marks)
+
+
+def written(twin: PatternLayer) -> bool:
+    """Whether somebody has changed the weights of a copy since it was in step with what it is a copy of."""
+    return twin in _marks and not torch.equal(_marks[twin], fingerprint(twin.stored))
+
+
+def fingerprint(weight: Tensor) -> Tensor:
+    """A number that another weight hardly has, 0-d."""
+    kind = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[weight.element_size()]
+    return weight.detach().contiguous().view(kind).sum(dtype=torch.int64)

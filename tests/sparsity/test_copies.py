@@ -1,0 +1,81 @@
+"""Copies of a model whose patterns change: averages must follow, or are refused; others go their own ways."""
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+import sparsekern as sk
+
+METHODS = ["set", "rigl", "gse_grabo", "gmp", "dpf", "snr_frozen"]
+
+
+def training(name: str) -> tuple[nn.Module, Any]:
+    torch.manual_seed(0)
+    options = {"every": 2} if name in ("set", "rigl", "gse_grabo", "gmp", "dpf") else {}
+    method = sk.methods.get(name)(sparsity=0.7, total_steps=24, steps_per_epoch=4, **options)
+    model = sk.sparsify(nn.Sequential(nn.Linear(20, 16), nn.ReLU(), nn.Linear(16, 4)), method)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    return model, sk.Sparsifier(model, optimizer, method)
+
+
+def step(model: nn.Module, optimizer: Any, i: int) -> None:
+    torch.manual_seed(i)
+    optimizer.zero_grad()
+    model(torch.randn(8, 20)).square().mean().backward()
+    optimizer.step()
+    if i % 4 == 3:
+        optimizer.epoch_end(1.0)
+
+
+def average(model: nn.Module) -> AveragedModel:
+    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.5), use_buffers=True)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_an_average_that_does_not_follow_is_refused(name: str) -> None:
+    model, optimizer = training(name)
+    ema = average(model)
+
+    def train() -> None:
+        for i in range(24):
+            step(model, optimizer, i)
+            ema.update_parameters(model)
+            ema.update_parameters(model)  # the first update copies
+
+    with pytest.raises(RuntimeError, match=r"a copy of 0 has got other weights.*followers="):
+        train()
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_snapshots_and_twins_go_their_own_ways(name: str) -> None:
+    model, optimizer = training(name)
+    x = torch.randn(5, 20)
+    snapshot, loaded, twin = (copy.deepcopy(model) for _ in range(3))
+    before = snapshot(x)
+    trainer = torch.optim.SGD(twin.parameters(), lr=0.1)
+    for i in range(12):
+        step(model, optimizer, i)
+        if name != "gmp":  # whose layers lose room
+            loaded.load_state_dict(model.state_dict())
+        trainer.zero_grad()
+        twin(x).square().mean().backward()
+        trainer.step()
+    assert torch.equal(snapshot(x), before)
+    assert twin(x).isfinite().all()
+
+
+def test_weights_of_another_pattern_are_not_computed_with() -> None:
+    """As an average that begins late: nothing was blended while the pattern changed."""
+    model, optimizer = training("set")
+    swa = AveragedModel(model)
+    for i in range(12):
+        step(model, optimizer, i)
+    swa.update_parameters(model)
+    with pytest.raises(RuntimeError, match="weights of another pattern"):
+        swa(torch.randn(2, 20))
+    swa.module.load_state_dict(model.state_dict())
+    assert torch.equal(swa(torch.ones(2, 20)), model(torch.ones(2, 20)))
