@@ -3,24 +3,106 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
+from ..topology import Topology
 
-class Owner(Protocol):
-    """A layer, as its effective weight sees it."""
+
+class WeightAccess(nn.Module):
+    """A layer whose `weight` is made of what it stores.
+
+    Subclasses say what it is (`dense_weight`), what its gradient is (`dense_gradient`), and what becomes of values that
+    are written to it (`write_weight`).
+    """
 
     weight_shape: tuple[int, ...]
 
     @property
-    def stored(self) -> nn.Parameter: ...
+    def topology(self) -> Topology:
+        raise NotImplementedError
 
-    def dense_weight(self) -> Tensor: ...
-    def dense_gradient(self) -> Tensor | None: ...
-    def write_weight(self, dense: Tensor) -> None: ...
+    def __init__(self) -> None:
+        super().__init__()
+        self._parameters = _Parameters()
+
+    @property
+    def stored(self) -> nn.Parameter:
+        """The Parameter of the weight."""
+        raise NotImplementedError
+
+    def dense_weight(self) -> Tensor:
+        """The weight of the dense twin, zeros in place, differentiable in the Parameter as the layer's output is."""
+        raise NotImplementedError
+
+    def dense_gradient(self) -> Tensor | None:
+        """The gradient of the Parameter, of the shape of the dense weight."""
+        raise NotImplementedError
+
+    def write_weight(self, dense: Tensor) -> None:
+        """Gives the active weights their values in `dense`, of the weight's shape."""
+        raise NotImplementedError
+
+    @property
+    def weight(self) -> Tensor:
+        """The dense weight that the layer computes with, zeros in place, for code that reads `.weight`.
+
+        It is made when something computes with it; the layer itself never does. Changes in place reach the active
+        weights; a weight that is assigned must be zero where this one is. See `EffectiveWeight`."""
+        return self.dense_weight() if torch.compiler.is_compiling() else EffectiveWeight(self)
+
+    @weight.setter
+    def weight(self, value: Tensor) -> None:
+        raise TypeError(
+            f"cannot assign {type(value).__name__} as the weight of a {type(self).__name__}: expected an nn.Parameter, "
+            "or change layer.weight.data in place"
+        )
+
+    @torch.no_grad()
+    def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
+        """As every module; `layer.weight = nn.Parameter(...)` gives the weight that exists other values.
+
+        Raises:
+            ValueError: that Parameter has another shape, or nonzeros where the layer has none.
+        """
+        if isinstance(param, EffectiveWeight):  # under the name of an original weight
+            raise _no_parameter(self._parameters)
+        if name != "weight" or param is None:
+            super().register_parameter(name, param)
+            return
+        if tuple(param.shape) != self.weight_shape:
+            raise ValueError(f"weight must have shape {self.weight_shape}, got {tuple(param.shape)}")
+        extra = int(((param != 0) & ~self.topology.mask()).count_nonzero())
+        if extra:
+            raise ValueError(
+                f"the weight assigned to this {type(self).__name__} has {extra} nonzeros where the layer has none: "
+                "make a new layer with from_dense, or change layer.weight.data in place"
+            )
+        self.write_weight(param)
+
+
+class _Parameters(dict):
+    """The Parameters of a layer. What would take a Parameter `weight` out of it, as `torch.nn.utils.weight_norm` does,
+    gets an error that says why there is none."""
+
+    def __missing__(self, name: str) -> Any:
+        if name == "weight":
+            raise _no_parameter(self)
+        raise KeyError(name)
+
+    def __delitem__(self, name: str) -> None:
+        super().__delitem__(name if name in self else self[name])
+
+
+def _no_parameter(parameters: dict) -> TypeError:
+    return TypeError(
+        "a layer with a sparsity pattern has no Parameter 'weight' to be made of others, it has "
+        f"{', '.join(parameters)}: apply weight norm, spectral norm, torch.nn.utils.prune and the like to a dense "
+        "layer, before sparsify"
+    )
 
 
 _tensor: Any = Tensor  # its attributes are descriptors, which its annotations do not say
@@ -64,11 +146,11 @@ class EffectiveWeight(Tensor):
             would be lost (hooks, `data_ptr`): use `layer.stored`, the Parameter.
     """
 
-    _layer: Owner
+    _layer: WeightAccess
     _detached: bool
 
     @staticmethod
-    def __new__(cls, layer: Owner, detached: bool = False) -> EffectiveWeight:
+    def __new__(cls, layer: WeightAccess, detached: bool = False) -> EffectiveWeight:
         stored = layer.stored
         self = Tensor._make_wrapper_subclass(
             cls,
@@ -80,7 +162,7 @@ class EffectiveWeight(Tensor):
         self._layer, self._detached = layer, detached
         return self
 
-    def __init__(self, layer: Owner, detached: bool = False) -> None:
+    def __init__(self, layer: WeightAccess, detached: bool = False) -> None:
         super().__init__()
 
     @classmethod

@@ -13,14 +13,14 @@ from ..ops.choice import Choice, card_of
 from ..ops.conv import Window
 from ..topology import Topology, is_pattern, kept
 from . import copies
-from .effective import EffectiveWeight
+from .effective import WeightAccess
 from .probe import Probe
 
 Layer = TypeVar("Layer", bound="PatternLayer")
 INDEX = ("row_ptr", "col", "t_ptr", "t_row", "t_pos", "tile_ptr", "t_tile_ptr", "bits")
 
 
-class PatternLayer(nn.Module):
+class PatternLayer(WeightAccess):
     """A layer whose weight has a sparsity pattern: the pattern, its kernel, conversion and files.
 
     Two subclasses make a layer. One says how the weight is stored: the name of its Parameter (`WEIGHT`) and what comes
@@ -125,18 +125,6 @@ class PatternLayer(nn.Module):
         """The weights of the dense twin or of a layer with a pattern."""
         raise NotImplementedError
 
-    def dense_weight(self) -> Tensor:
-        """The weight of the dense twin, zeros in place, differentiable in the Parameter as the layer's output is."""
-        raise NotImplementedError
-
-    def dense_gradient(self) -> Tensor | None:
-        """The gradient of the Parameter, of the shape of the dense weight."""
-        raise NotImplementedError
-
-    def write_weight(self, dense: Tensor) -> None:
-        """Gives the active weights their values in `dense`, of the weight's shape."""
-        raise NotImplementedError
-
     def adopt(self, weight: Tensor, row_ptr: Tensor, col: Tensor) -> Tensor:
         """Installs a saved pattern; returns what the Parameter becomes of the saved weight."""
         raise NotImplementedError
@@ -145,43 +133,6 @@ class PatternLayer(nn.Module):
     def stored(self) -> nn.Parameter:
         """The Parameter of the weight."""
         return getattr(self, self.WEIGHT)
-
-    # ---- the weight as others see it
-
-    @property
-    def weight(self) -> Tensor:
-        """The dense weight that the layer computes with, zeros in place, for code that reads `.weight`.
-
-        It is made when something computes with it; the layer itself never does. Changes in place reach the active
-        weights; a weight that is assigned must be zero where this one is. See `EffectiveWeight`."""
-        return self.dense_weight() if torch.compiler.is_compiling() else EffectiveWeight(self)
-
-    @weight.setter
-    def weight(self, value: Tensor) -> None:
-        raise TypeError(
-            f"cannot assign {type(value).__name__} as the weight of a {type(self).__name__}: expected an nn.Parameter, "
-            "or change layer.weight.data in place"
-        )
-
-    @torch.no_grad()
-    def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
-        """As every module; `layer.weight = nn.Parameter(...)` gives the weight that exists other values.
-
-        Raises:
-            ValueError: that Parameter has another shape, or nonzeros where the layer has none.
-        """
-        if name != "weight" or param is None:
-            super().register_parameter(name, param)
-            return
-        if tuple(param.shape) != self.weight_shape:
-            raise ValueError(f"weight must have shape {self.weight_shape}, got {tuple(param.shape)}")
-        extra = int((param * ~self.topology.mask()).count_nonzero())
-        if extra:
-            raise ValueError(
-                f"the weight assigned to this {type(self).__name__} has {extra} nonzeros where the layer has none: "
-                "make a new layer with from_dense, or change layer.weight.data in place"
-            )
-        self.write_weight(param)
 
     # ---- pattern
 

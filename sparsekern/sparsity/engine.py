@@ -17,7 +17,7 @@ from .method import Method
 from .origin import Origin
 from .passes import Batches
 from .site import LayerSite, Site
-from .sites import check_held, followers_of, passes_of, sites_of
+from .sites import check_held, followers_of, passes_of, share_patterns, sites_of
 from .stance import EagerSteps
 from .start import roomy
 from .starts import Loss
@@ -51,6 +51,7 @@ class Engine:
         self.passes = passes_of(model, method, batches, loss)
         self.sites: list[Any] = sites_of(model, method)
         check_held(self.sites, optimizer)
+        share_patterns(self.sites)
         self.followers = [followers_of(follower, self.sites) for follower in followers]
         seed = parallel.common_seed(int(torch.randint(2**62, ()))) if generator is None else 0
         self.generator = generator or torch.Generator().manual_seed(seed)

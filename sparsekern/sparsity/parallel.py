@@ -30,8 +30,12 @@ def mean(tensor: Tensor) -> Tensor:
 
 def common_seed(seed: int) -> int:
     """The seed of rank 0."""
+    return int(of_first(torch.tensor([seed]))) if ranks() > 1 else seed
+
+
+def of_first(tensor: Tensor) -> Tensor:
+    """The tensor of rank 0, which has the same shape on all; `tensor` itself on one."""
     if ranks() > 1:
-        box = torch.tensor([seed])
-        dist.broadcast(box, 0)
-        seed = int(box)
-    return seed
+        tensor = tensor.clone()
+        dist.broadcast(tensor, 0)
+    return tensor

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from ..nn import MaskedLayer, PatternLayer, SparseLayer
+from ..topology import Topology
+from . import parallel
 from .master import MasterSite, ParkedSite
 from .method import Method
 from .passes import ArmedStep, Batches, GrowthBatches
@@ -70,6 +72,27 @@ def followers_of(model: nn.Module, sites: Sequence[LayerSite]) -> dict[str, Patt
 def plain(name: str) -> str:
     """A module's name without the wrappers of DDP, `AveragedModel` and `torch.compile`."""
     return ".".join(part for part in name.split(".") if part not in ("module", "_orig_mod"))
+
+
+def share_patterns(sites: Sequence[LayerSite]) -> None:
+    """Gives every layer the pattern that it has on rank 0, whose weights `DistributedDataParallel` gave it.
+
+    Raises:
+        ValueError: a layer has room for another number of weights there.
+    """
+    if parallel.ranks() == 1:
+        return
+    for site in sites:
+        own = site.active
+        capacity = int(parallel.of_first(torch.tensor([own.capacity], device=own.device)))
+        if capacity != own.capacity:
+            raise ValueError(
+                f"{site.name} has room for {own.capacity} weights on rank {parallel.rank()}, for {capacity} on rank 0: "
+                "make it of the same topology on every rank"
+            )
+        common = Topology(own.shape, parallel.of_first(own.row_ptr), parallel.of_first(own.col))
+        if not common.same_pattern(own):
+            site.module.set_topology(common)
 
 
 def check_held(sites: Sequence[LayerSite], optimizer: torch.optim.Optimizer) -> None:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, linear
+from torch.nn.utils import prune, spectral_norm, weight_norm
 
 import sparsekern as sk
 
@@ -159,6 +160,16 @@ def test_batch_norm_is_folded(name: str) -> None:
     fused = fuse(layer.eval(), norm.eval())
     assert type(fused) is type(layer)
     torch.testing.assert_close(fused(x), norm(layer(x)))
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*deprecated")
+def test_what_makes_weights_of_others_says_why_it_does_not_fit(name: str) -> None:
+    for change in (weight_norm, spectral_norm, lambda layer: prune.l1_unstructured(layer, "weight", 0.5)):
+        layer, x = make(name)
+        before = layer(x)
+        with pytest.raises(TypeError, match=r"has no Parameter 'weight'.*before sparsify"):
+            change(layer)
+        assert torch.equal(layer(x), before)
 
 
 def test_copies_are_dense(name: str, tmp_path: Any) -> None:

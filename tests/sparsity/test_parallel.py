@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 from trajectories import EPOCH, NAMES, STEPS, batches, make, network
@@ -24,6 +25,7 @@ def _rank(rank: int, path: str) -> None:
     torch.set_num_threads(1)
     data = batches("conv", 2 * STEPS)[rank::2]
     results = {name: _train(name, data, rank) for name in CHANGING}
+    results["by hand"] = _by_hand(data, rank)
     torch.save({**results, **{name: _score(name, data, rank) for name in SCORED}}, f"{path}/{rank}.pt")
     dist.destroy_process_group()
 
@@ -50,6 +52,20 @@ def _train(name: str, data: list, rank: int) -> dict[str, Any]:
         replaced += optimizer.reallocated
     state = optimizer.state_dict()["optimizer"]["state"]
     return {"changes": changes, "replaced": replaced, "model": model.state_dict(), "optimizer": state}
+
+
+def _by_hand(data: list, rank: int) -> dict[str, torch.Tensor]:
+    """Layers that every rank made of a random pattern of its own."""
+    torch.manual_seed(rank)
+    model = nn.Sequential(nn.Flatten(), sk.SparseLinear(data[0][0][0].numel(), 4, sparsity=0.9)).double()
+    wrapped = DistributedDataParallel(model)
+    method = sk.methods.set(sparsity=0.9, total_steps=STEPS, every=STEPS - 1)
+    optimizer = sk.Sparsifier(wrapped, torch.optim.SGD(wrapped.parameters(), lr=0.05), method)
+    for x, y in data[:3]:
+        optimizer.zero_grad()
+        cross_entropy(wrapped(x), y).backward()
+        optimizer.step()
+    return model.state_dict()
 
 
 def _score(name: str, data: list, rank: int) -> dict[str, torch.Tensor]:
@@ -85,5 +101,11 @@ def test_ranks_stay_one_network(name: str, ranks: list[dict]):
 def test_ranks_score_alike(name: str, ranks: list[dict]):
     first, second = (found[name] for found in ranks)
     assert first
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_layers_made_by_hand_get_the_pattern_of_the_first_rank(ranks: list[dict]):
+    first, second = (found["by hand"] for found in ranks)
     assert first.keys() == second.keys()
     assert all(torch.equal(first[key], second[key]) for key in first)
