@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -43,6 +44,15 @@ def synchronized(twin: PatternLayer) -> None:
     if twin in _marks:
         _marks[twin] = fingerprint(twin.stored)
         twin.outdated = False
+
+
+@contextmanager
+def moved(twin: PatternLayer) -> Iterator[None]:
+    """A change of device or dtype within it does not count as written weights."""
+    kept = twin in _marks and not written(twin)
+    yield
+    if kept:
+        _marks[twin] = fingerprint(twin.stored)
 
 
 def of(layer: PatternLayer) -> Iterator[PatternLayer]:

@@ -181,7 +181,8 @@ class PatternLayer(WeightAccess):
 
     def _apply(self, fn: Any, recurse: bool = True) -> PatternLayer:
         """Moves the index along with the weight; another device may have another kernel."""
-        super()._apply(fn, recurse)
+        with copies.moved(self):
+            super()._apply(fn, recurse)
         self._follow_weight()
         return self
 

@@ -54,8 +54,8 @@ def test_an_average_that_does_not_follow_is_refused(name: str) -> None:
 def test_snapshots_and_twins_go_their_own_ways(name: str) -> None:
     model, optimizer = training(name)
     x = torch.randn(5, 20)
-    snapshot, loaded, twin = (copy.deepcopy(model) for _ in range(3))
-    before = snapshot(x)
+    snapshot, loaded, twin, deployed = (copy.deepcopy(model) for _ in range(4))
+    before, narrow = snapshot(x), deployed.bfloat16()(x.bfloat16())
     trainer = torch.optim.SGD(twin.parameters(), lr=0.1)
     for i in range(12):
         step(model, optimizer, i)
@@ -65,6 +65,7 @@ def test_snapshots_and_twins_go_their_own_ways(name: str) -> None:
         twin(x).square().mean().backward()
         trainer.step()
     assert torch.equal(snapshot(x), before)
+    assert torch.equal(deployed(x.bfloat16()), narrow)
     assert twin(x).isfinite().all()
 
 
