@@ -1,5 +1,8 @@
 """Sparse training of neural networks that saves time and memory: the zeros are neither stored nor multiplied."""
 
+from . import process as process  # before the imports that take time
+
+# isort: split
 from . import ops
 from .nn import MaskedConv2d, MaskedLinear, MemoryReport, SparseConv2d, SparseLinear, densify, memory_report, shrink
 from .sparsity import Method, Sparsifier, methods, sparsify

@@ -13,6 +13,7 @@ PACKAGE = Path(sparsekern.__file__).parent
 
 # Each group may import what stands above it, and within itself. What the methods are written in knows operators only.
 GROUPS = [
+    {"process"},
     {"ops"},
     {"sparsity.schedules", "sparsity.scores", "sparsity.views", "sparsity.distributions", "sparsity.parallel"},
     {"topology"},

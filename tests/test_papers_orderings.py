@@ -8,6 +8,7 @@ from benchmarks.papers.experiments import EXPERIMENTS
 from benchmarks.papers.orderings import Claim
 from sparsekern import methods
 from sparsekern.cli.files import write_json, write_lines
+from sparsekern.cli.options import resolve
 
 CLAIM = Claim("rigl", "set", "Somebody et al.", (0.9,))
 
@@ -84,8 +85,11 @@ def test_results_hold_the_orderings_and_a_picture(tmp_path):
         if r.what in ("rigl", "set", "dense"):
             folder = folders[r] = tmp_path / r.name
             folder.mkdir()
-            summary = dict.fromkeys(results.SUMMARY, 0.5) | {"train_seconds": 1, "threads": 1, "peak_weight_bytes": 9}
+            summary: dict = dict.fromkeys(results.SUMMARY, 0.5) | {"train_seconds": 1, "sparsity_target": None}
+            summary |= dict.fromkeys(("method", "model", "data", "backend"), r.what)
+            summary |= dict.fromkeys(("nnz", "epochs", "seed", "prunable", "threads", "peak_memory_bytes"), 1)
             write_json(folder / "summary.json", summary | {"test_accuracy": 0.9 + 0.01 * (r.what == "rigl")})
+            write_json(folder / "config.json", resolve({"epochs": 1}))
             epoch = {"test_accuracy": 0.5, "sparsity": 0.0, "layers": [], "cpu_seconds_per_step": 0.001}
             write_lines(folder / "metrics.jsonl", [epoch])
     text = results.write(tmp_path / "out", experiment, folders)

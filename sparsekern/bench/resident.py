@@ -1,13 +1,13 @@
 """Peak memory, measured in processes of its own: on the CPU what is resident, on a GPU what is allocated."""
 
 import json
-import os
 import subprocess
-import sys
 from contextlib import suppress
 from pathlib import Path
 
 import torch
+
+from ..process import command
 
 PROCESSES = 3
 
@@ -18,12 +18,9 @@ def median(module: str, *arguments: str) -> dict:
     Raises:
         RuntimeError: one of them failed.
     """
-    package = str(Path(__file__).resolve().parents[2])
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([package, os.environ.get("PYTHONPATH", "")])}
     results = []
     for _ in range(PROCESSES):
-        command = [sys.executable, "-m", module, *arguments]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        done = subprocess.run(command(module, *arguments), capture_output=True, text=True)
         if done.returncode:
             raise RuntimeError(f"measuring {' '.join(arguments)} failed: {done.stderr.strip().splitlines()[-1]}")
         results.append(json.loads(done.stdout))

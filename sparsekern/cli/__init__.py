@@ -1,10 +1,14 @@
 """The command `sparsekern`."""
 
 import argparse
+import io
+import os
 import sys
 import warnings
+from contextlib import suppress
 from typing import Any
 
+from .. import process
 from . import bench, compare, demo, info, methods, plot, train
 from .errors import RunError, UsageError
 
@@ -30,7 +34,24 @@ def _warn(message: Any, *_: Any, **__: Any) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs a command line and returns its exit status; a user's mistake is a message, never a traceback."""
+    """Runs a command line, that of this process by default, and returns its exit status; a user's mistake is a message,
+    never a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal may lack the letters of a path
+            stream.reconfigure(errors="backslashreplace")
+    process.listen()
+    try:
+        status = _status(argv)
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader of our output, `head` say, has gone
+        status = _hush(1)
+    except OSError as error:
+        status = _hush(_fail(f"cannot write the output: {error.strerror}", 1))
+    process.end()
+    return status
+
+
+def _status(argv: list[str] | None) -> int:
     try:
         arguments = _parser().parse_args(argv)
         with warnings.catch_warnings():
@@ -38,14 +59,34 @@ def main(argv: list[str] | None = None) -> int:
             return arguments.run(arguments)
     except SystemExit as stop:  # argparse: 0 for --help, 2 for wrong usage
         return stop.code if isinstance(stop.code, int) else 2
-    except UsageError as error:
-        print(f"sparsekern: {error}", file=sys.stderr)
-        return 2
-    except RunError as error:
-        print(f"sparsekern: {error}", file=sys.stderr)
-        return 1
     except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:  # the reader of our output, `head` say, has gone
-        sys.stderr.close()
-        return 1
+        return process.STOPPED
+    except UsageError as error:
+        return _fail(str(error), 2)
+    except RunError as error:
+        return _fail(str(error), 1)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        if error.filename is None:
+            raise
+        return _fail(f"{error.filename}: {error.strerror}", 2)
+    except Exception:
+        if process.interrupted:  # compiled modules make other errors of it
+            return process.STOPPED
+        raise
+
+
+def _fail(message: str, status: int) -> int:
+    if process.interrupted:
+        return process.STOPPED
+    with suppress(OSError):
+        print(f"sparsekern: {message}", file=sys.stderr)
+    return status
+
+
+def _hush(status: int) -> int:
+    """Nothing more is written, not even what the interpreter would flush as it ends."""
+    with suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return status

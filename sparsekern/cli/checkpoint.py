@@ -1,20 +1,66 @@
 """The files of a run folder."""
 
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from .errors import UsageError, require
+from . import seal, stored
+from .errors import RunError, UsageError, first_line, require
 from .files import read_json, write, write_json, write_lines
+from .options import DEFAULTS, RESUMABLE
+from .structure import brief, check
 
-VERSION = 1
+VERSION = 2  # 1, of release 0.1, has no checksum
 CONFIG = "config.json"
 CHECKPOINT = "checkpoint.pt"
 METRICS = "metrics.jsonl"
 SUMMARY = "summary.json"
 WEIGHTS = "model.safetensors"
 REPORT = "report.png"
+FILES = [CHECKPOINT, CONFIG, METRICS, WEIGHTS, REPORT, SUMMARY]
+
+
+def finite(value: Any) -> str | None:
+    fits = isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
+    return None if fits else "a finite number"
+
+
+def count(value: Any) -> str | None:
+    return None if type(value) is int and value >= 0 else "a whole number, 0 or more"
+
+
+LAYER = {"name": str, "shape": [int], "nnz": count, "sparsity": finite, "iou_first": finite, "iou_last": finite}
+EPOCH = {
+    "epoch": count,
+    "train_loss": float,
+    "test_loss": float,
+    "test_accuracy": finite,
+    "sparsity": finite,
+    "nnz": count,
+    "layers": [LAYER],
+}
+SUMMARY_SHAPE = {
+    **dict.fromkeys(("method", "model", "data", "backend"), str),
+    **dict.fromkeys(("nnz", "epochs", "seed", "prunable", "peak_memory_bytes"), count),
+    "test_loss": float,
+    **dict.fromkeys(("test_accuracy", "sparsity", "seconds_per_step", "train_seconds"), finite),
+    "sparsity_target": (finite, type(None)),
+}
+STATE_SHAPE = {
+    "config": stored.CONFIG,
+    "data": {"train": count, "test": count, "shape": [int], "classes": count},
+    "model": dict,
+    "optimizer": dict,
+    "scaler": dict,
+    "rng": torch.Tensor,
+    "cuda_rng": (torch.Tensor, type(None)),
+    "epoch": count,
+    "step": count,
+    "seconds": [finite],
+    "history": [EPOCH],
+}
 
 
 def holds_run(folder: Path) -> bool:
@@ -22,42 +68,80 @@ def holds_run(folder: Path) -> bool:
 
 
 def finished(folder: Path) -> bool:
-    return (folder / SUMMARY).exists()
+    """Whether the summary is of the last epoch of its configuration: that of a prolonged run may be older."""
+    try:
+        return read_summary(folder)["epochs"] == read_config(folder)["epochs"]
+    except UsageError:
+        return False
+
+
+def complete(folder: Path, epochs: int) -> bool:
+    """Whether the summary is of so many epochs, and the files written before it are those that it was written with."""
+    try:
+        summary = read_summary(folder)
+        files = summary.get("files", {})
+        return summary["epochs"] == epochs and all(seal.digest(folder / name) == files[name] for name in files)
+    except (UsageError, OSError):
+        return False
 
 
 def read_config(folder: Path) -> dict:
     if not (folder / CONFIG).is_file():
+        if (folder / CHECKPOINT).is_file():  # stopped before the first configuration was written
+            return load(folder)["config"]
         raise UsageError(f"{folder} holds no run: there is no {CONFIG} in it")
-    config = read_json(folder / CONFIG)
-    if not isinstance(config, dict):
-        raise UsageError(f"{folder / CONFIG} is damaged: expected an object")
-    return config
+    return DEFAULTS | read_json(folder / CONFIG, stored.CONFIG)
 
 
 def save(folder: Path, state: dict) -> None:
-    write(folder / CHECKPOINT, lambda file: torch.save(state, file))
+    write(folder / CHECKPOINT, lambda file: seal.save(file, state))
 
 
 def load(folder: Path) -> dict:
+    """The checkpoint of the run in a folder.
+
+    Raises:
+        UsageError: there is none, it is damaged, or it is of another run than the configuration beside it.
+    """
     path = folder / CHECKPOINT
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = seal.load(path)
     except FileNotFoundError as error:
         raise UsageError(f"{folder} holds no run to resume: there is no {CHECKPOINT} in it") from error
     except Exception as error:  # what is no pickle raises whatever its bytes happen to mean
-        raise UsageError(f"{path} is damaged: {str(error).splitlines()[0] if str(error) else error!r}") from error
+        raise UsageError(f"{path} is damaged: {first_line(error)}") from error
     if not isinstance(state, dict) or "version" not in state:
         raise UsageError(f"{path} is not a checkpoint of sparsekern")
-    if state["version"] != VERSION:
-        raise UsageError(f"expected a checkpoint of version {VERSION}, got {state['version']}")
+    if state["version"] not in (1, VERSION):
+        raise UsageError(f"{path}: expected a checkpoint of version 1 or {VERSION}, got {brief(state['version'])}")
+    if state["version"] == VERSION and not seal.sealed(path):
+        raise UsageError(f"{path} is damaged: its checksum is missing")
+    check(state, STATE_SHAPE, str(path))
+    if len(state["history"]) != state["epoch"] or len(state["seconds"]) != state["epoch"]:
+        raise UsageError(f"{path} is damaged: history: expected {state['epoch']} epochs, got {len(state['history'])}")
+    state["config"] = DEFAULTS | state["config"]
+    if (folder / CONFIG).is_file():
+        _check_same_run(folder, state["config"], read_config(folder))
     return state
+
+
+def _check_same_run(folder: Path, there: dict, here: dict) -> None:
+    for name in sorted({*there, *here} - RESUMABLE):
+        if there.get(name) != here.get(name):
+            raise UsageError(
+                f"{folder / CHECKPOINT} is of another run than {CONFIG} beside it: {name} is "
+                f"{brief(there.get(name))}, not {brief(here.get(name))}"
+            )
 
 
 def save_weights(folder: Path, state: dict[str, Any]) -> None:
     """The model's state dict as safetensors."""
-    save_file = require("safetensors.torch").save_file
+    safetensors = require("safetensors")
     tensors = {name: t.detach().contiguous().cpu() for name, t in state.items() if isinstance(t, torch.Tensor)}
-    write(folder / WEIGHTS, lambda file: save_file(tensors, file, metadata={"format": "pt"}))
+    try:
+        write(folder / WEIGHTS, lambda f: require("safetensors.torch").save_file(tensors, f, metadata={"format": "pt"}))
+    except safetensors.SafetensorError as error:  # which it makes of what the system says
+        raise RunError(f"cannot write {folder / WEIGHTS}: {first_line(error)}") from error
 
 
 def save_history(folder: Path, history: list[dict]) -> None:
@@ -65,11 +149,19 @@ def save_history(folder: Path, history: list[dict]) -> None:
 
 
 def save_summary(folder: Path, summary: dict) -> None:
-    write_json(folder / SUMMARY, summary)
+    """Written last: it vouches for the files before it."""
+    files = {name: seal.digest(folder / name) for name in (WEIGHTS, METRICS)}
+    write_json(folder / SUMMARY, seal.stamp(summary | {"files": files}))
 
 
 def read_summary(folder: Path) -> dict:
-    return read_json(folder / SUMMARY)
+    """The summary; without a checksum only if the checkpoint, of release 0.1, has none."""
+    summary = read_json(folder / SUMMARY, SUMMARY_SHAPE)
+    try:
+        required = seal.sealed(folder / CHECKPOINT)
+    except OSError:
+        required = False
+    return seal.stamped(summary, str(folder / SUMMARY), required)
 
 
 def save_config(folder: Path, config: dict) -> None:

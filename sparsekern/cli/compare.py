@@ -13,8 +13,9 @@ from . import recipes, results
 from .data import load
 from .errors import RunError, UsageError, choose, require
 from .files import folder as make_folder
+from .files import locked
 from .grid import Cell, check, run_all
-from .options import BACKENDS, add_arguments, emerges, fraction, known_options, natural, numbers, positive, resolve
+from .options import BACKENDS, add_arguments, emerges, fraction, known_options, numbers, positive, resolve, seeds
 
 DESCRIPTION = """\
 Trains every method at every sparsity with every seed, each run in a process and a folder of its own, then writes
@@ -40,7 +41,7 @@ def register(commands: Any) -> None:
     group = parser.add_argument_group("grid")
     group.add_argument("--methods", type=numbers(str), required=True, metavar="A,B")
     group.add_argument("--sparsities", type=numbers(fraction), default=[0.9], metavar="S,S", help="(default 0.9)")
-    group.add_argument("--seeds", type=numbers(natural), default=[0, 1, 2], metavar="N,N", help="(default 0,1,2)")
+    group.add_argument("--seeds", type=numbers(seeds), default=[0, 1, 2], metavar="N,N", help="(default 0,1,2)")
     group.add_argument("--backends", type=numbers(str), default=["auto"], metavar="B,B", help="(default auto)")
     group.add_argument("--jobs", type=positive, default=1, metavar="N", help="runs at a time (default 1)")
     group.add_argument("--note", default="", metavar="TEXT", help="what readers of the table should know of the data")
@@ -59,29 +60,36 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError(f"--{empty[0]} is empty")
     for package in ("safetensors.torch", "matplotlib"):
         require(package)
+    again = ("data_dir", *({"threads"} & given.keys()))  # a run that is resumed keeps its threads otherwise
     given.setdefault("threads", max(1, (os.cpu_count() or 1) // jobs))
     download = given.pop("download", False)
     given = recipes.apply(given, grid["methods"])
     options = given.pop("set", [])
     cells = _cells(grid, given, options, out)
-    load(cells[0].config, download)  # missing data is one message now instead of a failure of every run
     for cell in cells:
-        check(cell)
-    make_folder(out)
+        cell.again = again
+    load(cells[0].config, download)  # missing data is one message now instead of a failure of every run
     started = time.perf_counter()
-    try:
-        failed = run_all(cells, jobs)
-    except KeyboardInterrupt:
-        print(f"stopped; the same command goes on where it was ({out})", file=sys.stderr)
-        raise
-    varied = {"method", "sparsity", "seed", "backend", "set", "horizon", "data_dir"}
-    settings = {key: value for key, value in cells[0].config.items() if key not in varied}
-    settings |= {"set": dict(options), "jobs": jobs, "note": note}
-    print("\n" + results.write(out, settings, grid, [cell.folder for cell in cells], failed))
+    with locked(make_folder(out), results.FILES):
+        for cell in cells:
+            check(cell)
+        try:
+            failed = run_all(cells, jobs)
+        except KeyboardInterrupt:
+            print(f"stopped; the same command goes on where it was ({out})", file=sys.stderr)
+            raise
+        text = _results(out, cells, grid, failed, {"set": dict(options), "jobs": jobs, "note": note})
+    print("\n" + text)
     print(f"{out / 'table.md'}, {out / 'figure.png'}, {out / 'results.json'} in {time.perf_counter() - started:.0f} s")
     if failed:
         raise RunError(f"{len(failed)} of {len(cells)} runs failed: " + ", ".join(f["log"] for f in failed))
     return 0
+
+
+def _results(out: Path, cells: list[Cell], grid: dict, failed: list[dict], facts: dict) -> str:
+    varied = {"method", "sparsity", "seed", "backend", "set", "horizon", "data_dir"}
+    settings = {key: value for key, value in cells[0].config.items() if key not in varied}
+    return results.write(out, settings | facts, grid, [cell.folder for cell in cells], failed)
 
 
 def _cells(grid: dict, given: dict, options: list, out: Path) -> list[Cell]:

@@ -29,3 +29,8 @@ def require(name: str) -> ModuleType:
     except ImportError as error:
         package = {"sklearn": "scikit-learn"}.get(name.partition(".")[0], name.partition(".")[0])
         raise UsageError(f"this needs {package}; install it with: pip install 'sparsekern[cli]'") from error
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line; its type if it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

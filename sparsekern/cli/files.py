@@ -1,31 +1,47 @@
-"""Files that exist whole or not at all."""
+"""Files that exist whole or not at all, and folders that one process at a time writes to."""
 
+import errno
 import json
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from .errors import UsageError
+from .errors import RunError, UsageError, first_line
+from .structure import check
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+LOCK = ".lock"
 
 
 def write(path: Path, save: Callable[[Path], Any]) -> None:
     """Calls `save` with a temporary file beside `path`, then renames it to `path`.
 
     An interrupted or failed `save` leaves what was at `path` before.
+
+    Raises:
+        RunError: the disk is full, say, or the folder cannot be written to.
     """
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
     try:
-        save(temporary)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~_umask())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            save(temporary)
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            temporary.chmod(0o666 & ~_umask())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise RunError(f"cannot write {path}: {error.strerror or first_line(error)}") from error
 
 
 def _umask() -> int:
@@ -34,29 +50,46 @@ def _umask() -> int:
     return mask
 
 
+def write_text(path: Path, text: str) -> None:
+    write(path, lambda file: file.write_text(text, encoding="utf-8"))
+
+
 def write_json(path: Path, value: Any) -> None:
-    text = json.dumps(value, indent=2) + "\n"
-    write(path, lambda file: file.write_text(text))
+    write_text(path, json.dumps(value, indent=2) + "\n")
 
 
 def write_lines(path: Path, values: list) -> None:
     """One JSON document a line."""
-    text = "".join(json.dumps(value) + "\n" for value in values)
-    write(path, lambda file: file.write_text(text))
+    write_text(path, "".join(json.dumps(value) + "\n" for value in values))
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path, shape: Any = None) -> Any:
+    """The JSON document at `path`.
+
+    Args:
+        shape: what it has to look like, see `structure.check`.
+
+    Raises:
+        UsageError: there is no such file, it holds no JSON, or something else than `shape`.
+    """
+    value = _parsed(path, json.loads)
+    check(value, shape, str(path))
+    return value
+
+
+def read_lines(path: Path, shape: Any = None) -> list:
+    """The JSON documents at `path`, one a line, each of `shape`; raises like `read_json`."""
+    values = _parsed(path, lambda text: [json.loads(line) for line in text.splitlines()])
+    for number, value in enumerate(values, 1):
+        check(value, shape, f"line {number} of {path}")
+    return values
+
+
+def _parsed(path: Path, parse: Callable[[str], Any]) -> Any:
     try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise UsageError(f"cannot read {path}: {error}") from error
-
-
-def read_lines(path: Path) -> list:
-    try:
-        return [json.loads(line) for line in path.read_text().splitlines()]
-    except (OSError, ValueError) as error:
-        raise UsageError(f"cannot read {path}: {error}") from error
+        return parse(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UsageError(f"cannot read {path}: {first_line(error)}") from error
 
 
 def folder(path: Path) -> Path:
@@ -68,3 +101,54 @@ def folder(path: Path) -> Path:
     except OSError as error:
         raise UsageError(f"cannot write to {path}: {error.strerror or error}") from error
     return path
+
+
+@contextmanager
+def locked(path: Path, names: list[str]) -> Iterator[None]:
+    """Keeps a folder for this process as long as the context lasts; the lock vanishes with the process, however that
+    ends. What killed processes left of files `names`, half written, is removed.
+
+    Raises:
+        UsageError: another process has it, or it cannot be written to.
+    """
+    try:
+        lock = _lock(path)
+        for name in names:
+            for file in path.glob(f".{name}.*"):
+                file.unlink(missing_ok=True)
+    except OSError as error:
+        raise UsageError(f"cannot write to {path}: {error.strerror or error}") from error
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            (path / LOCK).unlink()
+        lock.close()
+
+
+def _lock(path: Path) -> IO[str]:
+    """The locked file `path/.lock`, whose name is still that of this file: who unlocks it removes it first."""
+    while True:
+        file = (path / LOCK).open("a+")
+        if fcntl is None:
+            return file
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                file.seek(0)
+                holder = file.read().strip()
+                file.close()
+                by = f"process {holder}" if holder.isdecimal() else "another process"
+                raise UsageError(
+                    f"{path} is in use: {by} writes to it; wait for it, or choose another folder"
+                ) from error
+        with suppress(OSError):
+            if os.path.samestat(os.fstat(file.fileno()), (path / LOCK).stat()):
+                break
+        file.close()
+    with suppress(OSError):  # a full disk keeps nobody from resuming
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+    return file

@@ -1,9 +1,7 @@
 """Many training runs, each a process and a folder of its own: what is finished stays, what is not goes on."""
 
-import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -11,22 +9,23 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from .. import process
 from . import checkpoint
 from .errors import UsageError
 from .files import folder as make_folder
 from .options import RESUMABLE
 
-PACKAGE = Path(__file__).resolve().parents[2]
 GRACE = 30.0  # seconds that an interrupted run has to end by itself
 
 
 @dataclass
 class Cell:
-    """One run: the flags of `train`, what they resolve to, and where it lies."""
+    """One run: the flags of `train`, what they resolve to, and where it lies; of the flags, those to resume it with."""
 
     flags: dict
     config: dict
     folder: Path
+    again: tuple[str, ...] = ("data_dir",)
 
 
 def check(cell: Cell) -> None:
@@ -44,9 +43,9 @@ def check(cell: Cell) -> None:
 
 def command(cell: Cell) -> list[str]:
     """The command line that begins the run, or goes on with it."""
-    command = [sys.executable, "-m", "sparsekern", "train"]
+    command = process.command("sparsekern", "train")
     if (cell.folder / checkpoint.CHECKPOINT).exists():
-        flags = {name: cell.flags[name] for name in ("threads", "data_dir") if name in cell.flags}
+        flags = {name: cell.flags[name] for name in cell.again if name in cell.flags}
         command += ["--resume", str(cell.folder)]
     else:
         flags = cell.flags
@@ -73,8 +72,6 @@ def run_all(cells: list[Cell], jobs: int) -> list[dict]:
 
 
 def _run_all(cells: list[Cell], jobs: int) -> list[dict]:
-    environment = dict(os.environ)
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(PACKAGE), environment.get("PYTHONPATH")]))
     waiting = [cell for cell in cells if not checkpoint.finished(cell.folder)]
     done = len(cells) - len(waiting)
     if done:
@@ -85,29 +82,27 @@ def _run_all(cells: list[Cell], jobs: int) -> list[dict]:
         while waiting or running:
             while waiting and len(running) < jobs:
                 cell = waiting.pop(0)
-                make_folder(cell.folder)
-                with (cell.folder / "log.txt").open("ab") as log:
+                with (make_folder(cell.folder) / "log.txt").open("ab") as log:
                     # a session of its own: Ctrl-C reaches it once, from us, and not from the terminal as well
-                    process = subprocess.Popen(
+                    child = subprocess.Popen(
                         command(cell),
                         stdin=subprocess.DEVNULL,
                         stdout=log,
                         stderr=log,
-                        env=environment,
                         start_new_session=True,
                     )
-                running.append((cell, process, time.perf_counter()))
+                running.append((cell, child, time.perf_counter()))
             time.sleep(0.05)
             for item in [item for item in running if item[1].poll() is not None]:
                 running.remove(item)
-                cell, process, start = item
+                cell, child, start = item
                 done += 1
-                outcome = _outcome(cell, process.returncode)
+                outcome = _outcome(cell, child.returncode)
                 if outcome is not None:
                     failed.append(outcome)
                 print(f"[{done}/{len(cells)}] {cell.folder.name}: {_news(cell, outcome, start)}", flush=True)
     finally:
-        _stop([process for _, process, _ in running])
+        _stop([child for _, child, _ in running])
     return failed
 
 
@@ -124,17 +119,17 @@ def _terminated_like_interrupted() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _stop(processes: list[subprocess.Popen]) -> None:
+def _stop(children: list[subprocess.Popen]) -> None:
     """Interrupts them and waits. What ignores that, as processes in the background of a script do, is killed."""
-    for process in processes:
-        process.send_signal(signal.SIGINT)
+    for child in children:
+        child.send_signal(signal.SIGINT)
     end = time.monotonic() + GRACE
-    for process in processes:
+    for child in children:
         try:
-            process.wait(max(0.0, end - time.monotonic()))
+            child.wait(max(0.0, end - time.monotonic()))
         except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+            child.kill()
+            child.wait()
 
 
 def _outcome(cell: Cell, status: int) -> dict | None:

@@ -3,7 +3,7 @@
 import argparse
 import ast
 import inspect
-import os
+import math
 import warnings
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -13,6 +13,7 @@ from .. import methods
 from . import models
 from .data import DATA
 from .errors import UsageError, choose
+from .structure import brief
 
 BACKENDS = ["auto", "sparse", "masked", "dense"]
 OPTIMIZERS = ["sgd", "adam", "adamw"]
@@ -48,30 +49,39 @@ DEFAULTS: dict[str, Any] = {
     "seed": 0,
     "device": "cpu",
 }
-# What a resumed run may change: neither alters what the finished epochs computed.
+# What a resumed run may change: none alters what the finished epochs computed.
 RESUMABLE = {"epochs", "threads", "data_dir"}
 
 
-def _bounded(kind: type, low: float, high: float = float("inf"), what: str = "") -> Any:
-    """An argparse type: a number of `kind` with `low <= number < high`."""
+class Bounded:
+    """A number of `kind` with `low <= number < high`: an argparse type, and a shape of `structure.check`."""
 
-    def parse(text: str) -> Any:
+    def __init__(self, kind: type, low: float, high: float, what: str) -> None:
+        self.kind, self.low, self.high, self.what = kind, low, high, what
+
+    def __call__(self, text: str) -> Any:
         try:
-            number = kind(text)
+            number = self.kind(text)
         except ValueError:
             number = None
-        if number is None or not low <= number < high:
-            raise argparse.ArgumentTypeError(f"expected {what}, got {text!r}")
+        if number is None or not self.low <= number < self.high:
+            raise argparse.ArgumentTypeError(f"expected {self.what}, got {brief(text)}")
         return number
 
-    return parse
+    def mismatch(self, value: Any) -> str | None:
+        wide = (float, int) if self.kind is float else self.kind
+        fits = isinstance(value, wide) and not isinstance(value, bool) and self.low <= value < self.high
+        return None if fits else self.what
 
 
-positive = _bounded(int, 1, what="a whole number, 1 or more")
-natural = _bounded(int, 0, what="a whole number, 0 or more")
-real = _bounded(float, 0, what="a number, 0 or more")
-fraction = _bounded(float, 0, 1, what="a number in [0, 1)")
-above_zero = _bounded(float, 5e-324, what="a number above 0")
+positive = Bounded(int, 1, 2**31, "a whole number, 1 or more")
+natural = Bounded(int, 0, 2**31, "a whole number, 0 or more")
+seeds = Bounded(int, 0, 2**64, "a whole number from 0 to 2^64 - 1")  # what a torch.Generator takes
+processors = Bounded(int, 1, 1025, "a whole number from 1 to 1024")
+fraction = Bounded(float, 0, 1, "a number in [0, 1)")
+# Far from where fp32 ends, as optimizers multiply and divide by more than the learning rate.
+real = Bounded(float, 0, 1e33, "a number, 0 or more and below 1e33")
+above_zero = Bounded(float, 5e-324, 1e33, "a number above 0 and below 1e33")
 
 
 def numbers(parse: Any) -> Any:
@@ -145,10 +155,10 @@ def add_arguments(parser: argparse.ArgumentParser, *, grid: bool = False) -> Non
     group.add_argument("--compile", action="store_true", help="torch.compile the model; on a GPU with CUDA graphs")
     if not grid:
         group.add_argument(
-            "--seed", type=natural, metavar="N", help="decides weights, pattern, data order and split (default 0)"
+            "--seed", type=seeds, metavar="N", help="decides weights, pattern, data order and split (default 0)"
         )
     group.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1")
-    group.add_argument("--threads", type=positive, metavar="N", help="of torch; results do not depend on it")
+    group.add_argument("--threads", type=processors, metavar="N", help="of torch (default: its own)")
     for action in parser._actions:
         if action.dest == "help" or action.required or action.dest not in {*DEFAULTS, "download"}:
             continue
@@ -166,9 +176,7 @@ def resolve(given: dict) -> dict:
     """
     config = DEFAULTS | given
     config["set"] = dict(config["set"])
-    choose("method", config["method"], methods.names())
-    choose("data set", config["data"], list(DATA))
-    models.check(config["model"])
+    check(config)
     if config["method"] == "dense":
         if given.get("sparsity"):
             raise UsageError("the method dense has no --sparsity; leave it out or choose a sparse method")
@@ -193,11 +201,33 @@ def resolve(given: dict) -> dict:
     if config["target"] is not None and config["data"] != "csv":
         raise UsageError("--target belongs to --data csv")
     config["milestones"] = sorted(config["milestones"])
-    config["device"] = device(config["device"])
-    if config["amp"] == "fp16" and config["device"] == "cpu":
-        raise UsageError("--amp fp16 needs a CUDA device; on the CPU use --amp bf16")
-    _check_options(config["method"], config["set"])
+    config["threads"] = config["threads"] or torch.get_num_threads()
     return config | {"horizon": config["epochs"]}
+
+
+def check(config: dict) -> None:
+    """Checks the names in a configuration, and what this machine has to have for it.
+
+    Raises:
+        UsageError: one of them is unknown.
+    """
+    choose("method", config["method"], methods.names())
+    choose("data set", config["data"], list(DATA))
+    models.check(config["model"])
+    _check_options(config["method"], config["set"])
+    if device(config["device"]) == "cpu" and config["amp"] == "fp16":
+        raise UsageError("--amp fp16 needs a CUDA device; on the CPU use --amp bf16")
+    if _largest(config) >= real.high:
+        raise UsageError(f"--lr {config['lr']:g} grows beyond {real.high:g} by --gamma {config['gamma']:g}")
+
+
+def _largest(config: dict) -> float:
+    """The largest learning rate of the schedule."""
+    decays = len(config["milestones"]) if config["schedule"] == "step" else 0
+    try:
+        return (config["lr"] or 0.0) * max(1.0, config["gamma"]) ** decays
+    except OverflowError:
+        return math.inf
 
 
 def _check_options(method: str, options: dict) -> None:
@@ -237,8 +267,3 @@ def known_options(method: str) -> list[str]:
 def emerges(method: str) -> bool:
     """Whether the sparsity is an outcome of the method, so that none need be given."""
     return inspect.signature(methods.get(method)).parameters["sparsity"].default is None
-
-
-def threads(config: dict) -> int:
-    """What `--threads` or torch's own choice comes to."""
-    return config["threads"] or torch.get_num_threads() or os.cpu_count() or 1

@@ -4,9 +4,10 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from . import checkpoint, figures
+from . import checkpoint, figures, results
 from .errors import UsageError
 from .files import read_json, read_lines
+from .structure import check
 
 
 def register(commands: Any) -> None:
@@ -20,12 +21,13 @@ def register(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     folder = arguments.folder
     if (folder / "results.json").is_file():
-        results = read_json(folder / "results.json")
-        if not results["table"]:
+        found = read_json(folder / "results.json", {"table": list})
+        if not found["table"]:
             raise UsageError(f"{folder} has no finished run: nothing to draw")
-        path = figures.draw_comparison(folder, results)
+        check(found, results.SHAPE, str(folder / "results.json"))
+        path = figures.draw_comparison(folder, found)
     elif (folder / checkpoint.CONFIG).is_file():
-        history = read_lines(folder / checkpoint.METRICS)
+        history = read_lines(folder / checkpoint.METRICS, checkpoint.EPOCH)
         if not history:
             raise UsageError(f"{folder} has not finished an epoch yet: nothing to draw")
         path = figures.draw_run(folder / checkpoint.REPORT, checkpoint.read_config(folder), history)

@@ -4,6 +4,24 @@ from pathlib import Path
 from statistics import fmean, stdev
 
 from . import checkpoint, figures, files
+from .checkpoint import count, finite
+from .options import fraction
+
+FILES = ["results.json", "table.md", "figure.png"]
+# What the picture is drawn from.
+SHAPE = {
+    "settings": {"model": str, "data": str, "epochs": count},
+    "seeds": list,
+    "table": [
+        {
+            "method": str,
+            "backend": str,
+            "sparsity": fraction.mismatch,
+            "accuracy_mean": finite,
+            "accuracy_std": (finite, type(None)),
+        }
+    ],
+}
 
 
 def write(out: Path, settings: dict, grid: dict, folders: list[Path], failed: list[dict]) -> str:
@@ -19,7 +37,7 @@ def write(out: Path, settings: dict, grid: dict, folders: list[Path], failed: li
     }
     files.write_json(out / "results.json", results)
     text = render(results)
-    files.write(out / "table.md", lambda file: file.write_text(text))
+    files.write_text(out / "table.md", text)
     if runs:
         figures.draw_comparison(out, results)
     return text

@@ -16,7 +16,7 @@ from ..nn.convert import prunable_layers
 from ..nn.memory import PARTS
 from .checkpoint import VERSION
 from .data import Data
-from .errors import RunError, UsageError
+from .errors import RunError, UsageError, first_line
 from .models import build
 
 
@@ -63,8 +63,7 @@ class Run:
         self.cpu_seconds = 0.0  # of a step of the last epoch, over all threads
         self.most_bytes = 0  # that the weights and what goes with them took in the last epoch
         self.history: list[dict] = []
-        if config["threads"]:
-            torch.set_num_threads(config["threads"])
+        torch.set_num_threads(config["threads"])
         torch.manual_seed(config["seed"])
         self.loss: Callable[[Tensor, Tensor], Tensor] = nn.CrossEntropyLoss(label_smoothing=config["label_smoothing"])
         self.model = build(config["model"], data.shape, data.classes, config["width"]).to(self.device)
@@ -124,7 +123,7 @@ class Run:
     def _batches(self, epoch: int, size: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
         """The training batches of an epoch: a function of seed and epoch, so that resuming finds them again. Before the
         first epoch lie those that patterns are scored on."""
-        generator = torch.Generator().manual_seed(self.config["seed"] * 1_000_003 + epoch + 1)
+        generator = torch.Generator().manual_seed((self.config["seed"] * 1_000_003 + epoch + 1) % 2**64)
         rows = torch.randperm(len(self.data.train), generator=generator)
         return self.data.train.batches(rows, size or self.config["batch_size"], generator)
 
@@ -249,10 +248,10 @@ class Run:
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.scaler.load_state_dict(state["scaler"])
-        except (RuntimeError, ValueError, KeyError) as error:
-            raise UsageError(f"the checkpoint is of another model: {error}") from error
-        torch.set_rng_state(state["rng"])
-        if self.device.type == "cuda" and state.get("cuda_rng") is not None:
-            torch.cuda.set_rng_state(state["cuda_rng"], self.device)
+            torch.set_rng_state(state["rng"])
+            if self.device.type == "cuda" and state["cuda_rng"] is not None:
+                torch.cuda.set_rng_state(state["cuda_rng"], self.device)
+        except Exception as error:  # what does not fit raises whatever it leads to
+            raise UsageError(f"the checkpoint is of another model: {first_line(error)}") from error
         self.epoch, self.step = state["epoch"], state["step"]
         self.seconds, self.history = list(state["seconds"]), list(state["history"])

@@ -3,7 +3,9 @@
 import argparse
 import os
 import sys
-from itertools import count
+import warnings
+from contextlib import suppress
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,8 @@ from . import checkpoint, figures, recipes
 from .data import load
 from .errors import UsageError, require
 from .files import folder as make_folder
-from .options import RESUMABLE, add_arguments, resolve, threads
+from .files import locked
+from .options import RESUMABLE, add_arguments, check, resolve
 from .progress import Progress
 from .run import Run
 
@@ -63,13 +66,43 @@ def run(arguments: argparse.Namespace) -> int:
             raise UsageError("--overwrite and --resume contradict each other")
         if "recipe" in given:
             raise UsageError("--recipe begins a run; the one to --resume has its settings already")
-        folder, state = resume, checkpoint.load(resume)
+        return _resume(resume, given, download)
+    config = resolve(recipes.apply(given))
+    _check_free(out, overwrite)
+    session = Run(config, load(config, download))
+    session.check_batches()
+    folder = _new_folder(config) if out is None else make_folder(out)
+    with locked(folder, checkpoint.FILES):
+        _check_free(folder, overwrite)  # another process may have been faster
+        for name in checkpoint.FILES:
+            if name != checkpoint.CHECKPOINT:  # which is replaced
+                (folder / name).unlink(missing_ok=True)
+        return train(session, folder)
+
+
+def _check_free(folder: Path | None, overwrite: bool) -> None:
+    if folder is not None and checkpoint.holds_run(folder) and not overwrite:
+        raise UsageError(f"{folder} already holds a run; --resume it, --overwrite it, or choose another --out")
+
+
+def _resume(folder: Path, given: dict, download: bool) -> int:
+    """Goes on with the run in a folder, from its checkpoint alone: the other files are copies of what that holds."""
+    if not (folder / checkpoint.CHECKPOINT).is_file():
+        raise UsageError(f"{folder} holds no run to resume: there is no {checkpoint.CHECKPOINT} in it")
+    with locked(folder, checkpoint.FILES):
+        state = checkpoint.load(folder)
         config = _resumed(given, state)
-    else:
-        folder, state, config = out, None, resolve(recipes.apply(given))
-        if folder is not None and checkpoint.holds_run(folder) and not overwrite:
-            raise UsageError(f"{folder} already holds a run; --resume it, --overwrite it, or choose another --out")
-    return train(config, folder, state, download)
+        try:
+            check(config)
+        except UsageError as error:
+            raise UsageError(f"{folder / checkpoint.CHECKPOINT}: {error}") from error
+        session = Run(config, load(config, download))
+        session.check_batches()
+        session.load_state_dict(state)
+        if session.epoch == config["epochs"] and checkpoint.complete(folder, session.epoch):
+            print(f"{folder} is finished: {config['epochs']} epochs. Prolong it with --epochs N.")
+            return 0
+        return train(session, folder)
 
 
 def _resumed(given: dict, state: dict) -> dict:
@@ -80,7 +113,14 @@ def _resumed(given: dict, state: dict) -> dict:
         if name not in RESUMABLE and value != config.get(name):
             flag = "--" + name.replace("_", "-")
             raise UsageError(f"the run to resume has {flag} {config.get(name)}, not {value}; leave {flag} out")
+    before = config["threads"]
     config |= given
+    config["threads"] = config["threads"] or torch.get_num_threads()
+    if before not in (None, config["threads"]):
+        warnings.warn(
+            f"--threads {config['threads']} instead of {before}: what torch multiplies may differ in its last bits",
+            stacklevel=2,
+        )
     if config["epochs"] < state["epoch"]:
         raise UsageError(f"the run to resume has done {state['epoch']} epochs, more than --epochs {config['epochs']}")
     if config["epochs"] > config["horizon"] and config["schedule"] == "cosine":
@@ -91,19 +131,9 @@ def _resumed(given: dict, state: dict) -> dict:
     return config
 
 
-def train(config: dict, folder: Path | None, state: dict | None, download: bool) -> int:
-    """Runs a configuration to its last epoch. `state` is the checkpoint to go on from."""
-    session = Run(config, load(config, download))
-    session.check_batches()
-    if state is not None:
-        session.load_state_dict(state)
-    folder = make_folder(folder or _free_folder(config))
-    if state is None:
-        for name in (checkpoint.SUMMARY, checkpoint.REPORT, checkpoint.WEIGHTS):
-            (folder / name).unlink(missing_ok=True)
-    elif session.epoch == config["epochs"] and checkpoint.finished(folder):
-        print(f"{folder} is finished: {config['epochs']} epochs. Prolong it with --epochs N.")
-        return 0
+def train(session: Run, folder: Path) -> int:
+    """Trains to the last epoch of the configuration."""
+    config = session.config
     _save(folder, session)
     print(f"{describe(config)}\n{folder}", flush=True)
     total = config["epochs"] * session.steps_per_epoch
@@ -132,12 +162,16 @@ def train(config: dict, folder: Path | None, state: dict | None, download: bool)
     return 0
 
 
-def _free_folder(config: dict) -> Path:
+def _new_folder(config: dict) -> Path:
+    """A folder in runs/ that nobody has, not even a process that looks for one at the same moment."""
     parts = [config["data"], config["model"], config["method"]]
     parts += [f"{config['sparsity']:g}"] if config["sparsity"] else []
-    base = Path("runs") / "-".join([*parts, f"seed{config['seed']}"])
-    numbered = (base.with_name(f"{base.name}-{i}") for i in count(2))
-    return base if not base.exists() else next(path for path in numbered if not path.exists())
+    base = make_folder(Path("runs")) / "-".join([*parts, f"seed{config['seed']}"])
+    for path in chain([base], (base.with_name(f"{base.name}-{i}") for i in count(2))):
+        with suppress(FileExistsError):
+            path.mkdir()
+            return path
+    raise AssertionError("no number is free")
 
 
 def describe(config: dict) -> str:
@@ -145,7 +179,7 @@ def describe(config: dict) -> str:
     sparse += "" if config["method"] == "dense" else f", backend {config['backend']}"
     return (
         f"{config['method']}{sparse}: {config['model']} on {config['data']}, {config['epochs']} epochs, "
-        f"{config['optimizer']}, seed {config['seed']}, {threads(config)} threads"
+        f"{config['optimizer']}, seed {config['seed']}, {config['threads']} threads"
     )
 
 
@@ -234,6 +268,6 @@ def summarise(session: Run) -> dict:
         "seed": config["seed"],
         "backend": config["backend"],
         "device": config["device"],
-        "threads": threads(config),
+        "threads": config["threads"],
         "torch": torch.__version__,
     }

@@ -1,5 +1,6 @@
 """Interrupted runs: the checkpoint survives, and the continued run equals the uninterrupted one bit for bit."""
 
+import errno
 import json
 import os
 import signal
@@ -7,13 +8,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import IO
 
 import pytest
 import torch
 from runs import interrupt_at, load, same
 
-from sparsekern.cli import main
-from sparsekern.cli import train as command
+from sparsekern.cli import checkpoint, main, seal
+from sparsekern.cli.errors import RunError
 from sparsekern.cli.options import resolve
 from sparsekern.cli.run import learning_rate
 
@@ -139,13 +141,13 @@ def test_failed_write_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: pyt
     assert main(["train", *FLAGS, "--epochs", "1", "--out", str(tmp_path)]) == 0
     before = (tmp_path / "checkpoint.pt").read_bytes()
 
-    def save(state: object, file: Path) -> None:
-        file.write_bytes(b"half")
-        raise OSError("disk full")
+    def save(state: object, file: IO[bytes]) -> None:
+        file.write(b"half")
+        raise OSError(errno.ENOSPC, "disk full")
 
-    monkeypatch.setattr(command.checkpoint.torch, "save", save)
-    with pytest.raises(OSError, match="disk full"):
-        command.checkpoint.save(tmp_path, {})
+    monkeypatch.setattr(seal.torch, "save", save)
+    with pytest.raises(RunError, match=r"checkpoint\.pt: disk full"):
+        checkpoint.save(tmp_path, {})
     assert (tmp_path / "checkpoint.pt").read_bytes() == before
     assert not list(tmp_path.glob(".*"))
 
