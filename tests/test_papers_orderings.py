@@ -87,7 +87,8 @@ def test_results_hold_the_orderings_and_a_picture(tmp_path):
             folder.mkdir()
             summary: dict = dict.fromkeys(results.SUMMARY, 0.5) | {"train_seconds": 1, "sparsity_target": None}
             summary |= dict.fromkeys(("method", "model", "data", "backend"), r.what)
-            summary |= dict.fromkeys(("nnz", "epochs", "seed", "prunable", "threads", "peak_memory_bytes"), 1)
+            summary |= dict.fromkeys(("nnz", "epochs", "seed", "prunable", "threads"), 1)
+            summary |= {"peak_memory_bytes": 9, "peak_weight_bytes": 9}
             write_json(folder / "summary.json", summary | {"test_accuracy": 0.9 + 0.01 * (r.what == "rigl")})
             write_json(folder / "config.json", resolve({"epochs": 1}))
             epoch = {"test_accuracy": 0.5, "sparsity": 0.0, "layers": [], "cpu_seconds_per_step": 0.001}

@@ -126,10 +126,10 @@ def locked(path: Path, names: list[str]) -> Iterator[None]:
         lock.close()
 
 
-def _lock(path: Path) -> IO[str]:
+def _lock(path: Path) -> IO[bytes]:
     """The locked file `path/.lock`, whose name is still that of this file: who unlocks it removes it first."""
     while True:
-        file = (path / LOCK).open("a+")
+        file = (path / LOCK).open("a+b", buffering=0)
         if fcntl is None:
             return file
         try:
@@ -137,7 +137,7 @@ def _lock(path: Path) -> IO[str]:
         except OSError as error:
             if error.errno in (errno.EACCES, errno.EAGAIN):
                 file.seek(0)
-                holder = file.read().strip()
+                holder = file.read().decode(errors="replace")
                 file.close()
                 by = f"process {holder}" if holder.isdecimal() else "another process"
                 raise UsageError(
@@ -149,6 +149,5 @@ def _lock(path: Path) -> IO[str]:
         file.close()
     with suppress(OSError):  # a full disk keeps nobody from resuming
         file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+        file.write(str(os.getpid()).encode())
     return file
