@@ -1,5 +1,6 @@
 """Dense layers whose masked twins the tests make."""
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -36,3 +37,13 @@ def example(name: str, dtype: torch.dtype = torch.double) -> tuple[Any, Tensor, 
     make, shape = DENSE[name]
     dense = make(dtype=dtype)
     return dense, torch.rand(dense.weight.shape) < 0.4, torch.randn(shape, dtype=dtype)
+
+
+def shares(dense: nn.Module, mask: Tensor, x: Tensor, deltas: Tensor) -> list[Tensor]:
+    """What every sample alone gives the masked weight, by its own backward pass."""
+    twin: Any = copy.deepcopy(dense)
+    twin.weight.data *= mask
+    return [
+        torch.autograd.grad(twin(sample[None]), twin.weight, delta[None])[0]
+        for sample, delta in zip(x, deltas, strict=True)
+    ]

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ..ops.masked import Record, active_values, effective, straight_through
+from ..ops.passes import Passes, Use
 from ..topology import Topology
 from .conv import Conv2dProduct, SparseConv2d
 from .layer import PatternLayer, parameter_of
@@ -51,13 +52,14 @@ class MaskedLayer(PatternLayer):
         self.moment: Tensor | None = None
         self.signature: Tensor | None = None
         self.samples = 0
-        self._recorded = -1  # the backward pass that recorded last
+        self._passes = Passes()  # that `moment` is of
 
     def forget(self) -> None:
         """Clears what backward passes have recorded."""
         if self.moment is not None or self.signature is not None:  # a module takes its time to set an attribute
             self.moment = self.signature = None
             self.samples = 0
+            self._passes.clear()
 
     def forward(self, input: Tensor) -> Tensor:
         if self.outdated:
@@ -93,16 +95,18 @@ class MaskedLayer(PatternLayer):
             )
         return self._record
 
-    def _record(self, gradient: Tensor, moment: Tensor, samples: int) -> None:
-        current = torch._C._current_graph_task_id()
-        if current == self._recorded:
+    def _record(self, use: Use, gradient: Tensor, moment: Tensor, samples: int) -> None:
+        place = self._passes.add(use, self.master)
+        if place == "again":
             raise RuntimeError(
                 f"this {type(self).__name__} is used twice in one pass; its second moment would need the sum of both "
                 "uses of a sample before squaring: give every use a layer of its own"
             )
-        self._recorded = current
-        if self.master.grad is None:  # those of a step that was skipped, whose gradient was cleared
-            self.forget()
+        if place == "other":
+            return
+        if place == "first":
+            self.moment = self.signature = None
+            self.samples = 0
         mark = signature(gradient.to(self.master.dtype))  # as it arrives there
         self.moment = moment if self.moment is None else self.moment.add_(moment)
         self.signature = mark if self.signature is None else self.signature + mark
@@ -120,7 +124,7 @@ class MaskedLayer(PatternLayer):
         The weight makes way for `values`, a new Parameter: give it to the optimizer (`Sparsifier` does)."""
         weight, topology = self.master, self.topology.with_capacity(self.topology.nnz)
         values = nn.Parameter(topology.from_csr(self.active_weight(weight)[: topology.nnz]), weight.requires_grad)
-        names = ("master", "weight_gradient", "transform", "moment", "signature", "samples", "_recorded", "_unmasked")
+        names = ("master", "weight_gradient", "transform", "moment", "signature", "samples", "_passes", "_unmasked")
         for name in names:
             delattr(self, name)
         self.__class__ = self.SPARSE  # type: ignore[assignment]
@@ -163,7 +167,7 @@ class MaskedLayer(PatternLayer):
 
     def __getstate__(self) -> dict[str, Any]:
         """Of copies and pickles, which have not seen a backward pass."""
-        return {**super().__getstate__(), "moment": None, "signature": None, "samples": 0, "_recorded": -1}
+        return {**super().__getstate__(), "moment": None, "signature": None, "samples": 0}
 
     def pattern_repr(self) -> str:
         return f"{super().pattern_repr()}, weight_gradient={self.weight_gradient}"

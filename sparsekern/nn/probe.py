@@ -11,29 +11,38 @@ from .. import ops
 from ..ops.conv import Window
 from ..ops.masked import weight_gradient
 from ..ops.moment import moment_of
+from ..ops.passes import Passes, Use, running, use_of
 
 
 class Probe:
     """Inputs h and output gradients delta of every use of a layer within one step.
 
-    Statistics are sums over all of them, in fp32 or wider. They run over the weight viewed `[rows, cols]`.
+    Those count whose backward pass made the gradient of the weight that the step uses. Statistics are sums over all of
+    them, in fp32 or wider. They run over the weight viewed `[rows, cols]`.
     """
 
     def __init__(self) -> None:
         self.records: list[tuple[Tensor, Tensor]] = []
-        self.passes: list[int] = []  # the backward pass that each came from; the last ones are those of `records`
+        self.passes = Passes()
+        self.repeated = False  # whether a pass used the layer twice
 
     def tap(self, output: Tensor, input: Tensor, weight: Tensor) -> Tensor:
-        """`output` itself; its backward pass records (h, delta), beside those of the passes before it whose gradient
-        `weight` holds."""
+        """`output` itself; its backward pass records (h, delta)."""
         return _Tap.apply(output, input.detach(), self, weight)  # type: ignore[return-value]
 
-    def record(self, h: Tensor, delta: Tensor, weight: Tensor) -> None:
-        current = torch._C._current_graph_task_id()
-        if weight.grad is None and self.passes[-1:] != [current]:  # a step was skipped, its gradient cleared
-            self.records.clear()
+    def record(self, use: Use, h: Tensor, delta: Tensor, weight: Tensor) -> None:
+        place = self.passes.add(use, weight)
+        if place == "other":
+            return
+        if place == "first":
+            self.records, self.repeated = [], False
         self.records.append((h, delta))
-        self.passes.append(current)
+        self.repeated |= place == "again"
+
+    def forget(self) -> None:
+        """Drops what was recorded."""
+        self.records, self.repeated = [], False
+        self.passes.clear()
 
     def row_weight(self) -> Tensor:
         """g_b = sum |delta_b|, `[rows]` (GraBo, section 3)."""
@@ -72,7 +81,7 @@ class Probe:
                 before squaring.
             ValueError: a use without a batch dimension.
         """
-        if len(set(self.passes[-len(self.records) :])) < len(self.records):
+        if self.repeated:
             raise RuntimeError("the second moment of a layer that is used twice in one backward pass is not recorded")
         (gradient, moment), *others = [self._moment(h, delta) for h, delta in self._recorded()]
         for more_gradient, more_moment in others:
@@ -196,12 +205,16 @@ def _wide(tensor: Tensor) -> torch.dtype:
 class _Tap(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, output: Tensor, input: Tensor, probe: Probe, weight: Tensor) -> Tensor:
-        ctx.input, ctx.probe, ctx.weight = input, probe, weight
-        return output.view_as(output)
+        ctx.save_for_backward(input)
+        ctx.probe, ctx.weight, ctx.began_in = probe, weight, running()
+        return output.detach()  # of the same memory, and no view to autograd: it may be changed in place
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple:
         (grad_output,) = grad_outputs
-        # Under autocast the output, and so its gradient, is narrower than the input.
-        ctx.probe.record(ctx.input.to(grad_output.dtype), grad_output.detach(), ctx.weight)
+        use = use_of(ctx, ctx.began_in)
+        if use is not None:
+            (input,) = ctx.saved_tensors
+            # Under autocast the output, and so its gradient, is narrower than the input.
+            ctx.probe.record(use, input.to(grad_output.dtype), grad_output.detach(), ctx.weight)
         return grad_output, None, None, None

@@ -1,4 +1,4 @@
-"""Backward formulas: Python that calls operators.
+"""Derivatives: Python that calls operators.
 
 Registered straight at the dispatcher's autograd key: `torch.library.register_autograd` flattens and rebuilds tensor
 lists, which takes longer than the products of a small layer.
@@ -8,16 +8,24 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from .schema import library
 
 
+def _dual(tensor: Tensor | None) -> tuple[Any, Tensor | None]:
+    """A tensor and its tangent in forward mode, if it has one."""
+    return (None, None) if tensor is None else forward_ad.unpack_dual(tensor)
+
+
 def _register(name: str, windowed: bool) -> None:
     """Gradients of `name(input, values, index, bias, *geometry)` by `name_backward`, which takes the geometry of a
-    window over an image, too, and what else follows it; no tensors are in it."""
+    window over an image, too, and what else follows it; no tensors are in it. Tangents (`torch.func.jvp`) by `name`
+    itself, which is linear in each tensor."""
     op = getattr(torch.ops.sparsekern, name).default
     backward_op = getattr(torch.ops.sparsekern, f"{name}_backward").default
-    below = torch._C._AutoDispatchBelowAutograd
+    # Below the record of views, too: a result of which a kernel made one may be changed in place as any other.
+    below = torch._C._AutoDispatchBelowADInplaceOrView
 
     class Product(torch.autograd.Function):
         @staticmethod
@@ -42,6 +50,15 @@ def _register(name: str, windowed: bool) -> None:
             return *given, None, *[None] * ctx.geometry
 
     def product(input: Tensor, values: Tensor, index: list[Tensor], bias: Tensor | None, *geometry: Any) -> Tensor:
+        if forward_ad._current_level >= 0:
+            (input, d_input), (values, d_values), (bias, d_bias) = map(_dual, (input, values, bias))
+            if not d_input is d_values is d_bias is None:
+                output = product(input, values, index, bias, *geometry)
+                d_input = torch.zeros_like(input) if d_input is None else d_input
+                tangent = product(d_input, values, index, d_bias, *geometry)
+                if d_values is not None:
+                    tangent = tangent + product(input, d_values, index, None, *geometry)
+                return forward_ad.make_dual(output, tangent)
         if torch.is_grad_enabled() and (
             input.requires_grad or values.requires_grad or (bias is not None and bias.requires_grad)
         ):

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .conv import Window
 from .moment import moment_of
+from .passes import Use, running, use_of
 
 _ops = torch.ops.sparsekern
 
@@ -48,7 +49,7 @@ def effective(weight: Tensor, masked: Tensor) -> Tensor:
     return _Effective.apply(weight, masked)  # type: ignore[return-value]
 
 
-Record = Callable[[Tensor, Tensor, int], None]
+Record = Callable[[Use, Tensor, Tensor, int], None]
 
 
 def straight_through(
@@ -62,8 +63,9 @@ def straight_through(
         input: `[*, cols]`, or of a convolution `[batch, channels, height, width]` or without the batch.
         weight: dense; only its shape and dtype matter.
         window: how a convolution moves over its input (`ops.conv.window`); a linear layer has none.
-        record: if given, the backward pass calls it with the gradient, the second moment of the samples' shares of it,
-            in fp32 or wider, and the number of samples; they are the first dimension of `input`.
+        record: if given, a backward pass that is asked for the gradient calls it with its use of the weight, the
+            gradient, the second moment of the samples' shares of it, in fp32 or wider, and the number of samples; they
+            are the first dimension of `input`.
     """
     return _StraightThrough.apply(output, input.detach(), weight, window, record)  # type: ignore[return-value]
 
@@ -121,7 +123,9 @@ class _StraightThrough(torch.autograd.Function):
         if ctx.needs_input_grad[2]:
             ctx.save_for_backward(input)
         ctx.shape, ctx.window, ctx.record = weight.shape, window, record
-        return output.view_as(output)
+        if record is not None:
+            ctx.began_in = running()
+        return output.detach()  # of the same memory, and no view to autograd: it may be changed in place
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple:
@@ -136,9 +140,11 @@ class _StraightThrough(torch.autograd.Function):
         input = input.to(delta.dtype)
         if ctx.record is None:
             gradient = weight_gradient(delta, input, ctx.shape, ctx.window)
+        elif (use := use_of(ctx, ctx.began_in)) is None:
+            gradient = None
         else:
             gradient, moment = moment_of(delta, input, ctx.window)
-            ctx.record(gradient, moment, input.shape[0])
+            ctx.record(use, gradient, moment, input.shape[0])
         return delta, None, gradient, None, None
 
 

@@ -112,7 +112,7 @@ class LayerSite(Generic[Layer]):
     def forget(self) -> None:
         """Drops what the step has recorded so far."""
         if self.module.probe is not None:
-            self.module.probe.records.clear()
+            self.module.probe.forget()
 
     @property
     def probe(self) -> Probe:

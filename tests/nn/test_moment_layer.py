@@ -6,23 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from masked_twins import DENSE, KINDS, example, layer_of
+from masked_twins import DENSE, KINDS, example, layer_of, shares
 from torch import Tensor, nn
 
 import sparsekern as sk
 from sparsekern.nn import MaskedLayer
 
 BATCHED = [name for name in DENSE if name not in ("vector", "one image")]
-
-
-def shares(dense: nn.Module, mask: Tensor, x: Tensor, deltas: Tensor) -> list[Tensor]:
-    """What every sample alone gives the masked weight, by its own backward pass."""
-    twin: Any = copy.deepcopy(dense)
-    twin.weight.data *= mask
-    return [
-        torch.autograd.grad(twin(sample[None]), twin.weight, delta[None])[0]
-        for sample, delta in zip(x, deltas, strict=True)
-    ]
 
 
 def expect(layer: Any, parts: list[Tensor]) -> None:

@@ -1,0 +1,73 @@
+"""Which backward passes the gradient of a weight is made of. Names that PyTorch keeps to itself are in this file."""
+
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Use(NamedTuple):
+    """One use of a weight, as its backward pass goes by.
+
+    Attributes:
+        tasks: the backward pass, and the one that the use itself ran in: reentrant checkpoints repeat the forward pass
+            of a segment within a backward pass, and run one of the segment's own.
+        kept: whether the gradient goes into `weight.grad`; otherwise it is handed out, as `torch.autograd.grad` does.
+    """
+
+    tasks: frozenset[int]
+    kept: bool
+
+
+def running() -> int:
+    """The number of the backward pass that is running, -1 outside of any."""
+    return torch._C._current_graph_task_id()
+
+
+def use_of(ctx: Any, began_in: int) -> Use | None:
+    """The use that a Function's backward belongs to, None if nobody asked for the gradient of the weight. The weight is
+    the Function's last tensor; the gradient of a frozen one passes for asked.
+
+    Args:
+        began_in: what `running` was in the Function's forward.
+    """
+    tasks, node = frozenset({running(), began_in} - {-1}), ctx.next_functions[-1][0]
+    try:
+        asked = node is None or torch._C._will_engine_execute_node(node)
+    except RuntimeError:  # the engine does not visit the leaf: `torch.autograd.grad` takes the gradient before it
+        return Use(tasks, kept=False)
+    return Use(tasks, kept=True) if asked else None
+
+
+class Passes:
+    """The backward passes that the gradient of a weight is made of: those whose statistics belong to the next step.
+
+    What `torch.autograd.grad` hands out counts where nothing is in `weight.grad`.
+    """
+
+    def __init__(self) -> None:
+        self.tasks: list[frozenset[int]] = []
+        self.kept = False
+
+    def __reduce__(self) -> tuple:
+        return Passes, ()  # copies have seen none
+
+    def add(self, use: Use, weight: Tensor) -> Literal["first", "further", "again", "other"]:
+        """Adds the pass of a use of `weight`. Says whether it is the first, a further one, or the one in which the
+        weight was used before; or another one, of which the gradient is not made."""
+        if any(use.tasks & tasks for tasks in self.tasks):
+            return "again"
+        gradient = weight.grad if weight.is_leaf else None
+        # The gradients of a skipped step were cleared, or set to zero.
+        empty = gradient is None or (bool(self.tasks) and not gradient.any())
+        if not (use.kept or empty) and self.kept:
+            return "other"
+        first = not self.tasks or (empty and (use.kept or self.kept))
+        if first:
+            self.tasks, self.kept = [], False
+        self.tasks.append(use.tasks)
+        self.kept |= use.kept
+        return "first" if first else "further"
+
+    def clear(self) -> None:
+        self.tasks, self.kept = [], False
