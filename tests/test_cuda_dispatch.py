@@ -45,11 +45,11 @@ def test_results_are_like_those_on_the_cpu(name: str, dtype: torch.dtype) -> Non
             assert got.device.type == "cuda"
 
 
-def to_gpu(layer: nn.Module, mode: FakeTensorMode) -> None:
+def to_gpu(layer: Any, mode: FakeTensorMode) -> None:
+    index = [faked(mode, tensor) for tensor in layer.index]
     for name, parameter in layer._parameters.items():
         layer._parameters[name] = nn.Parameter(faked(mode, parameter)) if parameter is not None else None
-    for name, buffer in layer._buffers.items():
-        layer._buffers[name] = faked(mode, buffer)
+    layer._index = index
 
 
 LAYERS = {
