@@ -23,7 +23,7 @@ def layer_of(storage: str, dense: nn.Module, mask: Tensor, backend: str) -> Any:
     return masked_twin(dense, topology, backend, weight_gradient=storage)  # type: ignore[arg-type]
 
 
-def tangent(layer: nn.Module, x: Tensor, dx: Tensor) -> Tensor:
+def tangent(layer: nn.Module, x: Tensor, dx: Tensor) -> Tensor | None:
     with forward_ad.dual_level():
         return forward_ad.unpack_dual(layer(forward_ad.make_dual(x, dx))).tangent
 
@@ -34,7 +34,7 @@ def tangent(layer: nn.Module, x: Tensor, dx: Tensor) -> Tensor:
 def test_along_the_input(name: str, backend: str, frozen: bool) -> None:
     dense, mask, x = example(name)
     layer, dx = layer_of("nonzeros", dense, mask, backend).requires_grad_(not frozen), torch.randn_like(x)
-    output, expected = jvp(layer.to_dense(), (x,), (dx,))
+    output, expected = jvp(layer.to_dense(), (x,), (dx,))[:2]
     assert expected.any()
     if backend == "masked":
         with pytest.raises(RuntimeError, match="functorch"):

@@ -17,7 +17,8 @@ from sparsekern.nn import MaskedLayer
 BACKENDS = ("sparse", "dense", "masked")
 STORAGES = ("nonzeros", "dense", "active", "moment", "bits", "transform")
 # a second moment needs a batch
-CASES = [case for case in product(DENSE, STORAGES) if case not in product(("vector", "one image"), ("moment",))]
+UNBATCHED = [("vector", "moment"), ("one image", "moment")]
+CASES = [case for case in product(DENSE, STORAGES) if case not in UNBATCHED]
 Change = Callable[[Tensor, Tensor], Tensor]
 
 

@@ -185,7 +185,7 @@ def test_reentrant_checkpoints_hide_no_second_use(storage: str, use: str) -> Non
 
 def test_reentrant_checkpoints_sum_the_gradients_of_all_uses() -> None:
     layer, dense, mask, x = recording("armed", "linear")
-    dense.weight.data *= mask
+    dense.weight.data.mul_(mask)
     for use in TWICE.values():
         layer.probe = layer.new_probe()
         for module in (layer, dense):
