@@ -11,6 +11,8 @@ namespace sparsekern {
 std::tuple<Tensor, Tensor> compress(const Tensor& coordinates, int64_t rows, int64_t cols, int64_t capacity) {
   require(coordinates.scalar_type() == ScalarType::Long && coordinates.dim() == 1,
           "coordinates must be a 1-D int64 tensor");
+  require(0 <= rows && rows <= INT32_MAX && 0 <= cols && cols <= INT32_MAX,
+          "rows and columns must be below 2**31, got ", rows, " x ", cols);
   const int64_t nnz = coordinates.numel(), size = rows * cols;
   require(nnz <= capacity && capacity < INT32_MAX, "capacity must be at least nnz = ", nnz,
           " and below 2**31 - 1, got ", capacity);

@@ -1,10 +1,13 @@
 // A CSR pattern from a mask.
 #include <algorithm>
+#include <atomic>
+#include <functional>
 #include <numeric>
 #include <tuple>
 
 #include "common.h"
 #include "cpu/marked.h"
+#include "cpu/parallel.h"
 
 namespace sparsekern {
 
@@ -18,20 +21,23 @@ std::tuple<Tensor, Tensor> compress_mask(const Tensor& mask, int64_t capacity) {
   Tensor col = torch::stable::new_empty(mask, {capacity}, ScalarType::Int);
   int32_t* ptr = mutable_data<int32_t>(row_ptr);
   int32_t* c = mutable_data<int32_t>(col);
+  std::atomic<bool> wrong{false};
   const int64_t grain = std::max<int64_t>(1, (1 << 16) / std::max<int64_t>(1, cols));
-  torch::stable::parallel_for(0, rows, grain, [&](int64_t begin, int64_t end) {
+  parallel_for(0, rows, grain, [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r) {
       ptr[r + 1] = static_cast<int32_t>(std::accumulate(m + r * cols, m + (r + 1) * cols, int64_t{0}));
+      if (std::accumulate(m + r * cols, m + (r + 1) * cols, uint8_t{0}, std::bit_or<uint8_t>()) > 1) wrong = true;
     }
   });
   int64_t nnz = 0;
   ptr[0] = 0;
+  require(!wrong, "mask must hold the bytes 0 and 1 only, as bool tensors do");
   for (int64_t r = 0; r < rows; ++r) {
     nnz += ptr[r + 1];
     ptr[r + 1] = static_cast<int32_t>(std::min<int64_t>(nnz, INT32_MAX));
   }
   require(nnz <= capacity, "capacity must be at least nnz = ", nnz, ", got ", capacity);
-  torch::stable::parallel_for(0, rows, grain, [&](int64_t begin, int64_t end) {
+  parallel_for(0, rows, grain, [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r) {
       int32_t* next = c + ptr[r];
       for_marked(m + r * cols, cols, [&](int64_t column) { *next++ = static_cast<int32_t>(column); });

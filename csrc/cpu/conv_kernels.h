@@ -1,8 +1,9 @@
 // The vector kernels of sparse convolution, as one table per instruction set and storage type.
 //
 // Images are packed into planes, one a channel: the image with its padding of zeros, cut by the stride into grids of
-// equal size, so that a weight of the kernel is a fixed distance between the cell of an output pixel and that of its
-// input pixel, whatever the stride and the dilation. A cell is a vector of `lanes` images where the batch is large
+// equal size (cpu/window.h), so that a weight of the kernel is a fixed distance between the cell of an output pixel and
+// that of its input pixel, whatever the stride and the dilation. A cell is a vector of `lanes` images where the batch
+// is large
 // ("blocks"); for few images a cell is one number, the images follow each other, and a vector is `lanes` neighbouring
 // cells ("flat"). Either way a nonzero weight is one broadcast multiply-add for every vector of an output tile, held in
 // registers. Sums are kept in `A`: float for float and bfloat16 storage, double for double.
@@ -57,6 +58,7 @@ struct Grid {
   const int32_t* cell;
   int64_t pixels;
   int64_t width;  // pixels in a row
+  bool joined;    // whose cells follow each other
   const int32_t* zeros;
   int64_t zero_count;
   int64_t plane;  // cells of a plane

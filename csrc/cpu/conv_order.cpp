@@ -3,6 +3,7 @@
 #include <numeric>
 
 #include "common.h"
+#include "cpu/parallel.h"
 
 namespace sparsekern {
 namespace {
@@ -15,30 +16,30 @@ std::unique_ptr<T[]> fresh(int64_t size) {
 
 template <class A>
 Order ordered(const Weight& weight, const A* values, const Planes& planes, int64_t channels) {
-  const int64_t taps = planes.taps(), phases = planes.phases(), groups = planes.window.groups;
+  const int64_t taps = planes.taps(), grids = planes.grids, groups = planes.window.groups;
   const int64_t in_group = channels / groups, out_group = weight.rows / groups;
   const int64_t segments = (out_group + planes.segment_out - 1) / planes.segment_out;
-  Order order{std::vector<int32_t>(channels * phases * segments + 1), fresh<int32_t>(weight.nnz),
+  Order order{std::vector<int32_t>(channels * grids * segments + 1), fresh<int32_t>(weight.nnz),
               fresh<char>(weight.nnz * sizeof(A)), segments};
-  std::vector<int32_t> phase(weight.cols), shift(weight.cols);
+  std::vector<int32_t> grid(weight.cols), shift(weight.cols);
   for (int64_t c = 0; c < weight.cols; ++c) {
-    phase[c] = static_cast<int32_t>(c / taps * phases + planes.phase(c % taps));
+    grid[c] = static_cast<int32_t>(c / taps * grids + planes.grid(c % taps));
     shift[c] = static_cast<int32_t>(planes.shift(c % taps));
   }
   A* out = reinterpret_cast<A*>(order.values.get());
   // Every thread takes some input channels of each group.
   const auto each = [&](const auto& f) {
-    torch::stable::parallel_for(0, in_group, 16, [&](int64_t begin, int64_t end) {
+    parallel_for(0, in_group, 16, [&](int64_t begin, int64_t end) {
       for (int64_t r = 0; r < weight.rows; ++r) {
-        const int64_t base = r / out_group * in_group * phases, segment = r % out_group / planes.segment_out;
+        const int64_t base = r / out_group * in_group * grids, segment = r % out_group / planes.segment_out;
         const int32_t* last = weight.col + weight.ptr[r + 1];
         const int32_t* c = std::lower_bound(weight.col + weight.ptr[r], last, static_cast<int32_t>(begin * taps));
-        for (; c < last && *c < end * taps; ++c) f(r, (base + phase[*c]) * segments + segment, c - weight.col);
+        for (; c < last && *c < end * taps; ++c) f(r, (base + grid[*c]) * segments + segment, c - weight.col);
       }
     });
   };
   // Where each channel starts is known unless the index came without the walk by columns.
-  if (groups * phases * segments == 1 && weight.t_ptr[weight.cols] == weight.nnz) {
+  if (groups * grids * segments == 1 && weight.t_ptr[weight.cols] == weight.nnz) {
     for (int64_t c = 0; c <= channels; ++c) order.bounds[c] = weight.t_ptr[c * taps];
   } else {
     each([&](int64_t, int64_t list, int64_t) { ++order.bounds[list + 1]; });
@@ -62,7 +63,7 @@ Order forward_order(const Weight& weight, const Planes& planes) {
   std::vector<int32_t> of_column(weight.cols);
   for (int64_t c = 0; c < weight.cols; ++c)
     of_column[c] = static_cast<int32_t>(c / taps * planes.input_plane() + planes.input_offset(c % taps));
-  torch::stable::parallel_for(0, weight.rows, 64, [&](int64_t begin, int64_t end) {
+  parallel_for(0, weight.rows, 64, [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r) {
       const auto group = static_cast<int32_t>(r / out_group * in_group * planes.input_plane());
       int32_t k = weight.ptr[r];

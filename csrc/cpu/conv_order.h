@@ -30,7 +30,7 @@ struct Order {
 // As the forward pass and the gradient of the weight walk them: by output channels.
 Order forward_order(const Weight& weight, const Planes& planes);
 
-// As the gradient of the input walks them: by input channels and phases, there by output channels. `values` are in `A`,
+// As the gradient of the input walks them: by input channels and grids, there by output channels. `values` are in `A`,
 // of `sum_size` bytes.
 Order backward_order(const Weight& weight, const void* values, int sum_size, const Planes& planes, int64_t channels);
 

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "common.h"
+#include "cpu/parallel.h"
 #include "cpu/sorting.h"
 #include "random.h"
 
@@ -40,7 +41,7 @@ int64_t extend_distinct(int64_t* out, int64_t have, int64_t n, int64_t limit, in
     drawn = std::clamp(missing * drawn / accepted, FEW, std::max(n, FEW));
     const std::unique_ptr<int64_t[]> buffer(drawn > missing ? new int64_t[drawn] : nullptr);
     int64_t* fresh = buffer ? buffer.get() : out + have;
-    torch::stable::parallel_for(0, drawn, 1 << 12, [&](int64_t begin, int64_t end) {
+    parallel_for(0, drawn, 1 << 12, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) fresh[i] = draw(counter + i);
     });
     counter += drawn;

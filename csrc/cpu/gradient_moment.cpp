@@ -4,6 +4,7 @@
 #include <tuple>
 
 #include "common.h"
+#include "cpu/parallel.h"
 #include "cpu/scratch.h"
 #include "cpu/storage.h"
 #include "cpu/window.h"
@@ -54,7 +55,8 @@ class Products {
         taps_{w.kernel_height, w.kernel_width, w.stride_y, w.stride_x, w.dilation_y, w.dilation_x, w.top, w.left} {
     const int64_t lanes = kernels.lanes, padded = ceil_div(channels_, lanes) * lanes;
     area_ = w.kernel_height * w.kernel_width;
-    by_column_ = area_ > 1 && 4 * padded > 5 * channels_;
+    const PixelRange whole{0, 0, height_, width_};
+    by_column_ = area_ > 1 && (4 * padded > 5 * channels_ || pixels(seen(whole)) > area_ * pixels(whole));
     tile_rows_ = rows_ == 1 ? 1 : kMomentRows;
     panels_ = ceil_div(rows_, tile_rows_);
     packed_ = by_column_ ? channels_ * area_ : channels_;  // columns of a group that are packed
@@ -77,7 +79,7 @@ class Products {
       pack(block, memory);
       multiply(block, 0, tiles_, x > 0, memory, nullptr, gradient, nullptr);
       const int64_t vectors = bytes(1, block.range) / (kernels_.lanes * kernels_.sum_size);
-      torch::stable::parallel_for(0, vectors, 1 << 8, [&](int64_t begin, int64_t end) {
+      parallel_for(0, vectors, 1 << 8, [&](int64_t begin, int64_t end) {
         kernels_.square(memory, begin * kernels_.lanes, end * kernels_.lanes);
       });
       multiply(block, 0, tiles_, x > 0, memory, nullptr, moment, nullptr);
@@ -120,8 +122,10 @@ class Products {
 
  private:
   // Pixels, or output positions where taps are columns, that are packed for a range of output positions.
-  PixelRange packed_range(const PixelRange& range) const {
-    if (by_column_) return range;
+  PixelRange packed_range(const PixelRange& range) const { return by_column_ ? range : seen(range); }
+
+  // Pixels from the first to the last that the taps see from a range of output positions.
+  PixelRange seen(const PixelRange& range) const {
     return {range.y * taps_.stride_y - taps_.top, range.x * taps_.stride_x - taps_.left,
             (range.height - 1) * taps_.stride_y + (taps_.kernel_height - 1) * taps_.dilation_y + 1,
             (range.width - 1) * taps_.stride_x + (taps_.kernel_width - 1) * taps_.dilation_x + 1};
@@ -152,7 +156,7 @@ class Products {
     const PixelRange range = packed_range(block.range);
     const int64_t plane = pixels(range), lanes = kernels_.lanes, size = kernels_.sum_size;
     char* columns = memory + rows_size(block.samples, block.range);
-    torch::stable::parallel_for(0, block.samples * tasks, 1, [&](int64_t begin, int64_t end) {
+    parallel_for(0, block.samples * tasks, 1, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
         const int64_t sample = i / tasks, group = i % tasks / (row_tasks + chunks_), task = i % (row_tasks + chunks_);
         if (task < row_tasks) {
@@ -181,7 +185,7 @@ class Products {
     const int64_t plane = pixels(range), lanes = kernels_.lanes, size = kernels_.sum_size;
     const int64_t share = tile_rows_ * 2 * lanes * size;
     const char* packed = memory + rows_size(block.samples, block.range);
-    torch::stable::parallel_for(first, last, 1, [&](int64_t begin, int64_t end) {
+    parallel_for(first, last, 1, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end;) {
         int64_t row_panel = i % panels_;
         const int64_t stop = std::min(end, i - row_panel + panels_);  // all that share their columns
@@ -229,7 +233,7 @@ class Products {
 // Rows [tap][channel] as [channel][tap].
 template <class A>
 void channels_first(void* matrix, int64_t rows, int64_t channels, int64_t taps) {
-  torch::stable::parallel_for(0, rows, 1, [&](int64_t begin, int64_t end) {
+  parallel_for(0, rows, 1, [&](int64_t begin, int64_t end) {
     A* copy = reinterpret_cast<A*>(scratch(channels * taps * sizeof(A)));
     for (int64_t r = begin; r < end; ++r) {
       A* row = static_cast<A*>(matrix) + r * channels * taps;

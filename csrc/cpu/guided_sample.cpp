@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "common.h"
+#include "cpu/csr.h"
 #include "cpu/distinct.h"
 #include "dtypes.h"
 
@@ -129,9 +130,9 @@ std::tuple<Tensor, Tensor> guided_sample(const Tensor& row_weight, const Tensor&
   const Weights row(row_weight, "row_weight"), column(col_weight, "col_weight");
   const int64_t rows = row.size(), cols = column.size();
   require(row_ptr.numel() == rows + 1, "row_ptr must have ", rows + 1, " elements, got ", row_ptr.numel());
-  const Pattern pattern{index_data(row_ptr, 1, "row_ptr"), data<int32_t>(col), rows, cols};
-  const int64_t nnz = pattern.ptr[rows], inactive = rows * cols - nnz;
-  index_data(col, nnz, "col");
+  const Csr csr = pattern_of(row_ptr, col, cols);
+  const Pattern pattern{csr.ptr, csr.col, rows, cols};
+  const int64_t inactive = rows * cols - csr.nnz;
   require(0 <= n && n <= inactive, "n must be between 0 and ", inactive, ", the number of inactive coordinates, got ",
           n);
 

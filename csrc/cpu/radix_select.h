@@ -6,6 +6,7 @@
 #include <memory>
 #include <mutex>
 
+#include "cpu/parallel.h"
 #include "cpu/sift.h"
 
 namespace sparsekern {
@@ -20,7 +21,7 @@ Histogram count_digits(const std::vector<Chunk<T>>& chunks, Keys<T> keys, typena
                        int width) {
   Histogram total{};
   std::mutex mutex;
-  torch::stable::parallel_for(0, chunks.size(), 1, [&](int64_t begin, int64_t end) {
+  parallel_for(0, chunks.size(), 1, [&](int64_t begin, int64_t end) {
     const auto counts = std::make_unique<std::array<uint32_t, TURNS << DIGIT>>();
     counts->fill(0);
     int64_t counted = 0;

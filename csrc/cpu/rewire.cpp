@@ -3,26 +3,25 @@
 #include <tuple>
 
 #include "common.h"
+#include "cpu/csr.h"
 
 namespace sparsekern {
 
 std::tuple<Tensor, Tensor, Tensor> rewire(const Tensor& row_ptr, const Tensor& col, const Tensor& keep,
                                           const Tensor& grow, int64_t capacity, int64_t cols) {
-  const int64_t rows = row_ptr.numel() - 1;
-  const int32_t* ptr = index_data(row_ptr, 1, "row_ptr");
-  const int64_t nnz = ptr[rows], grown = grow.numel();
-  const int32_t* c = index_data(col, nnz, "col");
+  const auto [ptr, c, rows, nnz] = pattern_of(row_ptr, col, cols);
+  const int64_t grown = grow.numel();
   require(keep.scalar_type() == ScalarType::Bool && keep.numel() == nnz, "keep must be a bool tensor [", nnz, "], got ",
           keep.scalar_type(), " with ", keep.numel(), " elements");
   require(grow.scalar_type() == ScalarType::Long && grow.dim() == 1, "grow must be a 1-D int64 tensor");
   const Tensor kept = torch::stable::contiguous(keep), sorted = torch::stable::contiguous(grow);
-  const bool* stays = data<bool>(kept);
+  const auto* stays = static_cast<const uint8_t*>(kept.const_data_ptr());
   const int64_t* g = data<int64_t>(sorted);
   for (int64_t i = 0; i < grown; ++i) {
     require(0 <= g[i] && g[i] < rows * cols, "grow must lie in [0, ", rows * cols, "), got ", g[i]);
     require(i == 0 || g[i - 1] < g[i], "grow must be ascending and distinct, got ", g[i], " at position ", i);
   }
-  const int64_t total = std::count(stays, stays + nnz, true) + grown;
+  const int64_t total = nnz - std::count(stays, stays + nnz, 0) + grown;
   require(total <= capacity && capacity < INT32_MAX, total, " nonzeros do not fit the capacity ", capacity);
 
   Tensor new_ptr = torch::stable::new_empty(row_ptr, {rows + 1});

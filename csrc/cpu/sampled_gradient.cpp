@@ -6,6 +6,7 @@
 
 #include "common.h"
 #include "cpu/isa.h"
+#include "cpu/parallel.h"
 #include "dtypes.h"
 
 namespace sparsekern {
@@ -30,7 +31,7 @@ template <class T>
 void pack(const Matrix<T>& m, int64_t start, int64_t length, Wide<T>* packed) {
   const int64_t n = std::min(length, m.batch - start);
   constexpr int64_t BLOCK = 16;
-  torch::stable::parallel_for(0, (m.features + BLOCK - 1) / BLOCK, 8, [&](int64_t begin, int64_t end) {
+  parallel_for(0, (m.features + BLOCK - 1) / BLOCK, 8, [&](int64_t begin, int64_t end) {
     for (int64_t block = begin; block < end; ++block) {
       const int64_t first = block * BLOCK, last = std::min(first + BLOCK, m.features);
       for (int64_t b = 0; b < n; ++b) {
@@ -115,7 +116,7 @@ void accumulate(const Tensor& delta, const Tensor& h, const Tensor& coordinates,
     const int64_t length = std::min(CHUNK, (d.batch - start + step - 1) / step * step);
     pack(d, start, length, packed_d.get());
     pack(a, start, length, packed_a.get());
-    torch::stable::parallel_for(0, coordinates.numel(), 512, [&, kernel = kernel](int64_t begin, int64_t end) {
+    parallel_for(0, coordinates.numel(), 512, [&, kernel = kernel](int64_t begin, int64_t end) {
       kernel(x + begin, end - begin, a.features, packed_d.get(), packed_a.get(), length, out + begin);
     });
   }

@@ -2,6 +2,8 @@
 #include <algorithm>
 
 #include "common.h"
+#include "cpu/csr.h"
+#include "cpu/parallel.h"
 #include "dtypes.h"
 
 namespace sparsekern {
@@ -16,7 +18,7 @@ void step_row(W* score, W* buffer, T* gradient, const T* weight, const int32_t* 
   }
   int64_t next = 0;  // the first column that is not dealt with
   for (; begin < end; ++begin) {
-    std::fill(gradient + next, gradient + *begin, T(0));
+    std::fill(gradient + next, gradient + std::max<int64_t>(next, *begin), T(0));
     next = *begin + 1;
   }
   std::fill(gradient + next, gradient + cols, T(0));
@@ -26,9 +28,10 @@ void step_row(W* score, W* buffer, T* gradient, const T* weight, const int32_t* 
 
 void score_step(Tensor score, Tensor momentum_buffer, Tensor gradient, const Tensor& weight, const Tensor& row_ptr,
                 const Tensor& col, double lr, double momentum) {
-  const int64_t rows = row_ptr.numel() - 1, cols = rows > 0 ? weight.numel() / rows : 0;
-  const int32_t* ptr = index_data(row_ptr, 1, "row_ptr");
-  const int32_t* c = index_data(col, ptr[rows], "col");
+  const Csr csr = pointers_of(row_ptr, col);
+  const int32_t *ptr = csr.ptr, *c = csr.col;
+  const int64_t rows = csr.rows, cols = rows > 0 ? weight.numel() / rows : 0;
+  require_range(csr, cols);
   require(weight.numel() == rows * cols && weight.scalar_type() == gradient.scalar_type(), "weight must have ", rows,
           " equal rows and the dtype of gradient");
   require(momentum_buffer.scalar_type() == score.scalar_type(), "momentum_buffer must have the dtype of score");
@@ -42,7 +45,7 @@ void score_step(Tensor score, Tensor momentum_buffer, Tensor gradient, const Ten
       W *s = mutable_data<W>(score), *b = mutable_data<W>(momentum_buffer);
       T* g = mutable_data<T>(gradient);
       const T* w = data<T>(weight);
-      torch::stable::parallel_for(0, rows, 1 + (1 << 14) / (1 + cols), [&](int64_t begin, int64_t end) {
+      parallel_for(0, rows, 1 + (1 << 14) / (1 + cols), [&](int64_t begin, int64_t end) {
         for (int64_t r = begin; r < end; ++r)
           step_row<W, T>(s + r * cols, b + r * cols, g + r * cols, w + r * cols, c + ptr[r], c + ptr[r + 1], cols,
                          static_cast<W>(lr), static_cast<W>(momentum));

@@ -10,6 +10,7 @@
 #include "cpu/isa.h"
 #include "cpu/keys.h"
 #include "cpu/marked.h"
+#include "cpu/parallel.h"
 
 namespace sparsekern {
 
@@ -60,7 +61,7 @@ Sifted<T> sift(const std::vector<Chunk<T>>& chunks, Keys<T> keys, Bracket<T> bra
   std::unique_ptr<Bits<T>[]> numbers(new Bits<T>[room]);
   std::atomic<int64_t> above{0}, inside{0};
   std::atomic<bool> nan{false};
-  torch::stable::parallel_for(0, chunks.size(), 1, [&](int64_t begin, int64_t end) {
+  parallel_for(0, chunks.size(), 1, [&](int64_t begin, int64_t end) {
     std::unique_ptr<Bits<T>[]> mine(new Bits<T>[CHUNK]);
     for (int64_t i = begin; i < end && inside <= room; ++i) {
       Sifted<T> found;

@@ -4,6 +4,7 @@
 
 #include "common.h"
 #include "cpu/isa.h"
+#include "cpu/parallel.h"
 #include "dtypes.h"
 
 namespace sparsekern {
@@ -46,7 +47,7 @@ void run(Tensor& ratio, const Tensor& gradient, const Tensor& moment, int64_t ba
     using T = decltype(zero);
     const Update<W, T> u{
         mutable_data<W>(ratio), data<T>(gradient), data<W>(moment), static_cast<double>(batch), decay, first};
-    torch::stable::parallel_for(0, ratio.numel(), 1 << 14, [&](int64_t begin, int64_t end) { update(u, begin, end); });
+    parallel_for(0, ratio.numel(), 1 << 14, [&](int64_t begin, int64_t end) { update(u, begin, end); });
   });
 }
 

@@ -9,6 +9,8 @@
 
 #include "common.h"
 #include "cpu/conv_order.h"
+#include "cpu/csr.h"
+#include "cpu/parallel.h"
 #include "cpu/scratch.h"
 #include "cpu/storage.h"
 
@@ -31,11 +33,15 @@ Weight weight_of(const std::vector<Tensor>& index, const Tensor& input, const Te
           channels / window.groups * window.kernel_height * window.kernel_width);
   require(values.scalar_type() == input.scalar_type(), "values must have the input's dtype ", input.scalar_type(),
           ", got ", values.scalar_type());
-  require(values.dim() == 1 && values.is_contiguous(), "values must be a contiguous vector");
-  const int32_t* ptr = index_data(index[0], 1, "row_ptr");
-  const int64_t nnz = ptr[rows];
+  require(values.dim() == 1, "values must be a vector, got ", values.dim(), " dimensions");
+  const Csr csr = pointers_of(index[0], index[1]);
+  require_range(csr, cols);  // cheap beside a convolution
+  const int32_t* t_ptr = pointer_data(index[2], "t_ptr");
+  const int64_t nnz = csr.nnz;
+  require(t_ptr[cols] == nnz || t_ptr[cols] == 0, "t_ptr must end with the ", nnz, " nonzeros of row_ptr, got ",
+          t_ptr[cols]);
   require(values.numel() >= nnz, "values must hold the ", nnz, " nonzeros of row_ptr, got ", values.numel());
-  return {ptr, index_data(index[1], nnz, "col"), index_data(index[2], cols + 1, "t_ptr"), rows, cols, nnz};
+  return {csr.ptr, csr.col, t_ptr, rows, cols, nnz};
 }
 
 // The planes of a tensor of images, packed on demand.
@@ -123,7 +129,7 @@ std::pair<int64_t, int64_t> row_range(const Weight& weight, int64_t part, int64_
 // f(thread) on every thread, in parallel.
 template <class F>
 void on_threads(int64_t threads, const F& f) {
-  torch::stable::parallel_for(0, threads, 1, [&](int64_t begin, int64_t end) {
+  parallel_for(0, threads, 1, [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) f(t);
   });
 }
@@ -133,7 +139,7 @@ void on_threads(int64_t threads, const F& f) {
 // threads at once, in ascending order within a line; block i is in line i % lines.
 template <class Pack, class Compute>
 void over_blocks(int64_t blocks, int64_t lines, const Pack& pack, const Compute& compute) {
-  const int64_t threads = torch::stable::get_num_threads();
+  const int64_t threads = sparsekern::threads();
   const int64_t across = std::gcd(lines, threads), parts = threads / across;
   if (parts == 1) {
     on_threads(threads, [&](int64_t t) {
@@ -157,7 +163,7 @@ void over_blocks(int64_t blocks, int64_t lines, const Pack& pack, const Compute&
 }
 
 // How many blocks are worked on at once.
-int64_t in_flight(int64_t lines) { return std::gcd<int64_t>(lines, torch::stable::get_num_threads()); }
+int64_t in_flight(int64_t lines) { return std::gcd<int64_t>(lines, threads()); }
 
 // A new tensor of images like `like`.
 Tensor empty_images(const Tensor& like, const ImageSize& size) {
@@ -183,9 +189,9 @@ Tensor sparse_conv2d(const Tensor& input, const Tensor& values, const std::vecto
   if (bias) {
     require(bias->scalar_type() == input.scalar_type(), "bias must have the input's dtype ", input.scalar_type(),
             ", got ", bias->scalar_type());
-    require(bias->dim() == 1 && bias->numel() == weight.rows && bias->is_contiguous(),
-            "bias must be a contiguous vector of ", weight.rows, " elements");
+    require(bias->dim() == 1 && bias->numel() == weight.rows, "bias must be a vector of ", weight.rows, " elements");
   }
+  const Bias b = bias ? Bias(dense_vector(*bias)) : bias;
   const ImageSize in{input.size(0), input.size(1), input.size(2), input.size(3)};
   const ImageSize out = output_of(window, in, weight.rows);
   Tensor output = empty_images(input, out);
@@ -203,9 +209,8 @@ Tensor sparse_conv2d(const Tensor& input, const Tensor& values, const std::vecto
       planes.blocks, lines,
       [&](int64_t i, int64_t slot, int64_t part, int64_t parts) { x.pack(i, part, parts, memory + slot * x.bytes()); },
       [&](int64_t i, int64_t slot, int64_t part, int64_t parts) {
-        multiply(kernels, planes, taps, tiling, x.planes(memory + slot * x.bytes()),
-                 bias ? bias->const_data_ptr() : nullptr, images_of(planes, output, i, planes.out, 1), weight.rows,
-                 part, parts);
+        multiply(kernels, planes, taps, tiling, x.planes(memory + slot * x.bytes()), b ? b->const_data_ptr() : nullptr,
+                 images_of(planes, output, i, planes.out, 1), weight.rows, part, parts);
       });
   return output;
 }
@@ -248,7 +253,8 @@ std::tuple<Tensor, Tensor, Tensor> sparse_conv2d_backward(const Tensor& grad_out
   if (need_input) {
     const Tensor v = widened(values, weight.nnz);
     transposed = backward_order(weight, v.const_data_ptr(), kernels.sum_size, planes, in.channels);
-    for (int64_t p = 0; p < planes.phases(); ++p) input_tilings.push_back(planes.input_tiles(p));
+    for (int64_t g = 0; g < planes.grids; ++g) input_tilings.push_back(planes.input_tiles(g));
+    if (!planes.complete()) torch::stable::zero_(grad_input);  // pixels that no tap sees
   }
 
   const int64_t lines = std::min(planes.blocks, kSums), slots = in_flight(lines);
@@ -269,11 +275,11 @@ std::tuple<Tensor, Tensor, Tensor> sparse_conv2d_backward(const Tensor& grad_out
       [&](int64_t i, int64_t slot, int64_t part, int64_t parts) {
         const char* block = memory + slot * block_bytes;
         const char* d = delta.planes(const_cast<char*>(block));
-        for (int64_t p = 0; need_input && p < planes.phases(); ++p) {
+        for (int64_t g = 0; need_input && g < planes.grids; ++g) {
           const int64_t n = transposed.segments;
-          const Taps back{transposed.bounds.data() + p * n, planes.phases() * n, n, transposed.offset.get(),
+          const Taps back{transposed.bounds.data() + g * n, planes.grids * n, n, transposed.offset.get(),
                           transposed.values.get()};
-          multiply(kernels, planes, back, input_tilings[p], d, nullptr,
+          multiply(kernels, planes, back, input_tilings[g], d, nullptr,
                    images_of(planes, grad_input, i, planes.in, window.stride_x), in.channels, part, parts);
         }
         const auto [begin, end] = row_range(weight, part, parts);
@@ -287,7 +293,7 @@ std::tuple<Tensor, Tensor, Tensor> sparse_conv2d_backward(const Tensor& grad_out
   const LinearKernels& common = linear_kernels(storage);
   if (need_bias) common.combine(bias_sums, planes.blocks, weight.rows, 0, weight.rows, grad_bias.mutable_data_ptr());
   if (need_values) {
-    torch::stable::parallel_for(0, weight.nnz, 1 << 14, [&](int64_t begin, int64_t end) {
+    parallel_for(0, weight.nnz, 1 << 14, [&](int64_t begin, int64_t end) {
       common.combine(sums, lines, sum_bytes / kernels.sum_size, begin, end, grad_values.mutable_data_ptr());
     });
     char* slack = static_cast<char*>(grad_values.mutable_data_ptr()) + weight.nnz * kernels.storage_size;

@@ -6,7 +6,9 @@
 #include <vector>
 
 #include "common.h"
+#include "cpu/csr.h"
 #include "cpu/linear_kernels.h"
+#include "cpu/parallel.h"
 #include "cpu/scratch.h"
 #include "cpu/storage.h"
 
@@ -41,18 +43,19 @@ Walk walk_of(const Tensor& ptr, const Tensor& index, const Tensor* position, con
 
 Matrix matrix_of(const std::vector<Tensor>& index, const Tensor& input, const Tensor& values, int64_t out_features) {
   require(index.size() == 8, "index must hold 8 tensors, got ", index.size());
-  const int32_t* ptr = index_data(index[0], 1, "row_ptr");
+  const int32_t* ptr = pointer_data(index[0], "row_ptr");
   const int64_t rows = index[0].numel() - 1;
   const int64_t cols = index[2].numel() - 1;
-  index_data(index[2], 1, "t_ptr");
+  const int32_t* t_ptr = pointer_data(index[2], "t_ptr");
   require(rows == out_features, "row_ptr describes ", rows, " rows, but out_features is ", out_features);
   require(input.dim() > 0 && input.size(input.dim() - 1) == cols, "input must have ", cols,
           " features in its last dimension, got ", input.dim() > 0 ? input.size(input.dim() - 1) : 0);
   require(values.scalar_type() == input.scalar_type(), "values must have the input's dtype ", input.scalar_type(),
           ", got ", values.scalar_type());
-  require(values.dim() == 1 && values.is_contiguous(), "values must be a contiguous vector");
+  require(values.dim() == 1, "values must be a vector, got ", values.dim(), " dimensions");
   const int64_t nnz = ptr[rows];
   require(values.numel() >= nnz, "values must hold the ", nnz, " nonzeros of row_ptr, got ", values.numel());
+  require(t_ptr[cols] == nnz, "t_ptr must end with the ", nnz, " nonzeros of row_ptr, got ", t_ptr[cols]);
   const Tensor& tiles = index[6].numel() > 0 ? index[5] : index[6];  // without t_tile_ptr they belong to the bits
   Matrix matrix{walk_of(index[0], index[1], nullptr, tiles, cols, nnz, "col"),
                 walk_of(index[2], index[3], &index[4], index[6], rows, nnz, "t_row"),
@@ -129,7 +132,7 @@ class Plan {
   int64_t panels, chunk;
 
   Plan(const LinearKernels& kernels, int64_t batch, const Matrix& matrix)
-      : batch_(batch), lanes_(kernels.lanes), threads_(torch::stable::get_num_threads()) {
+      : batch_(batch), lanes_(kernels.lanes), threads_(threads()) {
     const int64_t widest = std::min<int64_t>(kPanel, kernels.vectors * lanes_);
     units_ = (batch + lanes_ - 1) / lanes_;
     // A small batch is worth two panels only where little is computed with them.
@@ -156,7 +159,7 @@ class Plan {
   template <class F>
   void each(int64_t first, const F& f) const {
     const int64_t across = panel_parts(first), count = stop(first) - first;
-    torch::stable::parallel_for(0, threads_, 1, [&](int64_t begin, int64_t end) {
+    parallel_for(0, threads_, 1, [&](int64_t begin, int64_t end) {
       for (int64_t part = begin; part < end; ++part) {
         const int64_t p = part % across;
         for (int64_t i = p; i < count; i += across) f(first + i, part / across);
@@ -167,7 +170,7 @@ class Plan {
   // f(part, parts), in parallel
   template <class F>
   void each_part(const F& f) const {
-    torch::stable::parallel_for(0, threads_, 1, [&](int64_t begin, int64_t end) {
+    parallel_for(0, threads_, 1, [&](int64_t begin, int64_t end) {
       for (int64_t part = begin; part < end; ++part) f(part, threads_);
     });
   }
@@ -205,9 +208,9 @@ Tensor sparse_linear(const Tensor& input, const Tensor& values, const std::vecto
   if (bias) {
     require(bias->scalar_type() == input.scalar_type(), "bias must have the input's dtype ", input.scalar_type(),
             ", got ", bias->scalar_type());
-    require(bias->dim() == 1 && bias->numel() == out_features && bias->is_contiguous(),
-            "bias must be a contiguous vector of ", out_features, " elements");
+    require(bias->dim() == 1 && bias->numel() == out_features, "bias must be a vector of ", out_features, " elements");
   }
+  const Bias b = bias ? Bias(dense_vector(*bias)) : bias;
   std::vector<int64_t> shape(input.sizes().begin(), input.sizes().end());
   shape.back() = out_features;
   Tensor output = torch::stable::new_empty(input, shape);
@@ -219,8 +222,8 @@ Tensor sparse_linear(const Tensor& input, const Tensor& values, const std::vecto
   const Packed packed(kernels, plan, x, scratch(plan.chunk * plan.packed_bytes(x.features)));
   const auto multiply = [&](int64_t i, int64_t part, int64_t parts) {
     const auto [begin, end] = row_range(matrix.rows, part, parts);
-    kernels.product(matrix.rows, plan.panel(i), packed.panel(i), v.const_data_ptr(),
-                    bias ? bias->const_data_ptr() : nullptr, output.mutable_data_ptr(), begin, end);
+    kernels.product(matrix.rows, plan.panel(i), packed.panel(i), v.const_data_ptr(), b ? b->const_data_ptr() : nullptr,
+                    output.mutable_data_ptr(), begin, end);
   };
   for (int64_t first = 0; first < plan.panels; first += plan.chunk) {
     const int64_t parts = plan.row_parts(first);
@@ -305,7 +308,7 @@ std::tuple<Tensor, Tensor, Tensor> sparse_linear_backward(const Tensor& grad_out
   }
   if (need_bias) kernels.combine(bias_sums, plan.panels, out_features, 0, out_features, grad_bias.mutable_data_ptr());
   if (split || (need_values && narrow)) {
-    torch::stable::parallel_for(0, nnz, 1 << 14, [&](int64_t begin, int64_t end) {
+    parallel_for(0, nnz, 1 << 14, [&](int64_t begin, int64_t end) {
       kernels.combine(value_sums, split ? 2 : 1, nnz, begin, end, grad_values.mutable_data_ptr());
     });
   }

@@ -1,6 +1,7 @@
 #include "cpu/storage.h"
 
 #include "cpu/isa.h"
+#include "cpu/parallel.h"
 
 namespace sparsekern {
 
@@ -56,16 +57,19 @@ const MomentKernels& moment_kernels(Storage storage) {
   }
 }
 
+Tensor dense_vector(const Tensor& t) { return t.is_contiguous() ? t : torch::stable::contiguous(t); }
+
 Tensor bytes_like(const Tensor& like, int64_t bytes) {
   return torch::stable::new_empty(like, {bytes}, ScalarType::Byte);
 }
 
 Tensor widened(const Tensor& values, int64_t nnz) {
   const LinearKernels& kernels = linear_kernels(storage_of(values.scalar_type()));
-  if (kernels.storage_size == kernels.sum_size) return values;
+  if (kernels.storage_size == kernels.sum_size) return dense_vector(values);
+  const Tensor flat = dense_vector(values);
   Tensor wide = bytes_like(values, nnz * kernels.sum_size);
-  torch::stable::parallel_for(0, nnz, 1 << 14, [&](int64_t begin, int64_t end) {
-    kernels.widen(values.const_data_ptr(), begin, end, wide.mutable_data_ptr());
+  parallel_for(0, nnz, 1 << 14, [&](int64_t begin, int64_t end) {
+    kernels.widen(flat.const_data_ptr(), begin, end, wide.mutable_data_ptr());
   });
   return wide;
 }

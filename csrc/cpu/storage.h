@@ -16,7 +16,10 @@ const MomentKernels& moment_kernels(Storage storage);
 
 Tensor bytes_like(const Tensor& like, int64_t bytes);
 
-// The first `nnz` values in the type of the sums: themselves, or a copy.
+// Itself, or a copy without strides.
+Tensor dense_vector(const Tensor& t);
+
+// The first `nnz` values in the type of the sums, contiguous: themselves, or a copy.
 Tensor widened(const Tensor& values, int64_t nnz);
 
 }  // namespace sparsekern

@@ -4,6 +4,12 @@
 
 namespace sparsekern {
 
-int threads() { return static_cast<int>(torch::stable::get_num_threads()); }
+int threads() {
+#if defined(__SANITIZE_THREAD__)
+  return 4;  // torch itself runs on one thread then
+#else
+  return static_cast<int>(torch::stable::get_num_threads());
+#endif
+}
 
 }  // namespace sparsekern

@@ -2,6 +2,7 @@
 #include <numeric>
 
 #include "common.h"
+#include "cpu/parallel.h"
 #include "cpu/select.h"
 
 namespace sparsekern {
@@ -47,12 +48,12 @@ std::vector<Tensor> topk_mask(const std::vector<Tensor>& scores, int64_t k, bool
     const auto& chunks = all.chunks;
     std::vector<int64_t> before(chunks.size() + 1, 0);
     if (needed < last.equal) {
-      torch::stable::parallel_for(0, chunks.size(), 1, [&](int64_t begin, int64_t end) {
+      parallel_for(0, chunks.size(), 1, [&](int64_t begin, int64_t end) {
         for (int64_t i = begin; i < end; ++i) before[i + 1] = count_equal(chunks[i], keys, last.key);
       });
       std::partial_sum(before.begin(), before.end(), before.begin());
     }
-    torch::stable::parallel_for(0, chunks.size(), 1, [&](int64_t begin, int64_t end) {
+    parallel_for(0, chunks.size(), 1, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
         const Chunk<T>& chunk = chunks[i];
         bool* out = mutable_data<bool>(masks[chunk.tensor]) + chunk.offset;

@@ -5,6 +5,8 @@
 #include <vector>
 
 #include "common.h"
+#include "cpu/csr.h"
+#include "cpu/parallel.h"
 
 namespace sparsekern {
 
@@ -12,10 +14,10 @@ constexpr int64_t kParts = 16, kPart = 1 << 14;  // how many at most, and slots 
 constexpr int32_t kAhead = 16;
 
 std::tuple<Tensor, Tensor, Tensor> transpose_index(const Tensor& row_ptr, const Tensor& col, int64_t cols) {
-  const int64_t rows = row_ptr.numel() - 1;
-  const int32_t* ptr = index_data(row_ptr, 1, "row_ptr");
-  const int32_t nnz = ptr[rows];
-  const int32_t* c = index_data(col, nnz, "col");
+  require(cols >= 0, "cols must not be negative, got ", cols);
+  const Csr csr = pattern_of(row_ptr, col, cols);
+  const int32_t *ptr = csr.ptr, *c = csr.col;
+  const int64_t rows = csr.rows, nnz = csr.nnz;
   Tensor t_ptr = torch::stable::new_empty(col, {cols + 1});
   Tensor t_row = torch::stable::new_empty(col, {col.numel()});
   Tensor t_pos = torch::stable::new_empty(col, {col.numel()});
@@ -27,7 +29,7 @@ std::tuple<Tensor, Tensor, Tensor> transpose_index(const Tensor& row_ptr, const 
   const int64_t parts = std::clamp<int64_t>(nnz / std::max(cols, kPart), 1, kParts);
   const auto start = [&](int64_t part) { return static_cast<int32_t>(nnz * part / parts); };
   std::vector<int32_t> slots(parts * cols);
-  torch::stable::parallel_for(0, parts, 1, [&](int64_t begin, int64_t end) {
+  parallel_for(0, parts, 1, [&](int64_t begin, int64_t end) {
     for (int64_t part = begin; part < end; ++part) {
       int32_t* count = slots.data() + part * cols;
       const int32_t stop = start(part + 1);
@@ -39,8 +41,8 @@ std::tuple<Tensor, Tensor, Tensor> transpose_index(const Tensor& row_ptr, const 
     tp[j] = slot;
     for (int64_t part = 0; part < parts; ++part) slot += std::exchange(slots[part * cols + j], slot);
   }
-  tp[cols] = nnz;
-  torch::stable::parallel_for(0, parts, 1, [&](int64_t begin, int64_t end) {
+  tp[cols] = slot;
+  parallel_for(0, parts, 1, [&](int64_t begin, int64_t end) {
     for (int64_t part = begin; part < end; ++part) {
       int32_t* next = slots.data() + part * cols;
       const int32_t stop = start(part + 1);

@@ -12,16 +12,6 @@ constexpr double kWorthSegment = 9;   // nonzeros of a row in it that make up fo
 
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// Numbers the phases of an axis that some tap visits; -1 for the others.
-std::vector<int64_t> used_phases(int64_t taps, int64_t dilation, int64_t stride, int64_t& count) {
-  std::vector<int64_t> number(stride, -1);
-  count = 0;
-  for (int64_t i = 0; i < taps; ++i) number[i * dilation % stride] = 0;
-  for (int64_t& n : number)
-    if (n == 0) n = count++;
-  return number;
-}
-
 }  // namespace
 
 Window window_of(const Ints& kernel, const Ints& stride, const Ints& padding, const Ints& dilation, int64_t groups) {
@@ -29,7 +19,8 @@ Window window_of(const Ints& kernel, const Ints& stride, const Ints& padding, co
           "a window has 2 kernel sizes, 2 strides, 4 paddings and 2 dilations, got ", kernel.size(), ", ",
           stride.size(), ", ", padding.size(), " and ", dilation.size());
   const auto least = [](const Ints& numbers, int64_t bound, const char* name) {
-    for (const int64_t n : numbers) require(n >= bound, name, " must be at least ", bound, ", got ", n);
+    for (const int64_t n : numbers)
+      require(bound <= n && n < INT32_MAX, name, " must be at least ", bound, " and below 2**31 - 1, got ", n);
   };
   least(kernel, 1, "kernel_size"), least(stride, 1, "stride"), least(padding, 0, "padding");
   least(dilation, 1, "dilation"), least({groups}, 1, "groups");
@@ -47,18 +38,58 @@ ImageSize output_of(const Window& w, const ImageSize& in, int64_t channels) {
           size(in.width, w.left + w.right, w.dilation_x, w.kernel_width, w.stride_x)};
 }
 
+// Pixels a whole number of steps apart share a grid, so that a tap is a shift, whatever the step and the dilation.
+// Where the taps see stretches of the image that lie further apart than they are long, every stretch is a grid instead,
+// and what lies between them takes no memory.
+Axis::Axis(int64_t taps, int64_t dilation, int64_t step_, int64_t padded, int64_t outputs)
+    : step(step_), cells(ceil_div(padded, step_)) {
+  for (int64_t i = 0; i < taps; ++i) first.push_back(i * dilation % step);
+  std::sort(first.begin(), first.end());
+  first.erase(std::unique(first.begin(), first.end()), first.end());
+  complete = grids() == std::min(step, padded);
+  apart_ = (outputs - 1) * step < dilation && taps * outputs < grids() * cells;
+  if (apart_) {
+    first.clear(), cells = outputs, complete = false;
+    for (int64_t i = 0; i < taps; ++i) first.push_back(i * dilation);
+  }
+  for (int64_t i = 0; i < taps; ++i) {
+    const auto [g, cell] = place(i * dilation);
+    grid.push_back(g), shift.push_back(cell);
+  }
+}
+
+int64_t Axis::reach() const { return *std::max_element(shift.begin(), shift.end()); }
+
+std::pair<int64_t, int64_t> Axis::place(int64_t pixel) const {
+  const int64_t g = std::upper_bound(first.begin(), first.end(), apart_ ? pixel : pixel % step) - first.begin() - 1;
+  if (g < 0 || (pixel - first[g]) % step != 0 || (pixel - first[g]) / step >= cells) return {-1, -1};
+  return {g, (pixel - first[g]) / step};
+}
+
+std::pair<int64_t, int64_t> Axis::range(int64_t g, int64_t begin, int64_t end) const {
+  const auto cell = [&](int64_t pixel) {
+    return std::min(cells, ceil_div(std::max<int64_t>(0, pixel - first[g]), step));
+  };
+  return {cell(begin), cell(end)};
+}
+
 Planes::Planes(const Window& w, const ImageSize& in_, const ImageSize& out_, const ConvKernels& kernels, double density)
-    : window(w), in(in_), out(out_), vectors_(kernels.vectors), vector_lanes_(kernels.lanes) {
-  if (taps() == 1 && phases() == 1 && w.top + w.bottom + w.left + w.right == 0) {
+    : window(w),
+      in(in_),
+      out(out_),
+      vectors_(kernels.vectors),
+      vector_lanes_(kernels.lanes),
+      y_(w.kernel_height, w.dilation_y, w.stride_y, in_.height + w.top + w.bottom, out_.height),
+      x_(w.kernel_width, w.dilation_x, w.stride_x, in_.width + w.left + w.right, out_.width) {
+  if (taps() == 1 && w.stride_y * w.stride_x == 1 && w.top + w.bottom + w.left + w.right == 0) {
     in.width *= in.height, out.width *= out.height;
     in.height = out.height = 1;
+    y_ = Axis(1, 1, 1, 1, 1), x_ = Axis(1, 1, 1, in.width, in.width);
   }
-  height = ceil_div(in.height + w.top + w.bottom, w.stride_y);
-  width = ceil_div(in.width + w.left + w.right, w.stride_x);
-  int64_t grids_y;
-  used_y_ = used_phases(w.kernel_height, w.dilation_y, w.stride_y, grids_y);
-  used_x_ = used_phases(w.kernel_width, w.dilation_x, w.stride_x, grids_x_);
-  grids = grids_y * grids_x_;
+  height = y_.cells, width = x_.cells;
+  grids = y_.grids() * x_.grids();
+  require(static_cast<double>(height) * static_cast<double>(width) * static_cast<double>(grids) < INT32_MAX,
+          "an image of ", height, " x ", width, " x ", grids, " padded numbers is too large");
   // A block costs the same however many images it holds; flat, the cells between the pixels are computed, too, and
   // vectors are read across cache lines.
   const double whole = static_cast<double>(ceil_div(in.batch, vector_lanes_) * vector_lanes_ * out.height * out.width);
@@ -67,7 +98,7 @@ Planes::Planes(const Window& w, const ImageSize& in_, const ImageSize& out_, con
   images = flat ? in.batch : vector_lanes_;
   grid_ = flat ? (ceil_div(in.batch * height * width, vector_lanes_) + 1) * vector_lanes_ : height * width;
   blocks = flat ? 1 : ceil_div(in.batch, vector_lanes_);
-  reach = w.dilation_y * (w.kernel_height - 1) / w.stride_y * width + w.dilation_x * (w.kernel_width - 1) / w.stride_x;
+  reach = y_.reach() * width + x_.reach();
   tail = flat ? vectors_ * vector_lanes_ + reach : 0;
   set_segments(kernels, density);
 }
@@ -85,27 +116,16 @@ void Planes::set_segments(const ConvKernels& kernels, double density) {
   segment_out = even(out.channels / window.groups);
 }
 
-int64_t Planes::grid_of(int64_t phase_y, int64_t phase_x) const {
-  return used_y_[phase_y] < 0 || used_x_[phase_x] < 0 ? -1 : used_y_[phase_y] * grids_x_ + used_x_[phase_x];
-}
-
-int64_t Planes::phase(int64_t tap) const {
-  const int64_t y = tap / window.kernel_width * window.dilation_y, x = tap % window.kernel_width * window.dilation_x;
-  return y % window.stride_y * window.stride_x + x % window.stride_x;
+int64_t Planes::grid(int64_t tap) const {
+  return y_.grid[tap / window.kernel_width] * x_.grids() + x_.grid[tap % window.kernel_width];
 }
 
 int64_t Planes::shift(int64_t tap) const {
-  const int64_t y = tap / window.kernel_width * window.dilation_y, x = tap % window.kernel_width * window.dilation_x;
-  return y / window.stride_y * width + x / window.stride_x;
+  return y_.shift[tap / window.kernel_width] * width + x_.shift[tap % window.kernel_width];
 }
 
-int64_t Planes::input_offset(int64_t tap) const {
-  const int64_t p = phase(tap);
-  return grid_of(p / window.stride_x, p % window.stride_x) * output_plane() + shift(tap);
-}
-
-Grid Planes::grid_over(std::vector<int32_t>& cells, std::vector<int32_t>& zeros, int64_t count,
-                       int64_t row_pixels) const {
+Grid Planes::grid_over(std::vector<int32_t>& cells, std::vector<int32_t>& zeros, int64_t count, int64_t row_pixels,
+                       bool joined) const {
   const int64_t grid = height * width;
   std::vector<char> taken(count * grid);
   for (const int32_t cell : cells)
@@ -115,6 +135,7 @@ Grid Planes::grid_over(std::vector<int32_t>& cells, std::vector<int32_t>& zeros,
   return {cells.data(),
           static_cast<int64_t>(cells.size()),
           row_pixels,
+          joined,
           zeros.data(),
           static_cast<int64_t>(zeros.size()),
           count * output_plane(),
@@ -123,42 +144,35 @@ Grid Planes::grid_over(std::vector<int32_t>& cells, std::vector<int32_t>& zeros,
 }
 
 Grid Planes::input_grid(std::vector<int32_t>& cells, std::vector<int32_t>& zeros) const {
-  for (int64_t y = window.top; y < window.top + in.height; ++y) {
-    for (int64_t x = window.left; x < window.left + in.width; ++x) {
-      const int64_t grid = grid_of(y % window.stride_y, x % window.stride_x);
-      const int64_t cell = grid * output_plane() + y / window.stride_y * width + x / window.stride_x;
-      cells.push_back(static_cast<int32_t>(grid < 0 ? -1 : cell));
+  std::vector<std::pair<int64_t, int64_t>> columns;
+  for (int64_t x = 0; x < in.width; ++x) columns.push_back(x_.place(window.left + x));
+  for (int64_t y = 0; y < in.height; ++y) {
+    const auto [grid_y, cell_y] = y_.place(window.top + y);
+    for (const auto& [grid_x, cell_x] : columns) {
+      const int64_t cell = (grid_y * x_.grids() + grid_x) * output_plane() + cell_y * width + cell_x;
+      cells.push_back(static_cast<int32_t>(grid_y < 0 || grid_x < 0 ? -1 : cell));
     }
   }
-  return grid_over(cells, zeros, grids, in.width);
+  return grid_over(cells, zeros, grids, in.width, x_.grids() == 1 && x_.complete);
 }
 
 Grid Planes::output_grid(std::vector<int32_t>& cells, std::vector<int32_t>& zeros) const {
   for (int64_t y = 0; y < out.height; ++y) {
     for (int64_t x = 0; x < out.width; ++x) cells.push_back(static_cast<int32_t>(y * width + x));
   }
-  return grid_over(cells, zeros, 1, out.width);
+  return grid_over(cells, zeros, 1, out.width, true);
 }
 
 Tiling Planes::output_tiles() const {
   return tiles({0, out.height, 0, out.width, 0, out.width, 1, out.channels * out.height * out.width});
 }
 
-Tiling Planes::input_tiles(int64_t phase) const {
-  const int64_t sy = window.stride_y, sx = window.stride_x, py = phase / sx, px = phase % sx;
-  const auto from = [](int64_t first, int64_t p, int64_t stride) {
-    return ceil_div(std::max<int64_t>(0, first - p), stride);
-  };
-  Region r{from(window.top, py, sy),
-           from(window.top + in.height, py, sy),
-           from(window.left, px, sx),
-           from(window.left + in.width, px, sx),
-           0,
-           sy * in.width,
-           sx,
-           in.channels * in.height * in.width};
-  r.origin = (r.y0 * sy + py - window.top) * in.width + r.x0 * sx + px - window.left;
-  return tiles(r);
+Tiling Planes::input_tiles(int64_t grid) const {
+  const int64_t gy = grid / x_.grids(), gx = grid % x_.grids();
+  const auto [y0, y1] = y_.range(gy, window.top, window.top + in.height);
+  const auto [x0, x1] = x_.range(gx, window.left, window.left + in.width);
+  const int64_t y = y_.first[gy] + y0 * y_.step - window.top, x = x_.first[gx] + x0 * x_.step - window.left;
+  return tiles({y0, y1, x0, x1, y * in.width + x, y_.step * in.width, x_.step, in.channels * in.height * in.width});
 }
 
 Tiling Planes::block_tiles(const Region& r) const {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <utility>
 #include <vector>
 
 #include "cpu/conv_kernels.h"
@@ -34,6 +35,25 @@ struct Tiling {
   std::vector<Run> runs;
 };
 
+// How the pixels of a padded image that some tap sees are dealt out to grids, along one axis. Cell j of grid g is pixel
+// first[g] + j * step; a tap sees from output i the cell i + shift of its grid.
+struct Axis {
+  Axis(int64_t taps, int64_t dilation, int64_t step, int64_t padded, int64_t outputs);
+
+  int64_t step, cells;
+  std::vector<int64_t> first;
+  std::vector<int64_t> grid, shift;  // of each tap
+  bool complete;                     // every pixel is in a grid
+
+  int64_t grids() const { return static_cast<int64_t>(first.size()); }
+  int64_t reach() const;                                                              // the largest shift
+  std::pair<int64_t, int64_t> place(int64_t pixel) const;                             // grid and cell, or -1 and -1
+  std::pair<int64_t, int64_t> range(int64_t grid, int64_t begin, int64_t end) const;  // cells of pixels [begin, end)
+
+ private:
+  bool apart_;  // each tap has a grid of its own
+};
+
 class Planes {
  public:
   // `in` and `out` as the convolution has them; a 1 x 1 kernel that visits every pixel sees an image as one row.
@@ -55,18 +75,18 @@ class Planes {
   int64_t input_plane() const { return grids * grid_; }
   int64_t output_plane() const { return grid_; }
   int64_t taps() const { return window.kernel_height * window.kernel_width; }
-  int64_t phases() const { return window.stride_y * window.stride_x; }
+  bool complete() const { return y_.complete && x_.complete; }  // every pixel of the input is in a grid
 
-  // What a tap is: the phase of its input pixels, and the cells to them from the output's.
-  int64_t phase(int64_t tap) const;
+  // What a tap is: the grid of its input pixels, and the cells to them from the output's.
+  int64_t grid(int64_t tap) const;
   int64_t shift(int64_t tap) const;
-  int64_t input_offset(int64_t tap) const;  // the shift, and the grid of the phase
+  int64_t input_offset(int64_t tap) const { return grid(tap) * output_plane() + shift(tap); }
 
   Grid input_grid(std::vector<int32_t>& cells, std::vector<int32_t>& zeros) const;
   Grid output_grid(std::vector<int32_t>& cells, std::vector<int32_t>& zeros) const;
 
   Tiling output_tiles() const;
-  Tiling input_tiles(int64_t phase) const;
+  Tiling input_tiles(int64_t grid) const;
 
  private:
   struct Region {
@@ -75,16 +95,15 @@ class Planes {
   };
 
   void set_segments(const ConvKernels& kernels, double density);
-  int64_t grid_of(int64_t phase_y, int64_t phase_x) const;
-  Grid grid_over(std::vector<int32_t>& cells, std::vector<int32_t>& zeros, int64_t grids, int64_t width) const;
+  Grid grid_over(std::vector<int32_t>& cells, std::vector<int32_t>& zeros, int64_t grids, int64_t row_pixels,
+                 bool joined) const;
   Tiling block_tiles(const Region& region) const;
   Tiling flat_tiles(const Region& region) const;
   Tiling tiles(const Region& region) const { return flat ? flat_tiles(region) : block_tiles(region); }
 
   int64_t vectors_, vector_lanes_;
-  int64_t grid_;                          // cells of a grid
-  std::vector<int64_t> used_y_, used_x_;  // number of each phase's grid along an axis, or -1
-  int64_t grids_x_;
+  int64_t grid_;  // cells of a grid
+  Axis y_, x_;
 };
 
 }  // namespace sparsekern

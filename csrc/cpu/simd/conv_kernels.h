@@ -117,7 +117,7 @@ void pack_flat(const Images& images, const Grid& grid, int64_t begin, int64_t en
       A* image = plane + b * grid.image;
       for (int64_t row = 0; row < grid.pixels; row += grid.width) {
         const int32_t* cell = grid.cell + row;
-        if (grid.width > 1 && cell[0] >= 0 && cell[1] == cell[0] + 1) {
+        if (grid.joined && cell[0] >= 0) {
           for (int64_t x = 0; x < grid.width; ++x) image[cell[0] + x] = widen(in[row + x]);
         } else {
           for (int64_t x = 0; x < grid.width; ++x)

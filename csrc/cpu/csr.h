@@ -1,0 +1,75 @@
+// CSR patterns that came from outside: a wrong one is refused before a kernel follows its pointers.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+#include "common.h"
+#include "cpu/isa.h"
+
+namespace sparsekern {
+
+struct Csr {
+  const int32_t* ptr;
+  const int32_t* col;
+  int64_t rows, nnz;
+};
+
+// Pointers that ascend from 0. O(rows).
+inline const int32_t* pointer_data(const Tensor& ptr, const char* name) {
+  const int32_t* p = index_data(ptr, 1, name);
+  const bool falls = vectorized(
+      [](const int32_t* p, int64_t n) SPARSEKERN_VECTORIZED {
+        int32_t bad = p[0] != 0;
+        for (int64_t i = 0; i < n; ++i) bad |= p[i + 1] < p[i];
+        return bad != 0;
+      },
+      p, ptr.numel() - 1);
+  require(!falls, name, " must ascend from 0");
+  return p;
+}
+
+// Whether `n` columns lie in [0, cols).
+inline bool in_range(const int32_t* col, int64_t n, int64_t cols) {
+  const auto limit = static_cast<uint32_t>(std::min<int64_t>(cols, INT32_MAX));
+  uint32_t bad = 0;
+  for (int64_t k = 0; k < n; ++k) bad |= static_cast<uint32_t>(col[k]) >= limit;
+  return !bad;
+}
+
+// Pointers, and as many columns as they end with. O(rows): what the columns are is for the caller to see.
+inline Csr pointers_of(const Tensor& row_ptr, const Tensor& col, const char* ptr_name = "row_ptr",
+                       const char* col_name = "col") {
+  const int32_t* ptr = pointer_data(row_ptr, ptr_name);
+  const int64_t rows = row_ptr.numel() - 1;
+  return {ptr, index_data(col, ptr[rows], col_name), rows, ptr[rows]};
+}
+
+inline void require_range(const Csr& csr, int64_t cols, const char* name = "col") {
+  const bool fine =
+      vectorized([](const int32_t* c, int64_t n, int64_t cols) SPARSEKERN_VECTORIZED { return in_range(c, n, cols); },
+                 csr.col, csr.nnz, cols);
+  require(fine, name, " must lie in [0, ", cols, ")");
+}
+
+// All of it: pointers, and columns that ascend in [0, cols) within each row. O(nnz + rows).
+inline Csr pattern_of(const Tensor& row_ptr, const Tensor& col, int64_t cols, const char* ptr_name = "row_ptr",
+                      const char* col_name = "col") {
+  const Csr csr = pointers_of(row_ptr, col, ptr_name, col_name);
+  require_range(csr, cols, col_name);
+  int64_t falls = vectorized(
+      [](const int32_t* c, int64_t n) SPARSEKERN_VECTORIZED {
+        int64_t falls = 0;
+        for (int64_t k = 1; k < n; ++k) falls += c[k] <= c[k - 1];
+        return falls;
+      },
+      csr.col, csr.nnz);
+  for (int64_t r = 1; r < csr.rows; ++r) {  // those from row to row are none
+    const int32_t k = csr.ptr[r];
+    falls -= k > 0 && k < csr.ptr[r + 1] && csr.col[k] <= csr.col[k - 1];
+  }
+  require(falls == 0, col_name, " must ascend within each row");
+  return csr;
+}
+
+}  // namespace sparsekern
