@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from math import floor, prod
 
@@ -10,8 +10,11 @@ import torch
 from torch import Tensor
 
 from . import ops
+from .ops import reference
+from .ops.csr import check_pattern, check_vectors
 
 COLUMNS = frozenset({"columns"})
+VIEWS = frozenset({"columns", "counts", "tiles", "bits"})
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,15 +33,42 @@ class Topology:
         views: what `index` holds beside these two, as the kernels need it: "columns", the walk by columns, or "counts",
             no more of it than where each column would start; "tiles", the segment pointers of the L1-blocked kernels,
             or "bits", those of the rows and the pattern as a bit map.
+
+    Raises:
+        ValueError: what is no CSR pattern of this shape. It is looked at once, here, on a GPU too; products follow the
+            index of a topology without looking.
     """
 
     shape: tuple[int, ...]
     row_ptr: Tensor
     col: Tensor
     views: frozenset[str] = COLUMNS
-    built: tuple[Tensor, ...] = field(default=(), repr=False)
+    built: tuple[Tensor, ...] = field(default=(), init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if len(self.shape) < 2 or min(self.shape) < 0:
+            raise ValueError(f"shape must have two or more dimensions, none below 0, got {tuple(self.shape)}")
+        if unknown := self.views - VIEWS:
+            raise ValueError(f"views must be some of {', '.join(sorted(VIEWS))}, got {', '.join(sorted(unknown))}")
+        check_vectors(self.row_ptr, self.col)
+        if self.row_ptr.numel() != self.rows + 1:
+            raise ValueError(f"row_ptr must have {self.rows + 1} elements, got {self.row_ptr.numel()}")
+        if not (self.row_ptr.is_contiguous() and self.col.is_contiguous()):
+            raise ValueError("row_ptr and col must be contiguous")
+        if self.device.type != "meta":
+            check_pattern(self.row_ptr, self.col, self.cols)
 
     # ---- construction
+
+    @classmethod
+    def trusted(
+        cls, shape: tuple[int, ...], row_ptr: Tensor, col: Tensor, views: frozenset[str] = COLUMNS, built: tuple = ()
+    ) -> Topology:
+        """A pattern that an operator or a topology has made, which is not looked at. `built`: what `index` holds beside
+        `row_ptr` and `col`, if it is there already."""
+        topology = object.__new__(cls)
+        topology.__dict__.update(shape=shape, row_ptr=row_ptr, col=col, views=views, built=built)
+        return topology
 
     @classmethod
     def from_mask(
@@ -51,7 +81,7 @@ class Topology:
                 f"mask must be a bool tensor of two or more dimensions, got {mask.dtype} {tuple(mask.shape)}"
             )
         row_ptr, col = ops.compress_mask(mask.reshape(len(mask), prod(mask.shape[1:])), capacity)
-        return cls(tuple(mask.shape), row_ptr, col, views)._known(nnz)
+        return cls.trusted(tuple(mask.shape), row_ptr, col, views)._known(nnz)
 
     @classmethod
     def from_coordinates(
@@ -68,7 +98,7 @@ class Topology:
         if len(shape) < 2:
             raise ValueError(f"shape must have two or more dimensions, got {shape}")
         row_ptr, col = ops.compress(coordinates, rows, cols, capacity)
-        return cls(shape, row_ptr, col, views)
+        return cls.trusted(shape, row_ptr, col, views)
 
     @classmethod
     def random(
@@ -133,7 +163,7 @@ class Topology:
 
     def coordinates(self) -> Tensor:
         """Flat index of every slot in use, int64 `[nnz]`, ascending."""
-        return ops.coordinates(self.row_ptr, self.col, self.cols, self.nnz)
+        return reference.coordinates(self.row_ptr, self.col, self.cols, self.nnz)
 
     def mask(self) -> Tensor:
         """Bool tensor of the weight's shape."""
@@ -177,7 +207,7 @@ class Topology:
 
     def _copy(self, device: torch.device | str) -> Topology:
         row_ptr, col, *built = (tensor.to(device, copy=True) for tensor in self.index)
-        return replace(self, row_ptr=row_ptr, col=col, built=tuple(built))._known(self.__dict__.get("nnz"))
+        return self.trusted(self.shape, row_ptr, col, self.views, tuple(built))._known(self.__dict__.get("nnz"))
 
     # ---- change
 
@@ -200,7 +230,7 @@ class Topology:
             raise ValueError(f"keep must be a bool tensor [{self.nnz}], got {keep.dtype} {tuple(keep.shape)}")
         row_ptr, col, index_map = ops.rewire(self.row_ptr, self.col, keep, grow.sort().values, capacity, self.cols)
         nnz = None if kept is None else kept + grow.numel()
-        return replace(self, row_ptr=row_ptr, col=col, built=())._known(nnz), index_map
+        return self.trusted(self.shape, row_ptr, col, self.views)._known(nnz), index_map
 
     def with_capacity(self, capacity: int) -> Topology:
         """The same pattern with room for `capacity` nonzeros."""
@@ -210,7 +240,9 @@ class Topology:
 
     def with_views(self, views: frozenset[str]) -> Topology:
         """The same pattern with the given views of it."""
-        return self if views == self.views else replace(self, views=views, built=())._known(self.__dict__.get("nnz"))
+        if views == self.views:
+            return self
+        return self.trusted(self.shape, self.row_ptr, self.col, views)._known(self.__dict__.get("nnz"))
 
     def _known(self, nnz: int | None) -> Topology:
         """Itself, the number of whose nonzeros is not to be asked of the device if it is known."""
@@ -225,16 +257,6 @@ class Topology:
             and torch.equal(self.row_ptr, other.row_ptr)
             and torch.equal(self.col[: self.nnz], other.col[: self.nnz])
         )
-
-
-def is_pattern(row_ptr: Tensor, col: Tensor, cols: int) -> bool:
-    """Whether `row_ptr [rows + 1]` and `col [nnz]` are a CSR pattern: in range, columns ascending within each row."""
-    if int(row_ptr[0]) != 0 or int(row_ptr[-1]) != col.numel() or bool((row_ptr.diff() < 0).any()):
-        return False
-    if col.numel() and not 0 <= int(col.min()) <= int(col.max()) < cols:
-        return False
-    falls = (col[1:] <= col[:-1]).nonzero().flatten() + 1
-    return bool(torch.isin(falls, row_ptr).all())
 
 
 def kept(sparsity: float, size: int) -> int:

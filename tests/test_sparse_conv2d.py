@@ -241,6 +241,8 @@ def _errors() -> dict[str, tuple[str, dict]]:
         "no dilation": ("dilation must be", {"dilation": (1, 0)}),
         "no kernel": ("kernel_size must be", {"kernel_size": 0}),
         "half a stride": ("stride must be", {"stride": (1.5, 1)}),
+        "endless dilation": ("dilation must be .* below", {"dilation": 2**62}),
+        "endless padding": ("padding must be .* below", {"padding": (0, 2**31)}),
     }
 
 

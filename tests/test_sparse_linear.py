@@ -1,7 +1,7 @@
 """The sparse linear layer: forward and gradients against the reference, on every instruction set."""
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -213,7 +213,7 @@ def test_refuses_what_does_not_fit() -> None:
         "53 features": lambda: linear(x[:, :-1], values, index, bias, rows),
         "values must have the input's dtype": lambda: linear(x, values.double(), index, bias, rows),
         "bias must have the input's dtype": lambda: linear(x, values, index, bias.double(), rows),
-        "bias must be a contiguous vector of 37": lambda: linear(x, values, index, bias[:-1], rows),
+        "bias must be a vector of 37": lambda: linear(x, values, index, bias[:-1], rows),
         "400 nonzeros": lambda: linear(x, values[: nnz - 1], index, bias, rows),
         "out_features is 36": lambda: linear(x, values, index, None, rows - 1),
         "8 tensors": lambda: linear(x, values, index[:5], bias, rows),
@@ -225,3 +225,25 @@ def test_refuses_what_does_not_fit() -> None:
     for message, call in cases.items():
         with pytest.raises(ValueError, match=message):
             call()
+
+
+@pytest.mark.parametrize("op", [ops.sparse_linear, ops.expanded_linear])
+@pytest.mark.parametrize("dtype", [torch.double, torch.bfloat16], ids=str)
+def test_strided_values_and_bias(op: Callable, dtype: torch.dtype) -> None:
+    """Values and a bias that are views with strides, also of one number."""
+    topology = Topology.random((20, 30), 100)
+    x = torch.randn(3, 30, dtype=dtype)
+    many, few = (torch.randn(n, 2, dtype=dtype, requires_grad=True) for n in (100, 20))
+    one = torch.randn(1, dtype=dtype, requires_grad=True)
+    for values, bias in ((many[:, 1], few[:, 0]), (one.expand(100), one.expand(20))):
+        got = op(x, values, topology.index, bias)
+        want = op(x, values.contiguous(), topology.index, bias.contiguous())
+        assert torch.equal(got, want)
+        delta = torch.randn_like(want)
+        for a, b in zip(
+            torch.autograd.grad(got, (many, few, one), delta, allow_unused=True),
+            torch.autograd.grad(want, (many, few, one), delta, allow_unused=True),
+            strict=True,
+        ):
+            assert (a is None) == (b is None)
+            assert a is None or torch.equal(a, b)

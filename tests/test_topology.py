@@ -11,7 +11,8 @@ import torch
 
 from sparsekern import SparseWeight, Topology, ops
 from sparsekern.ops import extension
-from sparsekern.topology import COLUMNS, is_pattern, kept
+from sparsekern.ops.csr import check_pattern
+from sparsekern.topology import COLUMNS, kept
 
 TILED = COLUMNS | {"tiles"}
 
@@ -54,7 +55,7 @@ def test_mask_round_trip_and_views(shape: tuple[int, ...], density: float, tiled
     assert (topology.nnz, topology.capacity, topology.shape) == (nnz, nnz + 3, shape)
     assert topology.sparsity == pytest.approx(1 - nnz / mask.numel())
     assert torch.equal(topology.coordinates(), mask.flatten().nonzero().flatten())
-    assert is_pattern(topology.row_ptr, topology.col[:nnz], topology.cols)
+    check_pattern(topology.row_ptr, topology.col[:nnz], topology.cols)
     flat = mask.reshape(shape[0], -1)
     t_ptr, t_row, t_pos, tiles, t_tiles, bits = topology.index[2:]
     assert bits.numel() == 0

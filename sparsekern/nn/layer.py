@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from ..ops.choice import Choice, card_of
 from ..ops.conv import Window
-from ..topology import Topology, is_pattern, kept
+from ..ops.csr import check_pattern
+from ..topology import Topology, kept
 from . import copies
 from .effective import WeightAccess
 from .probe import Probe
@@ -291,7 +292,9 @@ class PatternLayer(WeightAccess):
             row_ptr, col, *built = (buffers.pop(name) for name in INDEX)
             self._non_persistent_buffers_set.difference_update(INDEX)
             views = self._views(self.kernel)
-            self._install(Topology(self.weight_shape, row_ptr, col, views, tuple(built)), self.kernel, self.reason)
+            self._install(
+                Topology.trusted(self.weight_shape, row_ptr, col, views, tuple(built)), self.kernel, self.reason
+            )
 
     def _save_to_state_dict(self, destination: dict, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
@@ -332,19 +335,16 @@ class PatternLayer(WeightAccess):
     def _adopt_pattern(self, row_ptr: Tensor, col: Tensor, capacity: int) -> Topology:
         """Installs a saved pattern with room for `capacity` nonzeros."""
         rows, cols, nnz = self.weight_shape[0], prod(self.weight_shape[1:]), col.numel()
-        if row_ptr.numel() != rows + 1 or int(row_ptr[-1]) != nnz:
-            raise ValueError(
-                f"expected {rows} rows that end with the last of {nnz} columns, got {row_ptr.numel() - 1} rows that "
-                f"end with {int(row_ptr[-1])}"
-            )
-        if not is_pattern(row_ptr, col, cols):
-            raise ValueError(f"expected ascending columns in [0, {cols}) within ascending row pointers")
+        if row_ptr.shape != (rows + 1,) or int(row_ptr[-1]) != nnz:
+            found = f"{row_ptr.numel() - 1} rows that end with {int(row_ptr[-1])}" if row_ptr.numel() else "none"
+            raise ValueError(f"expected {rows} rows that end with the last of {nnz} columns, got {found}")
+        check_pattern(row_ptr, col, cols)
         old = self.topology
         device = self._index_device(old)
         padded = torch.zeros(capacity, dtype=torch.int32, device=device)
         padded[:nnz] = col
         # A copy: a state dict holds the tensors of the model it was taken from.
-        topology = Topology(self.weight_shape, row_ptr.to(device, torch.int32, copy=True), padded)
+        topology = Topology.trusted(self.weight_shape, row_ptr.to(device, torch.int32, copy=True), padded)
         self.loads += capacity != old.capacity or not topology.same_pattern(old)
         self.set_topology(topology)
         return topology

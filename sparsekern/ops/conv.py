@@ -39,7 +39,7 @@ def sparse_conv2d(
         input: `[batch, channels, height, width]` or without the batch dimension, in any memory format.
         values: `[capacity]`, dtype of `input`; the weight in the order of the topology.
         index: `Topology.index` of the weight viewed `[out, channels / groups * kernel height * kernel width]`.
-        bias: `[out]`, dtype of `input`.
+        bias: `[out]`, dtype of `input`. Operands may have any strides, but for the index.
         kernel_size, stride, dilation: a number or (height, width).
         padding: zeros around the input: a number, (height, width), (top, bottom, left, right), "valid" (none) or "same"
             (so that the output has the input's size; stride 1 only).
@@ -183,8 +183,10 @@ def convolve(
 
 def _pair(value: Pair, name: str, least: int = 1) -> list[int]:
     pair = [value, value] if isinstance(value, int) else list(value)
-    if len(pair) != 2 or not all(isinstance(n, int) and n >= least for n in pair):
-        raise ValueError(f"{name} must be a whole number or a pair of them, at least {least}, got {value!r}")
+    if len(pair) != 2 or not all(isinstance(n, int) and least <= n < 2**31 - 1 for n in pair):
+        raise ValueError(
+            f"{name} must be a whole number or a pair of them, at least {least} and below 2**31 - 1, got {value!r}"
+        )
     return pair
 
 

@@ -21,8 +21,9 @@ def sparse_linear(
     Args:
         input: `[*, cols]`.
         values: `[capacity]`, dtype of `input`; the weight in the order of the topology.
-        index: `Topology.index`.
-        bias: `[rows]`, dtype of `input`.
+        index: `Topology.index`, contiguous. A `Topology` has looked at its pattern; here columns are followed as they
+            are, and only pointers are looked at.
+        bias: `[rows]`, dtype of `input`. Operands may have any strides.
         out_features: rows of the weight, if not to be read from `index`.
 
     Returns:

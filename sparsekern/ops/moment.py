@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from .conv import Pair, Window, check_gradient, window
+from .csr import check_vectors
 from .schema import SNR_CAP
 from .selection import check_features
 from .shapes import accumulate_dtype
@@ -133,13 +134,14 @@ def score_step(
         row_ptr, col: the CSR pattern of the active weights, of the weight viewed `[rows, cols]`.
 
     Raises:
-        ValueError: arguments that do not fit.
+        ValueError: arguments that do not fit, pointers or columns out of range; a GPU takes these for granted.
     """
     _check_like(score, "score", momentum_buffer=momentum_buffer, gradient=gradient, weight=weight)
     if momentum_buffer.dtype != score.dtype or not momentum_buffer.is_contiguous():
         raise ValueError(f"momentum_buffer must be contiguous with the dtype {score.dtype} of score")
     if weight.dtype != gradient.dtype:
         raise ValueError(f"weight must have the dtype {gradient.dtype} of gradient, got {weight.dtype}")
+    check_vectors(row_ptr, col)
     if weight.dim() < 2 or row_ptr.shape != (weight.shape[0] + 1,):
         raise ValueError(f"row_ptr must have {len(weight) + 1 if weight.dim() else 2} elements, got {row_ptr.numel()}")
     dense = gradient.contiguous()

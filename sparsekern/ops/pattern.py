@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from . import reference
+from .csr import check_host, check_vectors
 
 _ops = torch.ops.sparsekern
 
@@ -49,9 +50,16 @@ def compress_mask(mask: Tensor, capacity: int | None = None) -> tuple[Tensor, Te
 
 def coordinates(row_ptr: Tensor, col: Tensor, cols: int, nnz: int | None = None) -> Tensor:
     """Flat coordinates `r * cols + c` of a CSR pattern, int64 `[nnz]`, ascending: the inverse of `compress`. `nnz`, if
-    it is given, is not asked of the device."""
-    nnz = int(row_ptr[-1]) if nnz is None else nnz
-    return reference._rows(row_ptr, nnz).mul_(cols).add_(col[:nnz])
+    it is given, is not asked of the device.
+
+    Raises:
+        ValueError: what is no CSR pattern of so many columns; on a GPU only what is no pair of vectors.
+    """
+    check_vectors(row_ptr, col)
+    check_host(row_ptr, col, cols)
+    if nnz is not None and (nnz > col.numel() or (col.device.type == "cpu" and nnz != int(row_ptr[-1]))):
+        raise ValueError(f"nnz must be the last of row_ptr, got {nnz}")
+    return reference.coordinates(row_ptr, col, cols, nnz)
 
 
 def random_subset(n: int, size: int, seed: int, *, device: torch.device | str = "cpu") -> Tensor:
@@ -85,8 +93,10 @@ def rewire(
         slot, -1 for what has grown and for slack.
 
     Raises:
-        ValueError: any of this does not hold, or the result does not fit the capacity.
+        ValueError: any of this does not hold, or the result does not fit the capacity. On a GPU the old pattern is
+            taken for granted.
     """
+    _pattern(row_ptr, col, cols)
     _vector(keep, "keep", torch.bool)
     _vector(grow, "grow", torch.int64)
     return _ops.rewire(row_ptr, col, keep, grow, capacity, cols)
@@ -94,20 +104,35 @@ def rewire(
 
 def transpose_index(row_ptr: Tensor, col: Tensor, cols: int) -> tuple[Tensor, Tensor, Tensor]:
     """The walk of a CSR pattern by columns: `t_ptr` int32 `[cols + 1]`, and for every step of that walk its row and its
-    slot, both int32 `[capacity]`."""
+    slot, both int32 `[capacity]`.
+
+    Raises:
+        ValueError: what is no CSR pattern of so many columns; on a GPU only what is no pair of vectors.
+    """
+    _pattern(row_ptr, col, cols)
     return _ops.transpose_index(row_ptr, col, cols)
 
 
 def tile_index(ptr: Tensor, index: Tensor, extent: int) -> Tensor:
     """The slot where each segment of 64 consecutive columns starts in every row, and where the row ends: int32
-    `[rows, tiles + 1]`. `extent` is the number of columns."""
+    `[rows, tiles + 1]`. `extent` is the number of columns. The errors are those of `transpose_index`."""
+    _pattern(ptr, index, extent, "ptr", "index", "extent")
     return _ops.tile_index(ptr, index, extent)
 
 
 def bit_index(row_ptr: Tensor, col: Tensor, cols: int) -> Tensor:
     """A CSR pattern as a bit map: int64 `[rows, tiles]`, for each segment of 64 columns a word, the first of them the
-    lowest bit."""
+    lowest bit. The errors are those of `transpose_index`."""
+    _pattern(row_ptr, col, cols)
     return _ops.bit_index(row_ptr, col, cols)
+
+
+def _pattern(
+    row_ptr: Tensor, col: Tensor, cols: int, pointers: str = "row_ptr", columns: str = "col", extent: str = "cols"
+) -> None:
+    check_vectors(row_ptr, col, pointers, columns)
+    if not 0 <= cols < 2**31:
+        raise ValueError(f"{extent} must be at least 0 and below 2**31, got {cols}")
 
 
 def _vector(tensor: Tensor, name: str, dtype: torch.dtype) -> None:

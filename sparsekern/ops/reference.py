@@ -8,6 +8,7 @@ from math import prod
 import torch
 from torch import Tensor
 
+from .csr import check_host
 from .reference_sampling import guided_sample, random_subset
 from .schema import TILE, library
 from .shapes import accumulate_dtype
@@ -21,6 +22,12 @@ def _rows(row_ptr: Tensor, nnz: int | None = None) -> Tensor:
     return torch.repeat_interleave(torch.arange(counts.numel(), device=row_ptr.device), counts, output_size=nnz)
 
 
+def coordinates(row_ptr: Tensor, col: Tensor, cols: int, nnz: int | None = None) -> Tensor:
+    """Flat index of every slot in use, int64 `[nnz]`; if that is given, the device is not asked for it."""
+    nnz = int(row_ptr[-1]) if nnz is None else nnz
+    return _rows(row_ptr, nnz).mul_(cols).add_(col[:nnz])
+
+
 def _flat(tensor: Tensor) -> Tensor:
     """`[*, features]` as `[batch, features]`, of which either may be 0."""
     return tensor.reshape(prod(tensor.shape[:-1]), tensor.shape[-1])
@@ -28,6 +35,7 @@ def _flat(tensor: Tensor) -> Tensor:
 
 def expand(values: Tensor, row_ptr: Tensor, col: Tensor, start: int, stop: int, cols: int) -> Tensor:
     """Rows `start:stop` of the matrix, dense `[stop-start, cols]`."""
+    check_host(row_ptr, col, cols)
     dense = values.new_zeros(stop - start, cols)
     first, last = int(row_ptr[start]), int(row_ptr[stop])
     dense[_rows(row_ptr[start : stop + 1]), col[first:last].long()] = values[first:last]
@@ -45,6 +53,7 @@ def expand_bits(values: Tensor, tile_ptr: Tensor, bits: Tensor, start: int, stop
 
 def collect(dense: Tensor, row_ptr: Tensor, col: Tensor, start: int, stop: int, out: Tensor) -> None:
     """Writes the active entries of `dense` (rows `start:stop` of a matrix) into their slots of `out`."""
+    check_host(row_ptr, col, dense.shape[1])
     first, last = int(row_ptr[start]), int(row_ptr[stop])
     out[first:last] = dense[_rows(row_ptr[start : stop + 1]), col[first:last].long()].to(out.dtype)
 
@@ -184,6 +193,7 @@ def rewire(
     Returns the new `row_ptr`, `col` `[capacity]` and the index map `[capacity]`: the old slot of each new slot, or -1
     for a grown one and for slack.
     """
+    check_host(row_ptr, col, cols)
     rows, nnz = row_ptr.numel() - 1, int(row_ptr[-1])
     if keep.numel() != nnz:
         raise ValueError(f"keep must be a bool tensor [{nnz}], got {keep.numel()} elements")
@@ -206,6 +216,7 @@ def rewire(
 
 def transpose_index(row_ptr: Tensor, col: Tensor, cols: int) -> tuple[Tensor, Tensor, Tensor]:
     """The walk by columns: `t_ptr [cols+1]`, and per slot of that walk its row and its slot in `values`."""
+    check_host(row_ptr, col, cols)
     nnz = int(row_ptr[-1])
     t_ptr = torch.zeros(cols + 1, dtype=torch.int32, device=col.device)
     t_ptr[1:] = torch.bincount(col[:nnz], minlength=cols).cumsum(0)
@@ -217,6 +228,7 @@ def transpose_index(row_ptr: Tensor, col: Tensor, cols: int) -> tuple[Tensor, Te
 
 def tile_index(ptr: Tensor, index: Tensor, extent: int) -> Tensor:
     """Where, in each row, the segment of every `TILE` consecutive columns starts: `[rows, tiles + 1]`."""
+    check_host(ptr, index, extent, "ptr", "index")
     rows, nnz = ptr.numel() - 1, int(ptr[-1])
     tiles = (extent + TILE - 1) // TILE
     segment = _rows(ptr) * tiles + torch.div(index[:nnz].long(), TILE, rounding_mode="floor")
@@ -227,6 +239,7 @@ def tile_index(ptr: Tensor, index: Tensor, extent: int) -> Tensor:
 
 def bit_index(row_ptr: Tensor, col: Tensor, cols: int) -> Tensor:
     """Which columns of every segment of `TILE` exist: int64 `[rows, tiles]`, the lowest bit first."""
+    check_host(row_ptr, col, cols)
     rows, tiles = row_ptr.numel() - 1, (cols + TILE - 1) // TILE
     mask = torch.zeros(rows, tiles * TILE, dtype=torch.bool, device=col.device)
     mask[_rows(row_ptr), col[: int(row_ptr[-1])].long()] = True
@@ -264,24 +277,9 @@ def kth_largest(scores: list[Tensor], k: int, absolute: bool) -> Tensor:
     return flat.topk(k).values[-1].clone()
 
 
-for _name, _function in {
-    "sparse_linear": sparse_linear,
-    "sparse_linear_backward": sparse_linear_backward,
-    "expanded_linear": expanded_linear,
-    "expanded_linear_backward": expanded_linear_backward,
-    "expand": expand,
-    "expand_bits": expand_bits,
-    "collect": collect,
-    "sampled_gradient": sampled_gradient,
-    "guided_sample": guided_sample,
-    "random_subset": random_subset,
-    "compress": compress,
-    "compress_mask": compress_mask,
-    "rewire": rewire,
-    "transpose_index": transpose_index,
-    "tile_index": tile_index,
-    "bit_index": bit_index,
-    "topk_mask": topk_mask,
-    "kth_largest": kth_largest,
-}.items():
-    library.impl(_name, _function, "CompositeExplicitAutograd")
+for _function in (
+    *(sparse_linear, sparse_linear_backward, expanded_linear, expanded_linear_backward),
+    *(expand, expand_bits, collect, sampled_gradient, guided_sample, random_subset, topk_mask, kth_largest),
+    *(compress, compress_mask, rewire, transpose_index, tile_index, bit_index),
+):
+    library.impl(_function.__name__, _function, "CompositeExplicitAutograd")

@@ -5,6 +5,7 @@ from math import prod
 import torch
 from torch import Tensor
 
+from .csr import check_host
 from .reference import _rows
 from .reference_conv import Window
 from .schema import SNR_CAP, library
@@ -63,6 +64,7 @@ def score_step(
 ) -> None:
     """`momentum_buffer <- momentum * momentum_buffer + gradient * weight`, `score <- score - lr * momentum_buffer`;
     then `gradient` is zero off the pattern."""
+    check_host(row_ptr, col, weight[:1].numel())
     wide = score.dtype
     momentum_buffer.mul_(momentum).addcmul_(gradient.to(wide), weight.to(wide))
     score.add_(momentum_buffer, alpha=-lr)

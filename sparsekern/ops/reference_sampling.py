@@ -5,6 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from .csr import check_host
+
 ROUNDS = 32
 BLOCK = 1 << 17
 FEW = 64
@@ -142,6 +144,7 @@ def guided_sample(
     if groups > 1:  # a row's share is its weight times the sum of its group's
         row_weight = row_weight * col_weight.sum(1).repeat_interleave(height)
     row_sum, row_positive = _cumulative(row_weight, "row_weight", col.device)
+    check_host(row_ptr, col, cols)
     nnz = int(row_ptr[-1])
     row_of = torch.repeat_interleave(torch.arange(rows, device=col.device), row_ptr.diff().long())
     active = row_of * cols + col[:nnz].long()

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from . import reference_sampling
+from .csr import check_vectors
 
 _ops = torch.ops.sparsekern
 FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -71,11 +72,13 @@ def guided_sample(
         Flat coordinates `r * cols + c`, int64 `[n]`, ascending; and how many of them the uniform rest supplied, 0-d.
 
     Raises:
-        ValueError: weights that are negative, infinite or NaN or do not fit the pattern; more than is inactive.
+        ValueError: weights that are negative, infinite or NaN or do not fit the pattern; more than is inactive; what is
+            no CSR pattern, which a GPU takes for granted.
     """
     for name, weight, most in (("row_weight", row_weight, 1), ("col_weight", col_weight, 2)):
         if not 1 <= weight.dim() <= most or weight.dtype not in FLOATS:
             raise ValueError(f"{name} must be a floating-point vector, got {weight.dtype} {tuple(weight.shape)}")
+    check_vectors(row_ptr, col)
     if row_ptr.shape != (row_weight.shape[0] + 1,):
         raise ValueError(f"row_weight must have {row_ptr.numel() - 1} elements, one per row, got {row_weight.shape[0]}")
     if col_weight.dim() == 2:

@@ -194,6 +194,8 @@ class LayerSite(Generic[Layer]):
         """Gives back the room that the layer of a saved state had given back."""
 
     def load_state(self, state: dict[str, Any]) -> None:
+        if state["first"] is not None:
+            Topology(self.active.shape, *state["first"])  # looks at what the file had
         self.loads = self.module.loads
         self.first = state["first"]
         self.changes, self.facts = dict(state["changes"]), dict(state["facts"])

@@ -1,0 +1,209 @@
+"""Malformed indices and arguments raise, whoever passes them: no kernel follows a pointer that leads astray."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from sparsekern import SparseConv2d, SparseLinear, Topology, ops
+from sparsekern.ops import reference, reference_moment
+
+ROWS, COLS, BIG = 3, 5, 10**8
+POINTERS, COLUMNS = [0, 2, 3, 5], [1, 4, 0, 2, 3]
+at = partial(torch.tensor, dtype=torch.int32)
+
+# What is no pattern: row pointers, columns, and what the error says.
+WRONG: dict[str, tuple[Any, Any, str]] = {
+    "pointers that fall": (at([0, 4, 3, 5]), at(COLUMNS), "row_ptr must ascend from 0"),
+    "pointers that start late": (at([1, 2, 3, 5]), at(COLUMNS), "row_ptr must ascend from 0"),
+    "pointers below 0": (at([-4, 2, 3, 5]), at(COLUMNS), "row_ptr must ascend from 0"),
+    "pointers that end below 0": (at([0, 0, 0, -BIG]), at(COLUMNS), "row_ptr must ascend from 0"),
+    "pointers past the end": (at([0, 2, 3, BIG]), at(COLUMNS), f"col must have at least {BIG} elements"),
+    "pointers past the end between": (at([0, BIG, BIG, 5]), at(COLUMNS), "row_ptr must ascend from 0"),
+    "no pointers": (at([]), at(COLUMNS), "row_ptr must have at least 1 element"),
+    "pointers of 64 bits": (at(POINTERS).long(), at(COLUMNS), "row_ptr must be a 1-D torch.int32 tensor"),
+    "pointers of two dimensions": (at([POINTERS]), at(COLUMNS), "row_ptr must be a 1-D"),
+    "column too large": (at(POINTERS), at([1, 4, 0, 2, 5]), r"col must lie in \[0, 5\)"),
+    "column far too large": (at(POINTERS), at([1, 4, BIG, 2, 3]), r"col must lie in \[0, 5\)"),
+    "column below 0": (at(POINTERS), at([-BIG, 4, 0, 2, 3]), r"col must lie in \[0, 5\)"),
+    "columns that fall": (at(POINTERS), at([4, 1, 0, 2, 3]), "col must ascend within each row"),
+    "a column twice": (at(POINTERS), at([4, 4, 0, 2, 3]), "col must ascend within each row"),
+    "columns of floats": (
+        at(POINTERS),
+        torch.tensor([1.0, 4.0, 0.0, 2.0, 3.0]),
+        "col must be a 1-D torch.int32",
+    ),
+    "too few columns": (at(POINTERS), at([1, 4, 0]), "col must have at least 5 elements"),
+}
+HARMLESS = {"columns that fall", "a column twice", "pointers of two dimensions"}  # to what only follows them
+
+Call = Callable[[Tensor, Tensor], Any]
+
+
+def _kept(row_ptr: Tensor, col: Tensor) -> Any:
+    return ops.rewire(row_ptr, col, torch.ones(5, dtype=torch.bool), torch.tensor([0]), 9, COLS)
+
+
+def _scored(row_ptr: Tensor, col: Tensor, op: Callable = ops.score_step) -> None:
+    score, buffer, gradient, weight = (torch.zeros(ROWS, COLS) for _ in range(4))
+    op(score, buffer, gradient, weight, row_ptr, col, lr=0.1, momentum=0.9)
+
+
+PATTERN_CALLS: dict[str, Call] = {
+    "Topology": lambda row_ptr, col: Topology((ROWS, COLS), row_ptr, col),
+    "rewire": _kept,
+    "transpose_index": lambda row_ptr, col: ops.transpose_index(row_ptr, col, COLS),
+    "bit_index": lambda row_ptr, col: ops.bit_index(row_ptr, col, COLS),
+    "coordinates": lambda row_ptr, col: ops.coordinates(row_ptr, col, COLS),
+    "guided_sample": lambda row_ptr, col: ops.guided_sample(torch.ones(ROWS), torch.ones(COLS), row_ptr, col, 2, 0),
+    "guided_sample, all": lambda row_ptr, col: ops.guided_sample(
+        torch.ones(ROWS), torch.ones(COLS), row_ptr, col, 10, 0
+    ),
+    "guided_sample, grouped": lambda row_ptr, col: ops.guided_sample(
+        torch.ones(ROWS), torch.ones(1, COLS), row_ptr, col, 2, 0
+    ),
+}
+REFERENCES: dict[str, Call] = {
+    "rewire": lambda row_ptr, col: reference.rewire(
+        row_ptr, col, torch.ones(5, dtype=torch.bool), torch.tensor([0]), 9, COLS
+    ),
+    "transpose_index": lambda row_ptr, col: reference.transpose_index(row_ptr, col, COLS),
+    "bit_index": lambda row_ptr, col: reference.bit_index(row_ptr, col, COLS),
+    "guided_sample": lambda row_ptr, col: reference.guided_sample(
+        torch.ones(ROWS), torch.ones(COLS), row_ptr, col, 2, 0
+    ),
+    "expand": lambda row_ptr, col: reference.expand(torch.ones(5), row_ptr, col, 0, ROWS, COLS),
+    "collect": lambda row_ptr, col: reference.collect(torch.ones(ROWS, COLS), row_ptr, col, 0, ROWS, torch.ones(5)),
+    "score_step": lambda row_ptr, col: _scored(row_ptr, col, reference_moment.score_step),
+}
+# What takes its index from a Topology sees to the bounds only.
+FOLLOWING_CALLS: dict[str, Call] = {
+    "score_step": _scored,
+    "dense_weight": lambda row_ptr, col: ops.dense_weight(torch.ones(5), row_ptr, col, COLS),
+    "active_values": lambda row_ptr, col: ops.active_values(torch.ones(ROWS, COLS), _index(row_ptr=row_ptr, col=col)),
+    "expanded_linear": lambda row_ptr, col: ops.expanded_linear(
+        torch.ones(2, COLS), torch.ones(col.shape), _index(row_ptr=row_ptr, col=col)
+    ),
+    "sparse_conv2d": lambda row_ptr, col: ops.sparse_conv2d(
+        torch.ones(2, COLS, 4, 4), torch.ones(col.shape), _index(row_ptr=row_ptr, col=col), kernel_size=1
+    ),
+}
+
+
+def _index(**wrong: Tensor) -> list[Tensor]:
+    index = list(Topology((ROWS, COLS), at(POINTERS), at(COLUMNS)).index)
+    for place, name in enumerate(("row_ptr", "col", "t_ptr", "t_row", "t_pos")):
+        index[place] = wrong.get(name, index[place])
+    return index
+
+
+def test_right_ones_pass() -> None:
+    for call in (*PATTERN_CALLS.values(), *REFERENCES.values(), *FOLLOWING_CALLS.values()):
+        call(at(POINTERS), at(COLUMNS))
+        call(at(POINTERS), at([*COLUMNS, BIG])[:5])
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+@pytest.mark.parametrize("name", PATTERN_CALLS)
+def test_what_is_no_pattern(name: str, wrong: str) -> None:
+    row_ptr, col, message = WRONG[wrong]
+    if "float" in wrong or "64" in wrong:
+        message = "1-D torch.int32"
+    with pytest.raises(ValueError, match=message):
+        PATTERN_CALLS[name](row_ptr, col)
+
+
+@pytest.mark.parametrize("wrong", sorted({*WRONG} - {"pointers of 64 bits"}))
+@pytest.mark.parametrize("name", REFERENCES)
+def test_what_is_no_pattern_without_kernels(name: str, wrong: str) -> None:
+    with pytest.raises(ValueError, match=r"row_ptr|col"):
+        REFERENCES[name](*WRONG[wrong][:2])
+
+
+@pytest.mark.parametrize("wrong", sorted({*WRONG} - HARMLESS))
+@pytest.mark.parametrize("name", FOLLOWING_CALLS)
+def test_what_leads_out_of_bounds(name: str, wrong: str) -> None:
+    with pytest.raises((ValueError, RuntimeError)):
+        FOLLOWING_CALLS[name](*WRONG[wrong][:2])
+
+
+@pytest.mark.parametrize("place", ["row_ptr", "t_ptr"])
+def test_pointers_of_sparse_products(place: str) -> None:
+    """Columns are those of a Topology, which are looked at where that is made."""
+    x, values = torch.ones(2, COLS), torch.ones(5)
+    for pointers in ([0, 4, 3, 5], [1, 2, 3, 5], [0, 2, 3, BIG], [0, 0, 0, -1]):
+        wrong = at(pointers if place == "row_ptr" else [*pointers[:3], 3, 3, pointers[3]])
+        with pytest.raises(ValueError, match=r"row_ptr|t_ptr|nonzeros|elements"):
+            ops.sparse_linear(x, values, _index(**{place: wrong}))
+
+
+def test_tiles_of_what_is_no_pattern() -> None:
+    for row_ptr, col, message in WRONG.values():
+        message = message.replace("row_ptr", "ptr").replace("col ", "index ")
+        with pytest.raises(ValueError, match=message):
+            ops.tile_index(row_ptr, col, COLS)
+
+
+@pytest.mark.parametrize("cols", [-1, -64, 2**31, 0])
+def test_extents(cols: int) -> None:
+    for op in (ops.transpose_index, ops.tile_index, ops.bit_index):
+        with pytest.raises(ValueError, match=r"\[0, 0\)|at least 0 and below"):
+            op(at(POINTERS), at(COLUMNS), cols)
+
+
+@pytest.mark.parametrize("shape", [(5,), (-1, 5), (3, -5)])
+def test_shapes(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="two or more dimensions, none below 0"):
+        Topology(shape, at(POINTERS), at(COLUMNS))
+
+
+def test_topologies_of_other_shapes_and_views() -> None:
+    for shape in ((2, 5), (4, 5), (3, 4)):
+        with pytest.raises(ValueError, match=r"row_ptr must have|\[0, 4\)"):
+            Topology(shape, at(POINTERS), at(COLUMNS))
+    with pytest.raises(ValueError, match=r"views must be some of .* got rows"):
+        Topology((ROWS, COLS), at(POINTERS), at(COLUMNS), frozenset({"rows"}))
+    with pytest.raises(ValueError, match="must be contiguous"):
+        Topology((ROWS, COLS), at(POINTERS), at(COLUMNS).repeat_interleave(2)[::2])
+
+
+def test_counts_of_nonzeros() -> None:
+    for nnz in (4, 6, BIG, -1):
+        with pytest.raises(ValueError, match="nnz must be the last of row_ptr"):
+            ops.coordinates(at(POINTERS), at(COLUMNS), COLS, nnz)
+
+
+@pytest.mark.parametrize("n", [-1, 11, 2**40])
+def test_numbers_of_coordinates(n: int) -> None:
+    with pytest.raises(ValueError, match="between 0 and"):
+        ops.guided_sample(torch.ones(ROWS), torch.ones(COLS), at(POINTERS), at(COLUMNS), n, 0)
+    with pytest.raises(ValueError, match="between 0 and"):
+        ops.random_subset(n, 10, 0)
+
+
+def test_masks_of_other_bytes() -> None:
+    """A view of bytes as truth values may hold others than 0 and 1."""
+    mask = torch.full((4, 70), 255, dtype=torch.uint8).view(torch.bool)
+    with pytest.raises(ValueError, match="bytes 0 and 1"):
+        Topology.from_mask(mask)
+    keep = torch.tensor([255, 0, 2, 1, 0], dtype=torch.uint8).view(torch.bool)
+    row_ptr, col, _ = ops.rewire(at(POINTERS), at(COLUMNS), keep, torch.empty(0, dtype=torch.int64), 5, COLS)
+    assert (row_ptr.tolist(), col.tolist()) == ([0, 1, 2, 3], [1, 0, 2, 0, 0])
+
+
+def test_states_of_layers() -> None:
+    """A file with one wrong number of its index is refused, and the layer stays what it is."""
+    for layer in (SparseLinear(COLS, ROWS, sparsity=0.5), SparseConv2d(COLS, ROWS, 1, sparsity=0.5)):
+        x = torch.randn(2, COLS, *[1] * (layer.weight.dim() - 2))
+        before, state = layer(x), layer.state_dict()
+        for name in ("row_ptr", "col"):
+            for place in range(state[name].numel()):
+                for number in (-1, -(2**31), 2**31 - 1):
+                    wrong = state[name].clone()
+                    wrong[place] = number
+                    with pytest.raises(RuntimeError, match=r"row_ptr|col|rows that end"):
+                        layer.load_state_dict({**state, name: wrong})
+        assert torch.equal(layer(x), before)
