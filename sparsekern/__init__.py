@@ -4,13 +4,25 @@ from . import process as process  # before the imports that take time
 
 # isort: split
 from . import ops
-from .nn import MaskedConv2d, MaskedLinear, MemoryReport, SparseConv2d, SparseLinear, densify, memory_report, shrink
+from .nn import (
+    Flops,
+    MaskedConv2d,
+    MaskedLinear,
+    MemoryReport,
+    SparseConv2d,
+    SparseLinear,
+    densify,
+    flops,
+    memory_report,
+    shrink,
+)
 from .sparsity import Method, Sparsifier, methods, sparsify
 from .topology import SparseWeight, Topology
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Flops",
     "MaskedConv2d",
     "MaskedLinear",
     "MemoryReport",
@@ -21,6 +33,7 @@ __all__ = [
     "Sparsifier",
     "Topology",
     "densify",
+    "flops",
     "memory_report",
     "methods",
     "ops",

@@ -3,6 +3,7 @@
 from .channels import ChannelGroup, channel_groups
 from .conv import SparseConv2d
 from .convert import densify, masked_twin, prunable_layers, sparse_twin, swap
+from .flops import Flops, flops
 from .layer import PatternLayer
 from .linear import SparseLinear
 from .masked import MaskedConv2d, MaskedLayer, MaskedLinear
@@ -14,6 +15,7 @@ from .zeros import ZeroChannels
 
 __all__ = [
     "ChannelGroup",
+    "Flops",
     "MaskedConv2d",
     "MaskedLayer",
     "MaskedLinear",
@@ -26,6 +28,7 @@ __all__ = [
     "ZeroChannels",
     "channel_groups",
     "densify",
+    "flops",
     "masked_twin",
     "memory_report",
     "prunable_layers",

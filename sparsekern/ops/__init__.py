@@ -3,7 +3,7 @@
 `index` is `Topology.index`; the layout is described in `schema`.
 """
 
-from . import autograd, cuda, fakes, host, reference, reference_conv, reference_masked, reference_moment, schema
+from . import autograd, cuda, fakes, flops, host, reference, reference_conv, reference_masked, reference_moment, schema
 from .backend import extension
 from .conv import expanded_conv2d, masked_conv2d, sampled_conv2d_gradient, sparse_conv2d
 from .linear import expanded_linear, masked_linear, sparse_linear
@@ -26,6 +26,7 @@ __all__ = [
     "expanded_linear",
     "extension",
     "fakes",
+    "flops",
     "gradient_moment",
     "guided_sample",
     "host",

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
+from ..nn import Flops
 from .site import LayerSite
 
 
@@ -28,12 +29,13 @@ class Report:
     """`rows`: one dict per layer. flips: weights dropped plus weights grown at the last change; iou_last, iou_first:
     intersection over union of the pattern with the one before that change, and with the first. Of guided growth also
     sampled_uniformly: candidates of that change which chance had to supply, for want of weights that could be drawn;
-    and what the method's rule adds."""
+    and what the method's rule adds. `flops`: of the input that the report was asked with."""
 
     method: str
     steps: int
     notes: tuple[str, ...]
     rows: list[dict[str, Any]]
+    flops: Flops | None = None
 
     @property
     def sparsity(self) -> float:
@@ -53,4 +55,4 @@ class Report:
                 f"{r['name'][-20:]:20} {shape:>14} {r['nnz']:>10} {r['sparsity']:>8.4f} {r['flips']:>8} "
                 f"{r['iou_last']:>8.3f} {r['iou_first']:>9.3f}  {r['kernel']}: {r['reason']}"
             )
-        return "\n".join([*lines, *self.notes])
+        return "\n".join([*lines, *([] if self.flops is None else [str(self.flops)]), *self.notes])

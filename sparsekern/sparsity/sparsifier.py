@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..nn import flops
 from . import parallel
 from .engine import Engine
 from .method import Method
@@ -155,9 +156,11 @@ class Sparsifier(Engine, torch.optim.Optimizer):
         sites = [site for site in self.sites if site.module is layer]
         return sum(t.nbytes for s in sites for t in (*s.kept(), *(self.origin.kept(s) if self.origin else ())))
 
-    def report(self) -> Report:
-        """Per layer: shape, nnz, sparsity, flips, IoU with the last and the first pattern, kernel in use."""
-        return Report(self.method.name, self.steps, self.method.notes, [site_row(site) for site in self.sites])
+    def report(self, *inputs: Any, **options: Any) -> Report:
+        """Per layer: shape, nnz, sparsity, flips, IoU with the last and the first pattern, kernel in use. If it is told
+        what the model is called with, one sample for instance, also what that costs (`flops`)."""
+        cost = flops(self.passes.model, *inputs, **options) if inputs or options else None
+        return Report(self.method.name, self.steps, self.method.notes, [site_row(site) for site in self.sites], cost)
 
     def state_dict(self) -> dict[str, Any]:
         """Optimizer state with `[nnz]` entries for sparse weights, counters, generator, and each layer's kernel."""
