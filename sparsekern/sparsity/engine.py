@@ -10,18 +10,18 @@ import torch
 from torch import nn
 
 from .. import ops
-from ..nn import copies
+from ..nn import MaskedLayer, copies
 from . import parallel
 from .master import MasterSite, ParkedSite
 from .method import Method
 from .origin import Origin
 from .passes import Batches
 from .site import LayerSite, Site
-from .sites import check_held, followers_of, passes_of, share_patterns, sites_of
+from .sites import check_held, check_whole, followers_of, passes_of, share_patterns, sites_of
 from .stance import EagerSteps
 from .start import roomy
 from .starts import Loss
-from .states import States
+from .states import States, nested
 from .transaction import Transaction
 from .update import capacities, masks, plan, warn_of_collapse
 
@@ -57,25 +57,54 @@ class Engine:
         self.generator = generator or torch.Generator().manual_seed(seed)
         self.steps = 0
         self.losses: list[float] = []  # mean training loss of every epoch
-        self.settled = self.frozen = False
+        self.frozen = False
         self.origin: Origin | None = None  # what the method returns to
         self.rewired = self.reallocated = False
         self._late = False, False  # what a change in `epoch_end` has to tell of itself after the next step
         self._loss_due = False  # the change of pattern waits for the epoch's loss
         self._eager = EagerSteps()
         self._unarmed = True  # the layers are not yet prepared for the step to come
+        # The layers hold their nonzeros only, as those of a run that the method has settled: its state is to be loaded.
+        self._unloaded = method.storage == "master" and bool(self.sites) and type(self.sites[0]) is Site
+        self.settled = self._unloaded
+        self._found: list[tuple[Any, Any, Any]] = []  # sites, the patterns that the model came with, and the first ones
         self._begun = False  # of a draft: the sites and the generator are drafts
         if method.when.stop > 0 and (method.storage != "master" or method.freeze is not None):
             self._check_states(States(optimizer))
+        if method.rule.rewind is not None and len(nested(optimizer)) > 1:
+            raise ValueError(
+                f"{method.name} returns to the optimizer's state of an earlier step, but {type(optimizer).__name__} "
+                "has an optimizer of its own inside it: use one like SGD or Adam alone"
+            )
+        if method.when.stop > 0:
+            check_whole(self.sites)
         for site in self.sites:
             site.optimizer = optimizer
+        if not self._unloaded:
+            self._start()
+        self._arm()
+
+    def _start(self) -> None:
+        """What comes before the first step."""
+        for site in self.sites:
             with torch.no_grad():
-                site.tracked = method.rule.begin(site)
+                site.tracked = self.method.rule.begin(site)
+        came = [site.active for site in self.sites]
         with self._draft() as draft:
-            if method.update == "before" and method.when.fires(0):
+            if self.method.update == "before" and self.method.when.fires(0):
                 draft._change()
             draft._return(changed=False)
-        self._arm()
+        pairs = zip(self.sites, came, strict=True)
+        self._found = [(site, pattern, site.active) for site, pattern in pairs if site.active is not pattern]
+
+    def _come_back(self) -> None:
+        """Of a draft whose state is to be loaded: gives the model the patterns that it came with, if it still has those
+        of the first change."""
+        for site, came, first in self._found:
+            if site.active is first:
+                for layer in (site.module, *self._followers_of(site)):
+                    self._transaction.layer(layer).set_topology(came if layer is site.module else came.clone())
+        self._found = []
 
     @contextmanager
     def _draft(self) -> Iterator[Engine]:
@@ -135,6 +164,9 @@ class Engine:
         return followed
 
     def _follow(self) -> None:
+        for site in self.sites:
+            if not site.parameter.numel():  # nothing to be stepped, and optimizers divide by its size
+                site.parameter.grad = None
         self._each(self.method.rule.follow)
 
     @torch.no_grad()
@@ -144,8 +176,14 @@ class Engine:
             return
         rates = {id(p): group["lr"] for group in self.optimizer.param_groups for p in group["params"]}
         for site in self.sites:
-            if site.grad is not None:
-                hook(site, self.steps, float(rates[id(site.parameter)]), *arguments)
+            if site.grad is None:
+                continue
+            if id(site.parameter) not in rates:
+                raise ValueError(
+                    f"{site.name} is trained, but the optimizer does not hold its weight: it was frozen when the "
+                    "optimizer was built. Give it to add_param_group when you unfreeze it"
+                )
+            hook(site, self.steps, float(rates[id(site.parameter)]), *arguments)
 
     @torch.no_grad()
     def _change(self) -> None:
@@ -235,7 +273,7 @@ class Engine:
 
     def _advance(self, due: bool) -> None:
         """What a step does after the optimizer's, of a draft; `due`: the pattern changes in this step."""
-        (self.rewired, self.reallocated), self._late = self._late, (False, False)
+        (self.rewired, self.reallocated), self._late, self._found = self._late, (False, False), []
         if self.method.update != "before" and due:
             self._change()
         self.steps += 1
@@ -265,7 +303,7 @@ class Engine:
         for site in self.sites:
             site.arm() if armed else site.disarm()
             site.forget()
-            if isinstance(site, MasterSite):
+            if isinstance(site.module, MaskedLayer):
                 gradient = "moment" if moment else self.method.rule.gradient
                 if site.module.weight_gradient != gradient:  # modules set attributes slowly
                     site.module.weight_gradient = gradient

@@ -13,7 +13,7 @@ from ..ops.masked import active_values
 from ..topology import Topology
 from . import parallel
 from .carry import fresh_state, hand_over, put_values
-from .site import LayerSite, Site
+from .site import Layer, LayerSite, Site
 from .states import States
 from .transaction import Transaction
 
@@ -28,6 +28,15 @@ class Remasked(LayerSite):
 
     def _remember(self, mask: Tensor) -> None:
         self._mask = self.active.row_ptr, mask
+
+    def state(self) -> dict[str, Any]:
+        return {**super().state(), "capacity": self.active.capacity, "compared": self._mask is not None}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        super().load_state(state)
+        self._mask = None
+        if state.get("compared"):
+            self._remember(self.active.mask())
 
     def shared(self, mask: Tensor) -> Tensor:
         """How many weights a mask and the one in use have in common, 0-d."""
@@ -106,9 +115,17 @@ class MasterSite(Remasked, LayerSite[MaskedLayer]):
         self.note_change(old.nnz, common)
         return self.active.capacity != old.capacity
 
+    def fit(self, state: dict[str, Any], change: Transaction, states: States, followers: Sequence[Layer]) -> None:
+        capacity = state.get("capacity", self.active.capacity)
+        if capacity != self.active.capacity:
+            self.module = change.layer(self.module)
+            for layer in (self.module, *map(change.layer, followers)):
+                layer.set_topology(layer.topology.with_capacity(capacity))
+
     def forget(self) -> None:
         super().forget()
-        self.module.forget()
+        if isinstance(self.module, MaskedLayer):  # otherwise a state dict has made it shed what is absent
+            self.module.forget()
 
     def gradient_and_moment(self) -> tuple[Tensor, Tensor, int]:
         """As `LayerSite`; if the gradient was scaled after the backward pass (clipped, unscaled), so is the moment."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..nn import PatternLayer
+from .carry import fresh_state
 from .flow import bare
 from .site import LayerSite
 from .transaction import Transaction
@@ -67,7 +68,11 @@ class Origin:
             layers[site.name] = {**saved, "places": places, "values": left}
             values = {key: active.from_csr(value) for key, value in left.items()}
             change.copy(parameter, values.pop(""))
-            _replace(state, parameter, {**_copies(saved["state"]), **values})
+            own = {**_copies(saved["state"]), **values}
+            fresh = fresh_state(optimizer, change.original(site.module).stored) if own else None
+            if fresh is not None and parameter.dim() == 1 and not fresh.keys() <= own.keys():
+                own = {}  # of rows and columns of the dense weight (Adafactor)
+            _replace(state, parameter, own)
         for name, parameter in _others(model, sites, change):
             change.copy(parameter, self.saved["parameters"][name])
             _replace(state, parameter, _copies(self.saved["states"][name]))

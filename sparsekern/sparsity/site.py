@@ -191,7 +191,7 @@ class LayerSite(Generic[Layer]):
         }
 
     def fit(self, state: dict[str, Any], change: Transaction, states: States, followers: Sequence[Layer]) -> None:
-        """Gives back the room that the layer of a saved state had given back."""
+        """Gives a layer the room that the one of a saved state has."""
 
     def load_state(self, state: dict[str, Any]) -> None:
         if state["first"] is not None:
@@ -255,7 +255,7 @@ class Site(LayerSite[SparseLayer]):
 
     def fit(self, state: dict[str, Any], change: Transaction, states: States, followers: Sequence[SparseLayer]) -> None:
         capacity = state.get("capacity", self.active.capacity)
-        if capacity < self.active.capacity:
+        if capacity != self.active.capacity:
             none = self.active.coordinates()[:0]
             stays = torch.ones(self.nnz, dtype=torch.bool, device=none.device)
             self.rewire(stays, none, self.nnz, capacity, change, states, followers)

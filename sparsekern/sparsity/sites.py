@@ -1,10 +1,13 @@
 """The layers of a model as sites, and the optimizer's state of their weights as files hold it."""
 
-from collections.abc import Sequence
+import copy
+import itertools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from ..nn import MaskedLayer, PatternLayer, SparseLayer
 from ..topology import Topology
@@ -14,6 +17,7 @@ from .method import Method
 from .passes import ArmedStep, Batches, GrowthBatches
 from .site import LayerSite, Site
 from .starts import Loss
+from .states import States, nested
 
 KINDS: dict[str, tuple[type[PatternLayer], Any]] = {
     "nonzeros": (SparseLayer, Site),
@@ -30,6 +34,8 @@ def sites_of(model: nn.Module, method: Method) -> list[Any]:
     """
     kind, site = KINDS["nonzeros" if method.storage == "dense" else method.storage]
     sites = [site(plain(name), layer) for name, layer in model.named_modules() if isinstance(layer, kind)]
+    if not sites and method.storage == "master":  # of a run whose layers have shed what is absent
+        sites = [Site(plain(name), layer) for name, layer in model.named_modules() if isinstance(layer, SparseLayer)]
     if not sites and method.storage != "dense":
         what = "layer with a dense weight and a mask" if method.storage == "master" else "sparse layer"
         raise ValueError(f"the model has no {what}: call sparsify(model, {method.name}) first")
@@ -95,6 +101,18 @@ def share_patterns(sites: Sequence[LayerSite]) -> None:
             site.module.set_topology(common)
 
 
+def check_whole(sites: Sequence[LayerSite]) -> None:
+    """Raises a `ValueError` if a weight is not here as a whole."""
+    for site in sites:
+        whole = (site.active.capacity,) if isinstance(site.module, SparseLayer) else site.shape
+        if isinstance(site.parameter, DTensor) or site.parameter.shape != whole:
+            raise ValueError(
+                f"the weight of {site.name} is sharded (FSDP, tensor parallelism), but its pattern is to change, which "
+                "takes whole weights: leave the layer out of the sharding (ignored_params, ignored_states), use "
+                "DistributedDataParallel, or a method whose pattern stays"
+            )
+
+
 def check_held(sites: Sequence[LayerSite], optimizer: torch.optim.Optimizer) -> None:
     """Raises a `ValueError` if the optimizer lacks a weight that is to be trained."""
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
@@ -117,23 +135,77 @@ def check_saved(sites: Sequence[LayerSite], saved: dict[str, Any]) -> None:
 
 
 def pack(optimizer: torch.optim.Optimizer, sites: Sequence[LayerSite]) -> dict[str, Any]:
-    """The optimizer's state dict, with entries for nonzeros `[nnz]`."""
-    state, lengths = optimizer.state_dict(), _lengths(optimizer, sites)
-    trimmed = {
-        i: {key: _trim(value, *lengths[i]) if i in lengths else value for key, value in own.items()}
-        for i, own in state["state"].items()
-    }
-    return {**state, "state": trimmed}
+    """The optimizer's state dict, with entries for nonzeros `[nnz]`; "nested": those of optimizers inside it, "lists":
+    other tensors that it keeps for each Parameter."""
+    lengths, inner, lists = _lengths(optimizer, sites), nested(optimizer)[1:], States(optimizer).lists()
+    own = optimizer.state_dict()
+    if not _ordinary(own):  # its state would be known by what no other process knows
+        numbers = itertools.count()
+        groups = [{**group, "params": [next(numbers) for _ in group["params"]]} for group in optimizer.param_groups]
+        own = {"state": _by_number(optimizer, optimizer), "param_groups": groups}
+    packed = {**own, "state": _each(own["state"], lengths, _trim)}
+    if inner:
+        packed["nested"] = [_each(_by_number(each, optimizer), lengths, _trim) for each in inner]
+    if lists:
+        packed["lists"] = {path: _each(dict(enumerate(tensors)), lengths, _trim) for path, tensors in lists.items()}
+    return packed
 
 
 def unpack(optimizer: torch.optim.Optimizer, sites: Sequence[LayerSite], packed: dict[str, Any]) -> None:
-    """Loads what `pack` returned into an optimizer of weights of any capacity."""
-    lengths = _lengths(optimizer, sites)
-    padded = {
-        i: {key: _pad(value, *lengths[i]) if i in lengths else value for key, value in own.items()}
-        for i, own in packed["state"].items()
-    }
-    optimizer.load_state_dict({**packed, "state": padded})
+    """Loads what `pack` returned into an optimizer of weights of any capacity.
+
+    Raises:
+        ValueError: it is of an optimizer with others inside it than this one has.
+    """
+    lengths, insides, held = _lengths(optimizer, sites), nested(optimizer)[1:], States(optimizer)
+    inner, lists = packed.get("nested", []), packed.get("lists", {})
+    if len(inner) != len(insides):
+        raise ValueError(
+            f"the optimizer has {len(insides)} optimizers inside it, but the state is of one with {len(inner)}"
+        )
+    shared = [each for each in insides if each.param_groups is optimizer.param_groups]
+    own = {key: value for key, value in packed.items() if key not in ("nested", "lists")}
+    own["state"] = _each(packed["state"], lengths, _pad)
+    if _ordinary(optimizer.state_dict()):
+        optimizer.load_state_dict(own)
+    else:
+        for group, settings in zip(optimizer.param_groups, own["param_groups"], strict=True):
+            group.update({key: value for key, value in settings.items() if key != "params"})
+        insides, inner = [*insides, optimizer], [*inner, packed["state"]]
+    for each in shared:  # as the wrapper had it: what a scheduler sets reaches those inside
+        each.param_groups = optimizer.param_groups
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for each, states in zip(insides, inner, strict=True):
+        each.state.clear()
+        for number, state in _each(states, lengths, _pad).items():
+            each.state[parameters[number]] = {k: _beside(v, parameters[number]) for k, v in state.items()}
+    held.set_lists({path: _each(tensors, lengths, _pad) for path, tensors in lists.items()})
+
+
+def _ordinary(state_dict: dict[str, Any]) -> bool:
+    return {"state", "param_groups"} <= state_dict.keys()
+
+
+def _by_number(optimizer: torch.optim.Optimizer, outer: torch.optim.Optimizer) -> dict[int, Any]:
+    """State of an optimizer by the number that the Parameter has in the outer one."""
+    parameters = [p for group in outer.param_groups for p in group["params"]]
+    return {i: dict(optimizer.state[p]) for i, p in enumerate(parameters) if p in optimizer.state}
+
+
+def _beside(value: Any, parameter: Tensor) -> Any:
+    """A copy on the device of the Parameter; numbers, such as a count of steps, stay where they are."""
+    return value.to(parameter.device, copy=True) if isinstance(value, Tensor) and value.dim() else copy.copy(value)
+
+
+def _each(entries: dict[int, Any], lengths: dict[int, tuple[int, int]], change: Callable[..., Any]) -> dict[int, Any]:
+    """State by the numbers of Parameters, changed where these are stored as nonzeros."""
+
+    def changed(value: Any, length: tuple[int, int]) -> Any:
+        if isinstance(value, dict):
+            return {key: changed(part, length) for key, part in value.items()}
+        return change(value, *length)
+
+    return {i: changed(own, lengths[i]) if i in lengths else own for i, own in entries.items()}
 
 
 def _lengths(optimizer: torch.optim.Optimizer, sites: Sequence[LayerSite]) -> dict[int, tuple[int, int]]:

@@ -82,6 +82,8 @@ class Sparsifier(Engine, torch.optim.Optimizer):
     def __getattr__(self, name: str) -> Any:
         if name == "optimizer":
             raise AttributeError(name)
+        if name in ("first_step", "second_step"):  # of SAM
+            raise AttributeError(f"{name} goes past the Sparsifier: call step(closure), which takes both steps")
         return getattr(self.optimizer, name)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -97,10 +99,31 @@ class Sparsifier(Engine, torch.optim.Optimizer):
 
     # ---- the optimizer's interface
 
+    @property
+    def state(self) -> Any:  # type: ignore[override]
+        return self.optimizer.state
+
+    @state.setter
+    def state(self, state: Any) -> None:
+        self.optimizer.state = state
+
+    @property
+    def param_groups(self) -> Any:  # type: ignore[override]
+        return self.optimizer.param_groups
+
+    @param_groups.setter
+    def param_groups(self, groups: Any) -> None:
+        self.optimizer.param_groups = groups
+
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One optimizer step; see the class."""
         for site in self.sites:
             site.check_loaded(self.optimizer)
+        if self._unloaded:
+            raise RuntimeError(
+                f"the layers hold nonzeros only, as in a run that {self.method.name} has settled: load the state of "
+                f"its Sparsifier; a new run begins with sparsify(model, {self.method.name}) of a dense model"
+            )
         if self._unarmed and self._arm():
             raise RuntimeError(
                 "the last step was interrupted before the layers could record this one: call zero_grad, and compute "
@@ -171,6 +194,7 @@ class Sparsifier(Engine, torch.optim.Optimizer):
             "loss_due": self._loss_due,
             "settled": self.settled,
             "frozen": self.frozen,
+            **({"unloaded": True} if self._unloaded else {}),
             "origin": None if self.origin is None else self.origin.state(),
             "generator": self.generator.get_state(),
             "optimizer": pack(self.optimizer, self.sites),
@@ -186,7 +210,12 @@ class Sparsifier(Engine, torch.optim.Optimizer):
         if state_dict.get("method") != self.method.name:
             raise ValueError(f"expected the state of method {self.method.name}, got {state_dict.get('method')}")
         saved = state_dict["sites"]
+        if state_dict["steps"]:  # otherwise the state is of what the first change made
+            with self._draft() as draft:
+                draft._come_back()
         check_saved(self.sites, saved)
+        if self._unloaded and not state_dict["settled"]:
+            raise ValueError("the layers hold nonzeros only, but the state is of a run whose layers had dense weights")
         with self._draft() as draft:
             draft._begin()
             if state_dict["settled"]:
@@ -199,6 +228,7 @@ class Sparsifier(Engine, torch.optim.Optimizer):
             site.load_state(saved[site.name])
         self.steps, self.losses = state_dict["steps"], list(state_dict["losses"])
         self._loss_due = state_dict["loss_due"]
+        self._unloaded = state_dict.get("unloaded", False)
         self.origin = Origin.loaded(state_dict["origin"], self.sites) if state_dict["origin"] else None
         self.generator.set_state(state_dict["generator"].cpu())
         self._arm()

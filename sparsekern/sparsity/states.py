@@ -111,6 +111,24 @@ class States:
             return rows[0][1]
         return self._all if _fits(container, self._all) else None
 
+    def lists(self) -> dict[str, list[Any]]:
+        """The lists that are aligned with Parameters, by name, entries in the order of all Parameters."""
+        found: dict[str, list[Any]] = {}
+        for path, container, _ in self._found:
+            params = self._aligned(container)
+            if params is not None:
+                own = {id(p): tensor for p, tensor in zip(params, container, strict=True)}
+                found[path] = [own.get(id(p)) for p in self._all]
+        return found
+
+    def set_lists(self, saved: dict[str, dict[int, Any]]) -> None:
+        """Gives the lists what `lists` returned, entries by the numbers of the Parameters."""
+        for path, container, _ in self._found:
+            params = self._aligned(container) if path in saved else None
+            if params is not None:
+                own = {id(p): saved[path][i] for i, p in enumerate(self._all)}
+                container[:] = [None if own[id(p)] is None else own[id(p)].to(p.device, copy=True) for p in params]
+
     def replace(self, change: Transaction, old: nn.Parameter, new: nn.Parameter) -> None:
         """Puts `new` in the place of `old` wherever the optimizers hold it, with its state."""
         states = [each.state for each in self.optimizers]

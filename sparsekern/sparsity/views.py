@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import ops
+from .distributions import apportion
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,11 @@ class View:
         """How many `largest` marks in each layer; None if that is up to the scores."""
         if not self.per_layer:
             return None
-        return [max(k, min(minimum, s.numel())) for s, k in zip(scores, counts, strict=True)]
+        least = [min(minimum, s.numel()) for s in scores]
+        more = sum(max(0, own - k) for own, k in zip(least, counts, strict=True))
+        spare = [max(0, k - own) for own, k in zip(least, counts, strict=True)]
+        given = apportion(spare, spare, min(more, sum(spare)))  # by the layers that have more, so that the sum stays
+        return [max(own, k) - less for own, k, less in zip(least, counts, given, strict=True)]
 
 
 def _protect(scores: Tensor, minimum: int) -> Tensor:
