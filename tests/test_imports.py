@@ -28,6 +28,7 @@ GROUPS = [
     {"sparsity.growth", "sparsity.criteria", "sparsity.rule", "sparsity.passes", "sparsity.origin"},
     {"sparsity.method"},
     {"sparsity.methods", "sparsity.update", "sparsity.report", "sparsity.start", "sparsity.sites", "sparsity.stance"},
+    {"sparsity.checks"},
     {"sparsity.engine"},
     {"sparsity.sparsifier"},
     {"sparsity"},

@@ -10,18 +10,19 @@ import torch
 from torch import nn
 
 from .. import ops
-from ..nn import MaskedLayer, copies
+from ..nn import MaskedLayer
 from . import parallel
+from .checks import check_copies, check_network, check_states
 from .master import MasterSite, ParkedSite
 from .method import Method
 from .origin import Origin
 from .passes import Batches
 from .site import LayerSite, Site
-from .sites import check_held, check_whole, followers_of, passes_of, share_patterns, sites_of
+from .sites import followers_of, passes_of, share_patterns, sites_of
 from .stance import EagerSteps
 from .start import roomy
 from .starts import Loss
-from .states import States, nested
+from .states import States
 from .transaction import Transaction
 from .update import capacities, masks, plan, warn_of_collapse
 
@@ -50,7 +51,7 @@ class Engine:
         self.optimizer, self.method = optimizer, method
         self.passes = passes_of(model, method, batches, loss)
         self.sites: list[Any] = sites_of(model, method)
-        check_held(self.sites, optimizer)
+        check_network(self.sites, optimizer, method)
         share_patterns(self.sites)
         self.followers = [followers_of(follower, self.sites) for follower in followers]
         seed = parallel.common_seed(int(torch.randint(2**62, ()))) if generator is None else 0
@@ -69,15 +70,6 @@ class Engine:
         self.settled = self._unloaded
         self._found: list[tuple[Any, Any, Any]] = []  # sites, the patterns that the model came with, and the first ones
         self._begun = False  # of a draft: the sites and the generator are drafts
-        if method.when.stop > 0 and (method.storage != "master" or method.freeze is not None):
-            self._check_states(States(optimizer))
-        if method.rule.rewind is not None and len(nested(optimizer)) > 1:
-            raise ValueError(
-                f"{method.name} returns to the optimizer's state of an earlier step, but {type(optimizer).__name__} "
-                "has an optimizer of its own inside it: use one like SGD or Adam alone"
-            )
-        if method.when.stop > 0:
-            check_whole(self.sites)
         for site in self.sites:
             site.optimizer = optimizer
         if not self._unloaded:
@@ -129,9 +121,6 @@ class Engine:
             self.sites = [self._transaction.site(site) for site in self.sites]
             generator = torch.Generator(self.generator.device)
             self.generator = generator.set_state(self.generator.get_state())
-
-    def _check_states(self, states: States) -> None:
-        states.check({f"{site.name}.{site.module.WEIGHT}": site.parameter for site in self.sites})
 
     def _due(self) -> bool:
         """Whether the pattern changes in the step to come or, where the change comes first, before it."""
@@ -197,7 +186,7 @@ class Engine:
                 raise RuntimeError("the pattern changes in this step, but no backward pass reached a sparse layer")
         if not sites:
             return
-        self._check_copies()
+        check_copies(self.sites, [self._followers_of(site) for site in self.sites], self._transaction)
         if self.method.storage == "nonzeros" or self.settled:
             self._rewire(sites)
         else:
@@ -205,7 +194,7 @@ class Engine:
         warn_of_collapse(self.sites)
 
     def _rewire(self, sites: Sequence[Site]) -> None:
-        self._check_states(self._states)
+        check_states(self.sites, self._states)
         self.passes.begin(self.steps)
         chosen = plan(self.method, sites, self.steps, self.generator, self.passes)
         needed = [exchange.kept + exchange.grow.numel() for exchange in chosen]
@@ -216,7 +205,7 @@ class Engine:
 
     def _remask(self, sites: Sequence[MasterSite | ParkedSite]) -> None:
         if self.method.storage == "parked":
-            self._check_states(self._states)
+            check_states(self.sites, self._states)
         with ops.host.gathered():
             chosen = masks(self.method, sites, self.steps, self.generator, self.method.rule.held(self.losses))
             if chosen is None:
@@ -235,21 +224,6 @@ class Engine:
         self.reallocated |= reallocated
         self.rewired |= site.changes["flips"] > 0
 
-    def _check_copies(self) -> None:
-        """Refuses to leave an average of the model behind; what else is a copy of a layer is outdated from now on."""
-        for site in self.sites:
-            layer, followers = self._transaction.original(site.module), self._followers_of(site)
-            for twin in copies.of(layer):
-                if any(twin is follower for follower in followers):
-                    continue
-                if copies.written(twin):
-                    raise RuntimeError(
-                        f"a copy of {site.name} has got other weights since it was made, but its pattern does not "
-                        "follow the model's: pass an average of the model (EMA, SWA) to Sparsifier(followers=[...]); "
-                        "give a copy that is to keep its pattern its weights by load_state_dict"
-                    )
-                self._transaction.assign(twin, outdated=True)
-
     def _followers_of(self, site: LayerSite) -> list[Any]:
         return [layers[site.name] for layers in self.followers]
 
@@ -264,9 +238,9 @@ class Engine:
     def _settle(self) -> None:
         self._begin()
         if self.method.storage == "master" and not self.settled:
-            self._check_states(self._states)
+            check_states(self.sites, self._states)
             self.reallocated = True
-            self._check_copies()
+            check_copies(self.sites, [self._followers_of(site) for site in self.sites], self._transaction)
         along = self._transaction, self._states
         self.sites = [site.settle(*along, self._followers_of(site)) for site in self.sites]
         self.settled = True

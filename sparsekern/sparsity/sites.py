@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from ..nn import MaskedLayer, PatternLayer, SparseLayer
 from ..topology import Topology
@@ -99,39 +98,6 @@ def share_patterns(sites: Sequence[LayerSite]) -> None:
         common = Topology(own.shape, parallel.of_first(own.row_ptr), parallel.of_first(own.col))
         if not common.same_pattern(own):
             site.module.set_topology(common)
-
-
-def check_whole(sites: Sequence[LayerSite]) -> None:
-    """Raises a `ValueError` if a weight is not here as a whole."""
-    for site in sites:
-        whole = (site.active.capacity,) if isinstance(site.module, SparseLayer) else site.shape
-        if isinstance(site.parameter, DTensor) or site.parameter.shape != whole:
-            raise ValueError(
-                f"the weight of {site.name} is sharded (FSDP, tensor parallelism), but its pattern is to change, which "
-                "takes whole weights: leave the layer out of the sharding (ignored_params, ignored_states), use "
-                "DistributedDataParallel, or a method whose pattern stays"
-            )
-
-
-def check_held(sites: Sequence[LayerSite], optimizer: torch.optim.Optimizer) -> None:
-    """Raises a `ValueError` if the optimizer lacks a weight that is to be trained."""
-    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    missing = [site.name for site in sites if any(p.requires_grad and id(p) not in held for p in site.learned)]
-    if missing:
-        warn = "was it built before sparsify? Build it from model.parameters() afterwards"
-        raise ValueError(f"the optimizer does not hold the sparse weights of {', '.join(missing)}; {warn}")
-
-
-def check_saved(sites: Sequence[LayerSite], saved: dict[str, Any]) -> None:
-    """Raises a `ValueError` if `saved`, the states of sites by name, does not belong to these."""
-    if set(saved) != {site.name for site in sites}:
-        raise ValueError(f"the state is of a model with the sparse layers {', '.join(saved) or '(none)'}")
-    for site in sites:
-        if saved[site.name]["nnz"] != site.nnz:
-            raise ValueError(
-                f"{site.name} has {site.nnz} nonzeros, its state {saved[site.name]['nnz']}: load the state of the "
-                "model before that of the sparsifier"
-            )
 
 
 def pack(optimizer: torch.optim.Optimizer, sites: Sequence[LayerSite]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,12 +11,13 @@ from torch import nn
 
 from ..nn import flops
 from . import parallel
+from .checks import check_saved
 from .engine import Engine
 from .method import Method
 from .origin import Origin
 from .passes import Batches
 from .report import Report, site_row
-from .sites import check_saved, pack, unpack
+from .sites import pack, unpack
 from .starts import Loss
 
 REFUSED = ("Muon", "LBFGS", "SparseAdam")
@@ -35,6 +37,9 @@ class Sparsifier(Engine, torch.optim.Optimizer):
     has not come, the optimizer's own update may have been made already; then the step is not counted, and its change is
     due again in the next call of `step`, after the gradients of another forward and backward pass.
 
+    Nonzeros are stored as a vector: where only some weights decay, tell them by `p.dim() > 1 or name.endswith("values")`.
+    Of optimizers that wrap others (SAM, Lookahead) `step(closure)` is called; what they keep per weight follows, too.
+
     Args:
         model: a model after `sparsify`.
         optimizer: built from the model's parameters after `sparsify`; any with per-element state.
@@ -53,7 +58,9 @@ class Sparsifier(Engine, torch.optim.Optimizer):
 
     Raises:
         ValueError: the optimizer is Muon, LBFGS or SparseAdam, or does not hold the model's sparse weights that require
-            a gradient; a follower lacks a layer; the method needs `batches` and `loss`, and they are missing.
+            a gradient, or keeps what could not follow them; the model has another sparsity than the method, which keeps
+            it; a weight whose pattern is to change is sharded; a follower lacks a layer; the method needs `batches` and
+            `loss`, and they are missing.
     """
 
     # `GradScaler` would hand its scale to a fused optimizer as attributes of this object. So it unscales the gradients.
@@ -186,7 +193,12 @@ class Sparsifier(Engine, torch.optim.Optimizer):
         return Report(self.method.name, self.steps, self.method.notes, [site_row(site) for site in self.sites], cost)
 
     def state_dict(self) -> dict[str, Any]:
-        """Optimizer state with `[nnz]` entries for sparse weights, counters, generator, and each layer's kernel."""
+        """Optimizer state with `[nnz]` entries for sparse weights, counters, generator, and each layer's kernel.
+
+        Raises:
+            RuntimeError: `torch.distributed.checkpoint.state_dict` asks, which would keep the optimizer's state only.
+        """
+        _refuse_parts()
         return {
             "method": self.method.name,
             "steps": self.steps,
@@ -207,6 +219,7 @@ class Sparsifier(Engine, torch.optim.Optimizer):
         Raises:
             ValueError: the state is of another method or model, or the model's state was not loaded before.
         """
+        _refuse_parts()
         if state_dict.get("method") != self.method.name:
             raise ValueError(f"expected the state of method {self.method.name}, got {state_dict.get('method')}")
         saved = state_dict["sites"]
@@ -232,3 +245,12 @@ class Sparsifier(Engine, torch.optim.Optimizer):
         self.origin = Origin.loaded(state_dict["origin"], self.sites) if state_dict["origin"] else None
         self.generator.set_state(state_dict["generator"].cpu())
         self._arm()
+
+
+def _refuse_parts() -> None:
+    """Patterns, counters and generators would be lost without a word."""
+    if sys._getframe(2).f_globals.get("__name__") == "torch.distributed.checkpoint.state_dict":
+        raise RuntimeError(
+            "get_optimizer_state_dict and set_optimizer_state_dict keep the state of the optimizer only: save and load "
+            "Sparsifier.state_dict() itself, with torch.save on one rank or as a part of what dcp.save gets"
+        )

@@ -97,6 +97,8 @@ def sparsify(
     with torch.no_grad():
         for name, gone in removed.items():
             model.get_parameter(name).masked_fill_(gone, 0)
+    for name in layers if masks is not None else ():
+        vars(model.get_submodule(name))["pattern_given"] = True  # of whatever sparsity
     return model
 
 
