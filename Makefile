@@ -72,12 +72,18 @@ test-installed: build .venv/requirements-dev
 	cd / && SPARSEKERN_CPP=0 PYTHONPATH=$(CURDIR)/build/plain $(IMPORT) assert not ops.extension"
 	SPARSEKERN_CPP=0 PYTHONPATH=build/plain $(BIN)/pytest -n 2 $(KERNEL_TESTS)
 
-# The kernels under the address and undefined-behaviour sanitizers.
+# The kernels, and the CUDA sources as serial code, under the address and undefined-behaviour sanitizers; then the
+# kernels on threads of their own under the thread sanitizer, which finds no address space where it is randomized.
+SANITIZED = $(sort $(KERNEL_TESTS) $(wildcard tests/test_conv_*.py tests/test_malformed.py tests/test_sampling.py))
 sanitize: .venv/requirements-dev
-	SANITIZE=1 $(BIN)/python setup.py -q build --build-lib build/sanitize/lib --build-temp build/sanitize/temp
-	PYTHONPATH=build/sanitize/lib ASAN_OPTIONS=detect_leaks=0 \
+	SANITIZE=address,undefined $(BIN)/python setup.py -q build --build-lib build/address/lib --build-temp build/address/temp
+	PYTHONPATH=build/address/lib ASAN_OPTIONS=detect_leaks=0 \
 	LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libstdc++.so)" \
-	SANITIZE=1 $(BIN)/pytest -s -n 2 $(KERNEL_TESTS) tests/test_cuda_serial.py
+	SANITIZE=address,undefined $(BIN)/pytest -s -n 2 $(SANITIZED) tests/test_cuda_serial.py
+	SANITIZE=thread $(BIN)/python setup.py -q build --build-lib build/thread/lib --build-temp build/thread/temp
+	PYTHONPATH=build/thread/lib OMP_NUM_THREADS=1 TSAN_OPTIONS=ignore_noninstrumented_modules=1 \
+	LD_PRELOAD="$$(c++ -print-file-name=libtsan.so)" \
+	setarch -R $(BIN)/pytest -s -n 2 $(SANITIZED)
 
 # Compiles the kernels for aarch64.
 cross: .venv/requirements

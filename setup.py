@@ -3,7 +3,7 @@
 SPARSEKERN_CPP=0      no compiled kernels: everything runs on plain PyTorch
 SPARSEKERN_CUDA=0|1   without CUDA kernels, or fail if they cannot be built
 TORCH_CUDA_ARCH_LIST  for which GPUs (8.0;9.0;10.0+PTX)
-SANITIZE=1            address and undefined-behaviour sanitizers; no CUDA kernels
+SANITIZE=KIND         sanitizers, of KIND address,undefined or thread; no CUDA kernels
 DEBUG=1               -O0 with debug information
 """
 
@@ -104,11 +104,11 @@ def build() -> dict:
         return {}
     from torch.utils.cpp_extension import BuildExtension, include_paths, library_paths
 
-    debug, sanitize = os.environ.get("DEBUG") == "1", os.environ.get("SANITIZE") == "1"
+    debug, sanitize = os.environ.get("DEBUG") == "1", os.environ.get("SANITIZE")
     flags = ["-std=c++20", "-fvisibility=hidden", "-Wall", "-Wextra"]
     flags += ["-O0", "-g"] if debug else ["-O3", "-g0", "-fno-math-errno"]
     # -O1: at -O3 the instrumented convolutions take a quarter of an hour
-    flags += ["-O1", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover"] if sanitize else []
+    flags += ["-O1", "-g1", f"-fsanitize={sanitize}", "-fno-sanitize-recover"] if sanitize else []
     flags += [f"-isystem{path}" for path in include_paths()]  # system headers: no warnings
 
     extension = Extension(
@@ -116,7 +116,7 @@ def build() -> dict:
         ["csrc/module.cpp", *sources("cpu", "*.cpp")],
         include_dirs=[str(ROOT / "csrc")],
         extra_compile_args=flags,
-        extra_link_args=["-fsanitize=address,undefined"] if sanitize else [],
+        extra_link_args=[f"-fsanitize={sanitize}"] if sanitize else [],
         library_dirs=library_paths(),
         libraries=["torch_cpu"],
         language="c++",

@@ -35,7 +35,8 @@ def serial(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Callable
     """The operators by name."""
     folder = tmp_path_factory.mktemp("serial")
     flags = ["-std=c++20", "-O1", "-g1", "-fPIC", "-fvisibility=hidden"]
-    flags += ["-fsanitize=address,undefined", "-fno-sanitize-recover"] if os.environ.get("SANITIZE") == "1" else []
+    sanitize = os.environ.get("SANITIZE")
+    flags += [f"-fsanitize={sanitize}", "-fno-sanitize-recover"] if sanitize else []
     flags += [f"-I{ROOT / 'csrc'}", *(f"-isystem{path}" for path in include_paths())]
 
     def compiled(source: Path) -> str:
