@@ -37,7 +37,7 @@ class Sparsifier(Engine, torch.optim.Optimizer):
     has not come, the optimizer's own update may have been made already; then the step is not counted, and its change is
     due again in the next call of `step`, after the gradients of another forward and backward pass.
 
-    Nonzeros are stored as a vector: where only some weights decay, tell them by `p.dim() > 1 or name.endswith("values")`.
+    Nonzeros are a vector: where only some weights decay, tell these by `p.dim() > 1 or name.endswith("values")`.
     Of optimizers that wrap others (SAM, Lookahead) `step(closure)` is called; what they keep per weight follows, too.
 
     Args:
