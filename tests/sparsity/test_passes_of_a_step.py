@@ -48,8 +48,7 @@ def trained(name: str, before: Extra, behind: Extra) -> list[Any]:
     optimizer = sk.Sparsifier(model, torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9), method)
     changes = 0
     for step, (x, y) in enumerate(batches("linear", 10)):
-        images = x.unflatten(1, (1, 4, 3)).contiguous().repeat(1, 1, 1, 1)
-        images = nn.functional.pad(images, (1, 0, 0, 0))
+        images = nn.functional.pad(x.unflatten(1, (1, 4, 3)), (1, 0))
         optimizer.zero_grad()
         before(model, optimizer, images, y)
         cross_entropy(model(images), y).backward()
