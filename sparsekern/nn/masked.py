@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ..ops.masked import Record, active_values, effective, straight_through
-from ..ops.passes import Passes, Use
+from ..ops.passes import Passes, Use, in_forward_mode
 from ..topology import Topology
 from .conv import Conv2dProduct, SparseConv2d
 from .layer import PatternLayer, parameter_of
@@ -66,12 +66,23 @@ class MaskedLayer(PatternLayer):
             self.check_copy()
         input = self.prepare(input)
         whole = self._unmasked or self._fused  # the weight is an operand, and so has a gradient at every entry
-        if self.weight_gradient == "active" or (whole and self.weight_gradient == "dense"):
+        record = self._recorder(input)
+        if in_forward_mode() and record is None:
+            output = self.dense_product(input, self._differentiable_weight())
+        elif self.weight_gradient == "active" or (whole and self.weight_gradient == "dense"):
             output = self._multiply(input, self.master)
         else:
             output = self._multiply(input, self.master.detach())
-            output = straight_through(output, input, self.master, self.window, self._recorder(input))
+            output = straight_through(output, input, self.master, self.window, record)
         return output if self.probe is None else self.probe.tap(output, input, self.master)
+
+    def _differentiable_weight(self) -> Tensor:
+        """The weight of the dense twin, by PyTorch's own operators, which know its tangents."""
+        weight = self.master if self.transform is None else self.transform(self.master)
+        mask = self.topology.mask()
+        if self.weight_gradient == "active":
+            return weight * mask
+        return torch.where(mask, weight, weight - weight.detach())  # 0, and yet what straight-through asks for
 
     def _multiply(self, input: Tensor, weight: Tensor) -> Tensor:
         if self._unmasked and self.transform is None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from .passes import in_forward_mode
 from .schema import library
 
 
@@ -50,7 +51,7 @@ def _register(name: str, windowed: bool) -> None:
             return *given, None, *[None] * ctx.geometry
 
     def product(input: Tensor, values: Tensor, index: list[Tensor], bias: Tensor | None, *geometry: Any) -> Tensor:
-        if forward_ad._current_level >= 0:
+        if in_forward_mode():
             (input, d_input), (values, d_values), (bias, d_bias) = map(_dual, (input, values, bias))
             if not d_input is d_values is d_bias is None:
                 output = product(input, values, index, bias, *geometry)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .conv import Window
 from .moment import moment_of
-from .passes import Use, running, use_of
+from .passes import Use, in_forward_mode, running, use_of
 
 _ops = torch.ops.sparsekern
 
@@ -41,6 +41,11 @@ def active_values(weight: Tensor, index: list[Tensor]) -> Tensor:
 
 def dense_weight(values: Tensor, row_ptr: Tensor, col: Tensor, cols: int) -> Tensor:
     """The matrix `[rows, cols]` of the values `[capacity]` of a pattern, zeros in place. Differentiable in `values`."""
+    if in_forward_mode():  # of which PyTorch's own operators know the derivatives
+        slots = torch.arange(col.shape[0], dtype=row_ptr.dtype, device=row_ptr.device)
+        rows = torch.searchsorted(row_ptr[1:], slots, right=True)  # slack lies behind the last one
+        dense = values.new_zeros(row_ptr.shape[0] * cols).index_add(0, rows * cols + col, values)
+        return dense.reshape(row_ptr.shape[0], cols)[:-1]
     return _Dense.apply(values, row_ptr, col, cols)  # type: ignore[return-value]
 
 

@@ -4,6 +4,7 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 
 class Use(NamedTuple):
@@ -22,6 +23,11 @@ class Use(NamedTuple):
 def running() -> int:
     """The number of the backward pass that is running, -1 outside of any."""
     return torch._C._current_graph_task_id()
+
+
+def in_forward_mode() -> bool:
+    """Whether tensors may have tangents."""
+    return forward_ad._current_level >= 0
 
 
 def use_of(ctx: Any, began_in: int) -> Use | None:

@@ -92,7 +92,7 @@ def test_flows_multiply_to_the_gradient_and_layers_carry_the_same_flow(backend: 
             model[int(name)] = sk.MaskedLinear.from_dense(dense[int(name)], own)
     net = linearised(model)
     total = net(torch.ones(1, 5, dtype=torch.double)).sum()
-    weights = [net.module[i].values if backend == "sparse" else net.module[i].weight for i in (0, 2, 4)]
+    weights = [layer.weight if backend == "dense" else layer.stored for layer in (net.module[i] for i in (0, 2, 4))]
     gradients = torch.autograd.grad(total, weights)
     for i, weight, gradient in zip((0, 2, 4), weights, gradients, strict=True):
         score = weight * gradient if backend != "masked" else weight * gradient * mask[str(i)]
