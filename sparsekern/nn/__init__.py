@@ -2,7 +2,9 @@
 
 from .channels import ChannelGroup, channel_groups
 from .conv import SparseConv2d
-from .convert import densify, masked_twin, prunable_layers, sparse_twin, swap
+from .convert import densify, masked_twin, matching, prunable_layers, sparse_twin
+from .coverage import Weights
+from .exchange import exchange, took_part
 from .flops import Flops, flops
 from .layer import PatternLayer
 from .linear import SparseLinear
@@ -25,14 +27,17 @@ __all__ = [
     "SparseConv2d",
     "SparseLayer",
     "SparseLinear",
+    "Weights",
     "ZeroChannels",
     "channel_groups",
     "densify",
+    "exchange",
     "flops",
     "masked_twin",
+    "matching",
     "memory_report",
     "prunable_layers",
     "shrink",
     "sparse_twin",
-    "swap",
+    "took_part",
 ]

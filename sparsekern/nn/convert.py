@@ -1,13 +1,15 @@
 """Finding the layers of a model whose weights can be pruned, and exchanging layers."""
 
 import fnmatch
-import warnings
 from collections.abc import Iterable
 
 from torch import nn
+from torch.nn.parameter import UninitializedParameter
 
 from ..topology import Topology
 from .conv import SparseConv2d
+from .coverage import Weights, obstacle, shared_parameters
+from .exchange import exchange
 from .layer import PatternLayer
 from .linear import SparseLinear
 from .masked import Gradient, MaskedConv2d, MaskedLayer, MaskedLinear
@@ -27,37 +29,35 @@ def prunable_layers(model: nn.Module, exclude: Iterable[str] = ()) -> dict[str, 
         exclude: names and glob patterns of layers to leave dense.
 
     Raises:
-        ValueError: a pattern of `exclude` matches no layer, or nothing prunable remains.
+        ValueError: a pattern of `exclude` matches no layer, nothing prunable remains, or a layer waits for its first
+            input to know its shape.
     """
-    patterns = [exclude] if isinstance(exclude, str) else list(exclude)
-    layers = {n: m for n, m in model.named_modules() if type(m) in SPARSE or isinstance(m, PatternLayer)}
-    for pattern in patterns:
-        if not any(fnmatch.fnmatchcase(name, pattern) for name in layers):
-            raise ValueError(f"exclude pattern {pattern!r} matches none of the layers {', '.join(layers) or '(none)'}")
     shared = shared_parameters(model)
-    chosen = {}
-    for name, layer in layers.items():
-        if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns):
-            continue
-        if any(id(p) in shared for p in layer.parameters(recurse=False)):
-            warnings.warn(f"{name} shares a parameter with another module and stays dense", stacklevel=3)
-            continue
-        if type(layer) in SPARSE and "weight" not in layer._parameters:
-            warnings.warn(f"{name} computes its weight (weight norm, a mask?) and stays dense", stacklevel=3)
-            continue
-        chosen[name] = layer
+    layers = {n: m for n, m in model.named_modules() if type(m) in SPARSE or isinstance(m, PatternLayer)}
+    for name, module in model.named_modules():
+        if any(isinstance(p, UninitializedParameter) for p in module.parameters(recurse=False)):
+            raise ValueError(f"{name or 'the model'} ({type(module).__name__}) has no shape yet: run one batch first")
+    gone = matching(layers, exclude, "exclude")
+    chosen = {n: layer for n, layer in layers.items() if n not in gone and obstacle(layer, shared) is None}
     if not chosen:
-        raise ValueError("the model has no linear layer or convolution to make sparse")
+        why = "exclude leaves" if gone else "the model has"
+        raise ValueError(f"{why} no linear layer or convolution to make sparse; {Weights(model)}")
     return chosen
 
 
-def shared_parameters(model: nn.Module) -> set[int]:
-    """The ids of the Parameters that several modules hold."""
-    owners: dict[int, int] = {}
-    for module in model.modules():
-        for parameter in module.parameters(recurse=False):
-            owners[id(parameter)] = owners.get(id(parameter), 0) + 1
-    return {key for key, count in owners.items() if count > 1}
+def matching(layers: Iterable[str], patterns: Iterable[str], what: str) -> set[str]:
+    """The names that match one of `patterns`, names and globs.
+
+    Raises:
+        ValueError: one of them matches none.
+    """
+    names, found = list(layers), set()
+    for pattern in [patterns] if isinstance(patterns, str) else patterns:
+        own = {name for name in names if fnmatch.fnmatchcase(name, pattern)}
+        if not own:
+            raise ValueError(f"{what} pattern {pattern!r} matches none of the layers {', '.join(names) or '(none)'}")
+        found |= own
+    return found
 
 
 def sparse_twin(layer: nn.Module, topology: Topology, backend: str = "auto") -> SparseLayer:
@@ -77,24 +77,8 @@ def masked_twin(
     return MASKED[dense].from_topology(layer, topology, backend=backend, weight_gradient=weight_gradient)
 
 
-def swap(model: nn.Module, name: str, layer: nn.Module) -> nn.Module:
-    """Puts `layer` in the place of the submodule `name`, everywhere it is used.
-
-    Returns the model, which is `layer` itself for the name "".
-    """
-    if not name:
-        return layer
-    old = model.get_submodule(name)
-    for module in list(model.modules()):
-        for key, child in list(module._modules.items()):
-            if child is old:
-                setattr(module, key, layer)
-    return model
-
-
 def densify(model: nn.Module) -> nn.Module:
-    """Exchanges every sparse or masked layer for an ordinary dense one, zeros in place; returns the model."""
-    for name, layer in list(model.named_modules()):
-        if isinstance(layer, PatternLayer):
-            model = swap(model, name, layer.to_dense())
-    return model
+    """Exchanges every sparse or masked layer for an ordinary dense one, zeros in place; returns the model. Hooks,
+    attributes and marks stay, as with `sparsify`."""
+    layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, PatternLayer)}
+    return exchange(model, {name: layer.to_dense() for name, layer in layers.items()})

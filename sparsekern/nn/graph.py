@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from .layer import PatternLayer
 from .zeros import ZeroChannels
 
 # Of one tensor, which evaluation leaves as it is.
@@ -64,10 +63,10 @@ JOINS: set[Any] = {torch.cat, torch.concat, torch.concatenate}
 
 
 class Tracer(fx.Tracer):
-    """Layers with a pattern are single operations, as torch's own modules are."""
+    """`ZeroChannels` are single operations, as torch's own modules and layers with a pattern are."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, PatternLayer | ZeroChannels) or super().is_leaf_module(m, module_qualified_name)
+        return isinstance(m, ZeroChannels) or super().is_leaf_module(m, module_qualified_name)
 
 
 def trace(model: nn.Module) -> fx.GraphModule:

@@ -57,6 +57,7 @@ class PatternLayer(WeightAccess):
         generator: torch.Generator | None,
     ) -> None:
         super().__init__()
+        self.__module__ = f"torch.nn/{__name__}"  # by which torch.fx tells layers that it keeps whole
         for name, value in settings.items():
             setattr(self, name, value)
         if topology is None and sparsity is not None:

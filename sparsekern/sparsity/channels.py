@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from ..nn import ChannelGroup, channel_groups
 from ..topology import kept
-from .flow import bare
+from .inputs import arguments
 from .starts import Network, scoring
+from .wrappers import bare
 
 
 def removable_groups(network: Network) -> list[ChannelGroup]:
@@ -20,7 +21,8 @@ def removable_groups(network: Network) -> list[ChannelGroup]:
     Raises:
         ValueError: there are none, or `torch.fx` cannot trace the model.
     """
-    inputs = network.batches[0][0][:2]
+    model = bare(network.model)
+    inputs = arguments(network.batches[0][0]).first(2).in_order(model)
     groups = [
         group
         for group in channel_groups(network.model, inputs)
@@ -68,6 +70,7 @@ def costs(network: Network, groups: Sequence[ChannelGroup]) -> list[int]:
 def _applications(network: Network) -> dict[str, int]:
     """How many times a sample meets the weight of each layer: at each position of the output, in each of its uses."""
     applied = dict.fromkeys(network.layers, 0)
+    model, inputs = bare(network.model), arguments(network.batches[0][0]).first(2)
 
     def count(name: str, module: nn.Module, inputs: Any, output: Tensor) -> None:
         applied[name] += output[0].numel() // max(1, len(network.layers[name].weight))  # type: ignore[arg-type]
@@ -75,7 +78,7 @@ def _applications(network: Network) -> dict[str, int]:
     handles = [layer.register_forward_hook(partial(count, name)) for name, layer in network.layers.items()]
     try:
         with scoring(network.model), torch.no_grad():
-            bare(network.model)(network.batches[0][0][:2])
+            model(*inputs.positional, **inputs.keywords)
     finally:
         for handle in handles:
             handle.remove()

@@ -7,12 +7,13 @@ from typing import Any
 import torch
 from torch.distributed.tensor import DTensor
 
-from ..nn import PatternLayer, SparseLayer, copies
+from ..nn import PatternLayer, SparseLayer, copies, took_part
 from ..topology import kept
 from .method import Method
 from .site import LayerSite
 from .states import States, nested
 from .transaction import Transaction
+from .wrappers import former_name
 
 
 def check_network(sites: Sequence[LayerSite], optimizer: torch.optim.Optimizer, method: Method) -> None:
@@ -108,6 +109,25 @@ def check_copies(sites: Sequence[LayerSite], followers: Sequence[Sequence[Patter
                     "that is to keep its pattern its weights by load_state_dict"
                 )
             change.assign(twin, outdated=True)
+
+
+def check_reached(sites: Sequence[LayerSite]) -> None:
+    """Raises a `RuntimeError` if dense originals of the sites' layers got the gradients of the first step instead."""
+    names = [site.name for site in sites if site.parameter.grad is None and took_part(site.module)]
+    if names:
+        raise RuntimeError(
+            f"the dense originals of {', '.join(names)} computed in this step instead of the sparse layers, and do not "
+            "learn: something that sparsify does not look into still holds them (an object that is no module, a bound "
+            "method). Let it look the layers up in their modules, or leave them dense: sparsify(exclude=)"
+        )
+
+
+def renamed(sites: Sequence[LayerSite], saved: dict[str, Any]) -> dict[str, Any]:
+    """The states of layers by name, as version 0.1 called them or as they are called now."""
+    names = {former_name(site.name): site.name for site in sites}
+    if set(saved) == {site.name for site in sites} or set(saved) != set(names) or len(names) < len(sites):
+        return saved
+    return {names[name]: state for name, state in saved.items()}
 
 
 def check_saved(sites: Sequence[LayerSite], saved: dict[str, Any]) -> None:

@@ -1,16 +1,17 @@
 """The linearised network: what of an all-ones input flows through absolute weights (SynFlow, Tanaka et al. 2020)."""
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.parallel import DistributedDataParallel
 from torch.overrides import TorchFunctionMode
 
 from ..nn import PatternLayer
+from .inputs import Arguments, total
+from .wrappers import bare
 
 
 class Linearised(nn.Module):
@@ -24,9 +25,9 @@ class Linearised(nn.Module):
         super().__init__()
         self.module = module
 
-    def forward(self, *inputs: Tensor) -> Any:
+    def forward(self, *inputs: Any, **keywords: Any) -> Any:
         with _Linear():
-            return self.module(*inputs)
+            return self.module(*inputs, **keywords)
 
 
 @torch.no_grad()
@@ -37,10 +38,11 @@ def linearised(model: nn.Module) -> Linearised:
     activations and dropout pass their input on. Batch norm multiplies channels by |gamma| / sqrt(running variance +
     eps); what normalises by the sample itself (layer, group, instance, RMS norm, batch norm without running statistics)
     by |gamma|, since no statistics belong to a flow. A softmax over dimension 1, that of classes, passes its input on;
-    over another one, and in scaled dot product attention, all positions share alike. `glu` adds its halves. All of this
-    holds for modules and for functions called in `forward`. Max pooling passes the largest flow on, as in SynFlow's
-    code; any other operation (recurrent layers, `nn.MultiheadAttention`, the product of a flow and a gate) runs as it
-    is, on absolute Parameters.
+    over another one, and in scaled dot product attention, all positions share alike. `glu` adds its halves. An
+    embedding, a linear layer of one-hot vectors, adds up its entries, whatever it is asked for. All of this holds for
+    modules and for functions called in `forward`. Max pooling passes the largest flow on, as in SynFlow's code; any
+    other operation (recurrent layers, `nn.MultiheadAttention`, the product of a flow and a gate) runs as it is, on
+    absolute Parameters.
 
     The model, its mode and its random state are left alone; its gradients are not copied.
     """
@@ -50,14 +52,7 @@ def linearised(model: nn.Module) -> Linearised:
     return Linearised(copied)
 
 
-def bare(model: nn.Module) -> nn.Module:
-    """Without the wrappers of `torch.compile` and `DistributedDataParallel`."""
-    while isinstance(model, DistributedDataParallel) or "_orig_mod" in model._modules:
-        model = model.get_submodule("_orig_mod" if "_orig_mod" in model._modules else "module")
-    return model
-
-
-def flows(model: nn.Module, layers: Sequence[PatternLayer], inputs: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+def flows(model: nn.Module, layers: Sequence[PatternLayer], inputs: Arguments) -> list[tuple[Tensor, Tensor]]:
     """Efferent flow `[rows]` and afferent flow `[cols]` (`[groups, cols]` of a grouped convolution) of each of
     `layers` (GraBo, eq. 3), float64, each of sum 1; zero where nothing flows.
 
@@ -66,23 +61,18 @@ def flows(model: nn.Module, layers: Sequence[PatternLayer], inputs: Sequence[Ten
 
     Args:
         layers: modules of `model`.
-        inputs: what the model is called with; only shapes count, of which the first dimension is the batch's.
+        inputs: what the model is called with; one sample counts, and of its floating-point tensors only the shape.
 
     Raises:
-        ValueError: an input is not a floating-point tensor, or the flow exceeds the range of float64.
+        ValueError: no input is a floating-point tensor or goes through an embedding, or the flow exceeds the range of
+            float64.
     """
-    for x in inputs:
-        if not isinstance(x, Tensor) or not x.is_floating_point():
-            got = str(x.dtype) if isinstance(x, Tensor) else type(x).__name__
-            raise ValueError(f"the flow starts from floating-point inputs, but the model takes {got}")
     net = linearised(model).requires_grad_(False)
-    names = {module: name for name, module in bare(model).named_modules()}
-    copies: list[Any] = [net.module.get_submodule(names[layer]) for layer in layers]
+    copies: list[Any] = copied_layers(model, net.module, layers)
     for layer in copies:
         layer.probe = layer.new_probe()
     with torch.enable_grad():
-        ones = [x.new_ones((1, *x.shape[1:]), dtype=torch.float64).requires_grad_() for x in inputs]
-        torch.autograd.grad(_total(net(*ones)), ones, allow_unused=True)
+        total_flow(net, inputs).backward()
     found = []
     for layer in copies:
         if not layer.probe.records:
@@ -103,11 +93,31 @@ def _share(flow: Tensor) -> Tensor:
     return flow / total if total > 0 else flow
 
 
-def _total(output: Any) -> Tensor:
-    if isinstance(output, Tensor):
-        return output.sum()
-    parts = output.values() if isinstance(output, Mapping) else output
-    return torch.stack([_total(part) for part in parts]).sum()
+def copied_layers(model: nn.Module, copied: nn.Module, layers: Sequence[nn.Module]) -> list[nn.Module]:
+    """What some layers of a model are in its copy."""
+    twins = dict(zip(bare(model).modules(), copied.modules(), strict=True))
+    return [twins[layer] for layer in layers]
+
+
+def total_flow(net: Linearised, inputs: Arguments) -> Tensor:
+    """The sum of what a linearised network returns when each of its floating-point inputs is 1, and every embedding
+    meets all of its entries; differentiable in these and in the network's Parameters.
+
+    Raises:
+        ValueError: there are none.
+    """
+    inputs = inputs.first(1)
+    if not any(x.is_floating_point() for x in inputs.tensors()) and not any(
+        isinstance(module, nn.Embedding) for module in net.modules()
+    ):
+        kinds = ", ".join(sorted({str(x.dtype) for x in inputs.tensors()})) or "no tensors"
+        raise ValueError(f"the flow starts from floating-point inputs or embeddings, but the model takes {kinds}")
+    ones = inputs.each(lambda x: _ones(x) if x.is_floating_point() else x)
+    return total(net(*ones.positional, **ones.keywords))
+
+
+def _ones(x: Tensor) -> Tensor:
+    return torch.ones_like(x, dtype=torch.float64).requires_grad_()
 
 
 def _first(input: Tensor, *_: Any, **__: Any) -> Tensor:
@@ -155,6 +165,11 @@ def _softmax(input: Tensor, dim: int | None = None, *_: Any, **__: Any) -> Tenso
     return torch.full_like(input, 1 / input.shape[dim])
 
 
+def _embedding(input: Tensor, weight: Tensor, *_: Any, **__: Any) -> Tensor:
+    flow = weight.sum(0).expand(*input.shape, -1)
+    return flow if flow.requires_grad else flow.clone().requires_grad_()
+
+
 def _attention(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> Tensor:
     return value.mean(-2, keepdim=True).expand(*query.shape[:-1], -1)
 
@@ -179,6 +194,8 @@ _LINEAR |= {
     F.batch_norm: _batch_norm,
     F.instance_norm: _batch_norm,
     F.glu: _glu,
+    F.embedding: _embedding,
+    torch.embedding: lambda weight, input, *_: _embedding(input, weight),
     **dict.fromkeys((F.softmax, torch.softmax, Tensor.softmax), _softmax),
     F.scaled_dot_product_attention: _attention,
 }

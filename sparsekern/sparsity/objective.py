@@ -7,8 +7,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from ..nn import PatternLayer
-from .flow import bare
+from .inputs import arguments
 from .starts import Loss
+from .wrappers import bare
 
 Batch = tuple[Tensor, Tensor]
 
@@ -37,7 +38,8 @@ class Objective:
     def __call__(self, values: Sequence[Tensor], batch: Batch) -> Tensor:
         """The loss, 0-d, differentiable in `values`."""
         x, y = batch
-        return self.loss(functional_call(self.model, dict(zip(self.names, values, strict=True)), (x,)), y)
+        own = dict(zip(self.names, values, strict=True))
+        return self.loss(functional_call(self.model, own, *arguments(x)), y)
 
     def gradient(self, values: Sequence[Tensor], batch: Batch) -> list[Tensor]:
         """The gradient by each of `values`, zero for one that the loss does not use."""

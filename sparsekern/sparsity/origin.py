@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from ..nn import PatternLayer
 from .carry import fresh_state
-from .flow import bare
 from .site import LayerSite
 from .transaction import Transaction
+from .wrappers import bare
 
 
 class Origin:

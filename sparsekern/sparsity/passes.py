@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from . import parallel
-from .flow import bare
+from .inputs import Arguments, arguments, call
 from .site import Site
 from .starts import Loss, untouched
+from .wrappers import bare
 
-Batch = tuple[Tensor, Tensor]
+Batch = tuple[Any, Any]
 Batches = Iterable[Batch] | Callable[[int], Iterable[Batch]]
 Statistic = Callable[[int, Site], tuple[Tensor, ...]]
 
@@ -35,7 +36,7 @@ class ArmedStep:
         """Prepares for the coming step."""
         if self.watches and armed != (self._handle is not None):
             if self._handle is None:
-                self._handle = self.model.register_forward_pre_hook(self._watch)
+                self._handle = self.model.register_forward_pre_hook(self._watch, with_kwargs=True)
             else:
                 self._handle.remove()
                 self._handle = None
@@ -52,15 +53,15 @@ class ArmedStep:
         ranks."""
         return [tuple(map(parallel.total, statistic(i, site))) for i, site in enumerate(sites)]
 
-    def inputs(self) -> Sequence[Tensor]:
-        """Tensors like those that the model is called with, of one sample and no particular values.
+    def inputs(self) -> Arguments:
+        """What the model is called with, of one sample; floating-point tensors have no particular values.
 
         Raises:
             RuntimeError: the model was not called in the armed step.
         """
-        if not self._watch.inputs:
+        if self._watch.seen is None:
             raise RuntimeError("the armed step did not call the model with a tensor: call the model, not its parts")
-        return self._watch.inputs
+        return self._watch.seen
 
 
 class GrowthBatches(ArmedStep):
@@ -110,7 +111,7 @@ class GrowthBatches(ArmedStep):
                     for site in sites:
                         site.arm()
                     with torch.enable_grad():
-                        torch.autograd.grad(self.loss(self.model(x), y), learning, allow_unused=True)
+                        torch.autograd.grad(self.loss(call(self.model, x), y), learning, allow_unused=True)
                     parts = [statistic(i, site) for i, site in enumerate(sites)]
                     if sums:
                         parts = [tuple(map(torch.add, *pair)) for pair in zip(sums, parts, strict=True)]
@@ -120,8 +121,8 @@ class GrowthBatches(ArmedStep):
                 site.disarm()
         return [tuple(map(parallel.total, tensors)) for tensors in sums]
 
-    def inputs(self) -> Sequence[Tensor]:
-        return [self._drawn[0][0][:1]]
+    def inputs(self) -> Arguments:
+        return arguments(self._drawn[0][0]).first(1)
 
 
 def _check(found: int, count: int) -> None:
@@ -130,10 +131,12 @@ def _check(found: int, count: int) -> None:
 
 
 class _Watch:
-    """Notes the tensors that a module is called with."""
+    """Notes what a module is called with."""
 
     def __init__(self) -> None:
-        self.inputs: list[Tensor] = []
+        self.seen: Arguments | None = None
 
-    def __call__(self, module: nn.Module, arguments: tuple) -> None:
-        self.inputs = [x.new_empty((1, *x.shape[1:])) if isinstance(x, Tensor) else x for x in arguments]
+    def __call__(self, module: nn.Module, positional: tuple, keywords: dict[str, Any]) -> None:
+        sample = Arguments(positional, keywords).first(1)
+        if sample.tensors():  # numbers mean something; of others the shape is enough, and the rest can be freed
+            self.seen = sample.each(lambda x: torch.empty_like(x) if x.is_floating_point() else x.clone())

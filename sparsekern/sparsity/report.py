@@ -1,10 +1,14 @@
 """What became of each layer's pattern."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-from ..nn import Flops
+import torch
+from torch import nn
+
+from ..nn import Flops, Weights
 from .site import LayerSite
 
 
@@ -22,6 +26,13 @@ def site_row(site: LayerSite) -> dict[str, Any]:
         "reason": site.module.reason,
         **site.measures(),
     }
+
+
+def remarks(model: nn.Module, sites: Sequence[LayerSite], optimizer: torch.optim.Optimizer) -> tuple[str, ...]:
+    """What of the model's weights is not sparse, and which layers no gradient has reached."""
+    idle = [s.name for s in sites if s.learns and s.parameter.grad is None and not optimizer.state.get(s.parameter)]
+    unused = f"no gradient has reached {', '.join(idle)}: are they used?"
+    return (str(Weights(model)), *([unused] if 0 < len(idle) < len(sites) else []))
 
 
 @dataclass(frozen=True)

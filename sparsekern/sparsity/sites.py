@@ -17,6 +17,7 @@ from .passes import ArmedStep, Batches, GrowthBatches
 from .site import LayerSite, Site
 from .starts import Loss
 from .states import States, nested
+from .wrappers import check_managed, own_modules
 
 KINDS: dict[str, tuple[type[PatternLayer], Any]] = {
     "nonzeros": (SparseLayer, Site),
@@ -29,15 +30,17 @@ def sites_of(model: nn.Module, method: Method) -> list[Any]:
     """A site for every layer of the kind that the method drives.
 
     Raises:
-        ValueError: the model has none.
+        ValueError: the model has none, or `DistributedDataParallel` was wrapped around it before it had them.
     """
     kind, site = KINDS["nonzeros" if method.storage == "dense" else method.storage]
-    sites = [site(plain(name), layer) for name, layer in model.named_modules() if isinstance(layer, kind)]
+    layers = list(own_modules(model))
+    sites = [site(name, layer) for name, layer in layers if isinstance(layer, kind)]
     if not sites and method.storage == "master":  # of a run whose layers have shed what is absent
-        sites = [Site(plain(name), layer) for name, layer in model.named_modules() if isinstance(layer, SparseLayer)]
+        sites = [Site(name, layer) for name, layer in layers if isinstance(layer, SparseLayer)]
     if not sites and method.storage != "dense":
         what = "layer with a dense weight and a mask" if method.storage == "master" else "sparse layer"
         raise ValueError(f"the model has no {what}: call sparsify(model, {method.name}) first")
+    check_managed(model, [site.parameter for site in sites])
     return sites
 
 
@@ -64,7 +67,13 @@ def followers_of(model: nn.Module, sites: Sequence[LayerSite]) -> dict[str, Patt
     Raises:
         ValueError: one is missing or has another pattern.
     """
-    layers = {plain(name): layer for name, layer in model.named_modules() if isinstance(layer, PatternLayer)}
+    layers: dict[str, PatternLayer] = {}
+    for _, module in own_modules(model):  # the copy may lie in a wrapper of its own
+        own = {name: layer for name, layer in own_modules(module) if isinstance(layer, PatternLayer)}
+        layers = layers or own
+        if all(site.name in own for site in sites):
+            layers = own
+            break
     for site in sites:
         layer = layers.get(site.name)
         if layer is None or type(layer) is not type(site.module):
@@ -72,11 +81,6 @@ def followers_of(model: nn.Module, sites: Sequence[LayerSite]) -> dict[str, Patt
         if not layer.topology.same_pattern(site.active):
             raise ValueError(f"a follower's {site.name} has another pattern than the model's: copy it again")
     return layers
-
-
-def plain(name: str) -> str:
-    """A module's name without the wrappers of DDP, `AveragedModel` and `torch.compile`."""
-    return ".".join(part for part in name.split(".") if part not in ("module", "_orig_mod"))
 
 
 def share_patterns(sites: Sequence[LayerSite]) -> None:

@@ -11,12 +11,12 @@ from torch import nn
 
 from ..nn import flops
 from . import parallel
-from .checks import check_saved
+from .checks import check_reached, check_saved, renamed
 from .engine import Engine
 from .method import Method
 from .origin import Origin
 from .passes import Batches
-from .report import Report, site_row
+from .report import Report, remarks, site_row
 from .sites import pack, unpack
 from .starts import Loss
 
@@ -136,6 +136,8 @@ class Sparsifier(Engine, torch.optim.Optimizer):
                 "the last step was interrupted before the layers could record this one: call zero_grad, and compute "
                 "the gradients again"
             )
+        if self.steps == 0:
+            check_reached(self.sites)
         due = self._due()
         if self.method.update == "replace" and due:
             loss = None
@@ -187,10 +189,11 @@ class Sparsifier(Engine, torch.optim.Optimizer):
         return sum(t.nbytes for s in sites for t in (*s.kept(), *(self.origin.kept(s) if self.origin else ())))
 
     def report(self, *inputs: Any, **options: Any) -> Report:
-        """Per layer: shape, nnz, sparsity, flips, IoU with the last and the first pattern, kernel in use. If it is told
-        what the model is called with, one sample for instance, also what that costs (`flops`)."""
+        """Per layer: shape, nnz, sparsity, flips, IoU with the last and the first pattern, kernel in use; of the model what
+        is dense. If it is told what the model is called with, one sample for instance, also what that costs (`flops`)."""
         cost = flops(self.passes.model, *inputs, **options) if inputs or options else None
-        return Report(self.method.name, self.steps, self.method.notes, [site_row(site) for site in self.sites], cost)
+        notes = (*self.method.notes, *remarks(self.passes.model, self.sites, self.optimizer))
+        return Report(self.method.name, self.steps, notes, [site_row(site) for site in self.sites], cost)
 
     def state_dict(self) -> dict[str, Any]:
         """Optimizer state with `[nnz]` entries for sparse weights, counters, generator, and each layer's kernel.
@@ -222,7 +225,7 @@ class Sparsifier(Engine, torch.optim.Optimizer):
         _refuse_parts()
         if state_dict.get("method") != self.method.name:
             raise ValueError(f"expected the state of method {self.method.name}, got {state_dict.get('method')}")
-        saved = state_dict["sites"]
+        saved = renamed(self.sites, state_dict["sites"])
         if state_dict["steps"]:  # otherwise the state is of what the first change made
             with self._draft() as draft:
                 draft._come_back()

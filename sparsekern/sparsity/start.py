@@ -1,5 +1,6 @@
 """`sparsify`: the first pattern of a network."""
 
+import logging
 import warnings
 from collections.abc import Iterable, Sequence
 from math import prod
@@ -9,7 +10,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from ..nn import PatternLayer, masked_twin, prunable_layers, sparse_twin, swap
+from ..nn import PatternLayer, Weights, exchange, masked_twin, matching, prunable_layers, sparse_twin
 from ..ops.choice import choose
 from ..topology import Topology, kept
 from . import distributions, parallel
@@ -17,6 +18,10 @@ from .distributions import Distribution
 from .method import Method
 from .schedules import constant
 from .starts import Batches, Loss, Network
+from .wrappers import check_free
+
+log = logging.getLogger("sparsekern")
+CHOSEN = "left out by exclude or masks"
 
 
 def sparsify(
@@ -24,6 +29,7 @@ def sparsify(
     method: Method | float,
     *,
     distribution: str | Distribution | None = None,
+    include: Iterable[str] = (),
     exclude: Iterable[str] = (),
     masks: dict[str, Tensor] | None = None,
     batches: Batches | None = None,
@@ -34,25 +40,34 @@ def sparsify(
     """Exchanges the linear layers and 2-D convolutions of `model`, in place, for layers that hold their nonzeros only,
     or, for methods whose pruned weights go on learning, a dense master weight; returns the model.
 
-    Build the optimizer afterwards: the weights are new Parameters. Weights keep their values, except where the method
-    draws new ones for the pattern (`gse_*`).
+    Build the optimizer afterwards, and wrap the model (`DistributedDataParallel`, `AveragedModel`) afterwards: the
+    weights are new Parameters. Weights keep their values, except where the method draws new ones for the pattern
+    (`gse_*`). Layers keep their names, hooks and attributes, Parameters their attributes and, where the gradient keeps
+    its number of dimensions, their hooks; lists, tuples, dicts and sets among the attributes of the model's modules get
+    the new layers as well. Which share of the weights became sparse, what stays dense, and why, is logged
+    ("sparsekern", INFO), and warned of where more than a tenth stays dense that nobody excluded.
 
     Args:
         method: a `Method`, or the sparsity of a static random pattern.
         distribution: "uniform", "er", "erk", "global" or a function; how a random pattern is shared by the layers.
             The method's own by default.
+        include: names and glob patterns of layers to prune although the method leaves them out (of a ViT `dpf` prunes
+            the patch embedding only: `include="*"` takes the linear layers, too).
         exclude: names and glob patterns of layers to leave dense.
         masks: bool tensors of the weights' shapes by layer name, True where a weight stays; layers without one are
             left dense.
         batches, loss: data and `loss(output, target)` (mean over the batch) for methods that score on data; how many
-            batches and of what size the method's paper has: `method.start.batches`, `.batch_size`.
+            batches and of what size the method's paper has: `method.start.batches`, `.batch_size`. Each is a pair
+            (x, y); the model is called as `model(**x)` if x is a mapping, as `model(*x)` if it is a tuple, as
+            `model(x)` otherwise, and the loss gets its output as it is.
         backend: "auto" chooses the kernel of each layer; "sparse", "dense" (products with the expanded weight) and
             "masked" (plain PyTorch on a masked dense weight, to verify against) force one.
         generator: source of all random choices; PyTorch's default one if None.
 
     Raises:
         ValueError: a sparsity outside [0, 1), a mask of the wrong shape or dtype, an unknown layer, distribution or
-            backend, missing or too few `batches`, no `loss`.
+            backend, missing or too few `batches`, no `loss`; a model that is wrapped or sharded already, or on the meta
+            device, or has layers without a shape; no layer that can be made sparse.
     """
     choose(1, 1, 1.0, backend=backend)
     if not isinstance(method, Method):
@@ -62,19 +77,33 @@ def sparsify(
         method = Method("static", constant(float(method)))
     if method.storage == "dense":
         return model
-    layers = prunable_layers(model, exclude)
+    check_free(model)
+    every = prunable_layers(model)
+    layers = prunable_layers(model, exclude) if exclude else every
     if any(parameter.is_meta for layer in layers.values() for parameter in layer.parameters()):
         raise ValueError("the model is on the meta device; give its weights memory (model.to_empty) and values first")
     if masks is not None:
+        if include:
+            raise ValueError("masks say which layers become sparse: include adds nothing to them")
         unknown = sorted(set(masks) - set(layers))
         if unknown:
             raise ValueError(f"masks name {', '.join(unknown)}, but the prunable layers are {', '.join(layers)}")
+        why = dict.fromkeys(set(every) - set(masks), CHOSEN)
         layers = {name: layer for name, layer in layers.items() if name in masks}
     else:
-        scope = method.scope(prunable_layers(model)) if exclude else method.scope(layers)
+        scope = {*method.scope(every), *(matching(every, include, "include") if include else ())}
+        why = {
+            name: CHOSEN if name in scope else f"not in the scope of {method.name} (include= takes it)"
+            for name in every
+        }
         layers = {name: layer for name, layer in layers.items() if name in scope}
         if not layers:
             raise ValueError(f"exclude leaves none of the layers that {method.name} prunes: {', '.join(scope)}")
+    compiled = [
+        name for name, layer in layers.items() if name.endswith("_orig_mod") or "_compiled_call_impl" in vars(layer)
+    ]
+    if compiled:
+        raise ValueError(f"{', '.join(compiled)} are layers compiled by themselves: sparsify first, then compile")
     generator = generator or torch.Generator().manual_seed(parallel.common_seed(int(torch.randint(2**62, ()))))
     ready = {name: layer for name, layer in layers.items() if not isinstance(layer, PatternLayer)}
     removed: dict[str, Tensor] = {}
@@ -82,24 +111,45 @@ def sparsify(
         patterns = [_masked(name, layer, masks[name]) for name, layer in layers.items()]
     else:
         patterns, removed = _patterns(model, layers, method, distribution, batches, loss, generator)
+    patterns_of = dict(zip(layers, patterns, strict=True))
+    _warn_of_empty({name: patterns_of[name] for name in ready}, method)
     total = sum(pattern.nnz for pattern in patterns)
-    for (name, layer), pattern in zip(layers.items(), patterns, strict=True):
+    twins: dict[str, Any] = {}
+    for name, pattern in patterns_of.items():
         if method.moves_counts:
             pattern = pattern.with_capacity(roomy(pattern.nnz, prod(pattern.shape), total, len(layers)))
-        if method.storage == "master":
-            new: Any = masked_twin(layer, pattern, backend)
-        else:
-            new = sparse_twin(layer, pattern, backend)
+        make = masked_twin if method.storage == "master" else sparse_twin
+        twins[name] = make(layers[name], pattern, backend)
         if name in ready:
-            _initialize(new, method, generator)
-        method.rule.equip(new)
-        model = swap(model, name, new)
+            _initialize(twins[name], method, generator)
+    model = exchange(model, twins)
+    for twin in twins.values():
+        method.rule.equip(twin)
     with torch.no_grad():
         for name, gone in removed.items():
             model.get_parameter(name).masked_fill_(gone, 0)
     for name in layers if masks is not None else ():
         vars(model.get_submodule(name))["pattern_given"] = True  # of whatever sparsity
+    _tell(model, why)
     return model
+
+
+def _tell(model: nn.Module, why: dict[str, str]) -> None:
+    """Says what became sparse, and what did not."""
+    weights = Weights(model, why)
+    log.info("%s", weights)
+    if weights.left(CHOSEN) > 0.1:
+        warnings.warn(str(weights), stacklevel=3)
+
+
+def _warn_of_empty(patterns: dict[str, Topology], method: Method) -> None:
+    empty = [name for name, pattern in patterns.items() if not pattern.nnz and prod(pattern.shape)]
+    if empty:
+        way = "min_per_layer" if method.start is not None else 'distribution="erk" or "er"'
+        warnings.warn(
+            f"layer collapse: {', '.join(empty)} has no weight left; {way} keeps some, exclude= leaves the layer dense",
+            stacklevel=3,
+        )
 
 
 @torch.no_grad()
@@ -161,9 +211,6 @@ def _patterns(
         )
         fresh = [Topology.from_mask(mask) for mask in method.start.choose(network)]
         removed = network.removed
-        for name, pattern in zip(dense, fresh, strict=True):
-            if not pattern.nnz:
-                warnings.warn(f"layer collapse: {name} has no weight left; min_per_layer keeps some", stacklevel=3)
     elif method.storage == "nonzeros" or (method.sparsity(0) > 0 and not method.when.fires(0)):
         counts = share(shapes, total, generator)
         fresh = [Topology.random(s, n, generator=generator) for s, n in zip(shapes, counts, strict=True)]

@@ -14,11 +14,12 @@ from torch.overrides import TorchFunctionMode
 
 from ..topology import kept
 from . import parallel
+from .inputs import call
 from .scores import Score
 from .views import View
 
-Batches = Sequence[tuple[Tensor, Tensor]]
-Loss = Callable[[Tensor, Tensor], Tensor]
+Batches = Sequence[tuple[Any, Any]]
+Loss = Callable[[Any, Any], Tensor]
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Network:
         model: read only; score within `untouched` or `scoring`.
         layers: the layers to prune, by name.
         counts: how many weights each keeps; in a view of the whole network only their sum counts.
-        batches: `(x, y)`, at least as many as the start asks for.
+        batches: `(x, y)`, at least as many as the start asks for; for x see `inputs.call`.
         loss: `loss(output, target)`, mean over the batch; never None where the start needs it.
         generator: source of random choices.
         removed: of other Parameters by name, bool: what a start removes with the weights; it is set to 0.
@@ -164,7 +165,7 @@ def mean_gradient(
                 weight.detach().mul_(masks[i])
             weight.requires_grad_(True)
         for x, y in batches:
-            gradients = torch.autograd.grad(loss(model(x), y), weights, materialize_grads=True)
+            gradients = torch.autograd.grad(loss(call(model, x), y), weights, materialize_grads=True)
             for total, gradient in zip(sums, gradients, strict=True):
                 total += gradient / len(batches)
     return [parallel.mean(total) for total in sums]

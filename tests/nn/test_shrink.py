@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import sparsekern as sk
-from sparsekern.nn import ZeroChannels, channel_groups, prunable_layers, swap
+from sparsekern.nn import ZeroChannels, channel_groups, exchange, prunable_layers
 from sparsekern.nn.convert import SPARSE
 
 
@@ -55,7 +55,7 @@ def with_patterns(model: nn.Module, dead: dict[str, Tensor], masked: bool) -> nn
         kind: Any = (
             {nn.Linear: sk.MaskedLinear, nn.Conv2d: sk.MaskedConv2d}[type(dense)] if masked else SPARSE[type(dense)]
         )
-        swap(model, name, kind.from_dense(dense, mask))
+        exchange(model, {name: kind.from_dense(dense, mask)})
     return model
 
 

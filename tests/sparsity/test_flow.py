@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 import sparsekern as sk
 from sparsekern.sparsity.flow import flows, linearised
+from sparsekern.sparsity.inputs import arguments
 
 ACTIVATIONS = [
     nn.ReLU(inplace=True), nn.GELU(), nn.SiLU(inplace=True), nn.Tanh(), nn.Sigmoid(), nn.Hardswish(), nn.ELU(),
@@ -62,7 +63,7 @@ def test_the_linearised_network_of_a_residual_one() -> None:
 def test_flows_of_a_residual_network() -> None:
     model, weight = residual()
     sparse = layers(model)
-    got = flows(model, sparse, [torch.randn(7, 4, 5, 6)])
+    got = flows(model, sparse, arguments(torch.randn(7, 4, 5, 6)))
     x = torch.ones(1, 4, 5, 6, dtype=torch.double, requires_grad=True)
     tensors = by_hand(model, x, weight)
     efferent = dict(zip("ab", torch.autograd.grad(tensors["out"].sum(), [tensors["a"], tensors["b"]]), strict=True))
@@ -98,7 +99,7 @@ def test_flows_multiply_to_the_gradient_and_layers_carry_the_same_flow(backend: 
         score = weight * gradient if backend != "masked" else weight * gradient * mask[str(i)]
         torch.testing.assert_close(score.sum(), total)
     if backend == "sparse":
-        pairs = flows(model, layers(model), [torch.ones(1, 5)])
+        pairs = flows(model, layers(model), arguments(torch.ones(1, 5)))
         for copied, gradient, (rows, cols) in zip(layers(net.module), gradients, pairs, strict=True):
             product = copied.topology.gather(torch.outer(rows, cols))
             torch.testing.assert_close(product / product.sum(), gradient / gradient.sum())
@@ -141,7 +142,7 @@ def test_the_model_is_left_alone() -> None:
     state, grads = copy.deepcopy(model.state_dict()), [p.grad.clone() for p in model.parameters()]
     x = torch.randn(4, 3, 6, 6)
     random = torch.get_rng_state()
-    flows(model, layers(model), [x])
+    flows(model, layers(model), arguments(x))
     assert model.training
     assert torch.equal(torch.get_rng_state(), random)
     assert all(torch.equal(state[key], tensor) for key, tensor in model.state_dict().items())
@@ -160,7 +161,7 @@ def test_wrapped_models_and_outputs_of_several_parts() -> None:
 
     model = sk.sparsify(Parts(), 0.2)
     x = torch.randn(5, 3)
-    one, idle, two = flows(torch.compile(model), layers(model), [x, x])
+    one, idle, two = flows(torch.compile(model), layers(model), arguments((x, x)))
     assert one[0].tolist() == [0.25] * 4
     assert two[0].tolist() == [0.5] * 2
     assert idle[0].sum() == idle[1].sum() == 0
@@ -168,9 +169,9 @@ def test_wrapped_models_and_outputs_of_several_parts() -> None:
 
 def test_what_no_flow_passes_is_said() -> None:
     model = sk.sparsify(nn.Sequential(*(nn.Linear(64, 64) for _ in range(7))), 0.5)
-    with pytest.raises(ValueError, match=r"floating-point inputs, but the model takes torch.int64"):
-        flows(model, layers(model), [torch.ones(1, 64, dtype=torch.int64)])
+    with pytest.raises(ValueError, match=r"inputs or embeddings, but the model takes torch.int64"):
+        flows(model, layers(model), arguments(torch.ones(1, 64, dtype=torch.int64)))
     for layer in layers(model):
         layer.double().values.data.mul_(1e70)
     with pytest.raises(ValueError, match="exceeds the range of float64"):
-        flows(model, layers(model), [torch.ones(1, 64)])
+        flows(model, layers(model), arguments(torch.ones(1, 64)))

@@ -14,6 +14,7 @@ from trajectories import SCORING
 import sparsekern as sk
 from sparsekern.nn import prunable_layers
 from sparsekern.sparsity.flow import linearised
+from sparsekern.sparsity.inputs import arguments
 from sparsekern.sparsity.methods.synflow import flow_scores
 from sparsekern.sparsity.starts import Network, scoring, untouched
 from sparsekern.topology import kept
@@ -244,7 +245,7 @@ def test_synflow_conserves_the_flow(bias: bool) -> None:
     weights = [layer.weight.requires_grad_() for layer in net.module[::2]]
     ones = torch.ones(1, 30, dtype=torch.double)
     flow = model[4].weight.abs().double() @ (model[2].weight.abs().double() @ model[0].weight.abs().double().sum(1))
-    for score in flow_scores(net, weights, ones):
+    for score in flow_scores(net, weights, arguments(ones)):
         torch.testing.assert_close(score.sum(), flow.sum().detach())
 
 

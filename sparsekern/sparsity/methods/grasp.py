@@ -5,6 +5,7 @@ from functools import partial
 from torch import Tensor
 
 from .. import scores
+from ..inputs import divided
 from ..method import Method
 from ..objective import Objective, curvature
 from ..schedules import constant
@@ -25,7 +26,7 @@ def _choose(score: Score, temperature: float, network: Network) -> list[Tensor]:
     weights = network.weights
     with scoring(network.model):
         loss = network.loss
-        objective = Objective(network.model, lambda output, target: loss(output / temperature, target), weights)
+        objective = Objective(network.model, lambda output, target: loss(divided(output, temperature), target), weights)
         products = curvature(objective, weights, network.batches)
     return network.largest([score(w.detach(), product) for w, product in zip(weights, products, strict=True)])
 
@@ -60,7 +61,8 @@ def grasp(
     Args:
         batches: how many to take on the command line; GraSP splits its samples into two, more are GRASP-MB. All that
             `sparsify` is given count.
-        temperature: divides the logits before the loss, 200 in the official code; the paper does not say.
+        temperature: divides the logits before the loss, 200 in the official code; the paper does not say. Of an output
+            that is no tensor every floating-point tensor is divided.
     """
     return Method("grasp", constant(sparsity), start=_start("grasp", scores.product, batches, temperature))
 

@@ -3,9 +3,10 @@
 from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..flow import bare, linearised
+from ..flow import Linearised, copied_layers, linearised, total_flow
+from ..inputs import Arguments, arguments
 from ..method import Method
 from ..schedules import constant
 from ..starts import Network, Start
@@ -29,10 +30,10 @@ def synflow(
     """SynFlow: Pruning neural networks without any data by iteratively conserving synaptic flow (Tanaka et al.,
     NeurIPS 2020).
 
-    R is the sum of the outputs for an input of ones, with absolute weights, without biases and activations, batch norm
-    in evaluation mode, in float64. In each of `rounds` rounds the globally largest |w * dR/dw| of what is left stay,
-    fewer in each: a density of density^(i / rounds) in round i. In a plain chain of layers the scores of each layer sum
-    to R, so that none is emptied before the others.
+    R is the sum of the outputs for an input of ones (of token ids: for all entries of an embedding at once), with
+    absolute weights, without biases and activations, batch norm in evaluation mode, in float64. In each of `rounds`
+    rounds the globally largest |w * dR/dw| of what is left stay, fewer in each: a density of density^(i / rounds) in
+    round i. In a plain chain of layers the scores of each layer sum to R, so that none is emptied before the others.
 
     Of the batches it takes the shape of the first input, and no `loss`. Differences from the official code, which keeps
     absolute biases, and prunes every weight whose score equals the threshold's: here the count is exact in each round
@@ -48,15 +49,13 @@ def synflow(
 
 
 def _choose(rounds: int, network: Network) -> list[Tensor]:
-    x = network.batches[0][0]
-    if not x.is_floating_point():
-        raise ValueError(f"the flow starts from floating-point inputs, but the model takes {x.dtype}")
-    ones = x.new_ones((1, *x.shape[1:]), dtype=torch.float64)
+    inputs = arguments(network.batches[0][0]).first(1)
     net = linearised(network.model)
-    weights = _copies(network, net.module)
+    layers = copied_layers(network.model, net.module, list(network.layers.values()))
+    weights: list[Tensor] = [layer.get_parameter("weight").requires_grad_() for layer in layers]
     masks = [torch.ones_like(weight, dtype=torch.bool) for weight in weights]
     for i in range(1, rounds + 1):
-        scores = flow_scores(net, weights, ones)
+        scores = flow_scores(net, weights, inputs)
         left = [score.masked_fill(~mask, -torch.inf) for score, mask in zip(scores, masks, strict=True)]
         masks = network.after(i / rounds).largest(left)
         with torch.no_grad():
@@ -65,21 +64,14 @@ def _choose(rounds: int, network: Network) -> list[Tensor]:
     return masks
 
 
-def _copies(network: Network, copied: nn.Module) -> list[Tensor]:
-    """The weights to prune in a copy of the model."""
-    names = {module: name for name, module in bare(network.model).named_modules()}
-    layers = [copied.get_submodule(names[layer]) for layer in network.layers.values()]
-    return [layer.get_parameter("weight").requires_grad_() for layer in layers]
-
-
-def flow_scores(net: nn.Module, weights: list[Tensor], ones: Tensor) -> list[Tensor]:
+def flow_scores(net: Linearised, weights: list[Tensor], inputs: Arguments) -> list[Tensor]:
     """|w * dR/dw| of each of `weights`, which a linearised network `net` holds; R is the sum of its outputs.
 
     Raises:
         ValueError: R exceeds the range of float64.
     """
     with torch.enable_grad():
-        flow = net(ones).sum()
+        flow = total_flow(net, inputs)
     if not flow.isfinite():
         raise ValueError(f"the flow through the absolute weights exceeds the range of float64: {flow.item()}")
     gradients = torch.autograd.grad(flow, weights, materialize_grads=True)

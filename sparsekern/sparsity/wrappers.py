@@ -1,0 +1,99 @@
+"""What wraps a model, told by its class: names are those that the model itself gives its modules."""
+
+import sys
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+
+# The attribute that holds the model, by the full name of the class: most of these need not be installed or imported.
+WRAPPERS = {
+    "torch.nn.parallel.distributed.DistributedDataParallel": "module",
+    "torch.nn.parallel.data_parallel.DataParallel": "module",
+    "torch.optim.swa_utils.AveragedModel": "module",
+    "torch._dynamo.eval_frame.OptimizedModule": "_orig_mod",
+    "torch.distributed.fsdp.fully_sharded_data_parallel.FullyShardedDataParallel": "_fsdp_wrapped_module",
+    "torch.distributed.algorithms._checkpoint.checkpoint_wrapper.ActivationWrapper": "_checkpoint_wrapped_module",
+    "timm.utils.model_ema.ModelEmaV2": "module",
+    "timm.utils.model_ema.ModelEmaV3": "module",
+    "lightning.fabric.wrappers._FabricModule": "_forward_module",
+    "lightning_fabric.wrappers._FabricModule": "_forward_module",
+}
+# Those that have taken hold of the Parameters they were given, and what they are good for.
+HOLDERS = {
+    "DistributedDataParallel": "it would go on reducing the dense Parameters, and the ranks would drift apart",
+    "DataParallel": "it is wrapped around the finished model",
+    "FullyShardedDataParallel": "it has split the dense Parameters already",
+    "AveragedModel": "it averages the Parameters of a model that would stay dense",
+}
+
+
+def bare(model: nn.Module) -> nn.Module:
+    """The model in its wrappers."""
+    while (held := _held(model)) is not None:
+        model = model.get_submodule(held)
+    return model
+
+
+def own_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """`model.named_modules()` as if nothing in it were wrapped."""
+    return _own_modules(model, "", set())
+
+
+def _own_modules(model: nn.Module, name: str, seen: set[nn.Module]) -> Iterator[tuple[str, nn.Module]]:
+    model = bare(model)
+    if model in seen:
+        return
+    seen.add(model)
+    yield name, model
+    for key, child in model._modules.items():
+        if child is not None:
+            yield from _own_modules(child, f"{name}.{key}" if name else key, seen)
+
+
+def check_free(model: nn.Module) -> None:
+    """Raises a `ValueError` if something holds the Parameters that `sparsify` is to exchange."""
+    for name, module in model.named_modules():
+        kinds = [kind.__name__ for kind in type(module).__mro__ if _full_name(kind) in WRAPPERS]
+        for kind in kinds:
+            if kind in HOLDERS:
+                what = f"{kind} ({name})" if name else kind
+                raise ValueError(
+                    f"sparsify got a model in {what}: {HOLDERS[kind]}. Sparsify the model inside first, then wrap it: "
+                    f"model = {kind}(sparsify(model, method))"
+                )
+    tensors = sys.modules.get("torch.distributed.tensor")
+    sharded = [name for name, p in model.named_parameters() if tensors is not None and isinstance(p, tensors.DTensor)]
+    if sharded:
+        raise ValueError(
+            f"{', '.join(sharded[:3])}{', ...' * (len(sharded) > 3)} are sharded (DTensor): sparsify the model first, "
+            "then call fully_shard or distribute it"
+        )
+
+
+def check_managed(model: nn.Module, parameters: list[torch.Tensor]) -> None:
+    """Raises a `ValueError` if a `DistributedDataParallel` does not reduce some of `parameters`, which it was wrapped
+    around before they existed."""
+    managed = getattr(model, "_module_parameters", None) if _held(model) == "module" else None
+    if managed is None:
+        return
+    known = {id(parameter) for parameter in managed}
+    if any(parameter.requires_grad and id(parameter) not in known for parameter in parameters):
+        raise ValueError(
+            "DistributedDataParallel was wrapped around the model before sparsify and does not reduce the sparse "
+            "weights: sparsify first, then wrap"
+        )
+
+
+def former_name(name: str) -> str:
+    """What version 0.1 called a layer in its files: it took every part of this name for a wrapper."""
+    return ".".join(part for part in name.split(".") if part not in ("module", "_orig_mod"))
+
+
+def _held(module: nn.Module) -> str | None:
+    """The name under which a wrapper holds a model."""
+    return next((WRAPPERS[name] for kind in type(module).__mro__ if (name := _full_name(kind)) in WRAPPERS), None)
+
+
+def _full_name(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"
