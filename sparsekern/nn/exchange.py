@@ -81,12 +81,20 @@ def hand_on(old: nn.Module, new: nn.Module, name: str) -> None:
         elif key in PARTS:
             there[key].update({part: held for part, held in value.items() if part not in own})
         elif key not in own and key not in there:
-            there[key] = MethodType(value.__func__, new) if getattr(value, "__self__", None) is old else value
+            there[key] = _method(new, value) if getattr(value, "__self__", None) is old else value
     there["_is_full_backward_hook"] = vars(old)["_is_full_backward_hook"]
     there["_non_persistent_buffers_set"] |= vars(old)["_non_persistent_buffers_set"] - own
     _mark(_weight(old), _weight(new), name)
     if old.bias is not None:
         _mark(old.bias, new.bias, name)
+
+
+def _method(module: nn.Module, method: Any) -> Any:
+    """The method of the same name, where it is one of the class; else the same function."""
+    name, function = method.__name__, method.__func__
+    if function is getattr(type(method.__self__), name, None) and hasattr(module, name):
+        return getattr(module, name)
+    return MethodType(function, module)
 
 
 def _bound_to(module: nn.Module, hook: Any) -> Any:

@@ -1,0 +1,339 @@
+"""What `sparsify` and `densify` do with a model beside its weights: references, hooks, marks, wrappers, names."""
+
+import copy
+from collections import OrderedDict, namedtuple
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from networks import layers, network
+from torch import Tensor, fx, nn
+from torch.nn.functional import cross_entropy
+from torch.nn.parallel import DataParallel
+from torch.optim.swa_utils import AveragedModel
+
+import sparsekern as sk
+from sparsekern.sparsity.wrappers import WRAPPERS, bare, own_modules
+
+METHODS: dict[str, Any] = {
+    "nonzeros": lambda: sk.methods.set(sparsity=0.5, total_steps=30, every=2),
+    "master": lambda: sk.methods.dpf(sparsity=0.5, total_steps=30, steps_per_epoch=3, every=2),
+    "parked": lambda: sk.methods.snr_frozen(sparsity=0.5, total_steps=30, steps_per_epoch=3),
+}
+storages = pytest.mark.parametrize("storage", METHODS)
+Pair = namedtuple("Pair", "name layer")
+
+
+class Held(nn.Module):
+    """Calls its layers through something else than its modules."""
+
+    def __init__(self, hold: Any) -> None:
+        super().__init__()
+        self.one, self.two, self.head = nn.Linear(6, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+        self.holder = hold(self.one, self.two)
+        self.dense = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.each():
+            self.dense += type(layer) is nn.Linear
+            x = layer(x).relu()
+        return self.head(x)
+
+    def each(self) -> list[Any]:
+        def flat(held: Any) -> list[Any]:
+            if callable(held):
+                return [held]
+            if isinstance(held, SimpleNamespace):
+                return flat(list(vars(held).values()))
+            parts = held.values() if isinstance(held, dict) else held if isinstance(held, list | tuple | set) else ()
+            return [layer for part in parts for layer in flat(part)]
+
+        return sorted(flat(self.holder), key=lambda layer: getattr(layer, "in_features", 0))
+
+
+CONTAINERS: dict[str, Any] = {
+    "list": lambda *own: list(own),
+    "tuple": lambda *own: own,
+    "dict": lambda *own: dict(enumerate(own)),
+    "set": lambda *own: set(own),
+    "named tuple": lambda one, two: [Pair("one", one), Pair("two", two)],
+    "nested": lambda one, two: {"a": [(one, {"b": two})]},
+}
+OBJECTS: dict[str, Any] = {
+    "object": lambda one, two: SimpleNamespace(one=one, two=two),
+    "bound method": lambda one, two: [one.forward, two],
+    "partial": lambda one, two: [partial(one), two],
+}
+
+
+def started(storage: str, model: nn.Module, **options: Any) -> tuple[nn.Module, sk.Sparsifier]:
+    method = METHODS[storage]()
+    model = sk.sparsify(model, method, **options)
+    return model, sk.Sparsifier(model, torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9), method)
+
+
+@pytest.mark.filterwarnings("ignore")
+@storages
+@pytest.mark.parametrize("container", CONTAINERS)
+def test_layers_in_containers_are_exchanged_as_well(storage: str, container: str) -> None:
+    model, optimizer = started(storage, Held(CONTAINERS[container]))
+    before = [site.parameter.detach().clone() for site in optimizer.sites]
+    cross_entropy(model(torch.randn(8, 6)), torch.arange(8) % 3).backward()
+    optimizer.step()
+    assert model.dense == 0
+    assert not any(torch.equal(site.parameter, old) for site, old in zip(optimizer.sites, before, strict=True))
+    dense = sk.densify(model)
+    dense(torch.randn(8, 6))
+    assert dense.dense == 2
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["object", "partial"])
+def test_a_call_of_a_layer_that_was_exchanged_is_refused(name: str) -> None:
+    model, _ = started("nonzeros", Held(OBJECTS[name]))
+    with pytest.raises(RuntimeError, match="still calls the layer that one was"):
+        model(torch.randn(8, 6))
+    model.holder = [model.one, model.two]
+    model(torch.randn(8, 6))
+
+
+@storages
+def test_a_bound_method_of_a_layer_that_was_exchanged_is_found_in_the_first_step(storage: str) -> None:
+    """No hook sees a call of `forward`; the gradient of the dense weight does."""
+    model, optimizer = started(storage, Held(OBJECTS["bound method"]), exclude=["two"])
+    cross_entropy(model(torch.randn(8, 6)), torch.arange(8) % 3).backward()
+    with pytest.raises(RuntimeError, match="dense originals of one computed in this step"):
+        optimizer.step()
+
+
+def test_others_may_call_what_was_exchanged() -> None:
+    """A dense reference that holds the same layers; gradients from before; layers that nothing uses."""
+    own = [nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 3)]
+    dense, model = nn.Sequential(*own), nn.Sequential(OrderedDict(a=own[0], unused=own[1], b=own[2]))
+    for layer in own:
+        layer(torch.randn(4, 6)).sum().backward()
+    model.forward = lambda x: model.b(model.a(x))  # type: ignore[method-assign]
+    x = torch.randn(4, 6)
+    expected = dense(x)
+    model, optimizer = started("nonzeros", model)
+    model(x).sum().backward()
+    torch.testing.assert_close(dense(x), expected)
+    optimizer.step()
+    optimizer.zero_grad()
+    assert "no gradient has reached unused" in str(optimizer.report())
+
+
+def marked() -> tuple[nn.Sequential, list[str], list[Any]]:
+    """A model with attributes and hooks of all kinds on its first layer, what they were called for, their handles."""
+    model, calls = network(), []
+    layer: Any = model[0]
+    layer.note, layer.weight.no_weight_decay, layer.bias._is_hf_initialized = "mine", True, True
+    layer.register_buffer("seen", torch.tensor(3))
+    layer.register_buffer("scratch", torch.tensor(4), persistent=False)
+    layer.adapter = nn.Linear(30, 2, bias=False)
+    layer.gain = nn.Parameter(torch.ones(1))
+    layer.describe = layer.extra_repr
+    handles = [
+        layer.register_forward_pre_hook(lambda *_: calls.append("pre")),
+        layer.register_forward_hook(lambda *_, **__: calls.append("forward"), with_kwargs=True, always_call=True),
+        layer.register_full_backward_hook(lambda *_: calls.append("backward")),
+        layer.register_full_backward_pre_hook(lambda *_: calls.append("backward pre")),
+        layer.bias.register_hook(lambda _: calls.append("bias")),
+        layer.bias.register_post_accumulate_grad_hook(lambda _: calls.append("accumulated")),
+    ]
+    layer.register_state_dict_post_hook(lambda module, *_: calls.append(type(module).__name__))
+    layer.register_load_state_dict_pre_hook(lambda module, *_: calls.append(f"load {type(module).__name__}"))
+    model[2].bias.requires_grad_(False)
+    return model.eval(), calls, handles
+
+
+@storages
+def test_hooks_attributes_and_marks_stay(storage: str) -> None:
+    model, calls, handles = marked()
+    model, _ = started(storage, model, exclude=["4"])
+    for kind in ("sparse", "dense"):
+        layer: Any = model[0]
+        calls.clear()
+        model(torch.randn(4, 30, requires_grad=True)).sum().backward()
+        assert sorted(calls) == sorted(["pre", "forward", "backward pre", "backward", "bias", "accumulated"])
+        calls.clear()
+        model.load_state_dict(model.state_dict())
+        assert calls == [type(layer).__name__, f"load {type(layer).__name__}"]
+        assert layer.note == "mine"
+        assert (layer.stored if kind == "sparse" else layer.weight).no_weight_decay
+        assert layer.bias._is_hf_initialized
+        assert layer.describe() == layer.extra_repr()
+        assert {"0.seen", "0.gain", "0.adapter.weight"} <= model.state_dict().keys()
+        assert int(layer.scratch) == 4
+        assert "0.scratch" not in model.state_dict()
+        assert not any(module.training for module in model.modules() if module is not layer.adapter)
+        assert not model[2].bias.requires_grad
+        if kind == "sparse":
+            model = sk.densify(model)
+    assert vars(model[0]).keys() == vars(marked()[0][0]).keys()
+    for handle in handles:
+        handle.remove()
+    calls.clear()
+    model(torch.randn(4, 30, requires_grad=True)).sum().backward()
+    assert not calls
+
+
+@pytest.mark.parametrize("storage", ["nonzeros", "master"])
+def test_hooks_of_weights(storage: str) -> None:
+    """They go with a weight of the same shape, and are missed aloud otherwise."""
+    seen = []
+    model = network()
+    model[0].weight.register_hook(lambda gradient: seen.append(gradient.shape))
+    if storage == "nonzeros":
+        with pytest.warns(UserWarning, match=r"gradient of 0's weight has another shape now"):
+            started(storage, model)
+        return
+    model, _ = started(storage, model)
+    model(torch.randn(4, 30)).sum().backward()
+    assert seen == [(40, 30)]
+
+
+def test_a_layer_with_a_forward_of_its_own_stays_dense() -> None:
+    model = network()
+    model[0].forward = lambda x, forward=model[0].forward: 2 * forward(x)
+    with pytest.warns(UserWarning, match=r"1 Linear with 57.1% \(0\): its forward is replaced"):
+        sk.sparsify(model, 0.5)
+    assert [type(module) for module in model[::2]] == [nn.Linear, sk.SparseLinear, sk.SparseLinear]
+
+
+@storages
+def test_fx_keeps_layers_whole(storage: str) -> None:
+    """Also after the pattern has changed."""
+    model, optimizer = started(storage, network())
+    traced = fx.symbolic_trace(model)
+    x = torch.randn(4, 30)
+    for _ in range(3):
+        optimizer.zero_grad()
+        cross_entropy(traced(x), torch.arange(4)).backward()
+        optimizer.step()
+    assert [n.op for n in traced.graph.nodes if n.op != "call_module"] == ["placeholder", "output"]
+    assert torch.equal(traced(x), model(x))
+
+
+def test_features_of_a_sparse_network() -> None:
+    torchvision, extraction = (pytest.importorskip(f"torchvision{end}") for end in ("", ".models.feature_extraction"))
+    model = sk.sparsify(torchvision.models.resnet18(num_classes=10), 0.9).eval()
+    x = torch.randn(1, 3, 32, 32)
+    features = extraction.create_feature_extractor(model, ["layer2.0.conv1", "fc"])(x)
+    seen = []
+    model.layer2[0].conv1.register_forward_hook(lambda *arguments: seen.append(arguments[2]))
+    assert torch.equal(features["fc"], model(x))
+    assert torch.equal(features["layer2.0.conv1"], seen[0])
+
+
+class Wrapped(nn.Module):
+    """A module called like a wrapper's, beside a namesake."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.module = nn.Linear(8, 8), nn.ModuleDict({"fc": nn.Linear(8, 8)})
+        self._orig_mod = nn.Sequential(nn.Linear(8, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._orig_mod(self.fc(x) + self.module["fc"](x).tanh())
+
+
+@storages
+@pytest.mark.parametrize("kind", [nn.Sequential, DataParallel, torch.compile])
+def test_names_are_the_models_own(storage: str, kind: Any) -> None:
+    model, optimizer = started(storage, Wrapped(), include="*" if storage == "nonzeros" else ())
+    names = {name for name, module in model.named_modules() if hasattr(module, "topology")}
+    twin, method = copy.deepcopy(model), METHODS[storage]()
+    for _ in range(5):
+        optimizer.zero_grad()
+        cross_entropy(model(torch.randn(6, 8)), torch.arange(6) % 3).backward()
+        optimizer.step()
+    assert {row["name"] for row in optimizer.report().rows} == names
+    wrapped = kind(twin)
+    other = sk.Sparsifier(wrapped, torch.optim.SGD(twin.parameters(), lr=0.1, momentum=0.9), method)
+    if kind is nn.Sequential:  # whose names are its own
+        assert {site.name for site in other.sites} == {f"0.{name}" for name in names}
+        return
+    twin.load_state_dict(model.state_dict())
+    other.load_state_dict(optimizer.state_dict())
+    for site, own in zip(other.sites, optimizer.sites, strict=True):
+        assert site.name == own.name
+        assert torch.equal(site.active.mask(), own.active.mask())
+
+
+def test_states_of_former_names_load() -> None:
+    """Version 0.1 took every `module` in a name for a wrapper."""
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.module = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.module(x)
+
+    _, optimizer = started("nonzeros", Net())
+    state = optimizer.state_dict()
+    assert list(state["sites"]) == ["module.0", "module.1"]
+    state["sites"] = {name.removeprefix("module."): own for name, own in state["sites"].items()}
+    optimizer.load_state_dict(state)
+    state["sites"]["2"] = state["sites"].pop("1")
+    with pytest.raises(ValueError, match="sparse layers 0, 2"):
+        optimizer.load_state_dict(state)
+
+
+def test_followers_in_wrappers_of_any_name() -> None:
+    class Averaged(nn.Module):
+        def __init__(self, model: nn.Module) -> None:
+            super().__init__()
+            self.shadow, self.decay = copy.deepcopy(model), 0.9
+
+    method = METHODS["nonzeros"]()
+    model = sk.sparsify(Wrapped(), method)
+    followers = [Averaged(model), AveragedModel(model), copy.deepcopy(model)]
+    optimizer = sk.Sparsifier(model, torch.optim.SGD(model.parameters(), lr=0.1), method, followers=followers)
+    for _ in range(3):
+        cross_entropy(model(torch.randn(6, 8)), torch.arange(6) % 3).backward()
+        optimizer.step()
+    assert optimizer.rewired
+    for follower in followers:
+        for layer, own in zip(layers(follower), layers(model), strict=True):
+            assert layer.topology.same_pattern(own.topology)
+
+
+def test_every_wrapper_of_torch_is_there() -> None:
+    for name in WRAPPERS:
+        if name.startswith("torch."):
+            module, _, kind = name.rpartition(".")
+            assert issubclass(getattr(__import__(module, fromlist=[kind]), kind), nn.Module)
+    model = Wrapped()
+    model.fc = torch.compile(model.fc)  # type: ignore[assignment]
+    assert bare(torch.compile(DataParallel(model))) is model
+    assert dict(own_modules(AveragedModel(model))).keys() == dict(Wrapped().named_modules()).keys()
+
+
+@pytest.mark.parametrize("wrap", [DataParallel, AveragedModel])
+def test_what_is_wrapped_is_not_made_sparse(wrap: Any) -> None:
+    for model in (wrap(network()), nn.Sequential(wrap(network()))):
+        with pytest.raises(ValueError, match=rf"{wrap.__name__}.*Sparsify the model inside first, then wrap it"):
+            sk.sparsify(model, 0.5)
+
+
+def test_compiled_models_can_be_made_sparse_but_not_compiled_layers() -> None:
+    model = network()
+    compiled = torch.compile(model, backend="eager")
+    x = torch.randn(4, 30)
+    compiled(x)
+    sk.sparsify(compiled, 0.5)
+    assert len(layers(model)) == 3
+    torch.testing.assert_close(compiled(x), model(x))
+    model = network()
+    model[2] = torch.compile(model[2])
+    with pytest.raises(ValueError, match=r"2._orig_mod are layers compiled by themselves"):
+        sk.sparsify(model, 0.5)
+    model = network()
+    model[2].compile()
+    with pytest.raises(ValueError, match=r"2 are layers compiled by themselves"):
+        sk.sparsify(model, 0.5)
