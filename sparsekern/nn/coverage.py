@@ -5,7 +5,6 @@ from math import prod
 from typing import Any
 
 from torch import nn
-from torch.nn.parameter import UninitializedParameter
 
 from .layer import PatternLayer
 
@@ -55,7 +54,8 @@ class Weights:
         self.sparse = 0
         self.dense: dict[tuple[str, str], dict[str, int]] = {}
         shared = shared_parameters(model)
-        counted = {
+        counted: set[int] = set()
+        embeddings = {
             id(parameter)
             for module in model.modules()
             for name, parameter in module.named_parameters(recurse=False)
@@ -65,19 +65,15 @@ class Weights:
             if isinstance(module, PatternLayer):
                 self.sparse += prod(module.weight_shape)
                 continue
-            size = 0
-            for parameter in module.parameters(recurse=False):
-                if isinstance(parameter, UninitializedParameter) or parameter.dim() < 2 or id(parameter) in counted:
-                    continue
-                counted.add(id(parameter))
-                size += parameter.numel()
-            if size:
+            own = [p for p in module.parameters(recurse=False) if p.dim() > 1 and id(p) not in embeddings]
+            if own:
                 if isinstance(module, nn.utils.parametrize.ParametrizationList):
                     name = name.rpartition(".parametrizations")[0]
                     module = model.get_submodule(name)
                 reason = obstacle(module, shared) or (why or {}).get(name, FREE)
                 places = self.dense.setdefault((type(module).__name__, reason), {})
-                places[name] = places.get(name, 0) + size
+                places[name] = places.get(name, 0) + sum(p.numel() for p in own if id(p) not in counted)
+                counted |= {id(p) for p in own}
 
     @property
     def total(self) -> int:

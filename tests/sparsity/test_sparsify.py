@@ -1,6 +1,7 @@
 """The first pattern."""
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch.nn.functional import cross_entropy
 from torch.nn.utils import prune
 
 import sparsekern as sk
+from sparsekern.nn import PatternLayer
 from sparsekern.sparsity.starts import mean_gradient
 from sparsekern.topology import kept
 
@@ -71,8 +73,27 @@ def test_exclude_takes_names_and_globs() -> None:
     assert len(layers(sk.sparsify(Net(), 0.5, exclude="body.*"))) == 1
     with pytest.raises(ValueError, match=r"'tail' matches none of the layers body.0, body.1, head"):
         sk.sparsify(Net(), 0.5, exclude=["tail"])
-    with pytest.raises(ValueError, match="no linear layer or convolution"):
+    with pytest.raises(ValueError, match="exclude leaves no linear layer or convolution"):
         sk.sparsify(Net(), 0.5, exclude=["*"])
+
+
+def test_include_takes_what_the_method_leaves_out() -> None:
+    def vit() -> nn.Module:
+        parts = {"patches": nn.Conv2d(3, 8, 2, 2), "blocks": nn.Sequential(nn.Linear(8, 16), nn.Linear(16, 8))}
+        return nn.ModuleDict({**parts, "head": nn.Linear(8, 2)})
+
+    method = sk.methods.dpf(0.5, 30, 3)
+    for options, expected in (
+        ({}, ["patches"]),
+        ({"include": "blocks.*"}, ["patches", "blocks.0", "blocks.1"]),
+        ({"include": ["*"], "exclude": "blocks.0"}, ["patches", "blocks.1", "head"]),
+    ):
+        model = sk.sparsify(vit(), method, **options)  # type: ignore[arg-type]
+        assert [name for name, m in model.named_modules() if isinstance(m, PatternLayer)] == expected
+    with pytest.raises(ValueError, match=r"include pattern 'bloks' matches none of the layers patches"):
+        sk.sparsify(vit(), method, include=["bloks"])
+    with pytest.raises(ValueError, match="include adds nothing"):
+        sk.sparsify(vit(), 0.5, include="*", masks={"head": torch.ones(2, 8, dtype=torch.bool)})
 
 
 def test_masks_and_their_errors() -> None:
@@ -93,7 +114,7 @@ def test_shared_modules_and_shared_weights() -> None:
     assert isinstance(model[0], sk.SparseLinear)
     tied = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 8))
     tied[1].weight = tied[0].weight
-    with pytest.warns(UserWarning, match="shares a parameter"):
+    with pytest.warns(UserWarning, match=r"2 Linear with 50.0% \(0, 1\): shares a parameter"):
         sk.sparsify(tied, 0.5)
     assert [type(m) for m in tied] == [nn.Linear, nn.Linear, sk.SparseLinear]
 
@@ -101,10 +122,100 @@ def test_shared_modules_and_shared_weights() -> None:
 def test_weights_that_are_computed_stay_dense() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.utils.parametrizations.weight_norm(nn.Conv2d(4, 4, 3)))
     model.append(prune.random_unstructured(nn.Conv2d(4, 4, 3), "weight", 0.5))
-    with pytest.warns(UserWarning, match="2 computes its weight"):
+    with pytest.warns(UserWarning, match=r"1 Conv2d with 36.0% \(2\): computes its weight"):
         sk.sparsify(model, 0.5)
     assert [isinstance(m, sk.SparseConv2d) for m in model] == [True, False, False]
     model(torch.randn(1, 3, 8, 8)).sum().backward()
+
+
+class Conv1D(nn.Module):
+    """A linear layer of transformers' GPT-2: the weight lies the other way round."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.randn(8, 8)), nn.Parameter(torch.zeros(8))
+
+
+class ScaledConv(nn.Conv2d):
+    """A subclass."""
+
+
+class Experts(nn.Module):
+    """Stacked weights of several linear layers, and embeddings of positions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up = nn.Parameter(torch.randn(4, 8, 8))
+        self.pos_embed = nn.Parameter(torch.randn(100, 100))
+
+
+OTHERS = [
+    (Conv1D, 64, "no sparse layer"), (lambda: nn.Conv1d(2, 4, 3), 24, "no sparse layer"),
+    (lambda: nn.Conv3d(1, 2, 2), 16, "no sparse layer"), (lambda: nn.ConvTranspose2d(2, 2, 3), 36, "no sparse layer"),
+    (lambda: nn.GRU(4, 4), 96, "no sparse layer"), (lambda: ScaledConv(2, 2, 3), 36, "a subclass"),
+    (Experts, 256, "no sparse layer"), (lambda: nn.utils.spectral_norm(nn.Linear(8, 8)), 64, "computes its weight"),
+    (lambda: nn.utils.parametrizations.orthogonal(nn.Linear(8, 8)), 64, "computes its weight"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("make", "size", "why"), OTHERS)
+def test_what_stays_dense_is_said(
+    make: Any, size: int, why: str, caplog: pytest.LogCaptureFixture, recwarn: pytest.WarningsRecorder
+) -> None:
+    """Once, aloud where it is more than a tenth; always in the log and in the report. Embeddings do not count."""
+    for width in (2, 200):
+        model = nn.Sequential(nn.Embedding(1000, 8), nn.Linear(10, width), make())
+        share = size / (size + 10 * width)
+        line = f"of the model's {size + 10 * width} weights are in sparse layers; dense: 1 {type(model[2]).__name__}"
+        recwarn.clear()
+        with caplog.at_level("INFO", "sparsekern"):
+            caplog.clear()
+            sk.sparsify(model, 0.5)
+        said = [record.getMessage() for record in caplog.records]
+        assert len(said) == 1
+        assert said[0].startswith(f"{1 - share:.1%} {line} with {share:.1%} (2): {why}")
+        assert [str(w.message) for w in recwarn] == (said if share > 0.1 else [])
+        optimizer = sk.Sparsifier(model, torch.optim.SGD(model.parameters(), lr=0.1), sk.methods.random(0.5))
+        assert said[0] in str(optimizer.report())
+    with pytest.raises(ValueError, match=rf"the model has no linear layer or convolution.* 100.0% \(0\): {why}"):
+        sk.sparsify(nn.Sequential(make()), 0.5)
+
+
+def test_what_was_excluded_needs_no_warning(recwarn: pytest.WarningsRecorder) -> None:
+    sk.sparsify(network(), 0.5, exclude=["0"])
+    sk.sparsify(network(), 0.5, masks={"0": torch.rand(40, 30) < 0.5})
+    assert not recwarn.list
+    with pytest.warns(UserWarning, match=r"1 Linear with 25.0% \(1\): not in the scope of dpf \(include= takes it\)"):
+        sk.sparsify(nn.Sequential(nn.Linear(6, 2), nn.Linear(2, 2)), sk.methods.dpf(0.5, 30, 3))
+
+
+def test_layers_without_a_shape() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.LazyLinear(3))
+    with pytest.raises(ValueError, match=r"1 \(LazyLinear\) has no shape yet: run one batch first"):
+        sk.sparsify(model, 0.5)
+    model(torch.randn(2, 4))
+    assert len(layers(sk.sparsify(model, 0.5))) == 2
+
+
+@pytest.mark.parametrize("form", ["float", "random", "set", "masks"])
+def test_a_first_pattern_that_empties_a_layer_warns(form: str, recwarn: pytest.WarningsRecorder) -> None:
+    def model() -> nn.Module:
+        return nn.Sequential(nn.Linear(60, 60), nn.Linear(60, 1), nn.Linear(1, 2))
+
+    if form == "masks":
+        off = {"0": torch.ones(60, 60, dtype=torch.bool), "1": torch.zeros(1, 60, dtype=torch.bool)}
+        sk.sparsify(model(), 0.5, masks=off)
+        assert [str(w.message).partition(";")[0] for w in recwarn] == ["layer collapse: 1 has no weight left"]
+        return
+    method: Any = 0.97 if form == "float" else sk.methods.get(form)(0.97, 30, 3, share="uniform")
+    recwarn.clear()
+    sk.sparsify(model(), method, distribution="uniform")
+    assert [str(w.message).partition(";")[0] for w in recwarn] == ["layer collapse: 2 has no weight left"]
+    assert 'distribution="erk"' in str(recwarn[0].message)
+    recwarn.clear()
+    sparse = sk.sparsify(model(), method, distribution="erk")
+    assert not recwarn.list
+    assert all(layer.topology.nnz for layer in layers(sparse))
 
 
 def test_an_attention_layer_keeps_working() -> None:
