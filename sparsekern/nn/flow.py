@@ -15,12 +15,14 @@ from .graph import (
     PLANES,
     PRODUCTS,
     SAME,
+    arguments,
     constants,
     evaluating,
     fixed,
     image,
     in_place,
     landed,
+    settings_of,
     sizes_only,
     trace,
 )
@@ -54,11 +56,13 @@ class Flow(fx.Interpreter):
         reads: the constants that a layer reads in its columns, float64, NaN where not constant.
         norms: the slots of each batch norm.
         zeros: the slots that each `ZeroChannels` appends.
+        settings: with which arguments of the model that are no tensors.
         output: what the model returns.
     """
 
-    def __init__(self, model: nn.Module, constant: bool = False) -> None:
-        super().__init__(trace(model))
+    def __init__(self, model: nn.Module, settings: dict[str, Any], constant: bool = False) -> None:
+        super().__init__(trace(model, settings))
+        self.settings = settings
         self.constant = constant
         self.slots = Slots()
         self.axes: dict[fx.Node, Axis] = {}
@@ -282,9 +286,7 @@ def flow(model: nn.Module, example: Tensor | tuple[Any, ...], constant: bool = F
     Raises:
         ValueError: the model cannot be traced, or not be called with `example`.
     """
-    inputs = (example,) if isinstance(example, Tensor) else example
-    if not isinstance(inputs, tuple):
-        raise ValueError(f"example must be a tensor or the tuple of the model's inputs, got {type(example).__name__}")
+    inputs = arguments(example)
 
     def fresh() -> list[Any]:  # for models that overwrite their input
         return [x.clone() if isinstance(x, Tensor) else x for x in inputs]
@@ -294,7 +296,7 @@ def flow(model: nn.Module, example: Tensor | tuple[Any, ...], constant: bool = F
             output = model(*fresh())
         except Exception as error:  # the model's own
             raise ValueError(f"the model cannot be called with this example: {error}") from error
-        result = Flow(model, constant)
+        result = Flow(model, settings_of(model, inputs), constant)
         result.run(*fresh())
     result.finish(model, output)
     return result

@@ -3,6 +3,7 @@
 import operator
 from collections.abc import Iterator
 from contextlib import contextmanager
+from inspect import signature
 from typing import Any
 
 import torch
@@ -69,8 +70,11 @@ class Tracer(fx.Tracer):
         return isinstance(m, ZeroChannels) or super().is_leaf_module(m, module_qualified_name)
 
 
-def trace(model: nn.Module) -> fx.GraphModule:
+def trace(model: nn.Module, settings: dict[str, Any] | None = None) -> fx.GraphModule:
     """The operations of the forward pass; the modules are those of `model`.
+
+    Args:
+        settings: arguments of the model that are what they are, by name.
 
     Raises:
         ValueError: torch.fx cannot trace the model.
@@ -78,13 +82,21 @@ def trace(model: nn.Module) -> fx.GraphModule:
     tracer = Tracer()
     root = nn.Sequential(model) if tracer.is_leaf_module(model, "") else model
     try:
-        return fx.GraphModule(root, tracer.trace(root))
+        return fx.GraphModule(root, tracer.trace(root, settings))
     except Exception as error:  # whatever the model's own code raises when it meets a proxy
         raise ValueError(
             f"torch.fx cannot trace {type(model).__name__} ({type(error).__name__}: {str(error).splitlines()[0]}): its "
             "forward must not depend on the values of tensors, nor call len, int or the like of them; rewrite that "
             "part, or pass the submodule that can be traced"
         ) from error
+
+
+def settings_of(model: nn.Module, inputs: tuple[Any, ...]) -> dict[str, Any]:
+    """Those of a call that are no tensors, but None, numbers or words, on which a forward may depend."""
+    names = [name for name, p in signature(model.forward).parameters.items() if p.kind is p.POSITIONAL_OR_KEYWORD]
+    return {
+        name: x for name, x in zip(names, inputs, strict=False) if x is None or isinstance(x, bool | int | float | str)
+    }
 
 
 @contextmanager

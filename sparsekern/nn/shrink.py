@@ -61,7 +61,7 @@ def trained_only(model: nn.Module, found: Flow) -> list[str]:
     if not idle:
         return []
     with evaluating(model):
-        traced = trace(model.train())
+        traced = trace(model.train(), found.settings)
     called = {traced.get_submodule(str(n.target)) for n in traced.graph.nodes if n.op == "call_module"}
     return [name for name, module in model.named_modules() if module in idle & called]
 
