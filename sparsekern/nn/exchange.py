@@ -1,7 +1,6 @@
 """Layers that take the place of others: everywhere the model holds these, with all that was attached to them."""
 
 import sys
-import warnings
 from collections import deque
 from collections.abc import Mapping
 from functools import cache
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .layer import PatternLayer
+from .marks import hand_on_marks
 
 HOOKS = frozenset(name for name in vars(nn.Module()) if name.endswith("_hooks"))
 PARTS = ("_parameters", "_buffers", "_modules")
@@ -84,9 +84,9 @@ def hand_on(old: nn.Module, new: nn.Module, name: str) -> None:
             there[key] = _method(new, value) if getattr(value, "__self__", None) is old else value
     there["_is_full_backward_hook"] = vars(old)["_is_full_backward_hook"]
     there["_non_persistent_buffers_set"] |= vars(old)["_non_persistent_buffers_set"] - own
-    _mark(_weight(old), _weight(new), name)
+    hand_on_marks(_weight(old), _weight(new), name)
     if old.bias is not None:
-        _mark(old.bias, new.bias, name)
+        hand_on_marks(old.bias, new.bias, name)
 
 
 def _method(module: nn.Module, method: Any) -> Any:
@@ -106,24 +106,11 @@ def _weight(layer: Any) -> Tensor:
     return layer.stored if isinstance(layer, PatternLayer) else layer.weight
 
 
-def _mark(old: Any, new: Any, name: str) -> None:
-    vars(new).update(vars(old))
-    for kind in ("_backward_hooks", "_post_accumulate_grad_hooks"):
-        hooks = getattr(old, kind)
-        if hooks and old.dim() == new.dim():
-            setattr(new, kind, hooks)
-        elif hooks:
-            warnings.warn(
-                f"the gradient of {name}'s weight has another shape now ({tuple(new.shape)}): its hooks are dropped",
-                stacklevel=5,
-            )
-
-
 @cache
 def own_names(kind: type[nn.Module]) -> frozenset[str]:
     """The attributes that every layer of this class has, Parameters, buffers and modules included."""
     if issubclass(kind, PatternLayer):
-        base: Any = next(base for base in kind.__mro__ if base.__module__.startswith(__package__))
+        base: Any = next(base for base in kind.__mro__ if base.__module__.startswith(__name__.rpartition(".")[0]))
         layer = base(1, 1, 1, sparsity=0.0, generator=torch.Generator())
     else:
         layer = kind(1, 1, 1, device="meta")
@@ -156,8 +143,10 @@ def _watch(old: nn.Module, name: str, twin: nn.Module, model: nn.Module) -> None
 
 def _refuse(module: nn.Module, inputs: Any) -> None:
     original = _originals.get(module)
-    model = original and original.model()
-    frame = sys._getframe(1) if model is not None else None
+    model = None if original is None else original.model()
+    if original is None or model is None:
+        return
+    frame = sys._getframe(1)
     while frame is not None:
         if frame.f_locals.get("self") is model:
             raise RuntimeError(

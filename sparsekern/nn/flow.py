@@ -56,8 +56,7 @@ class Flow(fx.Interpreter):
         reads: the constants that a layer reads in its columns, float64, NaN where not constant.
         norms: the slots of each batch norm.
         zeros: the slots that each `ZeroChannels` appends.
-        settings: with which arguments of the model that are no tensors.
-        output: what the model returns.
+        settings, output: arguments of the model that are no tensors, and what it returns.
     """
 
     def __init__(self, model: nn.Module, settings: dict[str, Any], constant: bool = False) -> None:
@@ -283,8 +282,7 @@ def flow(model: nn.Module, example: Tensor | tuple[Any, ...], constant: bool = F
     Args:
         constant: look for constants, too, which takes longer.
 
-    Raises:
-        ValueError: the model cannot be traced, or not be called with `example`.
+    Raises a `ValueError` if the model cannot be traced, or not be called with `example`.
     """
     inputs = arguments(example)
 

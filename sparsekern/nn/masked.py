@@ -12,6 +12,7 @@ from ..topology import Topology
 from .conv import Conv2dProduct, SparseConv2d
 from .layer import PatternLayer, parameter_of
 from .linear import LinearProduct, SparseLinear
+from .marks import hand_on_marks
 from .sparse import SparseLayer
 
 Gradient = Literal["dense", "active", "moment"]
@@ -135,6 +136,7 @@ class MaskedLayer(PatternLayer):
         The weight makes way for `values`, a new Parameter: give it to the optimizer (`Sparsifier` does)."""
         weight, topology = self.master, self.topology.with_capacity(self.topology.nnz)
         values = nn.Parameter(topology.from_csr(self.active_weight(weight)[: topology.nnz]), weight.requires_grad)
+        hand_on_marks(weight, values)
         names = ("master", "weight_gradient", "transform", "moment", "signature", "samples", "_passes", "_unmasked")
         for name in names:
             delattr(self, name)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from ..nn.marks import hand_on_marks
 from .states import Entry, States
 from .transaction import Transaction
 
@@ -73,6 +74,7 @@ def put_values(change: Transaction, layer: Any, values: Tensor, grad: Tensor | N
     else:
         layer.values = nn.Parameter(values, requires_grad=parameter.requires_grad)
         layer.values.grad = grad
+        hand_on_marks(parameter, layer.values)
 
 
 def gather(tensor: Tensor, index_map: Tensor, fill: float | Tensor) -> Tensor:

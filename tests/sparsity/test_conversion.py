@@ -1,6 +1,5 @@
-"""What `sparsify` and `densify` do with a model beside its weights: references, hooks, marks, wrappers, names."""
+"""What `sparsify` and `densify` do with a model beside its weights: references, hooks, marks, tracing."""
 
-import copy
 from collections import OrderedDict, namedtuple
 from functools import partial
 from types import SimpleNamespace
@@ -8,14 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from networks import layers, network
+from networks import network
 from torch import Tensor, fx, nn
 from torch.nn.functional import cross_entropy
-from torch.nn.parallel import DataParallel
-from torch.optim.swa_utils import AveragedModel
 
 import sparsekern as sk
-from sparsekern.sparsity.wrappers import WRAPPERS, bare, own_modules
 
 METHODS: dict[str, Any] = {
     "nonzeros": lambda: sk.methods.set(sparsity=0.5, total_steps=30, every=2),
@@ -195,12 +191,31 @@ def test_hooks_of_weights(storage: str) -> None:
     assert seen == [(40, 30)]
 
 
+@pytest.mark.parametrize("name", ["gmp", "dpf"])
+def test_marks_stay_when_training_replaces_parameters(name: str) -> None:
+    """Pruning gives room back, and settling makes nonzeros of masters."""
+    model = network()
+    for layer in (model[0], model[2]):
+        layer.weight.no_weight_decay = True
+    method = sk.methods.get(name)(sparsity=0.9, total_steps=12, steps_per_epoch=3, every=2)
+    model = sk.sparsify(model, method)
+    first = model[0].stored
+    optimizer = sk.Sparsifier(model, torch.optim.SGD(model.parameters(), lr=0.1), method)
+    for _ in range(12):
+        optimizer.zero_grad()
+        model(torch.randn(4, 30)).square().sum().backward()
+        optimizer.step()
+    optimizer.freeze()
+    assert model[0].stored is not first
+    assert [hasattr(model[i].stored, "no_weight_decay") for i in (0, 2)] == [True, True]
+
+
 def test_a_layer_with_a_forward_of_its_own_stays_dense() -> None:
     model = network()
     model[0].forward = lambda x, forward=model[0].forward: 2 * forward(x)
     with pytest.warns(UserWarning, match=r"1 Linear with 57.1% \(0\): its forward is replaced"):
         sk.sparsify(model, 0.5)
-    assert [type(module) for module in model[::2]] == [nn.Linear, sk.SparseLinear, sk.SparseLinear]
+    assert [type(model[i]) for i in (0, 2, 4)] == [nn.Linear, sk.SparseLinear, sk.SparseLinear]
 
 
 @storages
@@ -226,114 +241,3 @@ def test_features_of_a_sparse_network() -> None:
     model.layer2[0].conv1.register_forward_hook(lambda *arguments: seen.append(arguments[2]))
     assert torch.equal(features["fc"], model(x))
     assert torch.equal(features["layer2.0.conv1"], seen[0])
-
-
-class Wrapped(nn.Module):
-    """A module called like a wrapper's, beside a namesake."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.fc, self.module = nn.Linear(8, 8), nn.ModuleDict({"fc": nn.Linear(8, 8)})
-        self._orig_mod = nn.Sequential(nn.Linear(8, 3))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self._orig_mod(self.fc(x) + self.module["fc"](x).tanh())
-
-
-@storages
-@pytest.mark.parametrize("kind", [nn.Sequential, DataParallel, torch.compile])
-def test_names_are_the_models_own(storage: str, kind: Any) -> None:
-    model, optimizer = started(storage, Wrapped(), include="*" if storage == "nonzeros" else ())
-    names = {name for name, module in model.named_modules() if hasattr(module, "topology")}
-    twin, method = copy.deepcopy(model), METHODS[storage]()
-    for _ in range(5):
-        optimizer.zero_grad()
-        cross_entropy(model(torch.randn(6, 8)), torch.arange(6) % 3).backward()
-        optimizer.step()
-    assert {row["name"] for row in optimizer.report().rows} == names
-    wrapped = kind(twin)
-    other = sk.Sparsifier(wrapped, torch.optim.SGD(twin.parameters(), lr=0.1, momentum=0.9), method)
-    if kind is nn.Sequential:  # whose names are its own
-        assert {site.name for site in other.sites} == {f"0.{name}" for name in names}
-        return
-    twin.load_state_dict(model.state_dict())
-    other.load_state_dict(optimizer.state_dict())
-    for site, own in zip(other.sites, optimizer.sites, strict=True):
-        assert site.name == own.name
-        assert torch.equal(site.active.mask(), own.active.mask())
-
-
-def test_states_of_former_names_load() -> None:
-    """Version 0.1 took every `module` in a name for a wrapper."""
-
-    class Net(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.module = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 3))
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.module(x)
-
-    _, optimizer = started("nonzeros", Net())
-    state = optimizer.state_dict()
-    assert list(state["sites"]) == ["module.0", "module.1"]
-    state["sites"] = {name.removeprefix("module."): own for name, own in state["sites"].items()}
-    optimizer.load_state_dict(state)
-    state["sites"]["2"] = state["sites"].pop("1")
-    with pytest.raises(ValueError, match="sparse layers 0, 2"):
-        optimizer.load_state_dict(state)
-
-
-def test_followers_in_wrappers_of_any_name() -> None:
-    class Averaged(nn.Module):
-        def __init__(self, model: nn.Module) -> None:
-            super().__init__()
-            self.shadow, self.decay = copy.deepcopy(model), 0.9
-
-    method = METHODS["nonzeros"]()
-    model = sk.sparsify(Wrapped(), method)
-    followers = [Averaged(model), AveragedModel(model), copy.deepcopy(model)]
-    optimizer = sk.Sparsifier(model, torch.optim.SGD(model.parameters(), lr=0.1), method, followers=followers)
-    for _ in range(3):
-        cross_entropy(model(torch.randn(6, 8)), torch.arange(6) % 3).backward()
-        optimizer.step()
-    assert optimizer.rewired
-    for follower in followers:
-        for layer, own in zip(layers(follower), layers(model), strict=True):
-            assert layer.topology.same_pattern(own.topology)
-
-
-def test_every_wrapper_of_torch_is_there() -> None:
-    for name in WRAPPERS:
-        if name.startswith("torch."):
-            module, _, kind = name.rpartition(".")
-            assert issubclass(getattr(__import__(module, fromlist=[kind]), kind), nn.Module)
-    model = Wrapped()
-    model.fc = torch.compile(model.fc)  # type: ignore[assignment]
-    assert bare(torch.compile(DataParallel(model))) is model
-    assert dict(own_modules(AveragedModel(model))).keys() == dict(Wrapped().named_modules()).keys()
-
-
-@pytest.mark.parametrize("wrap", [DataParallel, AveragedModel])
-def test_what_is_wrapped_is_not_made_sparse(wrap: Any) -> None:
-    for model in (wrap(network()), nn.Sequential(wrap(network()))):
-        with pytest.raises(ValueError, match=rf"{wrap.__name__}.*Sparsify the model inside first, then wrap it"):
-            sk.sparsify(model, 0.5)
-
-
-def test_compiled_models_can_be_made_sparse_but_not_compiled_layers() -> None:
-    model = network()
-    compiled = torch.compile(model, backend="eager")
-    x = torch.randn(4, 30)
-    compiled(x)
-    sk.sparsify(compiled, 0.5)
-    assert len(layers(model)) == 3
-    torch.testing.assert_close(compiled(x), model(x))
-    model = network()
-    model[2] = torch.compile(model[2])
-    with pytest.raises(ValueError, match=r"2._orig_mod are layers compiled by themselves"):
-        sk.sparsify(model, 0.5)
-    model = network()
-    model[2].compile()
-    with pytest.raises(ValueError, match=r"2 are layers compiled by themselves"):
-        sk.sparsify(model, 0.5)
