@@ -26,9 +26,11 @@ class SoftFilters(Rule):
         counts = apportion(filters, filters, kept(self.sparsity, sum(filters)))
         norms = [criteria.filter_norm(site) for site in sites]
         marks: list[Tensor] = views.filters_of_layers.largest(norms, counts, self.min_per_layer)
-        ops.host.numbers([])  # NaN is refused before a weight is touched
+        ops.host.numbers([])  # NaN is refused
         for site, mark in zip(sites, marks, strict=True):
-            site.weight[~mark] = 0
+            weight = site.weight.clone()
+            weight[~mark] = 0
+            site.become(weight)
             site.facts = {"zeroed_filters": (~mark).count_nonzero()}
 
 
