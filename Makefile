@@ -9,7 +9,7 @@ OUT ?= benchmarks/results
 GPU_PYTHON := $(if $(filter file,$(origin PYTHON)),$(BIN)/python,$(PYTHON))
 GPU_READY := $(if $(filter file,$(origin PYTHON)),.venv/requirements-dev)
 
-.PHONY: demo test test-installed bench build lint format cross sanitize peers gpu gpu-device gpu-build gpu-test \
+.PHONY: demo test test-installed bench build lint format fuzz kill cross sanitize peers gpu gpu-device gpu-build gpu-test \
   gpu-bench gpu-sanitize gpu-compile clean
 
 demo: build
@@ -84,6 +84,16 @@ sanitize: .venv/requirements-dev
 	PYTHONPATH=build/thread/lib OMP_NUM_THREADS=1 TSAN_OPTIONS=ignore_noninstrumented_modules=1 \
 	LD_PRELOAD="$$(c++ -print-file-name=libtsan.so)" \
 	setarch -R $(BIN)/pytest -s -n 2 $(SANITIZED)
+
+# Generated cases against dense twins, until one fails: FOR= seconds, five minutes by default, or N= cases of each guard.
+# Runs that are killed and resumed. Both end with the line that runs a failed case again.
+FOR ?= 300
+GUARDS = PYTHONPATH=$(CURDIR):$(CURDIR)/tests $(BIN)/python -m guards $(if $(N),--cases $(N),--seconds $(FOR))
+fuzz: build .venv/requirements-dev
+	$(GUARDS)
+
+kill: build .venv/requirements-dev
+	$(GUARDS) kills
 
 # Compiles the kernels for aarch64.
 cross: .venv/requirements
