@@ -25,7 +25,10 @@ def main() -> int:
     for i, name in enumerate(names, 1):
         until = None if seconds is None else start + seconds * i / len(names)
         count = run(name, first, given.cases, until)
-        print(f"{name}: {count.cases} cases from {first} on, {'one failed' if count.failed else 'none failed'}", flush=True)
+        print(
+            f"{name}: {count.cases} cases from {first} on, {'one failed' if count.failed else 'none failed'}",
+            flush=True,
+        )
         failed += [name] if count.failed else []
     return 1 if failed else 0
 

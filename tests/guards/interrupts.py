@@ -34,7 +34,8 @@ class Interrupter:
         self.begun |= code.co_name == "_advance"
         if not code.co_filename.startswith(PACKAGE):
             return None
-        if self.begun and event == "line" and not getline(code.co_filename, frame.f_lineno).lstrip().startswith("with "):
+        line = getline(code.co_filename, frame.f_lineno).lstrip()
+        if self.begun and event == "line" and not line.startswith("with "):
             self.lines += 1
             if self.lines == self.n:
                 self.place = f"{code.co_filename.removeprefix(PACKAGE)}:{frame.f_lineno}"

@@ -35,7 +35,8 @@ RUNS: dict[str, list[str]] = {
     "snr_frozen": ["--set", "burn_in=1"],
 }
 SIGNALS = (signal.SIGKILL, signal.SIGINT, signal.SIGTERM)
-TIMES = {"seconds_per_step", "cpu_seconds_per_step", "train_seconds", "peak_memory_bytes"}
+# Times, and what depends on them.
+TIMES = {"seconds_per_step", "cpu_seconds_per_step", "train_seconds", "peak_memory_bytes", "files"}
 
 
 def check(seed: int) -> None:
@@ -52,7 +53,7 @@ def check(seed: int) -> None:
             pid, moment = _started(_next(begin, parts)), r.uniform(0, length)
             time.sleep(moment)
             os.kill(pid, sent)
-            _, status = os.waitpid(pid, 0)
+            os.waitpid(pid, 0)
             told.append(f"{sent.name} after {moment:.3f} s")
         try:
             _ended(_started(_next(begin, parts)))

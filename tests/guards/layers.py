@@ -29,6 +29,13 @@ MATRIX_LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
     "one row": lambda t: t[:1].expand_as(t),
     "one number": lambda t: t.flatten()[:1].expand_as(t) if t.numel() else t,
 }
+ALL = (True, True, True)
+NEEDS = [ALL, ALL, (True, False, False), (False, True, False), (False, False, True), (True, True, False)]
+    (True, False, False),
+    (False, True, False),
+    (False, False, True),
+    (True, True, False),
+]
 
 
 @dataclass(frozen=True)
@@ -81,7 +88,7 @@ def draw(seed: int) -> Case:
         backend=r.choice(["auto", "sparse", "dense", "masked"]),
         kernel=r.choice(kernels) if r.random() < 0.5 else None,
         gradient=gradient,
-        needs=r.choice([(True,) * 3, (True,) * 3, *((a, b, not (a or b)) for a in (True, False) for b in (True, False))]),
+        needs=r.choice(NEEDS),
         layout=r.choice(list(LAYOUTS if conv else MATRIX_LAYOUTS)),
         delta_layout=r.choice(list(LAYOUTS if conv else MATRIX_LAYOUTS)),
         after=r.choice(["nothing", "nothing", "relu", "mask", "add"]),
@@ -246,7 +253,9 @@ def _check(case: Case) -> None:
         output = apply(x)
     assert output.dtype == (torch.bfloat16 if case.autocast else case.dtype), "dtype of the output"
     before = output.detach().clone()
-    delta = _laid_out(torch.randn(output.shape, dtype=torch.double).to(output.dtype), layouts[case.delta_layout], case.conv)
+    delta = _laid_out(
+        torch.randn(output.shape, dtype=torch.double).to(output.dtype), layouts[case.delta_layout], case.conv
+    )
     if output.requires_grad:
         changed, behind = _changed(case.after, output, delta)
         changed.backward(delta)

@@ -5,7 +5,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from guards.guard import check_of, reproduction
 
 # A guard, how many of its first cases run here, and in how many tests.
@@ -14,7 +13,7 @@ SHARES = {"layers": (400, 4), "indices": (60, 1), "training": (30, 3), "interrup
 
 def _share(name: str) -> list[range]:
     cases, tests = SHARES[name]
-    return [range(cases)[i :: tests] for i in range(tests)]
+    return [range(cases)[i::tests] for i in range(tests)]
 
 
 def _run(name: str, seeds: range) -> None:

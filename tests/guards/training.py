@@ -21,8 +21,14 @@ import sparsekern as sk
 EPOCH = 4
 OPTIMIZERS: dict[str, tuple[type[torch.optim.Optimizer], dict[str, list[Any]]]] = {
     "sgd": (torch.optim.SGD, {"lr": [0.05], "momentum": [0, 0.9], "weight_decay": [0, 1e-3], "fused": [None, True]}),
-    "nesterov": (torch.optim.SGD, {"lr": [0.05], "momentum": [0.9], "nesterov": [True], "foreach": [None, True, False]}),
-    "adam": (torch.optim.Adam, {"lr": [0.01], "weight_decay": [0, 1e-3], "amsgrad": [False, True], "fused": [None, True]}),
+    "nesterov": (
+        torch.optim.SGD,
+        {"lr": [0.05], "momentum": [0.9], "nesterov": [True], "foreach": [None, True, False]},
+    ),
+    "adam": (
+        torch.optim.Adam,
+        {"lr": [0.01], "weight_decay": [0, 1e-3], "amsgrad": [False, True], "fused": [None, True]},
+    ),
     "adamw": (torch.optim.AdamW, {"lr": [0.01], "amsgrad": [False, True], "foreach": [None, True, False]}),
     "rmsprop": (torch.optim.RMSprop, {"lr": [0.01], "momentum": [0, 0.9], "centered": [False, True]}),
     "adagrad": (torch.optim.Adagrad, {"lr": [0.05], "initial_accumulator_value": [0.1], "foreach": [None, True]}),

@@ -28,7 +28,6 @@ REGNET = {"depth": 6, "w_0": 16, "w_a": 16.0, "w_m": 2.2, "group_width": 8}
 DENSE = {"growth_rate": 8, "block_config": (2, 2, 2), "num_init_features": 16}
 
 
-
 def _slim(make: Callable[[], nn.Module], inputs: int) -> nn.Module:
     """The model with a small classifier instead of one of 100 million weights."""
     with torch.device("meta"):
@@ -48,7 +47,10 @@ MODELS: dict[str, tuple[int, Callable[[], nn.Module]]] = {  # the size of an ima
     "alexnet": (64, lambda: _slim(_models.AlexNet, 9216)),
     "vgg": (32, lambda: _slim(_vgg, 24 * 49)),
     "resnet": (32, lambda: _models.ResNet(_models.resnet.BasicBlock, [1, 1, 1, 1], CLASSES)),
-    "resnext": (32, lambda: _models.ResNet(_models.resnet.Bottleneck, [1, 1, 1, 1], CLASSES, groups=4, width_per_group=4)),
+    "resnext": (
+        32,
+        lambda: _models.ResNet(_models.resnet.Bottleneck, [1, 1, 1, 1], CLASSES, groups=4, width_per_group=4),
+    ),
     "squeezenet": (40, lambda: _models.squeezenet1_1(num_classes=CLASSES)),
     "densenet": (32, lambda: _models.DenseNet(num_classes=CLASSES, **DENSE)),
     "mobilenet v2": (32, lambda: _models.mobilenet_v2(num_classes=CLASSES, width_mult=0.35)),
@@ -67,7 +69,9 @@ MODELS: dict[str, tuple[int, Callable[[], nn.Module]]] = {  # the size of an ima
 METHODS: dict[str, Callable[[], sk.Method]] = {  # of each storage
     "nonzeros": lambda: sk.methods.rigl(sparsity=0.7, total_steps=12, every=2, stop=1.0),
     "master": lambda: sk.methods.dpf_layerwise(sparsity=0.7, total_steps=12, steps_per_epoch=4, every=2),
-    "parked": lambda: sk.methods.snr_frozen(sparsity=0.7, total_steps=8, steps_per_epoch=4, every=2, memory=0.25, burn_in=0),
+    "parked": lambda: sk.methods.snr_frozen(
+        sparsity=0.7, total_steps=8, steps_per_epoch=4, every=2, memory=0.25, burn_in=0
+    ),
 }
 CASES = [(model, storage) for model in MODELS for storage in METHODS]
 
