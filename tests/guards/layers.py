@@ -31,11 +31,6 @@ MATRIX_LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 ALL = (True, True, True)
 NEEDS = [ALL, ALL, (True, False, False), (False, True, False), (False, False, True), (True, True, False)]
-    (True, False, False),
-    (False, True, False),
-    (False, False, True),
-    (True, True, False),
-]
 
 
 @dataclass(frozen=True)
