@@ -1,5 +1,6 @@
 """Data sets: the table reader, the split, and files that are missing or damaged."""
 
+import io
 import struct
 from pathlib import Path
 
@@ -73,11 +74,52 @@ def test_csv_split_depends_on_the_seed_only(tmp_path: Path):
         ("x,label\n" + "".join(f"1,{i}.5\n" for i in range(9)), "label", "continuous"),
         ('x,label\n"1,a\n2', "label", "cannot read"),
         ("", "label", "cannot read"),
+        ("x,label\n" + "".join(f"1,{i}\n" for i in range(10_001)), "label", "10,001 classes; the limit is 10,000"),
+        ("x,label\n" + "".join(f"n{i},{i % 2}\n" for i in range(20_000)), "label", "'x' has 16,000 categories"),
     ],
 )
 def test_csv_bad_input(text: str, target: str, expected: str, tmp_path: Path):
     with pytest.raises(UsageError, match=expected):
         load_csv(tmp_path, text, target)
+
+
+@pytest.mark.parametrize("kind", ["gz", "bz2", "xz", "zip"])
+@pytest.mark.parametrize("damage", ["cut", "flipped", "text"])
+def test_csv_damaged_archive(kind: str, damage: str, tmp_path: Path):
+    import pandas
+
+    path = tmp_path / f"table.csv.{kind}"
+    pandas.DataFrame({"x": range(200), "label": [0, 1] * 100}).to_csv(path, index=False)
+    data_ = bytearray(path.read_bytes())
+    if damage == "flipped":
+        data_[len(data_) // 2] ^= 0xFF
+    path.write_bytes({"cut": data_[: len(data_) // 2], "flipped": data_, "text": b"no archive"}[damage])
+    config = {"data": "csv", "data_dir": str(path), "target": "label", "seed": 0}
+    with pytest.raises(UsageError) as error:
+        data.load(config)
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_csv_target_of_mixed_types_and_of_long_integers(tmp_path: Path):
+    table = load_csv(tmp_path, "x,label\n" + "1,a\n2,3\n3,4.5\n4,a\n5,3\n" * 4)
+    assert table.classes == 3
+    table = load_csv(tmp_path, "x,label\n" + f"1,{2**70}\n2,{2**70 + 1}\n3,5\n4,5\n5,5\n" * 4)
+    assert table.classes == 3
+    assert sorted(torch.cat([table.train.y, table.test.y]).bincount().tolist()) == [4, 4, 12]
+
+
+def test_csv_integers_beyond_64_bits_are_numbers():
+    import pandas
+
+    texts = [str(2**64 + i * 2**60) for i in range(4)] + ["-5", "", str(10**30)]
+    frame = pandas.read_csv(io.StringIO("x,y\n" + "".join(f"{text},1\n" for text in texts)))
+    assert frame["x"].dtype == object
+    values = np.array([float(text or "nan") for text in texts])
+    known = values[np.isfinite(values)]
+    expected = np.where(np.isfinite(values), (values - known.mean()) / known.std(), 0)
+    np.testing.assert_allclose(encode(frame, np.arange(7))[:, 0], expected, rtol=1e-6)
+    text = pandas.DataFrame({"x": ["7a", "7", "8"]})
+    assert encode(text, np.arange(3)).shape == (3, 3)
 
 
 def test_csv_missing_file(tmp_path: Path):
@@ -119,6 +161,13 @@ def test_truncated_mnist(name: str, size: int, tmp_path: Path):
     file = write_mnist(tmp_path) / name
     file.write_bytes(file.read_bytes()[:size])
     with pytest.raises(UsageError, match="incomplete or damaged"):
+        data.load({"data": "mnist", "data_dir": str(tmp_path), "seed": 0})
+
+
+def test_mnist_label_that_is_no_digit(tmp_path: Path):
+    file = write_mnist(tmp_path) / "train-labels-idx1-ubyte"
+    file.write_bytes(file.read_bytes()[:-1] + bytes([200]))
+    with pytest.raises(UsageError, match="expected labels of 0 to 9"):
         data.load({"data": "mnist", "data_dir": str(tmp_path), "seed": 0})
 
 

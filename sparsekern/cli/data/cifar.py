@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import UsageError, require
+from ..errors import UsageError, first_line, require
 from .common import Data
 from .held import photographs
 
@@ -37,13 +37,14 @@ def _cifar(
         if isinstance(error, UsageError):
             raise
         if not folder.is_dir():
-            problem = f"could not be fetched ({error})" if download else "is not there"
+            problem = f"could not be fetched ({first_line(error)})" if download else "is not there"
             raise UsageError(
                 f"{name} {problem}: no folder {folder}; give the folder that holds it with --data-dir or fetch it with "
                 "--download"
             ) from error
         raise UsageError(
-            f"{name} in {folder} is incomplete or damaged ({error}); delete the folder and fetch it with --download"
+            f"{name} in {folder} is incomplete or damaged ({first_line(error)}); delete the folder and fetch it with "
+            "--download"
         ) from error
     (train_x, train_y), (test_x, test_y) = parts
     return photographs(train_x, train_y, test_x, test_y, classes)

@@ -44,7 +44,7 @@ def tiny_imagenet(config: dict, download: bool) -> Data:
         )
     classes = _classes(root / "train")
     paths, labels = [], []
-    for line in (root / "val" / "val_annotations.txt").read_text().splitlines():
+    for line in (root / "val" / "val_annotations.txt").read_text(errors="replace").splitlines():
         name, wnid = line.split("\t")[:2] if line.count("\t") else (line, "")
         if wnid not in classes:
             raise UsageError(f"{root / 'val' / 'val_annotations.txt'} is damaged: no class in the line {line!r}")

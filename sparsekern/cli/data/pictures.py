@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import UsageError, require
+from ..errors import UsageError, first_line, require
 
 CHUNK = 1024
 
@@ -26,8 +26,10 @@ def _decode_slowly(path: Path) -> Tensor:
     try:
         with require("PIL.Image").open(path) as picture:
             return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)
-    except (OSError, ValueError, SyntaxError) as error:
-        raise UsageError(f"cannot read the image {path}: {error}") from error
+    except Exception as error:  # a damaged picture raises what its format is read with
+        if isinstance(error, UsageError):
+            raise
+        raise UsageError(f"cannot read the image {path}: {first_line(error)}") from error
 
 
 def hold(paths: Sequence[Path], size: torch.Size) -> Tensor | None:

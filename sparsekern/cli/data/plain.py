@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..errors import UsageError, require
+from ..errors import UsageError, first_line, require
 from ..table import encode, read_csv
 from .common import Data
 from .held import Held
@@ -47,6 +47,8 @@ def _idx(name: str, folder: str | None, download: bool, mean: float, std: float)
             part = getattr(datasets, name)(str(root), train=train, download=download)
             if len(part.data) != len(part.targets) or part.data.shape[1:] != (28, 28):
                 raise ValueError(f"{tuple(part.data.shape)} images, {len(part.targets)} labels")
+            if not len(part.targets) or not 0 <= int(part.targets.min()) <= int(part.targets.max()) < 10:
+                raise ValueError("expected labels of 0 to 9")
         except Exception as error:  # torchvision raises whatever the first damaged byte leads to
             if not (root / name / "raw").is_dir():
                 raise UsageError(
@@ -54,17 +56,13 @@ def _idx(name: str, folder: str | None, download: bool, mean: float, std: float)
                     "give its folder with --data-dir or fetch it with --download"
                 ) from error
             raise UsageError(
-                f"{name} in {root} is incomplete or damaged ({_first_line(error)}); "
+                f"{name} in {root} is incomplete or damaged ({first_line(error)}); "
                 f"delete {root / name} and fetch it again with --download"
             ) from error
         x = part.data.float().div_(255).sub_(mean).div_(std).unsqueeze(1)
         parts.append(Held(x, part.targets.long()))
     train_set, test_set = parts
     return Data(train_set, test_set, 10)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def csv(config: dict, download: bool) -> Data:

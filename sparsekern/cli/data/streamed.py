@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ..errors import require
+from ..errors import UsageError, require
 from .common import Data
 from .pictures import decode
 
@@ -53,7 +53,12 @@ class Streamed:
             pin_memory=self.device.type == "cuda",
         )
         y = self.y.to(self.device)
-        for x, part in zip(loader, rows.to(self.device).split(size), strict=True):
+        batches = iter(loader)
+        for part in rows.to(self.device).split(size):
+            try:
+                x = next(batches)
+            except UsageError as error:  # the loader puts a traceback before what its process said
+                raise UsageError(str(error).strip().splitlines()[-1].partition(": ")[2]) from error
             yield x.to(self.device, non_blocking=True), y.index_select(0, part)
 
 

@@ -1,11 +1,12 @@
 """The networks that `--model` names."""
 
+import os
 from collections.abc import Callable
 
 import torch
 from torch import nn
 
-from ..errors import UsageError, choose
+from ..errors import UsageError, choose, first_line
 from . import mobilenet, plain, resnet, torchvision, vgg, wide
 
 # (shape of one input [, height, width], classes, factor of the widths) -> network
@@ -56,6 +57,8 @@ def build(name: str, shape: tuple[int, ...], classes: int, width: float = 1.0) -
     check(name)
     if name not in FLAT and len(shape) != 3:
         raise UsageError(f"{name} is convolutional and takes images, not rows of {shape[0]} numbers; try --model mlp")
+    if name in MODELS:
+        _check_size(name, shape, classes, width)
     if name.startswith(TORCHVISION):
         model = torchvision.build(name.removeprefix(TORCHVISION), shape, classes, width)
     else:
@@ -63,6 +66,20 @@ def build(name: str, shape: tuple[int, ...], classes: int, width: float = 1.0) -
     if name not in FLAT:
         _try(name, model, shape, classes)
     return model
+
+
+def _check_size(name: str, shape: tuple[int, ...], classes: int, width: float) -> None:
+    """Raises a `UsageError` if the weights alone are more than this machine's memory."""
+    try:
+        with torch.device("meta"):
+            count = sum(p.numel() for p in MODELS[name](shape, classes, width).parameters())
+    except (RuntimeError, OverflowError) as error:  # sizes beyond 64 bits
+        raise UsageError(f"{name} of --width {width:g} is larger than any memory: {first_line(error)}") from error
+    if hasattr(os, "sysconf") and 4 * count > (memory := os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")):
+        raise UsageError(
+            f"{name} of --width {width:g} has {count:,} weights, {4 * count / 2**30:,.1f} GiB; this machine has "
+            f"{memory / 2**30:,.1f} GiB of memory"
+        )
 
 
 @torch.no_grad()
