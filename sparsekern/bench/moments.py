@@ -149,13 +149,14 @@ def _passes(
 ) -> Callable[[], tuple[Tensor, ...]]:
     """Forward and backward; `extra` returns the moment and clears it."""
     x: Any = p.x.clone().requires_grad_()
+    weight: Any = parameter_of(layer)
 
     def call() -> tuple[Tensor, ...]:
-        for leaf in (parameter_of(layer), layer.bias, x):
+        for leaf in (weight, layer.bias, x):
             leaf.grad = None
         output = layer(x)
         output.backward(p.dy)
-        return output, layer.bias.grad, x.grad, parameter_of(layer).grad, *extra()
+        return output, layer.bias.grad, x.grad, weight.grad, *extra()
 
     return call
 

@@ -189,8 +189,9 @@ class Sparsifier(Engine, torch.optim.Optimizer):
         return sum(t.nbytes for s in sites for t in (*s.kept(), *(self.origin.kept(s) if self.origin else ())))
 
     def report(self, *inputs: Any, **options: Any) -> Report:
-        """Per layer: shape, nnz, sparsity, flips, IoU with the last and the first pattern, kernel in use; of the model what
-        is dense. If it is told what the model is called with, one sample for instance, also what that costs (`flops`)."""
+        """Per layer: shape, nnz, sparsity, flips, IoU with the last and the first pattern, kernel in use; of the model
+        what is dense. If it is told what the model is called with, one sample for instance, also what that costs
+        (`flops`)."""
         cost = flops(self.passes.model, *inputs, **options) if inputs or options else None
         notes = (*self.method.notes, *remarks(self.passes.model, self.sites, self.optimizer))
         return Report(self.method.name, self.steps, notes, [site_row(site) for site in self.sites], cost)
