@@ -31,7 +31,7 @@ def exchange(model: nn.Module, twins: Mapping[str, nn.Module]) -> nn.Module:
         hand_on(old, twin, name)
     model = found.get(model, model)
     seen: set[int] = set()
-    for module in list(model.modules()):
+    for module in [*model.modules(), *found.values()]:  # a layer may hold others
         for key, value in list(vars(module).items()):
             new = _replaced(value, found, seen)
             if new is not value:

@@ -148,7 +148,7 @@ def marked() -> tuple[nn.Sequential, list[str], list[Any]]:
 @storages
 def test_hooks_attributes_and_marks_stay(storage: str) -> None:
     model, calls, handles = marked()
-    model, _ = started(storage, model, exclude=["4"])
+    model, _ = started(storage, model, exclude=["4", "0.adapter"])
     for kind in ("sparse", "dense"):
         layer: Any = model[0]
         calls.clear()
@@ -174,6 +174,16 @@ def test_hooks_attributes_and_marks_stay(storage: str) -> None:
     calls.clear()
     model(torch.randn(4, 30, requires_grad=True)).sum().backward()
     assert not calls
+
+
+def test_layers_within_layers() -> None:
+    model: Any = network()
+    model[0].adapter = nn.Linear(30, 20)
+    model = sk.sparsify(model, 0.5)
+    assert isinstance(model[0].adapter, sk.SparseLinear)
+    assert (
+        sum(m.topology.nnz for m in model.modules() if isinstance(m, sk.SparseLinear)) == (1200 + 600 + 800 + 100) / 2
+    )
 
 
 @pytest.mark.parametrize("storage", ["nonzeros", "master"])
