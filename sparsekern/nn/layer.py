@@ -69,6 +69,7 @@ class PatternLayer(WeightAccess):
         self.weight_shape, self.backend = weight_shape, backend
         self.probe: Probe | None = None
         self.loads = 0  # how often a state dict brought another pattern
+        self.pattern_given = False  # by masks, of whatever sparsity
         factory: dict[str, Any] = {"device": device, "dtype": dtype}
         self.register_parameter(self.WEIGHT, nn.Parameter(self.empty_weight(topology.capacity, **factory)))
         self.register_parameter("bias", nn.Parameter(torch.empty(weight_shape[0], **factory)) if bias else None)

@@ -129,7 +129,7 @@ def sparsify(
         for name, gone in removed.items():
             model.get_parameter(name).masked_fill_(gone, 0)
     for name in layers if masks is not None else ():
-        vars(model.get_submodule(name))["pattern_given"] = True  # of whatever sparsity
+        vars(model.get_submodule(name))["pattern_given"] = True
     _tell(model, why)
     return model
 

@@ -176,6 +176,16 @@ def test_hooks_attributes_and_marks_stay(storage: str) -> None:
     assert not calls
 
 
+def test_a_densified_layer_forgets_where_its_pattern_came_from() -> None:
+    """What sparsify notes of a layer is no attribute of the user's."""
+    model = sk.sparsify(nn.Linear(8, 8), 0.5, masks={"": torch.eye(8, dtype=torch.bool)})
+    dense = sk.densify(model)
+    assert vars(dense).keys() == vars(nn.Linear(8, 8)).keys()
+    model = sk.sparsify(dense, sk.methods.random(0.5))
+    with pytest.raises(ValueError, match="the model has 32 of 64 weights"):
+        sk.Sparsifier(model, torch.optim.SGD(model.parameters(), lr=0.1), sk.methods.random(0.9))
+
+
 def test_layers_within_layers() -> None:
     model: Any = network()
     model[0].adapter = nn.Linear(30, 20)
