@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch.distributed.tensor import DTensor
 
 from ..nn import PatternLayer, SparseLayer, copies, took_part
 from ..topology import kept
@@ -13,7 +12,7 @@ from .method import Method
 from .site import LayerSite
 from .states import States, nested
 from .transaction import Transaction
-from .wrappers import former_name
+from .wrappers import former_name, is_sharded
 
 
 def check_network(sites: Sequence[LayerSite], optimizer: torch.optim.Optimizer, method: Method) -> None:
@@ -88,7 +87,7 @@ def check_whole(sites: Sequence[LayerSite]) -> None:
     """Raises a `ValueError` if a weight is not here as a whole."""
     for site in sites:
         whole = (site.active.capacity,) if isinstance(site.module, SparseLayer) else site.shape
-        if isinstance(site.parameter, DTensor) or site.parameter.shape != whole:
+        if is_sharded(site.parameter) or site.parameter.shape != whole:
             raise ValueError(
                 f"the weight of {site.name} is sharded (FSDP, tensor parallelism), but its pattern is to change, which "
                 "takes whole weights: leave the layer out of the sharding (ignored_params, ignored_states), use "

@@ -62,13 +62,18 @@ def check_free(model: nn.Module) -> None:
                     f"sparsify got a model in {what}: {HOLDERS[kind]}. Sparsify the model inside first, then wrap it: "
                     f"model = {kind}(sparsify(model, method))"
                 )
-    tensors = sys.modules.get("torch.distributed.tensor")
-    sharded = [name for name, p in model.named_parameters() if tensors is not None and isinstance(p, tensors.DTensor)]
+    sharded = [name for name, parameter in model.named_parameters() if is_sharded(parameter)]
     if sharded:
         raise ValueError(
             f"{', '.join(sharded[:3])}{', ...' * (len(sharded) > 3)} are sharded (DTensor): sparsify the model first, "
             "then call fully_shard or distribute it"
         )
+
+
+def is_sharded(parameter: torch.Tensor) -> bool:
+    """Whether it is a DTensor; what has not been imported, which takes a second, has made none."""
+    tensors = sys.modules.get("torch.distributed.tensor")
+    return tensors is not None and isinstance(parameter, tensors.DTensor)
 
 
 def check_managed(model: nn.Module, parameters: list[torch.Tensor]) -> None:
