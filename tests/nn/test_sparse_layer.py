@@ -101,8 +101,9 @@ def test_bad_state_dicts_are_refused() -> None:
     backwards["col"] = backwards["col"].flip(0)
     outside["col"][0] = -1
     ragged["row_ptr"][1] = 10**6
-    for broken in (backwards, outside, ragged):
-        with pytest.raises(RuntimeError, match="ascending"):
+    messages = {"col must ascend": backwards, r"col must lie in \[0, 30\)": outside, "row_ptr must": ragged}
+    for message, broken in messages.items():
+        with pytest.raises(RuntimeError, match=message):
             layer.load_state_dict(broken)
     with pytest.raises(RuntimeError, match=r"Unexpected key.*weight"):
         layer.load_state_dict({**layer.state_dict(), "weight": torch.zeros(1)})
