@@ -107,8 +107,12 @@ def test_bad_state_dicts_are_refused() -> None:
             layer.load_state_dict(broken)
     with pytest.raises(RuntimeError, match=r"Unexpected key.*weight"):
         layer.load_state_dict({**layer.state_dict(), "weight": torch.zeros(1)})
-    for other in (sk.SparseLinear(30, 21, sparsity=0.5), sk.SparseLinear(99, 20, sparsity=0.1)):
-        with pytest.raises(RuntimeError, match="expected"):
+    others = {
+        "expected 20 rows": sk.SparseLinear(30, 21, sparsity=0.5),
+        "col must lie in": sk.SparseLinear(99, 20, sparsity=0.1),
+    }
+    for message, other in others.items():
+        with pytest.raises(RuntimeError, match=message):
             layer.load_state_dict(other.state_dict())
     torch.testing.assert_close(layer(x), expected)
 
