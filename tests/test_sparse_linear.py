@@ -137,6 +137,7 @@ def test_returns_only_what_is_needed() -> None:
             assert torch.equal(part, full) if wanted else part.shape == (0,)
 
 
+@compiled  # PyTorch's own product gives other bits on some processors
 @pytest.mark.usefixtures("isa")
 @pytest.mark.parametrize("tiled", [False, True], ids=["plain", "tiled"])
 @pytest.mark.parametrize("batch", [1, 40, 128])
