@@ -93,8 +93,6 @@ def run(arguments: argparse.Namespace) -> int:
     if gpu and arguments.threads and arguments.what in SUITE:
         return _usage("--threads goes with the CPU, and with train and memory")
     threads = arguments.threads or torch.get_num_threads()
-    if hasattr(os, "getloadavg") and os.getloadavg()[0] > 0.5 * (os.cpu_count() or 1):
-        _say(f"this machine is busy (load {os.getloadavg()[0]:.1f}): times will be noisy")
     if arguments.calibrate and arguments.what != "kernels":
         return _usage("--calibrate goes with kernels")
     target = arguments.json
@@ -107,6 +105,7 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.quick:
             sizes = {"shapes": [(64, 64, 16)], "densities": [0.05, 0.5], "budget": 0.05}
             sizes |= {"convolutions": [(16, 16, 3, 1, 8, 8)], "conv_densities": [0.05, 0.5]}
+        _say_busy()
         calibrate.run(threads=threads, progress=_say, save=partial(write, target), **sizes)
         print(target)
         return 0
@@ -127,6 +126,7 @@ def run(arguments: argparse.Namespace) -> int:
             options["device"] = "cuda"
         if arguments.model:
             options["models"] = arguments.model.split(",")
+        _say_busy()
         try:
             report = module.run(threads=threads, quick=arguments.quick, progress=_say, **options)
         except RuntimeError as error:
@@ -142,6 +142,7 @@ def measured(arguments: argparse.Namespace, device: torch.device) -> int:
     impls = set(arguments.impl.split(",")) if arguments.impl else None
     if impls and (unknown := impls - {*(known := implementations(arguments.what))}):
         return _usage(f"unknown --impl {', '.join(sorted(unknown))}; known: {', '.join(known)}")
+    _say_busy()
     report = blank(arguments.what, device, arguments.quick)
     measure(
         report,
@@ -172,6 +173,7 @@ def _kernels(arguments: argparse.Namespace, threads: int) -> dict | str:
         return f"unknown --impl {', '.join(sorted(unknown))}; known: {', '.join(names)}"
     selected = [peer for peer in offered.PEERS if peer.name in wanted]
     save = partial(_save, arguments.json)
+    _say_busy()
     return module.run(chosen, peers=selected, threads=threads, progress=_say, save=save)
 
 
@@ -182,6 +184,11 @@ def _save(path: Path | None, report: dict) -> None:
 
 def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
+
+
+def _say_busy() -> None:
+    if hasattr(os, "getloadavg") and os.getloadavg()[0] > 0.5 * (os.cpu_count() or 1):
+        _say(f"this machine is busy (load {os.getloadavg()[0]:.1f}): times will be noisy")
 
 
 def _usage(problem: str) -> int:
@@ -200,7 +207,7 @@ def _unwritable(path: Path) -> str | None:
 
 
 def _positive(text: str) -> int:
-    value = int(text) if text.isdecimal() else 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number from 1, got {text!r}")
+    value = int(text) if text.isdecimal() and len(text) < 5 else 0
+    if not 1 <= value <= 1024:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1 to 1024, got {text!r}")
     return value

@@ -52,9 +52,10 @@ class Pattern:
         try:
             config = json.loads((folder / "config.json").read_text())
             (folder / "model.safetensors").stat()
-        except (OSError, ValueError) as error:
-            raise RuntimeError(f"{folder} does not hold a finished run: {error}") from error
-        return config["model"], cls(config["method"], folder)
+            model, method = str(config["model"]), str(config["method"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise RuntimeError(f"{folder} does not hold a finished run: {error!r}") from error
+        return model, cls(method, folder)
 
     def masks(self, network: nn.Module) -> Masks:
         """Bool masks of the network's layers: every layer at `SPARSITY`, or the ones of the run's model.safetensors."""
@@ -67,14 +68,20 @@ class Pattern:
                 for name, shape in shapes.items()
             }
         state = load(self.folder)
+        if absent := [name for name in shapes if f"{name}.col" not in state or f"{name}.row_ptr" not in state]:
+            raise RuntimeError(f"{self.folder} holds no sparse layer {absent[0]}")
         return {n: Topology(tuple(shapes[n]), state[f"{n}.row_ptr"], state[f"{n}.col"]).mask() for n in shapes}
 
 
 def load(folder: Path) -> dict[str, Tensor]:
     """The model.safetensors of a run."""
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    return load_file(folder / "model.safetensors")
+    try:
+        return load_file(folder / "model.safetensors")
+    except (OSError, SafetensorError) as error:
+        raise RuntimeError(f"{folder / 'model.safetensors'} is damaged: {error}") from error
 
 
 class _Mask(nn.Module):

@@ -10,7 +10,7 @@ from . import figures
 from .data import load
 from .errors import require
 from .files import folder as make_folder
-from .options import above_zero, fraction, natural, positive, resolve
+from .options import above_zero, fraction, positive, processors, resolve, seeds
 from .progress import Progress
 from .run import Run
 from .text import size, table
@@ -31,9 +31,9 @@ def register(commands: Any) -> None:
     parser.add_argument(
         "--width", type=above_zero, default=1.0, metavar="W", help="multiplies the hidden sizes (default 1)"
     )
-    parser.add_argument("--seed", type=natural, default=0, help="(default 0)")
+    parser.add_argument("--seed", type=seeds, default=0, help="(default 0)")
     text = "of torch (default 1: threads that wait for each other on a busy machine would blur the comparison)"
-    parser.add_argument("--threads", type=positive, default=1, metavar="N", help=text)
+    parser.add_argument("--threads", type=processors, default=1, metavar="N", help=text)
     parser.add_argument("--out", type=Path, default=Path("runs/demo"), metavar="DIR", help="(default runs/demo)")
     parser.set_defaults(run=run)
 

@@ -176,6 +176,8 @@ def resolve(given: dict) -> dict:
     """
     config = DEFAULTS | given
     config["set"] = dict(config["set"])
+    if config["lr"] is None:
+        config["lr"] = LEARNING_RATE[config["optimizer"]]
     check(config)
     if config["method"] == "dense":
         if given.get("sparsity"):
@@ -185,8 +187,6 @@ def resolve(given: dict) -> dict:
         if given.get("sparsity"):
             warnings.warn(f"{config['method']}: the sparsity emerges; --sparsity is not used", stacklevel=2)
         config["sparsity"] = None
-    if config["lr"] is None:
-        config["lr"] = LEARNING_RATE[config["optimizer"]]
     for flag in ("momentum", "nesterov"):
         if flag in given and config["optimizer"] != "sgd":
             raise UsageError(f"--{flag} belongs to --optimizer sgd, not {config['optimizer']}")
@@ -225,7 +225,7 @@ def _largest(config: dict) -> float:
     """The largest learning rate of the schedule."""
     decays = len(config["milestones"]) if config["schedule"] == "step" else 0
     try:
-        return (config["lr"] or 0.0) * max(1.0, config["gamma"]) ** decays
+        return config["lr"] * max(1.0, config["gamma"]) ** decays
     except OverflowError:
         return math.inf
 

@@ -69,6 +69,7 @@ class Run:
         self.model = build(config["model"], data.shape, data.classes, config["width"]).to(self.device)
         try:
             self._sparsify()
+            self.weights()  # there have to be some
         except ValueError as error:
             raise UsageError(str(error)) from error
         amp = {"bf16": torch.bfloat16, "fp16": torch.float16, None: None}[config["amp"]]
@@ -155,9 +156,12 @@ class Run:
                 self._train_step(x, y, total)
                 self.most_bytes = self.most_bytes or self.bytes  # patterns that shrink are largest here
                 tick()
-        except ValueError:
-            if math.isfinite(total.item()):
-                raise  # otherwise it is the NaN that a method finds in its scores
+        except ValueError as error:  # perhaps of the NaN that a method finds in its scores
+            numbers = [total, *(t for p in self.model.parameters() for t in (p.detach(), p.grad) if t is not None)]
+            if all(t.isfinite().all() for t in numbers):
+                raise
+            reason = first_line(error)
+            raise RunError(f"training diverged in epoch {self.epoch + 1}: {reason}; try a smaller --lr") from error
         mean = total.item() / len(self.data.train)
         self.seconds.append((time.perf_counter() - start) / self.steps_per_epoch)
         self.cpu_seconds = (time.process_time() - start_cpu) / self.steps_per_epoch

@@ -73,7 +73,7 @@ def _check_size(name: str, shape: tuple[int, ...], classes: int, width: float) -
     try:
         with torch.device("meta"):
             count = sum(p.numel() for p in MODELS[name](shape, classes, width).parameters())
-    except (RuntimeError, OverflowError) as error:  # sizes beyond 64 bits
+    except (RuntimeError, OverflowError, TypeError) as error:  # sizes beyond 64 bits
         raise UsageError(f"{name} of --width {width:g} is larger than any memory: {first_line(error)}") from error
     if hasattr(os, "sysconf") and 4 * count > (memory := os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")):
         raise UsageError(

@@ -148,6 +148,8 @@ def gmp(
     """
     steps, last = steps_of("gmp", total_steps), end_of("gmp", stop, total_steps)
     period = every if every is not None else min(epoch_of("gmp", steps_per_epoch), max(1, int(last) // 3))
+    if period < 1:
+        raise ValueError(f"gmp takes every >= 1, got {period}")
     end = max(period, min(round(last / period), (steps - 1) // period) * period)
     if end >= steps:
         raise ValueError(f"gmp prunes every {period} steps, so never in a run of {steps}; give a smaller every")
