@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -83,15 +84,21 @@ def gather(tensor: Tensor, index_map: Tensor, fill: float | Tensor) -> Tensor:
     return moved.masked_fill_(index_map < 0, fill)
 
 
+@cache
+def _settings(kind: type[Optimizer]) -> frozenset[str] | None:
+    """What the constructor takes; None: everything."""
+    parameters = inspect.signature(kind).parameters
+    return None if any(each.kind is each.VAR_KEYWORD for each in parameters.values()) else frozenset(parameters)
+
+
 def fresh_state(optimizer: Optimizer, parameter: Tensor) -> dict[str, Tensor] | None:
     """The per-element state that the optimizer creates for a new weight of value and gradient 0, a vector of one, each
     0-d; None if it can't be built from its own settings."""
     group = next(g for g in optimizer.param_groups if any(p is parameter for p in g["params"]))
     probe = nn.Parameter(torch.zeros(1, dtype=parameter.dtype, device=parameter.device))
     probe.grad = torch.zeros_like(probe)
-    taken = inspect.signature(type(optimizer)).parameters
-    every = any(each.kind is each.VAR_KEYWORD for each in taken.values())
-    settings = {key: value for key, value in group.items() if key in optimizer.defaults and (every or key in taken)}
+    taken = _settings(type(optimizer))
+    settings = {k: v for k, v in group.items() if k in optimizer.defaults and (taken is None or k in taken)}
     try:
         twin = type(optimizer)([probe], **settings)
         twin.step()

@@ -16,6 +16,7 @@ from ..topology import kept
 from . import parallel
 from .inputs import call
 from .scores import Score
+from .transaction import at_once
 from .views import View
 
 Batches = Sequence[tuple[Any, Any]]
@@ -95,27 +96,29 @@ class Start:
 def untouched(model: nn.Module) -> Iterator[None]:
     """Whatever happens inside, even an exception, leaves `model` and PyTorch's random state as they were: Parameters,
     buffers, gradients, `requires_grad` and modes. Inside, no Parameter has a gradient."""
-    parameters = [(p, p.detach().clone(), p.grad, p.requires_grad) for p in model.parameters()]
-    places = [(m, dict(m._parameters)) for m in model.modules()]
-    buffers = [(m, n, b, b.clone()) for m in model.modules() for n, b in m._buffers.items() if b is not None]
-    modes = [(module, module.training) for module in model.modules()]
-    devices = sorted({p.get_device() for p, *_ in parameters if p.is_cuda})
+    copy_, calls = Tensor.copy_, []
+    for module in model.modules():
+        calls.append(partial(dict.update, vars(module), {"training": module.training}))
+        # `functional_call` leaves others in modules that are used twice.
+        calls.append(partial(dict.update, module._parameters, dict(module._parameters)))
+        buffers = {name: buffer for name, buffer in module._buffers.items() if buffer is not None}
+        calls += [partial(copy_, buffer, buffer.clone()) for buffer in buffers.values()]
+        calls.append(partial(dict.update, module._buffers, buffers))
+    for p in model.parameters():
+        calls.append(partial(copy_, p, p.detach().clone()))
+        calls += [partial(Tensor.requires_grad_, p, p.requires_grad), partial(setattr, p, "grad", p.grad)]
+    devices = sorted({p.get_device() for p in model.parameters() if p.is_cuda})
     with torch.random.fork_rng(devices):
         try:
-            for parameter, *_ in parameters:
+            for parameter in model.parameters():
                 parameter.grad = None
             yield
         finally:
-            for module, own in places:  # functional_call leaves others in modules that are used twice
-                module._parameters.update(own)
-            with torch.no_grad():
-                for parameter, value, grad, wanted in parameters:
-                    parameter.copy_(value).requires_grad_(wanted)
-                    parameter.grad = grad
-                for module, name, buffer, value in buffers:
-                    module._buffers[name] = buffer.copy_(value)
-            for module, mode in modes:
-                module.training = mode
+            try:
+                at_once(calls)
+            except BaseException:
+                at_once(calls)
+                raise
 
 
 class _WithoutDropout(TorchFunctionMode):
