@@ -94,6 +94,8 @@ def test_images_from_a_folder_are_marked(tmp_path: Path):
     experiment = EXPERIMENTS["cifar"]
     (tmp_path / "dense-seed0").mkdir()
     summary = dict.fromkeys(results.SUMMARY, 0.5) | {"data": "imagefolder", "train_seconds": 1, "threads": 1}
+    summary |= {"method": "dense", "model": "resnet20", "backend": "auto", "sparsity_target": None}
+    summary |= dict.fromkeys(("nnz", "prunable", "epochs", "seed", "peak_memory_bytes"), 1)
     (tmp_path / "dense-seed0" / "summary.json").write_text(json.dumps(summary))
     epoch = {"test_accuracy": 0.5, "sparsity": 0.0, "layers": []}
     (tmp_path / "dense-seed0" / "metrics.jsonl").write_text(json.dumps(epoch) + "\n")

@@ -17,6 +17,7 @@ from sparsekern.sparsity import scopes
 from sparsekern.sparsity.distributions import apportion
 from sparsekern.sparsity.methods.snfs import momentum
 from sparsekern.sparsity.schedules import Cadence, Stages
+from sparsekern.sparsity.transaction import Transaction
 
 # ---- DSR
 
@@ -160,7 +161,8 @@ def full(shares: list[float], sparsity: float) -> tuple[list[int], list[int]]:
     for site, share in zip(optimizer.sites, shares, strict=True):
         site.parameter.grad = torch.full(site.shape, share)
     counts = [site.nnz for site in optimizer.sites]
-    masks = method.rule.masks(optimizer.sites, 0, False)
+    change = Transaction()
+    masks = method.rule.masks([change.site(site) for site in optimizer.sites], 0, False)
     return counts, [int(mask.sum()) for mask in masks or []]
 
 
