@@ -90,7 +90,8 @@ def test_change_weighs_layers_by_their_size():
     assert results.change([]) == 0
 
 
-def test_images_from_a_folder_are_marked(tmp_path: Path):
+def test_images_from_a_folder_are_marked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(results.checkpoint, "finished", lambda path: True)
     experiment = EXPERIMENTS["cifar"]
     (tmp_path / "dense-seed0").mkdir()
     summary = dict.fromkeys(results.SUMMARY, 0.5) | {"data": "imagefolder", "train_seconds": 1, "threads": 1}
