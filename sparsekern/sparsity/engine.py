@@ -105,7 +105,13 @@ class Engine:
         draft, change = object.__new__(type(self)), Transaction()
         before = {**vars(self), "_transaction": change}
         vars(draft).update(before)
-        yield draft
+        try:
+            yield draft
+            self._commit(draft, before, change)
+        finally:
+            change.forget()
+
+    def _commit(self, draft: Engine, before: dict[str, Any], change: Transaction) -> None:
         if draft._begun:
             change.call(torch.Generator.set_state, self.generator, draft.generator.get_state())
             after = {**vars(draft), "sites": change.sites(draft.sites), "generator": self.generator, "_begun": False}

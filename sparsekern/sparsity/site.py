@@ -245,8 +245,8 @@ class Site(LayerSite[SparseLayer]):
             return False
         topology, index_map = old.rewire(keep, grow, capacity=capacity, kept=kept)
         self.module = change.layer(self.module)
+        self.module.set_topology(topology)  # first: making the index takes room of its own
         carry(change, states, self.module, index_map)
-        self.module.set_topology(topology)
         for follower in map(change.layer, followers):
             carry_values(change, follower, index_map)
             follower.set_topology(topology.clone())

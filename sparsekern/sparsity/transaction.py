@@ -109,6 +109,13 @@ class Transaction:
             calls += _filled(container, draft)
         at_once(calls)  # what was there before lives until this is over
 
+    def forget(self) -> None:
+        """Lets go of everything, in the drafts, too, which refer to each other."""
+        for _, draft in self._sites:
+            vars(draft).clear()
+        for held in (self._calls, self._layers, self._contents, self._sites):
+            held.clear()
+
 
 def _becomes(layer: Any, draft: Any, was: dict[str, Any]) -> list[partial]:
     """What turns the layer into its draft."""

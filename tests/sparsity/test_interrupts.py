@@ -2,8 +2,10 @@
 
 import contextlib
 import copy
+import gc
 import random
 import sys
+import weakref
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
@@ -163,6 +165,21 @@ def test_a_change_comes_as_a_whole_or_not_at_all(case: str) -> None:
             for site, follower in zip(run.optimizer.sites, patterned(run.average), strict=True):
                 assert follower.topology.same_pattern(site.active)
     assert found == {True, False}
+
+
+@pytest.mark.parametrize("case", ["set", "dpf", "snr_frozen"])
+def test_a_change_leaves_nothing_behind(case: str) -> None:
+    """Without waiting for the collection of garbage."""
+    run = Run(case, lambda p: torch.optim.Adam(p, lr=0.05))
+    run.train(run.at)
+    old = [weakref.ref(layer.topology) for net in (run.model, run.average) for layer in patterned(net)]
+    gc.collect()
+    gc.disable()
+    try:
+        run.step()
+        assert all(topology() is None for topology in old)
+    finally:
+        gc.enable()
 
 
 def loose(case: str) -> int:
