@@ -169,8 +169,8 @@ def build(case: Case, backend: str, seed: int) -> tuple[nn.Module, sk.Sparsifier
     return model, sk.Sparsifier(model, optimizer(parameters, **case.settings), method, **growth)
 
 
-def advance(case: Case, model: nn.Module, sparsifier: Any, first: int, stop: int, masks: list | None = None) -> None:
-    """Trains on the batches from `first` to `stop`; notes the patterns after each in `masks`."""
+def advance(case: Case, model: nn.Module, sparsifier: Any, first: int, stop: int, seen: list | None = None) -> None:
+    """Trains on the batches from `first` to `stop`; notes the patterns after each in `seen`."""
     for i, (x, y) in enumerate(batches(case)[first:stop], first):
 
         def gradients(x: Tensor = x, y: Tensor = y) -> Tensor:
@@ -197,8 +197,8 @@ def advance(case: Case, model: nn.Module, sparsifier: Any, first: int, stop: int
         if case.method not in EMERGENT and not case.frozen:
             got, want = chosen(sparsifier), expected(sparsifier)
             assert got == want, f"{got} weights instead of {want} after {sparsifier.steps} steps"
-        if masks is not None:
-            masks.append([site.active.mask() for site in sparsifier.sites])
+        if seen is not None:
+            seen.append([site.active.mask() for site in sparsifier.sites])
 
 
 def check(seed: int) -> None:
@@ -216,13 +216,13 @@ def check(seed: int) -> None:
 
 def _check(case: Case) -> None:
     end = case.steps + len(case.skipped)
-    masks: list[Any] = []
+    seen: list[Any] = []
     model, sparsifier = build(case, case.backend, case.seed)
-    advance(case, model, sparsifier, 0, case.saved, masks)
+    advance(case, model, sparsifier, 0, case.saved, seen)
     file = io.BytesIO()
     torch.save({"model": model.state_dict(), "sparsifier": sparsifier.state_dict()}, file)
     twin, twin_sparsifier = copy.deepcopy((model, sparsifier))
-    advance(case, model, sparsifier, case.saved, end, masks)
+    advance(case, model, sparsifier, case.saved, end, seen)
 
     loaded, loaded_sparsifier = build(case, case.backend, case.seed + 99)
     file.seek(0)
@@ -234,13 +234,37 @@ def _check(case: Case) -> None:
         same(model.state_dict(), net.state_dict(), f"{what} model", exact=True)
         same(sparsifier.state_dict(), optimizer.state_dict(), f"{what} sparsifier", exact=True)
 
-    dense_masks: list[Any] = []
+    dense_seen: list[Any] = []
     dense, dense_sparsifier = build(case, "masked", case.seed)
-    advance(case, dense, dense_sparsifier, 0, end, dense_masks)
-    for i, (ours, theirs) in enumerate(zip(masks, dense_masks, strict=True)):
-        assert all(map(torch.equal, ours, theirs)), f"patterns differ after {i + 1} steps"
+    advance(case, dense, dense_sparsifier, 0, end, dense_seen)
+    for i in range(1, len(seen) + 1):
+        if not _equal(seen[i - 1 : i], dense_seen[i - 1 : i]):
+            assert _undecided(case, end, dense_seen[:i]), f"patterns differ after {i} steps"
+            return
     same(model.state_dict(), dense.state_dict(), "masked model", exact=False)
     same(sparsifier.state_dict(), dense_sparsifier.state_dict(), "masked sparsifier", exact=False)
+
+
+def _undecided(case: Case, end: int, masks: list[list[Tensor]]) -> bool:
+    """Whether these patterns hang on rounding: a run from weights that differ in their last digits has others. Where an
+    optimizer divides by the size of the gradient, say, the first update of every grown weight has one length."""
+    for i in range(8):
+        model, sparsifier = build(case, "masked", case.seed)
+        generator = torch.Generator().manual_seed(i)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.mul_(1 + 1e-15 * torch.randn(parameter.shape, generator=generator, dtype=torch.double))
+        seen: list[list[Tensor]] = []
+        advance(case, model, sparsifier, 0, end, seen)
+        if not _equal(seen[: len(masks)], masks):
+            return True
+    return False
+
+
+def _equal(left: list[list[Tensor]], right: list[list[Tensor]]) -> bool:
+    return all(
+        torch.equal(a, b) for row, other in zip(left, right, strict=True) for a, b in zip(row, other, strict=True)
+    )
 
 
 def same(a: Any, b: Any, path: str, exact: bool) -> None:
