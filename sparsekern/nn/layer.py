@@ -281,8 +281,9 @@ class PatternLayer(WeightAccess):
             )
 
     def __getstate__(self) -> dict[str, Any]:
-        """Of copies and pickles: they are not armed, whatever this layer records at the moment."""
-        return {**self.__dict__, "probe": None}
+        """Of copies and pickles: they are not armed, whatever this layer records at the moment, and they are in step
+        with this layer, whatever it is a copy of."""
+        return {**self.__dict__, "probe": None, "outdated": False}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)

@@ -192,7 +192,7 @@ class Engine:
                 raise RuntimeError("the pattern changes in this step, but no backward pass reached a sparse layer")
         if not sites:
             return
-        check_copies(self.sites, [self._followers_of(site) for site in self.sites], self._transaction)
+        check_copies(sites, [self._followers_of(site) for site in sites], self._transaction)
         if self.method.storage == "nonzeros" or self.settled:
             self._rewire(sites)
         else:

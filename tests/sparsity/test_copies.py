@@ -69,6 +69,24 @@ def test_snapshots_and_twins_go_their_own_ways(name: str) -> None:
     assert twin(x).isfinite().all()
 
 
+@pytest.mark.parametrize("frozen", [True, False])
+def test_a_run_that_was_copied_goes_on_behind_the_other(frozen: bool) -> None:
+    """Also where layers that nobody trains are copied in turn, by what computes the flow through the weights."""
+    torch.manual_seed(0)
+    method = sk.methods.gse_synflow(sparsity=0.7, total_steps=24, every=2, stop=1.0)
+    net = nn.Sequential(nn.Linear(20, 16), nn.ReLU(), nn.Linear(16, 16), nn.Linear(16, 4))
+    net[2].weight.requires_grad_(not frozen)
+    model = sk.sparsify(net, method)
+    optimizer = sk.Sparsifier(model, torch.optim.SGD(model.parameters(), lr=0.1), method)
+    step(model, optimizer, 0)
+    copied, its_optimizer = copy.deepcopy((model, optimizer))
+    for who in ((model, optimizer), (copied, its_optimizer)):
+        for i in range(1, 8):
+            step(*who, i)
+    first, second = model.state_dict(), copied.state_dict()
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
 def test_weights_of_another_pattern_are_not_computed_with() -> None:
     """As an average that begins late: nothing was blended while the pattern changed."""
     model, optimizer = training("set")
