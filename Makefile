@@ -74,12 +74,12 @@ test-installed: build .venv/requirements-dev
 
 # The kernels, and the CUDA sources as serial code, under the address and undefined-behaviour sanitizers; then the
 # kernels on threads of their own under the thread sanitizer, which finds no address space where it is randomized.
-SANITIZED = $(sort $(KERNEL_TESTS) $(wildcard tests/test_conv_*.py tests/test_malformed.py tests/test_sampling.py))
+SANITIZED = $(sort $(KERNEL_TESTS) $(wildcard tests/ops/test_conv_*.py tests/ops/test_malformed.py tests/ops/test_sampling.py))
 sanitize: .venv/requirements-dev
 	SANITIZE=address,undefined $(BIN)/python setup.py -q build --build-lib build/address/lib --build-temp build/address/temp
 	PYTHONPATH=build/address/lib ASAN_OPTIONS=detect_leaks=0 \
 	LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libstdc++.so)" \
-	SANITIZE=address,undefined $(BIN)/pytest -s -n 2 $(SANITIZED) tests/test_cuda_serial.py
+	SANITIZE=address,undefined $(BIN)/pytest -s -n 2 $(SANITIZED) tests/ops/test_cuda_serial.py
 	SANITIZE=thread $(BIN)/python setup.py -q build --build-lib build/thread/lib --build-temp build/thread/temp
 	PYTHONPATH=build/thread/lib OMP_NUM_THREADS=1 TSAN_OPTIONS=ignore_noninstrumented_modules=1 \
 	LD_PRELOAD="$$(c++ -print-file-name=libtsan.so)" \
@@ -129,7 +129,7 @@ gpu-bench: gpu-device
 gpu-sanitize: gpu-device
 	@command -v compute-sanitizer >/dev/null || { echo "compute-sanitizer of the CUDA toolkit is not on the PATH"; false; }
 	PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --target-processes all --error-exitcode 1 \
-	$(GPU_PYTHON) -m pytest tests/test_triton.py tests/test_ops.py -k "against_dense and (test_triton or on_cuda)"
+	$(GPU_PYTHON) -m pytest tests/ops/test_triton.py tests/ops/test_ops.py -k "against_dense and (test_triton or on_cuda)"
 
 # Needs no GPU: every configuration of every Triton kernel, compiled for three generations of cards.
 gpu-compile: $(GPU_READY)

@@ -2,7 +2,7 @@
 
 python -m benchmarks.cards benchmarks/results/gpu-<card>-<date>.json
 
-Writes sparsekern/ops/cards.json and, if the kernels were tuned, sparsekern/ops/triton/configurations.json. The entries
+Writes sparsekern/nn/cards.json and, if the kernels were tuned, sparsekern/ops/triton/configurations.json. The entries
 of other cards stay.
 """
 
@@ -17,7 +17,7 @@ from sparsekern.bench.gpu.suite import DTYPES
 from sparsekern.bench.report import write_text
 from sparsekern.cli.text import table
 
-OPS = Path(__file__).parents[1] / "sparsekern" / "ops"
+PACKAGE = Path(__file__).parents[1] / "sparsekern"
 PRODUCTS = ("forward", "input_gradient", "weight_gradient")
 LINEAR = re.compile(r"(?P<cols>\d+)x(?P<rows>\d+)")
 CONVOLUTION = re.compile(r"conv(?P<kernel>\d+)x\d+(s(?P<stride>\d+))?/(?P<in>\d+)-(?P<out>\d+)/(?P<size>\d+)x\d+")
@@ -31,7 +31,7 @@ def main(argv: list[str] | None = None) -> int:
         "python -m benchmarks.cards", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("results", type=Path, metavar="RESULTS.json", help="what `make gpu-bench` wrote")
-    parser.add_argument("--out", type=Path, default=OPS, metavar="DIR", help="instead of sparsekern/ops")
+    parser.add_argument("--out", type=Path, default=PACKAGE, metavar="DIR", help="instead of sparsekern")
     arguments = parser.parse_args(argv)
     try:
         report = json.loads(arguments.results.read_text())
@@ -43,9 +43,9 @@ def main(argv: list[str] | None = None) -> int:
     found = entry(rows)
     if not any(found.values()):
         parser.error(f"{arguments.results} has no layer of which everything was measured; `make gpu-bench` goes on")
-    add(arguments.out / "cards.json", card, found)
+    add(arguments.out / "nn" / "cards.json", card, found)
     if report.get("configurations"):
-        add(arguments.out / "triton" / "configurations.json", card, report["configurations"])
+        add(arguments.out / "ops" / "triton" / "configurations.json", card, report["configurations"])
     for lines in found.values():
         if lines:
             print(table([[*lines[0]], *([str(value) for value in line.values()] for line in lines)]))

@@ -18,10 +18,9 @@ from typing import Any, NamedTuple
 
 import torch
 
+from benchmarks.launches import LAUNCHES
 from sparsekern.bench.report import write
 from sparsekern.cli.text import table
-
-from .launches import LAUNCHES
 
 # Bytes of shared memory that a program can have, by compute capability.
 SHARED = {80: 163 << 10, 90: 227 << 10, 100: 227 << 10}

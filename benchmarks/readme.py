@@ -9,9 +9,8 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from benchmarks.goals import CONV_STEP, NEVER_SLOWER, STEP
 from sparsekern.bench.table import crossover, grid
-
-from .goals import CONV_STEP, NEVER_SLOWER, STEP
 
 README = Path(__file__).parents[1] / "README.md"
 RESULTS = Path(__file__).parent / "results"

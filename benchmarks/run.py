@@ -14,10 +14,9 @@ from pathlib import Path
 
 import torch
 
+from benchmarks import goals
 from sparsekern.bench import convolutions, kernels, memory, moments, table, threshold, train
 from sparsekern.bench.report import processor, write, write_text
-
-from . import goals
 
 RESULTS = Path(__file__).parent / "results"
 BENCHMARKS = {

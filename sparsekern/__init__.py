@@ -14,8 +14,8 @@ from .nn import (
     densify,
     flops,
     memory_report,
-    shrink,
 )
+from .nn.channels.shrink import shrink
 from .sparsity import Method, Sparsifier, methods, sparsify
 from .topology import SparseWeight, Topology
 

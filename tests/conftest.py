@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
-from devices import DEVICES
-from interpreter import use_interpreter
+from support.devices import DEVICES
+from support.interpreter import use_interpreter
 
 from sparsekern.ops import extension
 

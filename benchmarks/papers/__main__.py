@@ -5,15 +5,14 @@ import sys
 from fnmatch import fnmatch
 from pathlib import Path
 
+from benchmarks.papers import results
+from benchmarks.papers.experiment import Experiment, Run
+from benchmarks.papers.experiments import EXPERIMENTS
 from sparsekern.cli import checkpoint
-from sparsekern.cli.data import load
-from sparsekern.cli.errors import RunError, UsageError
 from sparsekern.cli.grid import Cell, check, run_all
 from sparsekern.cli.options import natural, numbers, positive, resolve
-
-from . import results
-from .experiment import Experiment, Run
-from .experiments import EXPERIMENTS
+from sparsekern.data import load
+from sparsekern.errors import RunError, UsageError
 
 RESULTS = Path(__file__).parents[1] / "results"
 

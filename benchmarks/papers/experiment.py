@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from .orderings import Claim
+from benchmarks.papers.orderings import Claim
 
 Flags = dict[str, Any]
 

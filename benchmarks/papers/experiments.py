@@ -4,8 +4,8 @@ from collections.abc import Iterable
 from itertools import pairwise
 from math import prod
 
-from . import baselines
-from .experiment import Curves, Experiment, Flags, Run
+from benchmarks.papers import baselines
+from benchmarks.papers.experiment import Curves, Experiment, Flags, Run
 
 SNR_SPARSITIES = (0.7, 0.8, 0.95)
 ADAM: Flags = {"optimizer": "adam", "schedule": "cosine", "weight_decay": 1e-4}

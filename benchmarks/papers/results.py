@@ -5,13 +5,12 @@ from math import prod
 from pathlib import Path
 from statistics import fmean, stdev
 
+from benchmarks.papers import figures, orderings, ranking
+from benchmarks.papers.experiment import Experiment, Run
 from sparsekern.cli import checkpoint
 from sparsekern.cli.files import folder as make_folder
 from sparsekern.cli.files import read_lines, write_json
 from sparsekern.cli.files import write as write_file
-
-from . import figures, orderings, ranking
-from .experiment import Experiment, Run
 
 SUMMARY = ("model", "data", "test_accuracy", "test_loss", "sparsity", "nnz", "prunable", "epochs", "seconds_per_step")
 NAMED = 12  # of the runs that lack

@@ -1,4 +1,4 @@
-"""Measures from which density on another kernel is faster: makes `ops/crossovers.json`, by which layers choose."""
+"""Measures from which density on another kernel is faster: makes `nn/crossovers.json`, by which layers choose."""
 
 from collections.abc import Callable, Iterable, Sequence
 from math import log

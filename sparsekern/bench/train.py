@@ -111,7 +111,7 @@ class Step:
         device: str = "cpu",
         dtype: str = "float32",
     ) -> None:
-        from ..cli.models import build
+        from ..models import build
 
         torch.manual_seed(0)
         self.network: nn.Module = build(model, SHAPE, CLASSES, width)

@@ -9,8 +9,8 @@ from contextlib import suppress
 from typing import Any
 
 from .. import process
+from ..errors import RunError, UsageError
 from . import bench, compare, demo, info, methods, plot, train
-from .errors import RunError, UsageError
 
 DESCRIPTION = """\
 Sparse training of neural networks: the zeros are neither stored nor multiplied.

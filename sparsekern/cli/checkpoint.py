@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
+from ..errors import RunError, UsageError, first_line, require
 from . import seal, stored
-from .errors import RunError, UsageError, first_line, require
 from .files import read_json, write, write_json, write_lines
 from .options import DEFAULTS, RESUMABLE
 from .structure import brief, check

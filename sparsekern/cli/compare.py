@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from .. import methods
+from ..data import load
+from ..errors import RunError, UsageError, choose, require
 from . import recipes, results
-from .data import load
-from .errors import RunError, UsageError, choose, require
 from .files import folder as make_folder
 from .files import locked
 from .grid import Cell, check, run_all

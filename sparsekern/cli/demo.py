@@ -6,9 +6,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from ..data import load
+from ..errors import require
 from . import figures
-from .data import load
-from .errors import require
 from .files import folder as make_folder
 from .options import above_zero, fraction, positive, processors, resolve, seeds
 from .progress import Progress

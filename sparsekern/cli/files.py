@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from .errors import RunError, UsageError, first_line
+from ..errors import RunError, UsageError, first_line
 from .structure import check
 
 try:

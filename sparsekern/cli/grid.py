@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .. import process
+from ..errors import UsageError
 from . import checkpoint
-from .errors import UsageError
 from .files import folder as make_folder
 from .options import RESUMABLE
 

@@ -8,11 +8,12 @@ from typing import Any
 
 import torch
 
+from .. import models
+from ..data import SHAPES, load, stand_in
+from ..nn.kernel_choice import cards
 from ..ops import extension
 from ..ops.backend import cuda_extension
-from ..ops.choice import cards
-from . import models, options
-from .data import SHAPES, load, stand_in
+from . import options
 from .run import Run
 from .text import table
 

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from .. import methods as registry
-from .errors import choose
+from ..errors import choose
 from .options import known_options
 from .text import table
 

@@ -9,10 +9,9 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import torch
 
-from .. import methods
-from . import models
-from .data import DATA
-from .errors import UsageError, choose
+from .. import methods, models
+from ..data import DATA
+from ..errors import UsageError, choose
 from .structure import brief
 
 BACKENDS = ["auto", "sparse", "masked", "dense"]

@@ -4,8 +4,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from ..errors import UsageError
 from . import checkpoint, figures, results
-from .errors import UsageError
 from .files import read_json, read_lines
 from .structure import check
 

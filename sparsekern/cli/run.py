@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from .. import Method, Sparsifier, memory_report, methods, sparsify
-from ..nn.convert import prunable_layers
+from ..data import Data
+from ..errors import RunError, UsageError, first_line
+from ..models import build
+from ..nn.conversion.convert import prunable_layers
 from ..nn.memory import PARTS
 from .checkpoint import VERSION
-from .data import Data
-from .errors import RunError, UsageError, first_line
-from .models import build
 
 
 def learning_rate(config: dict, step: float, steps_per_epoch: int) -> float:

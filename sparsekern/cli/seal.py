@@ -12,7 +12,7 @@ from typing import IO, Any, cast
 
 import torch
 
-from .errors import UsageError
+from ..errors import UsageError
 
 MARK = b"sparsekern sha256 "
 TRAILER = len(MARK) + 64

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from .errors import UsageError
+from ..errors import UsageError
 
 NAMES = {
     str: "a text",

@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
+from ..data import load
+from ..errors import UsageError, require
 from . import checkpoint, figures, recipes
-from .data import load
-from .errors import UsageError, require
 from .files import folder as make_folder
 from .files import locked
 from .options import RESUMABLE, add_arguments, check, resolve

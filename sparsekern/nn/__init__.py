@@ -1,19 +1,19 @@
 """Layers with a sparsity pattern, and the conversion of models."""
 
-from .channels import ChannelGroup, channel_groups
+from .channels.groups import ChannelGroup, channel_groups
+from .channels.shrink import shrink
+from .channels.zeros import ZeroChannels
 from .conv import SparseConv2d
-from .convert import densify, masked_twin, matching, prunable_layers, sparse_twin
-from .coverage import Weights
-from .exchange import exchange, took_part
+from .conversion.convert import densify, masked_twin, matching, prunable_layers, sparse_twin
+from .conversion.coverage import Weights
+from .conversion.exchange import exchange, took_part
 from .flops import Flops, flops
 from .layer import PatternLayer
 from .linear import SparseLinear
 from .masked import MaskedConv2d, MaskedLayer, MaskedLinear
 from .memory import MemoryReport, memory_report
 from .probe import Probe
-from .shrink import shrink
 from .sparse import SparseLayer
-from .zeros import ZeroChannels
 
 __all__ = [
     "ChannelGroup",

@@ -6,9 +6,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ..ops.choice import Choice, choose_conv
 from ..ops.conv import Window, convolve, expanded, masked, sparse, window
 from ..topology import Topology
+from .kernel_choice import Choice, choose_conv
 from .layer import PatternLayer
 from .probe import ConvProbe
 from .sparse import SparseLayer

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from .convert import densify
+from .conversion.convert import densify
 from .layer import PatternLayer
 from .masked import MaskedLayer
 

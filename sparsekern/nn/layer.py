@@ -9,12 +9,12 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Tensor, nn
 
-from ..ops.choice import Choice, card_of
 from ..ops.conv import Window
 from ..ops.csr import check_pattern
 from ..topology import Topology, kept
 from . import copies
 from .effective import WeightAccess
+from .kernel_choice import Choice, card_of
 from .probe import Probe
 
 Layer = TypeVar("Layer", bound="PatternLayer")

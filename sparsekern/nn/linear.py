@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from .. import ops
-from ..ops.choice import Choice, choose
 from ..topology import COLUMNS, Topology
+from .kernel_choice import Choice, choose
 from .layer import PatternLayer
 from .probe import LinearProbe
 from .sparse import SparseLayer

@@ -1,13 +1,14 @@
 """Methods: which weights exist, and when that changes."""
 
-from . import criteria, distributions, methods, schedules, scopes, scores, views
-from .growth import Growth
+from . import methods
+from .engine.report import Report
+from .growth.candidates import Growth
 from .method import Method
-from .report import Report
+from .parts import criteria, distributions, schedules, scopes, scores, views
 from .rule import Rule
-from .site import Site
+from .sites.site import Site
 from .sparsifier import Sparsifier
-from .start import sparsify
+from .sparsify import sparsify
 
 __all__ = [
     "Growth",

@@ -4,15 +4,15 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..topology import kept
-from . import criteria, distributions, scopes, views
-from .criteria import Criterion
-from .distributions import Distribution
-from .growth import Growth
+from .growth.candidates import Growth
+from .parts import criteria, distributions, scopes, views
+from .parts.criteria import Criterion
+from .parts.distributions import Distribution
+from .parts.schedules import NEVER, ZERO, Cadence, Schedule, Stages
+from .parts.scopes import Scope
+from .parts.views import View
 from .rule import NO_RULE, Rule
-from .schedules import NEVER, ZERO, Cadence, Schedule, Stages
-from .scopes import Scope
-from .starts import Start
-from .views import View
+from .scoring.network import Start
 
 
 @dataclass(frozen=True)

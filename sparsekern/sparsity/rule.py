@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..nn import PatternLayer
 from ..nn.masked import Gradient
-from .site import LayerSite, Site
+from .sites.site import LayerSite, Site
 
 
 class Rule:

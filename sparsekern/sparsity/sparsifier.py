@@ -11,14 +11,14 @@ from torch import nn
 
 from ..nn import flops
 from . import parallel
-from .checks import check_reached, check_saved, renamed
-from .engine import Engine
+from .engine.checks import check_reached, check_saved, renamed
+from .engine.engine import Engine
+from .engine.optimizer_files import pack, unpack
+from .engine.report import Report, remarks, site_row
+from .engine.snapshot import Origin
+from .growth.gradients import Batches
 from .method import Method
-from .origin import Origin
-from .passes import Batches
-from .report import Report, remarks, site_row
-from .sites import pack, unpack
-from .starts import Loss
+from .scoring.network import Loss
 
 REFUSED = ("Muon", "LBFGS", "SparseAdam")
 

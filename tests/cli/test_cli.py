@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from trajectories import CHANNELS
+from support.trajectories import CHANNELS
 
 from sparsekern import methods
 from sparsekern.cli import main

@@ -3,10 +3,10 @@
 import json
 from pathlib import Path
 
-import pictures
 import pytest
 import torch
-from runs import interrupt_at, load, same
+from support import pictures
+from support.runs import interrupt_at, load, same
 
 from sparsekern.cli import main
 

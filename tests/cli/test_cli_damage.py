@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from runs import interrupt_at, load, same
 from safetensors.torch import load_file
+from support.runs import interrupt_at, load, same
 
 from sparsekern.cli import checkpoint, figures, main
 

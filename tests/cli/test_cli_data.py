@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from sparsekern.cli import data
-from sparsekern.cli.errors import UsageError
-from sparsekern.cli.table import encode
+from sparsekern import data
+from sparsekern.data.table import encode
+from sparsekern.errors import UsageError
 
 
 def load_csv(path: Path, text: str, target: str = "label", seed: int = 0) -> data.Data:

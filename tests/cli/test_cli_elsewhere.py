@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from elsewhere import DEVICE, elsewhere
+from support.elsewhere import DEVICE, elsewhere
 
-from sparsekern.cli.data import load
 from sparsekern.cli.options import resolve
 from sparsekern.cli.run import Run
+from sparsekern.data import load
 
 
 def config(method: str) -> dict:

@@ -11,12 +11,12 @@ from typing import IO
 
 import pytest
 import torch
-from runs import load, same
+from support.runs import load, same
 
 from sparsekern.cli import checkpoint, figures, files, main, seal
 from sparsekern.cli import grid as runs
 from sparsekern.cli import train as command
-from sparsekern.cli.errors import RunError, UsageError
+from sparsekern.errors import RunError, UsageError
 
 FLAGS = ["--model", "lenet300", "--width", "0.1", "--threads", "1", "--sparsity", "0.8", "--method", "set"]
 FLAGS += ["--set", "every=3"]

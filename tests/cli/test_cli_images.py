@@ -3,15 +3,15 @@
 import pickle
 from pathlib import Path
 
-import pictures
 import pytest
 import torch
 from PIL import Image
+from support import pictures
 from torch import Tensor
 
-from sparsekern.cli import data
-from sparsekern.cli.data import held, streamed
-from sparsekern.cli.errors import UsageError
+from sparsekern import data
+from sparsekern.data import held, streamed
+from sparsekern.errors import UsageError
 
 
 def load(name: str, folder: Path, **more: object) -> data.Data:

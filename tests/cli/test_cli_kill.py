@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from runs import load, same
+from support.runs import load, same
 
 from sparsekern.cli import checkpoint, main
 

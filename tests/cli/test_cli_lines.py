@@ -12,7 +12,7 @@ import pytest
 
 from sparsekern import process
 from sparsekern.cli import compare, main
-from sparsekern.cli.errors import RunError
+from sparsekern.errors import RunError
 
 ROOT = Path(__file__).parents[2]
 SMALL = ["--model", "lenet300", "--width", "0.05", "--epochs", "1", "--threads", "1", "--out", "out"]

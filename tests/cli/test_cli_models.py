@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from sparsekern.cli import models
-from sparsekern.cli.errors import UsageError
+from sparsekern import models
+from sparsekern.errors import UsageError
 
 # On 32 x 32 colour images in ten classes. He et al. 2016 (0.27M, 0.46M, 0.85M), Zagoruyko and Komodakis 2016 (WRN-28-8:
 # 23.4M), VGG-16 with one linear layer (14.7M); the rest counted by hand.

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from sparsekern import methods
-from sparsekern.cli import compare, main, models, options, recipes
-from sparsekern.cli.data import DATA
-from sparsekern.cli.errors import UsageError
+from sparsekern import methods, models
+from sparsekern.cli import compare, main, options, recipes
+from sparsekern.data import DATA
+from sparsekern.errors import UsageError
 
 
 @pytest.mark.parametrize("name", recipes.names())

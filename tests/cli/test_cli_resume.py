@@ -12,12 +12,12 @@ from typing import IO
 
 import pytest
 import torch
-from runs import interrupt_at, load, same
+from support.runs import interrupt_at, load, same
 
 from sparsekern.cli import checkpoint, main, seal
-from sparsekern.cli.errors import RunError
 from sparsekern.cli.options import resolve
 from sparsekern.cli.run import learning_rate
+from sparsekern.errors import RunError
 
 FLAGS = ["--model", "lenet300", "--width", "0.2", "--threads", "1", "--epochs", "4", "--sparsity", "0.8"]
 CASES = {

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import load, same
+from support.runs import load, same
 from torch import Tensor
 
 from sparsekern.cli import main, run

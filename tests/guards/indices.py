@@ -3,12 +3,11 @@
 import random
 from unittest.mock import patch
 
-import samples
 import torch
-from expected import expected, run
-from patterns import Pattern
-
-from .settings import ISAS, THREADS, running
+from settings import ISAS, THREADS, running
+from support import samples
+from support.expected import expected, run
+from support.patterns import Pattern
 
 OPERATORS = (*samples.INDICES, "expand", "expand_bits", "collect", "topk_mask", "kth_largest")
 

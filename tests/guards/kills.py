@@ -16,8 +16,8 @@ import matplotlib.pyplot  # noqa: F401
 import sklearn.datasets  # noqa: F401
 import torch
 import torchvision  # noqa: F401
-from runs import load, same
 from safetensors.torch import load_file
+from support.runs import load, same
 
 from sparsekern.cli import main
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from support.trajectories import EMERGENT, NAMES, OPTIONS, SCORING, chosen, expected
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from trajectories import EMERGENT, NAMES, OPTIONS, SCORING, chosen, expected
 
 import sparsekern as sk
 

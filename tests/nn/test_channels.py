@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from channel_nets import EXAMPLE, MODELS, Functional, conv
+from support.channel_nets import EXAMPLE, MODELS, Functional, conv
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import prune

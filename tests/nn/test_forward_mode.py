@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from masked_twins import KINDS, example
+from support.masked_twins import KINDS, example
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.func import functional_call, jacfwd, jvp, linearize

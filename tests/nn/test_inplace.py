@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from masked_twins import DENSE, example
+from support.masked_twins import DENSE, example
 from torch import Tensor, nn
 from torch.nn import functional as F
 

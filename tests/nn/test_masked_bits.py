@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 import torch._dynamo.testing
-from masked_twins import DENSE, KINDS, example, layer_of
+from support.masked_twins import DENSE, KINDS, example, layer_of
 from torch import Tensor, nn
 
 import sparsekern as sk

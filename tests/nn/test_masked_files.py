@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from masked_twins import DENSE, KINDS, example, layer_of
+from support.masked_twins import DENSE, KINDS, example, layer_of
 from torch import nn
 
 import sparsekern as sk

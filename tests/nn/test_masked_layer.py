@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torch._dynamo.testing
-from masked_twins import DENSE, KINDS, example, layer_of
+from support.masked_twins import DENSE, KINDS, example, layer_of
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 

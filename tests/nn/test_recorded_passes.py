@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from masked_twins import KINDS, example, layer_of, shares
+from support.masked_twins import KINDS, example, layer_of, shares
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 

@@ -5,13 +5,14 @@ from typing import Any
 
 import pytest
 import torch
-from channel_nets import EXAMPLE, MODELS, Functional, conv, randomised, shapes, shrunk, size, zero
+from support.channel_nets import EXAMPLE, MODELS, Functional, conv, randomised, shapes, shrunk, size, zero
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import sparsekern as sk
-from sparsekern.nn import ZeroChannels, channel_groups, exchange, prunable_layers
-from sparsekern.nn.convert import SPARSE
+from sparsekern.nn import ZeroChannels, channel_groups, prunable_layers
+from sparsekern.nn.conversion.convert import SPARSE
+from sparsekern.nn.conversion.exchange import exchange
 
 
 def dead_rows(model: nn.Module, share: float = 0.5) -> dict[str, Tensor]:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from channel_nets import EXAMPLE, Functional, conv, randomised, shapes, shrunk, zero
+from support.channel_nets import EXAMPLE, Functional, conv, randomised, shapes, shrunk, zero
 from torch import Tensor, nn
 from torch.nn import functional as F
 

@@ -10,7 +10,7 @@ import torch._dynamo.testing
 from torch import nn
 
 import sparsekern as sk
-from sparsekern.ops import choice as choosing
+from sparsekern.nn import kernel_choice as choosing
 
 GEOMETRIES: dict[str, dict[str, Any]] = {
     "1x1": {"kernel_size": 1},

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 import torch
+from support.trajectories import CONV, KINDS, OPTIMIZERS, STEPS, batches, make, network, prepare, step
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.nn.functional import cross_entropy
 from torch.optim.swa_utils import AveragedModel
-from trajectories import CONV, KINDS, OPTIMIZERS, STEPS, batches, make, network, prepare, step
 
 import sparsekern as sk
 from sparsekern.nn import SparseLayer

@@ -4,14 +4,14 @@ import copy
 
 import pytest
 import torch
-from residual import READERS, TIED, Batch, living, residual, samples
+from support.residual import READERS, TIED, Batch, living, residual, samples
+from support.trajectories import CHANNELS
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.flop_counter import FlopCounterMode
-from trajectories import CHANNELS
 
 import sparsekern as sk
-from sparsekern.cli.models import build
+from sparsekern.models import build
 from sparsekern.nn import channel_groups, prunable_layers
 
 SIZES = [6, 8, 7, 9]

@@ -4,7 +4,7 @@ import warnings
 
 import pytest
 import torch
-from networks import network, start, train
+from support.networks import network, start, train
 from torch import nn
 from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 from torch.nn.functional import cross_entropy

@@ -6,7 +6,7 @@ import torch._dynamo.testing
 from torch import nn
 
 import sparsekern as sk
-from sparsekern.sparsity.schedules import Cadence
+from sparsekern.sparsity.parts.schedules import Cadence
 
 
 def _model() -> nn.Module:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from networks import network
+from support.networks import network
 from torch import Tensor, fx, nn
 from torch.nn.functional import cross_entropy
 

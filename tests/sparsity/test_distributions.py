@@ -5,7 +5,7 @@ from math import prod
 import pytest
 import torch
 
-from sparsekern.sparsity import distributions
+from sparsekern.sparsity.parts import distributions
 from sparsekern.topology import kept
 
 SHAPES = [(300, 784), (100, 300), (10, 100)]

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from networks import network, train
+from support.networks import network, train
+from support.trajectories import KINDS, OPTIMIZERS, batches, prepare, step
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.nn.functional import cross_entropy
 from torch.optim.swa_utils import AveragedModel
-from trajectories import KINDS, OPTIMIZERS, batches, prepare, step
 
 import sparsekern as sk
 from sparsekern.topology import kept

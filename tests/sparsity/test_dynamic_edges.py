@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 import torch
+from support.trajectories import chosen, expected
 from torch import nn
 from torch.nn.functional import cross_entropy
-from trajectories import chosen, expected
 
 import sparsekern as sk
-from sparsekern.sparsity import views
+from sparsekern.sparsity.parts import views
 
 STEPS, EPOCH = 12, 3
 OPTIONS: dict[str, dict[str, Any]] = {

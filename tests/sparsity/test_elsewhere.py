@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 import torch
-import trajectories
-from elsewhere import DEVICE, KIND, Elsewhere, elsewhere
+from support import trajectories
+from support.elsewhere import DEVICE, KIND, Elsewhere, elsewhere
 from torch import Tensor, nn
 
 import sparsekern as sk

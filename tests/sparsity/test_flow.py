@@ -5,13 +5,13 @@ from typing import Any
 
 import pytest
 import torch
-from networks import convnet, layers
+from support.networks import convnet, layers
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import sparsekern as sk
-from sparsekern.sparsity.flow import flows, linearised
-from sparsekern.sparsity.inputs import arguments
+from sparsekern.sparsity.model.inputs import arguments
+from sparsekern.sparsity.scoring.linearised import flows, linearised
 
 ACTIVATIONS = [
     nn.ReLU(inplace=True), nn.GELU(), nn.SiLU(inplace=True), nn.Tanh(), nn.Sigmoid(), nn.Hardswish(), nn.ELU(),

@@ -6,8 +6,9 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 import sparsekern as sk
-from sparsekern.sparsity import Method, views
-from sparsekern.sparsity.schedules import Cadence, cubic
+from sparsekern.sparsity import Method
+from sparsekern.sparsity.parts import views
+from sparsekern.sparsity.parts.schedules import Cadence, cubic
 from sparsekern.topology import kept
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from networks import NETWORKS, layers, network
+from support.networks import NETWORKS, layers, network
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 

@@ -5,13 +5,13 @@ from typing import Any
 
 import pytest
 import torch
-from laws import chi_square, chi_square_bound, successive_law
+from support.laws import chi_square, chi_square_bound, successive_law
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 import sparsekern as sk
-from sparsekern.sparsity import growth
-from sparsekern.sparsity.passes import ArmedStep
+from sparsekern.sparsity.growth import candidates as growth
+from sparsekern.sparsity.growth.gradients import ArmedStep
 
 GSE = ["gse_random", "gse_synflow", "gse_grabo", "gse_graest"]
 DRAWS = 800

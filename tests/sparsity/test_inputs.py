@@ -12,8 +12,8 @@ from torch.nn.functional import cross_entropy
 
 import sparsekern as sk
 from sparsekern.nn import PatternLayer
-from sparsekern.sparsity.flow import flows, linearised
-from sparsekern.sparsity.inputs import arguments, divided, total
+from sparsekern.sparsity.model.inputs import arguments, divided, total
+from sparsekern.sparsity.scoring.linearised import flows, linearised
 
 SCORERS = ("snip", "iter_snip", "grasp", "grasp_abs", "synflow", "prospr", "three_sp", "random_channel")
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 import torch
+from support.trajectories import OPTIMIZERS, SPARSE, STEPS, batches, make, network, step
 from torch import Tensor, nn
-from trajectories import OPTIMIZERS, SPARSE, STEPS, batches, make, network, step
 
 import sparsekern as sk
 

@@ -8,17 +8,17 @@ from typing import Any
 
 import pytest
 import torch
-from networks import convnet
+from support.networks import convnet
+from support.trajectories import CONV, KINDS, OPTIMIZERS, STEPS, batches, make, network, prepare, step
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.nn.functional import cross_entropy
 from torch.optim.swa_utils import AveragedModel
-from trajectories import CONV, KINDS, OPTIMIZERS, STEPS, batches, make, network, prepare, step
 
 import sparsekern as sk
 from sparsekern.nn import SparseLayer
 from sparsekern.sparsity.methods.after import Rounds
-from sparsekern.sparsity.schedules import constant
+from sparsekern.sparsity.parts.schedules import constant
 
 MASTERS = [name for name in sk.methods.names() if make(name).storage == "master"]
 SOFT = ("sfp", "str")  # they change weights or products; their tests have twins of their own

@@ -5,15 +5,17 @@ import math
 
 import pytest
 import torch
-from networks import convnet
+from support.networks import convnet
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 import sparsekern as sk
-from sparsekern.sparsity import growth, scores, update, views
+from sparsekern.sparsity.engine import plan as update
+from sparsekern.sparsity.growth import candidates as growth
+from sparsekern.sparsity.growth.gradients import ArmedStep
 from sparsekern.sparsity.methods.gse import CHANGES as GSE_CHANGES
-from sparsekern.sparsity.passes import ArmedStep
-from sparsekern.sparsity.schedules import cosine, cubic
+from sparsekern.sparsity.parts import scores, views
+from sparsekern.sparsity.parts.schedules import cosine, cubic
 
 GSE = ["gse_random", "gse_synflow", "gse_grabo", "gse_graest"]
 DYNAMIC = {name: {"every": 1} for name in ("set", "rigl", *GSE)}

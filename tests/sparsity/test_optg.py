@@ -5,13 +5,13 @@ from typing import Any
 
 import pytest
 import torch
-from networks import convnet
+from support.networks import convnet
+from support.trajectories import OPTIMIZERS, batches, prepare, step
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from trajectories import OPTIMIZERS, batches, prepare, step
 
 import sparsekern as sk
-from sparsekern.sparsity.distributions import by_name
+from sparsekern.sparsity.parts.distributions import by_name
 
 
 class Product(nn.Module):

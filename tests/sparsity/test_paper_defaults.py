@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 import sparsekern as sk
-from sparsekern.sparsity import growth, views
+from sparsekern.sparsity.growth import candidates as growth
 from sparsekern.sparsity.methods.prospr import Prospect
+from sparsekern.sparsity.parts import views
 
 GSE = {
     "gse_random": growth.flat,

@@ -7,10 +7,10 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from support.trajectories import EPOCH, NAMES, STEPS, batches, make, network
 from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
-from trajectories import EPOCH, NAMES, STEPS, batches, make, network
 
 import sparsekern as sk
 

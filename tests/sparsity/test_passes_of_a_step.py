@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 import torch
+from support.trajectories import batches, make
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torchvision import models
-from trajectories import batches, make
 
 import sparsekern as sk
 

@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 import torch
-from networks import convnet, network
+from support.networks import convnet, network
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
 import sparsekern as sk
 from sparsekern.nn import prunable_layers
-from sparsekern.sparsity.objective import Objective, meta_gradient
-from sparsekern.sparsity.starts import scoring
+from sparsekern.sparsity.scoring.network import scoring
+from sparsekern.sparsity.scoring.objective import Objective, meta_gradient
 from sparsekern.topology import kept
 
 Batch = tuple[Tensor, Tensor]

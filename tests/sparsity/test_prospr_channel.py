@@ -5,8 +5,8 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from networks import convnet, network
-from residual import GATES, READERS, TIED, Batch, living, residual, samples
+from support.networks import convnet, network
+from support.residual import GATES, READERS, TIED, Batch, living, residual, samples
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.functional import cross_entropy

@@ -7,17 +7,17 @@ from typing import Any
 
 import pytest
 import torch
-from networks import network, train
+from support.networks import network, train
+from support.trajectories import KINDS, OPTIMIZERS, batches, prepare, step
 from torch import nn
-from trajectories import KINDS, OPTIMIZERS, batches, prepare, step
 
 import sparsekern as sk
-from sparsekern.cli.models import build
-from sparsekern.sparsity import scopes
-from sparsekern.sparsity.distributions import apportion
+from sparsekern.models import build
+from sparsekern.sparsity.change.transaction import Transaction
 from sparsekern.sparsity.methods.snfs import momentum
-from sparsekern.sparsity.schedules import Cadence, Stages
-from sparsekern.sparsity.transaction import Transaction
+from sparsekern.sparsity.parts import scopes
+from sparsekern.sparsity.parts.distributions import apportion
+from sparsekern.sparsity.parts.schedules import Cadence, Stages
 
 # ---- DSR
 

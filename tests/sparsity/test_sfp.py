@@ -5,14 +5,14 @@ from typing import Any
 
 import pytest
 import torch
-from residual import samples
+from support.residual import samples
+from support.trajectories import EPOCH, KINDS, OPTIMIZERS, STEPS, batches, network, prepare, step
 from torch import Tensor
 from torch.nn.functional import cross_entropy
-from trajectories import EPOCH, KINDS, OPTIMIZERS, STEPS, batches, network, prepare, step
 
 import sparsekern as sk
-from sparsekern.cli.models import build
-from sparsekern.sparsity.distributions import apportion
+from sparsekern.models import build
+from sparsekern.sparsity.parts.distributions import apportion
 from sparsekern.topology import kept
 
 

@@ -5,14 +5,14 @@ import math
 
 import pytest
 import torch
-from networks import convnet
+from support.networks import convnet
+from support.trajectories import OPTIMIZERS, batches, make, network, prepare, step
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from trajectories import OPTIMIZERS, batches, make, network, prepare, step
 
 import sparsekern as sk
-from sparsekern.sparsity.master import MasterSite
 from sparsekern.sparsity.methods.snr import SignalToNoise
+from sparsekern.sparsity.sites.master import MasterSite
 
 
 def ratio(samples: list[float]) -> float:

@@ -5,9 +5,9 @@ import math
 
 import pytest
 import torch
+from support.trajectories import OPTIMIZERS, batches, make, prepare
 from torch import nn
 from torch.nn.functional import cross_entropy
-from trajectories import OPTIMIZERS, batches, make, prepare
 
 import sparsekern as sk
 from sparsekern.sparsity.methods.snr import SignalToNoise

@@ -4,9 +4,9 @@ import copy
 
 import pytest
 import torch
+from support.trajectories import CONV, OPTIMIZERS, batches, prepare, step
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from trajectories import CONV, OPTIMIZERS, batches, prepare, step
 
 import sparsekern as sk
 

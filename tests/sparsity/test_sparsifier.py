@@ -5,13 +5,13 @@ import warnings
 
 import pytest
 import torch
-from networks import NETWORKS, layers, network, start, train
+from support.networks import NETWORKS, layers, network, start, train
 from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.optim.swa_utils import AveragedModel
 
 import sparsekern as sk
-from sparsekern.sparsity import distributions
+from sparsekern.sparsity.parts import distributions
 
 
 def test_optimizer_must_be_built_after_sparsify() -> None:

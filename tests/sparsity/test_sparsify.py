@@ -5,14 +5,14 @@ from typing import Any
 
 import pytest
 import torch
-from networks import layers, network
+from support.networks import layers, network
 from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.nn.utils import prune
 
 import sparsekern as sk
 from sparsekern.nn import PatternLayer
-from sparsekern.sparsity.starts import mean_gradient
+from sparsekern.sparsity.scoring.network import mean_gradient
 from sparsekern.topology import kept
 
 

@@ -5,18 +5,18 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from networks import convnet, network
-from residual import residual
+from support.networks import convnet, network
+from support.residual import residual
+from support.trajectories import SCORING
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from trajectories import SCORING
 
 import sparsekern as sk
 from sparsekern.nn import prunable_layers
-from sparsekern.sparsity.flow import linearised
-from sparsekern.sparsity.inputs import arguments
 from sparsekern.sparsity.methods.synflow import flow_scores
-from sparsekern.sparsity.starts import Network, scoring, untouched
+from sparsekern.sparsity.model.inputs import arguments
+from sparsekern.sparsity.scoring.linearised import linearised
+from sparsekern.sparsity.scoring.network import Network, scoring, untouched
 from sparsekern.topology import kept
 
 

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from networks import convnet
+from support.networks import convnet
+from support.trajectories import KINDS, OPTIMIZERS, STEPS, batches, network, prepare, step
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.func import functional_call
 from torch.nn.functional import cross_entropy
-from trajectories import KINDS, OPTIMIZERS, STEPS, batches, network, prepare, step
 
 import sparsekern as sk
 from sparsekern.sparsity.methods.soft_threshold import SoftThreshold

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from networks import NETWORKS, layers, network, start, train
+from support.networks import NETWORKS, layers, network, start, train
 from torch import nn
 from torch.nn.functional import cross_entropy
 

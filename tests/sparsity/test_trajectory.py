@@ -6,9 +6,8 @@ from collections.abc import Callable
 
 import pytest
 import torch
-import trajectories
-from torch import Tensor, nn
-from trajectories import (
+from support import trajectories
+from support.trajectories import (
     CONV,
     EMERGENT,
     KINDS,
@@ -24,11 +23,12 @@ from trajectories import (
     prepare,
     step,
 )
+from torch import Tensor, nn
 
 import sparsekern as sk
-from sparsekern.sparsity.carry import carry
-from sparsekern.sparsity.states import States
-from sparsekern.sparsity.transaction import Transaction
+from sparsekern.sparsity.change.carry_optimizer_state import carry
+from sparsekern.sparsity.change.optimizer_layout import States
+from sparsekern.sparsity.change.transaction import Transaction
 
 
 class MaskedTwin:

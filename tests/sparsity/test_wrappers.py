@@ -8,14 +8,14 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.distributed.tensor
-from networks import layers, network
+from support.networks import layers, network
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
 import sparsekern as sk
-from sparsekern.sparsity.wrappers import WRAPPERS, bare, own_modules
+from sparsekern.sparsity.model.wrappers import WRAPPERS, bare, own_modules
 
 METHODS: dict[str, Any] = {
     "nonzeros": lambda: sk.methods.set(0.5, 30, 3, every=2),

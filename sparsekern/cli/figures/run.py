@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import require
+from ...errors import require
 from .style import COLOURS, INK, figure, remark, save, spread, title
 
 MOST_ROWS = 24  # of layers whose numbers can be read in a picture

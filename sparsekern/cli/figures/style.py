@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from ..errors import require
+from ...errors import require
 from ..files import write
 
 INK, GRID = "#333333", "#dddddd"

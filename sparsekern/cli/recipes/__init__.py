@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from ..errors import choose
+from ...errors import choose
 from ..files import read_json
 
 FOLDER = Path(__file__).parent

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 from ..method import Method
+from ..parts.schedules import Cadence, stairs
 from ..rule import Rule
-from ..schedules import Cadence, stairs
 from .registry import Entry, end_of, listed, steps_of
 
 # The sparsities of the lottery tickets in the paper of Heddes et al.

@@ -1,9 +1,10 @@
 """Patterns that are chosen before training and stay."""
 
-from .. import scores, starts
-from ..distributions import Distribution, by_name
 from ..method import Method
-from ..schedules import constant
+from ..parts import scores
+from ..parts.distributions import Distribution, by_name
+from ..parts.schedules import constant
+from ..scoring import network as starts
 from .registry import Entry, check_batches, listed
 
 

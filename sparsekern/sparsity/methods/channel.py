@@ -6,12 +6,12 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from .. import views
-from ..channels import costs, highest_channels, left_of, read_sums, removable_groups, without_channels
-from ..distributions import apportion
 from ..method import Method
-from ..schedules import constant
-from ..starts import Network, Start, mean_gradient
+from ..parts import views
+from ..parts.distributions import apportion
+from ..parts.schedules import constant
+from ..scoring.channels import costs, highest_channels, left_of, read_sums, removable_groups, without_channels
+from ..scoring.network import Network, Start, mean_gradient
 from .registry import Entry, check_batches, listed
 
 Variant = Literal["plain", "reinit", "rescale"]

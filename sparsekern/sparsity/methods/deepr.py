@@ -7,12 +7,13 @@ import torch
 from torch import Tensor
 
 from ... import ops
-from .. import growth, views
-from ..distributions import Distribution, by_name
+from ..growth import candidates as growth
 from ..method import Method
+from ..parts import views
+from ..parts.distributions import Distribution, by_name
+from ..parts.schedules import Cadence, constant
 from ..rule import Rule
-from ..schedules import Cadence, constant
-from ..site import LayerSite, Site
+from ..sites.site import LayerSite, Site
 from .registry import Entry, listed, steps_of
 
 

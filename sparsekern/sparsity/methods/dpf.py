@@ -1,9 +1,9 @@
 """Dynamic Model Pruning with Feedback (Lin, Stich, Barba, Dmitriev, Jaggi, ICLR 2020)."""
 
-from .. import criteria, scopes, views
 from ..method import Method
-from ..schedules import Cadence, cubic
-from ..views import View
+from ..parts import criteria, scopes, views
+from ..parts.schedules import Cadence, cubic
+from ..parts.views import View
 from .registry import Entry, epochs_of, listed, not_too_rare
 
 

@@ -8,12 +8,13 @@ import torch
 from torch import Tensor
 
 from ... import ops
-from .. import criteria, growth, scopes, views
-from ..distributions import Distribution, apportion, by_name
+from ..growth import candidates as growth
 from ..method import Method
+from ..parts import criteria, scopes, views
+from ..parts.distributions import Distribution, apportion, by_name
+from ..parts.schedules import Cadence, Stages, constant
 from ..rule import Rule
-from ..schedules import Cadence, Stages, constant
-from ..site import LayerSite, Site
+from ..sites.site import LayerSite, Site
 from .registry import Entry, listed, steps_of
 
 # Wide ResNet-28-2, 200 epochs of 391 steps: 20,000 weights of the 10 % that are active, and the epochs at which the

@@ -2,10 +2,11 @@
 
 from math import inf
 
-from .. import growth, views
-from ..distributions import Distribution, by_name
+from ..growth import candidates as growth
 from ..method import Method
-from ..schedules import Cadence, constant, cosine, cubic
+from ..parts import views
+from ..parts.distributions import Distribution, by_name
+from ..parts.schedules import Cadence, constant, cosine, cubic
 from .registry import Entry, cadence, end_of, epoch_of, listed, steps_of
 
 # The paper's number of changes, kept where a run is too short for the paper's period.

@@ -5,10 +5,10 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from .. import scores
 from ..method import Method
-from ..schedules import constant
-from ..starts import Network, Start, mean_gradient
+from ..parts import scores
+from ..parts.schedules import constant
+from ..scoring.network import Network, Start, mean_gradient
 from .registry import Entry, check_batches, listed
 
 

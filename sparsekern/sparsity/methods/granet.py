@@ -8,12 +8,13 @@ from torch import Tensor
 
 from ... import ops
 from ...topology import kept
-from .. import criteria, growth, views
-from ..distributions import Distribution, by_name
+from ..growth import candidates as growth
 from ..method import Method
+from ..parts import criteria, views
+from ..parts.distributions import Distribution, by_name
+from ..parts.schedules import Schedule, cosine, cubic
 from ..rule import Rule
-from ..schedules import Schedule, cosine, cubic
-from ..site import Site
+from ..sites.site import Site
 from .registry import Entry, cadence, end_of, listed, steps_of
 
 # The paper's number of changes, kept where a run is too short for the paper's period: 160 epochs of 391 steps.

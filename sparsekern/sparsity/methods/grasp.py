@@ -4,13 +4,13 @@ from functools import partial
 
 from torch import Tensor
 
-from .. import scores
-from ..inputs import divided
 from ..method import Method
-from ..objective import Objective, curvature
-from ..schedules import constant
-from ..scores import Score
-from ..starts import Network, Start, scoring
+from ..model.inputs import divided
+from ..parts import scores
+from ..parts.schedules import constant
+from ..parts.scores import Score
+from ..scoring.network import Network, Start, scoring
+from ..scoring.objective import Objective, curvature
 from .registry import Entry, check_batches, listed
 
 

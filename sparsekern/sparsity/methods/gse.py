@@ -1,10 +1,11 @@
 """Memory Efficient Dynamic Sparse Training: growth by gradients of a sampled subset (Heddes et al.)."""
 
-from .. import growth, views
-from ..distributions import Distribution, by_name
-from ..growth import Heuristic
+from ..growth import candidates as growth
+from ..growth.candidates import Heuristic
 from ..method import Method
-from ..schedules import constant, cosine
+from ..parts import views
+from ..parts.distributions import Distribution, by_name
+from ..parts.schedules import constant, cosine
 from .registry import Entry, cadence, end_of, listed
 
 # The paper's number of changes, kept where a run is too short for the paper's period.
@@ -97,9 +98,9 @@ def gse_synflow(
     """As `gse_grabo`, the subset drawn with probability proportional to the flow of absolute weights through the
     network (eq. 3): g_b f_a, the efferent flow of row b times the afferent flow of column a, when every input is 1.
 
-    The network is linearised in float64 (`sparsity.flow.linearised` says how each layer takes part), holding nonzeros
-    only. Activations are left out, which the paper does not say. The shape of its input is that of what the model is
-    called with in the step, or of the growth batches; only floating-point inputs can flow."""
+    The network is linearised in float64 (`sparsity.scoring.linearised` says how each layer takes part), holding
+    nonzeros only. Activations are left out, which the paper does not say. The shape of its input is that of what the
+    model is called with in the step, or of the growth batches; only floating-point inputs can flow."""
     return _gse(
         "gse_synflow",
         growth.synaptic_flow,

@@ -4,12 +4,12 @@ import torch
 from torch import Tensor
 
 from ... import ops
-from .. import criteria, scopes, views
-from ..distributions import by_name
 from ..method import Method
+from ..parts import criteria, scopes, views
+from ..parts.distributions import by_name
+from ..parts.schedules import Cadence, Schedule, sigmoid
 from ..rule import Rule
-from ..schedules import Cadence, Schedule, sigmoid
-from ..site import LayerSite
+from ..sites.site import LayerSite
 from .registry import Entry, epochs_of, listed, not_too_rare
 
 

@@ -8,11 +8,11 @@ from math import inf
 
 from torch import Tensor
 
-from ..channels import gate_sums, highest_channels, removable_groups
 from ..method import Method
-from ..objective import Objective, meta_gradient
-from ..schedules import constant
-from ..starts import Network, Start, scoring
+from ..parts.schedules import constant
+from ..scoring.channels import gate_sums, highest_channels, removable_groups
+from ..scoring.network import Network, Start, scoring
+from ..scoring.objective import Objective, meta_gradient
 from .registry import Entry, listed
 
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
 from ..method import Method
-from ..schedules import Cadence
+from ..parts.schedules import Cadence
 
 Make = TypeVar("Make", bound=Callable[..., Method])
 

@@ -6,12 +6,12 @@ from torch import Tensor
 
 from ... import ops
 from ...topology import kept
-from .. import criteria, scopes, views
-from ..distributions import apportion
 from ..method import Method
+from ..parts import criteria, scopes, views
+from ..parts.distributions import apportion
+from ..parts.schedules import Cadence, late
 from ..rule import Rule
-from ..schedules import Cadence, late
-from ..site import LayerSite
+from ..sites.site import LayerSite
 from .registry import Entry, epoch_of, listed, steps_of
 
 

@@ -7,12 +7,12 @@ from math import ceil, floor
 import torch
 from torch import Tensor
 
-from .. import views
-from ..distributions import Distribution, apportion, by_name
 from ..method import Method
+from ..parts import views
+from ..parts.distributions import Distribution, apportion, by_name
+from ..parts.schedules import Schedule, constant, cosine
 from ..rule import Rule
-from ..schedules import Schedule, constant, cosine
-from ..site import LayerSite
+from ..sites.site import LayerSite
 from .registry import Entry, cadence, epoch_of, listed, steps_of
 
 

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from ... import ops
-from .. import scopes
 from ..method import Method
+from ..parts import scopes
+from ..parts.schedules import Cadence, constant
 from ..rule import Rule
-from ..schedules import Cadence, constant
-from ..site import LayerSite
+from ..sites.site import LayerSite
 from .registry import Entry, epochs_of, listed, not_too_rare
 
 Criterion = Literal["both", "snr", "magnitude"]

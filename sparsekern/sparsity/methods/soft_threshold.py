@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from ...nn import PatternLayer
 from ..method import Method
+from ..parts.schedules import Cadence, constant
 from ..rule import Rule
-from ..schedules import Cadence, constant
-from ..site import LayerSite
+from ..sites.site import LayerSite
 from .registry import Entry, listed, steps_of
 
 

@@ -5,11 +5,11 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ..flow import Linearised, copied_layers, linearised, total_flow
-from ..inputs import Arguments, arguments
 from ..method import Method
-from ..schedules import constant
-from ..starts import Network, Start
+from ..model.inputs import Arguments, arguments
+from ..parts.schedules import constant
+from ..scoring.linearised import Linearised, copied_layers, linearised, total_flow
+from ..scoring.network import Network, Start
 from .registry import Entry, listed
 
 

@@ -1,0 +1,1 @@
+"""Conversion of models: layers are found, exchanged, and accounted for."""

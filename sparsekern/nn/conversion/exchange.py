@@ -1,0 +1,169 @@
+"""Layers that take the place of others: everywhere the model holds these, with all that was attached to them."""
+
+import sys
+from collections import deque
+from collections.abc import Mapping
+from functools import cache
+from types import MethodType
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary, ref
+
+import torch
+from torch import Tensor, nn
+
+from ..layer import PatternLayer
+from ..marks import hand_on_marks
+
+HOOKS = frozenset(name for name in vars(nn.Module()) if name.endswith("_hooks"))
+PARTS = ("_parameters", "_buffers", "_modules")
+
+
+def exchange(model: nn.Module, twins: Mapping[str, nn.Module]) -> nn.Module:
+    """Puts each of `twins` in the place of the submodule of its name, everywhere it is used: in modules, and in the
+    lists, tuples, dicts and sets among their attributes. Twins get the hooks, the attributes and the marks of what they
+    replace.
+
+    Returns the model, which is the twin itself for the name "".
+    """
+    pairs = {model.get_submodule(name): (name, twin) for name, twin in twins.items()}
+    found = {old: twin for old, (_, twin) in pairs.items()}
+    for old, (name, twin) in pairs.items():
+        hand_on(old, twin, name)
+    model = found.get(model, model)
+    seen: set[int] = set()
+    for module in [*model.modules(), *found.values()]:  # a layer may hold others
+        for key, value in list(vars(module).items()):
+            new = _replaced(value, found, seen)
+            if new is not value:
+                vars(module)[key] = new
+    for old, (name, twin) in pairs.items():
+        _watch(old, name, twin, model)
+    return model
+
+
+def _replaced(value: Any, twins: Mapping[nn.Module, nn.Module], seen: set[int]) -> Any:
+    """The value with the twins in it; what can be changed in place is."""
+    if isinstance(value, nn.Module):
+        return twins.get(value, value)
+    if not isinstance(value, list | deque | dict | tuple | set) or id(value) in seen:
+        return value
+    if isinstance(value, tuple):
+        parts = [_replaced(part, twins, seen) for part in value]
+        if all(new is old for new, old in zip(parts, value, strict=True)):
+            return value
+        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
+    seen.add(id(value))
+    if isinstance(value, set):
+        for part in [part for part in value if isinstance(part, nn.Module) and part in twins]:
+            value.remove(part)
+            value.add(twins[part])
+        return value
+    for key, part in list(value.items() if isinstance(value, dict) else enumerate(value)):
+        new = _replaced(part, twins, seen)
+        if new is not part:
+            value[key] = new
+    return value
+
+
+def hand_on(old: nn.Module, new: nn.Module, name: str) -> None:
+    """Gives `new` the hooks of `old`, whose handles then remove them from there, and whatever is no part of its class:
+    attributes, Parameters, buffers and modules; and the Parameters of `new` the attributes and hooks of theirs."""
+    own, there = own_names(type(old)), vars(new)
+    for key, value in list(vars(old).items()):
+        if key in HOOKS:
+            hooks = {
+                i: _bound_to(new, hook) for i, hook in (*value.items(), *there[key].items()) if hook is not _refuse
+            }
+            vars(old)[key] = type(value)(value)
+            value.clear()
+            value.update(hooks)
+            there[key] = value
+        elif key in PARTS:
+            there[key].update({part: held for part, held in value.items() if part not in own})
+        elif key not in own and key not in there:
+            there[key] = _method(new, value) if getattr(value, "__self__", None) is old else value
+    there["_is_full_backward_hook"] = vars(old)["_is_full_backward_hook"]
+    there["_non_persistent_buffers_set"] |= vars(old)["_non_persistent_buffers_set"] - own
+    hand_on_marks(_weight(old), _weight(new), name)
+    if old.bias is not None:
+        hand_on_marks(old.bias, new.bias, name)
+
+
+def _method(module: nn.Module, method: Any) -> Any:
+    """The method of the same name, where it is one of the class; else the same function."""
+    name, function = method.__name__, method.__func__
+    if function is getattr(type(method.__self__), name, None) and hasattr(module, name):
+        return getattr(module, name)
+    return MethodType(function, module)
+
+
+def _bound_to(module: nn.Module, hook: Any) -> Any:
+    """A hook of state dicts that remembers its module."""
+    return type(hook)(hook.hook, module) if getattr(hook, "with_module", False) else hook
+
+
+def _weight(layer: Any) -> Tensor:
+    return layer.stored if isinstance(layer, PatternLayer) else layer.weight
+
+
+@cache
+def own_names(kind: type[nn.Module]) -> frozenset[str]:
+    """The attributes that every layer of this class has, Parameters, buffers and modules included."""
+    if issubclass(kind, PatternLayer):
+        base: Any = next(base for base in kind.__mro__ if base.__module__.startswith(__name__.rpartition(".")[0]))
+        layer = base(1, 1, 1, sparsity=0.0, generator=torch.Generator())
+    else:
+        layer = kind(1, 1, 1, device="meta")
+    return frozenset().union(vars(layer), *(vars(layer)[part] for part in PARTS))
+
+
+class Original(NamedTuple):
+    """What became of a layer that was replaced.
+
+    Attributes:
+        twin, model: what replaced it, and where.
+        gradient: the gradient of its weight then, and the version of that.
+    """
+
+    name: str
+    twin: ref[nn.Module]
+    model: ref[nn.Module]
+    gradient: tuple[int, int] | None
+
+
+_originals: WeakKeyDictionary[nn.Module, Original] = WeakKeyDictionary()
+
+
+def _watch(old: nn.Module, name: str, twin: nn.Module, model: nn.Module) -> None:
+    """Lets the model no longer call a layer that was replaced. Others may: perhaps it is their dense reference."""
+    if old not in _originals:
+        old.register_forward_pre_hook(_refuse)
+    _originals[old] = Original(name, ref(twin), ref(model), _gradient(old))
+
+
+def _refuse(module: nn.Module, inputs: Any) -> None:
+    original = _originals.get(module)
+    model = None if original is None else original.model()
+    if original is None or model is None:
+        return
+    frame = sys._getframe(1)
+    while frame is not None:
+        if frame.f_locals.get("self") is model:
+            raise RuntimeError(
+                f"the model still calls the layer that {original.name} was before it was exchanged: something that is "
+                "no module, list, tuple, dict or set among its attributes holds that one (an object, a bound method). "
+                "Let it look the layer up in its module, or leave the layer as it is: sparsify(exclude=)"
+            )
+        frame = frame.f_back
+
+
+def took_part(twin: nn.Module) -> bool:
+    """Whether what this layer replaced has got a gradient since."""
+    return any(
+        entry.twin() is twin and _gradient(old) not in (None, entry.gradient) for old, entry in _originals.items()
+    )
+
+
+def _gradient(layer: nn.Module) -> tuple[int, int] | None:
+    gradient = _weight(layer).grad
+    return None if gradient is None else (id(gradient), gradient._version)

@@ -1,0 +1,109 @@
+"""Moving a weight and all that belongs to it through a change of pattern."""
+
+import inspect
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from ...nn.marks import hand_on_marks
+from .optimizer_layout import Entry, States
+from .transaction import Transaction
+
+
+@torch.no_grad()
+def carry(change: Transaction, states: States, layer: Any, index_map: Tensor) -> None:
+    """Rearranges `values` of a layer's draft, the gradient and every tensor of that shape which the optimizer keeps for
+    it by `index_map`.
+
+    A grown weight starts at 0, its state as the optimizer's own first step would create it. Knows no optimizer class.
+    Where the map is longer or shorter than the Parameter, a new Parameter takes its place in the layer and in the
+    optimizer.
+
+    Args:
+        index_map: int32 `[new capacity]`, the old slot of each new slot or -1.
+    """
+    parameter, fresh = layer.values, {}
+
+    def moved(entry: Entry) -> Tensor:
+        if entry.optimizer not in fresh:
+            fresh[entry.optimizer] = fresh_state(entry.optimizer, parameter) or {}
+        return gather(entry.tensor, index_map, fresh[entry.optimizer].get(entry.key, 0.0))
+
+    entries = [entry for entry in states.of(parameter) if entry.tensor.shape == parameter.shape]
+    carry_values(change, layer, index_map)
+    hand_over(change, states, parameter, layer.values, entries, moved)
+
+
+def hand_over(
+    change: Transaction,
+    states: States,
+    old: nn.Parameter,
+    new: nn.Parameter,
+    entries: list[Entry],
+    moved: Callable[[Entry], Tensor],
+) -> None:
+    """Puts what is `moved` into the place of the entries and, if the Parameter is a new one, that one into the place of
+    the old one."""
+    for entry in entries:
+        tensor = moved(entry)
+        if new is old:
+            change.copy(entry.tensor, tensor)
+        else:
+            change.contents(entry.container)[entry.key] = tensor
+    if new is not old:
+        states.replace(change, old, new)
+
+
+@torch.no_grad()
+def carry_values(change: Transaction, layer: Any, index_map: Tensor) -> None:
+    """Rearranges `values` of a layer's draft and its gradient."""
+    parameter = layer.values
+    grad = None if parameter.grad is None else gather(parameter.grad, index_map, 0.0)
+    put_values(change, layer, gather(parameter, index_map, 0.0), grad)
+
+
+def put_values(change: Transaction, layer: Any, values: Tensor, grad: Tensor | None) -> None:
+    """Gives a layer's draft these values, in a new Parameter if they are more or fewer than before."""
+    parameter = layer.values
+    if values.shape == parameter.shape:
+        change.copy(parameter, values)
+        change.call(setattr, parameter, "grad", grad)
+    else:
+        layer.values = nn.Parameter(values, requires_grad=parameter.requires_grad)
+        layer.values.grad = grad
+        hand_on_marks(parameter, layer.values)
+
+
+def gather(tensor: Tensor, index_map: Tensor, fill: float | Tensor) -> Tensor:
+    """`tensor[index_map]` with `fill` where the map is negative."""
+    moved = tensor.detach()[index_map.clamp(min=0)] if tensor.numel() else tensor.new_zeros(index_map.shape)
+    return moved.masked_fill_(index_map < 0, fill)
+
+
+@cache
+def _settings(kind: type[Optimizer]) -> frozenset[str] | None:
+    """What the constructor takes; None: everything."""
+    parameters = inspect.signature(kind).parameters
+    return None if any(each.kind is each.VAR_KEYWORD for each in parameters.values()) else frozenset(parameters)
+
+
+def fresh_state(optimizer: Optimizer, parameter: Tensor) -> dict[str, Tensor] | None:
+    """The per-element state that the optimizer creates for a new weight of value and gradient 0, a vector of one, each
+    0-d; None if it can't be built from its own settings."""
+    group = next(g for g in optimizer.param_groups if any(p is parameter for p in g["params"]))
+    probe = nn.Parameter(torch.zeros(1, dtype=parameter.dtype, device=parameter.device))
+    probe.grad = torch.zeros_like(probe)
+    taken = _settings(type(optimizer))
+    settings = {k: v for k, v in group.items() if k in optimizer.defaults and (taken is None or k in taken)}
+    try:
+        twin = type(optimizer)([probe], **settings)
+        twin.step()
+    except torch.OutOfMemoryError:
+        raise
+    except Exception:  # of a wrapper of another optimizer, or of one that needs a closure
+        return None
+    return {k: v.squeeze(0) for k, v in twin.state[probe].items() if isinstance(v, Tensor) and v.shape == probe.shape}

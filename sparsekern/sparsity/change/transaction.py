@@ -1,0 +1,146 @@
+"""A change of pattern comes to be as a whole, or not at all."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from ...nn import PatternLayer
+
+Layer = TypeVar("Layer", bound=PatternLayer)
+Site = TypeVar("Site")
+INNER = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")  # of a module, by which it is changed
+_call: Any = partial.__call__
+
+
+@torch.no_grad()
+def at_once(calls: Sequence[partial]) -> None:
+    """Calls functions that are not written in Python, one after another, in a single instruction of the interpreter:
+    signals, and what their handlers raise, come before it or after it, never between two calls."""
+    with torch._C.DisableTorchFunction():
+        deque(map(_call, calls), maxlen=0)
+
+
+class Transaction:
+    """Collects what a change makes of layers, tensors, dicts, lists and attributes, and exchanges all of it `at_once`.
+
+    Until `commit` nothing is altered that others see: new tensors are made beside the old ones, and layers, dicts and
+    lists are changed in drafts. So whatever interrupts a change leaves everything as it was before it or, if it comes
+    later than the commit, as it is after it.
+    """
+
+    def __init__(self) -> None:
+        self._calls: list[partial] = []
+        self._layers: list[tuple[Any, Any, dict[str, Any]]] = []  # layer, draft, what the layer was
+        self._contents: dict[int, tuple[Any, Any]] = {}  # of dicts and lists: the original and its draft
+        self._sites: list[tuple[Any, Any]] = []  # site, draft
+
+    def layer(self, layer: Layer) -> Layer:
+        """A draft of a layer, for a new pattern, new Parameters or another class. Its tensors are the layer's own: not
+        to be written to but by `copy`. The draft of a draft is the same one."""
+        for original, draft, _ in self._layers:
+            if layer is original or layer is draft:
+                return draft
+        draft = object.__new__(type(layer))
+        was = dict(vars(layer))
+        vars(draft).update(was, **{name: was[name].copy() for name in INNER if name in was})
+        self._layers.append((layer, draft, was))
+        return draft
+
+    def original(self, layer: Layer) -> Layer:
+        """What a layer is the draft of; other layers are it themselves."""
+        return next((original for original, draft, _ in self._layers if draft is layer), layer)
+
+    def site(self, site: Site) -> Site:
+        """A draft of a site, whose module may be exchanged for its draft; numbers per weight are exchanged, too, not
+        written to."""
+        draft = object.__new__(type(site))
+        vars(draft).update({name: dict(value) if type(value) is dict else value for name, value in vars(site).items()})
+        vars(draft)["change"] = self
+        self._sites.append((site, draft))
+        return draft
+
+    def sites(self, sites: Sequence[Site]) -> list[Site]:
+        """What drafts of sites, and new sites of drafts of layers, are after the commit."""
+        settled = []
+        for site in sites:
+            original = next((original for original, draft in self._sites if draft is site), site)
+            self.assign(original, **{**vars(site), "module": self.original(vars(site)["module"]), "change": None})
+            settled.append(original)
+        return settled
+
+    def current(self, container: Any) -> Any:
+        """What a dict or list holds by now."""
+        return self._contents.get(id(container), (None, container))[1]
+
+    def contents(self, container: Any) -> Any:
+        """A draft of what a dict or list holds."""
+        if id(container) not in self._contents:
+            draft = list(container) if isinstance(container, list) else dict(container)
+            self._contents[id(container)] = container, draft
+        return self._contents[id(container)][1]
+
+    def copy(self, target: Tensor, value: Tensor) -> None:
+        """Puts `value` into `target`, which stays the same tensor."""
+        if target.shape != value.shape or target.device != value.device:
+            raise ValueError(f"expected a tensor of shape {tuple(target.shape)}, got {tuple(value.shape)}")
+        self._calls.append(partial(torch.Tensor.copy_, target, value))
+
+    def assign(self, owner: Any, **attributes: Any) -> None:
+        """Sets attributes of an object that keeps them in its `__dict__`."""
+        self._calls.append(partial(dict.update, vars(owner), attributes))
+
+    def call(self, function: Any, *arguments: Any) -> None:
+        """Calls a function that is not written in Python and can't fail."""
+        self._calls.append(partial(function, *arguments))
+
+    def commit(self) -> None:
+        calls, old = [*self._calls], []
+        for layer, draft, was in self._layers:
+            calls += _becomes(layer, draft, was)
+            old.append(was)
+        for container, draft in self._contents.values():
+            old.append(list(container.values()) if isinstance(container, dict) else list(container))
+            calls += _filled(container, draft)
+        at_once(calls)  # what was there before lives until this is over
+
+    def forget(self) -> None:
+        """Lets go of everything, in the drafts, too, which refer to each other."""
+        for _, draft in self._sites:
+            vars(draft).clear()
+        for held in (self._calls, self._layers, self._contents, self._sites):
+            held.clear()
+
+
+def _becomes(layer: Any, draft: Any, was: dict[str, Any]) -> list[partial]:
+    """What turns the layer into its draft."""
+    calls, now = [], vars(draft)
+    for name in INNER:
+        if name in was and not _same(was[name], now[name]):
+            calls += _filled(was[name], now[name])
+    changed = {k: v for k, v in now.items() if k not in INNER and (k not in was or was[k] is not v)}
+    calls.append(partial(dict.update, vars(layer), changed))
+    calls += [partial(dict.pop, vars(layer), name, None) for name in was if name not in now]
+    if type(draft) is not type(layer):
+        calls.append(partial(object.__setattr__, layer, "__class__", type(draft)))
+    return calls
+
+
+def _same(left: Any, right: Any) -> bool:
+    """Whether two dicts hold the same objects, or two sets the same names, in the same order."""
+    if isinstance(left, set):
+        return left == right
+    return list(left) == list(right) and all(left[key] is right[key] for key in left)
+
+
+def _filled(container: Any, contents: Any) -> list[partial]:
+    """What leaves `contents` in a container, by its own class's methods: no hash of a key is asked for."""
+    if isinstance(container, list):
+        return [partial(list.__setitem__, container, slice(None), contents)]
+    kind = set if isinstance(container, set) else dict
+    return [partial(kind.clear, container), partial(kind.update, container, contents)]

@@ -1,0 +1,1 @@
+"""The engine: carries out a method over the steps of an optimizer."""

@@ -1,0 +1,141 @@
+"""What is looked at before a model trains under a method, before a pattern changes, and before a state is loaded."""
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from ...nn import PatternLayer, SparseLayer, copies, took_part
+from ...topology import kept
+from ..change.optimizer_layout import States, nested
+from ..change.transaction import Transaction
+from ..method import Method
+from ..model.wrappers import former_name, is_sharded
+from ..sites.site import LayerSite
+
+
+def check_network(sites: Sequence[LayerSite], optimizer: torch.optim.Optimizer, method: Method) -> None:
+    """Looks at everything before the first step.
+
+    Raises:
+        ValueError: something does not fit.
+    """
+    check_held(sites, optimizer)
+    check_sparsity(sites, method)
+    warn_of_decay(sites, optimizer)
+    if method.rule.rewind is not None and len(nested(optimizer)) > 1:
+        raise ValueError(
+            f"{method.name} returns to the optimizer's state of an earlier step, but {type(optimizer).__name__} "
+            "has an optimizer of its own inside it: use one like SGD or Adam alone"
+        )
+    if method.when.stop > 0:
+        check_whole(sites)
+        if method.storage != "master" or method.freeze is not None:
+            check_states(sites, States(optimizer))
+
+
+def check_states(sites: Sequence[LayerSite], states: States) -> None:
+    """Refuses to leave behind what the optimizer keeps for a weight."""
+    states.check({f"{site.name}.{site.module.WEIGHT}": site.parameter for site in sites})
+
+
+def check_held(sites: Sequence[LayerSite], optimizer: torch.optim.Optimizer) -> None:
+    """Raises a `ValueError` if the optimizer lacks a weight that is to be trained."""
+    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    missing = [site.name for site in sites if any(p.requires_grad and id(p) not in held for p in site.learned)]
+    if missing:
+        warn = "was it built before sparsify? Build it from model.parameters() afterwards"
+        raise ValueError(f"the optimizer does not hold the sparse weights of {', '.join(missing)}; {warn}")
+
+
+def check_sparsity(sites: Sequence[LayerSite], method: Method) -> None:
+    """Raises a `ValueError` if the layers have another number of weights than a method that keeps it would have.
+
+    Patterns that were given as masks or came with a state dict are as they are, and a weight more or less for each
+    layer may be rounding."""
+    keeps = method.storage == "nonzeros" and method.sparsity(0) == method.sparsity(2**40)
+    if not keeps or (method.start is not None and method.start.unit == "channel"):
+        return
+    if any(site.module.loads or getattr(site.module, "pattern_given", False) for site in sites):
+        return
+    nnz, size = sum(site.nnz for site in sites), sum(site.size for site in sites)
+    expected = kept(method.sparsity(0), size)
+    if abs(nnz - expected) > len(sites):
+        raise ValueError(
+            f"the model has {nnz} of {size} weights, a sparsity of {1 - nnz / size:.4g}, but {method.name} keeps the "
+            f"{expected} of a sparsity of {method.sparsity(0):.4g}: make the model by sparsify(model, method) with "
+            "this method"
+        )
+
+
+def warn_of_decay(sites: Sequence[LayerSite], optimizer: torch.optim.Optimizer) -> None:
+    """Warns if nonzeros are not decayed, but other weights are."""
+    own = {id(site.parameter): site.name for site in sites if isinstance(site.module, SparseLayer)}
+    groups = optimizer.param_groups
+    bare = [own[id(p)] for g in groups if not g.get("weight_decay") for p in g["params"] if id(p) in own]
+    if bare and any(group.get("weight_decay") for group in groups):
+        warnings.warn(
+            f"the optimizer decays no weight of the sparse layers {', '.join(bare)}: a rule that leaves vectors out "
+            "leaves out nonzeros, too, which are stored as one. Decay the Parameters with p.dim() > 1 or "
+            'name.endswith("values")',
+            stacklevel=5,
+        )
+
+
+def check_whole(sites: Sequence[LayerSite]) -> None:
+    """Raises a `ValueError` if a weight is not here as a whole."""
+    for site in sites:
+        whole = (site.active.capacity,) if isinstance(site.module, SparseLayer) else site.shape
+        if is_sharded(site.parameter) or site.parameter.shape != whole:
+            raise ValueError(
+                f"the weight of {site.name} is sharded (FSDP, tensor parallelism), but its pattern is to change, which "
+                "takes whole weights: leave the layer out of the sharding (ignored_params, ignored_states), use "
+                "DistributedDataParallel, or a method whose pattern stays"
+            )
+
+
+def check_copies(sites: Sequence[LayerSite], followers: Sequence[Sequence[PatternLayer]], change: Transaction) -> None:
+    """Refuses to leave an average of the model behind; what else is a copy of a layer is outdated after the change."""
+    for site, own in zip(sites, followers, strict=True):
+        for twin in copies.of(change.original(site.module)):
+            if any(twin is follower for follower in own):
+                continue
+            if copies.written(twin):
+                raise RuntimeError(
+                    f"a copy of {site.name} has got other weights since it was made, but its pattern does not follow "
+                    "the model's: pass an average of the model (EMA, SWA) to Sparsifier(followers=[...]); give a copy "
+                    "that is to keep its pattern its weights by load_state_dict"
+                )
+            change.assign(twin, outdated=True)
+
+
+def check_reached(sites: Sequence[LayerSite]) -> None:
+    """Raises a `RuntimeError` if dense originals of the sites' layers got the gradients of the first step instead."""
+    names = [site.name for site in sites if site.parameter.grad is None and took_part(site.module)]
+    if names:
+        raise RuntimeError(
+            f"the dense originals of {', '.join(names)} computed in this step instead of the sparse layers, and do not "
+            "learn: something that sparsify does not look into still holds them (an object that is no module, a bound "
+            "method). Let it look the layers up in their modules, or leave them dense: sparsify(exclude=)"
+        )
+
+
+def renamed(sites: Sequence[LayerSite], saved: dict[str, Any]) -> dict[str, Any]:
+    """The states of layers by name, as version 0.1 called them or as they are called now."""
+    names = {former_name(site.name): site.name for site in sites}
+    if set(saved) == {site.name for site in sites} or set(saved) != set(names) or len(names) < len(sites):
+        return saved
+    return {names[name]: state for name, state in saved.items()}
+
+
+def check_saved(sites: Sequence[LayerSite], saved: dict[str, Any]) -> None:
+    """Raises a `ValueError` if `saved`, the states of sites by name, does not belong to these."""
+    if set(saved) != {site.name for site in sites}:
+        raise ValueError(f"the state is of a model with the sparse layers {', '.join(saved) or '(none)'}")
+    for site in sites:
+        if saved[site.name]["nnz"] != site.nnz:
+            raise ValueError(
+                f"{site.name} has {site.nnz} nonzeros, its state {saved[site.name]['nnz']}: load the state of the "
+                "model before that of the sparsifier"
+            )

@@ -1,0 +1,101 @@
+"""Finds the layers of a model and of its followers that a method drives."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from ...nn import MaskedLayer, PatternLayer, SparseLayer
+from ...topology import Topology
+from .. import parallel
+from ..growth.gradients import ArmedStep, Batches, GrowthBatches
+from ..method import Method
+from ..model.wrappers import check_managed, own_modules
+from ..scoring.network import Loss
+from ..sites.master import MasterSite, ParkedSite
+from ..sites.site import LayerSite, Site
+
+KINDS: dict[str, tuple[type[PatternLayer], Any]] = {
+    "nonzeros": (SparseLayer, Site),
+    "master": (MaskedLayer, MasterSite),
+    "parked": (SparseLayer, ParkedSite),
+}
+
+
+def sites_of(model: nn.Module, method: Method) -> list[Any]:
+    """A site for every layer of the kind that the method drives.
+
+    Raises:
+        ValueError: the model has none, or `DistributedDataParallel` was wrapped around it before it had them.
+    """
+    kind, site = KINDS["nonzeros" if method.storage == "dense" else method.storage]
+    layers = list(own_modules(model))
+    sites = [site(name, layer) for name, layer in layers if isinstance(layer, kind)]
+    if not sites and method.storage == "master":  # of a run whose layers have shed what is absent
+        sites = [Site(name, layer) for name, layer in layers if isinstance(layer, SparseLayer)]
+    if not sites and method.storage != "dense":
+        what = "layer with a dense weight and a mask" if method.storage == "master" else "sparse layer"
+        raise ValueError(f"the model has no {what}: call sparsify(model, {method.name}) first")
+    check_managed(model, [site.parameter for site in sites])
+    return sites
+
+
+def passes_of(model: nn.Module, method: Method, batches: Batches | None, loss: Loss | None) -> ArmedStep:
+    """The backward passes that the method's growth takes its statistics from.
+
+    Raises:
+        ValueError: it wants batches of its own, and there are none.
+    """
+    count = method.grow.batches if method.grow is not None else 1
+    if count == 1:
+        return ArmedStep(model, watches=method.grow is not None and method.grow.inputs)
+    if batches is None or loss is None:
+        raise ValueError(
+            f"{method.name} grows by the gradients of {count} batches: pass Sparsifier(batches=, loss=), batches an "
+            "iterable of (x, y) or a function of the step"
+        )
+    return GrowthBatches(model, batches, loss, count)
+
+
+def followers_of(model: nn.Module, sites: Sequence[LayerSite]) -> dict[str, PatternLayer]:
+    """The layers of a copy of the model that belong to the sites.
+
+    Raises:
+        ValueError: one is missing or has another pattern.
+    """
+    layers: dict[str, PatternLayer] = {}
+    for _, module in own_modules(model):  # the copy may lie in a wrapper of its own
+        own = {name: layer for name, layer in own_modules(module) if isinstance(layer, PatternLayer)}
+        layers = layers or own
+        if all(site.name in own for site in sites):
+            layers = own
+            break
+    for site in sites:
+        layer = layers.get(site.name)
+        if layer is None or type(layer) is not type(site.module):
+            raise ValueError(f"a follower lacks the sparse layer {site.name}: copy it from the model after sparsify")
+        if not layer.topology.same_pattern(site.active):
+            raise ValueError(f"a follower's {site.name} has another pattern than the model's: copy it again")
+    return layers
+
+
+def share_patterns(sites: Sequence[LayerSite]) -> None:
+    """Gives every layer the pattern that it has on rank 0, whose weights `DistributedDataParallel` gave it.
+
+    Raises:
+        ValueError: a layer has room for another number of weights there.
+    """
+    if parallel.ranks() == 1:
+        return
+    for site in sites:
+        own = site.active
+        capacity = int(parallel.of_first(torch.tensor([own.capacity], device=own.device)))
+        if capacity != own.capacity:
+            raise ValueError(
+                f"{site.name} has room for {own.capacity} weights on rank {parallel.rank()}, for {capacity} on rank 0: "
+                "make it of the same topology on every rank"
+            )
+        common = Topology(own.shape, parallel.of_first(own.row_ptr), parallel.of_first(own.col))
+        if not common.same_pattern(own):
+            site.module.set_topology(common)

@@ -1,0 +1,104 @@
+"""The optimizer's state of sparse weights as files hold it: `[nnz]`, whatever the capacity."""
+
+import copy
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...nn import SparseLayer
+from ..change.optimizer_layout import States, nested
+from ..sites.site import LayerSite
+
+
+def pack(optimizer: torch.optim.Optimizer, sites: Sequence[LayerSite]) -> dict[str, Any]:
+    """The optimizer's state dict, with entries for nonzeros `[nnz]`; "nested": those of optimizers inside it, "lists":
+    other tensors that it keeps for each Parameter."""
+    lengths, inner, lists = _lengths(optimizer, sites), nested(optimizer)[1:], States(optimizer).lists()
+    own = optimizer.state_dict()
+    if not _ordinary(own):  # its state would be known by what no other process knows
+        numbers = itertools.count()
+        groups = [{**group, "params": [next(numbers) for _ in group["params"]]} for group in optimizer.param_groups]
+        own = {"state": _by_number(optimizer, optimizer), "param_groups": groups}
+    packed = {**own, "state": _each(own["state"], lengths, _trim)}
+    if inner:
+        packed["nested"] = [_each(_by_number(each, optimizer), lengths, _trim) for each in inner]
+    if lists:
+        packed["lists"] = {path: _each(dict(enumerate(tensors)), lengths, _trim) for path, tensors in lists.items()}
+    return packed
+
+
+def unpack(optimizer: torch.optim.Optimizer, sites: Sequence[LayerSite], packed: dict[str, Any]) -> None:
+    """Loads what `pack` returned into an optimizer of weights of any capacity.
+
+    Raises:
+        ValueError: it is of an optimizer with others inside it than this one has.
+    """
+    lengths, insides, held = _lengths(optimizer, sites), nested(optimizer)[1:], States(optimizer)
+    inner, lists = packed.get("nested", []), packed.get("lists", {})
+    if len(inner) != len(insides):
+        raise ValueError(
+            f"the optimizer has {len(insides)} optimizers inside it, but the state is of one with {len(inner)}"
+        )
+    shared = [each for each in insides if each.param_groups is optimizer.param_groups]
+    own = {key: value for key, value in packed.items() if key not in ("nested", "lists")}
+    own["state"] = _each(packed["state"], lengths, _pad)
+    if _ordinary(optimizer.state_dict()):
+        optimizer.load_state_dict(own)
+    else:
+        for group, settings in zip(optimizer.param_groups, own["param_groups"], strict=True):
+            group.update({key: value for key, value in settings.items() if key != "params"})
+        insides, inner = [*insides, optimizer], [*inner, packed["state"]]
+    for each in shared:  # as the wrapper had it: what a scheduler sets reaches those inside
+        each.param_groups = optimizer.param_groups
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for each, states in zip(insides, inner, strict=True):
+        each.state.clear()
+        for number, state in _each(states, lengths, _pad).items():
+            each.state[parameters[number]] = {k: _beside(v, parameters[number]) for k, v in state.items()}
+    held.set_lists({path: _each(tensors, lengths, _pad) for path, tensors in lists.items()})
+
+
+def _ordinary(state_dict: dict[str, Any]) -> bool:
+    return {"state", "param_groups"} <= state_dict.keys()
+
+
+def _by_number(optimizer: torch.optim.Optimizer, outer: torch.optim.Optimizer) -> dict[int, Any]:
+    """State of an optimizer by the number that the Parameter has in the outer one."""
+    parameters = [p for group in outer.param_groups for p in group["params"]]
+    return {i: dict(optimizer.state[p]) for i, p in enumerate(parameters) if p in optimizer.state}
+
+
+def _beside(value: Any, parameter: Tensor) -> Any:
+    """A copy on the device of the Parameter; numbers, such as a count of steps, stay where they are."""
+    return value.to(parameter.device, copy=True) if isinstance(value, Tensor) and value.dim() else copy.copy(value)
+
+
+def _each(entries: dict[int, Any], lengths: dict[int, tuple[int, int]], change: Callable[..., Any]) -> dict[int, Any]:
+    """State by the numbers of Parameters, changed where these are stored as nonzeros."""
+
+    def changed(value: Any, length: tuple[int, int]) -> Any:
+        if isinstance(value, dict):
+            return {key: changed(part, length) for key, part in value.items()}
+        return change(value, *length)
+
+    return {i: changed(own, lengths[i]) if i in lengths else own for i, own in entries.items()}
+
+
+def _lengths(optimizer: torch.optim.Optimizer, sites: Sequence[LayerSite]) -> dict[int, tuple[int, int]]:
+    """(nnz, capacity) of every weight that is stored as nonzeros, by its number in the optimizer."""
+    own = {id(s.parameter): (s.nnz, s.active.capacity) for s in sites if isinstance(s.module, SparseLayer)}
+    order = [p for group in optimizer.param_groups for p in group["params"]]
+    return {i: own[id(p)] for i, p in enumerate(order) if id(p) in own}
+
+
+def _trim(value: Any, nnz: int, capacity: int) -> Any:
+    return value[:nnz].clone() if isinstance(value, Tensor) and value.shape == (capacity,) else value
+
+
+def _pad(value: Any, nnz: int, capacity: int) -> Any:
+    if not isinstance(value, Tensor) or value.shape != (nnz,):
+        return value
+    return torch.cat([value, value.new_zeros(capacity - nnz)])

@@ -1,0 +1,230 @@
+"""One change of pattern over all layers: what is dropped and grown, or the masks of dense weights."""
+
+import warnings
+from collections.abc import Sequence
+from math import floor
+from operator import add
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ... import ops
+from ...topology import kept
+from ..growth.candidates import Kept, places
+from ..growth.gradients import ArmedStep
+from ..method import Method
+from ..parts import views
+from ..parts.distributions import apportion
+from ..parts.views import View
+from ..sites.capacity import roomy
+from ..sites.site import LayerSite, Site
+
+Proposals = list[tuple[Tensor, Tensor]]
+
+
+class Exchange(NamedTuple):
+    """What a site keeps of its active weights (bool `[nnz]`), what it grows (coordinates, int64), and how many it
+    keeps."""
+
+    keep: Tensor
+    grow: Tensor
+    kept: int
+
+
+def plan(
+    method: Method, sites: Sequence[Site], step: int, generator: torch.Generator, passes: ArmedStep
+) -> list[Exchange]:
+    """What the sites exchange at `step`. A device is waited for as rarely as it can be: never for a single site, and
+    not at all for numbers that the scores do not change.
+
+    Raises:
+        ValueError: a score is NaN.
+    """
+    with ops.host.gathered():
+        return _plan(method, sites, step, generator, passes)
+
+
+def _plan(
+    method: Method, sites: Sequence[Site], step: int, generator: torch.Generator, passes: ArmedStep
+) -> list[Exchange]:
+    own = method.rule.exchange(sites, step)
+    if own is not None:
+        seeds = torch.randint(2**62, (len(sites),), generator=generator).tolist()
+        keep, counts = [k for k, _ in own], [n for _, n in own]
+        kept = ops.host.counts(keep)
+        stays = _stays(keep, kept) if method.grow is not None and method.grow.from_dropped else [None] * len(sites)
+        proposals = _propose(method, sites, counts, stays, seeds, passes)
+        return _grown(method, views.layer, sites, keep, kept, counts, proposals)
+    targets = _targets(method, sites, step, generator)
+    counts = _exchanged(method, targets, step)
+    seeds = torch.randint(2**62, (len(sites),), generator=generator).tolist()
+    proposals = None
+    if method.grow is not None and not method.grow.from_dropped:
+        quotas = method.grow.quotas(sites, counts, method.view.per_layer)
+        proposals = _propose(method, sites, quotas, [None] * len(sites), seeds, passes)
+        counts = _limit(method, counts, [len(scores) for _, scores in proposals])
+    keep, kept = _keep(method, sites, targets, counts)
+    if method.grow is None:
+        none = [site.active.coordinates()[:0] for site in sites]
+        return list(map(Exchange, keep, none, ops.host.counts(keep) if kept is None else kept))
+    if proposals is None:
+        kept = ops.host.counts(keep) if kept is None else kept
+        quotas = method.grow.quotas(sites, counts, method.view.per_layer)
+        proposals = _propose(method, sites, quotas, _stays(keep, kept), seeds, passes)
+    return _grown(method, method.view, sites, keep, kept, counts, proposals)
+
+
+def _grown(
+    method: Method,
+    view: View,
+    sites: Sequence[Site],
+    keep: Sequence[Tensor],
+    kept: Sequence[int] | None,
+    counts: Sequence[int],
+    proposals: Proposals,
+) -> list[Exchange]:
+    """What is kept, `kept` of each site if the host knows, and the highest `counts` of the proposals."""
+    scores = [scores for _, scores in proposals]
+    chosen = view.largest(scores, counts)
+    taken = view.taken(scores, counts)
+    told = iter(ops.host.counts([*([] if kept is not None else keep), *([] if taken is not None else chosen)]))
+    kept = [next(told) for _ in sites] if kept is None else kept
+    taken = list(told) if taken is None else taken
+    grow = [c[places(mark, n)] for (c, _), mark, n in zip(proposals, chosen, taken, strict=True)]
+    if method.grow is not None and method.grow.revives:
+        return _revived(sites, keep, grow, kept)
+    return list(map(Exchange, keep, grow, kept))
+
+
+def _stays(keep: Sequence[Tensor], kept: Sequence[int]) -> list[Kept | None]:
+    return list(zip(keep, kept, strict=True))
+
+
+def masks(
+    method: Method, sites: Sequence[LayerSite], step: int, generator: torch.Generator, held: bool
+) -> list[Tensor] | None:
+    """Which weights of each site take part from `step` on, where pruned ones are kept: bool of the weights' shapes;
+    None if that does not change.
+
+    Raises:
+        ValueError: a score is NaN.
+    """
+    with ops.host.gathered():
+        return _masks(method, sites, step, generator, held)
+
+
+def _masks(
+    method: Method, sites: Sequence[LayerSite], step: int, generator: torch.Generator, held: bool
+) -> list[Tensor] | None:
+    own = method.rule.masks(sites, step, held)
+    if own is not None or held:
+        return own
+    shapes = [site.shape for site in sites]
+    total = kept(method.sparsity(step), sum(method.view.units(shape) for shape in shapes))
+    extents = [method.view.extent(shape) for shape in shapes]
+    counts = method.share(extents, total, generator) if method.view.per_layer else _sum_first(total, len(sites))
+    marks = method.view.largest([method.drop(site) for site in sites], counts, method.min_per_layer)
+    return [method.view.weights(mark, shape) for mark, shape in zip(marks, shapes, strict=True)]
+
+
+def _targets(method: Method, sites: Sequence[Site], step: int, generator: torch.Generator) -> list[int]:
+    """Active weights of each site after the change; over the network only the sum counts."""
+    current = [site.nnz for site in sites]
+    if method.sparsity(step) == method.sparsity(method.when.before(step)):
+        return current
+    total = kept(method.sparsity(step), sum(site.size for site in sites))
+    if not method.view.per_layer:
+        return _sum_first(total, len(sites))
+    shapes = [site.shape for site in sites]
+    targets = method.share(shapes, total, generator)
+    return targets if method.grow is not None else apportion(targets, current, total)  # no layer gains weights
+
+
+def _exchanged(method: Method, targets: Sequence[int], step: int) -> list[int]:
+    rate = method.rate(step)
+    if method.view.per_layer:
+        return [floor(rate * target + 1e-9) for target in targets]
+    return _sum_first(floor(rate * sum(targets) + 1e-9), len(targets))
+
+
+def _limit(method: Method, counts: Sequence[int], available: Sequence[int]) -> list[int]:
+    """K = min(K, candidates), so that the number of weights does not change."""
+    if method.view.per_layer:
+        return [min(k, n) for k, n in zip(counts, available, strict=True)]
+    return _sum_first(min(sum(counts), sum(available)), len(counts))
+
+
+def _sum_first(total: int, sites: int) -> list[int]:
+    """Counts of a view in which only the sum matters."""
+    return [total] + [0] * (sites - 1)
+
+
+def _keep(
+    method: Method, sites: Sequence[Site], targets: Sequence[int], counts: Sequence[int]
+) -> tuple[list[Tensor], list[int] | None]:
+    """What stays in each site, and how many that is if it is not up to the scores."""
+    scores = [method.drop(site) for site in sites]
+    keep = [target - count for target, count in zip(targets, counts, strict=True)]
+    return (
+        method.view.largest(scores, keep, method.min_per_layer),
+        method.view.taken(scores, keep, method.min_per_layer),
+    )
+
+
+def _propose(
+    method: Method,
+    sites: Sequence[Site],
+    quotas: Sequence[int],
+    keep: Sequence[Kept | None],
+    seeds: Sequence[int],
+    passes: ArmedStep,
+) -> Proposals:
+    if method.grow is None:
+        raise ValueError(f"{method.name} does not grow")
+    return method.grow.candidates(sites, quotas, keep, seeds, passes)
+
+
+def _revived(
+    sites: Sequence[Site], keep: Sequence[Tensor], grow: Sequence[Tensor], kept: Sequence[int]
+) -> list[Exchange]:
+    """What was dropped and chosen again is kept."""
+    again, stays = [], []
+    for site, mark, chosen in zip(sites, keep, grow, strict=True):
+        active = site.active.coordinates()
+        if not active.numel():
+            again.append(torch.zeros_like(chosen, dtype=torch.bool))
+            stays.append(mark)
+            continue
+        place = torch.searchsorted(active, chosen).clamp_(max=active.numel() - 1)
+        again.append(active[place] == chosen)
+        # What is new writes behind the end.
+        place = torch.where(again[-1], place, active.numel())
+        stays.append(torch.cat([mark, mark.new_zeros(1)]).index_fill_(0, place, True)[:-1])
+    returned = ops.host.counts(again)
+    new = [g[places(~old, len(g) - n)] for g, old, n in zip(grow, again, returned, strict=True)]
+    return list(map(Exchange, stays, new, map(add, kept, returned)))
+
+
+def capacities(method: Method, sites: Sequence[Site], needed: Sequence[int], step: int) -> list[int]:
+    """Room for the `needed` weights of each site after the change at `step`. It stays as it is while they fit.
+
+    A method that prunes as it trains gives room back, in all sites at once: when half of it is empty, or more where
+    four times would not do, and at its final sparsity. Every time costs compiled code a compilation, and
+    `torch.compile` gives up after eight."""
+    room = [site.active.capacity for site in sites]
+    if not method.moves_counts and method.sparsity(step) > method.sparsity(0):
+        final = method.sparsity(2**40)
+        if method.sparsity(step) == final or sum(needed) * max(2.0, (1 - final) ** -0.25) <= sum(room):
+            return list(needed)
+    total = sum(site.nnz for site in sites)
+    return [
+        capacity if n <= capacity else roomy(n, site.size, total, len(sites))
+        for site, n, capacity in zip(sites, needed, room, strict=True)
+    ]
+
+
+def warn_of_collapse(sites: Sequence[LayerSite]) -> None:
+    for site in sites:
+        if site.nnz == 0:
+            warnings.warn(f"layer collapse: {site.name} has no weight left; min_per_layer keeps some", stacklevel=4)

@@ -1,0 +1,1 @@
+"""Growth: which absent weights are candidates, and the gradients that rank them."""

@@ -1,0 +1,39 @@
+"""Which of a network's linear layers and convolutions a method prunes, in the order of the model."""
+
+from collections.abc import Callable
+
+from torch import nn
+
+from ...nn import PatternLayer
+
+Layers = dict[str, nn.Module]
+Scope = Callable[[Layers], Layers]
+
+
+def everything(layers: Layers) -> Layers:
+    """All of them."""
+    return layers
+
+
+def without_classifier(layers: Layers) -> Layers:
+    """All but the last linear layer; that one, too, if it is the only layer."""
+    linear = [name for name, layer in layers.items() if _is(layer, nn.Linear)]
+    return (
+        {name: layer for name, layer in layers.items() if name != linear[-1]} if linear and len(layers) > 1 else layers
+    )
+
+
+def convolutions(layers: Layers) -> Layers:
+    """The convolutions; in a network without any, as `without_classifier`."""
+    return {name: layer for name, layer in layers.items() if _is(layer, nn.Conv2d)} or without_classifier(layers)
+
+
+def without_first_and_shortcuts(layers: Layers) -> Layers:
+    """All but the first convolution and those of shortcuts, told by "shortcut" or "downsample" in their names."""
+    convolved = [name for name, layer in layers.items() if _is(layer, nn.Conv2d)]
+    dense = {name for name in convolved if "shortcut" in name or "downsample" in name} | {*convolved[:1]}
+    return {name: layer for name, layer in layers.items() if name not in dense} or layers
+
+
+def _is(layer: nn.Module, kind: type[nn.Module]) -> bool:
+    return isinstance(layer, kind) or (isinstance(layer, PatternLayer) and layer.DENSE is kind)

@@ -1,0 +1,73 @@
+"""Over which weights a choice is made: those of the whole network at once, or those of each layer."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+
+import torch
+from torch import Tensor
+
+from ... import ops
+from .distributions import apportion
+
+
+@dataclass(frozen=True)
+class View:
+    """`largest(scores, counts)`: bool tensors that mark exactly `sum(counts)` of the highest scores; of equal ones
+    the lower flat index in the order of the layers is taken.
+
+    Attributes:
+        per_layer: each layer has its own count.
+        filters: what is counted, scored and marked is not a weight but an output channel with all its weights.
+    """
+
+    name: str
+    per_layer: bool
+    filters: bool = False
+
+    def units(self, shape: Sequence[int]) -> int:
+        """How many things there are to choose from in a weight of this shape."""
+        return shape[0] if self.filters else prod(shape)
+
+    def extent(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """The shape by which a distribution shares what is chosen."""
+        return (shape[0], 1) if self.filters else tuple(shape)
+
+    def weights(self, marks: Tensor, shape: Sequence[int]) -> Tensor:
+        """The weights, a bool tensor of `shape`, that belong to the marked units."""
+        return marks.reshape(-1, *[1] * (len(shape) - 1)).expand(*shape) if self.filters else marks.reshape(*shape)
+
+    def largest(self, scores: Sequence[Tensor], counts: Sequence[int], minimum: int = 0) -> list[Tensor]:
+        """
+        Args:
+            minimum: that many are marked in every layer, wherever their scores stand.
+
+        Raises:
+            ValueError: a score is NaN.
+        """
+        own = self.taken(scores, counts, minimum)
+        if own is not None:
+            return [ops.topk_mask([s], k, False)[0] for s, k in zip(scores, own, strict=True)]
+        if minimum:
+            scores = [_protect(s, min(minimum, s.numel())) for s in scores]
+        return ops.topk_mask(list(scores), sum(counts), False)
+
+    def taken(self, scores: Sequence[Tensor], counts: Sequence[int], minimum: int = 0) -> list[int] | None:
+        """How many `largest` marks in each layer; None if that is up to the scores."""
+        if not self.per_layer:
+            return None
+        least = [min(minimum, s.numel()) for s in scores]
+        more = sum(max(0, own - k) for own, k in zip(least, counts, strict=True))
+        spare = [max(0, k - own) for own, k in zip(least, counts, strict=True)]
+        given = apportion(spare, spare, min(more, sum(spare)))  # by the layers that have more, so that the sum stays
+        return [max(own, k) - less for own, k, less in zip(least, counts, given, strict=True)]
+
+
+def _protect(scores: Tensor, minimum: int) -> Tensor:
+    return torch.where(ops.topk_mask([scores], minimum, False)[0], torch.inf, scores)
+
+
+network = View("network", per_layer=False)
+layer = View("layer", per_layer=True)
+filters = View("filters", per_layer=False, filters=True)
+filters_of_layers = View("filters of each layer", per_layer=True, filters=True)

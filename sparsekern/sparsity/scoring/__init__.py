@@ -1,0 +1,1 @@
+"""First patterns: the dense network is scored once, before training."""

@@ -1,0 +1,1 @@
+"""Sites: layers with a pattern as methods see them, one class for each storage."""

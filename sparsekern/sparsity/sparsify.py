@@ -1,0 +1,255 @@
+"""`sparsify`: the first pattern of a network."""
+
+import logging
+import warnings
+from collections.abc import Iterable, Sequence
+from math import prod
+from numbers import Real
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from ..nn import PatternLayer, Weights, masked_twin, matching, prunable_layers, sparse_twin
+from ..nn.conversion.exchange import exchange
+from ..nn.kernel_choice import choose
+from ..topology import Topology, kept
+from . import parallel
+from .method import Method
+from .model.wrappers import check_free
+from .parts import distributions
+from .parts.distributions import Distribution
+from .parts.schedules import constant
+from .scoring.network import Batches, Loss, Network
+from .sites.capacity import roomy
+
+log = logging.getLogger("sparsekern")
+CHOSEN = "left out by exclude or masks"
+
+
+def sparsify(
+    model: nn.Module,
+    method: Method | float,
+    *,
+    distribution: str | Distribution | None = None,
+    include: Iterable[str] = (),
+    exclude: Iterable[str] = (),
+    masks: dict[str, Tensor] | None = None,
+    batches: Batches | None = None,
+    loss: Loss | None = None,
+    backend: str = "auto",
+    generator: torch.Generator | None = None,
+) -> nn.Module:
+    """Exchanges the linear layers and 2-D convolutions of `model`, in place, for layers that hold their nonzeros only,
+    or, for methods whose pruned weights go on learning, a dense master weight; returns the model.
+
+    Build the optimizer afterwards, and wrap the model (`DistributedDataParallel`, `AveragedModel`) afterwards: the
+    weights are new Parameters. Weights keep their values, except where the method draws new ones for the pattern
+    (`gse_*`). Layers keep their names, hooks and attributes, Parameters their attributes and, where the gradient keeps
+    its number of dimensions, their hooks; lists, tuples, dicts and sets among the attributes of the model's modules get
+    the new layers as well. Which share of the weights became sparse, what stays dense, and why, is logged
+    ("sparsekern", INFO), and warned of where more than a tenth stays dense that nobody excluded.
+
+    Args:
+        method: a `Method`, or the sparsity of a static random pattern.
+        distribution: "uniform", "er", "erk", "global" or a function; how a random pattern is shared by the layers.
+            The method's own by default.
+        include: names and glob patterns of layers to prune although the method leaves them out (of a ViT `dpf` prunes
+            the patch embedding only: `include="*"` takes the linear layers, too).
+        exclude: names and glob patterns of layers to leave dense.
+        masks: bool tensors of the weights' shapes by layer name, True where a weight stays; layers without one are
+            left dense.
+        batches, loss: data and `loss(output, target)` (mean over the batch) for methods that score on data; how many
+            batches and of what size the method's paper has: `method.start.batches`, `.batch_size`. Each is a pair
+            (x, y); the model is called as `model(**x)` if x is a mapping, as `model(*x)` if it is a tuple, as
+            `model(x)` otherwise, and the loss gets its output as it is.
+        backend: "auto" chooses the kernel of each layer; "sparse", "dense" (products with the expanded weight) and
+            "masked" (plain PyTorch on a masked dense weight, to verify against) force one.
+        generator: source of all random choices; PyTorch's default one if None.
+
+    Raises:
+        ValueError: a sparsity outside [0, 1), a mask of the wrong shape or dtype, an unknown layer, distribution or
+            backend, missing or too few `batches`, no `loss`; a model that is wrapped or sharded already, or on the meta
+            device, or has layers without a shape; no layer that can be made sparse.
+    """
+    choose(1, 1, 1.0, backend=backend)
+    if not isinstance(method, Method):
+        if not isinstance(method, Real):
+            raise ValueError(f"expected a Method (sparsekern.methods.NAME(...)) or a sparsity, got {method!r}")
+        kept(method, 1)
+        method = Method("static", constant(float(method)))
+    if method.storage == "dense":
+        return model
+    check_free(model)
+    every = prunable_layers(model)
+    layers = prunable_layers(model, exclude) if exclude else every
+    if any(parameter.is_meta for layer in layers.values() for parameter in layer.parameters()):
+        raise ValueError("the model is on the meta device; give its weights memory (model.to_empty) and values first")
+    if masks is not None:
+        if include:
+            raise ValueError("masks say which layers become sparse: include adds nothing to them")
+        unknown = sorted(set(masks) - set(layers))
+        if unknown:
+            raise ValueError(f"masks name {', '.join(unknown)}, but the prunable layers are {', '.join(layers)}")
+        why = dict.fromkeys(set(every) - set(masks), CHOSEN)
+        layers = {name: layer for name, layer in layers.items() if name in masks}
+    else:
+        scope = {*method.scope(every), *(matching(every, include, "include") if include else ())}
+        why = {
+            name: CHOSEN if name in scope else f"not in the scope of {method.name} (include= takes it)"
+            for name in every
+        }
+        layers = {name: layer for name, layer in layers.items() if name in scope}
+        if not layers:
+            raise ValueError(f"exclude leaves none of the layers that {method.name} prunes: {', '.join(scope)}")
+    compiled = [
+        name for name, layer in layers.items() if name.endswith("_orig_mod") or "_compiled_call_impl" in vars(layer)
+    ]
+    if compiled:
+        raise ValueError(f"{', '.join(compiled)} are layers compiled by themselves: sparsify first, then compile")
+    generator = generator or torch.Generator().manual_seed(parallel.common_seed(int(torch.randint(2**62, ()))))
+    ready = {name: layer for name, layer in layers.items() if not isinstance(layer, PatternLayer)}
+    removed: dict[str, Tensor] = {}
+    if masks is not None:
+        patterns = [_masked(name, layer, masks[name]) for name, layer in layers.items()]
+    else:
+        patterns, removed = _patterns(model, layers, method, distribution, batches, loss, generator)
+    patterns_of = dict(zip(layers, patterns, strict=True))
+    _warn_of_empty({name: patterns_of[name] for name in ready}, method)
+    total = sum(pattern.nnz for pattern in patterns)
+    twins: dict[str, Any] = {}
+    for name, pattern in patterns_of.items():
+        if method.moves_counts:
+            pattern = pattern.with_capacity(roomy(pattern.nnz, prod(pattern.shape), total, len(layers)))
+        make = masked_twin if method.storage == "master" else sparse_twin
+        twins[name] = make(layers[name], pattern, backend)
+        if name in ready:
+            _initialize(twins[name], method, generator)
+    model = exchange(model, twins)
+    for twin in twins.values():
+        method.rule.equip(twin)
+    with torch.no_grad():
+        for name, gone in removed.items():
+            model.get_parameter(name).masked_fill_(gone, 0)
+    for name in layers if masks is not None else ():
+        vars(model.get_submodule(name))["pattern_given"] = True
+    _tell(model, why)
+    return model
+
+
+def _tell(model: nn.Module, why: dict[str, str]) -> None:
+    """Says what became sparse, and what did not."""
+    weights = Weights(model, why)
+    log.info("%s", weights)
+    if weights.left(CHOSEN) > 0.1:
+        warnings.warn(str(weights), stacklevel=3)
+
+
+def _warn_of_empty(patterns: dict[str, Topology], method: Method) -> None:
+    empty = [name for name, pattern in patterns.items() if not pattern.nnz and prod(pattern.shape)]
+    if empty:
+        way = "min_per_layer" if method.start is not None else 'distribution="erk" or "er"'
+        warnings.warn(
+            f"layer collapse: {', '.join(empty)} has no weight left; {way} keeps some, exclude= leaves the layer dense",
+            stacklevel=3,
+        )
+
+
+@torch.no_grad()
+def _initialize(layer: Any, method: Method, generator: torch.Generator) -> None:
+    """Draws new weights for the pattern, or makes those there are larger, where the method says so."""
+    if method.initialize in ("fan_in", "evci"):
+        layer.reset_parameters(generator)
+    if method.initialize == "evci":
+        layer.values.mul_(2**0.5)
+    if method.initialize == "rescale":
+        fan_in = layer.row_ptr.diff()
+        growth = (layer.topology.cols / fan_in.clamp(min=1)).sqrt().repeat_interleave(fan_in)
+        layer.values[: growth.numel()] *= growth
+
+
+def _shape(layer: Any) -> tuple[int, ...]:
+    return layer.weight_shape if isinstance(layer, PatternLayer) else tuple(layer.weight.shape)
+
+
+def _masked(name: str, layer: nn.Module, mask: Tensor) -> Topology:
+    shape = _shape(layer)
+    if mask.dtype != torch.bool or tuple(mask.shape) != shape:
+        got = f"{mask.dtype} {tuple(mask.shape)}"
+        raise ValueError(f"the mask of {name} must be a bool tensor of shape {shape}, got {got}")
+    return Topology.from_mask(mask)
+
+
+def _patterns(
+    model: nn.Module,
+    layers: dict[str, nn.Module],
+    method: Method,
+    distribution: str | Distribution | None,
+    batches: Batches | None,
+    loss: Loss | None,
+    generator: torch.Generator,
+) -> tuple[list[Topology], dict[str, Tensor]]:
+    """The first pattern of every layer, and what of other Parameters is removed with the weights. A layer that is
+    sparse already keeps its own."""
+    dense = {name: layer for name, layer in layers.items() if not isinstance(layer, PatternLayer)}
+    if not dense:
+        return _agreeing(layers, method), {}
+    shapes = [_shape(layer) for layer in dense.values()]
+    total = kept(method.sparsity(0), sum(method.view.units(shape) for shape in shapes))
+    _check_minimum(method, [method.view.units(shape) for shape in shapes])
+    share = method.share if distribution is None else distributions.by_name(distribution)
+    if distribution is not None and (method.storage != "nonzeros" or (method.start and not method.view.per_layer)):
+        warnings.warn(f"{method.name} shares the sparsity by itself; distribution is not used", stacklevel=3)
+    removed: dict[str, Tensor] = {}
+    if method.start is not None:
+        _check_data(method, batches, loss)
+        counts = share(shapes, total, generator)
+        network = Network(
+            model, dense, counts, method.view, method.min_per_layer, batches or (), cast(Loss, loss), generator
+        )
+        fresh = [Topology.from_mask(mask) for mask in method.start.choose(network)]
+        removed = network.removed
+    elif method.storage == "nonzeros" or (method.sparsity(0) > 0 and not method.when.fires(0)):
+        counts = share(shapes, total, generator)
+        fresh = [Topology.random(s, n, generator=generator) for s, n in zip(shapes, counts, strict=True)]
+    else:
+        fresh = [Topology.from_mask(torch.ones(shape, dtype=torch.bool)) for shape in shapes]
+    own = dict(zip(dense, fresh, strict=True))
+    patterns = [layer.topology if isinstance(layer, PatternLayer) else own[name] for name, layer in layers.items()]
+    return patterns, removed
+
+
+def _check_minimum(method: Method, units: Sequence[int]) -> None:
+    left = kept(method.sparsity(2**40), sum(units))
+    least = sum(min(method.min_per_layer, n) for n in units)
+    if least > left and not (method.start and method.start.unit == "channel"):
+        raise ValueError(
+            f"min_per_layer={method.min_per_layer} keeps {least} of {sum(units)} in {len(units)} layers, but "
+            f"{method.name} is to leave {left}"
+        )
+
+
+def _check_data(method: Method, batches: Batches | None, loss: Loss | None) -> None:
+    start = method.start
+    if start is None or not start.batches:
+        return
+    if batches is None or (loss is None and start.needs_loss):
+        wanted = "batches=[(x, y), ...]" + " and loss=" * start.needs_loss
+        raise ValueError(f"{method.name} scores on data: pass {wanted}")
+    if len(batches) < start.batches:
+        raise ValueError(f"{method.name} scores on {start.batches} or more batches (x, y), got {len(batches)}")
+
+
+def _agreeing(layers: dict[str, nn.Module], method: Method) -> list[Topology]:
+    """The patterns of a model that is sparse already, as the method would have it."""
+    patterns = [layer.topology for layer in layers.values() if isinstance(layer, PatternLayer)]
+    if method.start is not None and method.start.unit == "channel":
+        return patterns
+    nnz, size = sum(pattern.nnz for pattern in patterns), sum(prod(pattern.shape) for pattern in patterns)
+    expected = kept(method.sparsity(0), size)
+    if nnz != expected:
+        raise ValueError(
+            f"the model is sparse already, with {nnz} of {size} weights; {method.name} starts with {expected}. Densify "
+            "it first, or give masks"
+        )
+    return patterns

@@ -1,0 +1,116 @@
+"""What guided growth needs of convolutions: gradients at some coordinates, and draws within groups."""
+
+from typing import Any
+
+import pytest
+import torch
+from support.devices import moved
+from torch.nn import functional
+
+import sparsekern as sk
+from sparsekern import ops
+
+WINDOWS: dict[str, dict[str, Any]] = {
+    "3x3": {"kernel_size": 3, "padding": 1},
+    "sides": {"kernel_size": (3, 2), "stride": (2, 1), "padding": (0, 2, 1, 0), "dilation": (1, 2)},
+    "groups": {"kernel_size": 3, "groups": 3},
+    "depthwise": {"kernel_size": 3, "groups": 6, "padding": "same"},
+}
+
+
+def problem(window: dict[str, Any], dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """delta, h and dL/dW by plain autograd, in double precision."""
+    arguments = {key: value for key, value in window.items() if key not in ("kernel_size", "padding")}
+    kernel, _, (top, bottom, left, right), *_ = ops.conv.window(
+        window["kernel_size"], window.get("stride", 1), window.get("padding", 0), window.get("dilation", 1), 1
+    )
+    h = torch.randn(2, 6, 7, 8).to(dtype)
+    weight = torch.zeros(12, 6 // window.get("groups", 1), *kernel, dtype=torch.double, requires_grad=True)
+    output = functional.conv2d(functional.pad(h.double(), (left, right, top, bottom)), weight, None, **arguments)
+    delta = torch.randn(output.shape).to(dtype)
+    return delta, h, torch.autograd.grad(output, weight, delta.double())[0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", WINDOWS)
+def test_sampled_gradient_equals_the_dense_one(name: str, dtype: torch.dtype, device: str) -> None:
+    delta, h, dense = problem(WINDOWS[name], dtype)
+    for coordinates in (
+        torch.randperm(dense.numel())[:50].sort().values,
+        torch.randint(dense.numel(), (50,)),  # any order, repeated
+        torch.arange(dense.numel()),
+        torch.empty(0, dtype=torch.int64),
+    ):
+        got = ops.sampled_conv2d_gradient(*moved((delta, h, coordinates), device), **WINDOWS[name]).cpu()
+        assert got.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+        torch.testing.assert_close(got.double(), dense.flatten()[coordinates], rtol=1e-4, atol=1e-4)
+
+
+def test_sampled_gradient_says_what_it_takes() -> None:
+    delta, h = torch.randn(2, 12, 5, 6), torch.randn(2, 6, 7, 8)
+    some = torch.arange(3)
+    for arguments, message in (
+        ((delta, h, some.int()), "coordinates must be int64"),
+        ((delta, h[0], some), r"must be \[batch, channels, height, width\]"),
+        ((delta[:, :, 1:], h, some), r"grad_output must be torch.float32 \(2, 12, 5, 6\)"),
+        ((delta.double(), h, some), "got torch.float64"),
+        ((delta, h, some + 12 * 6 * 9), "coordinates must lie in"),
+    ):
+        with pytest.raises((ValueError, RuntimeError), match=message):
+            ops.sampled_conv2d_gradient(*arguments, kernel_size=3)
+
+
+@pytest.mark.parametrize("groups", [1, 2, 6])
+def test_draws_within_groups_follow_the_product_of_the_weights(groups: int, device: str) -> None:
+    rows, cols, draws = 6, 4, 4000
+    row_weight, col_weight = torch.rand(rows), torch.rand(groups, cols)
+    row_weight[0] = col_weight[0, 3] = 0
+    col_weight[-1] *= 20
+    mask = torch.rand(rows, cols) < 0.25
+    row_ptr, col = moved(ops.compress(mask.flatten().nonzero().flatten(), rows, cols), device)
+    law = (row_weight[:, None] * col_weight.repeat_interleave(rows // groups, 0) * ~mask).flatten().double()
+    expected = draws * law / law.sum()
+    count = torch.zeros(rows * cols, dtype=torch.double)
+    row_weight, col_weight = moved((row_weight, col_weight), device)
+    for seed in range(draws):
+        count[ops.guided_sample(row_weight, col_weight, row_ptr, col, 1, seed)[0].cpu()] += 1
+    assert not count[law == 0].any()
+    possible = law > 0
+    chi2 = ((count - expected)[possible].square() / expected[possible]).sum()
+    assert float(chi2) < 45  # 99.9 % of a chi-squared distribution with 20 degrees of freedom
+    for n in (0, 3, int(possible.sum()), int((~mask).sum())):
+        chosen, rest = (result.cpu() for result in ops.guided_sample(row_weight, col_weight, row_ptr, col, n, 5))
+        assert chosen.numel() == n
+        assert bool((chosen.diff() > 0).all())
+        assert not mask.flatten()[chosen].any()
+        assert int(rest) == max(0, n - int(possible.sum()))
+    if groups == 1:
+        alone = ops.guided_sample(row_weight, col_weight[0], row_ptr, col, 3, 5)[0]
+        assert torch.equal(alone, ops.guided_sample(row_weight, col_weight, row_ptr, col, 3, 5)[0])
+
+
+def test_groups_must_divide_the_rows() -> None:
+    row_ptr, col = ops.compress(torch.arange(3), 4, 3)
+    with pytest.raises(ValueError, match="3 groups, which do not divide 4 rows"):
+        ops.guided_sample(torch.ones(4), torch.ones(3, 3), row_ptr, col, 1, 0)
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_channels_guide_and_kernel_positions_are_alike(groups: int) -> None:
+    layer = sk.SparseConv2d(4, 6, (3, 2), padding=1, groups=groups, padding_mode="circular", sparsity=0.5).double()
+    site = sk.sparsity.Site("layer", layer)
+    site.arm()
+    x = torch.randn(2, 4, 5, 5, dtype=torch.double, requires_grad=True)
+    output = layer(x) + layer(x[1])
+    output.backward(torch.randn_like(output))
+    (_, first), (_, second) = site.probe.records
+    deltas = [d if d.dim() == 4 else d[None] for d in (first, second)]
+    padded = functional.pad(torch.cat([x, x[1:]]), (1, 1, 1, 1), mode="circular")
+    channels = padded.abs().sum((0, 2, 3)).repeat_interleave(6)
+    torch.testing.assert_close(site.probe.col_weight(), (channels if groups == 1 else channels.reshape(2, 12)).detach())
+    torch.testing.assert_close(site.probe.row_weight(), sum(d.abs().sum((0, 2, 3)) for d in deltas))
+    dense = site.dense_gradient()
+    assert dense.shape == layer.weight_shape
+    torch.testing.assert_close(dense.flatten()[site.active.coordinates()], layer.values.grad)
+    everywhere = torch.arange(site.size)
+    torch.testing.assert_close(site.probe.gradient_at(everywhere), dense.flatten())

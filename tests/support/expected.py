@@ -1,0 +1,189 @@
+"""What the operators should give, computed from dense masks without the package.
+
+Random sets have no such form: they are those of the reference, whose law is tested by itself.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from support.samples import Pattern, Sample
+from support.samples_conv import convolve
+from support.samples_masked import (
+    expected_masked_conv2d,
+    expected_masked_conv2d_backward,
+    expected_masked_linear,
+    expected_masked_linear_backward,
+)
+from support.samples_moment import (
+    expected_conv2d_gradient_moment,
+    expected_gradient_moment,
+    expected_score_step,
+    expected_snr_update,
+)
+from torch import Tensor
+
+from sparsekern.ops import reference
+
+
+def _wide(*tensors: Tensor) -> list[Tensor]:
+    return [t.double() for t in tensors]
+
+
+def linear(p: Pattern, input: Tensor, values: Tensor, index: list, bias: Tensor | None, rows: int) -> Tensor:
+    x, weight = _wide(input, p.dense(values))
+    return x @ weight.t() + (0 if bias is None else bias.double())
+
+
+def linear_backward(
+    p: Pattern, grad_output: Tensor, input: Tensor, values: Tensor, index: list, *need: bool
+) -> list[Tensor]:
+    delta, x, weight = _wide(grad_output, input, p.dense(values))
+    dense = delta.reshape(-1, p.rows).t() @ x.reshape(-1, p.cols)
+    grad_values = torch.cat([dense[p.mask], torch.zeros(p.slack, dtype=torch.float64)])
+    every = [delta @ weight, grad_values, delta.reshape(-1, p.rows).sum(0)]
+    return [g if wanted else torch.empty(0).double() for g, wanted in zip(every, need, strict=True)]
+
+
+def conv2d(p: Pattern, input: Tensor, values: Tensor, index: list, bias: Tensor | None, *window) -> Tensor:
+    return convolve(*_wide(input, p.dense(values)), None if bias is None else bias.double(), *window)
+
+
+def conv2d_backward(
+    p: Pattern, grad_output: Tensor, input: Tensor, values: Tensor, index: list, *need_and_window
+) -> list[Tensor]:
+    need, window = need_and_window[:3], need_and_window[3:]
+    leaves = [t.detach().requires_grad_() for t in (*_wide(input, p.dense(values)), torch.zeros(p.rows).double())]
+    grad_input, dense, grad_bias = torch.autograd.grad(convolve(*leaves, *window), leaves, grad_output.double())
+    every = [grad_input, torch.cat([dense[p.mask], torch.zeros(p.slack).double()]), grad_bias]
+    return [g if wanted else torch.empty(0).double() for g, wanted in zip(every, need, strict=True)]
+
+
+def expand(p: Pattern, values: Tensor, row_ptr: Tensor, col: Tensor, start: int, stop: int, cols: int) -> Tensor:
+    return p.dense(values)[start:stop].double()
+
+
+def expand_bits(p: Pattern, values: Tensor, tile_ptr: Tensor, bits: Tensor, *rows_and_cols: int) -> Tensor:
+    start, stop, _ = rows_and_cols
+    return p.dense(values)[start:stop].double()
+
+
+def collect(p: Pattern, dense: Tensor, row_ptr: Tensor, col: Tensor, start: int, stop: int, out: Tensor) -> Tensor:
+    full = torch.zeros(p.mask.shape, dtype=torch.float64)
+    full[start:stop] = dense
+    return torch.cat([full[p.mask], torch.zeros(p.slack)])
+
+
+def sampled_gradient(p: Pattern, grad_output: Tensor, input: Tensor, coordinates: Tensor) -> Tensor:
+    delta, x = _wide(grad_output, input)
+    return (delta.reshape(-1, p.rows).t() @ x.reshape(-1, p.cols)).flatten()[coordinates]
+
+
+def sampled_conv2d_gradient(p: Pattern, grad_output: Tensor, input: Tensor, coordinates: Tensor, *window) -> Tensor:
+    weight = torch.zeros(p.mask.shape, dtype=torch.float64, requires_grad=True)
+    output = convolve(input.double(), weight, None, *window)
+    return torch.autograd.grad(output, weight, grad_output.double())[0].flatten()[coordinates]
+
+
+def compress(p: Pattern, coordinates: Tensor, rows: int, cols: int, capacity: int) -> list[Tensor]:
+    return [p.row_ptr, p.col]
+
+
+def compress_mask(p: Pattern, mask: Tensor, capacity: int) -> list[Tensor]:
+    return [p.row_ptr, p.col]
+
+
+def rewire(
+    p: Pattern, row_ptr: Tensor, col: Tensor, keep: Tensor, grow: Tensor, capacity: int, cols: int
+) -> list[Tensor]:
+    mask = torch.zeros(p.mask.numel(), dtype=torch.bool)
+    source = torch.full((p.mask.numel(),), -1)
+    mask[p.coordinates[keep]] = mask[grow] = True
+    source[p.coordinates[keep]] = keep.nonzero().flatten()
+    new = Pattern(mask.reshape(p.mask.shape), capacity - int(mask.sum()))
+    return [new.row_ptr, new.col, torch.cat([source[mask], torch.full((new.slack,), -1)]).int()]
+
+
+def transpose_index(p: Pattern, row_ptr: Tensor, col: Tensor, cols: int) -> list[Tensor]:
+    return p.index()[2:5]
+
+
+def tile_index(p: Pattern, ptr: Tensor, index: Tensor, extent: int) -> Tensor:
+    edges = [min(64 * t, p.cols) for t in range((p.cols + 63) // 64 + 1)]
+    return torch.stack([p.row_ptr[:-1] + p.mask[:, :edge].sum(1) for edge in edges], dim=1).int()
+
+
+def bit_index(p: Pattern, row_ptr: Tensor, col: Tensor, cols: int) -> Tensor:
+    words = np.zeros((p.rows, -(-cols // 64)), dtype=np.uint64)
+    for r, c in p.mask.nonzero().tolist():
+        words[r, c // 64] |= np.uint64(1 << c % 64)
+    return torch.from_numpy(words.view(np.int64))
+
+
+def flat_scores(scores: list[Tensor], absolute: bool) -> np.ndarray:
+    flat = np.concatenate([score.double().numpy().ravel() for score in scores])
+    return np.abs(flat) if absolute else flat
+
+
+def topk_mask(p: Pattern, scores: list[Tensor], k: int, absolute: bool) -> list[Tensor]:
+    flat = flat_scores(scores, absolute)
+    mask = torch.zeros(flat.size, dtype=torch.bool)
+    mask[np.argsort(-flat, kind="stable")[:k]] = True
+    return [part.reshape(s.shape) for part, s in zip(mask.split([s.numel() for s in scores]), scores, strict=True)]
+
+
+def kth_largest(p: Pattern, scores: list[Tensor], k: int, absolute: bool) -> Tensor:
+    return torch.tensor(-np.sort(-flat_scores(scores, absolute))[k - 1], dtype=torch.float64)
+
+
+def guided_sample(p: Pattern, *args: object) -> list[Tensor]:
+    return list(reference.guided_sample(*args))  # type: ignore[arg-type]
+
+
+def random_subset(p: Pattern, out: Tensor, size: int, seed: int) -> Tensor:
+    reference.random_subset(out, size, seed)
+    return out
+
+
+EXPECTED: dict[str, Callable] = {
+    "sparse_linear": linear,
+    "sparse_linear_backward": linear_backward,
+    "expanded_linear": linear,
+    "expanded_linear_backward": linear_backward,
+    "sparse_conv2d": conv2d,
+    "sparse_conv2d_backward": conv2d_backward,
+    "expanded_conv2d": conv2d,
+    "expanded_conv2d_backward": conv2d_backward,
+    **{
+        f.__name__: f
+        for f in (expand, expand_bits, collect, sampled_gradient, guided_sample, random_subset, compress, rewire)
+    },
+    "compress_mask": compress_mask,
+    "masked_linear": expected_masked_linear,
+    "masked_linear_backward": expected_masked_linear_backward,
+    "masked_conv2d": expected_masked_conv2d,
+    "masked_conv2d_backward": expected_masked_conv2d_backward,
+    "sampled_conv2d_gradient": sampled_conv2d_gradient,
+    "gradient_moment": expected_gradient_moment,
+    "conv2d_gradient_moment": expected_conv2d_gradient_moment,
+    "snr_update": expected_snr_update,
+    "score_step": expected_score_step,
+    **{f.__name__: f for f in (transpose_index, tile_index, bit_index, topk_mask, kth_largest)},
+}
+MUTATED = {"collect": (5,), "random_subset": (0,), "snr_update": (0,), "score_step": (0, 1, 2)}  # the results
+
+
+def _args(name: str, sample: Sample) -> list:
+    return [a.clone() if i in MUTATED.get(name, ()) else a for i, a in enumerate(sample.args)]
+
+
+def run(function: Callable, sample: Sample, name: str) -> list[Tensor]:
+    args = _args(name, sample)
+    result = function(*args)
+    result = [args[i] for i in MUTATED[name]] if name in MUTATED else result
+    return [result] if isinstance(result, Tensor) else list(result)
+
+
+def expected(name: str, sample: Sample) -> list[Tensor]:
+    result = EXPECTED[name](sample.pattern, *_args(name, sample))
+    return [result] if isinstance(result, Tensor) else list(result)
