@@ -16,6 +16,7 @@ from ..marks import hand_on_marks
 
 HOOKS = frozenset(name for name in vars(nn.Module()) if name.endswith("_hooks"))
 PARTS = ("_parameters", "_buffers", "_modules")
+LAYERS = PatternLayer.__module__.rpartition(".")[0]  # the package of the layers that users may subclass
 
 
 def exchange(model: nn.Module, twins: Mapping[str, nn.Module]) -> nn.Module:
@@ -110,7 +111,7 @@ def _weight(layer: Any) -> Tensor:
 def own_names(kind: type[nn.Module]) -> frozenset[str]:
     """The attributes that every layer of this class has, Parameters, buffers and modules included."""
     if issubclass(kind, PatternLayer):
-        base: Any = next(base for base in kind.__mro__ if base.__module__.startswith(__name__.rpartition(".")[0]))
+        base: Any = next(base for base in kind.__mro__ if base.__module__.startswith(LAYERS))
         layer = base(1, 1, 1, sparsity=0.0, generator=torch.Generator())
     else:
         layer = kind(1, 1, 1, device="meta")
