@@ -127,7 +127,7 @@ class SparseConv2d(Conv2dProduct, SparseLayer):
     1 / fan-in, the fan-in being the number of nonzeros of the output channel (GraBo).
 
     Attributes:
-        values: Parameter `[capacity]`, the used slots first, in row-major order; the only weight Parameter.
+        values: Parameter `[capacity]`, the used positions first, in row-major order; the only weight Parameter.
         bias: Parameter `[out_channels]` or None.
         kernel, reason: the kernel in use ("csr", "dense" or "masked") and why.
 

@@ -63,7 +63,7 @@ class WeightAccess(nn.Module):
 
     @torch.no_grad()
     def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
-        """As every module; `layer.weight = nn.Parameter(...)` gives the weight that exists other values.
+        """Registers a Parameter; `layer.weight = nn.Parameter(...)` changes the values of the weight that exists.
 
         Raises:
             ValueError: that Parameter has another shape, or nonzeros where the layer has none.

@@ -1,4 +1,4 @@
-"""What the products of a model cost in floating-point operations, beside those of the dense twin."""
+"""Counts the floating-point operations of a model, beside those of the dense twin."""
 
 import copy
 from dataclasses import dataclass
@@ -16,7 +16,8 @@ from .masked import MaskedLayer
 
 @dataclass(frozen=True)
 class Flops:
-    """Of one forward and one backward pass, of the model (`forward`, `backward`) and of its dense twin."""
+    """The operations of one forward and one backward pass, of the model (`forward`, `backward`) and of its dense
+    twin."""
 
     forward: int
     backward: int
@@ -35,7 +36,8 @@ class Flops:
 
 
 def _backward(delta: Any, input: Any, weight: Any, *settings: Any, out_shape: Any) -> int:
-    """Of a convolution. PyTorch's own formula counts the gradient of a grouped weight once for every group."""
+    """Counts the backward pass of a convolution. PyTorch's own formula counts the gradient of a grouped weight once for
+    every group."""
     transposed, mask = settings[4], settings[7]
     return 2 * prod(input if transposed else delta) * prod(weight[1:]) * sum(mask[:2])
 

@@ -29,10 +29,10 @@ def _crossovers() -> dict[str, list[dict]]:
 
 @cache
 def cards() -> dict[str, dict[str, list[dict]]]:
-    """What was measured on GPUs, by name of the card: of "linear" layers (rows, cols, batch) and "convolutions" (out,
-    in, kernel, stride, size, batch) the density up to which kernels that decode bits are faster than the product with
-    the expanded weight, 0 where they never are. `bits_below` is that of a layer that holds its nonzeros, `masked_below`
-    of one that masks a dense weight. `python -m benchmarks.cards` writes it."""
+    """Returns what was measured on GPUs, by name of the card: of "linear" layers (rows, cols, batch) and "convolutions"
+    (out, in, kernel, stride, size, batch) the density up to which kernels that decode bits are faster than the product
+    with the expanded weight, 0 where they never are. `bits_below` is that of a layer that holds its nonzeros,
+    `masked_below` of one that masks a dense weight. `python -m benchmarks.cards` writes it."""
     return _table("cards.json")
 
 
@@ -50,7 +50,7 @@ def choose(
     card: str | None = None,
     master: bool = False,
 ) -> Choice:
-    """The kernel of a `rows x cols` linear layer with the given fraction of nonzeros.
+    """Chooses the kernel of a `rows x cols` linear layer with the given fraction of nonzeros.
 
     A pure function of its arguments and of the row of the table that is nearest to them.
 
@@ -92,7 +92,7 @@ def choose_conv(
     card: str | None = None,
     master: bool = False,
 ) -> Choice:
-    """The kernel of a convolution with the given fraction of nonzeros, by the same rules as `choose`.
+    """Chooses the kernel of a convolution with the given fraction of nonzeros, by the same rules as `choose`.
 
     Args:
         channels: input channels of a group.
@@ -132,7 +132,7 @@ def choose_conv(
 
 
 def card_of(device: torch.device) -> str | None:
-    """What `choose` is told of a device: None for the CPU."""
+    """Returns the name by which `choose` knows a device: None for the CPU."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else None
 
 

@@ -1,4 +1,4 @@
-"""What layers with a sparsity pattern have in common."""
+"""The base of all layers with a sparsity pattern."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ INDEX = ("row_ptr", "col", "t_ptr", "t_row", "t_pos", "tile_ptr", "t_tile_ptr", 
 class PatternLayer(WeightAccess):
     """A layer whose weight has a sparsity pattern: the pattern, its kernel, conversion and files.
 
-    Two subclasses make a layer. One says how the weight is stored: the name of its Parameter (`WEIGHT`) and what comes
-    and goes there. The other knows the product: it names the dense twin, a class (`DENSE`) and those of its attributes
-    that describe the shape of both (`SETTINGS`).
+    A layer inherits from two subclasses. One stores the weight (`SparseLayer`, `MaskedLayer`): it names the Parameter
+    (`WEIGHT`) and moves weights in and out. The other multiplies (`LinearProduct`, `Conv2dProduct`): it names the dense
+    twin (`DENSE`) and the attributes that give the shape of both (`SETTINGS`).
 
     Attributes:
         bias: Parameter `[out]` or None.
@@ -37,7 +37,7 @@ class PatternLayer(WeightAccess):
     WEIGHT: ClassVar[str]
     DENSE: ClassVar[type[nn.Module]]
     SETTINGS: ClassVar[tuple[str, ...]]
-    VIEWS: ClassVar[dict[str, frozenset[str]]]  # what each kernel walks of the pattern
+    VIEWS: ClassVar[dict[str, frozenset[str]]]  # the parts of the index that each kernel reads
 
     bias: nn.Parameter | None
     outdated = False  # a copy of a layer whose pattern has changed since
@@ -78,46 +78,49 @@ class PatternLayer(WeightAccess):
 
     @torch.no_grad()
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Weights as the storage has them, bias as in the dense layer."""
+        """Draws new weights by the rule of the storage, and a bias as the dense layer does."""
         self.reset_weight(generator)
         if self.bias is not None:
             limit = max(1, prod(self.weight_shape[1:])) ** -0.5
             drawn = torch.rand(self.bias.numel(), generator=generator, device="cpu").to(self.bias.device)
             self.bias.copy_(limit * (2 * drawn - 1))
 
-    # ---- what the product says
+    # ---- the product, which a subclass defines
 
     window: Window | None = None  # of a convolution
 
     def prepare(self, input: Tensor) -> Tensor:
-        """What the product is taken of."""
+        """Returns the input that is multiplied: padded, where the padding mode is not zeros."""
         return input
 
     def product(self, input: Tensor, values: Tensor) -> Tensor:
-        """Of a prepared input and the weight `[capacity]`, with the bias, by the kernel in use."""
+        """Multiplies a prepared input by the values `[capacity]` with the kernel in use (SpMM), and adds the bias."""
         raise NotImplementedError
 
     def dense_product(self, input: Tensor, weight: Tensor) -> Tensor:
-        """Of a prepared input and a dense weight, with the bias: what the dense twin computes, bit for bit."""
+        """Multiplies a prepared input by a dense weight as the dense twin does, bit for bit, and adds the bias."""
         raise NotImplementedError
 
     def masked_product(self, input: Tensor, weight: Tensor, active: bool) -> Tensor:
-        """Of a prepared input and a dense weight under the pattern as bits, with the bias; `active`: the gradient of
-        the weight is zero off the pattern."""
+        """Multiplies a prepared input by a dense weight under the bitmask of the pattern, and adds the bias.
+
+        Args:
+            active: whether the gradient of the weight is zero off the pattern.
+        """
         raise NotImplementedError
 
     def choose_kernel(self, density: float, card: str | None) -> Choice:
-        """The kernel for a pattern of this density, on the CPU or on a GPU of this name."""
+        """Chooses the kernel for a pattern of this density, on the CPU or on a GPU of this name."""
         raise NotImplementedError
 
     def new_probe(self) -> Probe:
-        """What records the statistics of one step of this layer."""
+        """Returns a recorder for the statistics of one step of this layer."""
         raise NotImplementedError
 
-    # ---- what the storage says
+    # ---- the storage, which another subclass defines
 
     def empty_weight(self, capacity: int, **factory: Any) -> Tensor:
-        """For the Parameter."""
+        """Returns an uninitialised tensor for the Parameter."""
         raise NotImplementedError
 
     def reset_weight(self, generator: torch.Generator | None) -> None:
@@ -125,11 +128,11 @@ class PatternLayer(WeightAccess):
         raise NotImplementedError
 
     def take_weight(self, module: nn.Module) -> None:
-        """The weights of the dense twin or of a layer with a pattern."""
+        """Copies the weights of the dense twin or of a layer with a pattern."""
         raise NotImplementedError
 
     def adopt(self, weight: Tensor, row_ptr: Tensor, col: Tensor) -> Tensor:
-        """Installs a saved pattern; returns what the Parameter becomes of the saved weight."""
+        """Installs a saved pattern; returns the saved weight as the Parameter holds it."""
         raise NotImplementedError
 
     @property
@@ -154,7 +157,7 @@ class PatternLayer(WeightAccess):
 
     @property
     def index(self) -> list[Tensor]:
-        """`topology.index`, on the device of the weight, wherever that has been moved."""
+        """The index tensors of the pattern (`topology.index`), on the device of the weight."""
         device = self.stored.device
         if self._index[0].device != device:
             if device.type == "meta":
@@ -178,7 +181,8 @@ class PatternLayer(WeightAccess):
         self.kernel, self.reason, self._topology, self._index = kernel, reason, topology, index
 
     def _index_device(self, topology: Topology) -> torch.device:
-        """Where the index belongs: beside the weight, but a weight on the meta device has a real pattern."""
+        """Returns the device of the index: that of the weight, except that a weight on the meta device has a real
+        pattern."""
         device = self.stored.device
         return topology.device if device.type == "meta" else device
 
@@ -211,7 +215,7 @@ class PatternLayer(WeightAccess):
     def from_dense(
         cls: type[Layer], module: nn.Module, mask: Tensor, *, backend: str = "auto", **options: Any
     ) -> Layer:
-        """The layer with the bias of `module` and its weights where `mask` (bool, the weight's shape) is True."""
+        """Makes a layer with the bias of `module` and its weights where `mask` (bool, the weight's shape) is True."""
         cls.check_twin(module)
         weight: Any = module.weight
         if mask.shape != weight.shape:
@@ -222,8 +226,11 @@ class PatternLayer(WeightAccess):
     def from_topology(
         cls: type[Layer], module: nn.Module, topology: Topology, *, backend: str = "auto", **options: Any
     ) -> Layer:
-        """The layer with the bias of `module`, the dense twin or a layer that has the same, and its weights on
-        `topology`; weights that it does not have are zero."""
+        """Makes a layer with the bias of `module` and its weights on `topology`; weights that it lacks are zero.
+
+        Args:
+            module: the dense twin, or another layer with a pattern that has the same twin.
+        """
         cls.check_twin(module)
         weight: Any = parameter_of(module)
         bias: Any = module.bias
@@ -250,7 +257,7 @@ class PatternLayer(WeightAccess):
 
     @torch.no_grad()
     def to_dense(self) -> nn.Module:
-        """The dense twin, zeros in place."""
+        """Returns the dense twin, zeros in place."""
         dense: Any = nn.utils.skip_init(
             self.DENSE,
             **{name: getattr(self, name) for name in self.SETTINGS},
@@ -281,8 +288,8 @@ class PatternLayer(WeightAccess):
             )
 
     def __getstate__(self) -> dict[str, Any]:
-        """Of copies and pickles: they are not armed, whatever this layer records at the moment, and they are in step
-        with this layer, whatever it is a copy of."""
+        """Returns the state of copies and pickles. They are not armed, whatever this layer records at the moment, and
+        they are in step with this layer, whatever it is a copy of."""
         return {**self.__dict__, "probe": None, "outdated": False}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -78,7 +78,7 @@ class SparseLinear(LinearProduct, SparseLayer):
     New weights are uniform with variance 1 / fan-in, the fan-in being the number of nonzeros of the row (GraBo).
 
     Attributes:
-        values: Parameter `[capacity]`, the used slots first, in row-major order; the only weight Parameter.
+        values: Parameter `[capacity]`, the used positions first, in row-major order; the only weight Parameter.
         bias: Parameter `[out_features]` or None.
         kernel, reason: the kernel in use ("csr", "tiled", "dense" or "masked") and why.
 

@@ -1,4 +1,4 @@
-"""What is attached to Parameters."""
+"""Attributes and hooks that users attach to Parameters, handed on when these are replaced."""
 
 import warnings
 from typing import Any

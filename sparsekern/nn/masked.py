@@ -1,4 +1,4 @@
-"""Layers with a dense master weight, of which only the entries of a pattern take part in the products."""
+"""Layers with a dense master weight and a mask, whose zeros are not multiplied."""
 
 from math import prod
 from typing import Any, ClassVar, Literal, get_args
@@ -57,7 +57,7 @@ class MaskedLayer(PatternLayer):
 
     def forget(self) -> None:
         """Clears what backward passes have recorded."""
-        if self.moment is not None or self.signature is not None:  # a module takes its time to set an attribute
+        if self.moment is not None or self.signature is not None:  # modules set attributes slowly
             self.moment = self.signature = None
             self.samples = 0
             self._passes.clear()
@@ -75,10 +75,10 @@ class MaskedLayer(PatternLayer):
         else:
             output = self._multiply(input, self.master.detach())
             output = straight_through(output, input, self.master, self.window, record)
-        return output if self.probe is None else self.probe.tap(output, input, self.master)
+        return output if self.probe is None else self.probe.watch(output, input, self.master)
 
     def _differentiable_weight(self) -> Tensor:
-        """The weight of the dense twin, by PyTorch's own operators, which know its tangents."""
+        """Returns the weight of the dense twin by PyTorch's own operators, which know its tangents."""
         weight = self.master if self.transform is None else self.transform(self.master)
         mask = self.topology.mask()
         if self.weight_gradient == "active":
@@ -98,7 +98,7 @@ class MaskedLayer(PatternLayer):
         return self.kernel == "bits" and self.transform is None
 
     def _recorder(self, input: Tensor) -> Record | None:
-        """What the backward pass tells the moment of the gradient, if this layer wants to know."""
+        """Returns the callback that records the second moment of the gradient; None if this layer records none."""
         if self.weight_gradient != "moment" or not (torch.is_grad_enabled() and self.master.requires_grad):
             return None
         if input.dim() < (2 if self.window is None else 4):
@@ -125,7 +125,7 @@ class MaskedLayer(PatternLayer):
         self.samples += samples
 
     def active_weight(self, weight: Tensor) -> Tensor:
-        """What is multiplied, `[capacity]`: the entries of `weight` at the pattern, transformed."""
+        """Returns the values that are multiplied, `[capacity]`: the entries of `weight` at the pattern, transformed."""
         entries = active_values(weight, self.index)
         return entries if self.transform is None else self.transform(entries)
 
@@ -179,7 +179,7 @@ class MaskedLayer(PatternLayer):
         torch.where(self.topology.mask(), dense, self.master, out=self.master)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Of copies and pickles, which have not seen a backward pass."""
+        """Returns the state of copies and pickles, which have not seen a backward pass."""
         return {**super().__getstate__(), "moment": None, "signature": None, "samples": 0}
 
     def pattern_repr(self) -> str:
@@ -189,7 +189,7 @@ class MaskedLayer(PatternLayer):
         return torch.empty(self.weight_shape, **factory)
 
     def reset_weight(self, generator: torch.Generator | None) -> None:
-        """As the dense twin draws them."""
+        """Draws weights as the dense twin does."""
         nn.init.kaiming_uniform_(self.master, a=5**0.5, generator=generator)
 
     def take_weight(self, module: nn.Module) -> None:
@@ -204,7 +204,7 @@ class MaskedLayer(PatternLayer):
 
 
 def signature(gradient: Tensor) -> Tensor:
-    """Two numbers that are linear in the gradient, by which one that was scaled as a whole is recognised, and one that
+    """Returns two sums that are linear in the gradient. They tell a gradient that was scaled as a whole from one that
     was changed otherwise."""
     rows = gradient.flatten(1)[:: max(1, len(gradient) // 64)]  # a look at some is enough
     rows = rows.to(torch.promote_types(rows.dtype, torch.float32))  # bf16 has no numbers like 257

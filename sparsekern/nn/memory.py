@@ -1,4 +1,4 @@
-"""What the weights of a model cost in bytes, beside what the dense twin would cost."""
+"""Reports what the weights of a model cost in bytes, beside the dense twin's."""
 
 from dataclasses import dataclass
 from math import prod

@@ -1,4 +1,4 @@
-"""What an armed layer keeps of one step's backward passes, and the statistics of it that methods ask for."""
+"""Records one step's backward passes of an armed layer, and computes the statistics that methods ask for."""
 
 from collections.abc import Callable
 from math import prod
@@ -15,10 +15,10 @@ from ..ops.passes import Passes, Use, running, use_of
 
 
 class Probe:
-    """Inputs h and output gradients delta of every use of a layer within one step.
+    """Holds inputs h and output gradients delta of every use of a layer within one step.
 
-    Those count whose backward pass made the gradient of the weight that the step uses. Statistics are sums over all of
-    them, in fp32 or wider. They run over the weight viewed `[rows, cols]`.
+    A use counts if its backward pass made the gradient of the weight that the step uses. Statistics are sums over all
+    uses, in fp32 or wider. They run over the weight viewed `[rows, cols]`.
     """
 
     def __init__(self) -> None:
@@ -26,9 +26,9 @@ class Probe:
         self.passes = Passes()
         self.repeated = False  # whether a pass used the layer twice
 
-    def tap(self, output: Tensor, input: Tensor, weight: Tensor) -> Tensor:
-        """`output` itself; its backward pass records (h, delta)."""
-        return _Tap.apply(output, input.detach(), self, weight)  # type: ignore[return-value]
+    def watch(self, output: Tensor, input: Tensor, weight: Tensor) -> Tensor:
+        """Returns `output`; its backward pass records (h, delta)."""
+        return _Recorder.apply(output, input.detach(), self, weight)  # type: ignore[return-value]
 
     def record(self, use: Use, h: Tensor, delta: Tensor, weight: Tensor) -> None:
         place = self.passes.add(use, weight)
@@ -202,7 +202,7 @@ def _wide(tensor: Tensor) -> torch.dtype:
     return torch.float64 if tensor.dtype == torch.float64 else torch.float32
 
 
-class _Tap(torch.autograd.Function):
+class _Recorder(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, output: Tensor, input: Tensor, probe: Probe, weight: Tensor) -> Tensor:
         ctx.save_for_backward(input)

@@ -13,7 +13,7 @@ class SparseLayer(PatternLayer):
     """A layer with a weight of which only the nonzeros exist.
 
     Attributes:
-        values: Parameter `[capacity]`, the used slots first, in row-major order; the only weight Parameter.
+        values: Parameter `[capacity]`, the used positions first, in row-major order; the only weight Parameter.
     """
 
     WEIGHT = "values"
@@ -24,7 +24,7 @@ class SparseLayer(PatternLayer):
             self.check_copy()
         input = self.prepare(input)
         output = self.product(input, self.values)
-        return output if self.probe is None else self.probe.tap(output, input, self.values)
+        return output if self.probe is None else self.probe.watch(output, input, self.values)
 
     @property
     def sparse_weight(self) -> SparseWeight:
@@ -34,7 +34,7 @@ class SparseLayer(PatternLayer):
         return torch.empty(capacity, **factory)
 
     def reset_weight(self, generator: torch.Generator | None) -> None:
-        """Uniform in +-sqrt(3 / fan-in of the row)."""
+        """Draws weights uniformly in +-sqrt(3 / fan-in of the row)."""
         fan_in = self.row_ptr.diff()
         bound = (3.0 / fan_in.clamp(min=1)).sqrt().repeat_interleave(fan_in)
         drawn = torch.rand(bound.numel(), generator=generator, device="cpu").to(bound.device)
@@ -77,7 +77,7 @@ class SparseLayer(PatternLayer):
 
 
 def _alias(part: Tensor) -> Tensor:
-    """Returns the same memory as a tensor with a storage of its own length: files hold no more than that, and what
-    is written to the tensor still reaches the Parameter."""
+    """Returns the same memory as a tensor with a storage of its own length: files hold no more than that, and writes
+    to the tensor still reach the Parameter."""
     plain = type(part) is Tensor and part.device.type in ("cpu", "cuda")
     return torch.from_dlpack(part) if plain else part

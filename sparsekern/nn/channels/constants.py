@@ -1,4 +1,4 @@
-"""What layers do with channels, of constants in particular."""
+"""Computes which channels of layers and batch norms are constant."""
 
 from typing import Any
 

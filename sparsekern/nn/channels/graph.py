@@ -1,4 +1,4 @@
-"""The operations of a model in their order, and which of them keep channels apart."""
+"""Lists the operations of a model in order, and those that keep channels apart."""
 
 import operator
 from collections.abc import Iterator
@@ -113,7 +113,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def arguments(example: Tensor | tuple[Any, ...]) -> tuple[Any, ...]:
-    """Of a call of the model."""
+    """Returns the positional arguments of a call of the model."""
     if isinstance(example, Tensor):
         return (example,)
     if not isinstance(example, tuple):
@@ -161,7 +161,7 @@ def constants(tensor: Tensor, dim: int) -> Tensor:
 
 
 def landed(moved: Tensor, dim: int) -> tuple[int, Tensor] | None:
-    """Where the channels of an image of the numbers 1, 2, ... have come to lie; None if they are mixed.
+    """Returns where the channels of an image of the values 1, 2, ... have come to lie; None if they are mixed.
 
     Returns:
         The dimension, `dim` if that will do, and the numbers along it, int64; 0 where there are only zeros.

@@ -1,4 +1,4 @@
-"""Which output channels of a model's layers are one and the same channel of the network."""
+"""Groups the output channels of layers that are one and the same channel of the network."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor, nn, tensor
 
 from .constants import by_channel
-from .trace import flow
+from .trace import trace_channels
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +33,7 @@ class ChannelGroup:
 
 
 def channel_groups(model: nn.Module, example: Tensor | tuple[Any, ...]) -> list[ChannelGroup]:
-    """The output channels of all linear layers and 2-D convolutions of `model`, dense, sparse or masked.
+    """Groups the output channels of all linear layers and 2-D convolutions of `model`, dense, sparse or masked.
 
     Each row of each layer is in exactly one group. What is tied is found by tracing the model with `torch.fx` and
     running it on `example` once (in evaluation mode, with nothing changed), and is exact: additions, products,
@@ -60,15 +60,15 @@ def channel_groups(model: nn.Module, example: Tensor | tuple[Any, ...]) -> list[
     Raises:
         ValueError: `torch.fx` cannot trace the model, or `example` is no input of it.
     """
-    found = flow(model, example)
-    channel, pinned = found.slots.channels()
-    readers = {layer: slots for layer, slots in found.columns.items() if not by_channel(layer)}
+    found = trace_channels(model, example)
+    channel, pinned = found.channels.channels()
+    readers = {layer: ids for layer, ids in found.columns.items() if not by_channel(layer)}
     kinds = {"layers": found.rows, "consumers": readers, "norms": found.norms}
     names = {module: name for name, module in model.named_modules()}
     places: dict[int, dict[tuple[str, str], list[int]]] = {}
     for kind, modules in kinds.items():
-        for module, slots in modules.items():
-            for i, own in enumerate(channel[slots].tolist()):
+        for module, ids in modules.items():
+            for i, own in enumerate(channel[ids].tolist()):
                 places.setdefault(own, {}).setdefault((kind, names[module]), []).append(i)
     # Channels of a group are at the same places.
     alike: dict[tuple, list[dict]] = {}

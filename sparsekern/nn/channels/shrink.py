@@ -1,4 +1,4 @@
-"""Removing the channels of a network that are pruned as a whole."""
+"""Removes the channels of a network that are pruned as a whole."""
 
 import copy
 from typing import Any, NamedTuple
@@ -9,11 +9,12 @@ from torch import Tensor, nn
 from ..conversion.convert import densify
 from .constants import by_channel, zero_bordered
 from .graph import evaluating, trace
-from .trace import Flow, flow
+from .trace import ChannelTrace, trace_channels
 
 
 def shrink(model: nn.Module, example: Tensor | tuple[Any, ...]) -> nn.Module:
-    """A smaller dense network that computes what `model` computes, without the channels that are pruned as a whole.
+    """Returns a smaller dense network that computes what `model` computes, without the channels that are pruned as a
+    whole.
 
     A channel goes from all layers that write and read it, batch norms included, if no layer that reads it has a nonzero
     weight for it, or if it is the same number in every sample and pixel: zero, or what biases, batch norms and
@@ -39,7 +40,7 @@ def shrink(model: nn.Module, example: Tensor | tuple[Any, ...]) -> nn.Module:
     """
     code = "the model's forward seems to depend on the number of channels of a layer"
     small = densify(copy.deepcopy(model))
-    found = flow(small, example, constant=True)
+    found = trace_channels(small, example, constant=True)
     if layers := trained_only(small, found):
         raise ValueError(
             f"{', '.join(layers)} would keep reading what is removed: called in training only; take them off"
@@ -47,7 +48,7 @@ def shrink(model: nn.Module, example: Tensor | tuple[Any, ...]) -> nn.Module:
     expected = found.output
     while remove(found):
         try:
-            found = flow(small, example, constant=True)
+            found = trace_channels(small, example, constant=True)
         except ValueError as error:
             raise ValueError(f"{code}: without the channels that are pruned, {error}") from error
     if not same(found.output, expected):
@@ -55,7 +56,7 @@ def shrink(model: nn.Module, example: Tensor | tuple[Any, ...]) -> nn.Module:
     return small
 
 
-def trained_only(model: nn.Module, found: Flow) -> list[str]:
+def trained_only(model: nn.Module, found: ChannelTrace) -> list[str]:
     """The names of the layers that the model calls in training, but not in evaluation mode."""
     idle = found.rows.keys() - found.columns.keys()
     if not idle:
@@ -67,9 +68,9 @@ def trained_only(model: nn.Module, found: Flow) -> list[str]:
 
 
 @torch.no_grad()
-def remove(found: Flow) -> bool:
+def remove(found: ChannelTrace) -> bool:
     """Removes channels from the layers of a model; returns whether there were any."""
-    channel, pinned = found.slots.channels()
+    channel, pinned = found.channels.channels()
     readers = [
         layer for layer in found.columns if getattr(layer, "groups", 1) == 1
     ]  # the others' inputs stay, or are tied
@@ -90,11 +91,11 @@ def remove(found: Flow) -> bool:
     kept = ~gone[channel]
     for layer, columns in found.columns.items():
         cut(layer, kept[found.rows[layer]], kept[columns])
-    for norm, slots in found.norms.items():
-        take(norm, ("weight", "bias", "running_mean", "running_var"), kept[slots])
-        norm.num_features = int(kept[slots].sum())  # type: ignore[assignment]
-    for zeros, slots in found.zeros.items():
-        zeros.more = int(kept[slots].sum())  # type: ignore[assignment]
+    for norm, ids in found.norms.items():
+        take(norm, ("weight", "bias", "running_mean", "running_var"), kept[ids])
+        norm.num_features = int(kept[ids].sum())  # type: ignore[assignment]
+    for zeros, ids in found.zeros.items():
+        zeros.more = int(kept[ids].sum())  # type: ignore[assignment]
     return not bool(kept.all())
 
 

@@ -1,4 +1,4 @@
-"""How the channels of a model flow through it: which are the same, which layers read them, which are constant."""
+"""Traces the channels of a model: which are the same, which layers read them, which are constant."""
 
 from typing import Any, NamedTuple
 
@@ -9,6 +9,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ..conversion.convert import SPARSE, shared_parameters
 from ..layer import PatternLayer
 from .constants import by_channel, layer_constants, norm_constants
+from .disjoint_sets import ChannelSets
 from .graph import (
     ELEMENTWISE,
     JOINS,
@@ -27,7 +28,6 @@ from .graph import (
     sizes_only,
     trace,
 )
-from .slots import Slots
 from .zeros import ZeroChannels
 
 
@@ -36,26 +36,26 @@ class Axis(NamedTuple):
 
     Attributes:
         dim: counted from the first.
-        slots: int64 `[n]`, the channels.
+        ids: int64 `[n]`, the channels.
         value: float64 `[n]`, what a channel is in every sample and pixel, NaN where that is not known to be constant.
     """
 
     dim: int
-    slots: Tensor
+    ids: Tensor
     value: Tensor
 
 
-class Flow(fx.Interpreter):
+class ChannelTrace(fx.Interpreter):
     """Runs a model once and follows its channels.
 
-    A slot is a channel of the input or the output of a layer. Slots are joined where an operation puts them in the same
-    place, and pinned where they meet one that is not in the tables of operations: what is not understood stays.
+    Every channel of the input or the output of a layer has an id. Ids are joined where an operation puts them in the
+    same place, and pinned where they meet one that is not in the tables of operations: what is not understood stays.
 
     Attributes:
-        rows, columns: the slots of the outputs and of the inputs of each linear layer and convolution.
+        rows, columns: the ids of the outputs and of the inputs of each linear layer and convolution.
         reads: the constants that a layer reads in its columns, float64, NaN where not constant.
-        norms: the slots of each batch norm.
-        zeros: the slots that each `ZeroChannels` appends.
+        norms: the ids of each batch norm.
+        zeros: the ids that each `ZeroChannels` appends.
         settings, output: arguments of the model that are no tensors, and what it returns.
     """
 
@@ -63,7 +63,7 @@ class Flow(fx.Interpreter):
         super().__init__(trace(model, settings))
         self.settings = settings
         self.constant = constant
-        self.slots = Slots()
+        self.channels = ChannelSets()
         self.axes: dict[fx.Node, Axis] = {}
         self.shapes: dict[fx.Node, torch.Size] = {}
         self.rows: dict[nn.Module, Tensor] = {}
@@ -73,7 +73,7 @@ class Flow(fx.Interpreter):
         self.zeros: dict[nn.Module, Tensor] = {}
         for module in model.modules():
             if is_layer(module):
-                self.rows[module] = self.slots.new(row_count(module))
+                self.rows[module] = self.channels.new(row_count(module))
 
     def run_node(self, n: fx.Node) -> Any:
         result = super().run_node(n)
@@ -88,7 +88,7 @@ class Flow(fx.Interpreter):
         return result
 
     def follow(self, n: fx.Node) -> Axis | None:
-        """Where the channels of the result of a node lie, None if that is not understood."""
+        """Returns where the channels of the result of a node lie, None if that is not understood."""
         operation: Any = n.target
         if not n.args:
             return None
@@ -124,45 +124,45 @@ class Flow(fx.Interpreter):
         if axis is not None and axis.dim == dim:
             return axis
         self.release(node)
-        slots = self.slots.new(shape[dim], pinned=True)
-        return Axis(dim, slots, unknown(slots))
+        ids = self.channels.new(shape[dim], pinned=True)
+        return Axis(dim, ids, unknown(ids))
 
     def release(self, node: fx.Node) -> None:
         if node in self.axes:
-            self.slots.pin(self.axes[node].slots)
+            self.channels.pin(self.axes[node].ids)
 
     def layer(self, n: fx.Node, module: Any) -> Axis:
         dense = module.DENSE if isinstance(module, PatternLayer) else type(module)
         dim = -1 if dense is nn.Linear else -3
         source, rows = self.along(n.args[0], dim), self.rows[module]
         if module in self.columns:
-            self.slots.join(self.columns[module], source.slots)
+            self.channels.join(self.columns[module], source.ids)
             same = self.reads[module] == source.value
             self.reads[module] = torch.where(same, source.value, torch.nan)
         else:
-            self.columns[module], self.reads[module] = source.slots, source.value
+            self.columns[module], self.reads[module] = source.ids, source.value
         if by_channel(module):
-            self.slots.join(source.slots.repeat_interleave(len(rows) // len(source.slots)), rows)
+            self.channels.join(source.ids.repeat_interleave(len(rows) // len(source.ids)), rows)
         elif getattr(module, "groups", 1) > 1:  # groups must stay of one size
-            self.slots.pin(rows)
-            self.slots.pin(source.slots)
+            self.channels.pin(rows)
+            self.channels.pin(source.ids)
         value = layer_constants(module, source.value) if self.constant else unknown(rows)
         return Axis(dim % len(self.shapes[n]), rows, value)
 
     def norm(self, n: fx.Node, module: _BatchNorm) -> Axis:
         source = self.along(n.args[0], 1)
         if module in self.norms:
-            self.slots.join(self.norms[module], source.slots)
-        self.norms[module] = source.slots
+            self.channels.join(self.norms[module], source.ids)
+        self.norms[module] = source.ids
         return source._replace(value=norm_constants(module, source.value) if self.constant else source.value)
 
     def append(self, n: fx.Node, module: ZeroChannels) -> Axis:
         source = self.along(n.args[0], -3)
         if module not in self.zeros:
-            self.zeros[module] = self.slots.new(module.more)
-        slots = self.zeros[module]
+            self.zeros[module] = self.channels.new(module.more)
+        ids = self.zeros[module]
         value = torch.zeros(module.more, dtype=torch.float64)
-        return Axis(source.dim, torch.cat([source.slots, slots]), torch.cat([source.value, value]))
+        return Axis(source.dim, torch.cat([source.ids, ids]), torch.cat([source.value, value]))
 
     def concatenation(self, n: fx.Node) -> Axis | None:
         tensors, (dim, *_) = n.args[0], (*n.args[1:], n.kwargs.get("dim", 0))
@@ -172,7 +172,7 @@ class Flow(fx.Interpreter):
         if not any(node in self.axes and self.axes[node].dim == dim for node in n.all_input_nodes):
             return None
         parts = [self.along(node, dim) for node in tensors]
-        return Axis(dim, torch.cat([part.slots for part in parts]), torch.cat([part.value for part in parts]))
+        return Axis(dim, torch.cat([part.ids for part in parts]), torch.cat([part.value for part in parts]))
 
     def elementwise(self, n: fx.Node, operation: Any) -> Axis | None:
         operands = [node for node in n.all_input_nodes if node in self.shapes]
@@ -190,8 +190,8 @@ class Flow(fx.Interpreter):
             return None
         first, *others = axes.values()
         for axis in others:
-            self.slots.join(first.slots, axis.slots)
-        value = unknown(first.slots)
+            self.channels.join(first.ids, axis.ids)
+        value = unknown(first.ids)
         if len(axes) == len(operands):
             values = torch.stack([axis.value for axis in axes.values()])
             value = self.apply(n, operation, {node: axis.value for node, axis in axes.items()})
@@ -202,7 +202,7 @@ class Flow(fx.Interpreter):
             value = unknown(value)
             if operands[0] in axes:
                 self.axes[operands[0]] = axes[operands[0]]._replace(value=value)
-        return Axis(back + dims, first.slots, value)
+        return Axis(back + dims, first.ids, value)
 
     def plane(self, n: fx.Node, operation: Any) -> Axis | None:
         source = self.axes.get(n.args[0])  # type: ignore[arg-type]
@@ -215,16 +215,16 @@ class Flow(fx.Interpreter):
         source = self.axes.get(node)
         if source is None:
             return None
-        numbers = torch.arange(1, len(source.slots) + 1, dtype=torch.float64)
-        found = landed(self.apply(n, operation, {node: image(numbers, source.dim, self.shapes[node])}), source.dim)
+        ramp = torch.arange(1, len(source.ids) + 1, dtype=torch.float64)
+        found = landed(self.apply(n, operation, {node: image(ramp, source.dim, self.shapes[node])}), source.dim)
         if found is None or fixed(n, found[0]):
             return None
         dim, index = found
-        if len(index.unique()) - bool((index == 0).any()) < len(numbers):
+        if len(index.unique()) - bool((index == 0).any()) < len(ramp):
             return None  # what picks some channels would pick others if there were fewer
-        padding = self.slots.new(len(index), pinned=True)
-        slots = torch.where(index > 0, source.slots[index - 1], padding)
-        return Axis(dim, slots, self.image_constants(n, operation, source, dim))
+        padding = self.channels.new(len(index), pinned=True)
+        ids = torch.where(index > 0, source.ids[index - 1], padding)
+        return Axis(dim, ids, self.image_constants(n, operation, source, dim))
 
     def image_constants(self, n: fx.Node, operation: Any, source: Axis, dim: int) -> Tensor:
         node: Any = n.args[0]
@@ -253,14 +253,14 @@ class Flow(fx.Interpreter):
         shared = shared_parameters(model)
         owners = {str(n.target).rpartition(".")[0] for n in self.shapes if n.op == "get_attr"}
         read = {model.get_submodule(owner) for owner in owners}
-        for slots in (self.rows, self.columns, self.norms):
-            for module, channels in slots.items():
+        for found in (self.rows, self.columns, self.norms):
+            for module, ids in found.items():
                 called = module in self.columns or module in self.norms
                 weight = module.WEIGHT if isinstance(module, PatternLayer) else "weight"
                 own = weight in module._parameters and "bias" in module._parameters
                 tied = any(id(p) in shared for p in module.parameters(recurse=False))
                 if not called or not own or tied or module in read:
-                    self.slots.pin(channels)
+                    self.channels.pin(ids)
 
 
 def is_layer(module: nn.Module) -> bool:
@@ -272,12 +272,12 @@ def row_count(layer: Any) -> int:
     return layer.weight_shape[0] if isinstance(layer, PatternLayer) else len(layer.weight)
 
 
-def unknown(slots: Tensor) -> Tensor:
-    return torch.full(slots.shape, torch.nan, dtype=torch.float64)
+def unknown(ids: Tensor) -> Tensor:
+    return torch.full(ids.shape, torch.nan, dtype=torch.float64)
 
 
-def flow(model: nn.Module, example: Tensor | tuple[Any, ...], constant: bool = False) -> Flow:
-    """The channels of `model`, which is run in evaluation mode.
+def trace_channels(model: nn.Module, example: Tensor | tuple[Any, ...], constant: bool = False) -> ChannelTrace:
+    """Traces the channels of `model`, which is run in evaluation mode.
 
     Args:
         constant: look for constants, too, which takes longer.
@@ -294,7 +294,7 @@ def flow(model: nn.Module, example: Tensor | tuple[Any, ...], constant: bool = F
             output = model(*fresh())
         except Exception as error:  # the model's own
             raise ValueError(f"the model cannot be called with this example: {error}") from error
-        result = Flow(model, settings_of(model, inputs), constant)
+        result = ChannelTrace(model, settings_of(model, inputs), constant)
         result.run(*fresh())
     result.finish(model, output)
     return result

@@ -1,4 +1,4 @@
-"""Which of a model's weights are sparse, which are not, and why."""
+"""Accounts for the weights of a model: which are sparse, which are not, and why."""
 
 from collections.abc import Mapping
 from math import prod
@@ -23,7 +23,7 @@ def shared_parameters(model: nn.Module) -> set[int]:
 
 
 def obstacle(layer: Any, shared: set[int]) -> str | None:
-    """Why a layer cannot be made sparse; None if it can, or is."""
+    """Returns why a layer cannot be made sparse; None if it can, or is."""
     known = isinstance(layer, PatternLayer)
     if not known and not isinstance(layer, DENSE):
         return "no sparse layer of this class"

@@ -1,4 +1,4 @@
-"""Layers that take the place of others: everywhere the model holds these, with all that was attached to them."""
+"""Exchanges layers everywhere a model holds them, with all that was attached to them."""
 
 import sys
 from collections import deque
@@ -119,7 +119,7 @@ def own_names(kind: type[nn.Module]) -> frozenset[str]:
 
 
 class Original(NamedTuple):
-    """What became of a layer that was replaced.
+    """A layer that was replaced.
 
     Attributes:
         twin, model: what replaced it, and where.
