@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from .. import Method, Sparsifier, memory_report, methods, sparsify
 from ..data import Data
@@ -17,6 +16,7 @@ from ..errors import RunError, UsageError, first_line
 from ..models import build
 from ..nn.conversion.convert import prunable_layers
 from ..nn.memory import PARTS
+from ..private_torch import BatchNorm
 from .checkpoint import VERSION
 
 
@@ -132,7 +132,7 @@ class Run:
         """Raises a `UsageError` if batch norm, or a method that compares the gradients of samples, would have to learn
         from a batch of one sample."""
         rows, batch = len(self.data.train), self.config["batch_size"]
-        normed = any(isinstance(m, _BatchNorm) for m in self.model.modules())
+        normed = any(isinstance(m, BatchNorm) for m in self.model.modules())
         if (batch == 1 or rows % batch == 1) and (normed or self.optimizer.method.rule.wants_moment(0)):
             raise UsageError(
                 f"--batch-size {batch} leaves one of {rows} training samples alone in a batch, from which "

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map_only
 
+from ..private_torch import tree_map_only, version, without_subclasses
 from ..topology import Topology
 
 
@@ -168,7 +168,7 @@ class EffectiveWeight(Tensor):
     @classmethod
     def __torch_function__(cls, func: Callable, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in _FACTS:
-            with torch._C.DisableTorchFunctionSubclass():
+            with without_subclasses():
                 return func(*args, **(kwargs or {}))
         first = args[0] if args else None
         if isinstance(first, cls):
@@ -192,13 +192,13 @@ class EffectiveWeight(Tensor):
                     return tensor
             tensor = view._layer.dense_weight()
             tensor = tensor.detach() if view._detached else tensor
-            made.append((view, tensor, tensor._version))
+            made.append((view, tensor, version(tensor)))
             return tensor
 
         args, kwargs = tree_map_only(cls, dense, (args, kwargs))
         result = func(*args, **kwargs)
-        for view, tensor, version in made:
-            if tensor._version == version:
+        for view, tensor, before in made:
+            if version(tensor) == before:
                 continue
             if torch.is_grad_enabled() and view.requires_grad:
                 raise RuntimeError(

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
+from ..private_torch import tree_leaves
 from .conversion.convert import densify
 from .layer import PatternLayer
 from .masked import MaskedLayer

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from ..ops.masked import Record, active_values, effective, straight_through
-from ..ops.passes import Passes, Use, in_forward_mode
+from ..ops.passes import Passes, Use
+from ..private_torch import in_forward_mode
 from ..topology import Topology
 from .conv import Conv2dProduct, SparseConv2d
 from .layer import PatternLayer, parameter_of

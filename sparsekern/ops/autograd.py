@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from .passes import in_forward_mode
+from ..private_torch import below_autograd, in_forward_mode
 from .schema import library
 
 
@@ -26,7 +26,6 @@ def _register(name: str, windowed: bool) -> None:
     op = getattr(torch.ops.sparsekern, name).default
     backward_op = getattr(torch.ops.sparsekern, f"{name}_backward").default
     # Below the record of views, too: a result of which a kernel made one may be changed in place as any other.
-    below = torch._C._AutoDispatchBelowADInplaceOrView
 
     class Product(torch.autograd.Function):
         @staticmethod
@@ -36,7 +35,7 @@ def _register(name: str, windowed: bool) -> None:
             ctx.save_for_backward(input, values, *index)
             ctx.window = geometry if windowed else ()
             ctx.geometry = len(geometry)
-            with below():
+            with below_autograd():
                 return op(input, values, index, bias, *geometry)
 
         @staticmethod
@@ -64,7 +63,7 @@ def _register(name: str, windowed: bool) -> None:
             input.requires_grad or values.requires_grad or (bias is not None and bias.requires_grad)
         ):
             return Product.apply(input, values, bias, index, *geometry)
-        with below():
+        with below_autograd():
             return op(input, values, index, bias, *geometry)
 
     library.impl(name, product, "Autograd")

@@ -16,7 +16,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor
+
+from ..private_torch import FakeTensor
 
 COUNTER = "torch.utils.flop_counter"
 

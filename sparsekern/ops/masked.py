@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..private_torch import in_forward_mode
 from .conv import Window
 from .moment import moment_of
-from .passes import Use, in_forward_mode, running, use_of
+from .passes import Use, running, use_of
 
 _ops = torch.ops.sparsekern
 

@@ -1,10 +1,10 @@
-"""Which backward passes the gradient of a weight is made of. Names that PyTorch keeps to itself are in this file."""
+"""Which backward passes the gradient of a weight is made of."""
 
 from typing import Any, Literal, NamedTuple
 
-import torch
 from torch import Tensor
-from torch.autograd import forward_ad
+
+from .. import private_torch
 
 
 class Use(NamedTuple):
@@ -22,12 +22,7 @@ class Use(NamedTuple):
 
 def running() -> int:
     """The number of the backward pass that is running, -1 outside of any."""
-    return torch._C._current_graph_task_id()
-
-
-def in_forward_mode() -> bool:
-    """Whether tensors may have tangents."""
-    return forward_ad._current_level >= 0
+    return private_torch.current_backward()
 
 
 def use_of(ctx: Any, began_in: int) -> Use | None:
@@ -39,7 +34,7 @@ def use_of(ctx: Any, began_in: int) -> Use | None:
     """
     tasks, node = frozenset({running(), began_in} - {-1}), ctx.next_functions[-1][0]
     try:
-        asked = node is None or torch._C._will_engine_execute_node(node)
+        asked = node is None or private_torch.will_execute(node)
     except RuntimeError:  # the engine does not visit the leaf: `torch.autograd.grad` takes the gradient before it
         return Use(tasks, kept=False)
     return Use(tasks, kept=True) if asked else None

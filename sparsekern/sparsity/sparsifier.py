@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
+from .. import private_torch
 from ..nn import flops
 from . import parallel
 from .engine.checks import check_reached, check_saved, renamed
@@ -253,7 +253,7 @@ class Sparsifier(Engine, torch.optim.Optimizer):
 
 def _refuse_parts() -> None:
     """Patterns, counters and generators would be lost without a word."""
-    if sys._getframe(2).f_globals.get("__name__") == "torch.distributed.checkpoint.state_dict":
+    if private_torch.called_by_checkpoint():
         raise RuntimeError(
             "get_optimizer_state_dict and set_optimizer_state_dict keep the state of the optimizer only: save and load "
             "Sparsifier.state_dict() itself, with torch.save on one rank or as a part of what dcp.save gets"

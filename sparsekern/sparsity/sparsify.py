@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ..nn import PatternLayer, Weights, masked_twin, matching, prunable_layers, sparse_twin
 from ..nn.conversion.exchange import exchange
 from ..nn.kernel_choice import choose
+from ..private_torch import COMPILED_CHILD, compiled_itself
 from ..topology import Topology, kept
 from . import parallel
 from .method import Method
@@ -102,9 +103,7 @@ def sparsify(
         layers = {name: layer for name, layer in layers.items() if name in scope}
         if not layers:
             raise ValueError(f"exclude leaves none of the layers that {method.name} prunes: {', '.join(scope)}")
-    compiled = [
-        name for name, layer in layers.items() if name.endswith("_orig_mod") or "_compiled_call_impl" in vars(layer)
-    ]
+    compiled = [name for name, layer in layers.items() if name.endswith(COMPILED_CHILD) or compiled_itself(layer)]
     if compiled:
         raise ValueError(f"{', '.join(compiled)} are layers compiled by themselves: sparsify first, then compile")
     generator = generator or torch.Generator().manual_seed(parallel.common_seed(int(torch.randint(2**62, ()))))

@@ -4,8 +4,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
+from ...private_torch import BatchNorm
 from ..layer import PatternLayer
 
 
@@ -50,7 +50,7 @@ def zero_bordered(layer: Any) -> bool:
     return padding == "same" or bool(torch.as_tensor(padding).any())
 
 
-def norm_constants(norm: _BatchNorm, value: Tensor) -> Tensor:
+def norm_constants(norm: BatchNorm, value: Tensor) -> Tensor:
     """Constant outputs of a batch norm in evaluation mode, float64 `[channels]`; NaN for not constant."""
     if norm.running_mean is None or norm.running_var is None:
         output = torch.where(value.isfinite(), 0.0, torch.nan)  # a constant is its own mean

@@ -4,8 +4,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
+from ... import private_torch
+from ...private_torch import BatchNorm
 from ..conversion.convert import SPARSE, shared_parameters
 from ..layer import PatternLayer
 from .constants import by_channel, layer_constants, norm_constants
@@ -96,7 +97,7 @@ class ChannelTrace(fx.Interpreter):
             module = self.fetch_attr(str(n.target))
             if is_layer(module):
                 return self.layer(n, module)
-            if isinstance(module, _BatchNorm):
+            if isinstance(module, BatchNorm):
                 return self.norm(n, module)
             if type(module) is ZeroChannels:
                 return self.append(n, module)
@@ -149,7 +150,7 @@ class ChannelTrace(fx.Interpreter):
         value = layer_constants(module, source.value) if self.constant else unknown(rows)
         return Axis(dim % len(self.shapes[n]), rows, value)
 
-    def norm(self, n: fx.Node, module: _BatchNorm) -> Axis:
+    def norm(self, n: fx.Node, module: BatchNorm) -> Axis:
         source = self.along(n.args[0], 1)
         if module in self.norms:
             self.channels.join(self.norms[module], source.ids)
@@ -257,7 +258,7 @@ class ChannelTrace(fx.Interpreter):
             for module, ids in found.items():
                 called = module in self.columns or module in self.norms
                 weight = module.WEIGHT if isinstance(module, PatternLayer) else "weight"
-                own = weight in module._parameters and "bias" in module._parameters
+                own = {weight, "bias"} <= private_torch.parameters(module).keys()
                 tied = any(id(p) in shared for p in module.parameters(recurse=False))
                 if not called or not own or tied or module in read:
                     self.channels.pin(ids)

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from ... import private_torch
 from ..layer import PatternLayer
 
 DENSE = (nn.Linear, nn.Conv2d)  # what there are sparse layers of
@@ -27,7 +28,7 @@ def obstacle(layer: Any, shared: set[int]) -> str | None:
     known = isinstance(layer, PatternLayer)
     if not known and not isinstance(layer, DENSE):
         return "no sparse layer of this class"
-    if not known and (nn.utils.parametrize.is_parametrized(layer) or "weight" not in layer._parameters):
+    if not known and (nn.utils.parametrize.is_parametrized(layer) or "weight" not in private_torch.parameters(layer)):
         return "computes its weight (weight norm, a mask?)"
     if not known and type(layer) not in DENSE:
         return "a subclass, whose owner may read its weight"

@@ -1,6 +1,6 @@
 """Exchanges layers everywhere a model holds them, with all that was attached to them."""
 
-import sys
+import inspect
 from collections import deque
 from collections.abc import Mapping
 from functools import cache
@@ -11,6 +11,7 @@ from weakref import WeakKeyDictionary, ref
 import torch
 from torch import Tensor, nn
 
+from ... import private_torch
 from ..layer import PatternLayer
 from ..marks import hand_on_marks
 
@@ -147,7 +148,7 @@ def _refuse(module: nn.Module, inputs: Any) -> None:
     model = None if original is None else original.model()
     if original is None or model is None:
         return
-    frame = sys._getframe(1)
+    frame = inspect.currentframe()
     while frame is not None:
         if frame.f_locals.get("self") is model:
             raise RuntimeError(
@@ -167,4 +168,4 @@ def took_part(twin: nn.Module) -> bool:
 
 def _gradient(layer: nn.Module) -> tuple[int, int] | None:
     gradient = _weight(layer).grad
-    return None if gradient is None else (id(gradient), gradient._version)
+    return None if gradient is None else (id(gradient), private_torch.version(gradient))

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from ...nn import PatternLayer
+from ...private_torch import MODULE_CONTENTS, without_overrides
 
 Layer = TypeVar("Layer", bound=PatternLayer)
 Site = TypeVar("Site")
-INNER = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")  # of a module, by which it is changed
 _call: Any = partial.__call__
 
 
@@ -22,7 +22,7 @@ _call: Any = partial.__call__
 def at_once(calls: Sequence[partial]) -> None:
     """Calls functions that are not written in Python, one after another, in a single instruction of the interpreter:
     signals, and what their handlers raise, come before it or after it, never between two calls."""
-    with torch._C.DisableTorchFunction():
+    with without_overrides():
         deque(map(_call, calls), maxlen=0)
 
 
@@ -48,7 +48,7 @@ class Transaction:
                 return draft
         draft = object.__new__(type(layer))
         was = dict(vars(layer))
-        vars(draft).update(was, **{name: was[name].copy() for name in INNER if name in was})
+        vars(draft).update(was, **{name: was[name].copy() for name in MODULE_CONTENTS if name in was})
         self._layers.append((layer, draft, was))
         return draft
 
@@ -120,10 +120,11 @@ class Transaction:
 def _becomes(layer: Any, draft: Any, was: dict[str, Any]) -> list[partial]:
     """What turns the layer into its draft."""
     calls, now = [], vars(draft)
-    for name in INNER:
+    for name in MODULE_CONTENTS:
         if name in was and not _same(was[name], now[name]):
             calls += _filled(was[name], now[name])
-    changed = {k: v for k, v in now.items() if k not in INNER and (k not in was or was[k] is not v)}
+    own = {name: value for name, value in now.items() if name not in MODULE_CONTENTS}
+    changed = {name: value for name, value in own.items() if name not in was or was[name] is not value}
     calls.append(partial(dict.update, vars(layer), changed))
     calls += [partial(dict.pop, vars(layer), name, None) for name in was if name not in now]
     if type(draft) is not type(layer):

@@ -1,10 +1,11 @@
 """Compiled code that runs eagerly for some steps."""
 
-import sys
 import weakref
 from typing import Any
 
 import torch
+
+from ... import private_torch
 
 
 class EagerSteps:
@@ -19,7 +20,7 @@ class EagerSteps:
 
     def switch(self, on: bool, owner: Any) -> None:
         """A no-op where nothing has been compiled."""
-        if on == (self._undo is not None) or "torch._dynamo" not in sys.modules:
+        if on == (self._undo is not None) or not private_torch.something_compiled():
             return
         torch.compiler.set_stance("force_eager" if on else "default")
         if self._undo is not None:

@@ -1,6 +1,5 @@
 """Backward passes that growth takes its statistics from: that of the armed step, or some of its own."""
 
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from itertools import islice
@@ -9,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ... import private_torch
 from .. import parallel
 from ..model.inputs import Arguments, arguments, call
 from ..model.wrappers import bare
@@ -103,7 +103,7 @@ class GrowthBatches(ArmedStep):
 
     def total(self, sites: Sequence[Site], statistic: Statistic) -> list[tuple[Tensor, ...]]:
         sums: list[tuple[Tensor, ...]] = []
-        eager = torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
+        eager = torch.compiler.set_stance("force_eager") if private_torch.something_compiled() else nullcontext()
         learning = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         try:
             with untouched(self.model), eager:

@@ -6,14 +6,14 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
+from ... import private_torch
+
 # The attribute that holds the model, by the full name of the class: most of these need not be installed or imported.
 WRAPPERS = {
     "torch.nn.parallel.distributed.DistributedDataParallel": "module",
     "torch.nn.parallel.data_parallel.DataParallel": "module",
     "torch.optim.swa_utils.AveragedModel": "module",
-    "torch._dynamo.eval_frame.OptimizedModule": "_orig_mod",
-    "torch.distributed.fsdp.fully_sharded_data_parallel.FullyShardedDataParallel": "_fsdp_wrapped_module",
-    "torch.distributed.algorithms._checkpoint.checkpoint_wrapper.ActivationWrapper": "_checkpoint_wrapped_module",
+    **private_torch.WRAPPERS,
     "timm.utils.model_ema.ModelEmaV2": "module",
     "timm.utils.model_ema.ModelEmaV3": "module",
     "lightning.fabric.wrappers._FabricModule": "_forward_module",
@@ -46,7 +46,7 @@ def _own_modules(model: nn.Module, name: str, seen: set[nn.Module]) -> Iterator[
         return
     seen.add(model)
     yield name, model
-    for key, child in model._modules.items():
+    for key, child in private_torch.modules(model).items():
         if child is not None:
             yield from _own_modules(child, f"{name}.{key}" if name else key, seen)
 
@@ -79,7 +79,7 @@ def is_sharded(parameter: torch.Tensor) -> bool:
 def check_managed(model: nn.Module, parameters: list[torch.Tensor]) -> None:
     """Raises a `ValueError` if a `DistributedDataParallel` does not reduce some of `parameters`, which it was wrapped
     around before they existed."""
-    managed = getattr(model, "_module_parameters", None) if _held(model) == "module" else None
+    managed = private_torch.reduced_parameters(model) if _held(model) == "module" else None
     if managed is None:
         return
     known = {id(parameter) for parameter in managed}
@@ -92,7 +92,7 @@ def check_managed(model: nn.Module, parameters: list[torch.Tensor]) -> None:
 
 def former_name(name: str) -> str:
     """What version 0.1 called a layer in its files: it took every part of this name for a wrapper."""
-    return ".".join(part for part in name.split(".") if part not in ("module", "_orig_mod"))
+    return ".".join(part for part in name.split(".") if part not in ("module", private_torch.COMPILED_CHILD))
 
 
 def _held(module: nn.Module) -> str | None:

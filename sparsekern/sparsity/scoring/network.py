@@ -9,9 +9,10 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.modules.dropout import _DropoutNd
 from torch.overrides import TorchFunctionMode
 
+from ... import private_torch
+from ...private_torch import Dropout
 from ...topology import kept
 from .. import parallel
 from ..change.transaction import at_once
@@ -100,10 +101,10 @@ def untouched(model: nn.Module) -> Iterator[None]:
     for module in model.modules():
         calls.append(partial(dict.update, vars(module), {"training": module.training}))
         # `functional_call` leaves others in modules that are used twice.
-        calls.append(partial(dict.update, module._parameters, dict(module._parameters)))
-        buffers = {name: buffer for name, buffer in module._buffers.items() if buffer is not None}
+        calls.append(partial(dict.update, private_torch.parameters(module), dict(private_torch.parameters(module))))
+        buffers = {name: buffer for name, buffer in private_torch.buffers(module).items() if buffer is not None}
         calls += [partial(copy_, buffer, buffer.clone()) for buffer in buffers.values()]
-        calls.append(partial(dict.update, module._buffers, buffers))
+        calls.append(partial(dict.update, private_torch.buffers(module), buffers))
     for p in model.parameters():
         calls.append(partial(copy_, p, p.detach().clone()))
         calls += [partial(Tensor.requires_grad_, p, p.requires_grad), partial(setattr, p, "grad", p.grad)]
@@ -143,7 +144,7 @@ def scoring(model: nn.Module) -> Iterator[None]:
     with untouched(model), torch.enable_grad(), _WithoutDropout():
         model.train()
         for module in model.modules():
-            if isinstance(module, (_DropoutNd, nn.MultiheadAttention)):
+            if isinstance(module, (Dropout, nn.MultiheadAttention)):
                 module.eval()
         yield
 

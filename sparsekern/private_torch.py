@@ -1,0 +1,134 @@
+"""The private names of PyTorch that this package uses: why each is used, and what would replace it if it went.
+
+No other file names them. `tests/test_private_torch.py` checks that each exists and does what is expected of it. Run it
+with the newest torch, in an environment of its own (no compiled kernels are needed):
+
+    python -m venv newest && newest/bin/pip install torch numpy pytest
+    PYTHONPATH=. newest/bin/python -m pytest tests/test_private_torch.py
+
+Beside these, layers override the methods of `nn.Module` that subclasses are meant to override although their names
+begin with an underscore: `_apply`, `_save_to_state_dict`, `_load_from_state_dict`.
+"""
+
+import inspect
+import sys
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.autograd import forward_ad
+from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
+from torch.nn.modules.dropout import _DropoutNd as Dropout
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+__all__ = ["BatchNorm", "Dropout", "FakeTensor", "tree_leaves", "tree_map_only"]
+
+# FakeTensor: a tensor without data, as operators see it while a program is traced. Replacement: the device of its
+# storage, which is "meta".
+# BatchNorm, Dropout: the base classes of all batch norms and dropouts. Replacement: a tuple of the public classes.
+# tree_leaves, tree_map_only: for tensors in nested lists, tuples and dicts. Replacement: `torch.utils.pytree` of newer
+# versions, or the package `optree`.
+
+# ---- autograd
+
+# Statistics of one backward pass must not be mixed with those of another, so a layer asks which one is running: its
+# number, -1 outside of any. Replacement: a hook on the tensor that `backward` starts at, which a layer never sees.
+current_backward = torch._C._current_graph_task_id
+
+# Whether the running backward pass computes the gradient of a leaf. Raises a RuntimeError where `torch.autograd.grad`
+# takes the gradient before the leaf. Replacement: `Function.needs_input_grad`, which ignores what was asked for.
+will_execute = torch._C._will_engine_execute_node
+
+# The formula of a gradient calls the operator that it belongs to without being recorded, views included. Replacement:
+# `torch.library.register_autograd`, whose call costs several times as much.
+below_autograd = torch._C._AutoDispatchBelowADInplaceOrView
+
+
+def in_forward_mode() -> bool:
+    """Whether tensors may have tangents. Replacement: `forward_ad.unpack_dual` of every argument, at every call."""
+    return forward_ad._current_level >= 0
+
+
+# ---- tensors
+
+# A tensor subclass computes its own attributes without calling itself (the first), and a change of pattern calls tensor
+# functions without any override, modes included (the second). Replacement: PyTorch's manual itself names the first one.
+without_subclasses = torch._C.DisableTorchFunctionSubclass
+without_overrides = torch._C.DisableTorchFunction
+
+
+def version(tensor: Tensor) -> int:
+    """How often a tensor was changed in place. Replacement: comparing it with a copy."""
+    return tensor._version
+
+
+# ---- modules
+
+# The attributes of a module that hold its parts. A change of pattern exchanges their contents all at once, which
+# `setattr` can't. Replacement: `setattr`, after which an interrupt might find half a layer.
+MODULE_CONTENTS = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")
+
+
+def parameters(module: nn.Module) -> dict[str, Any]:
+    """A module's own Parameters, None included, without calling descriptors. Replacement: `named_parameters(
+    recurse=False)`, which leaves out None and what is there twice."""
+    return module._parameters
+
+
+def buffers(module: nn.Module) -> dict[str, Any]:
+    """As `parameters`."""
+    return module._buffers
+
+
+def modules(module: nn.Module) -> dict[str, nn.Module | None]:
+    """As `parameters`; `named_children` leaves out modules that are there twice."""
+    return module._modules
+
+
+# ---- torch.compile
+
+COMPILED_CHILD = "_orig_mod"  # under which the module that `torch.compile(module)` returns holds the original
+
+
+def compiled_itself(module: nn.Module) -> bool:
+    """Whether `module.compile()` was called. Replacement: none; such a layer would not be refused by `sparsify`."""
+    return "_compiled_call_impl" in vars(module)
+
+
+def something_compiled() -> bool:
+    """Whether `torch.compile` may have been used. Asking `torch.compiler` imports the compiler's front end, which
+    takes seconds. Replacement: always True."""
+    return "torch._dynamo" in sys.modules
+
+
+# ---- wrappers of models
+
+# Full names of classes and the attribute that holds the model; a class that is gone is never met.
+WRAPPERS = {
+    "torch._dynamo.eval_frame.OptimizedModule": COMPILED_CHILD,
+    "torch.distributed.fsdp.fully_sharded_data_parallel.FullyShardedDataParallel": "_fsdp_wrapped_module",
+    "torch.distributed.algorithms._checkpoint.checkpoint_wrapper.ActivationWrapper": "_checkpoint_wrapped_module",
+}
+
+
+def reduced_parameters(model: nn.Module) -> list[Tensor] | None:
+    """The Parameters whose gradients a `DistributedDataParallel` reduces, None if it does not say. Replacement: none;
+    that it was wrapped around a model before `sparsify` would not be found."""
+    return getattr(model, "_module_parameters", None)
+
+
+# ---- optimizers
+
+# `GradScaler` hands its scale to a fused optimizer as attributes of the object that it steps, if a class attribute of
+# this name is true; the optimizer inside a wrapper would not see them. Replacement: none needed if the name goes.
+AMP_SCALING = "_step_supports_amp_scaling"
+
+
+def called_by_checkpoint() -> bool:
+    """Whether the caller's caller is `torch.distributed.checkpoint.state_dict`, which keeps of a `state_dict` only what
+    it knows. Replacement: none; what it leaves out would be missed when it is loaded."""
+    frame = inspect.currentframe()
+    for _ in range(3):
+        frame = None if frame is None else frame.f_back
+    return frame is not None and frame.f_globals.get("__name__") == "torch.distributed.checkpoint.state_dict"
