@@ -1,4 +1,4 @@
-"""The Python of the README runs as it stands."""
+"""The Python of the documentation runs as it stands; links and paths lead somewhere."""
 
 import re
 from pathlib import Path
@@ -10,7 +10,25 @@ from torch import nn
 import sparsekern as sk
 
 STEPS = 96
-SNIPPETS = re.findall(r"```python\n(.*?)```", Path(__file__).parent.with_name("README.md").read_text(), re.DOTALL)
+ROOT = Path(__file__).parents[1]
+PAGES = sorted(
+    [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("csrc/**/*.md"), ROOT / "benchmarks" / "README.md"]
+)
+
+
+def snippets(page: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_and_paths_lead_somewhere(page: Path) -> None:
+    text = page.read_text()
+    for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text):
+        assert (page.parent / link).exists(), f"there is no {link}"
+    if page.name == "CHANGELOG.md":  # speaks of what was
+        return
+    for path in re.findall(r"`((?:sparsekern|csrc|tests|docs|benchmarks)/[\w./-]+)`", text):
+        assert (ROOT / path).exists(), f"there is no {path}"
 
 
 @pytest.fixture
@@ -29,13 +47,13 @@ def names() -> dict:
 
 
 def test_ten_lines(names: dict, capsys: pytest.CaptureFixture):
-    exec(SNIPPETS[0], names)
+    exec(snippets("README.md")[0], names)
     assert "gse_grabo after 96 steps, sparsity 0.95" in capsys.readouterr().out
 
 
 def test_a_method_of_your_own_trains_in_the_ten_lines(names: dict, capsys: pytest.CaptureFixture):
-    exec(SNIPPETS[1], names)
-    loop = [line for line in SNIPPETS[0].splitlines() if not line.startswith(("import", "method ="))]
+    exec(snippets("docs/methods.md")[0], names)
+    loop = [line for line in snippets("README.md")[0].splitlines() if not line.startswith(("import", "method ="))]
     exec("\n".join(loop), names)
     optimizer = names["optimizer"]
     assert "saliency after 96 steps, sparsity 0.9" in capsys.readouterr().out

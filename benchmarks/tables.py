@@ -1,6 +1,7 @@
-"""Writes the tables of README.md anew from the committed results: `python -m benchmarks.readme [MACHINE]`.
+"""Writes the tables of README.md and docs/performance.md anew from the committed results.
 
-A table stands between `<!-- name -->` and `<!-- /name -->`; one whose results are not there stays as it is.
+`python -m benchmarks.tables [MACHINE]`, the first committed machine by default. A table stands between `<!-- name -->`
+and `<!-- /name -->`; one whose results are not there stays as it is.
 """
 
 import json
@@ -12,7 +13,8 @@ from pathlib import Path
 from benchmarks.goals import CONV_STEP, NEVER_SLOWER, STEP
 from sparsekern.bench.table import crossover, grid
 
-README = Path(__file__).parents[1] / "README.md"
+ROOT = Path(__file__).parents[1]
+PAGES = (ROOT / "README.md", ROOT / "docs" / "performance.md")
 RESULTS = Path(__file__).parent / "results"
 CIFAR = RESULTS / "cifar10-resnet20" / "results.json"
 LINEAR_SPARSITIES = (0.3, 0.4, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99)
@@ -31,21 +33,61 @@ Rows = list[dict]
 def main(argv: Sequence[str]) -> int:
     machines = sorted(path.name.removesuffix("-kernels.json") for path in RESULTS.glob("cpu-*-kernels.json"))
     machine = argv[0] if argv else machines[0]
-    text = README.read_text()
-    for name, (benchmark, render) in TABLES.items():
-        path = CIFAR if benchmark == "cifar" else RESULTS / f"{machine}-{benchmark}.json"
-        if path.exists():
-            text = put(text, name, render(json.loads(path.read_text())["table" if benchmark == "cifar" else "rows"]))
-    README.write_text(text)
+    tables = {name: table for name in TABLES if (table := render(name, machine)) is not None}
+    for page in PAGES:
+        text = page.read_text()
+        for name, table in tables.items():
+            text = put(text, name, table)
+        page.write_text(text)
     return 0
 
 
+def render(name: str, machine: str) -> str | None:
+    """The table `name` of a machine's results, None if some of these are not committed."""
+    kinds, table = TABLES[name]
+    paths = [CIFAR if kind == "cifar" else RESULTS / f"{machine}-{kind}.json" for kind in kinds]
+    if not all(path.exists() for path in paths):
+        return None
+    reports = [json.loads(path.read_text()) for path in paths]
+    return table(*(report["table" if path == CIFAR else "rows"] for path, report in zip(paths, reports, strict=True)))
+
+
 def put(text: str, name: str, table: str) -> str:
-    """The text with `table` between the marks `name`."""
+    """The text with `table` between the marks `name`, wherever it has them."""
     marks = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
-    if not marks.search(text):
-        raise ValueError(f"README.md has no <!-- {name} --> ... <!-- /{name} -->")
     return marks.sub(lambda found: f"{found[1]}{table}\n{found[2]}", text)
+
+
+def gains(kernels: Rows, convolved: Rows, trained: Rows, held: Rows) -> str:
+    """The table of the README: time and memory of a training step, divided by the dense network's."""
+    sparsities = (0.5, 0.8, 0.9, 0.95, 0.98)
+    lines = [
+        [
+            name,
+            *_ratios(rows, shape, batch, sparsities, crossing=False, dtype=dtype),
+            _ratios(rows, shape, batch, LINEAR_SPARSITIES, dtype=dtype)[-1],
+        ]
+        for name, rows, shape, batch, dtype in (
+            ("linear, 1024 x 1024, batch 128", kernels, "1024x1024", 128, "float32"),
+            ("the same in bf16", kernels, "1024x1024", 128, "bfloat16"),
+            ("3 x 3 convolution, 64 channels at 32 x 32, batch 64", convolved, "conv3x3/64-64/32x32", 64, "float32"),
+            ("the same, one image", convolved, "conv3x3/64-64/32x32", 1, "float32"),
+            ("3 x 3 convolution, 256 channels at 8 x 8, one image", convolved, "conv3x3/256-256/8x8", 1, "float32"),
+        )
+    ]
+    at = sparsities.index(0.95) + 1
+    for model, name in (("vgg16", "VGG-16"), ("resnet20", "ResNet-20")):
+        own = [row for row in trained if row["case"] == f"step {model}/32x32"]
+        ms = {row["impl"]: row["ms"] for row in own if row["pattern"] in ("", "uniform")}
+        for dense, title in (("dense", "whole step"), ("dense-channels-last", "beside dense in channels_last")):
+            cells = [""] * (len(sparsities) + 1)
+            cells[at - 1] = _number(ms["sparsekern"] / ms[dense])
+            lines.append([f"{name}, {title}", *cells])
+    byte = {row["impl"]: row["bytes"] for row in held}
+    cells = [""] * (len(sparsities) + 1)
+    cells[-2] = _number(byte["sparsekern"] / byte["dense"])
+    lines.append(["peak memory, three 4096 x 4096 layers", *cells])
+    return grid(["divided by dense", *_percents(sparsities), "below 1 from"], lines)
 
 
 def linear(rows: Rows) -> str:
@@ -114,16 +156,24 @@ def cifar(rows: Rows) -> str:
     return grid(["", "test accuracy, %", "training, s", "ms per step", "peak MiB"], lines)
 
 
-def _ratio(rows: Rows, shape: str, batch: int, sparsity: float, impl: str = "sparsekern") -> float | None:
-    key = (f"step {shape}", batch, sparsity, impl, "float32")
+def _ratio(
+    rows: Rows, shape: str, batch: int, sparsity: float, impl: str = "sparsekern", dtype: str = "float32"
+) -> float | None:
+    key = (f"step {shape}", batch, sparsity, impl, dtype)
     columns = ("case", "batch", "sparsity", "impl", "dtype")
     return next((row["ratio_to_dense"] for row in rows if tuple(row[c] for c in columns) == key), None)
 
 
 def _ratios(
-    rows: Rows, shape: str, batch: int, sparsities: Sequence[float], impl: str = "sparsekern", crossing: bool = True
+    rows: Rows,
+    shape: str,
+    batch: int,
+    sparsities: Sequence[float],
+    impl: str = "sparsekern",
+    crossing: bool = True,
+    dtype: str = "float32",
 ) -> list[str]:
-    ratios = {s: _ratio(rows, shape, batch, s, impl) for s in sparsities}
+    ratios = {s: _ratio(rows, shape, batch, s, impl, dtype) for s in sparsities}
     cells = [_number(ratio) for ratio in ratios.values()]
     points = [(s, ratio) for s, ratio in ratios.items() if ratio is not None]
     return [*cells, crossover(points).replace("%", " %")] if crossing else cells
@@ -137,13 +187,14 @@ def _percents(sparsities: Iterable[float]) -> list[str]:
     return [f"{s:.0%}".replace("%", " %") for s in sparsities]
 
 
-TABLES: dict[str, tuple[str, Callable[[Rows], str]]] = {
-    "linear": ("kernels", linear),
-    "peers": ("kernels", peers),
-    "memory": ("memory", memory),
-    "convolutions": ("convolutions", convolutions),
-    "training": ("train", training),
-    "cifar": ("cifar", cifar),
+TABLES: dict[str, tuple[tuple[str, ...], Callable[..., str]]] = {
+    "gains": (("kernels", "convolutions", "train", "memory"), gains),
+    "linear": (("kernels",), linear),
+    "peers": (("kernels",), peers),
+    "memory": (("memory",), memory),
+    "convolutions": (("convolutions",), convolutions),
+    "training": (("train",), training),
+    "cifar": (("cifar",), cifar),
 }
 
 if __name__ == "__main__":
