@@ -3,6 +3,7 @@
 from . import process as process  # before the imports that take time
 
 # isort: split
+from . import moved as moved
 from . import ops
 from .nn import (
     Flops,

@@ -30,7 +30,13 @@ def _room(title: str, sentence: str, *modules: str) -> Room:
 
 
 ROOMS = [
-    _room("process, errors", "what the command line needs before it imports torch", "process", "errors"),
+    _room(
+        "process, errors",
+        "what the command line needs before it imports torch; old names",
+        "process",
+        "errors",
+        "moved",
+    ),
     _room("private_torch", "the names that PyTorch keeps to itself, each with why and what would replace it"),
     _room("ops", "operators on flat tensors: CPU, CUDA, Triton and plain PyTorch"),
     _room("topology", "a sparsity pattern as a frozen value"),

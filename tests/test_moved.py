@@ -1,0 +1,26 @@
+"""Old names of modules lead to new ones."""
+
+import importlib
+import pickle
+import sys
+
+import pytest
+
+from sparsekern.moved import MOVED
+from sparsekern.sparsity import schedules
+
+
+@pytest.mark.parametrize("old", MOVED)
+def test_an_old_name_warns_and_leads_to_the_module(old: str) -> None:
+    sys.modules.pop(old, None)
+    with pytest.warns(DeprecationWarning, match=f"{old} is now {MOVED[old]}"):
+        module = importlib.import_module(old)
+    assert module is importlib.import_module(MOVED[old])
+    assert module.__spec__ is not None
+    assert module.__name__ == module.__spec__.name == MOVED[old]
+
+
+def test_a_pickle_of_version_0_1_loads() -> None:
+    value = schedules.cosine(0.3, 100)
+    old = pickle.dumps(value, protocol=2).replace(b"sparsity.parts.schedules", b"sparsity.schedules")
+    assert pickle.loads(old) == value
