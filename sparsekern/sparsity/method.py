@@ -1,7 +1,7 @@
 """A method is a composition: a schedule, when the pattern changes, what is dropped, what grows, over which view."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 from ..topology import kept
 from .growth.candidates import Growth
@@ -76,6 +76,11 @@ class Method:
             raise ValueError(f"min_per_layer must be at least 0, got {self.min_per_layer}")
         if self.initialize not in ("keep", "fan_in", "evci", "rescale"):
             raise ValueError(f"initialize must be 'keep', 'fan_in', 'evci' or 'rescale', got {self.initialize!r}")
+
+    @property
+    def scored(self) -> Start:
+        """`start` of a method that has one."""
+        return cast(Start, self.start)
 
     @property
     def needs_batches(self) -> bool:

@@ -26,7 +26,7 @@ OPTIONS: dict[str, dict[str, Any]] = {"rewind": {"step": 2}}
 
 
 def begin(kind: str, name: str, optimizer: str, monkeypatch: pytest.MonkeyPatch) -> tuple[nn.Module, sk.Sparsifier]:
-    monkeypatch.setattr("trajectories.make", lambda name: make(name, **OPTIONS.get(name, {})))
+    monkeypatch.setattr("support.trajectories.make", lambda name: make(name, **OPTIONS.get(name, {})))
     return prepare(kind, name, OPTIMIZERS[optimizer])
 
 

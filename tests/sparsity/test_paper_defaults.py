@@ -53,9 +53,8 @@ def test_optg() -> None:
 def test_prospr(name: str) -> None:
     start = sk.methods.get(name)(0.9).start
     assert (start.batches, start.batch_size) == (4, 512)
-    choose = start.choose
-    prospect = choose.args[0] if name == "prospr_channel" else choose.__self__
-    assert prospect == Prospect(name, 3, 0.1, 0.0, True, 512, first_order=name == "prospr_first_order")
+    prospect = start.choose.args[0] if name == "prospr_channel" else start.choose
+    assert prospect == Prospect(3, 0.1, 0.0, True, first_order=name == "prospr_first_order")
 
 
 @pytest.mark.parametrize("name", list(GSE))

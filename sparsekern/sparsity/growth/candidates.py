@@ -150,6 +150,13 @@ def sampled_gradient(heuristic: Heuristic, multiplier: float, batches: int = 1) 
     )
 
 
+def guided(grow: Growth | None, heuristic: Heuristic) -> Growth:
+    """Returns the `sampled_gradient` that is like `grow`, but guided by another heuristic."""
+    if grow is None or grow.multiplier is None:
+        raise ValueError("only growth by sampled gradients is guided")
+    return sampled_gradient(heuristic, grow.multiplier, grow.batches)
+
+
 def _sampled(
     heuristic: Heuristic,
     sites: Sequence[Site],

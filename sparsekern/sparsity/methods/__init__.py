@@ -8,16 +8,19 @@ from .after import lottery, magnitude_after, oneshot_ft, rewind
 from .before import dense, magnitude_init, random, snip, snip_mb
 from .channel import random_channel, three_sp
 from .deepr import deepr
+from .dnw import dnw
 from .dpf import dpf, dpf_filter, dpf_layerwise
 from .dsr import dsr
-from .dynamic import dnw, gmp, rigl, set
 from .force import force, iter_snip
+from .gmp import gmp
 from .granet import granet
 from .grasp import grasp, grasp_abs, grasp_magnitude
 from .gse import gse_grabo, gse_graest, gse_random, gse_synflow
 from .optg import optg
 from .prospr import prospr, prospr_channel, prospr_first_order
 from .registry import describe, get, names
+from .rigl import rigl
+from .set import set
 from .sfp import sfp
 from .snfs import snfs
 from .snr import snr, snr_frozen

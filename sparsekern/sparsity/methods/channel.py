@@ -12,34 +12,23 @@ from ..parts.distributions import apportion
 from ..parts.schedules import constant
 from ..scoring.channels import costs, highest_channels, left_of, read_sums, removable_groups, without_channels
 from ..scoring.network import Network, Start, mean_gradient
-from .registry import Entry, check_batches, listed
+from .registry import listed
+from .request import Request, check_choice
 
 Variant = Literal["plain", "reinit", "rescale"]
 INITIALIZE = {"plain": "keep", "reinit": "evci", "rescale": "rescale"}
 
 
 @listed(
-    Entry(
-        "3SP, channels",
-        "van Amersfoort, Alizadeh, Farquhar, Lane, Gal, arXiv 2007.00389",
-        2020,
-        storage="nonzeros",
-        changes="never",
-        gradient="dense, once before",
-        needs_batches=True,
-    )
+    "3SP, channels",
+    paper="van Amersfoort, Alizadeh, Farquhar, Lane, Gal, arXiv 2007.00389",
+    year=2020,
+    gradient="dense, once before",
+    needs_batches=True,
 )
-def three_sp(
-    sparsity: float,
-    total_steps: int | None = None,
-    steps_per_epoch: int | None = None,
-    *,
-    variant: Variant = "plain",
-    batches: int = 1,
-    min_per_layer: int = 0,
-) -> Method:
-    """3SP: Single Shot Structured Pruning Before Training (van Amersfoort et al. 2020): `sparsity` is the fraction of
-    channels removed.
+def three_sp(request: Request, *, variant: Variant = "plain", batches: int = 1, min_per_layer: int = 0) -> Method:
+    """3SP: Single Shot Structured Pruning Before Training (van Amersfoort et al. 2020, arXiv 2007.00389): `sparsity`
+    is the fraction of channels removed.
 
     A gate c = 1 multiplies each channel where it is read, behind batch norm and activation (before batch norm its
     derivative would be 0); its saliency |dL/dc| = |sum_j w_j dL/dw_j|, over the weights that read the channel, is
@@ -57,13 +46,12 @@ def three_sp(
         batches: how many to take on the command line.
         min_per_layer: so many channels stay in each group of tied layers.
     """
-    check_batches("three_sp", batches)
-    if variant not in get_args(Variant):
-        raise ValueError(f"variant must be one of {', '.join(get_args(Variant))}, got {variant!r}")
+    request.check(batches >= 1, f"takes batches >= 1, got {batches}")
+    check_choice("variant", variant, get_args(Variant))
     return Method(
-        "three_sp",
-        constant(sparsity),
-        start=Start("three_sp", partial(_most_salient, sparsity), batches, unit="channel"),
+        request.name,
+        constant(request.sparsity),
+        start=Start(partial(_most_salient, request.sparsity), batches, unit="channel"),
         initialize=INITIALIZE[variant],  # type: ignore[arg-type]
         min_per_layer=min_per_layer,
     )
@@ -77,25 +65,17 @@ def _most_salient(sparsity: float, network: Network) -> list[Tensor]:
     return highest_channels(network, groups, scores, sparsity)
 
 
-@listed(
-    Entry("Random channels", None, None, storage="nonzeros", changes="never", gradient="active", needs_batches=True)
-)
-def random_channel(
-    sparsity: float,
-    total_steps: int | None = None,
-    steps_per_epoch: int | None = None,
-    *,
-    min_per_layer: int = 0,
-) -> Method:
-    """Channels removed by chance: the fraction `sparsity` of those of each group of tied layers, in all
-    n - floor(sparsity n) of n stay. Which channels can be removed, and what goes with them, is as in `prospr_channel`.
-    Of the batches it takes the first input, to trace the model with, and no `loss`.
+@listed("Random channels", needs_batches=True)
+def random_channel(request: Request, *, min_per_layer: int = 0) -> Method:
+    """Removes channels by chance: the fraction `sparsity` of those of each group of tied layers, so that
+    n - floor(sparsity n) of n stay in all. Which channels can be removed, and what goes with them, is as in
+    `prospr_channel`. Of the batches it takes the first input, to trace the model with, and no `loss`.
 
     Args:
         min_per_layer: so many channels stay in each group of tied layers; the others share what is left.
     """
-    start = Start("random_channel", partial(_any, sparsity), batches=1, needs_loss=False, unit="channel")
-    return Method("random_channel", constant(sparsity), start=start, min_per_layer=min_per_layer)
+    start = Start(partial(_any, request.sparsity), batches=1, needs_loss=False, unit="channel")
+    return Method(request.name, constant(request.sparsity), start=start, min_per_layer=min_per_layer)
 
 
 def _any(sparsity: float, network: Network) -> list[Tensor]:

@@ -14,7 +14,8 @@ from ..parts.distributions import Distribution, by_name
 from ..parts.schedules import Cadence, constant
 from ..rule import Rule
 from ..sites.site import LayerSite, Site
-from .registry import Entry, listed, steps_of
+from .registry import listed
+from .request import Request
 
 
 @dataclass(frozen=True)
@@ -41,26 +42,10 @@ class FixedSigns(Rule):
         return [(keep, keep.numel() - n) for keep, n in zip(stays, kept, strict=True)]
 
 
-@listed(
-    Entry(
-        "DeepR",
-        "Bellec, Kappel, Maass, Legenstein, ICLR",
-        2018,
-        storage="nonzeros",
-        changes="every step",
-        gradient="active",
-    )
-)
-def deepr(
-    sparsity: float,
-    total_steps: int | None = None,
-    steps_per_epoch: int | None = None,
-    *,
-    l1: float = 1e-5,
-    noise: float = 1e-5,
-    share: str | Distribution = "er",
-) -> Method:
-    """DeepR: weights that would change their sign make way for others, drawn at random.
+@listed("DeepR", paper="Bellec, Kappel, Maass, Legenstein, ICLR", year=2018, changes="every step")
+def deepr(request: Request, *, l1: float = 1e-5, noise: float = 1e-5, share: str | Distribution = "er") -> Method:
+    """DeepR: Deep Rewiring, Training very sparse deep networks (Bellec et al., ICLR 2018, arXiv 1711.05136). Weights
+    that would change their sign make way for others, drawn at random.
 
     An active weight is w = s theta with a fixed sign s and theta >= 0. In every step, after the optimizer's,
     theta <- theta - lr l1 + lr noise nu with nu ~ N(0, 1); then each layer drops the weights with theta < 0 and grows
@@ -78,13 +63,11 @@ def deepr(
         noise: standard deviation of the noise, in units of the learning rate.
         share: how the layers share the weights: "er" (SET), "erk", "uniform"; the scripts set each layer by hand.
     """
-    if l1 < 0 or noise < 0:
-        raise ValueError(f"deepr takes l1 and noise of at least 0, got {l1} and {noise}")
-    steps_of("deepr", total_steps)
+    request.check(l1 >= 0 and noise >= 0, f"takes l1 and noise of at least 0, got {l1} and {noise}")
     return Method(
-        "deepr",
-        constant(sparsity),
-        Cadence(1, start=0),
+        request.name,
+        constant(request.sparsity),
+        request.often(Cadence(1, start=0)),
         grow=growth.uniform(),
         view=views.layer,
         share=by_name(share),

@@ -1,70 +1,25 @@
 """Dynamic Model Pruning with Feedback (Lin, Stich, Barba, Dmitriev, Jaggi, ICLR 2020)."""
 
+from dataclasses import replace
+
 from ..method import Method
 from ..parts import criteria, scopes, views
 from ..parts.schedules import Cadence, cubic
-from ..parts.views import View
-from .registry import Entry, epochs_of, listed, not_too_rare
+from .registry import listed, variant_of
+from .request import Request
 
 
-def _entry(title: str) -> Entry:
-    return Entry(
-        title,
-        "Lin, Stich, Barba, Dmitriev, Jaggi, ICLR",
-        2020,
-        storage="dense weight",
-        changes="every 16 steps",
-        gradient="dense",
-    )
-
-
-def _dpf(
-    name: str,
-    view: View,
-    sparsity: float,
-    total_steps: int | None,
-    steps_per_epoch: int | None,
-    every: int,
-    stop: float,
-    finetune: int,
-    min_per_layer: int,
-    criterion: criteria.Criterion = criteria.magnitude,
-) -> Method:
-    steps, period, epochs = epochs_of(name, total_steps, steps_per_epoch)
-    if not 0 < stop <= 1:
-        raise ValueError(f"{name} takes stop as a fraction of the pruning epochs in (0, 1], got {stop}")
-    if not 0 <= finetune < epochs:
-        raise ValueError(f"{name} needs finetune below the {epochs} epochs of the run, got {finetune}")
-    end = steps - finetune * period
-    if end < period:
-        raise ValueError(f"{name} raises its sparsity by epochs and needs one of {period} steps to prune in, got {end}")
-    ramp = min(max(1, round(stop * (epochs - finetune))), end // period) * period  # the last epoch may be a part
-    return Method(
-        name,
-        cubic(sparsity, ramp, period),
-        not_too_rare(name, Cadence(every, start=0, stop=end, last=end), steps),
-        storage="master",
-        scope=scopes.convolutions,
-        drop=criterion,
-        view=view,
-        update="before",
-        freeze=end if finetune else None,
-        min_per_layer=min_per_layer,
-    )
-
-
-@listed(_entry("DPF"))
-def dpf(
-    sparsity: float,
-    total_steps: int | None = None,
-    steps_per_epoch: int | None = None,
-    *,
-    every: int = 16,
-    stop: float = 0.75,
-    finetune: int = 0,
-    min_per_layer: int = 0,
-) -> Method:
-    """DPF: the network computes with its largest weights, and all weights learn.
+@listed(
+    "DPF",
+    paper="Lin, Stich, Barba, Dmitriev, Jaggi, ICLR",
+    year=2020,
+    storage="dense weight",
+    changes="every 16 steps",
+    gradient="dense",
+)
+def dpf(request: Request, *, every: int = 16, stop: float = 0.75, finetune: int = 0, min_per_layer: int = 0) -> Method:
+    """DPF: Dynamic Model Pruning with Feedback (Lin et al., ICLR 2020, arXiv 2006.07253). The network computes with its
+    largest weights, and all weights learn.
 
     Before every `every`-th step the mask m becomes that of the globally largest |w| of the dense weight w; the
     gradient g at m w goes to all of w (straight-through): w <- opt(w, g). So the error w - m w that pruning makes is
@@ -80,56 +35,41 @@ def dpf(
             their nonzeros only, and the optimizer's state shrinks with them.
         min_per_layer: weights that stay in every layer.
     """
-    return _dpf("dpf", views.network, sparsity, total_steps, steps_per_epoch, every, stop, finetune, min_per_layer)
-
-
-@listed(_entry("DPF, each layer at the same sparsity"))
-def dpf_layerwise(
-    sparsity: float,
-    total_steps: int | None = None,
-    steps_per_epoch: int | None = None,
-    *,
-    every: int = 16,
-    stop: float = 0.75,
-    finetune: int = 0,
-    min_per_layer: int = 0,
-) -> Method:
-    """`dpf` with the largest |w| of each layer, all layers at the same sparsity. Options as there."""
-    return _dpf(
-        "dpf_layerwise", views.layer, sparsity, total_steps, steps_per_epoch, every, stop, finetune, min_per_layer
+    steps, period, epochs = request.steps, request.epoch, request.epochs
+    request.check(0 < stop <= 1, f"takes stop as a fraction of the pruning epochs in (0, 1], got {stop}")
+    request.check(0 <= finetune < epochs, f"needs finetune below the {epochs} epochs of the run, got {finetune}")
+    end = steps - finetune * period
+    request.check(
+        end >= period, f"raises its sparsity by epochs and needs one of {period} steps to prune in, got {end}"
+    )
+    ramp = min(max(1, round(stop * (epochs - finetune))), end // period) * period  # the last epoch may be a part
+    return Method(
+        request.name,
+        cubic(request.sparsity, ramp, period),
+        request.often(Cadence(every, start=0, stop=end, last=end)),
+        storage="master",
+        scope=scopes.convolutions,
+        update="before",
+        freeze=end if finetune else None,
+        min_per_layer=min_per_layer,
     )
 
 
-@listed(_entry("DPF of filters"))
-def dpf_filter(
-    sparsity: float,
-    total_steps: int | None = None,
-    steps_per_epoch: int | None = None,
-    *,
-    every: int = 16,
-    stop: float = 0.75,
-    finetune: int = 0,
-    min_per_layer: int = 0,
-    normalise: bool = False,
-) -> Method:
-    """`dpf` with masks of whole filters (output channels), the globally largest ||F||_2; `sparsity` is the fraction of
-    filters that are zero. Their bias and batch norm are left alone. `sparsekern.shrink` removes them afterwards.
+@variant_of(dpf, "DPF, each layer at the same sparsity")
+def dpf_layerwise(base: Method) -> Method:
+    """Changes `dpf` (arXiv 2006.07253): the largest |w| of each layer stay, all layers at the same sparsity."""
+    return replace(base, view=views.layer)
+
+
+@variant_of(dpf, "DPF of filters")
+def dpf_filter(base: Method, *, normalise: bool = False) -> Method:
+    """Changes `dpf` (arXiv 2006.07253): masks are of whole filters (output channels), the globally largest ||F||_2;
+    `sparsity` is the fraction of filters that are zero. Their bias and batch norm are left alone. `sparsekern.shrink`
+    removes them afterwards.
 
     Args:
         every, stop, finetune: as in `dpf`.
         min_per_layer: filters that stay in every layer.
         normalise: divide the norms by sqrt(fan-in), so that layers compare by the size of a weight.
     """
-    criterion = criteria.filter_rms if normalise else criteria.filter_norm
-    return _dpf(
-        "dpf_filter",
-        views.filters,
-        sparsity,
-        total_steps,
-        steps_per_epoch,
-        every,
-        stop,
-        finetune,
-        min_per_layer,
-        criterion,
-    )
+    return replace(base, view=views.filters, drop=criteria.filter_rms if normalise else criteria.filter_norm)

@@ -1,6 +1,5 @@
 """Dynamic sparse reparameterization (Mostafa and Wang, ICML 2019)."""
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,7 +14,8 @@ from ..parts.distributions import Distribution, apportion, by_name
 from ..parts.schedules import Cadence, Stages, constant
 from ..rule import Rule
 from ..sites.site import LayerSite, Site
-from .registry import Entry, listed, steps_of
+from .registry import listed
+from .request import Request
 
 # Wide ResNet-28-2, 200 epochs of 391 steps: 20,000 weights of the 10 % that are active, and the epochs at which the
 # period doubles, the last one being that of the last change.
@@ -48,27 +48,17 @@ class AdaptiveThreshold(Rule):
         return list(zip(stays, apportion(left, absent, removed), strict=True))
 
 
-@listed(
-    Entry(
-        "DSR",
-        "Mostafa, Wang, ICML",
-        2019,
-        storage="nonzeros",
-        changes="every 100, later 800 steps until 95 % of the run",
-        gradient="active",
-    )
-)
+@listed("DSR", paper="Mostafa, Wang, ICML", year=2019, changes="every 100, later 800 steps until 95 % of the run")
 def dsr(
-    sparsity: float,
-    total_steps: int | None = None,
-    steps_per_epoch: int | None = None,
+    request: Request,
     *,
     pruned: int | None = None,
     threshold: float = 1e-3,
     every: int | None = None,
     share: str | Distribution = "uniform",
 ) -> Method:
-    """DSR: Parameter Efficient Training of Deep Convolutional Neural Networks by Dynamic Sparse Reparameterization.
+    """DSR: Parameter Efficient Training of Deep Convolutional Neural Networks by Dynamic Sparse Reparameterization
+    (Mostafa and Wang, ICML 2019, arXiv 1902.05967).
 
     At a change all layers drop their |w| < H, but for one weight of each layer; H is halved if that were more than
     1.1 N_p weights and doubled if they were fewer than 0.9 N_p. The layers then grow as many in all, in proportion to
@@ -85,26 +75,23 @@ def dsr(
             paper's 100 in its 78,200 steps, shorter in proportion in a shorter run.
         share: of the first pattern: "uniform", "er" or "erk".
     """
-    steps = steps_of("dsr", total_steps)
-    if threshold <= 0 or (pruned is not None and pruned < 1):
-        raise ValueError(f"dsr takes threshold > 0 and pruned >= 1, got {threshold} and {pruned}")
+    steps = request.steps
+    request.check(
+        threshold > 0 and (pruned is None or pruned >= 1),
+        f"takes threshold > 0 and pruned >= 1, got {threshold} and {pruned}",
+    )
     period = every if every is not None else min(PERIOD, max(1, PERIOD * steps // STEPS))
-    notes = ()
     if every is None and period != PERIOD:
-        notes = (f"dsr: a first change every {period} steps instead of {PERIOD}, for the paper's number of changes",)
+        request.note(f"a first change every {period} steps instead of {PERIOD}, for the paper's number of changes")
     ends = [int(part * steps) for part in EPOCHS]
     starts = [1, *(end + 1 for end in ends)]
-    when = Stages(tuple(Cadence(period * 2**i, starts[i], end) for i, end in enumerate(ends)))
-    if when.count(steps) < 3:
-        warnings.warn(f"dsr changes its pattern fewer than three times in {steps} steps", stacklevel=2)
     return Method(
-        "dsr",
-        constant(sparsity),
-        when,
+        request.name,
+        constant(request.sparsity),
+        request.often(Stages(tuple(Cadence(period * 2**i, starts[i], end) for i, end in enumerate(ends)))),
         scope=scopes.without_first_and_shortcuts,
         grow=growth.uniform_elsewhere(),
         view=views.network,
         share=by_name(share),
         rule=AdaptiveThreshold(pruned, threshold),
-        notes=notes,
     )

@@ -1,6 +1,6 @@
 """Progressive Skeletonization (de Jorge et al., ICLR 2021): SNIP again and again, on the network pruned so far."""
 
-from functools import partial
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -9,44 +9,43 @@ from ..method import Method
 from ..parts import scores
 from ..parts.schedules import constant
 from ..scoring.network import Network, Start, mean_gradient
-from .registry import Entry, check_batches, listed
+from .registry import listed, variant_of
+from .request import Request
 
 
-def _entry(title: str) -> Entry:
-    paper = "de Jorge et al., ICLR"
-    return Entry(title, paper, 2021, "nonzeros", "never", "dense, in every round before", needs_batches=True)
+@dataclass(frozen=True)
+class Rounds:
+    """Prunes the dense network in rounds, by |w * g| with the gradient g of the network pruned so far.
+
+    Attributes:
+        returning: what was pruned in an earlier round may return.
+    """
+
+    count: int
+    returning: bool = False
+
+    def __call__(self, network: Network) -> list[Tensor]:
+        weights = network.weights
+        masks = [torch.ones_like(weight, dtype=torch.bool) for weight in weights]
+        for i in range(1, self.count + 1):
+            gradients = mean_gradient(network.model, weights, network.batches, network.loss, masks)
+            products = [scores.saliency(w.detach(), g) for w, g in zip(weights, gradients, strict=True)]
+            if not self.returning:
+                products = [p.masked_fill(~mask, -torch.inf) for p, mask in zip(products, masks, strict=True)]
+            masks = network.after(i / self.count).largest(products)
+        return masks
 
 
-def _iterated(name: str, sparsity: float, rounds: int, batches: int, returning: bool) -> Method:
-    check_batches(name, batches)
-    if rounds < 1:
-        raise ValueError(f"{name} takes rounds >= 1, got {rounds}")
-    return Method(name, constant(sparsity), start=Start(name, partial(_choose, rounds, returning), batches))
-
-
-def _choose(rounds: int, returning: bool, network: Network) -> list[Tensor]:
-    weights = network.weights
-    masks = [torch.ones_like(weight, dtype=torch.bool) for weight in weights]
-    for i in range(1, rounds + 1):
-        gradients = mean_gradient(network.model, weights, network.batches, network.loss, masks)
-        products = [scores.saliency(w.detach(), g) for w, g in zip(weights, gradients, strict=True)]
-        if not returning:
-            products = [product.masked_fill(~mask, -torch.inf) for product, mask in zip(products, masks, strict=True)]
-        masks = network.after(i / rounds).largest(products)
-    return masks
-
-
-@listed(_entry("Iterative SNIP"))
-def iter_snip(
-    sparsity: float,
-    total_steps: int | None = None,
-    steps_per_epoch: int | None = None,
-    *,
-    rounds: int = 60,
-    batches: int = 1,
-) -> Method:
+@listed(
+    "Iterative SNIP",
+    paper="de Jorge et al., ICLR",
+    year=2021,
+    gradient="dense, in every round before",
+    needs_batches=True,
+)
+def iter_snip(request: Request, *, rounds: int = 60, batches: int = 1) -> Method:
     """Iterative SNIP: Progressive Skeletonization, Trimming more fat from a network at initialization (de Jorge et al.,
-    ICLR 2021).
+    ICLR 2021, arXiv 2006.09081).
 
     In round i of `rounds` the globally largest |w * g| of what is left stay, a density of density^(i / rounds); g is
     the gradient of the network pruned so far, the mean over the batches. What is pruned stays pruned. One round is
@@ -59,26 +58,21 @@ def iter_snip(
         batches: how many to take on the command line: 1, as in the official code; its recipes take 10 for CIFAR-100 and
             20 for Tiny ImageNet, the paper 40 for ImageNet.
     """
-    return _iterated("iter_snip", sparsity, rounds, batches, returning=False)
+    request.check(batches >= 1, f"takes batches >= 1, got {batches}")
+    request.check(rounds >= 1, f"takes rounds >= 1, got {rounds}")
+    return Method(request.name, constant(request.sparsity), start=Start(Rounds(rounds), batches))
 
 
-@listed(_entry("FORCE"))
-def force(
-    sparsity: float,
-    total_steps: int | None = None,
-    steps_per_epoch: int | None = None,
-    *,
-    rounds: int = 60,
-    batches: int = 1,
-) -> Method:
+@variant_of(iter_snip, "FORCE")
+def force(base: Method, *, rounds: int = 60) -> Method:
     """FORCE, foresight connection sensitivity: Progressive Skeletonization, Trimming more fat from a network at
-    initialization (de Jorge et al., ICLR 2021).
+    initialization (de Jorge et al., ICLR 2021, arXiv 2006.09081).
 
-    As `iter_snip`, but the globally largest |w * g| of all initial weights w stay, where g is the gradient of the
+    Works as `iter_snip`, but the globally largest |w * g| of all initial weights w stay, where g is the gradient of the
     pruned network by every entry: what was pruned in an earlier round may return. One round is `snip`. Differences from
     the official code as there.
 
     Args:
         rounds, batches: as in `iter_snip`.
     """
-    return _iterated("force", sparsity, rounds, batches, returning=True)
+    return replace(base, start=base.scored.rechosen(returning=True))

@@ -15,7 +15,8 @@ from ..parts.distributions import Distribution, by_name
 from ..parts.schedules import Schedule, cosine, cubic
 from ..rule import Rule
 from ..sites.site import Site
-from .registry import Entry, cadence, end_of, listed, steps_of
+from .registry import listed
+from .request import Request
 
 # The paper's number of changes, kept where a run is too short for the paper's period: 160 epochs of 391 steps.
 CHANGES = 62
@@ -37,20 +38,9 @@ class PruneAndRegenerate(Rule):
         return list(zip(stays, counts, strict=True))
 
 
-@listed(
-    Entry(
-        "GraNet",
-        "Liu et al., NeurIPS",
-        2021,
-        storage="nonzeros",
-        changes="every 1000 steps",
-        gradient="dense at changes",
-    )
-)
+@listed("GraNet", paper="Liu et al., NeurIPS", year=2021, changes="every 1000 steps", gradient="dense at changes")
 def granet(
-    sparsity: float,
-    total_steps: int | None = None,
-    steps_per_epoch: int | None = None,
+    request: Request,
     *,
     initial: float = 0.5,
     rate: float = 0.5,
@@ -58,7 +48,8 @@ def granet(
     stop: float = 0.6875,
     share: str | Distribution = "erk",
 ) -> Method:
-    """GraNet: gradual magnitude pruning of a sparse network, which regenerates as many weights as it drops.
+    """GraNet: Sparse Training via Boosting Pruning Plasticity with Neuroregeneration (Liu et al., NeurIPS 2021, arXiv
+    2106.10404). Gradual magnitude pruning of a sparse network, which regenerates as many weights as it drops.
 
     Every `every` steps, after the weight update: the network is pruned to s_t = s + (s_0 - s)(1 - t / T_end)^3 by the
     globally smallest |w|; then each layer drops its ceil(rate_t nnz) smallest magnitudes and grows as many by the
@@ -80,16 +71,14 @@ def granet(
             ImageNet).
         share: of the first pattern: "erk", "er" or "uniform".
     """
-    if not 0 <= initial < 1:
-        raise ValueError(f"granet takes an initial sparsity in [0, 1), got {initial}")
-    steps, last = steps_of("granet", total_steps), end_of("granet", stop, total_steps)
-    when, notes = cadence("granet", steps, every, 1000, steps - 1, CHANGES, shortest=max(1, min(10, (steps - 1) // 3)))
+    request.check(0 <= initial < 1, f"takes an initial sparsity in [0, 1), got {initial}")
+    steps, last, sparsity = request.steps, request.end(stop), request.sparsity
+    when = request.paced(every, 1000, steps - 1, CHANGES, shortest=max(1, min(10, (steps - 1) // 3)))
     end = min(max(1, round(last / when.period)), (steps - 1) // when.period) * when.period
-    if not end:
-        raise ValueError(f"granet prunes every {when.period} steps, so never in a run of {steps}; give a smaller every")
+    request.check(end > 0, f"prunes every {when.period} steps, so never in a run of {steps}; give a smaller every")
     ramp, exchange = cubic(sparsity, end, when.period, min(initial, sparsity)), cosine(rate, steps, min(rate, 0.005))
     return Method(
-        "granet",
+        request.name,
         ramp,
         when,
         grow=growth.dense_gradient(),
@@ -97,5 +86,4 @@ def granet(
         view=views.layer,
         share=by_name(share),
         rule=PruneAndRegenerate(ramp, exchange),
-        notes=notes,
     )

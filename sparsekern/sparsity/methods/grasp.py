@@ -1,6 +1,6 @@
 """Weights scored by how their removal changes the gradient flow (Wang et al., ICLR 2020), and what followed it."""
 
-from functools import partial
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -11,41 +11,37 @@ from ..parts.schedules import constant
 from ..parts.scores import Score
 from ..scoring.network import Network, Start, scoring
 from ..scoring.objective import Objective, curvature
-from .registry import Entry, check_batches, listed
+from .registry import listed, variant_of
+from .request import Request
 
 
-def _start(name: str, score: Score, batches: int, temperature: float) -> Start:
-    """The globally highest `score(w, Hg)`."""
-    check_batches(name, batches)
-    if not temperature > 0:
-        raise ValueError(f"{name} takes temperature > 0, got {temperature}")
-    return Start(name, partial(_choose, score, temperature), batches)
+@dataclass(frozen=True)
+class GradientFlow:
+    """Keeps the globally highest `score(w, H g)`; the temperature divides the logits."""
+
+    temperature: float
+    score: Score = scores.product
+
+    def __call__(self, network: Network) -> list[Tensor]:
+        weights, loss = network.weights, network.loss
+        with scoring(network.model):
+            objective = Objective(
+                network.model, lambda output, target: loss(divided(output, self.temperature), target), weights
+            )
+            products = curvature(objective, weights, network.batches)
+        return network.largest([self.score(w.detach(), product) for w, product in zip(weights, products, strict=True)])
 
 
-def _choose(score: Score, temperature: float, network: Network) -> list[Tensor]:
-    weights = network.weights
-    with scoring(network.model):
-        loss = network.loss
-        objective = Objective(network.model, lambda output, target: loss(divided(output, temperature), target), weights)
-        products = curvature(objective, weights, network.batches)
-    return network.largest([score(w.detach(), product) for w, product in zip(weights, products, strict=True)])
-
-
-def _entry(title: str, paper: str, year: int) -> Entry:
-    gradient = "dense, twice differentiated, once before"
-    return Entry(title, paper, year, "nonzeros", "never", gradient, needs_batches=True)
-
-
-@listed(_entry("GraSP", "Wang, Zhang, Grosse, ICLR", 2020))
-def grasp(
-    sparsity: float,
-    total_steps: int | None = None,
-    steps_per_epoch: int | None = None,
-    *,
-    batches: int = 2,
-    temperature: float = 200.0,
-) -> Method:
-    """GraSP: Picking Winning Tickets Before Training by Preserving Gradient Flow (Wang et al., ICLR 2020).
+@listed(
+    "GraSP",
+    paper="Wang, Zhang, Grosse, ICLR",
+    year=2020,
+    gradient="dense, twice differentiated, once before",
+    needs_batches=True,
+)
+def grasp(request: Request, *, batches: int = 2, temperature: float = 200.0) -> Method:
+    """GraSP: Picking Winning Tickets Before Training by Preserving Gradient Flow (Wang et al., ICLR 2020,
+    arXiv 2002.07376).
 
     Removes the globally largest S = -w * H g of the initial weights: g is the gradient of the loss by all
     weights to prune, H their Hessian. Removing w changes g'g by 2 S to first order, so what stays, with its sign,
@@ -64,19 +60,15 @@ def grasp(
         temperature: divides the logits before the loss, 200 in the official code; the paper does not say. Of an output
             that is no tensor every floating-point tensor is divided.
     """
-    return Method("grasp", constant(sparsity), start=_start("grasp", scores.product, batches, temperature))
+    request.check(batches >= 1, f"takes batches >= 1, got {batches}")
+    request.check(temperature > 0, f"takes temperature > 0, got {temperature}")
+    return Method(request.name, constant(request.sparsity), start=Start(GradientFlow(temperature), batches))
 
 
-@listed(_entry("Magnitude of GraSP", "Frankle, Dziugaite, Roy, Carbin, ICLR", 2021))
-def grasp_abs(
-    sparsity: float,
-    total_steps: int | None = None,
-    steps_per_epoch: int | None = None,
-    *,
-    batches: int = 2,
-    temperature: float = 200.0,
-) -> Method:
-    """GraSP by absolute value (Frankle et al., Pruning Neural Networks at Initialization, ICLR 2021).
+@variant_of(grasp, "Magnitude of GraSP", paper="Frankle, Dziugaite, Roy, Carbin, ICLR", year=2021)
+def grasp_abs(base: Method) -> Method:
+    """GraSP by absolute value: Pruning Neural Networks at Initialization, Why Are We Missing the Mark? (Frankle et al.,
+    ICLR 2021, arXiv 2009.08576).
 
     Keeps the globally largest |w * H g| of the initial weights: g is the gradient of the loss by all weights to prune,
     H their Hessian. Removing w changes g'g by -2 w (H g) to first order; `grasp` keeps the weights whose removal lowers
@@ -87,19 +79,13 @@ def grasp_abs(
         batches: as in `grasp`.
         temperature: divides the logits before the loss: 200 in GraSP's code, whose recipe Frankle et al. keep.
     """
-    return Method("grasp_abs", constant(sparsity), start=_start("grasp_abs", scores.saliency, batches, temperature))
+    return replace(base, start=base.scored.rechosen(score=scores.saliency))
 
 
-@listed(_entry("|GraSP|", "Lubana, Dick, ICLR", 2021))
-def grasp_magnitude(
-    sparsity: float,
-    total_steps: int | None = None,
-    steps_per_epoch: int | None = None,
-    *,
-    batches: int = 2,
-    temperature: float = 1.0,
-) -> Method:
-    """|GraSP|: A Gradient Flow Framework For Analyzing Network Pruning (Lubana and Dick, ICLR 2021).
+@variant_of(grasp_abs, "|GraSP|", paper="Lubana, Dick, ICLR")
+def grasp_magnitude(base: Method, *, temperature: float = 1.0) -> Method:
+    """|GraSP|: A Gradient Flow Framework For Analyzing Network Pruning (Lubana and Dick, ICLR 2021, arXiv
+    2009.11839).
 
     `grasp_abs` without a temperature: keeps the globally largest |w * H g|, what changes the gradient flow most in
     either direction. The official code scores whole filters, summing w * H g before it takes the absolute value, in
@@ -109,5 +95,4 @@ def grasp_magnitude(
     Args:
         batches, temperature: as in `grasp`; the paper argues for a temperature of 1.
     """
-    start = _start("grasp_magnitude", scores.saliency, batches, temperature)
-    return Method("grasp_magnitude", constant(sparsity), start=start)
+    return base

@@ -1,126 +1,28 @@
-"""Memory Efficient Dynamic Sparse Training: growth by gradients of a sampled subset (Heddes et al.)."""
+"""Always-sparse training by guided stochastic exploration: growth by gradients of a sampled subset (Heddes et al.)."""
+
+from dataclasses import replace
 
 from ..growth import candidates as growth
-from ..growth.candidates import Heuristic
 from ..method import Method
 from ..parts import views
 from ..parts.distributions import Distribution, by_name
 from ..parts.schedules import constant, cosine
-from .registry import Entry, cadence, end_of, listed
+from .registry import listed, variant_of
+from .request import Request
 
 # The paper's number of changes, kept where a run is too short for the paper's period.
 CHANGES = 46
 
 
-def _gse(
-    name: str,
-    heuristic: Heuristic,
-    sparsity: float,
-    total_steps: int | None,
-    multiplier: float,
-    batches: int,
-    rate: float,
-    every: int | None,
-    stop: float,
-    share: str | Distribution,
-    initialize: str,
-) -> Method:
-    end = end_of(name, stop, total_steps)
-    when, notes = cadence(name, total_steps, every, 1000, end, CHANGES)
-    return Method(
-        name,
-        constant(sparsity),
-        when,
-        grow=growth.sampled_gradient(heuristic, multiplier, batches),
-        rate=cosine(rate, end),
-        view=views.network,
-        share=by_name(share),
-        initialize=initialize,  # type: ignore[arg-type]
-        notes=notes,
-    )
-
-
-def _entry(title: str) -> Entry:
-    return Entry(
-        f"Memory-efficient DST, {title}",
-        "Heddes et al.",
-        2024,
-        storage="nonzeros",
-        changes="every 1000 steps until the second learning rate drop",
-        gradient="sampled subset at changes",
-    )
-
-
-@listed(_entry("random subset"))
-def gse_random(
-    sparsity: float,
-    total_steps: int | None = None,
-    steps_per_epoch: int | None = None,
-    *,
-    multiplier: float = 10,
-    batches: int = 1,
-    rate: float = 0.2,
-    every: int | None = None,
-    stop: float = 0.6,
-    share: str | Distribution = "uniform",
-    initialize: str = "fan_in",
-) -> Method:
-    """As `gse_grabo`, the subset drawn uniformly over the absent weights of each layer."""
-    return _gse(
-        "gse_random",
-        growth.flat,
-        sparsity,
-        total_steps,
-        multiplier,
-        batches,
-        rate,
-        every,
-        stop,
-        share,
-        initialize,
-    )
-
-
-@listed(_entry("SynFlow"))
-def gse_synflow(
-    sparsity: float,
-    total_steps: int | None = None,
-    steps_per_epoch: int | None = None,
-    *,
-    multiplier: float = 10,
-    batches: int = 1,
-    rate: float = 0.2,
-    every: int | None = None,
-    stop: float = 0.6,
-    share: str | Distribution = "uniform",
-    initialize: str = "fan_in",
-) -> Method:
-    """As `gse_grabo`, the subset drawn with probability proportional to the flow of absolute weights through the
-    network (eq. 3): g_b f_a, the efferent flow of row b times the afferent flow of column a, when every input is 1.
-
-    The network is linearised in float64 (`sparsity.scoring.linearised` says how each layer takes part), holding
-    nonzeros only. Activations are left out, which the paper does not say. The shape of its input is that of what the
-    model is called with in the step, or of the growth batches; only floating-point inputs can flow."""
-    return _gse(
-        "gse_synflow",
-        growth.synaptic_flow,
-        sparsity,
-        total_steps,
-        multiplier,
-        batches,
-        rate,
-        every,
-        stop,
-        share,
-        initialize,
-    )
-
-
-@listed(_entry("GraBo"))
+@listed(
+    "Memory-efficient DST, GraBo",
+    paper="Heddes et al.",
+    year=2024,
+    changes="every 1000 steps until the second learning rate drop",
+    gradient="sampled subset at changes",
+)
 def gse_grabo(
-    sparsity: float,
-    total_steps: int | None = None,
-    steps_per_epoch: int | None = None,
+    request: Request,
     *,
     multiplier: float = 10,
     batches: int = 1,
@@ -130,7 +32,8 @@ def gse_grabo(
     share: str | Distribution = "uniform",
     initialize: str = "fan_in",
 ) -> Method:
-    """Memory Efficient Dynamic Sparse Training, with the gradient bound as guide (Heddes et al.).
+    """Memory Efficient Dynamic Sparse Training, with the gradient bound as guide (Heddes et al.; later Always-Sparse
+    Training by Growing Connections with Guided Stochastic Exploration, 2024, arXiv 2401.06898).
 
     At a change K = floor(rate_t |A|), rate_t = rate / 2 (1 + cos(pi t / T_end)). Each layer draws its share,
     proportional to its size, of `multiplier` K absent weights with probability proportional to
@@ -141,11 +44,11 @@ def gse_grabo(
     In a convolution channels take the part of units: sums run over space, too, and the positions of the kernel are
     alike (appendix C).
 
-    The paper is followed where the official code differs: that draws with replacement, tells the positions of the
+    The paper is followed where the official code differs. The code draws with replacement, tells the positions of the
     kernel apart, sizes a layer's subset by its active weights, takes all of a layer of half sparsity or less, computes
-    dense gradients, and grows before it prunes, which chooses the same weights if those just grown are protected.
-    Draws that hit an active or a drawn weight are repeated 32 times at most, then chance supplies the rest, as many as
-    the report calls `sampled_uniformly`.
+    dense gradients, changes the pattern before the training step on samples of its own, and grows before it prunes,
+    which chooses the same weights if those just grown are protected. Draws that hit an active or a drawn weight are
+    repeated 32 times at most, then chance supplies the rest, as many as the report calls `sampled_uniformly`.
 
     Args:
         multiplier: mu, the subset's size in units of K; the paper sweeps 1 to 10.
@@ -155,57 +58,53 @@ def gse_grabo(
             1 for CIFAR-10, 8 for CIFAR-100; the paper does not say.
         rate: the fraction exchanged at the first change.
         every: steps between changes, 1000 in the paper; shorter runs scale it to the paper's 46 changes unless given.
-        stop: fraction of the run after which the pattern rests, the second learning rate drop (120 of 200 epochs).
+        stop: fraction of the run after which the pattern is frozen, the second learning rate drop (120 of 200 epochs).
+        share: how the layers share the weights of the first pattern: "uniform", "er", "erk", "global".
         initialize: "fan_in" draws new weights for the pattern, uniform with variance 1 / fan-in of the row, as the
-            official code; "evci" with variance 2 / fan-in (Evci et al. 2022); "keep" keeps those of the model.
+            official code; "evci" with variance 2 / fan-in (Evci et al. 2022, arXiv 2010.03533); "keep" keeps those of
+            the model.
     """
-    return _gse(
-        "gse_grabo",
-        growth.gradient_bound,
-        sparsity,
-        total_steps,
-        multiplier,
-        batches,
-        rate,
-        every,
-        stop,
-        share,
-        initialize,
+    end = request.end(stop)
+    return Method(
+        request.name,
+        constant(request.sparsity),
+        request.paced(every, 1000, end, CHANGES),
+        grow=growth.sampled_gradient(growth.gradient_bound, multiplier, batches),
+        rate=cosine(rate, end),
+        view=views.network,
+        share=by_name(share),
+        initialize=initialize,  # type: ignore[arg-type]
     )
 
 
-@listed(_entry("GraEst"))
-def gse_graest(
-    sparsity: float,
-    total_steps: int | None = None,
-    steps_per_epoch: int | None = None,
-    *,
-    multiplier: float = 10,
-    batches: int = 1,
-    rate: float = 0.2,
-    every: int | None = None,
-    stop: float = 0.6,
-    share: str | Distribution = "uniform",
-    initialize: str = "fan_in",
-) -> Method:
-    """As `gse_grabo`, the subset drawn with probability proportional to |sum_i xi_i h_ia| * |sum_i xi_i delta_ib|, with
-    random signs xi_i = +-1 for the rows of the batch, shared by a layer's inputs and output gradients: without the
-    bars its expectation is dL/dw (the authors' later paper, Always-Sparse Training by Growing Connections with Guided
-    Stochastic Exploration).
+@variant_of(gse_grabo, "Memory-efficient DST, random subset")
+def gse_random(base: Method) -> Method:
+    """Changes `gse_grabo` (arXiv 2401.06898): the subset is drawn uniformly over the absent weights of each layer."""
+    return replace(base, grow=growth.guided(base.grow, growth.flat))
+
+
+@variant_of(gse_grabo, "Memory-efficient DST, SynFlow")
+def gse_synflow(base: Method) -> Method:
+    """Changes `gse_grabo` (arXiv 2401.06898): the subset is drawn with probability proportional to the synaptic flow
+    of absolute weights through the network (eq. 3), g_b f_a, the efferent flow of row b times the afferent flow of
+    column a, when every input is 1.
+
+    The network is linearised in float64 (`sparsity.scoring.linearised` says how each layer takes part), holding
+    nonzeros only. Activations are left out, which the paper does not say. The shape of its input is that of what the
+    model is called with in the step, or of the growth batches; only floating-point inputs can flow.
+    """
+    return replace(base, grow=growth.guided(base.grow, growth.synaptic_flow))
+
+
+@variant_of(gse_grabo, "Memory-efficient DST, GraEst")
+def gse_graest(base: Method) -> Method:
+    """Changes `gse_grabo`: the subset is drawn with probability proportional to
+    |sum_i xi_i h_ia| * |sum_i xi_i delta_ib|, with random signs xi_i = +-1 for the rows of the batch, shared by a
+    layer's inputs and output gradients. Without the bars its expectation is dL/dw (Always-Sparse Training by Growing
+    Connections with Guided Stochastic Exploration, Heddes et al. 2024, arXiv 2401.06898).
 
     Every layer and change draws signs of its own. A row of a convolution is an output position of a sample, and its
     columns are exact, per channel and position of the kernel, where the bound of `gse_grabo` takes the positions of the
-    kernel for alike (appendix C). The official code's signs see the first position only."""
-    return _gse(
-        "gse_graest",
-        growth.gradient_estimate,
-        sparsity,
-        total_steps,
-        multiplier,
-        batches,
-        rate,
-        every,
-        stop,
-        share,
-        initialize,
-    )
+    kernel for alike (appendix C). The official code's signs see the first position only.
+    """
+    return replace(base, grow=growth.guided(base.grow, growth.gradient_estimate))

@@ -5,12 +5,13 @@ from torch import Tensor
 
 from ... import ops
 from ..method import Method
-from ..parts import criteria, scopes, views
+from ..parts import criteria, views
 from ..parts.distributions import by_name
 from ..parts.schedules import Cadence, Schedule, sigmoid
 from ..rule import Rule
 from ..sites.site import LayerSite
-from .registry import Entry, epochs_of, listed, not_too_rare
+from .registry import listed
+from .request import Request, check
 
 
 class ScoreOptimizer(Rule):
@@ -43,25 +44,16 @@ class ScoreOptimizer(Rule):
 
 
 @listed(
-    Entry(
-        "OptG",
-        "Zhang et al., arXiv 2201.12826",
-        2022,
-        storage="dense weight and score",
-        changes="every epoch",
-        gradient="dense",
-    )
+    "OptG",
+    paper="Zhang et al., arXiv 2201.12826",
+    year=2022,
+    storage="dense weight and score",
+    changes="every epoch",
+    gradient="dense",
 )
-def optg(
-    sparsity: float,
-    total_steps: int | None = None,
-    steps_per_epoch: int | None = None,
-    *,
-    steepness: float | None = None,
-    momentum: float = 0.9,
-    share: str = "global",
-) -> Method:
-    """OptG: scores accumulate -dL/dw * w, the supermask's gradient, while the weights train.
+def optg(request: Request, *, steepness: float | None = None, momentum: float = 0.9, share: str = "global") -> Method:
+    """OptG: Optimizing Gradient-driven Criteria in Network Sparsity, Gradient is All You Need (Zhang et al. 2022, arXiv
+    2201.12826). Scores accumulate -dL/dw * w, the supermask's gradient, while the weights train.
 
     In epoch k of tau the sparsity is P_k = s / (1 + exp(-alpha (k - tau / 2))); at its start the weights of the
     smallest scores q are masked, over the network. In each step, with G the dense gradient of the masked weight m w:
@@ -77,20 +69,16 @@ def optg(
         share: "global" compares scores over the network; "uniform" and "erk" fix the layers' sparsities (the paper's
             ablations).
     """
-    steps, period, epochs = epochs_of("optg", total_steps, steps_per_epoch)
-    if epochs < 2:
-        raise ValueError(f"optg prunes at the start of every epoch but the first, so a run needs two, got {epochs}")
-    if steepness is not None and steepness <= 0:
-        raise ValueError(f"steepness must be above 0, got {steepness}")
-    if not 0 <= momentum < 1:
-        raise ValueError(f"momentum must lie in [0, 1), got {momentum}")
+    steps, period, epochs = request.steps, request.epoch, request.epochs
+    request.check(epochs >= 2, f"prunes at the start of every epoch but the first, so a run needs two, got {epochs}")
+    check(steepness is None or steepness > 0, f"steepness must be above 0, got {steepness}")
+    check(0 <= momentum < 1, f"momentum must lie in [0, 1), got {momentum}")
     alpha = 80 / epochs if steepness is None else steepness
     return Method(
-        "optg",
-        sigmoid(sparsity, epochs, alpha, period),
-        not_too_rare("optg", Cadence(period, stop=steps - 1), steps, stacklevel=3),
+        request.name,
+        sigmoid(request.sparsity, epochs, alpha, period),
+        request.often(Cadence(period, stop=steps - 1)),
         storage="master",
-        scope=scopes.everything,
         drop=criteria.tracked("score"),
         view=views.network if share == "global" else views.layer,
         share=by_name("uniform" if share == "global" else share),

@@ -1,10 +1,10 @@
 """Prospect Pruning (Alizadeh et al., ICLR 2022): weights scored by their effect on the first steps of training."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from math import inf
+from typing import cast
 
 from torch import Tensor
 
@@ -13,40 +13,21 @@ from ..parts.schedules import constant
 from ..scoring.channels import gate_sums, highest_channels, removable_groups
 from ..scoring.network import Network, Start, scoring
 from ..scoring.objective import Objective, meta_gradient
-from .registry import Entry, listed
-
-
-def _entry(title: str) -> Entry:
-    paper = "Alizadeh et al., ICLR"
-    gradient = "dense, through training steps, once before"
-    return Entry(title, paper, 2022, "nonzeros", "never", gradient, needs_batches=True)
+from .registry import listed, variant_of
+from .request import Request
 
 
 @dataclass(frozen=True)
 class Prospect:
-    """The first steps of training, through which weights are scored; for the arguments see `prospr`."""
+    """Keeps the globally highest |w_init * dL(w_M)/dw_init|, after M steps of training; see `prospr`."""
 
-    name: str
     inner_steps: int
     lr: float
     momentum: float
     fresh_batches: bool
-    batch_size: int
     first_order: bool = False
 
-    def __post_init__(self) -> None:
-        name, steps, size, lr, momentum = self.name, self.inner_steps, self.batch_size, self.lr, self.momentum
-        if steps < 0 or size < 1:
-            raise ValueError(f"{name} takes inner_steps >= 0 and batch_size >= 1, got {steps} and {size}")
-        if not 0 <= lr < inf or not 0 <= momentum < 1:
-            raise ValueError(f"{name} takes a finite lr >= 0 and momentum in [0, 1), got {lr} and {momentum}")
-
-    def start(self, choose: Callable[[Network], list[Tensor]]) -> Start:
-        batches = self.inner_steps + 1 if self.fresh_batches else 1
-        return Start(self.name, choose, batches, self.batch_size)
-
-    def highest(self, network: Network) -> list[Tensor]:
-        """The masks of the globally highest |w_init * dL(w_M)/dw_init|."""
+    def __call__(self, network: Network) -> list[Tensor]:
         return network.largest([product.abs() for product in self.products(network)])
 
     def products(self, network: Network) -> list[Tensor]:
@@ -67,11 +48,15 @@ class Prospect:
         return [weight.detach() * gradients[place[id(weight)]] for weight in network.weights]
 
 
-@listed(_entry("ProsPr"))
+@listed(
+    "ProsPr",
+    paper="Alizadeh et al., ICLR",
+    year=2022,
+    gradient="dense, through training steps, once before",
+    needs_batches=True,
+)
 def prospr(
-    sparsity: float,
-    total_steps: int | None = None,
-    steps_per_epoch: int | None = None,
+    request: Request,
     *,
     inner_steps: int = 3,
     lr: float = 0.1,
@@ -79,7 +64,8 @@ def prospr(
     fresh_batches: bool = True,
     batch_size: int = 512,
 ) -> Method:
-    """Prospect Pruning: Finding Trainable Weights at Initialization using Meta-Gradients (Alizadeh et al., ICLR 2022).
+    """ProsPr: Prospect Pruning, Finding Trainable Weights at Initialization using Meta-Gradients (Alizadeh et al., ICLR
+    2022, arXiv 2202.08132).
 
     Keeps the globally largest |w * dL(w_M)/dw| of the initial weights w, where w_M is what M = `inner_steps` steps of
     SGD make of them (algorithm 1): how much a weight matters for the loss after some training. M = 0 is SNIP. The steps
@@ -101,42 +87,25 @@ def prospr(
         fresh_batches: every step and the final loss have a batch of their own, M + 1 in all; otherwise they share one.
         batch_size: samples in each, for the command line; otherwise the caller of `sparsify` sees to it.
     """
-    prospect = Prospect("prospr", inner_steps, lr, momentum, fresh_batches, batch_size)
-    return Method("prospr", constant(sparsity), start=prospect.start(prospect.highest))
+    counts = inner_steps >= 0 and batch_size >= 1
+    request.check(counts, f"takes inner_steps >= 0 and batch_size >= 1, got {inner_steps} and {batch_size}")
+    rates = 0 <= lr < inf and 0 <= momentum < 1
+    request.check(rates, f"takes a finite lr >= 0 and momentum in [0, 1), got {lr} and {momentum}")
+    batches = inner_steps + 1 if fresh_batches else 1
+    start = Start(Prospect(inner_steps, lr, momentum, fresh_batches), batches, batch_size)
+    return Method(request.name, constant(request.sparsity), start=start)
 
 
-@listed(_entry("ProsPr, first order"))
-def prospr_first_order(
-    sparsity: float,
-    total_steps: int | None = None,
-    steps_per_epoch: int | None = None,
-    *,
-    inner_steps: int = 3,
-    lr: float = 0.1,
-    momentum: float = 0.0,
-    fresh_batches: bool = True,
-    batch_size: int = 512,
-) -> Method:
-    """`prospr` without second derivatives: keeps the globally largest |w_init * g|, g the gradient at w_M, after the
-    steps (Alizadeh et al., ICLR 2022)."""
-    prospect = Prospect("prospr_first_order", inner_steps, lr, momentum, fresh_batches, batch_size, first_order=True)
-    return Method("prospr_first_order", constant(sparsity), start=prospect.start(prospect.highest))
+@variant_of(prospr, "ProsPr, first order")
+def prospr_first_order(base: Method) -> Method:
+    """Changes `prospr` (arXiv 2202.08132): no second derivatives; the globally largest |w_init * g| stay, g the
+    gradient at w_M, after the steps."""
+    return replace(base, start=base.scored.rechosen(first_order=True))
 
 
-@listed(_entry("ProsPr, channels"))
-def prospr_channel(
-    sparsity: float,
-    total_steps: int | None = None,
-    steps_per_epoch: int | None = None,
-    *,
-    inner_steps: int = 3,
-    lr: float = 0.1,
-    momentum: float = 0.0,
-    fresh_batches: bool = True,
-    batch_size: int = 512,
-    min_per_layer: int = 0,
-) -> Method:
-    """`prospr` for whole output channels (Alizadeh et al., ICLR 2022): `sparsity` is the fraction of channels removed.
+@variant_of(prospr, "ProsPr, channels")
+def prospr_channel(base: Method, *, min_per_layer: int = 0) -> Method:
+    """Changes `prospr` (arXiv 2202.08132): whole output channels are removed, of which `sparsity` is the fraction.
 
     One gate c multiplies the weights of a channel; its score is |dL(w_M)/dc| = |sum_j w_j dL(w_M)/dw_j|, the sum inside
     the absolute value. Layers whose outputs are added share their gates, so that the sum runs over the rows of all of
@@ -153,9 +122,8 @@ def prospr_channel(
     Args:
         min_per_layer: so many channels stay in each group of tied layers; otherwise one may lose all, with a warning.
     """
-    prospect = Prospect("prospr_channel", inner_steps, lr, momentum, fresh_batches, batch_size)
-    start = replace(prospect.start(partial(_channels, prospect, sparsity)), unit="channel")
-    return Method("prospr_channel", constant(sparsity), start=start, min_per_layer=min_per_layer)
+    choose = partial(_channels, cast(Prospect, base.scored.choose), base.sparsity(0))
+    return replace(base, start=replace(base.scored, choose=choose, unit="channel"), min_per_layer=min_per_layer)
 
 
 def _channels(prospect: Prospect, sparsity: float, network: Network) -> list[Tensor]:

@@ -1,15 +1,17 @@
-"""The list of methods by canonical name, and what their constructors share."""
+"""The list of methods by canonical name, and how a constructor gets on it."""
 
 import difflib
 import warnings
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, replace
+from functools import wraps
+from inspect import Parameter, Signature, signature
+from typing import Any, Concatenate, ParamSpec, Protocol, cast, overload
 
 from ..method import Method
-from ..parts.schedules import Cadence
+from .request import Request
 
-Make = TypeVar("Make", bound=Callable[..., Method])
+P = ParamSpec("P")
 
 
 @dataclass(frozen=True)
@@ -17,35 +19,123 @@ class Entry:
     """What `sparsekern methods` prints of a method; `gradient` is the gradient by the weights that it needs."""
 
     title: str
-    paper: str | None
-    year: int | None
-    storage: str
-    changes: str
-    gradient: str
+    paper: str | None = None
+    year: int | None = None
+    storage: str = "nonzeros"
+    changes: str = "never"
+    gradient: str = "active"
     needs_batches: bool = False
 
 
-_makers: dict[str, Callable[..., Method]] = {}
+class Maker(Protocol[P]):
+    """What a constructor has become: `sk.methods.NAME`."""
+
+    __name__: str
+
+    def __call__(
+        self,
+        sparsity: float = ...,
+        total_steps: int | None = None,
+        steps_per_epoch: int | None = None,
+        *args: P.args,
+        **options: P.kwargs,
+    ) -> Method: ...
+
+
+class Vary(Protocol[P]):
+    @overload
+    def __call__(self, vary: Callable[[Method], Method], /) -> Maker[P]: ...
+    @overload
+    def __call__(self, vary: Callable[Concatenate[Method, ...], Method], /) -> Maker[...]: ...
+
+
 _entries: dict[str, Entry] = {}
+_makers: dict[str, Callable[..., Method]] = {}
+_builders: dict[str, Callable[..., Method]] = {}  # of a request, and of all options
 
 
-def listed(entry: Entry) -> Callable[[Make], Make]:
-    """Puts a constructor on the list under its own name."""
+def listed(
+    title: str, *, sparsity: Any = Parameter.empty, **facts: Any
+) -> Callable[[Callable[Concatenate[Request, P], Method]], Maker[P]]:
+    """Lists `build(request, *, options)`: what others call takes sparsity, total_steps and steps_per_epoch in place of
+    the request, and has the options in its signature.
 
-    def register(make: Make) -> Make:
-        _makers[make.__name__], _entries[make.__name__] = make, entry
-        return make
+    Args:
+        sparsity: its default, of a method that need not be given one.
+        facts: fields of `Entry`.
+    """
+
+    def register(build: Callable[Concatenate[Request, P], Method]) -> Maker[P]:
+        options = list(signature(build).parameters.values())[1:]
+        return _list(build, build, options, sparsity, Entry(title, **facts))
 
     return register
 
 
+def variant_of(base: Maker[P], title: str, **facts: Any) -> Vary[P]:
+    """Lists `vary(method, *, options)`, which changes what `base` makes. It takes all options of `base`, and its own,
+    if it has some; one that both have goes to both, with the default of the variant.
+
+    Args:
+        facts: fields of `Entry` that differ from those of `base`.
+    """
+    build, known = _builders[base.__name__], signature(base).parameters
+
+    def register(vary: Callable[..., Method]) -> Any:
+        own = dict(list(signature(vary).parameters.items())[1:])
+        inherited = dict(list(known.items())[3:])
+
+        def varied(request: Request, **options: Any) -> Method:
+            method = build(request, **{key: value for key, value in options.items() if key in inherited})
+            return vary(method, **{key: value for key, value in options.items() if key in own})
+
+        entry = replace(_entries[base.__name__], title=title, **facts)
+        return _list(vary, varied, (inherited | own).values(), known["sparsity"].default, entry)
+
+    return cast(Vary[P], register)
+
+
+def _list(
+    source: Callable[..., Method],
+    build: Callable[..., Method],
+    options: Iterable[Parameter],
+    sparsity: Any,
+    entry: Entry,
+) -> Any:
+    name, either = source.__name__, Parameter.POSITIONAL_OR_KEYWORD
+    first = Parameter("sparsity", either, default=sparsity, annotation=float if sparsity is not None else float | None)
+    others = [Parameter(key, either, default=None, annotation=int | None) for key in ("total_steps", "steps_per_epoch")]
+    known = Signature([first, *others, *options], return_annotation=Method)
+
+    @wraps(source)
+    def make(*args: Any, **keywords: Any) -> Method:
+        try:
+            given = known.bind(*args, **keywords)
+        except TypeError as error:
+            raise TypeError(f"{name}() {error}") from None
+        given.apply_defaults()
+        request = Request(name, *(given.arguments.pop(key) for key in ("sparsity", "total_steps", "steps_per_epoch")))
+        try:
+            method = build(request, **given.arguments)
+        finally:
+            for warning in request.warnings:
+                warnings.warn(warning, stacklevel=2)
+        return replace(method, notes=tuple(request.notes))
+
+    facade: Any = make
+    facade.__signature__ = known
+    facade.__annotations__ = {key: p.annotation for key, p in known.parameters.items()} | {"return": Method}
+    _builders[name], _makers[name], _entries[name] = build, facade, entry
+    return facade
+
+
 def names() -> list[str]:
-    """The canonical names."""
+    """Returns the canonical names."""
     return list(_makers)
 
 
 def get(name: str) -> Callable[..., Method]:
-    """The constructor of a method by its canonical name.
+    """Returns the constructor of a method by its canonical name.
 
     Raises:
         ValueError: no method has that name; the message lists the nearest.
@@ -57,58 +147,7 @@ def get(name: str) -> Callable[..., Method]:
 
 
 def describe(name: str) -> dict[str, Any]:
-    """Name, title, paper, year, storage, when the pattern changes, the gradient it needs, and whether `sparsify` needs
-    data for it."""
+    """Returns name, title, paper, year, storage, when the pattern changes, the gradient that the method needs, and
+    whether `sparsify` needs data for it."""
     get(name)
     return {"name": name, **asdict(_entries[name])}
-
-
-def cadence(
-    name: str, total_steps: int | None, every: int | None, period: int, stop: float, changes: int, shortest: int = 1
-) -> tuple[Cadence, tuple[str, ...]]:
-    """Multiples of the paper's period up to `stop`; a run too short for the paper's number of changes has a shorter
-    period, so that the number is the paper's, but never below `shortest`."""
-    steps = steps_of(name, total_steps)
-    chosen = every if every is not None else min(period, max(shortest, int(stop // changes)))
-    notes = ()
-    if every is None and chosen != period:
-        notes = (f"{name}: a change every {chosen} steps instead of {period}, for the paper's {changes} changes",)
-    return not_too_rare(name, Cadence(chosen, stop=stop), steps, stacklevel=5), notes
-
-
-def not_too_rare(name: str, cadence: Cadence, steps: int, stacklevel: int = 4) -> Cadence:
-    """The cadence itself; warns if it fires fewer than three times in a run of `steps`."""
-    if cadence.count(steps) < 3:
-        warnings.warn(f"{name} changes its pattern fewer than three times in {steps} steps", stacklevel=stacklevel)
-    return cadence
-
-
-def check_batches(name: str, batches: int) -> None:
-    """Raises a `ValueError` unless there is at least one to score on."""
-    if batches < 1:
-        raise ValueError(f"{name} takes batches >= 1, got {batches}")
-
-
-def steps_of(name: str, total_steps: int | None) -> int:
-    if total_steps is None or total_steps < 1:
-        raise ValueError(f"{name} needs total_steps, the number of optimizer steps of the run, got {total_steps}")
-    return total_steps
-
-
-def end_of(name: str, stop: float, total_steps: int | None) -> float:
-    """The step at the fraction `stop` of the run."""
-    if not 0 < stop <= 1:
-        raise ValueError(f"{name} takes stop as a fraction of the run in (0, 1], got {stop}")
-    return stop * steps_of(name, total_steps)
-
-
-def epoch_of(name: str, steps_per_epoch: int | None) -> int:
-    if steps_per_epoch is None or steps_per_epoch < 1:
-        raise ValueError(f"{name} counts in epochs and needs steps_per_epoch, got {steps_per_epoch}")
-    return steps_per_epoch
-
-
-def epochs_of(name: str, total_steps: int | None, steps_per_epoch: int | None) -> tuple[int, int, int]:
-    """Steps, steps of an epoch, and epochs of the run."""
-    steps, period = steps_of(name, total_steps), epoch_of(name, steps_per_epoch)
-    return steps, period, max(1, round(steps / period))

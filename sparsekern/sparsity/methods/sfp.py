@@ -12,7 +12,8 @@ from ..parts.distributions import apportion
 from ..parts.schedules import Cadence, late
 from ..rule import Rule
 from ..sites.site import LayerSite
-from .registry import Entry, epoch_of, listed, steps_of
+from .registry import listed
+from .request import Request
 
 
 class SoftFilters(Rule):
@@ -35,24 +36,16 @@ class SoftFilters(Rule):
 
 
 @listed(
-    Entry(
-        "SFP",
-        "He, Kang, Dong, Fu, Yang, IJCAI",
-        2018,
-        storage="dense weight; nonzeros at the end",
-        changes="at the end; zeros written every epoch",
-        gradient="dense",
-    )
+    "SFP",
+    paper="He, Kang, Dong, Fu, Yang, IJCAI",
+    year=2018,
+    storage="dense weight; nonzeros at the end",
+    changes="at the end; zeros written every epoch",
+    gradient="dense",
 )
-def sfp(
-    sparsity: float,
-    total_steps: int | None = None,
-    steps_per_epoch: int | None = None,
-    *,
-    every: int | None = None,
-    min_per_layer: int = 0,
-) -> Method:
-    """SFP: after every epoch the filters of the smallest ||F||_2 of each layer are set to 0, and learn on.
+def sfp(request: Request, *, every: int | None = None, min_per_layer: int = 0) -> Method:
+    """SFP: Soft Filter Pruning for Accelerating Deep Convolutional Neural Networks (He et al., IJCAI 2018, arXiv
+    1808.06866). After every epoch the filters of the smallest ||F||_2 of each layer are set to 0, and learn on.
 
     The zeros are written into the weights: no mask takes part in the forward or the backward pass, the network is
     dense until the end, and a filter that was zeroed grows again in the next epoch by its gradient and momentum, which
@@ -67,17 +60,16 @@ def sfp(
         every: steps between zeroings, an epoch by default.
         min_per_layer: filters that stay in every layer.
     """
-    steps = steps_of("sfp", total_steps)
-    period = every if every is not None else epoch_of("sfp", steps_per_epoch)
+    steps, period = request.steps, request.epoch if every is None else every
     return Method(
-        "sfp",
-        late(sparsity, steps),
+        request.name,
+        late(request.sparsity, steps),
         Cadence(period, start=period, stop=steps, last=steps),
         storage="master",
         scope=scopes.convolutions,
         drop=criteria.filter_norm,
         view=views.filters_of_layers,
         update="before",
-        rule=SoftFilters(sparsity, min_per_layer),
+        rule=SoftFilters(request.sparsity, min_per_layer),
         min_per_layer=min_per_layer,
     )

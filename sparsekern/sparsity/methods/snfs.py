@@ -10,10 +10,11 @@ from torch import Tensor
 from ..method import Method
 from ..parts import views
 from ..parts.distributions import Distribution, apportion, by_name
-from ..parts.schedules import Schedule, constant, cosine
+from ..parts.schedules import Cadence, Schedule, constant, cosine
 from ..rule import Rule
 from ..sites.site import LayerSite
-from .registry import Entry, cadence, epoch_of, listed, steps_of
+from .registry import listed
+from .request import Request
 
 
 def momentum(site: LayerSite) -> Tensor:
@@ -64,25 +65,18 @@ class SparseMomentum(Rule):
 
 
 @listed(
-    Entry(
-        "SNFS, sparse momentum",
-        "Dettmers, Zettlemoyer, arXiv 1907.04840",
-        2019,
-        storage="dense weight (zeros kept) and optimizer state",
-        changes="every epoch",
-        gradient="dense",
-    )
+    "SNFS, sparse momentum",
+    paper="Dettmers, Zettlemoyer, arXiv 1907.04840",
+    year=2019,
+    storage="dense weight (zeros kept) and optimizer state",
+    changes="every epoch",
+    gradient="dense",
 )
 def snfs(
-    sparsity: float,
-    total_steps: int | None = None,
-    steps_per_epoch: int | None = None,
-    *,
-    rate: float = 0.5,
-    every: int | None = None,
-    share: str | Distribution = "uniform",
+    request: Request, *, rate: float = 0.5, every: int | None = None, share: str | Distribution = "uniform"
 ) -> Method:
-    """SNFS: weights move to where the optimizer's momentum is large, between layers and within them.
+    """SNFS: Sparse Networks from Scratch, Faster Training without Losing Performance (Dettmers and Zettlemoyer 2019,
+    arXiv 1907.04840). Weights move to where the optimizer's momentum is large, between layers and within them.
 
     The gradient is dense in every step, and so are the optimizer's moments; absent weights are 0 after every step. At
     the end of an epoch layer l drops its ceil(p n_l) smallest |w| of n_l; what all drop is shared in proportion to the
@@ -102,19 +96,16 @@ def snfs(
         every: steps between changes, an epoch by default.
         share: of the first, random pattern: "uniform", "er" or "erk".
     """
-    steps = steps_of("snfs", total_steps)
-    period = every if every is not None else epoch_of("snfs", steps_per_epoch)
-    when, notes = cadence("snfs", steps, period, period, steps - 1, 0)
+    steps, period = request.steps, request.epoch if every is None else every
     exchange = cosine(rate, steps, min(rate, 0.005))
     return Method(
-        "snfs",
-        constant(sparsity),
-        when,
+        request.name,
+        constant(request.sparsity),
+        request.often(Cadence(period, stop=steps - 1)),
         storage="master",
         rate=exchange,
         view=views.layer,
         share=by_name(share),
         update="before",
         rule=SparseMomentum(exchange),
-        notes=notes,
     )

@@ -1,7 +1,7 @@
 """Dynamic Pruning of a Neural Network via Gradient Signal-to-Noise Ratio (Siems, Klein, Archambeau, Mahsereci)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import torch
@@ -13,13 +13,13 @@ from ..parts import scopes
 from ..parts.schedules import Cadence, constant
 from ..rule import Rule
 from ..sites.site import LayerSite
-from .registry import Entry, epochs_of, listed, not_too_rare
+from .registry import listed, variant_of
+from .request import Request, check, check_choice
 
 Criterion = Literal["both", "snr", "magnitude"]
 Hold = Literal["best", "last", "never"]
 # A weight that a single sample of the batch moves has a ratio of exactly 1: rounding is not to decide on its mask.
 ROUNDING = 1e-5
-SUBJECT = "Siems, Klein, Archambeau, Mahsereci, ICML workshop"
 
 
 @dataclass(frozen=True)
@@ -85,59 +85,17 @@ class SignalToNoise(Rule):
         return not losses[-1] <= (min(before) if self.hold == "best" else before[-1])
 
 
-def _snr(
-    name: str,
-    storage: Literal["master", "parked"],
-    sparsity: float | None,
-    total_steps: int | None,
-    steps_per_epoch: int | None,
-    criterion: Criterion,
-    memory: float,
-    burn_in: int,
-    every: int,
-    hold: Hold,
-    unprune: bool,
-    refresh: int,
-    include_classifier: bool,
-) -> Method:
-    steps, period, _ = epochs_of(name, total_steps, steps_per_epoch)
-    for key, value, choices in (("criterion", criterion, get_args(Criterion)), ("hold", hold, get_args(Hold))):
-        if value not in choices:
-            raise ValueError(f"{key} must be one of {', '.join(choices)}, got {value!r}")
-    if not 0 < memory <= 1:
-        raise ValueError(f"memory must be a fraction of the run in (0, 1], got {memory}")
-    if burn_in < 0 or refresh < 1:
-        raise ValueError(f"burn_in must be at least 0 and refresh at least 1, got {burn_in} and {refresh}")
-    notes = (f"{name}: sparsity emerges; the given {sparsity:g} is not used",) if sparsity else ()
-    if refresh > 1:
-        notes += (f"{name}: r is refreshed every {refresh} steps, which the paper does not do",)
-    return Method(
-        name,
-        constant(0.0),
-        not_too_rare(name, Cadence(every, start=burn_in * period + 1), steps),
-        storage=storage,
-        scope=scopes.everything if include_classifier else scopes.without_classifier,
-        update="before",
-        rule=SignalToNoise(0.01 ** (1 / (memory * steps)), refresh, criterion, hold, unprune),
-        steps_per_epoch=period,
-        notes=notes,
-    )
-
-
 @listed(
-    Entry(
-        "SNR pruning",
-        SUBJECT,
-        2021,
-        storage="dense weight and ratio",
-        changes="every step after an epoch",
-        gradient="dense, and per-sample second moment",
-    )
+    "SNR pruning",
+    paper="Siems, Klein, Archambeau, Mahsereci, ICML workshop",
+    year=2021,
+    storage="dense weight and ratio",
+    changes="every step after an epoch",
+    gradient="dense, and per-sample second moment",
+    sparsity=None,
 )
 def snr(
-    sparsity: float | None = None,
-    total_steps: int | None = None,
-    steps_per_epoch: int | None = None,
+    request: Request,
     *,
     criterion: Criterion = "both",
     memory: float = 0.02,
@@ -148,7 +106,9 @@ def snr(
     refresh: int = 1,
     include_classifier: bool = False,
 ) -> Method:
-    """SNR: prunes weights that are small and whose gradient is noise; the sparsity emerges, `sparsity` is not used.
+    """SNR: Dynamic Pruning of a Neural Network via Gradient Signal-to-Noise Ratio (Siems, Klein, Archambeau and
+    Mahsereci, ICML workshop on automated machine learning 2021). Prunes weights that are small and whose gradient is
+    noise; the sparsity emerges, `sparsity` is not used.
 
     With a_n the share of sample n in the gradient of a weight at the masked weights, G = sum a_n and S = sum a_n^2 over
     the B >= 2 samples of a batch, snr = G^2 (B - 1) / max(B S - G^2, 0), and r <- gamma r + (1 - gamma) snr. The mask
@@ -174,61 +134,30 @@ def snr(
         refresh: r is updated every so many steps, with gamma to that power: cheaper, and not in the paper.
         include_classifier: prune the last linear layer, too.
     """
-    return _snr(
-        "snr",
-        "master",
-        sparsity,
-        total_steps,
-        steps_per_epoch,
-        criterion,
-        memory,
-        burn_in,
-        every,
-        hold,
-        unprune,
-        refresh,
-        include_classifier,
+    steps, period = request.steps, request.epoch
+    check_choice("criterion", criterion, get_args(Criterion))
+    check_choice("hold", hold, get_args(Hold))
+    check(0 < memory <= 1, f"memory must be a fraction of the run in (0, 1], got {memory}")
+    rates = f"burn_in must be at least 0 and refresh at least 1, got {burn_in} and {refresh}"
+    check(burn_in >= 0 and refresh >= 1, rates)
+    request.emerges()
+    if refresh > 1:
+        request.note(f"r is refreshed every {refresh} steps, which the paper does not do")
+    return Method(
+        request.name,
+        constant(0.0),
+        request.often(Cadence(every, start=burn_in * period + 1)),
+        storage="master",
+        scope=scopes.everything if include_classifier else scopes.without_classifier,
+        update="before",
+        rule=SignalToNoise(0.01 ** (1 / (memory * steps)), refresh, criterion, hold, unprune),
+        steps_per_epoch=period,
     )
 
 
-@listed(
-    Entry(
-        "SNR pruning, pruned weights frozen",
-        SUBJECT,
-        2021,
-        storage="nonzeros; pruned weights and ratio aside",
-        changes="every step after an epoch",
-        gradient="dense, and per-sample second moment",
-    )
-)
-def snr_frozen(
-    sparsity: float | None = None,
-    total_steps: int | None = None,
-    steps_per_epoch: int | None = None,
-    *,
-    criterion: Criterion = "both",
-    memory: float = 0.02,
-    burn_in: int = 1,
-    every: int = 1,
-    hold: Hold = "best",
-    unprune: bool = False,
-    refresh: int = 1,
-    include_classifier: bool = False,
-) -> Method:
-    """`snr` whose pruned weights rest (section 5.3): no gradient, decay or moment of the optimizer moves them, while
-    their r goes on. A weight that returns has the value and the optimizer state that it had. Options as in `snr`."""
-    return _snr(
-        "snr_frozen",
-        "parked",
-        sparsity,
-        total_steps,
-        steps_per_epoch,
-        criterion,
-        memory,
-        burn_in,
-        every,
-        hold,
-        unprune,
-        refresh,
-        include_classifier,
-    )
+@variant_of(snr, "SNR pruning, pruned weights frozen", storage="nonzeros; pruned weights and ratio aside")
+def snr_frozen(base: Method) -> Method:
+    """Changes `snr`: pruned weights are frozen (section 5.3). No gradient, decay or moment of the optimizer moves them,
+    while their r goes on. A weight that returns has the value and the optimizer state that it had. That it returns when
+    r rises above 1 is our reading: the section states the condition for pruning only."""
+    return replace(base, storage="parked")

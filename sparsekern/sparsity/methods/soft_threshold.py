@@ -13,7 +13,8 @@ from ..method import Method
 from ..parts.schedules import Cadence, constant
 from ..rule import Rule
 from ..sites.site import LayerSite
-from .registry import Entry, listed, steps_of
+from .registry import listed
+from .request import Request
 
 
 class SoftThreshold(nn.Module):
@@ -58,23 +59,17 @@ class LearnedThresholds(Rule):
 
 
 @listed(
-    Entry(
-        "STR",
-        "Kusupati et al., ICML",
-        2020,
-        storage="dense weight; a threshold per layer",
-        changes="every step",
-        gradient="active",
-    )
+    "STR",
+    paper="Kusupati et al., ICML",
+    year=2020,
+    storage="dense weight; a threshold per layer",
+    changes="every step",
+    gradient="active",
+    sparsity=None,
 )
-def str(
-    sparsity: float | None = None,
-    total_steps: int | None = None,
-    steps_per_epoch: int | None = None,
-    *,
-    initial: float = -3200.0,
-) -> Method:
-    """STR: every layer learns the threshold that prunes it; the sparsity emerges, `sparsity` is not used.
+def str(request: Request, *, initial: float = -3200.0) -> Method:
+    """STR: Soft Threshold Weight Reparameterization for Learnable Sparsity (Kusupati et al., ICML 2020, arXiv
+    2002.03231). Every layer learns the threshold that prunes it; the sparsity emerges, `sparsity` is not used.
 
     The network computes with sign(w) relu(|w| - sigmoid(s_l)), one Parameter s_l per layer. The gradient goes through:
     to the weights above the threshold as it is, to the others none, to s_l it is
@@ -92,14 +87,12 @@ def str(
         initial: s_l at the start (-3200 for ResNet-50 in the official configuration, with decay 2.25e-5 at a learning
             rate of 0.256 for 90 %). Weights begin dense but for those below sigmoid(initial).
     """
-    steps_of("str", total_steps)
-    notes = (f"str: sparsity emerges; the given {sparsity:g} is not used",) if sparsity else ()
+    request.emerges()
     return Method(
-        "str",
+        request.name,
         constant(0.0),
-        Cadence(1, start=0),
+        request.often(Cadence(1, start=0)),
         storage="master",
         update="before",
         rule=LearnedThresholds(initial),
-        notes=notes,
     )

@@ -10,25 +10,20 @@ from ..model.inputs import Arguments, arguments
 from ..parts.schedules import constant
 from ..scoring.linearised import Linearised, copied_layers, linearised, total_flow
 from ..scoring.network import Network, Start
-from .registry import Entry, listed
+from .registry import listed
+from .request import Request
 
 
 @listed(
-    Entry(
-        "SynFlow",
-        "Tanaka, Kunin, Yamins, Ganguli, NeurIPS",
-        2020,
-        storage="nonzeros",
-        changes="never",
-        gradient="dense, of the linearised network, once before",
-        needs_batches=True,
-    )
+    "SynFlow",
+    paper="Tanaka, Kunin, Yamins, Ganguli, NeurIPS",
+    year=2020,
+    gradient="dense, of the linearised network, once before",
+    needs_batches=True,
 )
-def synflow(
-    sparsity: float, total_steps: int | None = None, steps_per_epoch: int | None = None, *, rounds: int = 100
-) -> Method:
+def synflow(request: Request, *, rounds: int = 100) -> Method:
     """SynFlow: Pruning neural networks without any data by iteratively conserving synaptic flow (Tanaka et al.,
-    NeurIPS 2020).
+    NeurIPS 2020, arXiv 2006.05467).
 
     R is the sum of the outputs for an input of ones (of token ids: for all entries of an embedding at once), with
     absolute weights, without biases and activations, batch norm in evaluation mode, in float64. In each of `rounds`
@@ -42,10 +37,9 @@ def synflow(
     Args:
         rounds: 100 in the paper.
     """
-    if rounds < 1:
-        raise ValueError(f"synflow takes rounds >= 1, got {rounds}")
-    start = Start("synflow", partial(_choose, rounds), batches=1, needs_loss=False)
-    return Method("synflow", constant(sparsity), start=start)
+    request.check(rounds >= 1, f"takes rounds >= 1, got {rounds}")
+    start = Start(partial(_choose, rounds), batches=1, needs_loss=False)
+    return Method(request.name, constant(request.sparsity), start=start)
 
 
 def _choose(rounds: int, network: Network) -> list[Tensor]:

@@ -28,11 +28,36 @@ def convolutions(layers: Layers) -> Layers:
     return {name: layer for name, layer in layers.items() if _is(layer, nn.Conv2d)} or without_classifier(layers)
 
 
+def without_first(layers: Layers) -> Layers:
+    """All but the first; that one, too, if it is the only layer."""
+    return dict(list(layers.items())[1:]) or layers
+
+
 def without_first_and_shortcuts(layers: Layers) -> Layers:
     """All but the first convolution and those of shortcuts, told by "shortcut" or "downsample" in their names."""
     convolved = [name for name, layer in layers.items() if _is(layer, nn.Conv2d)]
     dense = {name for name in convolved if "shortcut" in name or "downsample" in name} | {*convolved[:1]}
     return {name: layer for name, layer in layers.items() if name not in dense} or layers
+
+
+NAMES: dict[str, Scope] = {
+    "everything": everything,
+    "without_classifier": without_classifier,
+    "convolutions": convolutions,
+}
+
+
+def by_name(name: str | Scope) -> Scope:
+    """Looks up a scope.
+
+    Raises:
+        ValueError: no scope has that name.
+    """
+    if callable(name):
+        return name
+    if name not in NAMES:
+        raise ValueError(f"scope must be one of {', '.join(NAMES)}, got {name!r}")
+    return NAMES[name]
 
 
 def _is(layer: nn.Module, kind: type[nn.Module]) -> bool:

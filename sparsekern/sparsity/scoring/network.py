@@ -85,12 +85,15 @@ class Start:
         unit: what the method's sparsity counts.
     """
 
-    name: str
     choose: Callable[[Network], list[Tensor]]
     batches: int = 1
     batch_size: int | None = None
     needs_loss: bool = True
     unit: Literal["weight", "channel"] = "weight"
+
+    def rechosen(self, **changes: Any) -> "Start":
+        """Returns the same start with other fields of `choose`, a dataclass."""
+        return replace(self, choose=replace(cast(Any, self.choose), **changes))
 
 
 @contextmanager
@@ -178,7 +181,7 @@ def mean_gradient(
 def elementwise(score: Score, batches: int = 1) -> Start:
     """The highest scores of each weight and, where the score needs it, its mean gradient over the batches."""
     needed = score.needs_gradient
-    return Start(score.name, partial(_highest, score), batches=batches if needed else 0, needs_loss=needed)
+    return Start(partial(_highest, score), batches=batches if needed else 0, needs_loss=needed)
 
 
 def _highest(score: Score, network: Network) -> list[Tensor]:

@@ -1,0 +1,60 @@
+"""Rigging the Lottery (Evci et al., ICML 2020): growth by the dense gradient; see `growth.candidates`."""
+
+from ..growth import candidates as growth
+from ..method import Method
+from ..parts import scopes, views
+from ..parts.distributions import Distribution, by_name
+from ..parts.schedules import constant, cosine
+from .registry import listed
+from .request import Request
+
+# The paper's number of changes, kept where a run is too short for the paper's period.
+CHANGES = 240
+
+
+@listed(
+    "RigL",
+    paper="Evci et al., ICML",
+    year=2020,
+    changes="every 100 steps until 75 % of the run",
+    gradient="dense at changes",
+)
+def rigl(
+    request: Request,
+    *,
+    rate: float = 0.3,
+    every: int | None = None,
+    stop: float = 0.75,
+    share: str | Distribution = "erk",
+    dense_first: bool = False,
+    initialize: str = "keep",
+) -> Method:
+    """RigL: Rigging the Lottery, Making All Tickets Winners (Evci et al., ICML 2020, arXiv 1911.11134).
+
+    Every `every` steps, in place of the weight update, each layer drops its floor(rate_t nnz) smallest magnitudes and
+    grows as many by the largest |dL/dw| outside the kept set, at value 0. What was just dropped may return and then
+    keeps its value and optimizer state, as in the official code. rate_t = rate / 2 (1 + cos(pi t / T_end)). The
+    official code's noise of 1e-5 against ties is left out: of equal scores the lower index wins.
+
+    Args:
+        rate: alpha.
+        every: Delta T, 100 in the paper; shorter runs scale it towards the paper's number of changes, down to 10, as
+            a change costs a weight update.
+        stop: fraction of the run after which the pattern is frozen, T_end.
+        share: how the layers share the weights: "erk", "er" or "uniform".
+        dense_first: leave the first layer dense, as the paper does with its uniform distribution.
+        initialize: "keep" keeps the weights of the model, "fan_in" draws new ones for the pattern, as `gse_*` do.
+    """
+    end = request.end(stop)
+    return Method(
+        request.name,
+        constant(request.sparsity),
+        request.paced(every, 100, end, CHANGES, shortest=10),
+        scope=scopes.without_first if dense_first else scopes.everything,
+        grow=growth.dense_gradient(),
+        rate=cosine(rate, end),
+        view=views.layer,
+        share=by_name(share),
+        update="replace",
+        initialize=initialize,  # type: ignore[arg-type]
+    )
