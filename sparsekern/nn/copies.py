@@ -9,19 +9,18 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from .layer import PatternLayer
+from .effective import WeightAccess
 
 _copies: weakref.WeakKeyDictionary[Any, weakref.WeakSet[Any]] = weakref.WeakKeyDictionary()
 _marks: weakref.WeakKeyDictionary[Any, Tensor] = weakref.WeakKeyDictionary()  # of copies, as they last were in step
 
 
-def note(layer: PatternLayer, twin: PatternLayer) -> None:
+def note(layer: WeightAccess, twin: WeightAccess) -> None:
     """Remembers that `twin` is a copy of `layer`."""
     if twin.stored.is_meta:
         return
@@ -32,14 +31,14 @@ def note(layer: PatternLayer, twin: PatternLayer) -> None:
         twin.stored.register_post_accumulate_grad_hook(lambda _: release(reference()))
 
 
-def release(twin: PatternLayer | None) -> None:
+def release(twin: WeightAccess | None) -> None:
     """Forgets that a layer is a copy."""
     if twin is not None:
         _marks.pop(twin, None)
         twin.outdated = False
 
 
-def synchronized(twin: PatternLayer) -> None:
+def synchronized(twin: WeightAccess) -> None:
     """Notes that a state dict gave the copy weights together with their pattern."""
     if twin in _marks:
         _marks[twin] = fingerprint(twin.stored)
@@ -47,7 +46,7 @@ def synchronized(twin: PatternLayer) -> None:
 
 
 @contextmanager
-def moved(twin: PatternLayer) -> Iterator[None]:
+def moved(twin: WeightAccess) -> Iterator[None]:
     """A change of device or dtype within it does not count as written weights."""
     kept = twin in _marks and not written(twin)
     yield
@@ -55,12 +54,12 @@ def moved(twin: PatternLayer) -> Iterator[None]:
         _marks[twin] = fingerprint(twin.stored)
 
 
-def of(layer: PatternLayer) -> Iterator[PatternLayer]:
+def of(layer: WeightAccess) -> Iterator[WeightAccess]:
     """The copies of a layer that are neither gone nor released."""
     return (twin for twin in list(_copies.get(layer, ())) if twin in _marks)
 
 
-def written(twin: PatternLayer) -> bool:
+def written(twin: WeightAccess) -> bool:
     """Whether somebody has changed the weights of a copy since it was in step with what it is a copy of."""
     return twin in _marks and not torch.equal(_marks[twin], fingerprint(twin.stored))
 

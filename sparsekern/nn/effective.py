@@ -20,6 +20,7 @@ class WeightAccess(nn.Module):
     """
 
     weight_shape: tuple[int, ...]
+    outdated = False  # a copy of a layer whose pattern has changed since
 
     @property
     def topology(self) -> Topology:

@@ -40,7 +40,6 @@ class PatternLayer(WeightAccess):
     VIEWS: ClassVar[dict[str, frozenset[str]]]  # the parts of the index that each kernel reads
 
     bias: nn.Parameter | None
-    outdated = False  # a copy of a layer whose pattern has changed since
     _topology: Topology
     _index: list[Tensor]
 
