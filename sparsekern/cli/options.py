@@ -15,6 +15,7 @@ from ..errors import UsageError, choose
 from .structure import brief
 
 BACKENDS = ["auto", "sparse", "masked", "dense"]
+UNITS = ["step", "epoch"]
 OPTIMIZERS = ["sgd", "adam", "adamw"]
 LEARNING_RATE = {"sgd": 0.05, "adam": 1e-3, "adamw": 1e-3}
 DEFAULTS: dict[str, Any] = {
@@ -37,6 +38,7 @@ DEFAULTS: dict[str, Any] = {
     "nesterov": False,
     "weight_decay": 0.0,
     "schedule": "constant",
+    "schedule_unit": "step",
     "milestones": [],
     "gamma": 0.1,
     "final_lr": None,
@@ -145,6 +147,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, grid: bool = False) -> Non
     group.add_argument("--nesterov", action="store_true", help="of sgd")
     group.add_argument("--weight-decay", type=real, metavar="F", help="(default 0)")
     group.add_argument("--schedule", choices=["constant", "step", "cosine"], help="of the learning rate")
+    group.add_argument("--schedule-unit", choices=UNITS, help="cosine falls at every step, or once an epoch")
     group.add_argument("--milestones", type=numbers(positive), metavar="E,E", help="epochs at which step decays")
     group.add_argument("--gamma", type=above_zero, metavar="F", help="factor of a step decay")
     group.add_argument("--final-lr", type=real, metavar="F", help="learning rate that cosine ends with (default 0)")
@@ -195,8 +198,8 @@ def resolve(given: dict) -> dict:
         raise UsageError("--schedule step needs --milestones")
     if config["schedule"] != "step" and ("milestones" in given or "gamma" in given):
         raise UsageError("--milestones and --gamma belong to --schedule step")
-    if config["schedule"] != "cosine" and given.get("final_lr") is not None:
-        raise UsageError("--final-lr belongs to --schedule cosine")
+    if config["schedule"] != "cosine" and (given.get("final_lr") is not None or "schedule_unit" in given):
+        raise UsageError("--final-lr and --schedule-unit belong to --schedule cosine")
     if config["target"] is not None and config["data"] != "csv":
         raise UsageError("--target belongs to --data csv")
     config["milestones"] = sorted(config["milestones"])

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from .options import BACKENDS, OPTIMIZERS, above_zero, fraction, natural, positive, processors, real, seeds
+from .options import BACKENDS, OPTIMIZERS, UNITS, above_zero, fraction, natural, positive, processors, real, seeds
 
 Shape = Any
 
@@ -32,6 +32,7 @@ CONFIG: dict[str, Shape] = {
     "backend": one_of(BACKENDS),
     "optimizer": one_of(OPTIMIZERS),
     "schedule": one_of(["constant", "step", "cosine"]),
+    "schedule_unit": one_of(UNITS),
     "milestones": _milestones,
     "final_lr": (real.mismatch, null),
     "warmup": natural.mismatch,

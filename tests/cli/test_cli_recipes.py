@@ -14,7 +14,7 @@ from sparsekern.errors import UsageError
 @pytest.mark.parametrize("name", recipes.names())
 def test_every_recipe_resolves(name: str):
     recipe = recipes.read(name)
-    assert set(recipe) == {"source", "flags", "notes"}
+    assert set(recipe) == {"source", "flags", "baselines", "notes"}
     flags = recipe["flags"]
     assert {"method", "data", "model", "epochs", "batch_size", "lr", "weight_decay", "schedule"} <= flags.keys()
     assert flags.keys() <= options.DEFAULTS.keys()
@@ -26,6 +26,10 @@ def test_every_recipe_resolves(name: str):
     steps = {"total_steps": 391 * config["epochs"], "steps_per_epoch": 391}
     method = methods.get(config["method"])(sparsity=config["sparsity"], **steps, **config["set"])
     assert method.name == config["method"]
+    for baseline, settings in recipe["baselines"].items():
+        own = options.resolve(recipes.apply({"recipe": name, "method": baseline}))
+        assert (own["method"], own["set"]) == (baseline, settings)
+        assert methods.get(baseline)(sparsity=config["sparsity"], **steps, **settings).name == baseline
     json.dumps(config)
 
 
@@ -69,6 +73,7 @@ def test_compare_takes_a_recipe_for_its_grid(tmp_path: Path):
     assert [cell.config["set"] for cell in cells] == [{}, {}, {"stop": 0.6}]
     assert [cell.config["sparsity"] for cell in cells] == [0.0, 0.8, 0.8]
     assert all(cell.config["milestones"] == [6, 12, 16] for cell in cells)
+    assert recipes.apply({"recipe": "dpf-resnet20"}, ["gmp", "dpf"])["set"] == [("gmp.scope", "convolutions")]
     assert "set" not in recipes.apply({"recipe": "dpf-wrn28-2"}, ["rigl"])
 
 

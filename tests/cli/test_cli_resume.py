@@ -17,7 +17,7 @@ from support.runs import interrupt_at, load, same
 from sparsekern.cli import checkpoint, main, seal
 from sparsekern.cli.options import resolve
 from sparsekern.cli.run import learning_rate
-from sparsekern.errors import RunError
+from sparsekern.errors import RunError, UsageError
 
 FLAGS = ["--model", "lenet300", "--width", "0.2", "--threads", "1", "--epochs", "4", "--sparsity", "0.8"]
 CASES = {
@@ -159,6 +159,22 @@ def test_cosine_ends_at_the_final_learning_rate(capsys: pytest.CaptureFixture):
     assert learning_rate({key: config[key] for key in config if key != "final_lr"}, 40, 10) == 0
     assert main(["train", "--final-lr", "0.1"]) == 2
     assert "--schedule cosine" in capsys.readouterr().err
+
+
+def test_cosine_by_epochs_is_that_of_pytorch():
+    config = resolve({"schedule": "cosine", "schedule_unit": "epoch", "lr": 0.5, "final_lr": 0.1, "epochs": 4})
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.5)
+    expected = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=4, eta_min=0.1)
+    for epoch in range(4):
+        rates = [learning_rate(config, 10 * epoch + step, 10) for step in range(10)]
+        assert rates == pytest.approx([expected.get_last_lr()[0]] * 10)
+        optimizer.step()
+        expected.step()
+    by_step = resolve({"schedule": "cosine", "lr": 0.5, "final_lr": 0.1, "epochs": 4})
+    old = {key: by_step[key] for key in by_step if key != "schedule_unit"}  # of a folder from before
+    assert [learning_rate(old, t, 10) for t in range(40)] == [learning_rate(by_step, t, 10) for t in range(40)]
+    with pytest.raises(UsageError, match="--schedule-unit belong to --schedule cosine"):
+        resolve({"schedule_unit": "epoch"})
 
 
 def test_rounds_restart_the_schedule(tmp_path: Path):

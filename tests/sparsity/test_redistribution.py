@@ -146,6 +146,7 @@ def test_snfs_moves_weights_to_momentum(kind: str, optimizer: str) -> None:
         assert torch.equal(site.active.mask().flatten(), expected)
         assert torch.equal(site.weight.flatten()[stays], old.weight.flatten()[stays])
         assert not site.weight[~site.active.mask()].any()
+        assert torch.equal(site.weight[site.active.mask()], old.weight[site.active.mask()])  # of what returned, too
         new = site.active.mask() & ~mask
         assert not site.weight[new].any()
         if optimizer == "momentum":  # which it keeps

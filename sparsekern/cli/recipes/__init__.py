@@ -10,7 +10,7 @@ FOLDER = Path(__file__).parent
 # What a flag that is given takes from the recipe along with its own value: it would no longer fit.
 BELONGS = {
     "optimizer": {"lr", "momentum", "nesterov"},
-    "schedule": {"milestones", "gamma", "final_lr"},
+    "schedule": {"schedule_unit", "milestones", "gamma", "final_lr"},
     "data": {"data_dir", "target"},
 }
 
@@ -20,12 +20,13 @@ def names() -> list[str]:
 
 
 def read(name: str) -> dict[str, Any]:
-    """`source`, `flags` and `notes` of a recipe.
+    """Returns `source`, `flags` and `notes` of a recipe, and `baselines`, the options of other methods by name that its
+    paper compares with.
 
     Raises:
         UsageError: no recipe has that name; the message lists the nearest.
     """
-    return read_json(FOLDER / f"{choose('recipe', name, names())}.json")
+    return {"baselines": {}, **read_json(FOLDER / f"{choose('recipe', name, names())}.json")}
 
 
 def listing() -> str:
@@ -34,6 +35,8 @@ def listing() -> str:
     for name in names():
         recipe = read(name)
         lines = [name, f"  {recipe['source']}", f"  {as_flags(recipe['flags'])}"]
+        for method, options in recipe["baselines"].items():
+            lines.append(f"  with {as_flags({'method': method, 'set': options})}")
         blocks.append("\n".join([*lines, *(f"  - {note}" for note in recipe["notes"])]))
     return "\n\n".join(blocks)
 
@@ -55,23 +58,25 @@ def as_flags(flags: dict[str, Any]) -> str:
 def apply(given: dict[str, Any], grid: list[str] | None = None) -> dict[str, Any]:
     """The flags of the recipe that `given` names, if any, under those that are given besides.
 
-    Another `--epochs` scales the recipe's milestones and its warm-up. Options of the method are added up, and those of
-    the recipe leave with its method; so do the milestones with the schedule, the momentum with the optimizer.
+    Another `--epochs` scales the recipe's milestones and its warm-up. Options of the method are added up; those of
+    the recipe are for its own method and for its baselines. With the schedule leave the milestones, with the optimizer
+    the momentum.
 
     Args:
         grid: the methods of a comparison, which decide instead of the recipe's method and sparsity; the recipe's
-            options go to its own method if it is among them.
+            options go to those of them that it knows.
     """
     if "recipe" not in given:
         return given
     given = given.copy()
-    flags = read(given.pop("recipe"))["flags"]
-    method, options = flags["method"], flags.pop("set", {})
+    recipe = read(given.pop("recipe"))
+    flags = recipe["flags"]
+    known = {flags["method"]: flags.pop("set", {}), **recipe["baselines"]}
     if grid is not None:
+        options = {f"{name}.{key}": value for name in grid for key, value in known.get(name, {}).items()}
         flags = {key: value for key, value in flags.items() if key not in ("method", "sparsity")}
-        options = {f"{method}.{key}": value for key, value in options.items() if method in grid}
-    elif given.get("method", method) != method:
-        options = {}
+    else:
+        options = known.get(given.get("method", flags["method"]), {})
     if given.get("method") == "dense":
         flags.pop("sparsity", None)
     if "epochs" in given:

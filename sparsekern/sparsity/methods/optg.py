@@ -7,7 +7,7 @@ from ... import ops
 from ..method import Method
 from ..parts import criteria, views
 from ..parts.distributions import by_name
-from ..parts.schedules import Cadence, Schedule, sigmoid
+from ..parts.schedules import Cadence, Schedule, late, sigmoid
 from ..rule import Rule
 from ..sites.site import LayerSite
 from .registry import listed
@@ -60,11 +60,14 @@ def optg(request: Request, *, steepness: float | None = None, momentum: float = 
     q <- SGD(q, G w) at every entry, with momentum, no decay, and learning rate lr P_k / s; and w <- opt(w, m G). So a
     pruned weight keeps its value (but for the optimizer's weight decay and momentum) and its score goes on learning;
     a revived one goes on from there. The signs are those of eq. 10 and of the code; parts of the text have them
-    reversed. All linear layers and convolutions are pruned, the classifier too.
+    reversed. All linear layers and convolutions are pruned, the classifier too. In epoch 0 all scores are 0 and nothing
+    is pruned, whatever P_0: so does the official code, whose comparison with the threshold is strict.
 
     Args:
-        steepness: alpha; by default 80 / tau, the paper's 0.5 at its 160 epochs (its configurations have 1). The last
-            epoch has exactly s, which the paper's formula only approaches.
+        steepness: alpha. The paper sets 0.5 in all its experiments, of 100, 160 and 180 epochs (its configurations have
+            1); the default here is 80 / tau, which is 0.5 at 160 epochs and steeper in shorter runs, where 0.5 would
+            stop short of s: after 10 epochs the formula has reached 0.92 s. In the last epoch the sparsity is exactly
+            s, which the formula only approaches.
         momentum: of the scores.
         share: "global" compares scores over the network; "uniform" and "erk" fix the layers' sparsities (the paper's
             ablations).
@@ -76,7 +79,7 @@ def optg(request: Request, *, steepness: float | None = None, momentum: float = 
     alpha = 80 / epochs if steepness is None else steepness
     return Method(
         request.name,
-        sigmoid(request.sparsity, epochs, alpha, period),
+        late(sigmoid(request.sparsity, epochs, alpha, period), period),
         request.often(Cadence(period, stop=steps - 1)),
         storage="master",
         drop=criteria.tracked("score"),

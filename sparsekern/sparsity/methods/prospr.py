@@ -77,7 +77,8 @@ def prospr(
 
     Batch norm uses the batch's statistics and is differentiated through them; dropout is off. The sum by which the
     paper divides (eq. 11) does not change the order. Where the official code differs from the paper, the paper is
-    followed: there one batch serves all steps and the final loss unless told otherwise (`fresh_batches=False`), a
+    followed. The official library draws a batch for every step (`new_data_in_inner=True`, as here), while its command
+    line lets one batch serve all steps and the final loss unless told otherwise (`fresh_batches=False` here). There a
     batch has 128 samples, and the first momentum buffer is cut off from differentiation, so that a momentum loses the
     first step's Hessian.
 
@@ -109,15 +110,17 @@ def prospr_channel(base: Method, *, min_per_layer: int = 0) -> Method:
 
     One gate c multiplies the weights of a channel; its score is |dL(w_M)/dc| = |sum_j w_j dL(w_M)/dw_j|, the sum inside
     the absolute value. Layers whose outputs are added share their gates, so that the sum runs over the rows of all of
-    them. The n - floor(sparsity n) highest of the network's n gates stay. Outputs of the network have none, nor do
-    channels that cannot be taken out: those of grouped convolutions, those that reach an operation that mixes them
-    (attention, layer norm), and those that a layer outside the pruning writes or reads. The model has to be one that
-    `torch.fx` can trace.
+    them. A depthwise convolution shares the gates of the channels that it reads: the sum runs over its rows, too. The
+    n - floor(sparsity n) highest of the network's n gates stay. Outputs of the network have none, nor do channels that
+    cannot be taken out: those of other grouped convolutions, those that reach an operation that mixes them (attention,
+    layer norm), and those that a layer outside the pruning writes or reads. The model has to be one that `torch.fx`
+    can trace.
 
     A channel is removed with all that belongs to it: the weights that write it, the weights that read it, its biases,
     and its shifts in batch norm, which are set to 0. Since nothing reads it, no gradient reaches what is set to 0, and
     it stays 0 under any optimizer; so `shrink` may take the channel out, before the training or after it. Weights and
-    steps are otherwise as in `prospr`. The official code has no channel variant.
+    steps are otherwise as in `prospr`. The official library has a gate for each output row of every convolution and
+    hidden linear layer, depthwise ones too, and does not tie those whose outputs are added.
 
     Args:
         min_per_layer: so many channels stay in each group of tied layers; otherwise one may lose all, with a warning.

@@ -9,7 +9,7 @@ from ...topology import kept
 from ..method import Method
 from ..parts import criteria, scopes, views
 from ..parts.distributions import apportion
-from ..parts.schedules import Cadence, late
+from ..parts.schedules import Cadence, constant, late
 from ..rule import Rule
 from ..sites.site import LayerSite
 from .registry import listed
@@ -63,7 +63,7 @@ def sfp(request: Request, *, every: int | None = None, min_per_layer: int = 0) -
     steps, period = request.steps, request.epoch if every is None else every
     return Method(
         request.name,
-        late(request.sparsity, steps),
+        late(constant(request.sparsity), steps),
         Cadence(period, start=period, stop=steps, last=steps),
         storage="master",
         scope=scopes.convolutions,

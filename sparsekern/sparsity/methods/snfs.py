@@ -81,15 +81,16 @@ def snfs(
     The gradient is dense in every step, and so are the optimizer's moments; absent weights are 0 after every step. At
     the end of an epoch layer l drops its ceil(p n_l) smallest |w| of n_l; what all drop is shared in proportion to the
     layers' mean |momentum| of their active weights, taken before; each layer grows its largest |momentum| outside the
-    kept set, at value 0 (what was just dropped may return, at 0 too) with the momentum that it has. No layer gets more
-    than 99 % of its free places, the rest goes to the others. A layer that is less than 20 % sparse and gets more than
-    the average drops min(p, its sparsity). p falls from `rate` to 0.005 along a cosine. With Adam the momentum is
-    m / (sqrt(v) + 1e-8); an optimizer without momentum leaves the gradient of the step.
+    kept set, at value 0 with the momentum that it has; what was just dropped may return and then keeps its value, as in
+    the official code. No layer gets more than 99 % of its free places, the rest goes to the others. A layer that is
+    less than 20 % sparse and gets more than the average drops min(p, its sparsity). p falls from `rate` to 0.005 along
+    a cosine. With Adam the momentum is m / (sqrt(v) + 1e-8); an optimizer without momentum leaves the gradient of the
+    step.
 
     Since momentum and gradient are dense, so are the layers (`MaskedLinear`, `MaskedConv2d`): the products of the
     forward pass and of the input gradient run on the active weights, memory is that of dense training. The official
     code rounds layer by layer and corrects the number of weights by a running estimate, and draws each weight of the
-    first pattern by itself; here both counts are exact. Its dropped weights return with their value.
+    first pattern by itself; here both counts are exact.
 
     Args:
         rate: p at the first step.

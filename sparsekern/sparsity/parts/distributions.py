@@ -1,6 +1,7 @@
 """How many weights each layer keeps. Every distribution returns counts that add up to the total exactly."""
 
 from collections.abc import Callable, Sequence
+from fractions import Fraction
 from math import floor, prod
 
 import numpy as np
@@ -18,13 +19,13 @@ def uniform(shapes: Sequence[Shape], total: int, generator: torch.Generator | No
 
 def er(shapes: Sequence[Shape], total: int, generator: torch.Generator | None = None) -> list[int]:
     """Density proportional to (in + out) / (in out), of features or channels (SET, Mocanu et al. 2018, eq. 3)."""
-    return _by_density(shapes, total, [(s[0] + s[1]) / max(1, s[0] * s[1]) for s in shapes])
+    return _by_density(shapes, total, [Fraction(s[0] + s[1], max(1, s[0] * s[1])) for s in shapes])
 
 
 def erk(shapes: Sequence[Shape], total: int, generator: torch.Generator | None = None) -> list[int]:
     """Density proportional to the sum over the product of all dimensions of the weight, those of the kernel included
     (RigL, Evci et al. 2020, section 3)."""
-    return _by_density(shapes, total, [sum(s) / max(1, prod(s)) for s in shapes])
+    return _by_density(shapes, total, [Fraction(sum(s), max(1, prod(s))) for s in shapes])
 
 
 def global_random(shapes: Sequence[Shape], total: int, generator: torch.Generator | None = None) -> list[int]:
@@ -34,24 +35,25 @@ def global_random(shapes: Sequence[Shape], total: int, generator: torch.Generato
     return np.random.default_rng(seed).multivariate_hypergeometric(sizes, total, method="marginals").tolist()
 
 
-def _by_density(shapes: Sequence[Shape], total: int, densities: Sequence[float]) -> list[int]:
+def _by_density(shapes: Sequence[Shape], total: int, densities: Sequence[Fraction]) -> list[int]:
     sizes = [prod(shape) for shape in shapes]
     return apportion([size * density for size, density in zip(sizes, densities, strict=True)], sizes, total)
 
 
-def apportion(shares: Sequence[float], caps: Sequence[int], total: int) -> list[int]:
+def apportion(shares: Sequence[float | Fraction], caps: Sequence[int], total: int) -> list[int]:
     """Whole numbers proportional to `shares`, none above its cap, that add up to `min(total, sum(caps))`.
 
     Layers that would exceed their cap get it, and the rest is solved again; what remains of the fractions is rounded
-    by largest remainder, the earlier layer first on ties.
+    by largest remainder, the earlier layer first on ties. The arithmetic is exact, so that ties are ties.
     """
-    total = min(total, sum(caps))
-    counts = [0.0] * len(shares)
+    exact = [Fraction(share) for share in shares]
+    left = min(total, sum(caps))
+    counts = [0] * len(exact)
     free = [i for i, cap in enumerate(caps) if cap > 0]
-    left = total
+    quota: dict[int, Fraction] = {}
     while free:
-        weight = sum(shares[i] for i in free)
-        quota = {i: left * (shares[i] / weight if weight > 0 else 1 / len(free)) for i in free}
+        weight = sum(exact[i] for i in free)
+        quota = {i: left * (exact[i] / weight if weight > 0 else Fraction(1, len(free))) for i in free}
         full = [i for i in free if quota[i] >= caps[i]]
         if not full:
             break
@@ -59,15 +61,12 @@ def apportion(shares: Sequence[float], caps: Sequence[int], total: int) -> list[
             counts[i] = caps[i]
             left -= caps[i]
         free = [i for i in free if i not in full]
-    else:
-        quota = {}
     for i in free:
         counts[i] = floor(quota[i])
-    missing = total - int(sum(counts))
-    by_remainder = sorted(free, key=lambda i: (-(quota[i] - floor(quota[i])), i))
-    for i in by_remainder[:missing]:
+    missing = left - sum(counts[i] for i in free)
+    for i in sorted(free, key=lambda i: counts[i] - quota[i])[:missing]:
         counts[i] += 1
-    return [int(count) for count in counts]
+    return counts
 
 
 NAMES: dict[str, Distribution] = {"uniform": uniform, "er": er, "erk": erk, "global": global_random}

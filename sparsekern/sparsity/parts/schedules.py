@@ -81,16 +81,16 @@ def sigmoid(final: float, epochs: int, steepness: float, period: int) -> Schedul
 
 @dataclass(frozen=True)
 class Late:
-    value: float
+    schedule: Schedule
     start: int
 
     def __call__(self, step: int) -> float:
-        return self.value if step >= self.start else 0.0
+        return self.schedule(step) if step >= self.start else 0.0
 
 
-def late(value: float, start: int) -> Schedule:
-    """0 before `start`, `value` from then on."""
-    return Late(value, start)
+def late(schedule: Schedule, start: int) -> Schedule:
+    """0 before `start`, the values of `schedule` from then on."""
+    return Late(schedule, start)
 
 
 @dataclass(frozen=True)
