@@ -119,7 +119,7 @@ def _moments(name: str, call: Callable[[torch.dtype], object], kernel: str) -> d
 
 
 def _bits(rows: int, cols: int) -> list[Tensor]:
-    """As much of an index as the products under a bit map look at."""
+    """As much of an index as the products under a bitmask look at."""
     return [*[_indices(0)] * 7, _of(rows, (cols + 63) // 64, dtype=torch.int64)]
 
 

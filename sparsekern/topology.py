@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from . import ops
-from .ops import reference
-from .ops.csr import check_pattern, check_vectors
+from .ops.csr import check_pattern, check_vectors, flat_coordinates
+from .ops.index import Index
 
 COLUMNS = frozenset({"columns"})
 VIEWS = frozenset({"columns", "counts", "tiles", "bits"})
@@ -30,9 +30,9 @@ class Topology:
         shape: shape of the weight, two or more dimensions.
         row_ptr: int32 `[rows + 1]`.
         col: int32 `[capacity]`.
-        views: what `index` holds beside these two, as the kernels need it: "columns", the walk by columns, or "counts",
-            no more of it than where each column would start; "tiles", the segment pointers of the L1-blocked kernels,
-            or "bits", those of the rows and the pattern as a bit map.
+        views: what `index` holds beside these two, as the kernels need it: "columns", the transposed (CSC) index, or
+            "counts", only its pointers; "tiles", the segment pointers of the L1-blocked kernels, or "bits", those of
+            the rows and the pattern as a bitmask.
 
     Raises:
         ValueError: what is no CSR pattern of this shape. It is looked at once, here, on a GPU too; products follow the
@@ -141,19 +141,19 @@ class Topology:
         return 1.0 - self.nnz / max(1, prod(self.shape))
 
     @cached_property
-    def index(self) -> list[Tensor]:
-        """The tensors that the operators take (`sparsekern.ops.schema`); views that are not wanted are empty."""
+    def index(self) -> Index:
+        """The tensors that the operators take, by name; views that are not wanted are empty."""
         if self.built:
-            return [self.row_ptr, self.col, *self.built]
+            return Index(self.row_ptr, self.col, *self.built)
         views, none = self.views, self.col.new_empty(0)
         t_ptr, t_row, t_pos = self.row_ptr.new_zeros(self.cols + 1), none, none
         if views & {"columns", "counts"}:
-            t_ptr, *walk = ops.transpose_index(self.row_ptr, self.col, self.cols)
-            t_row, t_pos = walk if "columns" in views else (none, none)
+            t_ptr, *csc = ops.transpose_index(self.row_ptr, self.col, self.cols)
+            t_row, t_pos = csc if "columns" in views else (none, none)
         tiles = ops.tile_index(self.row_ptr, self.col, self.cols) if views & {"tiles", "bits"} else none
         t_tiles = ops.tile_index(t_ptr, t_row, self.rows) if "tiles" in views else none
         bits = ops.bit_index(self.row_ptr, self.col, self.cols) if "bits" in views else none.long()
-        return [self.row_ptr, self.col, t_ptr, t_row, t_pos, tiles, t_tiles, bits]
+        return Index(self.row_ptr, self.col, t_ptr, t_row, t_pos, tiles, t_tiles, bits)
 
     @property
     def device(self) -> torch.device:
@@ -163,7 +163,7 @@ class Topology:
 
     def coordinates(self) -> Tensor:
         """Flat index of every slot in use, int64 `[nnz]`, ascending."""
-        return reference.coordinates(self.row_ptr, self.col, self.cols, self.nnz)
+        return flat_coordinates(self.row_ptr, self.col, self.cols, self.nnz)
 
     def mask(self) -> Tensor:
         """Bool tensor of the weight's shape."""

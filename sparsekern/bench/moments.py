@@ -19,7 +19,9 @@ from torch import Tensor, nn
 from .. import ops
 from ..nn import MaskedConv2d, MaskedLinear
 from ..nn.layer import parameter_of
-from ..ops.masked import weight_gradient
+from ..ops.conv2d_gradient_moment import moment_of
+from ..ops.straight_through import weight_gradient
+from ..ops.window import Window
 from ..sparsity import Sparsifier, sparsify
 from ..sparsity.methods import snr
 from . import kernels
@@ -91,7 +93,7 @@ class MomentProblem(Problem):
         if isinstance(self.layer, Linear):
             return None
         kernel, stride, padding = self.layer.kernel, self.layer.stride, self.layer.padding
-        return ops.conv.window(kernel, stride, padding, 1, 1)
+        return Window.of(kernel, stride, padding, 1, 1)
 
     def module(self) -> Any:
         """The dense layer, the zeros of its weight in place."""
@@ -141,7 +143,7 @@ class MomentProblem(Problem):
 def _product(p: MomentProblem, moment: bool) -> Implementation:
     if not moment:
         return Implementation(lambda: (weight_gradient(p.dy, p.x, p.layer.weight_shape, p.window),), size(p.dense))
-    return Implementation(lambda: ops.moment.moment_of(p.dy, p.x, p.window), 2 * size(p.dense))
+    return Implementation(lambda: moment_of(p.dy, p.x, p.window), 2 * size(p.dense))
 
 
 def _passes(

@@ -104,7 +104,8 @@ def _csr(topology: Topology, values: Tensor) -> Tensor:
 
 def _transposed(p: Problem) -> tuple[Tensor, Tensor, Tensor]:
     """`row_ptr`, `col` and values of the transposed weight."""
-    pointers, rows, position = p.topology.index[2:5]
+    index = p.topology.index
+    pointers, rows, position = index.t_ptr, index.t_row, index.t_pos
     return pointers, rows, p.values[position.long()]
 
 

@@ -6,7 +6,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ..ops.conv import Window, convolve, expanded, masked, sparse, window
+from ..ops.masked_conv2d import masked
+from ..ops.sparse_conv2d import convolve, expanded, sparse
+from ..ops.window import Window
 from ..topology import Topology
 from .kernel_choice import Choice, choose_conv
 from .layer import PatternLayer
@@ -67,7 +69,7 @@ class Conv2dProduct(PatternLayer):
             raise ValueError(f"groups must divide {in_channels} input and {out_channels} output channels, got {groups}")
         if padding_mode not in PADDING_MODES:
             raise ValueError(f"padding_mode must be one of {', '.join(PADDING_MODES)}, got {padding_mode!r}")
-        kernel, strides, sides, dilations, _ = seen = window(kernel_size, stride, padding, dilation, groups)
+        kernel, strides, sides, dilations, _ = window = Window.of(kernel_size, stride, padding, dilation, groups)
         if not isinstance(padding, str):
             if not isinstance(padding, int) and len(padding) != 2:
                 raise ValueError(f"padding must be a number, a pair of them, 'same' or 'valid', got {padding!r}")
@@ -86,7 +88,7 @@ class Conv2dProduct(PatternLayer):
         super().__init__(settings, shape, bias, device, dtype, sparsity, topology, backend, generator, **options)
         # What the operator is told, made once; modes other than zeros are applied before it.
         self._border = None if padding_mode == "zeros" else [*sides[2:], *sides[:2]]
-        self.window = seen if padding_mode == "zeros" else (kernel, strides, [0, 0, 0, 0], dilations, groups)
+        self.window = window if padding_mode == "zeros" else window._replace(padding=[0, 0, 0, 0])
 
     def choose_kernel(self, density: float, card: str | None) -> Choice:
         out, channels, *_ = self.weight_shape

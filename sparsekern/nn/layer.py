@@ -9,8 +9,9 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Tensor, nn
 
-from ..ops.conv import Window
 from ..ops.csr import check_pattern
+from ..ops.index import Index
+from ..ops.window import Window
 from ..topology import Topology, kept
 from . import copies
 from .effective import WeightAccess
@@ -18,7 +19,6 @@ from .kernel_choice import Choice, card_of
 from .probe import Probe
 
 Layer = TypeVar("Layer", bound="PatternLayer")
-INDEX = ("row_ptr", "col", "t_ptr", "t_row", "t_pos", "tile_ptr", "t_tile_ptr", "bits")
 
 
 class PatternLayer(WeightAccess):
@@ -41,7 +41,7 @@ class PatternLayer(WeightAccess):
 
     bias: nn.Parameter | None
     _topology: Topology
-    _index: list[Tensor]
+    _index: Index
 
     def __init__(
         self,
@@ -155,12 +155,12 @@ class PatternLayer(WeightAccess):
         return self._topology.col
 
     @property
-    def index(self) -> list[Tensor]:
+    def index(self) -> Index:
         """The index tensors of the pattern (`topology.index`), on the device of the weight."""
         device = self.stored.device
-        if self._index[0].device != device:
+        if self._index.row_ptr.device != device:
             if device.type == "meta":
-                return [tensor.to(device) for tensor in self._index]
+                return Index(*(tensor.to(device) for tensor in self._index))
             self._follow_weight()
         return self._index
 
@@ -298,8 +298,8 @@ class PatternLayer(WeightAccess):
             self._parameters = {self.WEIGHT if name == "weight" else name: weights[name] for name in weights}
         if "_index" not in state:  # of version 0.1, where the index tensors were buffers
             buffers: Any = self._buffers
-            row_ptr, col, *built = (buffers.pop(name) for name in INDEX)
-            self._non_persistent_buffers_set.difference_update(INDEX)
+            row_ptr, col, *built = (buffers.pop(name) for name in Index._fields)
+            self._non_persistent_buffers_set.difference_update(Index._fields)
             views = self._views(self.kernel)
             self._install(
                 Topology.trusted(self.weight_shape, row_ptr, col, views, tuple(built)), self.kernel, self.reason

@@ -6,8 +6,9 @@ from typing import Any, ClassVar, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from ..ops.masked import Record, active_values, effective, straight_through
+from ..ops import active_values, straight_through
 from ..ops.passes import Passes, Use
+from ..ops.straight_through import Record, effective
 from ..private_torch import in_forward_mode
 from ..topology import Topology
 from .conv import Conv2dProduct, SparseConv2d

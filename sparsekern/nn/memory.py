@@ -7,7 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import nn
 
-from ..ops.reference import PANEL_BYTES
+from ..ops.expand import PANEL_BYTES
 from .layer import PatternLayer
 from .masked import MaskedLayer
 from .sparse import SparseLayer

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from .. import ops
-from ..ops.conv import Window
-from ..ops.masked import weight_gradient
-from ..ops.moment import moment_of
+from ..ops.conv2d_gradient_moment import moment_of
 from ..ops.passes import Passes, Use, running, use_of
+from ..ops.straight_through import weight_gradient
+from ..ops.window import Window
 
 
 class Probe:
@@ -153,13 +153,13 @@ class ConvProbe(Probe):
 
     def __init__(self, weight_shape: tuple[int, ...], window: Window) -> None:
         super().__init__()
-        self.weight_shape, self.window = weight_shape, window
+        self.weight_shape, self.window = weight_shape, Window(*window)
 
     def _features(self, tensor: Tensor) -> Tensor:
         return _batched(tensor).abs().sum((0, 2, 3), dtype=_wide(tensor))
 
     def _columns(self, h: Tensor) -> Tensor:
-        groups, positions = self.window[-1], prod(self.weight_shape[2:])
+        groups, positions = self.window.groups, prod(self.weight_shape[2:])
         weight = self._features(h).repeat_interleave(positions)
         return weight if groups == 1 else weight.reshape(groups, -1)
 
@@ -179,7 +179,7 @@ class ConvProbe(Probe):
     def _signed(self, h: Tensor, delta: Tensor, signs: Callable[[int], Tensor]) -> tuple[Tensor, Tensor]:
         h, delta = (_batched(tensor).to(_wide(tensor)) for tensor in (h, delta))
         batch, _, *size = delta.shape
-        groups = self.window[-1]
+        groups = self.window.groups
         xi = signs(batch * prod(size)).to(h).reshape(batch, 1, *size)
         # What a convolution with one output channel in each group would learn from the signs.
         shape = (groups, *self.weight_shape[1:])

@@ -1,47 +1,57 @@
 """Operators on flat tensors: autograd, `torch.compile` without graph breaks, one name for every backend.
 
-`index` is `Topology.index`; the layout is described in `schema`.
+`library` says where the parts of an operator are; `index` names the tensors that `Topology.index` holds.
 """
 
-from . import autograd, cuda, fakes, flops, host, reference, reference_conv, reference_masked, reference_moment, schema
 from .backend import extension
-from .conv import expanded_conv2d, masked_conv2d, sampled_conv2d_gradient, sparse_conv2d
-from .linear import expanded_linear, masked_linear, sparse_linear
-from .masked import active_values, dense_weight, straight_through
-from .moment import conv2d_gradient_moment, gradient_moment, score_step, snr_update
-from .pattern import bit_index, compress, compress_mask, coordinates, random_subset, rewire, tile_index, transpose_index
-from .selection import guided_sample, kth_largest, sampled_gradient, topk_mask
+from .bit_index import bit_index
+from .compress import compress, compress_mask, coordinates
+from .conv2d_gradient_moment import conv2d_gradient_moment
+from .expand import active_values, dense_weight
+from .gradient_moment import gradient_moment
+from .guided_sample import guided_sample
+from .masked_conv2d import masked_conv2d
+from .masked_linear import masked_linear
+from .random_subset import random_subset
+from .rewire import rewire
+from .sampled_conv2d_gradient import sampled_conv2d_gradient
+from .sampled_gradient import sampled_gradient
+from .score_step import score_step
+from .snr_update import snr_update
+from .sparse_conv2d import expanded_conv2d, sparse_conv2d
+from .sparse_linear import expanded_linear, sparse_linear
+from .straight_through import straight_through
+from .tile_index import tile_index
+from .topk_mask import kth_largest, topk_mask
+from .transpose_index import transpose_index
+
+# isort: split
+# These look up the operators that the files above have defined.
+from . import autograd as autograd
+from . import cuda as cuda
+from . import flops as flops
+from . import host as host
 
 __all__ = [
     "active_values",
-    "autograd",
     "bit_index",
     "compress",
     "compress_mask",
     "conv2d_gradient_moment",
     "coordinates",
-    "cuda",
     "dense_weight",
     "expanded_conv2d",
     "expanded_linear",
     "extension",
-    "fakes",
-    "flops",
     "gradient_moment",
     "guided_sample",
-    "host",
     "kth_largest",
     "masked_conv2d",
     "masked_linear",
     "random_subset",
-    "reference",
-    "reference_conv",
-    "reference_masked",
-    "reference_moment",
     "rewire",
     "sampled_conv2d_gradient",
     "sampled_gradient",
-    "schema",
     "score_step",
     "snr_update",
     "sparse_conv2d",

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from ..private_torch import below_autograd, in_forward_mode
-from .schema import library
+from .library import library
 
 
 def _dual(tensor: Tensor | None) -> tuple[Any, Tensor | None]:
@@ -19,10 +19,12 @@ def _dual(tensor: Tensor | None) -> tuple[Any, Tensor | None]:
     return (None, None) if tensor is None else forward_ad.unpack_dual(tensor)
 
 
-def _register(name: str, windowed: bool) -> None:
-    """Gradients of `name(input, values, index, bias, *geometry)` by `name_backward`, which takes the geometry of a
-    window over an image, too, and what else follows it; no tensors are in it. Tangents (`torch.func.jvp`) by `name`
-    itself, which is linear in each tensor."""
+def _register(name: str, passed_on: bool) -> None:
+    """Registers the derivatives of `name(input, values, index, bias, *options)`; no tensors are among the options.
+
+    Gradients are those of `name_backward`, which takes the options, too, if they are `passed_on`. Tangents
+    (`torch.func.jvp`) are products of `name` itself, which is linear in each tensor.
+    """
     op = getattr(torch.ops.sparsekern, name).default
     backward_op = getattr(torch.ops.sparsekern, f"{name}_backward").default
     # Below the record of views, too: a result of which a kernel made one may be changed in place as any other.
@@ -30,13 +32,13 @@ def _register(name: str, windowed: bool) -> None:
     class Product(torch.autograd.Function):
         @staticmethod
         def forward(  # type: ignore[override]
-            ctx: Any, input: Tensor, values: Tensor, bias: Tensor | None, index: list[Tensor], *geometry: Any
+            ctx: Any, input: Tensor, values: Tensor, bias: Tensor | None, index: list[Tensor], *options: Any
         ) -> Tensor:
             ctx.save_for_backward(input, values, *index)
-            ctx.window = geometry if windowed else ()
-            ctx.geometry = len(geometry)
+            ctx.passed_on = options if passed_on else ()
+            ctx.options = len(options)
             with below_autograd():
-                return op(input, values, index, bias, *geometry)
+                return op(input, values, index, bias, *options)
 
         @staticmethod
         def backward(ctx: Any, grad_output: Tensor) -> tuple:  # type: ignore[override]
@@ -44,32 +46,32 @@ def _register(name: str, windowed: bool) -> None:
                 # The operator below has no formula of its own: its results would pass for constants.
                 raise RuntimeError("sparse layers have no second derivatives: do without create_graph=True")
             input, values, *index = ctx.saved_tensors
-            need_input, need_values, need_bias = need = ctx.needs_input_grad[:3]
-            gradients = backward_op(grad_output, input, values, index, need_input, need_values, need_bias, *ctx.window)
+            need = ctx.needs_input_grad[:3]
+            gradients = backward_op(grad_output, input, values, index, *need, *ctx.passed_on)
             given = (gradient if needed else None for gradient, needed in zip(gradients, need, strict=True))
-            return *given, None, *[None] * ctx.geometry
+            return *given, None, *[None] * ctx.options
 
-    def product(input: Tensor, values: Tensor, index: list[Tensor], bias: Tensor | None, *geometry: Any) -> Tensor:
+    def product(input: Tensor, values: Tensor, index: list[Tensor], bias: Tensor | None, *options: Any) -> Tensor:
         if in_forward_mode():
             (input, d_input), (values, d_values), (bias, d_bias) = map(_dual, (input, values, bias))
             if not d_input is d_values is d_bias is None:
-                output = product(input, values, index, bias, *geometry)
+                output = product(input, values, index, bias, *options)
                 d_input = torch.zeros_like(input) if d_input is None else d_input
-                tangent = product(d_input, values, index, d_bias, *geometry)
+                tangent = product(d_input, values, index, d_bias, *options)
                 if d_values is not None:
-                    tangent = tangent + product(input, d_values, index, None, *geometry)
+                    tangent = tangent + product(input, d_values, index, None, *options)
                 return forward_ad.make_dual(output, tangent)
         if torch.is_grad_enabled() and (
             input.requires_grad or values.requires_grad or (bias is not None and bias.requires_grad)
         ):
-            return Product.apply(input, values, bias, index, *geometry)
+            return Product.apply(input, values, bias, index, *options)
         with below_autograd():
-            return op(input, values, index, bias, *geometry)
+            return op(input, values, index, bias, *options)
 
     library.impl(name, product, "Autograd")
 
 
 for _name in ("sparse_linear", "expanded_linear"):
-    _register(_name, windowed=False)
+    _register(_name, passed_on=False)
 for _name in ("sparse_conv2d", "expanded_conv2d", "masked_linear", "masked_conv2d"):
-    _register(_name, windowed=True)
+    _register(_name, passed_on=True)

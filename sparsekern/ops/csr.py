@@ -1,7 +1,19 @@
-"""What a CSR pattern that comes from outside has to be."""
+"""CSR patterns: checks of those that come from outside, and what every reference asks of them."""
 
 import torch
 from torch import Tensor
+
+
+def rows_of(row_ptr: Tensor, nnz: int | None = None) -> Tensor:
+    """The row of every position in use, int64 `[nnz]`; if `nnz` is given, the device is not asked for it."""
+    counts = row_ptr.diff().long()
+    return torch.repeat_interleave(torch.arange(counts.numel(), device=row_ptr.device), counts, output_size=nnz)
+
+
+def flat_coordinates(row_ptr: Tensor, col: Tensor, cols: int, nnz: int | None = None) -> Tensor:
+    """`coordinates` of a pattern that is known to be one: `r * cols + c` of every position in use, int64 `[nnz]`."""
+    nnz = int(row_ptr[-1]) if nnz is None else nnz
+    return rows_of(row_ptr, nnz).mul_(cols).add_(col[:nnz])
 
 
 def check_pattern(row_ptr: Tensor, col: Tensor, cols: int, pointers: str = "row_ptr", columns: str = "col") -> None:
@@ -50,3 +62,26 @@ def check_vectors(
         raise ValueError(f"{pointers} must have at least 1 element, got none")
     if row_ptr.device != col.device:
         raise ValueError(f"{pointers} and {columns} must be on one device, got {row_ptr.device} and {col.device}")
+
+
+def check_extent(
+    row_ptr: Tensor, col: Tensor, cols: int, pointers: str = "row_ptr", columns: str = "col", extent: str = "cols"
+) -> None:
+    """`check_vectors`, and that there are fewer than 2**31 columns.
+
+    Raises:
+        ValueError: one of them fails.
+    """
+    check_vectors(row_ptr, col, pointers, columns)
+    if not 0 <= cols < 2**31:
+        raise ValueError(f"{extent} must be at least 0 and below 2**31, got {cols}")
+
+
+def check_vector(tensor: Tensor, name: str, dtype: torch.dtype) -> None:
+    """Checks dtype and dimension.
+
+    Raises:
+        ValueError: they are others.
+    """
+    if tensor.dtype != dtype or tensor.dim() != 1:
+        raise ValueError(f"{name} must be a 1-D {dtype} tensor, got {tensor.dtype} {tuple(tensor.shape)}")

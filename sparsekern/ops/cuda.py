@@ -12,46 +12,30 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import reference, reference_conv, reference_masked, reference_moment
-from .schema import library
+from .library import OPERATORS, library
 
-# The file of ops/triton that holds the function of the operator's name.
-TRITON = {
-    "expand": "expand",
-    "collect": "expand",
-    "expand_bits": "expand",
-    "bit_index": "expand",
-    "tile_index": "pattern",
-    "compress_mask": "pattern",
-    "topk_mask": "topk_mask",
-    "kth_largest": "topk_mask",
-    "sampled_conv2d_gradient": "sampled_conv2d_gradient",
-    "gradient_moment": "gradient_moment",
-    "conv2d_gradient_moment": "conv2d_gradient_moment",
-    "snr_update": "snr_update",
-    "score_step": "score_step",
-    "masked_linear": "masked_linear",
-    "masked_linear_backward": "masked_linear",
-    "masked_conv2d": "masked_conv2d",
-    "masked_conv2d_backward": "masked_conv2d",
-    "sparse_linear": "sparse_linear",
-    "sparse_linear_backward": "sparse_linear",
-    "sparse_conv2d": "sparse_conv2d",
-    "sparse_conv2d_backward": "sparse_conv2d",
-}
-REFERENCES = (reference, reference_conv, reference_masked, reference_moment)
+# The operators with a function of their name in ops/triton, in the file that has the name of theirs in ops.
+TRITON = (
+    *("expand", "collect", "expand_bits", "bit_index", "tile_index", "compress_mask", "topk_mask", "kth_largest"),
+    *("sampled_conv2d_gradient", "gradient_moment", "conv2d_gradient_moment", "snr_update", "score_step"),
+    *("masked_linear", "masked_linear_backward", "masked_conv2d", "masked_conv2d_backward"),
+    *("sparse_linear", "sparse_linear_backward", "sparse_conv2d", "sparse_conv2d_backward"),
+)
 # Those that take float64, too: they copy, or leave its products to PyTorch.
-FLOAT64 = frozenset(name for name, file in TRITON.items() if file in ("expand", "sparse_linear", "sparse_conv2d"))
+FLOAT64 = (
+    *("expand", "collect", "expand_bits", "bit_index"),
+    *("sparse_linear", "sparse_linear_backward", "sparse_conv2d", "sparse_conv2d_backward"),
+)
 
 
 @cache
 def kernel(name: str) -> Callable[..., Any]:
     """The Triton function of an operator."""
-    return getattr(importlib.import_module(f".triton.{TRITON[name]}", __package__), name)
+    return getattr(importlib.import_module(f".triton.{OPERATORS[name].module}", __package__), name)
 
 
 def _register(name: str) -> None:
-    plain = next(vars(module)[name] for module in REFERENCES if name in vars(module))
+    plain = OPERATORS[name].reference
 
     def call(*arguments: Any) -> Any:
         # Tensor cores and the kernels around them know no float64.

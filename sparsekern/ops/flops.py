@@ -23,8 +23,8 @@ COUNTER = "torch.utils.flop_counter"
 
 
 def _nonzeros(index: list[Tensor]) -> int:
-    """How many there are; of tensors without numbers, for how many there is room."""
-    row_ptr, col = index[:2]
+    """How many there are; of tensors without data, for how many there is room."""
+    row_ptr, col, *_ = index
     unknown = isinstance(row_ptr, FakeTensor) or row_ptr.device.type == "meta"
     return col.numel() if unknown else int(row_ptr[-1])
 

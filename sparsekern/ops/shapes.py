@@ -1,9 +1,17 @@
 """Shapes, memory formats and dtypes of what the operators return."""
 
 from collections.abc import Sequence
+from math import prod
 
 import torch
 from torch import Tensor
+
+FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+
+def flat(tensor: Tensor) -> Tensor:
+    """`[*, features]` as `[batch, features]`, of which either may be 0."""
+    return tensor.reshape(prod(tensor.shape[:-1]), tensor.shape[-1])
 
 
 def image_format(input: Tensor) -> torch.memory_format:
@@ -15,17 +23,6 @@ def image_format(input: Tensor) -> torch.memory_format:
 def empty_image(input: Tensor, size: Sequence[int]) -> Tensor:
     """An uninitialised tensor of `size` in the dtype and the memory format of `input`."""
     return torch.empty(size, dtype=input.dtype, device=input.device, memory_format=image_format(input))
-
-
-def output_size(
-    size: Sequence[int], kernel_size: list[int], stride: list[int], padding: list[int], dilation: list[int]
-) -> tuple[int, int]:
-    """Height and width of what a convolution makes of an input of `size` (height, width)."""
-    height, width = (
-        (size[i] + padding[2 * i] + padding[2 * i + 1] - dilation[i] * (kernel_size[i] - 1) - 1) // stride[i] + 1
-        for i in range(2)
-    )
-    return height, width
 
 
 def accumulate_dtype(dtype: torch.dtype) -> torch.dtype:

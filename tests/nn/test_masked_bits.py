@@ -117,7 +117,7 @@ def test_refuses() -> None:
     topology = sk.Topology.random((5, 12), 9)
     bits, columns = topology.with_views(BITS).index, topology.index
     x, images, weight = torch.randn(3, 12), torch.randn(2, 3, 4, 4), torch.randn(5, 12)
-    with pytest.raises(ValueError, match="pattern as bits"):
+    with pytest.raises(ValueError, match="hold the bitmask"):
         ops.masked_linear(x, weight, columns)
     with pytest.raises(ValueError, match=r"weight must have the shape \(5, 12\), got \(12, 5\)"):
         ops.masked_linear(x, weight.t(), bits)

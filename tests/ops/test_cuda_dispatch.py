@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import sparsekern as sk
-from sparsekern.ops import cuda
+from sparsekern.ops.index import Index
+from sparsekern.ops.library import OPERATORS
 
 DTYPES = [(name, dtype) for name in samples.SAMPLES for dtype in (torch.float32, torch.bfloat16)]
 CASES = [
@@ -32,7 +33,7 @@ def faked(mode: FakeTensorMode, argument: Any) -> Any:
 @pytest.mark.parametrize(("name", "dtype"), CASES)
 def test_results_are_like_those_on_the_cpu(name: str, dtype: torch.dtype) -> None:
     op = getattr(torch.ops.sparsekern, name)
-    plain = next(vars(module)[name] for module in cuda.REFERENCES if name in vars(module))
+    plain = OPERATORS[name].reference
     every = samples.SAMPLES[name](dtype)
     for sample in (every[0], every[-1]):
         wanted = run(plain, sample, name)
@@ -49,7 +50,7 @@ def to_gpu(layer: Any, mode: FakeTensorMode) -> None:
     index = [faked(mode, tensor) for tensor in layer.index]
     for name, parameter in layer._parameters.items():
         layer._parameters[name] = nn.Parameter(faked(mode, parameter)) if parameter is not None else None
-    layer._index = index
+    layer._index = Index(*index)
 
 
 LAYERS = {

@@ -12,7 +12,7 @@ import torch
 
 from sparsekern.ops import backend, cuda, extension
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 REGISTERED = [
     name
     for path in sorted((ROOT / "csrc" / "cuda").glob("*.cu"))

@@ -18,11 +18,11 @@ from support.expected import expected, run
 from support.patterns import Pattern
 from torch.utils.cpp_extension import include_paths, library_paths
 
-from sparsekern.ops.schema import SCHEMAS
+from sparsekern.ops.library import OPERATORS
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SOURCES = sorted(path for path in (ROOT / "csrc" / "cuda").glob("*.cu") if path.stem != "module")
-OPERATORS = [path.stem for path in SOURCES if "SPARSEKERN_REGISTER" in path.read_text()]
+NAMES = [path.stem for path in SOURCES if "SPARSEKERN_REGISTER" in path.read_text()]
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2e-3}
 COMPILER = shlex.split(os.environ.get("CXX", "c++"))
 library = torch.library.Library("sparsekern_serial", "DEF")
@@ -49,8 +49,8 @@ def serial(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Callable
     (where,) = library_paths()[:1]
     target = folder / "serial.so"
     execute([*COMPILER, *flags, "-shared", *objects, f"-L{where}", f"-Wl,-rpath,{where}", "-ltorch_cpu", "-o", target])
-    for name in OPERATORS:
-        library.define(name + SCHEMAS[name])
+    for name in NAMES:
+        library.define(name + OPERATORS[name].schema)
     torch.ops.load_library(str(target))
     return lambda name: getattr(torch.ops.sparsekern_serial, name)
 
@@ -60,7 +60,7 @@ def execute(command: list) -> None:
     assert done.returncode == 0, done.stderr
 
 
-CASES = [pytest.param(*case, id=f"{case[0]}-{str(case[1])[6:]}") for case in samples.cases() if case[0] in OPERATORS]
+CASES = [pytest.param(*case, id=f"{case[0]}-{str(case[1])[6:]}") for case in samples.cases() if case[0] in NAMES]
 
 
 @pytest.mark.parametrize(("name", "dtype"), CASES)

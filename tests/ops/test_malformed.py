@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sparsekern import SparseConv2d, SparseLinear, Topology, ops
-from sparsekern.ops import reference, reference_moment
+from sparsekern.ops.library import OPERATORS
 
 ROWS, COLS, BIG = 3, 5, 10**8
 POINTERS, COLUMNS = [0, 2, 3, 5], [1, 4, 0, 2, 3]
@@ -67,17 +67,19 @@ PATTERN_CALLS: dict[str, Call] = {
     ),
 }
 REFERENCES: dict[str, Call] = {
-    "rewire": lambda row_ptr, col: reference.rewire(
+    "rewire": lambda row_ptr, col: OPERATORS["rewire"].reference(
         row_ptr, col, torch.ones(5, dtype=torch.bool), torch.tensor([0]), 9, COLS
     ),
-    "transpose_index": lambda row_ptr, col: reference.transpose_index(row_ptr, col, COLS),
-    "bit_index": lambda row_ptr, col: reference.bit_index(row_ptr, col, COLS),
-    "guided_sample": lambda row_ptr, col: reference.guided_sample(
+    "transpose_index": lambda row_ptr, col: OPERATORS["transpose_index"].reference(row_ptr, col, COLS),
+    "bit_index": lambda row_ptr, col: OPERATORS["bit_index"].reference(row_ptr, col, COLS),
+    "guided_sample": lambda row_ptr, col: OPERATORS["guided_sample"].reference(
         torch.ones(ROWS), torch.ones(COLS), row_ptr, col, 2, 0
     ),
-    "expand": lambda row_ptr, col: reference.expand(torch.ones(5), row_ptr, col, 0, ROWS, COLS),
-    "collect": lambda row_ptr, col: reference.collect(torch.ones(ROWS, COLS), row_ptr, col, 0, ROWS, torch.ones(5)),
-    "score_step": lambda row_ptr, col: _scored(row_ptr, col, reference_moment.score_step),
+    "expand": lambda row_ptr, col: OPERATORS["expand"].reference(torch.ones(5), row_ptr, col, 0, ROWS, COLS),
+    "collect": lambda row_ptr, col: OPERATORS["collect"].reference(
+        torch.ones(ROWS, COLS), row_ptr, col, 0, ROWS, torch.ones(5)
+    ),
+    "score_step": lambda row_ptr, col: _scored(row_ptr, col, OPERATORS["score_step"].reference),
 }
 # What takes its index from a Topology sees to the bounds only.
 FOLLOWING_CALLS: dict[str, Call] = {

@@ -7,13 +7,14 @@ from torch import Tensor
 
 from sparsekern import Topology
 from sparsekern.ops import cuda
+from sparsekern.ops.index import Index
 
 pytest.importorskip("triton", reason="comes with the CUDA build of PyTorch")
 DEVICE = DEVICES[-1]
 NAN = float("nan")
 
 
-def index_of(mask: Tensor) -> list[Tensor]:
+def index_of(mask: Tensor) -> Index:
     return Topology.from_mask(mask, views=frozenset({"bits"})).index
 
 
@@ -24,7 +25,7 @@ def finite(tensor: Tensor) -> Tensor:
     return features.all(1)
 
 
-def test_forward_walks_no_empty_block() -> None:
+def test_forward_skips_empty_blocks() -> None:
     mask = torch.rand(160, 200, device=DEVICE) < 0.5
     mask[:128, 64:128] = False
     x, weight = torch.randn(5, 200, device=DEVICE), torch.randn(160, 200, device=DEVICE)
@@ -33,7 +34,7 @@ def test_forward_walks_no_empty_block() -> None:
     assert torch.equal(finite(output), torch.arange(160, device=DEVICE) < 128)
 
 
-def test_input_gradient_walks_no_empty_block() -> None:
+def test_input_gradient_skips_empty_blocks() -> None:
     mask = torch.rand(200, 160, device=DEVICE) < 0.5
     mask[64:128, :128] = False
     delta, weight = torch.randn(5, 200, device=DEVICE), torch.randn(200, 160, device=DEVICE)
@@ -44,8 +45,8 @@ def test_input_gradient_walks_no_empty_block() -> None:
     assert torch.equal(finite(gradient), torch.arange(160, device=DEVICE) < 128)
 
 
-def test_convolution_walks_no_empty_block() -> None:
-    """The words of its bit map are those of a tap: of every second tap the second word of 64 channels is empty."""
+def test_convolution_skips_empty_blocks() -> None:
+    """The words of its bitmask are those of a tap: of every second tap the second word of 64 channels is empty."""
     mask = torch.rand(3, 130, 1, 2, device=DEVICE) < 0.5
     mask[:, 64:128, :, 0] = False
     x, weight = torch.randn(2, 130, 1, 5, device=DEVICE), torch.randn(3, 130, 1, 2, device=DEVICE)

@@ -9,8 +9,7 @@ from support.expected import expected, run
 from torch import Tensor
 
 from sparsekern import ops
-from sparsekern.ops import reference_moment
-from sparsekern.ops.moment import SNR_CAP
+from sparsekern.ops.snr_update import SNR_CAP, snr_update_reference
 
 _ops = torch.ops.sparsekern
 MOMENTS = ["gradient_moment", "conv2d_gradient_moment"]
@@ -119,7 +118,7 @@ def test_gradients_whose_squares_underflow_are_noise(dtype: torch.dtype) -> None
     smallest = torch.finfo(dtype).tiny ** 0.5
     for scale, snr_of in ((8 * smallest, 12.0), (smallest / 8, 0.0), (smallest * 1e-3, 0.0), (smallest * 1e-6, 0.0)):
         shares = torch.tensor([[1.0], [2.0], [3.0]], dtype=dtype) * scale
-        for update in (ops.snr_update, reference_moment.snr_update):
+        for update in (ops.snr_update, snr_update_reference):
             ratio = torch.empty(1, dtype=dtype)
             update(ratio, shares.sum(0), shares.square().sum(0), 3, 0.0, True)
             assert ratio.item() == pytest.approx(snr_of, rel=1e-4)

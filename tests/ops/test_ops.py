@@ -13,11 +13,11 @@ from support.samples import Pattern, Sample
 from torch import Tensor
 
 from sparsekern import ops
-from sparsekern.ops import extension, reference, reference_conv, reference_masked, reference_moment
+from sparsekern.ops import extension
+from sparsekern.ops.library import OPERATORS
 
 _ops = torch.ops.sparsekern
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2e-3}
-REFERENCES = (reference_moment, reference_masked, reference_conv, reference)
 CASES = [pytest.param(*case, id=f"{case[0]}-{str(case[1])[6:]}") for case in samples.cases()]
 
 
@@ -27,8 +27,7 @@ pytestmark = pytest.mark.usefixtures("poisoned")
 @pytest.mark.parametrize("backend", [*(f"on_{device}" for device in DEVICES), "reference"])
 @pytest.mark.parametrize(("name", "dtype"), CASES)
 def test_against_dense(name: str, dtype: torch.dtype, backend: str) -> None:
-    plain = next(module for module in REFERENCES if name in vars(module))
-    function = getattr(plain if backend == "reference" else _ops, name)
+    function = OPERATORS[name].reference if backend == "reference" else getattr(_ops, name)
     device = "cpu" if backend == "reference" else backend.removeprefix("on_")
     for given in samples.SAMPLES[name](dtype):
         sample = moved_sample(given, device)

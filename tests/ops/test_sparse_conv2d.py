@@ -10,7 +10,7 @@ from support.conv_cases import CASES, Case, problem
 from torch import Tensor
 
 from sparsekern import ops
-from sparsekern.ops import reference_conv
+from sparsekern.ops import expand
 
 forward = torch.ops.sparsekern.sparse_conv2d
 backward = torch.ops.sparsekern.sparse_conv2d_backward
@@ -67,7 +67,7 @@ def test_random_geometries() -> None:
 @pytest.mark.usefixtures("poisoned")
 @pytest.mark.parametrize("panel_bytes", [64 << 20, 1000], ids=["whole", "panels"])
 def test_expanded_weight(panel_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reference_conv, "PANEL_BYTES", panel_bytes)
+    monkeypatch.setattr(expand, "PANEL_BYTES", panel_bytes)
     for name, case in CASES.items():
         if name.endswith("batch 3"):
             check(case, torch.float32, ops.expanded_conv2d)

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from sparsekern import ops
-from sparsekern.ops import extension, reference
+from sparsekern.ops import extension
+from sparsekern.ops.sparse_linear import sparse_linear_backward_reference, sparse_linear_reference
 from sparsekern.topology import COLUMNS, Topology
 
 backward = torch.ops.sparsekern.sparse_linear_backward
@@ -53,8 +54,8 @@ def check(topology: Topology, x: Tensor, values: Tensor, bias: Tensor | None, de
     output = ops.sparse_linear(x, values, topology.index, bias, topology.rows)
     gradients = backward(delta, x, values, topology.index, True, True, True)
     expected = [
-        reference.sparse_linear(wide[0], wide[1], topology.index, wide[2], topology.rows),
-        *reference.sparse_linear_backward(wide[3], wide[0], wide[1], topology.index, True, True, True),
+        sparse_linear_reference(wide[0], wide[1], topology.index, wide[2], topology.rows),
+        *sparse_linear_backward_reference(wide[3], wide[0], wide[1], topology.index, True, True, True),
     ]
     for actual, wanted in zip([output, *gradients], expected, strict=True):
         assert actual.dtype == x.dtype

@@ -23,7 +23,8 @@ from support.samples_moment import (
 )
 from torch import Tensor
 
-from sparsekern.ops import reference
+from sparsekern.ops.guided_sample import guided_sample_reference
+from sparsekern.ops.random_subset import random_subset_reference
 
 
 def _wide(*tensors: Tensor) -> list[Tensor]:
@@ -137,11 +138,11 @@ def kth_largest(p: Pattern, scores: list[Tensor], k: int, absolute: bool) -> Ten
 
 
 def guided_sample(p: Pattern, *args: object) -> list[Tensor]:
-    return list(reference.guided_sample(*args))  # type: ignore[arg-type]
+    return list(guided_sample_reference(*args))  # type: ignore[arg-type]
 
 
 def random_subset(p: Pattern, out: Tensor, size: int, seed: int) -> Tensor:
-    reference.random_subset(out, size, seed)
+    random_subset_reference(out, size, seed)
     return out
 
 

@@ -49,7 +49,7 @@ class Pattern:
         return torch.where(self.mask, values[self.slots], 0) if values.numel() else torch.zeros(self.mask.shape)
 
     def index(self, bits: bool = False) -> list[Tensor]:
-        """The tensors of `Topology.index` with the walk by columns and, if wanted, the bit map."""
+        """The tensors of `Topology.index` with the transposed index and, if wanted, the bitmask."""
         col, t_slots = self.col, self.slots.t()[self.mask.t()]
         t_row, t_pos = torch.zeros_like(col), torch.zeros_like(col)
         t_row[: t_slots.numel()] = self.mask.t().nonzero()[:, 1].int()

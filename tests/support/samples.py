@@ -8,7 +8,8 @@ from support.samples_conv import conv2d, conv2d_backward, sampled_conv2d_gradien
 from support.samples_masked import masked_conv2d, masked_conv2d_backward, masked_linear, masked_linear_backward
 from support.samples_moment import conv2d_gradient_moment, gradient_moment, score_step, snr_update
 
-from sparsekern.ops import reference
+from sparsekern.ops import bit_index as make_bits
+from sparsekern.ops import tile_index as make_tiles
 
 LEADING = {"vector": (), "batch": (5,), "sequence": (2, 3), "zero batch": (0,), "long": (300,)}
 
@@ -62,7 +63,7 @@ def expand_bits(dtype: torch.dtype) -> list[Sample]:
     samples = []
     for sample in expand(dtype):
         values, row_ptr, col, start, stop, cols = sample.args
-        tile_ptr, bits = (op(row_ptr, col, cols) for op in (reference.tile_index, reference.bit_index))
+        tile_ptr, bits = (op(row_ptr, col, cols) for op in (make_tiles, make_bits))
         samples.append(Sample(sample.name, (values, tile_ptr, bits, start, stop, cols), sample.pattern))
     return samples
 

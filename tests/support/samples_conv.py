@@ -65,7 +65,7 @@ def conv2d(dtype: torch.dtype) -> list[Sample]:
         bias = plain(shape.out, dtype=dtype) if i % 3 else None
         for bits in (False, True) if name in SHAPES else (True,):
             index = p.index(bits)
-            if i % 2:  # without the walk by columns
+            if i % 2:  # without the transposed index
                 index[2].zero_()
             kind = f"{name}{', bits' * bits}"
             samples.append(Sample(kind, (input, p.values(dtype), index, bias, *shape.window), p))

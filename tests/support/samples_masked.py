@@ -1,4 +1,4 @@
-"""Inputs of the products with a dense weight under a bit map, and what they give."""
+"""Inputs of the products with a dense weight under a bitmask, and what they give."""
 
 import torch
 from support.patterns import Pattern, Sample, mask, patterns, plain, strided, tiles

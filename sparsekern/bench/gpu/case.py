@@ -84,5 +84,5 @@ def held(topology: Topology, values: Tensor, dense: Tensor) -> dict[str, int]:
         "torch-csr": values.nbytes + 4 * (row_ptr + col),
         "sparsekern-expanded": sparse,
         "sparsekern-bits": sparse,
-        "sparsekern-fused": dense.nbytes + topology.index[5].nbytes + topology.index[7].nbytes,
+        "sparsekern-fused": dense.nbytes + topology.index.tile_ptr.nbytes + topology.index.bits.nbytes,
     }

@@ -1,2 +1,2 @@
-"""Triton kernels, a family a file. A function of the name of an operator takes that operator's arguments; `ops.cuda`
-says which operators are these functions on CUDA tensors."""
+"""Triton kernels, in files named after the operators. A function of the name of an operator takes its arguments;
+`ops.cuda` says which operators are these functions on CUDA tensors."""

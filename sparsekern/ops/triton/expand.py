@@ -1,12 +1,11 @@
 """Nonzeros into a dense panel and back: memory traffic, no arithmetic."""
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 from triton.language.extra import libdevice
 
-from ..schema import TILE
+from ..index import TILE
 from .launch import Config, launch
 
 SEGMENT = tl.constexpr(TILE)
@@ -38,15 +37,6 @@ def expand_bits(values: Tensor, tile_ptr: Tensor, bits: Tensor, start: int, stop
 
     launch(_decode, grid, values, tile_ptr, bits, dense, start, stop, cols, tiles, configs=BITS_CONFIGS)
     return dense
-
-
-def bit_index(row_ptr: Tensor, col: Tensor, cols: int) -> Tensor:
-    """Which columns of every segment of `TILE` exist: int64 `[rows, tiles]`, the lowest bit first."""
-    rows, tiles = row_ptr.shape[0] - 1, (cols + TILE - 1) // TILE
-    words = torch.zeros(rows, tiles, dtype=torch.int64, device=col.device)
-    # A row belongs to one program, but two of its lanes may meet in one word.
-    launch(_set_bits, lambda _: (rows,), row_ptr, col, words, tiles, configs=CONFIGS, TILE=TILE)
-    return words
 
 
 @triton.jit
@@ -134,16 +124,3 @@ def _decode(values, tile_ptr, bits, dense, start, stop, cols, tiles, ROWS: tl.co
     column = first + tl.arange(0, SEGMENT)[None, :]
     target = dense + (row - start).to(tl.int64) * cols + column
     tl.store(target, decoded(values, slot, four, ROWS, SEGMENT), valid & (column < cols))
-
-
-@triton.jit
-def _set_bits(row_ptr, col, words, tiles, BLOCK: tl.constexpr, TILE: tl.constexpr):
-    row = tl.program_id(0)
-    first, last = tl.load(row_ptr + row), tl.load(row_ptr + row + 1)
-    line = words + row.to(tl.int64) * tiles
-    for k in range(first, last, BLOCK):
-        slots = k + tl.arange(0, BLOCK)
-        used = slots < last
-        columns = tl.load(col + slots, used, 0)
-        bit = tl.full([BLOCK], 1, tl.int64) << (columns % TILE).to(tl.int64)
-        tl.atomic_or(line + columns // TILE, bit, used, sem="relaxed")

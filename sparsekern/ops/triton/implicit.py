@@ -95,7 +95,7 @@ def _masked_input_gradient(
     COLS: tl.constexpr,
 ):
     """As many operations and as much traffic as forward, whatever the stride: the pixels of a program have one place
-    within it, and only the taps that reach them are walked."""
+    within it, and only the taps that reach them are summed."""
     rows, channels, height, width, out_height, out_width = shape
     image_stride, y_stride, x_stride = output_strides
     row_stride, in_stride, tap_y_stride, tap_x_stride = weight_strides

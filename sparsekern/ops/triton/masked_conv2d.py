@@ -1,7 +1,7 @@
-"""Convolutions with a dense weight under a bit map, as implicit matrix products.
+"""Convolutions with a dense weight under a bitmask, as implicit matrix products.
 
 Nothing is unfolded and no masked weight is made: a block of the weight goes to registers, loses what does not exist
-there, and is multiplied. Blocks without any entry are not walked. The arithmetic is that of a dense convolution, the
+there, and is multiplied. Blocks without any entry are skipped. The arithmetic is that of a dense convolution, the
 traffic that of one plus 1/16 (16 bits a weight) for the bits: what is saved over a masked twin is reading, masking and
 writing the weight before every product, and the same of its gradient after.
 
@@ -9,15 +9,17 @@ Images and weights are read in channels_last, 16 bytes at a time; what is in ano
 cuDNN does for tensor cores. A group of few output channels takes a whole block of rows all the same.
 """
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 import triton
 from torch import Tensor
 
-from ..masked import weight_gradient
-from ..schema import TILE
-from ..shapes import accumulate_dtype, empty_image, output_size
+from ..index import TILE, Index
+from ..shapes import accumulate_dtype, empty_image
+from ..straight_through import weight_gradient
+from ..window import Window
 from .implicit import _masked_forward, _masked_input_gradient, _masked_weight_gradient
 from .launch import Config, launch, precision
 from .tiles import BLOCK, by_tap, steps_backward, steps_forward
@@ -51,31 +53,26 @@ PROGRAMS, SHARE = 256, 1024  # of the weight gradient: as many programs as fill 
 class Product(NamedTuple):
     """What all three products are told."""
 
-    words: Tensor  # the bit map by taps
-    window: tuple[int, ...]  # kernel height and width, strides, padding above and on the left, dilations
-    groups: int
+    words: Tensor  # the bitmask by taps
+    window: Window
     precision: str
 
     @property
+    def groups(self) -> int:
+        return self.window.groups
+
+    @property
     def taps(self) -> int:
-        return self.window[0] * self.window[1]
+        return self.words.shape[1]
 
 
 def masked_conv2d(
-    input: Tensor,
-    weight: Tensor,
-    index: list[Tensor],
-    bias: Tensor | None,
-    kernel_size: list[int],
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
-    groups: int,
-    active: bool,
+    input: Tensor, weight: Tensor, index: Sequence[Tensor], bias: Tensor | None, *window_and_active: Any
 ) -> Tensor:
     """`conv2d(input, W * mask, bias)`."""
-    product = _product(weight, index, kernel_size, stride, padding, dilation, groups)
-    size = output_size(input.shape[2:], kernel_size, stride, padding, dilation)
+    *window, _ = window_and_active
+    product = _product(weight, index, Window(*window))
+    size = product.window.output_size(input.shape[2:])
     output = empty_image(input, (input.shape[0], weight.shape[0], *size))
     forward(input, weight, bias, output, product)
     return output
@@ -85,45 +82,31 @@ def masked_conv2d_backward(
     grad_output: Tensor,
     input: Tensor,
     weight: Tensor,
-    index: list[Tensor],
+    index: Sequence[Tensor],
     need_input: bool,
     need_weight: bool,
     need_bias: bool,
-    kernel_size: list[int],
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
-    groups: int,
-    active: bool,
+    *window_and_active: Any,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of `masked_conv2d`; what is not needed is returned with no elements. The dense gradient of the weight
     has nothing to be masked: cuDNN computes it."""
-    product = _product(weight, index, kernel_size, stride, padding, dilation, groups)
+    *window, active = window_and_active
+    product = _product(weight, index, Window(*window))
     grad_input, grad_weight = input.new_empty(0), weight.new_empty(0)
     if need_input:
         grad_input = input_gradient(grad_output, weight, empty_image(input, input.shape), product)
     if need_weight and active:
         grad_weight = active_gradient(grad_output, input, weight, product)
     elif need_weight:
-        window = (kernel_size, stride, padding, dilation, groups)
-        dense = weight_gradient(grad_output, input, tuple(weight.shape), window)
+        dense = weight_gradient(grad_output, input, tuple(weight.shape), product.window)
         grad_weight = empty_image(weight, weight.shape).copy_(dense)
     grad_bias = grad_output.sum((0, 2, 3)).to(weight.dtype) if need_bias else weight.new_empty(0)
     return grad_input, grad_weight, grad_bias
 
 
-def _product(
-    weight: Tensor,
-    index: list[Tensor],
-    kernel_size: list[int],
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
-    groups: int,
-) -> Product:
-    words = by_tap(index[7], weight.shape[1], kernel_size[0] * kernel_size[1])
-    window = (*kernel_size, *stride, padding[0], padding[2], *dilation)
-    return Product(words, window, groups, precision(convolution=True))
+def _product(weight: Tensor, index: Sequence[Tensor], window: Window) -> Product:
+    taps = window.kernel_size[0] * window.kernel_size[1]
+    return Product(by_tap(Index.of(index).bits, weight.shape[1], taps), window, precision(convolution=True))
 
 
 def forward(input: Tensor, weight: Tensor, bias: Tensor | None, output: Tensor, product: Product) -> None:
@@ -151,13 +134,13 @@ def forward(input: Tensor, weight: Tensor, bias: Tensor | None, output: Tensor, 
         steps_forward(product.words, groups),
         samples,
         shape,
-        _walk(input),
+        _strides(input),
         weight.stride(),
         output.stride(),
         configs=_configs(FORWARD, STRICT, "COLS", product, weight.dtype),
         sizes=(samples, *shape[:2]),
         PER_TAP=product.words.shape[2],
-        WINDOW=product.window,
+        WINDOW=product.window.constants,
         LAST=output.stride(1) == 1,
         PRECISION=product.precision,
         TILE=TILE,
@@ -167,7 +150,7 @@ def forward(input: Tensor, weight: Tensor, bias: Tensor | None, output: Tensor, 
 
 def input_gradient(grad_output: Tensor, weight: Tensor, grad_input: Tensor, product: Product) -> Tensor:
     """Writes the gradient into `grad_input`, which it returns."""
-    groups, (batch, _, height, width), window = product.groups, grad_input.shape, product.window
+    groups, (batch, _, height, width), window = product.groups, grad_input.shape, product.window.constants
     grad_output, weight = _by_channels(grad_output), _by_channels(weight)
     shape = (weight.shape[0] // groups, weight.shape[1], height, width, *grad_output.shape[2:])
     phases = min(window[2], height), min(window[3], width)
@@ -187,7 +170,7 @@ def input_gradient(grad_output: Tensor, weight: Tensor, grad_input: Tensor, prod
         steps_backward(product.words, groups, window, phases),
         batch,
         shape,
-        _walk(grad_output),
+        _strides(grad_output),
         weight.stride(),
         grad_input.stride(),
         configs=_configs(BACKWARD, STRICT_BACKWARD, "ROWS", product, weight.dtype),
@@ -233,13 +216,13 @@ def active_gradient(grad_output: Tensor, input: Tensor, weight: Tensor, product:
         share,
         weight.numel(),
         shape,
-        _walk(grad_output),
-        _walk(input),
+        _strides(grad_output),
+        _strides(input),
         parts.stride()[-4:],
         configs=_configs(GRADIENT, STRICT_GRADIENT, "SAMPLES", product, weight.dtype),
         sizes=(samples, *shape[:2]),
         PER_TAP=product.words.shape[2],
-        WINDOW=product.window,
+        WINDOW=product.window.constants,
         PRECISION=product.precision,
         TILE=TILE,
     )
@@ -251,7 +234,7 @@ def _by_channels(tensor: Tensor) -> Tensor:
     return tensor if tensor.stride(1) == 1 else tensor.contiguous(memory_format=torch.channels_last)
 
 
-def _walk(images: Tensor) -> tuple[int, int, int]:
+def _strides(images: Tensor) -> tuple[int, int, int]:
     """Strides of images, their rows and their pixels."""
     strides = images.stride()
     return strides[0], strides[2], strides[3]

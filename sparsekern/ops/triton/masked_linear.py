@@ -1,17 +1,20 @@
-"""Linear layers with a dense weight under a bit map: convolutions of images of one pixel."""
+"""Linear layers with a dense weight under a bitmask: convolutions of images of one pixel."""
 
+from collections.abc import Sequence
 from math import prod
 
 from torch import Tensor
 
+from ..index import Index
+from ..window import Window
 from .launch import precision
 from .masked_conv2d import Product, active_gradient, forward, input_gradient
 from .tiles import by_tap
 
-PIXEL = (1, 1, 1, 1, 0, 0, 1, 1)  # a window of one tap
+PIXEL = Window([1, 1], [1, 1], [0, 0, 0, 0], [1, 1], 1)  # the window of a linear layer
 
 
-def masked_linear(input: Tensor, weight: Tensor, index: list[Tensor], bias: Tensor | None, active: bool) -> Tensor:
+def masked_linear(input: Tensor, weight: Tensor, index: Sequence[Tensor], bias: Tensor | None, active: bool) -> Tensor:
     """`input @ (W * mask).T + bias`."""
     output = input.new_empty(*input.shape[:-1], weight.shape[0])
     forward(_images(input), _images(weight), bias, _images(output), _product(weight, index))
@@ -22,7 +25,7 @@ def masked_linear_backward(
     grad_output: Tensor,
     input: Tensor,
     weight: Tensor,
-    index: list[Tensor],
+    index: Sequence[Tensor],
     need_input: bool,
     need_weight: bool,
     need_bias: bool,
@@ -48,5 +51,5 @@ def _images(tensor: Tensor) -> Tensor:
     return tensor.reshape(prod(tensor.shape[:-1]), tensor.shape[-1])[:, :, None, None]
 
 
-def _product(weight: Tensor, index: list[Tensor]) -> Product:
-    return Product(by_tap(index[7], weight.shape[1], 1), PIXEL, 1, precision())
+def _product(weight: Tensor, index: Sequence[Tensor]) -> Product:
+    return Product(by_tap(Index.of(index).bits, weight.shape[1], 1), PIXEL, precision())

@@ -1,13 +1,13 @@
 """Gradients and second moments of samples with positions, in one pass: what convolutions and sequences share."""
 
 from math import prod
-from typing import NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..window import Window
 from .launch import Config, launch, precision
 
 
@@ -23,15 +23,6 @@ LOW = [_config(64, 64, 32, 4, 3), _config(64, 64, 16, 4, 4)]
 SMALL = [_config(16, 32, 32, 2, 3), _config(16, 16, 32, 1, 3)]
 IEEE = [_config(64, 64, 16, 4, 4), _config(128, 64, 16, 8, 3)]
 PROGRAMS, DEPTH = 512, 128  # as many programs as fill a card, if each has so many terms to add
-
-
-class Window(NamedTuple):
-    """How a convolution moves over its input."""
-
-    kernel: tuple[int, int]
-    stride: tuple[int, int]
-    corner: tuple[int, int]  # padding above and on the left
-    dilation: tuple[int, int]
 
 
 class Parts:
@@ -62,9 +53,7 @@ class Parts:
         return self.gradient.sum(0), self.moment.sum(0)
 
 
-def moments(
-    delta: Tensor, input: Tensor, window: Window | None = None, width: int = 0, groups: int = 1
-) -> tuple[Tensor, Tensor]:
+def moments(delta: Tensor, input: Tensor, window: Window | None = None, width: int = 0) -> tuple[Tensor, Tensor]:
     """`sum_n a_n` and `sum_n a_n^2`, a_n the gradient that sample n alone gives the weight: fp32 `[out, cols]`, the
     columns in the order of a weight `[out, channels / groups, kernel height, kernel width]`.
 
@@ -74,8 +63,9 @@ def moments(
         width: of the output: how many positions are in a row.
     """
     delta, input = _near(delta), _near(input)
-    (batch, positions, out), channels = delta.shape, input.shape[3] // groups
-    rows, cols = out // groups, channels * (prod(window.kernel) if window else 1)
+    (batch, positions, out), groups = delta.shape, 1 if window is None else window.groups
+    channels = input.shape[3] // groups
+    rows, cols = out // groups, channels * (prod(window.kernel_size) if window else 1)
     parts = Parts(rows, cols, groups, batch, triton.cdiv(positions, 64) * 64, input.device)
     allowed = precision(convolution=window is not None)
 
@@ -97,7 +87,7 @@ def moments(
         input.stride(),
         configs=_configs(rows, cols, window, input.dtype == torch.float32 and allowed == "ieee"),
         sizes=(batch * positions, rows, cols),
-        WINDOW=window and (*window.kernel, *window.stride, *window.corner, *window.dilation),
+        WINDOW=window and window.constants,
         PRECISION=allowed,
     )
     return parts.total()
@@ -139,7 +129,7 @@ def _shares(
 ):
     """The products of the gradient alone, with the positions of a sample padded to DEPTH. Where a sample ends, its
     share, still in registers, is added, and its square. One loop over samples and positions: loads run ahead over the
-    end of a sample. Columns are walked tap after tap, so that the channels of a pixel lie side by side."""
+    end of a sample. Columns come tap after tap, so that the channels of a pixel lie side by side."""
     rows, channels, height, width, out_width = shape
     cols = channels if WINDOW is None else channels * (WINDOW[0] * WINDOW[1])
     across, part, group = tl.cdiv(cols, COLS), tl.program_id(1), tl.program_id(2)

@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..reference_conv import Window
+from ..window import Window
 from .launch import Config, launch
 from .sparse_linear import CHUNK, add, split
 

@@ -4,8 +4,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..schema import TILE
-from .expand import bit_index
+from ..index import TILE
+from .bit_index import bit_index
 from .launch import Config, launch
 
 CONFIGS = [Config({"ROWS": 16}), Config({"ROWS": 4}), Config({"ROWS": 64}, warps=8)]

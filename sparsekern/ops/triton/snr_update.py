@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..schema import SNR_CAP
+from ..snr_update import SNR_CAP
 from .launch import Config, launch
 
 CONFIGS = [Config({"BLOCK": 1024}), Config({"BLOCK": 512}), Config({"BLOCK": 2048}, warps=8)]

@@ -1,7 +1,10 @@
-"""Convolutions whose pattern is a bit map: the products of `sparse_linear` with the patches of the images as rows.
+"""Convolutions whose pattern is a bitmask: the products of `sparse_linear` with the patches of the images as rows.
 
 The gradient of the weight addresses the patches in the images. Few patches are written out for the small products.
 """
+
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 import triton
@@ -9,9 +12,10 @@ import triton.language as tl
 from torch import Tensor
 from torch.nn import functional
 
-from ..reference_conv import Window, expanded_conv2d, expanded_conv2d_backward
-from ..schema import TILE
-from ..shapes import image_format, output_size
+from ..index import TILE, Index
+from ..shapes import image_format
+from ..sparse_conv2d import expanded_conv2d_backward_reference, expanded_conv2d_reference
+from ..window import Window
 from .expand import quads, store_active
 from .launch import Config, launch, precision
 from .sparse_linear import CHUNK, FEW, add, has_bits, input_gradient, occupied, split, strict
@@ -29,12 +33,12 @@ STRICT_CONFIGS = [
 NARROW = 16  # rows of a group below which its blocks are nearly empty
 
 
-def sparse_conv2d(input: Tensor, values: Tensor, index: list[Tensor], bias: Tensor | None, *window) -> Tensor:
+def sparse_conv2d(input: Tensor, values: Tensor, index: Sequence[Tensor], bias: Tensor | None, *window: Any) -> Tensor:
     """`conv2d(input, W, bias)`, sums kept in fp32."""
-    w, rows = Window(*window), index[0].shape[0] - 1
-    size = output_size(input.shape[2:], *window[:4])
+    w, index = Window(*window), Index.of(index)
+    rows, size = index.rows, w.output_size(input.shape[2:])
     if not (has_bits(values, index) and _few(w, len(input), size)):
-        return expanded_conv2d(input, values, index, bias, *window)
+        return expanded_conv2d_reference(input, values, index, bias, *window)
     output = product(_patches(w, input), values, index, bias, rows)
     return output.reshape(len(input), *size, rows).movedim(3, 1).contiguous(memory_format=image_format(input))
 
@@ -43,19 +47,21 @@ def sparse_conv2d_backward(
     grad_output: Tensor,
     input: Tensor,
     values: Tensor,
-    index: list[Tensor],
+    index: Sequence[Tensor],
     need_input: bool,
     need_values: bool,
     need_bias: bool,
-    *window,
+    *window: Any,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of `sparse_conv2d`; what is not needed is returned with no elements."""
-    w, rows = Window(*window), grad_output.shape[1]
+    w, index, rows = Window(*window), Index.of(index), grad_output.shape[1]
     known = has_bits(values, index) and grad_output.numel() > 0
     own_input = need_input and known and _few(w, len(input), grad_output.shape[2:])
     own_values = need_values and known and (w.groups == 1 or rows // w.groups >= NARROW)
     needs = (need_input and not own_input, need_values and not own_values, need_bias)
-    grad_input, grad_values, grad_bias = expanded_conv2d_backward(grad_output, input, values, index, *needs, *window)
+    grad_input, grad_values, grad_bias = expanded_conv2d_backward_reference(
+        grad_output, input, values, index, *needs, *window
+    )
     if own_input:
         grad_input = _image_gradient(w, grad_output, input, values, index)
     if own_values:
@@ -74,7 +80,7 @@ def _patches(w: Window, input: Tensor) -> Tensor:
     return patches.movedim(1, 2).reshape(-1, patches.shape[1])
 
 
-def _image_gradient(w: Window, grad_output: Tensor, input: Tensor, values: Tensor, index: list[Tensor]) -> Tensor:
+def _image_gradient(w: Window, grad_output: Tensor, input: Tensor, values: Tensor, index: Index) -> Tensor:
     delta = grad_output.movedim(1, 3).reshape(-1, grad_output.shape[1])
     patches = input_gradient(delta, values, index, w.cols(input)).reshape(len(input), -1, w.cols(input)).movedim(2, 1)
     top, bottom, left, right = w.padding
@@ -83,9 +89,9 @@ def _image_gradient(w: Window, grad_output: Tensor, input: Tensor, values: Tenso
     return w.cropped(folded).contiguous(memory_format=image_format(input))
 
 
-def _weight_gradient(w: Window, grad_output: Tensor, input: Tensor, values: Tensor, index: list[Tensor]) -> Tensor:
+def _weight_gradient(w: Window, grad_output: Tensor, input: Tensor, values: Tensor, index: Index) -> Tensor:
     """The active entries of the product of `grad_output`, positions by rows, with the patches: `[capacity]`."""
-    row_ptr, tile_ptr, bits = index[0], index[5], index[7]
+    row_ptr, tile_ptr, bits = index.row_ptr, index.tile_ptr, index.bits
     batch, rows, height, width = grad_output.shape
     cols, group = w.cols(input), rows // w.groups
     positions = batch * height * width

@@ -1,17 +1,20 @@
-"""Linear layers whose pattern is a bit map: loaded as sparse, multiplied as dense.
+"""Linear layers whose pattern is a bitmask: loaded as sparse, multiplied as dense.
 
 Up to `FEW` rows of input a dense product waits for its weight: here the nonzeros and their bits are loaded instead, and
 decoded in registers. More rows keep the matrix units busy, so that nothing is gained over the expanded weight. The
 gradient of the weight is made in dense blocks of which only the active entries are stored.
 """
 
+from collections.abc import Sequence
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..reference import _flat, expanded_linear, expanded_linear_backward
-from ..schema import TILE
+from ..index import TILE, Index
+from ..shapes import flat
+from ..sparse_linear import expanded_linear_backward_reference, expanded_linear_reference
 from .expand import SEGMENT, decoded, quads, store_active
 from .launch import Config, launch, precision
 
@@ -40,12 +43,14 @@ STRICT_CONFIGS = [
 SUM = [Config({"BLOCK": 512})]
 
 
-def sparse_linear(input: Tensor, values: Tensor, index: list[Tensor], bias: Tensor | None, out_features: int) -> Tensor:
+def sparse_linear(
+    input: Tensor, values: Tensor, index: Sequence[Tensor], bias: Tensor | None, out_features: int
+) -> Tensor:
     """`input @ W.T + bias`, sums kept in fp32."""
-    x = _flat(input)
+    index, x = Index.of(index), flat(input)
     if not (has_bits(values, index) and 0 < len(x) <= FEW):
-        return expanded_linear(input, values, index, bias, out_features)
-    tile_ptr, bits, (batch, cols) = index[5], index[7], x.shape
+        return expanded_linear_reference(input, values, index, bias, out_features)
+    tile_ptr, bits, (batch, cols) = index.tile_ptr, index.bits, x.shape
     parts, span = split(bits.shape[1], triton.cdiv(out_features, TILE), 4)
     output = x.new_empty(batch, out_features)
     target = output if parts == 1 else x.new_empty(parts, batch, out_features, dtype=torch.float32)
@@ -68,28 +73,28 @@ def sparse_linear_backward(
     grad_output: Tensor,
     input: Tensor,
     values: Tensor,
-    index: list[Tensor],
+    index: Sequence[Tensor],
     need_input: bool,
     need_values: bool,
     need_bias: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of `sparse_linear`; what is not needed is returned with no elements."""
-    delta, x = _flat(grad_output), _flat(input)
+    index, delta, x = Index.of(index), flat(grad_output), flat(input)
     if not (has_bits(values, index) and len(x)):
-        return expanded_linear_backward(grad_output, input, values, index, need_input, need_values, need_bias)
+        return expanded_linear_backward_reference(grad_output, input, values, index, need_input, need_values, need_bias)
     grad_input, grad_values = input.new_empty(0), values.new_empty(0)
     if need_input and len(x) <= FEW:
         grad_input = input_gradient(delta, values, index, x.shape[1]).reshape(input.shape)
     elif need_input:
-        grad_input = expanded_linear_backward(grad_output, input, values, index, True, False, False)[0]
+        grad_input = expanded_linear_backward_reference(grad_output, input, values, index, True, False, False)[0]
     if need_values:
         grad_values = weight_gradient(delta, x, values, index)
     return grad_input, grad_values, delta.sum(0) if need_bias else values.new_empty(0)
 
 
-def has_bits(values: Tensor, index: list[Tensor]) -> bool:
+def has_bits(values: Tensor, index: Index) -> bool:
     """Whether the kernels of this file know the pattern and the dtype."""
-    return index[7].numel() > 0 and values.dtype != torch.float64
+    return index.bits.numel() > 0 and values.dtype != torch.float64
 
 
 def split(length: int, blocks: int, least: int) -> tuple[int, int]:
@@ -100,9 +105,9 @@ def split(length: int, blocks: int, least: int) -> tuple[int, int]:
     return triton.cdiv(length, span), span
 
 
-def input_gradient(delta: Tensor, values: Tensor, index: list[Tensor], cols: int) -> Tensor:
+def input_gradient(delta: Tensor, values: Tensor, index: Index, cols: int) -> Tensor:
     """`delta @ W` for `delta` of at most `FEW` rows: `[batch, cols]`."""
-    tile_ptr, bits, (batch, rows) = index[5], index[7], delta.shape
+    tile_ptr, bits, (batch, rows) = index.tile_ptr, index.bits, delta.shape
     tiles = bits.shape[1]
     parts, span = split(rows, tiles, 4 * TILE)
     gradient = delta.new_empty(batch, cols)
@@ -121,9 +126,9 @@ def input_gradient(delta: Tensor, values: Tensor, index: list[Tensor], cols: int
     return gradient
 
 
-def weight_gradient(delta: Tensor, x: Tensor, values: Tensor, index: list[Tensor]) -> Tensor:
+def weight_gradient(delta: Tensor, x: Tensor, values: Tensor, index: Index) -> Tensor:
     """The active entries of `delta.T @ x`, `[capacity]`."""
-    row_ptr, tile_ptr, bits = index[0], index[5], index[7]
+    row_ptr, tile_ptr, bits = index.row_ptr, index.tile_ptr, index.bits
     (batch, rows), cols = delta.shape, x.shape[1]
     parts, span = split(batch, triton.cdiv(rows, 2 * TILE) * triton.cdiv(cols, 2 * TILE), CHUNK)
     gradient = values.new_empty(values.shape) if parts > 1 else torch.zeros_like(values)

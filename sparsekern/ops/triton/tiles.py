@@ -1,7 +1,7 @@
-"""Blocks of a weight under a bit map: which of their entries exist, and which blocks have any.
+"""Blocks of a weight under a bitmask: which of their entries exist, and which blocks have any.
 
 A weight is seen `[rows, taps * channels]`, a column of the kernel (a tap) after the other, its channels in words of 64
-bits: what a convolution over channels that lie side by side walks. A linear layer has one tap.
+bits: the order in which a convolution over channels that lie side by side reads them. A linear layer has one tap.
 """
 
 import torch
@@ -9,25 +9,25 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..schema import TILE
+from ..index import TILE
 from .launch import Config, launch
 
 BLOCK = 2 * TILE  # rows or channels whose blocks share a list of steps
 
 
 def by_tap(bits: Tensor, channels: int, taps: int) -> Tensor:
-    """The bit map `[rows, taps, words]` of the bit map of a weight viewed `[rows, channels * taps]`."""
+    """The bitmask `[rows, taps, words]` of that of a weight viewed `[rows, channels * taps]`."""
     rows, words = bits.shape[0], (channels + TILE - 1) // TILE
     if taps == 1:
         return bits.view(rows, 1, words)
-    walked = bits.new_empty(rows, taps, words)
+    by_taps = bits.new_empty(rows, taps, words)
 
     def grid(blocks: dict[str, int]) -> tuple[int, ...]:
         return triton.cdiv(rows, blocks["ROWS"]), taps * words
 
     configs = [Config({"ROWS": 16})]
-    launch(_by_tap, grid, bits, walked, rows, channels, bits.shape[1], configs=configs, TAPS=taps, TILE=TILE)
-    return walked
+    launch(_by_tap, grid, bits, by_taps, rows, channels, bits.shape[1], configs=configs, TAPS=taps, TILE=TILE)
+    return by_taps
 
 
 def steps_forward(words: Tensor, groups: int) -> Tensor:
@@ -109,7 +109,7 @@ def any_present(words, row, inside, at, left, COLS: tl.constexpr, TILE: tl.const
 
 
 @triton.jit
-def _by_tap(bits, walked, rows, channels, tiles, TAPS: tl.constexpr, ROWS: tl.constexpr, TILE: tl.constexpr):
+def _by_tap(bits, by_taps, rows, channels, tiles, TAPS: tl.constexpr, ROWS: tl.constexpr, TILE: tl.constexpr):
     """A gather of bits: of a sixteenth of the weight's bytes at 16 bits a weight, beside products with all of it."""
     row = (tl.program_id(0) * ROWS + tl.arange(0, ROWS)).to(tl.int64)
     per_tap = tl.num_programs(1) // TAPS
@@ -119,7 +119,7 @@ def _by_tap(bits, walked, rows, channels, tiles, TAPS: tl.constexpr, ROWS: tl.co
     inside = (row < rows)[:, None] & (first + lane < channels)
     word = tl.load(bits + row[:, None] * tiles + column // TILE, inside, 0)
     bit = (word >> (column % TILE)) & 1
-    tl.store(walked + row * tl.num_programs(1) + tl.program_id(1), tl.sum(bit << lane.to(tl.int64), 1), row < rows)
+    tl.store(by_taps + row * tl.num_programs(1) + tl.program_id(1), tl.sum(bit << lane.to(tl.int64), 1), row < rows)
 
 
 @triton.jit

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ... import ops
 from ...nn import MaskedLayer, SparseLayer
 from ...nn.masked import signature
-from ...ops.masked import active_values
+from ...ops import active_values
 from ...topology import Topology
 from .. import parallel
 from ..change.carry_optimizer_state import fresh_state, hand_over, put_values

@@ -1,0 +1,59 @@
+"""The index of a sparse weight: the tensors that tell which of its entries exist."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from torch import Tensor
+
+TILE = 64  # columns of a segment of a row
+
+
+class Index(NamedTuple):
+    """A pattern as the operators take it (`Tensor[] index`), made by `Topology.index`.
+
+    Pointers, columns and rows are int32, the bitmask int64. Columns ascend within a row. The first `row_ptr[-1]`
+    positions of a value vector `[capacity]` are in use; the rest is slack, where values and their gradient are zero.
+    What a kernel does not need may be empty.
+
+    Attributes:
+        row_ptr: `[rows + 1]`, where each row starts (CSR).
+        col: `[capacity]`, the column of each position.
+        t_ptr: `[cols + 1]`, where each column starts in the transposed index (CSC); zeros where it is not wanted.
+        t_row: `[capacity]` or empty, the row of each position of the transposed index.
+        t_pos: `[capacity]` or empty, the position in `values` of each position of the transposed index.
+        tile_ptr: `[rows, tiles + 1]` or empty, where each segment of 64 columns starts in its row.
+        t_tile_ptr: `[cols, t_tiles + 1]` or empty, the same of the transposed index.
+        bits: `[rows, tiles]` or empty, which columns of each segment exist, the lowest bit first (bitmask).
+    """
+
+    row_ptr: Tensor
+    col: Tensor
+    t_ptr: Tensor
+    t_row: Tensor
+    t_pos: Tensor
+    tile_ptr: Tensor
+    t_tile_ptr: Tensor
+    bits: Tensor
+
+    @classmethod
+    def of(cls, tensors: Sequence[Tensor]) -> Index:
+        """Names the tensors of an index.
+
+        Raises:
+            ValueError: they are more or fewer than an index has.
+        """
+        if isinstance(tensors, cls):
+            return tensors
+        if len(tensors) != len(cls._fields):
+            raise ValueError(f"index must hold the {len(cls._fields)} tensors of Topology.index, got {len(tensors)}")
+        return cls(*tensors)
+
+    @property
+    def rows(self) -> int:
+        return self.row_ptr.shape[0] - 1
+
+    @property
+    def cols(self) -> int:
+        return self.t_ptr.shape[0] - 1

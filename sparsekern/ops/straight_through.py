@@ -1,0 +1,99 @@
+"""Gradients of a dense master weight at every entry (straight-through), whatever part of it was multiplied.
+
+A product of `active_values` gives the weight a gradient that is zero off the pattern; `straight_through` gives every
+entry the gradient that it would have in the product.
+"""
+
+from collections.abc import Callable
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .conv2d_gradient_moment import moment_of
+from .passes import Use, running, use_of
+from .window import Window
+
+Record = Callable[[Use, Tensor, Tensor, int], None]
+
+
+def straight_through(
+    output: Tensor, input: Tensor, weight: Tensor, window: Window | None = None, record: Record | None = None
+) -> Tensor:
+    """`output` itself; in its backward pass `weight` gets, at every entry, the gradient of the weight that took part in
+    the product (Lin et al., Dynamic Model Pruning with Feedback, ICLR 2020, eq. 3).
+
+    Args:
+        output: the product of `input` with `active_values(weight.detach(), index)`.
+        input: `[*, cols]`, or of a convolution `[batch, channels, height, width]` or without the batch.
+        weight: dense; only its shape and dtype matter.
+        window: that of a convolution; a linear layer has none.
+        record: if given, a backward pass that is asked for the gradient calls it with its use of the weight, the
+            gradient, the second moment of the samples' shares of it, in fp32 or wider, and the number of samples; they
+            are the first dimension of `input`.
+    """
+    return _StraightThrough.apply(output, input.detach(), weight, window, record)  # type: ignore[return-value]
+
+
+def effective(weight: Tensor, masked: Tensor) -> Tensor:
+    """`masked`, of which `weight` gets the gradient at every entry (straight-through)."""
+    return _Effective.apply(weight, masked)  # type: ignore[return-value]
+
+
+def weight_gradient(
+    grad_output: Tensor, input: Tensor, shape: tuple[int, ...] = (), window: Window | None = None
+) -> Tensor:
+    """dL/dW, dense: of a linear layer, or of a convolution whose weight has `shape`."""
+    if window is None:
+        samples = prod(input.shape[:-1])  # -1 would be ambiguous where there are no features
+        return grad_output.reshape(samples, grad_output.shape[-1]).t() @ input.reshape(samples, input.shape[-1])
+    window = Window(*window)
+    input = window.padded(input)
+    if input.dim() == 3:
+        input, grad_output = input.unsqueeze(0), grad_output.unsqueeze(0)
+    weight = input.new_empty(1).expand(shape)  # of which only the shape matters
+    return window.backward(grad_output, input, weight, [False, True, False])[1]
+
+
+class _StraightThrough(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, output: Tensor, input: Tensor, weight: Tensor, window: Window | None, record: Record | None
+    ) -> Tensor:
+        if ctx.needs_input_grad[2]:
+            ctx.save_for_backward(input)
+        ctx.shape, ctx.window, ctx.record = weight.shape, window, record
+        if record is not None:
+            ctx.began_in = running()
+        return output.detach()  # of the same memory, and no view to autograd: it may be changed in place
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple:
+        if torch.is_grad_enabled():
+            # The sparse operators have no formula for it: their results would pass for constants.
+            raise RuntimeError("sparse layers have no second derivatives: do without create_graph=True")
+        (delta,) = grad_outputs
+        if not ctx.needs_input_grad[2]:
+            return delta, None, None, None, None
+        (input,) = ctx.saved_tensors
+        # Under autocast the output, and so its gradient, is narrower than the input.
+        input = input.to(delta.dtype)
+        if ctx.record is None:
+            gradient = weight_gradient(delta, input, ctx.shape, ctx.window)
+        elif (use := use_of(ctx, ctx.began_in)) is None:
+            gradient = None
+        else:
+            gradient, moment = moment_of(delta, input, ctx.window)
+            ctx.record(use, gradient, moment, input.shape[0])
+        return delta, None, gradient, None, None
+
+
+class _Effective(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, masked: Tensor) -> Tensor:
+        return masked.detach()
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple:
+        return grad_outputs[0], None

@@ -1,0 +1,39 @@
+"""Where the segments of every row start."""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ..index import TILE
+from .launch import Config, launch
+
+CONFIGS = [Config({"BLOCK": 64}, warps=2), Config({"BLOCK": 256})]
+
+
+def tile_index(ptr: Tensor, index: Tensor, extent: int) -> Tensor:
+    """Where, in each row, the segment of every `TILE` consecutive columns starts: `[rows, tiles + 1]`."""
+    rows, tiles = ptr.shape[0] - 1, (extent + TILE - 1) // TILE
+    starts = torch.empty(rows, tiles + 1, dtype=torch.int32, device=index.device)
+
+    def grid(blocks: dict[str, int]) -> tuple[int, ...]:
+        return rows, triton.cdiv(tiles + 1, blocks["BLOCK"])
+
+    launch(_starts, grid, ptr, index, starts, tiles + 1, extent.bit_length(), configs=CONFIGS, TILE=TILE)
+    return starts
+
+
+@triton.jit
+def _starts(ptr, index, starts, n, steps, BLOCK: tl.constexpr, TILE: tl.constexpr):
+    """Binary search in the sorted columns of a row, for many tiles at once."""
+    row = tl.program_id(0)
+    tile = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    low = tl.load(ptr + row) + tl.zeros([BLOCK], tl.int32)
+    high = tl.load(ptr + row + 1) + tl.zeros([BLOCK], tl.int32)
+    for _ in range(steps):
+        middle = low + (high - low) // 2
+        open = low < high
+        below = tl.load(index + middle, open, 0) < tile * TILE
+        low = tl.where(open & below, middle + 1, low)
+        high = tl.where(open & ~below, middle, high)
+    tl.store(starts + row.to(tl.int64) * n + tile, low, tile < n)

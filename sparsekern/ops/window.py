@@ -1,0 +1,128 @@
+"""The window of a convolution: its receptive field, and how it moves over the input."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+Pair = int | Sequence[int]
+SCHEMA = "int[] kernel_size, int[] stride, int[] padding, int[] dilation, int groups"  # as operators take a window
+
+
+class Window(NamedTuple):
+    """A window as the operators take it, all pairs as (height, width).
+
+    Attributes:
+        padding: zeros around the input: (top, bottom, left, right).
+    """
+
+    kernel_size: list[int]
+    stride: list[int]
+    padding: list[int]
+    dilation: list[int]
+    groups: int
+
+    @classmethod
+    def of(cls, kernel_size: Pair, stride: Pair, padding: Pair | str, dilation: Pair, groups: int) -> Window:
+        """Makes a window of the arguments of `sparse_conv2d`.
+
+        Raises:
+            ValueError: an argument that `sparse_conv2d` does not take.
+        """
+        kernel, strides = _pair(kernel_size, "kernel_size"), _pair(stride, "stride")
+        dilations = _pair(dilation, "dilation")
+        return cls(kernel, strides, _four_sides(padding, kernel, strides, dilations), dilations, groups)
+
+    def output_size(self, size: Sequence[int]) -> tuple[int, int]:
+        """Height and width of what a convolution makes of an input of `size` (height, width)."""
+        kernel, stride, padding, dilation = self.kernel_size, self.stride, self.padding, self.dilation
+        height, width = (
+            (size[i] + padding[2 * i] + padding[2 * i + 1] - dilation[i] * (kernel[i] - 1) - 1) // stride[i] + 1
+            for i in range(2)
+        )
+        return height, width
+
+    def cols(self, input: Tensor) -> int:
+        """Weights of an output channel, `channels / groups * kernel height * kernel width`."""
+        return input.shape[1] // self.groups * self.kernel_size[0] * self.kernel_size[1]
+
+    def kernels(self, matrix: Tensor) -> Tensor:
+        """The rows of a matrix `[out, cols]` as kernels `[out, channels / groups, kernel height, kernel width]`."""
+        height, width = self.kernel_size
+        return matrix.reshape(matrix.shape[0], matrix.shape[1] // (height * width), height, width)
+
+    def of_groups(self, input: Tensor, groups: slice) -> tuple[Tensor, Window]:
+        """The channels of some groups, and the window over them alone."""
+        width = input.shape[1] // self.groups
+        part = input[:, groups.start * width : groups.stop * width]
+        return part, self._replace(groups=groups.stop - groups.start)
+
+    @property
+    def constants(self) -> tuple[int, ...]:
+        """What Triton kernels take as `WINDOW`: kernel, strides, padding above and on the left, dilations."""
+        top, _, left, _ = self.padding
+        return (*self.kernel_size, *self.stride, top, left, *self.dilation)
+
+    # ---- PyTorch's convolution, which pads alike on opposite sides: what it can't is padded before
+
+    @property
+    def _symmetric(self) -> bool:
+        top, bottom, left, right = self.padding
+        return (top, left) == (bottom, right)
+
+    @property
+    def sides(self) -> list[int]:
+        """The padding that PyTorch's convolution applies itself, (height, width)."""
+        return [self.padding[0], self.padding[2]] if self._symmetric else [0, 0]
+
+    def padded(self, input: Tensor) -> Tensor:
+        """The input with the padding that PyTorch's convolution does not apply."""
+        top, bottom, left, right = self.padding
+        return input if self._symmetric else functional.pad(input, (left, right, top, bottom))
+
+    def cropped(self, padded: Tensor) -> Tensor:
+        """The inverse of `padded`."""
+        top, bottom, left, right = self.padding
+        if self._symmetric:
+            return padded
+        return padded[:, :, top : padded.shape[2] - bottom, left : padded.shape[3] - right].clone()
+
+    def convolve(self, padded: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """The dense convolution of a `padded` input."""
+        return functional.conv2d(padded, weight, bias, self.stride, self.sides, self.dilation, self.groups)
+
+    def backward(self, grad_output: Tensor, padded: Tensor, weight: Tensor, mask: list[bool]) -> tuple:
+        """Gradients of `convolve`; `mask` tells which of input, weight and bias need one."""
+        options = (self.stride, self.sides, self.dilation, False, [0, 0], self.groups, mask)
+        return torch.ops.aten.convolution_backward(grad_output, padded, weight, None, *options)
+
+
+def _pair(value: Pair, name: str, least: int = 1) -> list[int]:
+    pair = [value, value] if isinstance(value, int) else list(value)
+    if len(pair) != 2 or not all(isinstance(n, int) and least <= n < 2**31 - 1 for n in pair):
+        raise ValueError(
+            f"{name} must be a whole number or a pair of them, at least {least} and below 2**31 - 1, got {value!r}"
+        )
+    return pair
+
+
+def _four_sides(padding: Pair | str, kernel: list[int], stride: list[int], dilation: list[int]) -> list[int]:
+    """Padding as (top, bottom, left, right)."""
+    if isinstance(padding, str):
+        if padding == "valid":
+            return [0, 0, 0, 0]
+        if padding != "same":
+            raise ValueError(f'padding must be numbers, "same" or "valid", got {padding!r}')
+        if stride != [1, 1]:
+            raise ValueError(f'padding="same" needs stride 1, got {tuple(stride)}')
+        totals = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
+        return [side for total in totals for side in (total // 2, total - total // 2)]
+    if not isinstance(padding, int) and len(padding) == 4:
+        top, bottom = _pair(padding[:2], "padding", 0)
+        return [top, bottom, *_pair(padding[2:], "padding", 0)]
+    height, width = _pair(padding, "padding", 0)
+    return [height, height, width, width]
