@@ -15,7 +15,7 @@ from typing import Any
 
 from sparsekern.bench.gpu.suite import DTYPES
 from sparsekern.bench.report import write_text
-from sparsekern.cli.text import table
+from sparsekern.text import columns
 
 PACKAGE = Path(__file__).parents[1] / "sparsekern"
 PRODUCTS = ("forward", "input_gradient", "weight_gradient")
@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
         add(arguments.out / "ops" / "triton" / "configurations.json", card, report["configurations"])
     for lines in found.values():
         if lines:
-            print(table([[*lines[0]], *([str(value) for value in line.values()] for line in lines)]))
+            print(columns([[*lines[0]], *([str(value) for value in line.values()] for line in lines)]))
     return 0
 
 

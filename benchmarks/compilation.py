@@ -20,7 +20,7 @@ import torch
 
 from benchmarks.launches import LAUNCHES
 from sparsekern.bench.report import write
-from sparsekern.cli.text import table
+from sparsekern.text import columns
 
 # Bytes of shared memory that a program can have, by compute capability.
 SHARED = {80: 163 << 10, 90: 227 << 10, 100: 227 << 10}
@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
     ]
     with ProcessPoolExecutor(arguments.jobs) as pool:
         rows = [row for found in pool.map(compiled, tasks) for row in found]
-    report = table([list(rows[0]), *([str(value) for value in row.values()] for row in rows)])
+    report = columns([list(rows[0]), *([str(value) for value in row.values()] for row in rows)])
     print(report)
     if arguments.out is not None:
         arguments.out.mkdir(parents=True, exist_ok=True)

@@ -1,20 +1,20 @@
-"""What the command line reports without a traceback."""
+"""Errors that the command line prints as one message, without a traceback."""
 
 import difflib
 import importlib
 from types import ModuleType
 
 
-class UsageError(Exception):
-    """The user's mistake: printed as one message, exit status 2."""
+class UsageError(ValueError):
+    """The user's mistake. The command line ends with exit status 2."""
 
 
-class RunError(Exception):
-    """A run that cannot go on, through nobody's spelling (it diverged, say): exit status 1."""
+class RunError(RuntimeError):
+    """A run cannot go on although it was asked for correctly: it diverged, say. Exit status 1."""
 
 
 def choose(kind: str, name: str, known: list[str]) -> str:
-    """`name` if it is one of `known`, otherwise a `UsageError` that names the nearest ones."""
+    """Returns `name` if it is one of `known`; otherwise raises a `UsageError` that names the nearest ones."""
     if name in known:
         return name
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
@@ -23,7 +23,7 @@ def choose(kind: str, name: str, known: list[str]) -> str:
 
 
 def require(name: str) -> ModuleType:
-    """Imports an optional package."""
+    """Imports an optional package; raises a `UsageError` that tells how to install it."""
     try:
         return importlib.import_module(name)
     except ImportError as error:
@@ -32,5 +32,5 @@ def require(name: str) -> ModuleType:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, in one line; its type if it says nothing."""
+    """Returns the first line of an error's message, or its type if it has none."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -46,6 +46,8 @@ MOVED = {
     f"{_C}models": "sparsekern.models",
     f"{_C}data": "sparsekern.data",
     f"{_C}errors": "sparsekern.errors",
+    **{f"{_C}{name}": f"sparsekern.training.{name}" for name in ("run", "files", "grid", "figures")},
+    f"{_C}checkpoint": "sparsekern.training.run_folder",
 }
 
 

@@ -8,11 +8,11 @@ from pathlib import Path
 from benchmarks.papers import results
 from benchmarks.papers.experiment import Experiment, Run
 from benchmarks.papers.experiments import EXPERIMENTS
-from sparsekern.cli import checkpoint
-from sparsekern.cli.grid import Cell, check, run_all
-from sparsekern.cli.options import natural, numbers, positive, resolve
+from sparsekern.cli.options import natural, numbers, positive
 from sparsekern.data import load
 from sparsekern.errors import RunError, UsageError
+from sparsekern.training import configure, run_folder
+from sparsekern.training.grid import Cell, check, run_all
 
 RESULTS = Path(__file__).parents[1] / "results"
 
@@ -70,7 +70,7 @@ def train(experiment: Experiment, runs: list[Run], places: list[Path], arguments
     cells = []
     for run in runs:
         flags = {**common, **experiment.common, **run.flags, "seed": run.seed}
-        cells.append(Cell(flags, resolve(flags), folder(run, places)))
+        cells.append(Cell(flags, configure(**flags), folder(run, places)))
     for config in {cell.config["data"]: cell.config for cell in cells}.values():
         load(config, arguments.download)  # missing data is one message now instead of a failure of every run
     for cell in cells:
@@ -80,7 +80,7 @@ def train(experiment: Experiment, runs: list[Run], places: list[Path], arguments
 
 def folder(run: Run, places: list[Path]) -> Path:
     """Where a run lies already, or shall."""
-    found = [place / run.name for place in places if checkpoint.holds_run(place / run.name)]
+    found = [place / run.name for place in places if run_folder.holds_run(place / run.name)]
     return found[0] if found else places[0] / run.name
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from benchmarks.papers.experiment import Experiment, Flags, Run
 from benchmarks.papers.orderings import Claim
 from sparsekern import methods
-from sparsekern.cli.options import emerges
+from sparsekern.training import emerges
 
 SPARSITIES = (0.9, 0.98)
 # STR has no sparsity: searched for 90 and 98 % with the recipe's other settings.

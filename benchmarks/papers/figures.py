@@ -7,7 +7,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from benchmarks.papers.experiment import Curves, Experiment
-from sparsekern.cli.figures import COLOURS, INK, cut, figure, save, title
+from sparsekern.training.figures import COLOURS, INK, cut, figure, save, title
 
 DEEPEST = 12  # points below the best accuracy of a panel: what is worse would flatten all else
 STYLES = ("-", "--", ":", "-.")

@@ -3,7 +3,7 @@
 from pathlib import Path
 from statistics import fmean, stdev
 
-from sparsekern.cli.figures import draw_comparison
+from sparsekern.training.figures import draw_comparison
 
 LAST = 3  # epochs that the time at the end is taken from
 

@@ -7,10 +7,9 @@ from statistics import fmean, stdev
 
 from benchmarks.papers import figures, orderings, ranking
 from benchmarks.papers.experiment import Experiment, Run
-from sparsekern.cli import checkpoint
-from sparsekern.cli.files import folder as make_folder
-from sparsekern.cli.files import read_lines, write_json
-from sparsekern.cli.files import write as write_file
+from sparsekern.training import run_folder
+from sparsekern.training.files import folder as make_folder
+from sparsekern.training.files import read_lines, write_json, write_text
 
 SUMMARY = ("model", "data", "test_accuracy", "test_loss", "sparsity", "nnz", "prunable", "epochs", "seconds_per_step")
 NAMED = 12  # of the runs that lack
@@ -19,8 +18,8 @@ LAYER = ("name", "sparsity", "magnitude_sparsity", "snr_sparsity")
 
 def write(out: Path, experiment: Experiment, folders: dict[Run, Path], note: str = "") -> str:
     """Writes `results.json`, `table.md` and `figure.png` of the runs that are finished; returns the table."""
-    found = [row(run, path) for run, path in folders.items() if checkpoint.finished(path)]
-    missing = [run.name for run, path in folders.items() if not checkpoint.finished(path)]
+    found = [row(run, path) for run, path in folders.items() if run_folder.finished(path)]
+    missing = [run.name for run, path in folders.items() if not run_folder.finished(path)]
     if any(run["data"] == "imagefolder" for run in found):
         note = "Images from a folder, not CIFAR-10's own files: accuracies compare with each other only. " + note
     results = {
@@ -36,7 +35,7 @@ def write(out: Path, experiment: Experiment, folders: dict[Run, Path], note: str
     make_folder(out)
     write_json(out / "results.json", results)
     text = render(experiment, results)
-    write_file(out / "table.md", lambda file: file.write_text(text))
+    write_text(out / "table.md", text)
     if found and experiment.claims:
         ranking.draw(out, found)
     elif found:
@@ -46,7 +45,7 @@ def write(out: Path, experiment: Experiment, folders: dict[Run, Path], note: str
 
 def row(run: Run, path: Path) -> dict:
     """A run: what it was, what it reached, and how it went epoch by epoch."""
-    summary, history = checkpoint.read_summary(path), read_lines(path / checkpoint.METRICS)
+    summary, history = run_folder.read_summary(path), read_lines(path / run_folder.METRICS)
     return {
         "name": run.name,
         "group": run.group,

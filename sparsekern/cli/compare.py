@@ -10,12 +10,15 @@ from typing import Any
 
 from .. import methods
 from ..data import load
-from ..errors import RunError, UsageError, choose, require
+from ..errors import RunError, UsageError, choose
+from ..training import configure, emerges, known_options
+from ..training.config import BACKENDS
+from ..training.files import folder as make_folder
+from ..training.files import locked
+from ..training.grid import Cell, check, run_all
+from ..training.loop import require_packages
 from . import recipes, results
-from .files import folder as make_folder
-from .files import locked
-from .grid import Cell, check, run_all
-from .options import BACKENDS, add_arguments, emerges, fraction, known_options, numbers, positive, resolve, seeds
+from .options import add_arguments, fraction, numbers, positive, seeds
 
 DESCRIPTION = """\
 Trains every method at every sparsity with every seed, each run in a process and a folder of its own, then writes
@@ -58,8 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
         given.pop(name)
     if empty := [name for name, values in grid.items() if not values]:
         raise UsageError(f"--{empty[0]} is empty")
-    for package in ("safetensors.torch", "matplotlib"):
-        require(package)
+    require_packages()
     again = ("data_dir", *({"threads"} & given.keys()))  # a run that is resumed keeps its threads otherwise
     given.setdefault("threads", max(1, (os.cpu_count() or 1) // jobs))
     download = given.pop("download", False)
@@ -111,7 +113,7 @@ def _cells(grid: dict, given: dict, options: list, out: Path) -> list[Cell]:
                         flags["sparsity"] = sparsity
                     parts = [method, "" if sparsity is None else f"{sparsity:g}", "" if dense else backend]
                     name = "-".join([*filter(None, parts), f"seed{seed}"])
-                    cells.append(Cell(flags, resolve(flags), out / name))
+                    cells.append(Cell(flags, configure(**flags), out / name))
     if unused := [key for key, _ in options if key not in used]:
         raise UsageError(f"--set {unused[0]}: none of {', '.join(grid['methods'])} has this option")
     return cells

@@ -8,12 +8,11 @@ from typing import Any
 
 from ..data import load
 from ..errors import require
-from . import figures
-from .files import folder as make_folder
-from .options import above_zero, fraction, positive, processors, resolve, seeds
+from ..text import columns, size
+from ..training import Run, configure, figures
+from ..training.files import folder as make_folder
+from .options import above_zero, fraction, positive, processors, seeds
 from .progress import Progress
-from .run import Run
-from .text import size, table
 
 DESCRIPTION = """\
 Trains a network of seven hidden layers of 512 units on handwritten digits twice, from the same seed: once dense, once
@@ -42,7 +41,7 @@ class Contender(Run):
     """A run that also keeps the time of every step and the accuracy of every epoch."""
 
     def __init__(self, **flags: Any) -> None:
-        config = resolve(flags)
+        config = configure(**flags)
         super().__init__(config, load(config))
         self.times: list[float] = []
         self.accuracy: list[float] = []
@@ -94,7 +93,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def measure(contender: Run) -> dict[str, int]:
-    """Bytes held while training: weights (with their indices), gradients, optimizer state."""
+    """Returns the bytes held while training: weights (with their indices), gradients, optimizer state."""
     total = contender.memory.total
     return {
         "weights": total["values"] + total["indices"] + total["slack"],
@@ -104,7 +103,7 @@ def measure(contender: Run) -> dict[str, int]:
 
 
 def compare(dense: Contender, sparse: Contender, bytes_dense: dict, bytes_sparse: dict, percent: str) -> str:
-    """The table that the demo ends with."""
+    """Returns the table that the demo ends with."""
     a, b = dense.accuracy[-1], sparse.accuracy[-1]
     rows = [["", "dense", percent, "ratio"]]
     rows.append(["test accuracy", f"{a:.2%}", f"{b:.2%}", f"{b / a:.3f}"])
@@ -122,11 +121,11 @@ def compare(dense: Contender, sparse: Contender, bytes_dense: dict, bytes_sparse
         rows.append([name, size(a), size(b), f"{b / a:.3f}"])
     a, b = sum(bytes_dense.values()), sum(bytes_sparse.values())
     rows.append(["memory: all three", size(a), size(b), f"{b / a:.3f}"])
-    return table(rows, right={1, 2, 3})
+    return columns(rows, right={1, 2, 3})
 
 
 def draw(folder: Path, dense: Contender, sparse: Contender, percent: str) -> Path:
-    """`demo.png`: accuracy while learning, time of a step, memory."""
+    """Draws `demo.png`: accuracy while learning, time of a step, memory."""
     drawing, (learning, speed, memory) = figures.figure(3, 1, width=4.4, height=3.8)
     epochs = range(1, len(dense.accuracy) + 1)
     names, colours = ["dense", percent], [figures.COLOURS[8], figures.COLOURS[0]]

@@ -13,9 +13,9 @@ from ..data import SHAPES, load, stand_in
 from ..nn.kernel_choice import cards
 from ..ops import extension
 from ..ops.backend import cuda_extension
-from . import options
-from .run import Run
-from .text import table
+from ..text import columns
+from ..training import DEFAULTS, Run, configure
+from .options import add_arguments
 
 PACKAGES = [
     "sparsekern",
@@ -37,7 +37,7 @@ def register(commands: Any) -> None:
         description="Prints versions and the instruction set in use; with --model also each layer's kernel and why.",
         argument_default=argparse.SUPPRESS,
     )
-    options.add_arguments(parser)
+    add_arguments(parser)
     parser.set_defaults(run=run)
 
 
@@ -80,8 +80,8 @@ def _version(package: str) -> str:
 def layers(given: dict, download: bool) -> str:
     """The layers of a run before its first step: shape, nonzeros, kernel, reason."""
     if "data" not in given:
-        given = given | {"data": _usual(given.get("model", options.DEFAULTS["model"]))}
-    config = options.resolve(given)
+        given = given | {"data": _usual(given.get("model", DEFAULTS["model"]))}
+    config = configure(**given)
     known = config["data"] in SHAPES and not (config["data_dir"] or download)
     session = Run(config, stand_in(config["data"], config["batch_size"]) if known else load(config, download))
     rows = session.optimizer.report().rows
@@ -94,11 +94,11 @@ def layers(given: dict, download: bool) -> str:
         shape = " x ".join(str(n) for n in row["shape"])
         share = f"{1 - row['nnz'] / prod(row['shape']):.2%}"
         cells.append([row["name"], shape, f"{row['nnz']:,}", share, str(row["kernel"]), str(row["reason"])])
-    return f"{title}\n{table(cells, right={2, 3})}"
+    return f"{title}\n{columns(cells, right={2, 3})}"
 
 
 def _usual(model: str) -> str:
     """The data set whose shape a model is shown unless the user names another."""
     if model.startswith(models.TORCHVISION):
         return "imagefolder"
-    return options.DEFAULTS["data"] if model in models.FLAT else "cifar10"
+    return DEFAULTS["data"] if model in models.FLAT else "cifar10"

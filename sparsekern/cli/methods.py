@@ -7,8 +7,8 @@ from typing import Any
 
 from .. import methods as registry
 from ..errors import choose
-from .options import known_options
-from .text import table
+from ..text import columns
+from ..training import known_options
 
 
 def register(commands: Any) -> None:
@@ -30,7 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
     for row in rows:
         paper = f"{row['paper']} ({row['year']})" if row["year"] else ""
         cells.append([row["name"], row["title"], row["changes"], paper])
-    print(table(cells))
+    print(columns(cells))
     print("\nstorage and gradient of each: sparsekern methods --json; options: sparsekern methods NAME")
     return 0
 

@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError
-from . import checkpoint, figures, results
-from .files import read_json, read_lines
-from .structure import check
+from ..training import figures, run_folder
+from ..training.files import read_json, read_lines
+from ..training.schema import check
+from . import results
 
 
 def register(commands: Any) -> None:
@@ -26,12 +27,12 @@ def run(arguments: argparse.Namespace) -> int:
             raise UsageError(f"{folder} has no finished run: nothing to draw")
         check(found, results.SHAPE, str(folder / "results.json"))
         path = figures.draw_comparison(folder, found)
-    elif (folder / checkpoint.CONFIG).is_file():
-        history = read_lines(folder / checkpoint.METRICS, checkpoint.EPOCH)
+    elif (folder / run_folder.CONFIG).is_file():
+        history = read_lines(folder / run_folder.METRICS, run_folder.EPOCH)
         if not history:
             raise UsageError(f"{folder} has not finished an epoch yet: nothing to draw")
-        path = figures.draw_run(folder / checkpoint.REPORT, checkpoint.read_config(folder), history)
+        path = figures.draw_run(folder / run_folder.REPORT, run_folder.read_config(folder), history)
     else:
-        raise UsageError(f"{folder} holds neither a run ({checkpoint.CONFIG}) nor a comparison (results.json)")
+        raise UsageError(f"{folder} holds neither a run ({run_folder.CONFIG}) nor a comparison (results.json)")
     print(path)
     return 0

@@ -3,9 +3,9 @@
 from pathlib import Path
 from statistics import fmean, stdev
 
-from . import checkpoint, figures, files
-from .checkpoint import count, finite
-from .options import fraction
+from ..training import figures, files, run_folder
+from ..training.config import fraction
+from ..training.schema import count, finite
 
 FILES = ["results.json", "table.md", "figure.png"]
 # What the picture is drawn from.
@@ -16,7 +16,7 @@ SHAPE = {
         {
             "method": str,
             "backend": str,
-            "sparsity": fraction.mismatch,
+            "sparsity": fraction,
             "accuracy_mean": finite,
             "accuracy_std": (finite, type(None)),
         }
@@ -26,7 +26,7 @@ SHAPE = {
 
 def write(out: Path, settings: dict, grid: dict, folders: list[Path], failed: list[dict]) -> str:
     """Writes `results.json`, `table.md` and `figure.png`; returns the table as text."""
-    runs = [{"run": f.name, **checkpoint.read_summary(f)} for f in folders if checkpoint.finished(f)]
+    runs = [{"run": f.name, **run_folder.read_summary(f)} for f in folders if run_folder.finished(f)]
     results = {
         "settings": settings,
         **grid,

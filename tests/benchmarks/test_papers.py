@@ -10,8 +10,7 @@ from benchmarks.papers import __main__ as papers
 from benchmarks.papers import results
 from benchmarks.papers.experiment import Experiment, Run
 from benchmarks.papers.experiments import EXPERIMENTS, constant_weights
-from sparsekern import models
-from sparsekern.cli import options
+from sparsekern import models, training
 from sparsekern.topology import kept
 
 
@@ -26,7 +25,7 @@ def test_every_run_has_a_name_of_its_own_and_known_flags(name: str):
     runs = [run for seed in experiment.seeds for run in experiment.runs(seed)]
     assert len({run.name for run in runs}) == len(runs)
     for run in runs:
-        assert {**experiment.common, **run.flags}.keys() <= options.DEFAULTS.keys()
+        assert {**experiment.common, **run.flags}.keys() <= training.DEFAULTS.keys()
         assert run.group in experiment.axis
 
 
@@ -92,7 +91,7 @@ def test_change_weighs_layers_by_their_size():
 
 
 def test_images_from_a_folder_are_marked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(results.checkpoint, "finished", lambda path: True)
+    monkeypatch.setattr(results.run_folder, "finished", lambda path: True)
     experiment = EXPERIMENTS["cifar"]
     (tmp_path / "dense-seed0").mkdir()
     summary = dict.fromkeys(results.SUMMARY, 0.5) | {"data": "imagefolder", "train_seconds": 1, "threads": 1}

@@ -7,8 +7,8 @@ from benchmarks.papers import baselines, orderings, ranking, results
 from benchmarks.papers.experiments import EXPERIMENTS
 from benchmarks.papers.orderings import Claim
 from sparsekern import methods
-from sparsekern.cli.files import write_json, write_lines
-from sparsekern.cli.options import resolve
+from sparsekern.training import configure
+from sparsekern.training.files import write_json, write_lines
 
 CLAIM = Claim("rigl", "set", "Somebody et al.", (0.9,))
 
@@ -90,7 +90,7 @@ def test_results_hold_the_orderings_and_a_picture(tmp_path):
             summary |= dict.fromkeys(("nnz", "epochs", "seed", "prunable", "threads"), 1)
             summary |= {"peak_memory_bytes": 9, "peak_weight_bytes": 9}
             write_json(folder / "summary.json", summary | {"test_accuracy": 0.9 + 0.01 * (r.what == "rigl")})
-            write_json(folder / "config.json", resolve({"epochs": 1}))
+            write_json(folder / "config.json", configure(epochs=1))
             epoch = {"test_accuracy": 0.5, "sparsity": 0.0, "layers": [], "cpu_seconds_per_step": 0.001}
             write_lines(folder / "metrics.jsonl", [epoch])
     text = results.write(tmp_path / "out", experiment, folders)

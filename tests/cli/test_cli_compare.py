@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from sparsekern.cli import compare, main, results
-from sparsekern.cli import grid as runs
+from sparsekern.training import grid as runs
 
 SMALL = ["--model", "lenet300", "--width", "0.2", "--epochs", "2", "--threads", "1"]
 

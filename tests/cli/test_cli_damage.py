@@ -10,7 +10,8 @@ import pytest
 from safetensors.torch import load_file
 from support.runs import interrupt_at, load, same
 
-from sparsekern.cli import checkpoint, figures, main
+from sparsekern.cli import main
+from sparsekern.training import figures, run_folder
 
 FLAGS = ["--model", "lenet300", "--width", "0.05", "--batch-size", "256", "--threads", "1", "--sparsity", "0.8"]
 FLAGS += ["--method", "rigl", "--set", "every=2"]
@@ -110,7 +111,7 @@ def test_damage_is_refused_or_changes_nothing(
     assert name != "checkpoint.pt"
     same(load(run), load(whole))
     same(load_file(run / "model.safetensors"), load_file(whole / "model.safetensors"))
-    same([*checkpoint.read_summary(run).items()][:11], [*checkpoint.read_summary(whole).items()][:11])
+    same([*run_folder.read_summary(run).items()][:11], [*run_folder.read_summary(whole).items()][:11])
     assert len((run / "metrics.jsonl").read_text().splitlines()) == load(whole)["epoch"]
 
 
@@ -130,7 +131,7 @@ def test_a_comparison_of_a_damaged_run(value: bytes, folders: dict, tmp_path: Pa
     """The configuration is refused; of a summary the run is asked anew."""
     run = shutil.copytree(folders["finished"][0], tmp_path / "set-0.8-auto-seed0")
     (run / "summary.json").write_bytes(value)
-    assert not checkpoint.finished(run)
+    assert not run_folder.finished(run)
     (run / "config.json").write_bytes(value)
     capsys.readouterr()
     assert main(["compare", "--methods", "set", "--sparsities", "0.8", "--seeds", "0", "--out", str(tmp_path)]) == 2

@@ -4,14 +4,13 @@ import pytest
 import torch
 from support.elsewhere import DEVICE, elsewhere
 
-from sparsekern.cli.options import resolve
-from sparsekern.cli.run import Run
 from sparsekern.data import load
+from sparsekern.training import Run, configure
 
 
 def config(method: str) -> dict:
     given = {"method": method, "model": "lenet300", "epochs": 2, "batch_size": 256, "threads": 1}
-    return resolve(given if method in ("dense", "snr") else {**given, "sparsity": 0.8})
+    return configure(**given if method in ("dense", "snr") else {**given, "sparsity": 0.8})
 
 
 @pytest.mark.parametrize("method", ["dense", "gse_grabo", "dpf", "snr"])

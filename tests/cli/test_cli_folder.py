@@ -13,10 +13,11 @@ import pytest
 import torch
 from support.runs import load, same
 
-from sparsekern.cli import checkpoint, figures, files, main, seal
-from sparsekern.cli import grid as runs
+from sparsekern.cli import main
 from sparsekern.cli import train as command
 from sparsekern.errors import RunError, UsageError
+from sparsekern.training import checksum, figures, files, run_folder
+from sparsekern.training import grid as runs
 
 FLAGS = ["--model", "lenet300", "--width", "0.1", "--threads", "1", "--sparsity", "0.8", "--method", "set"]
 FLAGS += ["--set", "every=3"]
@@ -59,23 +60,23 @@ def test_a_prolonged_run_that_stops_at_its_end_is_not_finished(
 ):
     stopped_while_drawing(monkeypatch, "--resume", str(run), "--epochs", "4")
     assert json.loads((run / "summary.json").read_text())["epochs"] == 2
-    assert not checkpoint.finished(run)
+    assert not run_folder.finished(run)
     capsys.readouterr()
     assert main(["train", "--resume", str(run)]) == 0
     assert "is finished" not in capsys.readouterr().out
     summary = json.loads((run / "summary.json").read_text())
     last = load(run)["history"][-1]
     assert (summary["epochs"], summary["test_loss"]) == (4, last["test_loss"])
-    assert checkpoint.finished(run)
+    assert run_folder.finished(run)
     assert main(["train", "--resume", str(run)]) == 0
     assert "is finished: 4 epochs" in capsys.readouterr().out
 
 
 def test_a_comparison_ends_a_prolonged_run(run: Path, monkeypatch: pytest.MonkeyPatch):
     stopped_while_drawing(monkeypatch, "--resume", str(run), "--epochs", "3")
-    config = checkpoint.load(run)["config"]
+    config = run_folder.load(run)["config"]
     assert runs.run_all([runs.Cell({}, config, run)], 1) == []
-    assert checkpoint.read_summary(run)["epochs"] == 3
+    assert run_folder.read_summary(run)["epochs"] == 3
 
 
 def test_a_finished_run_vouches_for_its_weights(run: Path, capsys: pytest.CaptureFixture):
@@ -88,12 +89,12 @@ def test_a_finished_run_vouches_for_its_weights(run: Path, capsys: pytest.Captur
 
 @pytest.mark.parametrize("name", ["summary.json", "config.json"])
 def test_stopped_before_a_file_was_written(name: str, run: Path, done: Path):
-    config = checkpoint.read_config(run)
+    config = run_folder.read_config(run)
     (run / "summary.json").unlink()
     (run / name).unlink(missing_ok=True)
     runs.check(runs.Cell({}, config, run))  # of a comparison that goes on
     assert main(["train", "--resume", str(run)]) == 0
-    assert checkpoint.finished(run)
+    assert run_folder.finished(run)
     assert (run / "config.json").read_text() == (done / "config.json").read_text()
 
 
@@ -113,7 +114,7 @@ def test_a_run_of_release_0_1_is_resumed(run: Path, done: Path, tmp_path: Path):
     summary = json.loads((run / "summary.json").read_text())
     (run / "summary.json").write_text(json.dumps({k: v for k, v in summary.items() if k not in ("files", "checksum")}))
     (run / "config.json").write_text(json.dumps(state["config"]))
-    assert checkpoint.finished(run)
+    assert run_folder.finished(run)
     whole = shutil.copytree(done, tmp_path / "whole")
     for folder in (run, whole):
         assert main(["train", "--resume", str(folder), "--epochs", "3"]) == 0
@@ -141,7 +142,7 @@ def test_its_zip_checksums_are_read(run: Path, capsys: pytest.CaptureFixture):
     ids=lambda value: str(value)[:12],
 )
 def test_structure_is_checked(change: dict, expected: str, run: Path, capsys: pytest.CaptureFixture):
-    seal.save(run / "checkpoint.pt", load(run) | change)
+    checksum.save(run / "checkpoint.pt", load(run) | change)
     line = refused(capsys, "train", "--resume", str(run))
     assert line == f"sparsekern: {run / 'checkpoint.pt'} is damaged: {expected}"
 
@@ -161,8 +162,8 @@ def full_after(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
 
         def flush(self) -> None: ...
 
-    original = seal._Hashed
-    monkeypatch.setattr(seal, "_Hashed", lambda file: original(Full(file)))  # type: ignore[arg-type]
+    original = checksum._Hashed
+    monkeypatch.setattr(checksum, "_Hashed", lambda file: original(Full(file)))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("size", [0, 1000, 5000])
@@ -181,7 +182,7 @@ def test_weights_that_do_not_fit(tmp_path: Path):
     resource.setrlimit(resource.RLIMIT_FSIZE, (2**14, before[1]))
     try:
         with pytest.raises(RunError, match=r"cannot write .*model\.safetensors"):
-            checkpoint.save_weights(tmp_path, {"w": torch.zeros(2**14)})
+            run_folder.save_weights(tmp_path, {"w": torch.zeros(2**14)})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert not list(tmp_path.iterdir())
@@ -196,7 +197,7 @@ def test_what_killed_processes_left_is_removed(run: Path):
 
 
 def test_one_process_at_a_time(run: Path, capsys: pytest.CaptureFixture):
-    script = "import sys; from pathlib import Path; from sparsekern.cli.files import locked\n"
+    script = "import sys; from pathlib import Path; from sparsekern.training.files import locked\n"
     script += "with locked(Path(sys.argv[1]), []): print('mine', flush=True); sys.stdin.read()"
     pipes: dict = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     with subprocess.Popen([sys.executable, "-c", script, str(run)], **pipes, cwd=Path(__file__).parents[2]) as other:
@@ -220,7 +221,7 @@ def test_the_slower_of_two_new_runs_is_refused(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(command, "load", load)
     line = refused(capsys, "train", *FLAGS, "--epochs", "2", "--out", str(tmp_path / "run"))
     assert "already holds a run" in line
-    assert checkpoint.read_summary(tmp_path / "run")["epochs"] == 1
+    assert run_folder.read_summary(tmp_path / "run")["epochs"] == 1
 
 
 def test_runs_without_a_folder_find_different_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -250,4 +251,4 @@ def test_a_resumed_run_keeps_its_threads(tmp_path: Path, capsys: pytest.CaptureF
     assert main(["train", "--resume", str(tmp_path), "--epochs", "3", "--threads", "1"]) == 0
     (line,) = [line for line in capsys.readouterr().err.splitlines() if "threads" in line]
     assert "--threads 1 instead of 2" in line
-    assert checkpoint.read_summary(tmp_path)["threads"] == 1
+    assert run_folder.read_summary(tmp_path)["threads"] == 1

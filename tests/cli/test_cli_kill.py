@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from support.runs import load, same
 
-from sparsekern.cli import checkpoint, main
+from sparsekern.cli import main
+from sparsekern.training import run_folder
 
 FLAGS = ["--model", "lenet300", "--width", "0.1", "--threads", "1", "--sparsity", "0.8", "--epochs", "12"]
 FLAGS += ["--method", "rigl", "--set", "every=5"]
@@ -44,6 +45,6 @@ def test_killed_and_resumed_bit_for_bit(seed: int, whole: Path, tmp_path: Path):
     if rng.random() < 0.5:
         killed(run, rng.uniform(0, 0.3), "--resume", str(run))
     assert main(["train", "--resume", str(run)]) == 0
-    assert checkpoint.complete(run, 12)
+    assert run_folder.complete(run, 12)
     same(load(run), load(whole))
-    assert sorted(path.name for path in run.iterdir()) == sorted(checkpoint.FILES)
+    assert sorted(path.name for path in run.iterdir()) == sorted(run_folder.FILES)

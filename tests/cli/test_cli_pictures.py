@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from sparsekern.cli import figures
-from sparsekern.cli.figures import comparison, run
+from sparsekern.training import figures
+from sparsekern.training.figures import comparison, curves
 
 CONFIG = {"method": "snr", "model": "smallcnn", "data": "mnist", "seed": 0}
 
@@ -40,7 +40,7 @@ def dpf(number: int, names: list[str]) -> dict:
 def drawn(monkeypatch: pytest.MonkeyPatch, history: list[dict]) -> dict[str, Any]:
     """The visible axes of the picture by their titles."""
     kept = []
-    monkeypatch.setattr(run, "save", lambda drawing, path: kept.append(drawing))
+    monkeypatch.setattr(curves, "save", lambda drawing, path: kept.append(drawing))
     figures.draw_run(Path("report.png"), CONFIG, history)
     return {axis.get_title(loc="left").split(":")[0]: axis for axis in kept[0].axes if axis.get_visible()}
 

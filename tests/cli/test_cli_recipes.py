@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from sparsekern import methods, models
-from sparsekern.cli import compare, main, options, recipes
+from sparsekern import methods, models, training
+from sparsekern.cli import compare, main, recipes
 from sparsekern.data import DATA
 from sparsekern.errors import UsageError
 
@@ -17,8 +17,8 @@ def test_every_recipe_resolves(name: str):
     assert set(recipe) == {"source", "flags", "baselines", "notes"}
     flags = recipe["flags"]
     assert {"method", "data", "model", "epochs", "batch_size", "lr", "weight_decay", "schedule"} <= flags.keys()
-    assert flags.keys() <= options.DEFAULTS.keys()
-    config = options.resolve(recipes.apply({"recipe": name}))
+    assert flags.keys() <= training.DEFAULTS.keys()
+    config = training.configure(**recipes.apply({"recipe": name}))
     assert flags == {key: config[key] for key in flags}
     assert all(epoch < config["epochs"] for epoch in config["milestones"])
     assert config["data"] in DATA
@@ -27,7 +27,7 @@ def test_every_recipe_resolves(name: str):
     method = methods.get(config["method"])(sparsity=config["sparsity"], **steps, **config["set"])
     assert method.name == config["method"]
     for baseline, settings in recipe["baselines"].items():
-        own = options.resolve(recipes.apply({"recipe": name, "method": baseline}))
+        own = training.configure(**recipes.apply({"recipe": name, "method": baseline}))
         assert (own["method"], own["set"]) == (baseline, settings)
         assert methods.get(baseline)(sparsity=config["sparsity"], **steps, **settings).name == baseline
     json.dumps(config)
@@ -91,7 +91,7 @@ def test_a_run_keeps_plain_values_and_resumes_without_the_recipe(tmp_path: Path,
     out = ["--out", str(tmp_path)]
     assert main(["train", "--recipe", "grabo-resnet56", *small, *out]) == 0
     config = json.loads((tmp_path / "config.json").read_text())
-    assert config.keys() == options.DEFAULTS.keys() | {"horizon"}
+    assert config.keys() == training.DEFAULTS.keys() | {"horizon"}
     assert (config["weight_decay"], config["milestones"], config["set"]) == (1e-4, [1, 1], {"every": 5})
     assert main(["train", "--resume", str(tmp_path), "--epochs", "3"]) == 0
     capsys.readouterr()
@@ -100,16 +100,16 @@ def test_a_run_keeps_plain_values_and_resumes_without_the_recipe(tmp_path: Path,
 
 
 def test_options_with_a_list_of_values_are_checked():
-    assert options.resolve({"method": "snr", "set": [("criterion", "magnitude")]})["set"] == {"criterion": "magnitude"}
+    assert training.configure(method="snr", set=[("criterion", "magnitude")])["set"] == {"criterion": "magnitude"}
     with pytest.raises(UsageError, match="did you mean magnitude"):
-        options.resolve({"method": "snr", "set": [("criterion", "magnitud")]})
+        training.configure(method="snr", set=[("criterion", "magnitud")])
 
 
 def test_a_sparsity_that_emerges_is_not_asked_for(tmp_path: Path):
-    assert options.resolve({"method": "snr"})["sparsity"] is None
+    assert training.configure(method="snr")["sparsity"] is None
     with pytest.warns(UserWarning, match="--sparsity is not used"):
-        assert options.resolve({"method": "snr", "sparsity": 0.8})["sparsity"] is None
-    assert options.resolve({"method": "rigl"})["sparsity"] == options.DEFAULTS["sparsity"]
+        assert training.configure(method="snr", sparsity=0.8)["sparsity"] is None
+    assert training.configure(method="rigl")["sparsity"] == training.DEFAULTS["sparsity"]
     grid = {"methods": ["snr", "rigl"], "sparsities": [0.8, 0.9], "seeds": [0], "backends": ["auto"]}
     names = [cell.folder.name for cell in compare._cells(grid, {}, [], tmp_path)]
     assert names == ["snr-auto-seed0", "rigl-0.8-auto-seed0", "rigl-0.9-auto-seed0"]

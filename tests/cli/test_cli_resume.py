@@ -14,10 +14,9 @@ import pytest
 import torch
 from support.runs import interrupt_at, load, same
 
-from sparsekern.cli import checkpoint, main, seal
-from sparsekern.cli.options import resolve
-from sparsekern.cli.run import learning_rate
+from sparsekern.cli import main
 from sparsekern.errors import RunError, UsageError
+from sparsekern.training import checksum, configure, learning_rate, run_folder
 
 FLAGS = ["--model", "lenet300", "--width", "0.2", "--threads", "1", "--epochs", "4", "--sparsity", "0.8"]
 CASES = {
@@ -145,15 +144,15 @@ def test_failed_write_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: pyt
         file.write(b"half")
         raise OSError(errno.ENOSPC, "disk full")
 
-    monkeypatch.setattr(seal.torch, "save", save)
+    monkeypatch.setattr(checksum.torch, "save", save)
     with pytest.raises(RunError, match=r"checkpoint\.pt: disk full"):
-        checkpoint.save(tmp_path, {})
+        run_folder.save(tmp_path, {})
     assert (tmp_path / "checkpoint.pt").read_bytes() == before
     assert not list(tmp_path.glob(".*"))
 
 
 def test_cosine_ends_at_the_final_learning_rate(capsys: pytest.CaptureFixture):
-    config = resolve({"schedule": "cosine", "lr": 0.5, "final_lr": 0.1, "epochs": 4})
+    config = configure(schedule="cosine", lr=0.5, final_lr=0.1, epochs=4)
     rates = [learning_rate(config, step, 10) for step in (0, 20, 40)]
     assert rates == pytest.approx([0.5, 0.3, 0.1])
     assert learning_rate({key: config[key] for key in config if key != "final_lr"}, 40, 10) == 0
@@ -162,7 +161,7 @@ def test_cosine_ends_at_the_final_learning_rate(capsys: pytest.CaptureFixture):
 
 
 def test_cosine_by_epochs_is_that_of_pytorch():
-    config = resolve({"schedule": "cosine", "schedule_unit": "epoch", "lr": 0.5, "final_lr": 0.1, "epochs": 4})
+    config = configure(schedule="cosine", schedule_unit="epoch", lr=0.5, final_lr=0.1, epochs=4)
     optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.5)
     expected = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=4, eta_min=0.1)
     for epoch in range(4):
@@ -170,11 +169,11 @@ def test_cosine_by_epochs_is_that_of_pytorch():
         assert rates == pytest.approx([expected.get_last_lr()[0]] * 10)
         optimizer.step()
         expected.step()
-    by_step = resolve({"schedule": "cosine", "lr": 0.5, "final_lr": 0.1, "epochs": 4})
+    by_step = configure(schedule="cosine", lr=0.5, final_lr=0.1, epochs=4)
     old = {key: by_step[key] for key in by_step if key != "schedule_unit"}  # of a folder from before
     assert [learning_rate(old, t, 10) for t in range(40)] == [learning_rate(by_step, t, 10) for t in range(40)]
     with pytest.raises(UsageError, match="--schedule-unit belong to --schedule cosine"):
-        resolve({"schedule_unit": "epoch"})
+        configure(schedule_unit="epoch")
 
 
 def test_rounds_restart_the_schedule(tmp_path: Path):
@@ -185,7 +184,7 @@ def test_rounds_restart_the_schedule(tmp_path: Path):
         rates[method] = [epoch["lr"] for epoch in load(tmp_path / method)["history"]]
     first, second, third, fourth = rates["magnitude_after"]
     assert (first, second) == (third, fourth)
-    config = resolve({"schedule": "cosine", "lr": 0.1, "warmup": 1, "epochs": 4})
+    config = configure(schedule="cosine", lr=0.1, warmup=1, epochs=4)
     assert [first, second] == [learning_rate(config, step, 12) for step in (22, 46)]
     assert rates["oneshot_ft"] == [learning_rate(config, step, 12) for step in (11, 23, 35, 47)]
 

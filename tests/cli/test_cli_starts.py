@@ -7,7 +7,8 @@ import torch
 from support.runs import load, same
 from torch import Tensor
 
-from sparsekern.cli import main, run
+from sparsekern.cli import main
+from sparsekern.training import run
 
 SMALL = ["--model", "lenet300", "--width", "0.1", "--threads", "1", "--epochs", "1", "--sparsity", "0.5"]
 

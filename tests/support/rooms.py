@@ -31,10 +31,11 @@ def _room(title: str, sentence: str, *modules: str) -> Room:
 
 ROOMS = [
     _room(
-        "process, errors",
-        "what the command line needs before it imports torch; old names",
+        "process, errors, text",
+        "what needs neither torch nor a model; old names",
         "process",
         "errors",
+        "text",
         "moved",
     ),
     _room("private_torch", "the names that PyTorch keeps to itself, each with why and what would replace it"),
@@ -69,6 +70,7 @@ ROOMS = [
     _room("sparsity.engine", "carries out a method, step by step", "sparsity.sparsify", "sparsity.engine"),
     _room("sparsity", "sparsify, Sparsifier", "sparsity.sparsifier", "sparsity"),
     _room("models, data", "networks and data sets of the papers", "models", "data"),
+    _room("training", "a training run: its configuration, its folder; many runs at a time"),
     _room("bench", "measures beside every peer that is installed"),
     _room("cli", "the command line"),
 ]

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sparsekern.cli.run import Run
+from sparsekern.training import Run
 
 
 def load(folder: Path) -> dict:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import choose
-from ..files import read_json
+from ...training.files import read_json
 
 FOLDER = Path(__file__).parent
 # What a flag that is given takes from the recipe along with its own value: it would no longer fit.

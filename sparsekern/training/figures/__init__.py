@@ -1,7 +1,7 @@
 """Pictures of runs and comparisons."""
 
 from .comparison import draw_comparison
-from .run import draw_run
+from .curves import draw_run
 from .style import COLOURS, INK, cut, figure, save, spread, title
 
 __all__ = ["COLOURS", "INK", "cut", "draw_comparison", "draw_run", "figure", "save", "spread", "title"]

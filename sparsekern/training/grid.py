@@ -11,9 +11,9 @@ from pathlib import Path
 
 from .. import process
 from ..errors import UsageError
-from . import checkpoint
+from . import run_folder
+from .config import RESUMABLE, as_flag
 from .files import folder as make_folder
-from .options import RESUMABLE
 
 GRACE = 30.0  # seconds that an interrupted run has to end by itself
 
@@ -30,12 +30,12 @@ class Cell:
 
 def check(cell: Cell) -> None:
     """Raises a `UsageError` if the folder holds a run of other settings."""
-    if not checkpoint.holds_run(cell.folder):
+    if not run_folder.holds_run(cell.folder):
         return
-    before = checkpoint.read_config(cell.folder)
+    before = run_folder.read_config(cell.folder)
     for name, value in cell.config.items():
         if (name not in RESUMABLE or name == "epochs") and before.get(name) != value:
-            flag = "--" + name.replace("_", "-")
+            flag = as_flag(name)
             raise UsageError(
                 f"{cell.folder} holds a run with {flag} {before.get(name)}, not {value}; choose another --out"
             )
@@ -44,14 +44,14 @@ def check(cell: Cell) -> None:
 def command(cell: Cell) -> list[str]:
     """The command line that begins the run, or goes on with it."""
     command = process.command("sparsekern", "train")
-    if (cell.folder / checkpoint.CHECKPOINT).exists():
+    if (cell.folder / run_folder.CHECKPOINT).exists():
         flags = {name: cell.flags[name] for name in cell.again if name in cell.flags}
         command += ["--resume", str(cell.folder)]
     else:
         flags = cell.flags
         command += ["--out", str(cell.folder)]
     for name, value in flags.items():
-        flag = "--" + name.replace("_", "-")
+        flag = as_flag(name)
         if name == "set":
             command += [part for key, setting in value for part in (flag, f"{key}={setting}")]
         elif name == "exclude":
@@ -72,7 +72,7 @@ def run_all(cells: list[Cell], jobs: int) -> list[dict]:
 
 
 def _run_all(cells: list[Cell], jobs: int) -> list[dict]:
-    waiting = [cell for cell in cells if not checkpoint.finished(cell.folder)]
+    waiting = [cell for cell in cells if not run_folder.finished(cell.folder)]
     done = len(cells) - len(waiting)
     if done:
         print(f"{done} of {len(cells)} runs are finished already", flush=True)
@@ -133,7 +133,7 @@ def _stop(children: list[subprocess.Popen]) -> None:
 
 
 def _outcome(cell: Cell, status: int) -> dict | None:
-    if status == 0 and checkpoint.finished(cell.folder):
+    if status == 0 and run_folder.finished(cell.folder):
         return None
     log = cell.folder / "log.txt"
     lines = log.read_text(errors="replace").strip().splitlines()
@@ -143,7 +143,7 @@ def _outcome(cell: Cell, status: int) -> dict | None:
 def _news(cell: Cell, failure: dict | None, start: float) -> str:
     if failure:
         return f"FAILED with status {failure['status']}: {failure['error']} (see {failure['log']})"
-    summary = checkpoint.read_summary(cell.folder)
+    summary = run_folder.read_summary(cell.folder)
     return (
         f"accuracy {summary['test_accuracy']:.2%}, {summary['seconds_per_step'] * 1e3:.2f} ms per step, "
         f"{time.perf_counter() - start:.0f} s"

@@ -1,16 +1,17 @@
 """The files of a run folder."""
 
-from math import isfinite
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ..errors import RunError, UsageError, first_line, require
-from . import seal, stored
-from .files import read_json, write, write_json, write_lines
-from .options import DEFAULTS, RESUMABLE
-from .structure import brief, check
+from . import checksum, config
+from .config import DEFAULTS, RESUMABLE
+from .files import locked, read_json, write, write_json, write_lines
+from .schema import brief, check, count, finite
 
 VERSION = 2  # 1, of release 0.1, has no checksum
 CONFIG = "config.json"
@@ -20,16 +21,6 @@ SUMMARY = "summary.json"
 WEIGHTS = "model.safetensors"
 REPORT = "report.png"
 FILES = [CHECKPOINT, CONFIG, METRICS, WEIGHTS, REPORT, SUMMARY]
-
-
-def finite(value: Any) -> str | None:
-    fits = isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
-    return None if fits else "a finite number"
-
-
-def count(value: Any) -> str | None:
-    return None if type(value) is int and value >= 0 else "a whole number, 0 or more"
-
 
 LAYER = {"name": str, "shape": [int], "nnz": count, "sparsity": finite, "iou_first": finite, "iou_last": finite}
 EPOCH = {
@@ -49,7 +40,7 @@ SUMMARY_SHAPE = {
     "sparsity_target": (finite, type(None)),
 }
 STATE_SHAPE = {
-    "config": stored.CONFIG,
+    "config": config.SCHEMA,
     "data": {"train": count, "test": count, "shape": [int], "classes": count},
     "model": dict,
     "optimizer": dict,
@@ -67,8 +58,28 @@ def holds_run(folder: Path) -> bool:
     return (folder / CHECKPOINT).exists() or (folder / SUMMARY).exists()
 
 
+def check_resumable(folder: Path) -> None:
+    """Raises a `UsageError` unless there is a checkpoint in a folder."""
+    if not (folder / CHECKPOINT).is_file():
+        raise UsageError(f"{folder} holds no run to resume: there is no {CHECKPOINT} in it")
+
+
+@contextmanager
+def owned(folder: Path) -> Iterator[None]:
+    """Keeps the folder of a run for this process as long as the context lasts; raises like `files.locked`."""
+    with locked(folder, FILES):
+        yield
+
+
+def clear(folder: Path) -> None:
+    """Removes the run that a folder holds, but for its checkpoint, which the new one's replaces."""
+    for name in FILES:
+        if name != CHECKPOINT:
+            (folder / name).unlink(missing_ok=True)
+
+
 def finished(folder: Path) -> bool:
-    """Whether the summary is of the last epoch of its configuration: that of a prolonged run may be older."""
+    """Tells whether the summary is of the last epoch of its configuration: that of a prolonged run may be older."""
     try:
         return read_summary(folder)["epochs"] == read_config(folder)["epochs"]
     except UsageError:
@@ -76,45 +87,48 @@ def finished(folder: Path) -> bool:
 
 
 def complete(folder: Path, epochs: int) -> bool:
-    """Whether the summary is of so many epochs, and the files written before it are those that it was written with."""
+    """Tells whether the summary is of so many epochs, and the files before it are those that it was written with."""
     try:
         summary = read_summary(folder)
         files = summary.get("files", {})
-        return summary["epochs"] == epochs and all(seal.digest(folder / name) == files[name] for name in files)
+        return summary["epochs"] == epochs and all(checksum.digest(folder / name) == files[name] for name in files)
     except (UsageError, OSError):
         return False
 
 
 def read_config(folder: Path) -> dict:
+    """Reads the configuration; raises a `UsageError` if there is none or it is damaged."""
     if not (folder / CONFIG).is_file():
         if (folder / CHECKPOINT).is_file():  # stopped before the first configuration was written
             return load(folder)["config"]
         raise UsageError(f"{folder} holds no run: there is no {CONFIG} in it")
-    return DEFAULTS | read_json(folder / CONFIG, stored.CONFIG)
+    return DEFAULTS | read_json(folder / CONFIG, config.SCHEMA)
 
 
 def save(folder: Path, state: dict) -> None:
-    write(folder / CHECKPOINT, lambda file: seal.save(file, state))
+    """Writes the checkpoint, then the configuration and the metrics, which are copies of what it holds."""
+    write(folder / CHECKPOINT, lambda file: checksum.save(file, state))
+    write_json(folder / CONFIG, state["config"])
+    write_lines(folder / METRICS, state["history"])
 
 
 def load(folder: Path) -> dict:
-    """The checkpoint of the run in a folder.
+    """Returns the checkpoint of the run in a folder.
 
     Raises:
         UsageError: there is none, it is damaged, or it is of another run than the configuration beside it.
     """
+    check_resumable(folder)
     path = folder / CHECKPOINT
     try:
-        state = seal.load(path)
-    except FileNotFoundError as error:
-        raise UsageError(f"{folder} holds no run to resume: there is no {CHECKPOINT} in it") from error
+        state = checksum.load(path)
     except Exception as error:  # what is no pickle raises whatever its bytes happen to mean
         raise UsageError(f"{path} is damaged: {first_line(error)}") from error
     if not isinstance(state, dict) or "version" not in state:
         raise UsageError(f"{path} is not a checkpoint of sparsekern")
     if state["version"] not in (1, VERSION):
         raise UsageError(f"{path}: expected a checkpoint of version 1 or {VERSION}, got {brief(state['version'])}")
-    if state["version"] == VERSION and not seal.sealed(path):
+    if state["version"] == VERSION and not checksum.sealed(path):
         raise UsageError(f"{path} is damaged: its checksum is missing")
     check(state, STATE_SHAPE, str(path))
     if len(state["history"]) != state["epoch"] or len(state["seconds"]) != state["epoch"]:
@@ -135,7 +149,7 @@ def _check_same_run(folder: Path, there: dict, here: dict) -> None:
 
 
 def save_weights(folder: Path, state: dict[str, Any]) -> None:
-    """The model's state dict as safetensors."""
+    """Writes the model's state dict as safetensors."""
     safetensors = require("safetensors")
     tensors = {name: t.detach().contiguous().cpu() for name, t in state.items() if isinstance(t, torch.Tensor)}
     try:
@@ -144,25 +158,17 @@ def save_weights(folder: Path, state: dict[str, Any]) -> None:
         raise RunError(f"cannot write {folder / WEIGHTS}: {first_line(error)}") from error
 
 
-def save_history(folder: Path, history: list[dict]) -> None:
-    write_lines(folder / METRICS, history)
-
-
 def save_summary(folder: Path, summary: dict) -> None:
-    """Written last: it vouches for the files before it."""
-    files = {name: seal.digest(folder / name) for name in (WEIGHTS, METRICS)}
-    write_json(folder / SUMMARY, seal.stamp(summary | {"files": files}))
+    """Writes the summary, last: it vouches for the files before it."""
+    files = {name: checksum.digest(folder / name) for name in (WEIGHTS, METRICS)}
+    write_json(folder / SUMMARY, checksum.stamp(summary | {"files": files}))
 
 
 def read_summary(folder: Path) -> dict:
-    """The summary; without a checksum only if the checkpoint, of release 0.1, has none."""
+    """Reads the summary; it may lack a checksum only if the checkpoint, of release 0.1, has none."""
     summary = read_json(folder / SUMMARY, SUMMARY_SHAPE)
     try:
-        required = seal.sealed(folder / CHECKPOINT)
+        required = checksum.sealed(folder / CHECKPOINT)
     except OSError:
         required = False
-    return seal.stamped(summary, str(folder / SUMMARY), required)
-
-
-def save_config(folder: Path, config: dict) -> None:
-    write_json(folder / CONFIG, config)
+    return checksum.stamped(summary, str(folder / SUMMARY), required)

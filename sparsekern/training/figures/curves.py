@@ -12,8 +12,10 @@ MASKS = {"magnitude_sparsity": "magnitude", "snr_sparsity": "signal to noise", "
 
 
 def draw_run(path: Path, config: dict, history: list[dict]) -> Path:
-    """Loss, accuracy, sparsity of each layer, how far its pattern moved from the first; of a method that reports them,
-    the sparsity of each of its masks, the change of its mask, and the error that pruning makes of the weights."""
+    """Draws loss, accuracy, sparsity of each layer and how far its pattern moved from the first.
+
+    Where a method reports them: the sparsity of each of its masks, the change of its mask, and the error of pruning.
+    """
     panels = [_draw_loss, _draw_accuracy, _draw_layers, _draw_change]
     rows = history[-1]["layers"]
     if _all_have(rows, *MASKS):
@@ -97,14 +99,14 @@ def _draw_layers(axis: Any, history: list[dict]) -> None:
 
 
 def _draw_masks(axis: Any, history: list[dict]) -> None:
-    """Figure 8 of the SNR paper: what each criterion alone would prune, and what both agree on."""
+    """Draws figure 8 of the SNR paper: what each criterion alone would prune, and what both agree on."""
     last = history[-1]
     draw_masks(axis, last["layers"])
     title(axis, f"zeros by criterion at the end (both: {100 * last['sparsity']:.2f} %)", "zeros, %")
 
 
 def draw_masks(axis: Any, layers: list[dict]) -> None:
-    """Bars for each layer: the sparsity of the magnitude mask, of the SNR mask, and of both together."""
+    """Draws bars for each layer: the sparsity of the magnitude mask, of the SNR mask, and of both together."""
     for i, (key, label) in enumerate(MASKS.items()):
         heights = [y + 0.27 * (i - 1) for y in range(len(layers))]
         axis.barh(heights, [100 * row[key] for row in layers], color=COLOURS[(5, 4, 0)[i]], height=0.27, label=label)
@@ -114,7 +116,7 @@ def draw_masks(axis: Any, layers: list[dict]) -> None:
 
 
 def _draw_change(axis: Any, history: list[dict]) -> None:
-    """How far the pattern has moved from the first one, in the share of today's connections that are new."""
+    """Draws how far the pattern has moved from the first one, as the share of today's connections that are new."""
     title(axis, "pattern change since the start", "epoch", "1 - IoU with the first pattern")
     names = [row["name"] for row in history[-1]["layers"]]
     lines = [[0.0, *_along(history, name, lambda row: 1 - row["iou_first"])] for name in names]
@@ -145,13 +147,13 @@ def _draw_along(axis: Any, history: list[dict], value: Callable[[dict], float]) 
 
 
 def _along(history: list[dict], name: str, value: Callable[[dict], float]) -> list[float]:
-    """A number of a layer, epoch by epoch; 0 where it is not there."""
+    """Returns a number of a layer, epoch by epoch; 0 where it is not there."""
     found = [next((row for row in epoch["layers"] if row["name"] == name), None) for epoch in history]
     return [0.0 if row is None else value(row) for row in found]
 
 
 def _draw_lines(axis: Any, epochs: Sequence[int], names: list[str], lines: list[list[float]]) -> None:
-    """A line for each layer; of many layers, six are named."""
+    """Draws a line for each layer; of many layers, six are named."""
     many = len(names) > len(COLOURS)
     shades = require("matplotlib").colormaps["viridis"].resampled(len(names))
     named = spread(len(names), 6) if many else range(len(names))

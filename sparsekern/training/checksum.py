@@ -20,13 +20,13 @@ KEY = "checksum"
 
 
 def digest(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal digits."""
+    """Returns the SHA-256 of a file, in hexadecimal digits."""
     with path.open("rb") as file:
         return _digest(file, path.stat().st_size)
 
 
 def _digest(file: IO[bytes], size: int, end: bytes = b"") -> str:
-    """Of the next `size` bytes and of `end`."""
+    """Returns the checksum of the next `size` bytes and `end`."""
     total = hashlib.sha256()
     while size > 0 and (block := file.read(min(size, 2**20))):
         total.update(block)
@@ -68,7 +68,7 @@ def save(path: Path, state: dict) -> None:
 
 
 def load(path: Path) -> Any:
-    """What a checkpoint holds, checked before anything in it is looked at.
+    """Reads a checkpoint, checked before anything in it is looked at.
 
     Raises:
         ValueError: it is damaged. What its bytes happen to mean may raise anything else.
@@ -87,26 +87,26 @@ def load(path: Path) -> Any:
 
 
 def sealed(path: Path) -> bool:
-    """Whether a file ends with the checksum of a checkpoint; those of release 0.1 have none."""
+    """Tells whether a file ends with the checksum of a checkpoint; those of release 0.1 have none."""
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - TRAILER))
         return file.read().startswith(MARK)
 
 
 def _check_members(file: IO[bytes]) -> None:
-    """The checksums that a zip file has anyway; torch does not look at them."""
+    """Checks the checksums that a zip file has anyway; torch does not look at them."""
     with zipfile.ZipFile(file) as archive:
         if archive.comment or (bad := archive.testzip()):
             raise ValueError("its checksum is damaged" if archive.comment else f"the checksum of {bad} is another")
 
 
 def stamp(value: dict) -> dict:
-    """The object with its checksum."""
+    """Returns the object with its checksum."""
     return value | {KEY: _of(value)}
 
 
 def stamped(value: dict, where: str, required: bool) -> dict:
-    """The object without its checksum.
+    """Returns the object without its checksum.
 
     Raises:
         UsageError: the checksum is another, or `required` and missing.

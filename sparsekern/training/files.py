@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from ..errors import RunError, UsageError, first_line
-from .structure import check
+from .schema import check
 
 try:
     import fcntl
@@ -59,29 +59,29 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_lines(path: Path, values: list) -> None:
-    """One JSON document a line."""
+    """Writes one JSON document a line."""
     write_text(path, "".join(json.dumps(value) + "\n" for value in values))
 
 
-def read_json(path: Path, shape: Any = None) -> Any:
-    """The JSON document at `path`.
+def read_json(path: Path, schema: Any = None) -> Any:
+    """Reads the JSON document at `path`.
 
     Args:
-        shape: what it has to look like, see `structure.check`.
+        schema: what it has to look like, see `schema.py`.
 
     Raises:
-        UsageError: there is no such file, it holds no JSON, or something else than `shape`.
+        UsageError: there is no such file, it holds no JSON, or something that does not fit the schema.
     """
     value = _parsed(path, json.loads)
-    check(value, shape, str(path))
+    check(value, schema, str(path))
     return value
 
 
-def read_lines(path: Path, shape: Any = None) -> list:
-    """The JSON documents at `path`, one a line, each of `shape`; raises like `read_json`."""
+def read_lines(path: Path, schema: Any = None) -> list:
+    """Reads the JSON documents at `path`, one a line, each of `schema`; raises like `read_json`."""
     values = _parsed(path, lambda text: [json.loads(line) for line in text.splitlines()])
     for number, value in enumerate(values, 1):
-        check(value, shape, f"line {number} of {path}")
+        check(value, schema, f"line {number} of {path}")
     return values
 
 
@@ -93,7 +93,7 @@ def _parsed(path: Path, parse: Callable[[str], Any]) -> Any:
 
 
 def folder(path: Path) -> Path:
-    """Creates a folder that can be written to."""
+    """Creates a folder; raises a `UsageError` if it cannot be written to."""
     try:
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):
@@ -127,7 +127,7 @@ def locked(path: Path, names: list[str]) -> Iterator[None]:
 
 
 def _lock(path: Path) -> IO[bytes]:
-    """The locked file `path/.lock`, whose name is still that of this file: who unlocks it removes it first."""
+    """Returns the locked file `path/.lock`, whose name is still that of this file: who unlocks it removes it first."""
     while True:
         file = (path / LOCK).open("a+b", buffering=0)
         if fcntl is None:

@@ -1,4 +1,4 @@
-"""A training run: everything that decides its next step, and how to save and restore it."""
+"""A training run: everything that decides its next step, saved and restored."""
 
 import contextlib
 import math
@@ -14,43 +14,22 @@ from .. import Method, Sparsifier, memory_report, methods, sparsify
 from ..data import Data
 from ..errors import RunError, UsageError, first_line
 from ..models import build
-from ..nn.conversion.convert import prunable_layers
+from ..nn import prunable_layers
 from ..nn.memory import PARTS
 from ..private_torch import BatchNorm
-from .checkpoint import VERSION
-
-
-def learning_rate(config: dict, step: float, steps_per_epoch: int) -> float:
-    """The learning rate of step `step`, counted from 0: a linear warm-up, then the schedule.
-
-    The schedule spans `horizon`, the epochs the run was begun with, so that prolonging it changes nothing before. A
-    cosine falls at every step or, by `schedule_unit`, at the first step of every epoch.
-    """
-    rate, warmup = config["lr"], config["warmup"] * steps_per_epoch
-    if step < warmup:
-        return rate * (step + 1) / warmup
-    if config["schedule"] == "step":
-        return rate * config["gamma"] ** sum(step >= epoch * steps_per_epoch for epoch in config["milestones"])
-    if config["schedule"] == "cosine":
-        total, final = config["horizon"] * steps_per_epoch, config.get("final_lr") or 0.0
-        if config.get("schedule_unit") == "epoch":
-            step = step // steps_per_epoch * steps_per_epoch
-        done = min(1.0, (step - warmup) / max(1, total - warmup))
-        return final + (rate - final) * 0.5 * (1 + math.cos(math.pi * done))
-    return rate
-
-
-def _optimizer(config: dict, parameters: Any) -> torch.optim.Optimizer:
-    common = {"lr": config["lr"], "weight_decay": config["weight_decay"]}
-    if config["optimizer"] == "sgd":
-        return torch.optim.SGD(parameters, momentum=config["momentum"], nesterov=config["nesterov"], **common)
-    return (torch.optim.Adam if config["optimizer"] == "adam" else torch.optim.AdamW)(parameters, **common)
+from .learning_rate import learning_rate
+from .run_folder import VERSION
 
 
 class Run:
     """Model, data, optimizer and counters of one configuration.
 
-    `state_dict` holds all that the next step depends on: a run restored from it continues bit for bit.
+    `state_dict` holds all that the next step depends on: a run restored from it continues bit for bit. The
+    configuration's seed and number of threads become torch's own.
+
+    Args:
+        config: from `configure`.
+        data: from `sparsekern.data.load`.
 
     Raises:
         UsageError: the method, the model and the data do not fit together.
@@ -99,7 +78,7 @@ class Run:
         if method.needs_batches:
             options |= {"batches": self._scored(method), "loss": self.loss}
         self.model = sparsify(self.model, method, **options)
-        inner = _optimizer(config, self.model.parameters())
+        inner = self._optimizer()
         count = method.grow.batches if method.grow is not None else 1
         if count > self.steps_per_epoch:
             raise ValueError(f"--set batches={count} is more than the {self.steps_per_epoch} batches of an epoch")
@@ -112,9 +91,16 @@ class Run:
             generator=generator,
         )
 
+    def _optimizer(self) -> torch.optim.Optimizer:
+        config, parameters = self.config, self.model.parameters()
+        common = {"lr": config["lr"], "weight_decay": config["weight_decay"]}
+        if config["optimizer"] == "sgd":
+            return torch.optim.SGD(parameters, momentum=config["momentum"], nesterov=config["nesterov"], **common)
+        return (torch.optim.Adam if config["optimizer"] == "adam" else torch.optim.AdamW)(parameters, **common)
+
     def _scored(self, method: Method) -> list[tuple[Tensor, Tensor]]:
-        """What the first pattern is scored on: batches without a row in common, of the size that the paper has, or
-        smaller if the data would not do."""
+        """Returns the batches that the first pattern is scored on, without a row in common; smaller than the paper's
+        if the data would not do."""
         count = method.start.batches if method.start is not None else 1
         size = method.start.batch_size if method.start is not None else None
         if count > len(self.data.train):
@@ -125,8 +111,8 @@ class Run:
         return list(islice(self._batches(-1, size), count))
 
     def _batches(self, epoch: int, size: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
-        """The training batches of an epoch: a function of seed and epoch, so that resuming finds them again. Before the
-        first epoch lie those that patterns are scored on."""
+        """Yields the training batches of an epoch: a function of seed and epoch, so that resuming finds them again.
+        Before the first epoch lie those that patterns are scored on."""
         generator = torch.Generator().manual_seed((self.config["seed"] * 1_000_003 + epoch + 1) % 2**64)
         rows = torch.randperm(len(self.data.train), generator=generator)
         return self.data.train.batches(rows, size or self.config["batch_size"], generator)
@@ -142,8 +128,8 @@ class Run:
                 f"{'batch norm' if normed else self.config['method']} cannot learn; choose another"
             )
 
-    def train_epoch(self, tick: Callable[[], None]) -> float:
-        """One pass over the training rows; calls `tick` after each step. Returns the mean loss over the rows.
+    def train_epoch(self, tick: Callable[[], None] = lambda: None) -> float:
+        """Passes once over the training rows; calls `tick` after each step. Returns the mean loss over the rows.
 
         Nothing here waits for the device: the loss is summed in a tensor and read once.
 
@@ -160,8 +146,8 @@ class Run:
                 self.most_bytes = self.most_bytes or self.bytes  # patterns that shrink are largest here
                 tick()
         except ValueError as error:  # perhaps of the NaN that a method finds in its scores
-            numbers = [total, *(t for p in self.model.parameters() for t in (p.detach(), p.grad) if t is not None)]
-            if all(t.isfinite().all() for t in numbers):
+            state = [total, *(t for p in self.model.parameters() for t in (p.detach(), p.grad) if t is not None)]
+            if all(t.isfinite().all() for t in state):
                 raise
             reason = first_line(error)
             raise RunError(f"training diverged in epoch {self.epoch + 1}: {reason}; try a smaller --lr") from error
@@ -176,7 +162,7 @@ class Run:
         return mean
 
     def _train_step(self, x: Tensor, y: Tensor, total: Tensor) -> None:
-        """One step on a batch; adds its summed loss to `total`."""
+        """Takes one step on a batch; adds its summed loss to `total`."""
         optimizer, scaler = self.optimizer, self.scaler
         rate = learning_rate(self.config, optimizer.method.rule.clock(self.step), self.steps_per_epoch)
         for group in optimizer.param_groups:
@@ -192,7 +178,7 @@ class Run:
 
     @torch.no_grad()
     def evaluate(self, tick: Callable[[], None] = lambda: None) -> tuple[float, float]:
-        """Mean cross-entropy and accuracy on the test rows; calls `tick` after each batch."""
+        """Returns mean cross-entropy and accuracy on the test rows; calls `tick` after each batch."""
         self.model.eval()
         loss = torch.zeros((), device=self.device)
         right = torch.zeros((), dtype=torch.int64, device=self.device)
@@ -208,7 +194,7 @@ class Run:
         return loss.item() / rows, right.item() / rows
 
     def weights(self) -> tuple[int, int]:
-        """How many prunable weights are stored, and how many there are (biases and excluded layers do not count)."""
+        """Returns how many prunable weights are stored, and how many there are; excluded layers do not count."""
         rows = self.optimizer.report().rows
         if not rows:
             layers: dict[str, Any] = prunable_layers(self.model, self.config["exclude"])
@@ -223,7 +209,7 @@ class Run:
 
     @property
     def bytes(self) -> int:
-        """Of values, indices, slack, gradients, optimizer state and scratch at this moment, all layers together."""
+        """Bytes of values, indices, slack, gradients, optimizer state and workspace now, all layers together."""
         total = self.memory.total
         return sum(total[part] for part in PARTS)
 
@@ -244,7 +230,7 @@ class Run:
         }
 
     def load_state_dict(self, state: dict) -> None:
-        """Restores a state of the same configuration; the model first, since it brings the pattern.
+        """Restores a state of the same configuration.
 
         Raises:
             UsageError: a state of other data or of another model.
@@ -252,7 +238,7 @@ class Run:
         if state["data"] != self.data.facts:
             raise UsageError(f"the checkpoint was trained on other data: {state['data']}, now {self.data.facts}")
         try:
-            self.model.load_state_dict(state["model"])
+            self.model.load_state_dict(state["model"])  # first, since it brings the pattern
             self.optimizer.load_state_dict(state["optimizer"])
             self.scaler.load_state_dict(state["scaler"])
             torch.set_rng_state(state["rng"])

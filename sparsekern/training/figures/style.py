@@ -11,7 +11,7 @@ COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7
 
 
 def figure(columns: int, rows: int, width: float = 5.2, height: float = 3.6) -> tuple[Any, list]:
-    """An empty figure and its axes, row by row, in the house style."""
+    """Returns an empty figure and its axes, row by row, in the style of every picture."""
     require("matplotlib")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -50,13 +50,13 @@ def cut(axis: Any, means: list[tuple[str, float]], depth: float) -> list[str]:
 
 
 def spread(count: int, most: int) -> list[int]:
-    """Up to `most` of the numbers below `count`, evenly spaced, the first and the last among them."""
+    """Returns up to `most` of the numbers below `count`, evenly spaced, with the first and the last."""
     if count <= most:
         return list(range(count))
     return [round(i * (count - 1) / (most - 1)) for i in range(most)]
 
 
 def remark(axis: Any, text: str) -> None:
-    """A sentence where there is nothing to draw."""
+    """Writes a sentence where there is nothing to draw."""
     axis.text(0.5, 0.5, text, transform=axis.transAxes, ha="center", va="center", color=INK)
     axis.set_yticks([])

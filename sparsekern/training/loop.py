@@ -1,0 +1,86 @@
+"""Trains a run to its last epoch, with a folder that always holds what goes on from there."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ..data import load
+from ..errors import UsageError, require
+from . import config, figures, run_folder
+from .run import Run
+from .summary import epoch_metrics, summarise
+
+
+def _nothing(*_: Any) -> None:
+    pass
+
+
+def train(run: Run, folder: Path) -> dict:
+    """Trains to the last epoch of the configuration and returns the summary, the content of `summary.json`.
+
+    Args:
+        folder: exists, and belongs to this process (`run_folder.owned`) where others might write to it.
+
+    Raises:
+        RunError: the loss is not finite, or a file cannot be written.
+        UsageError: safetensors or matplotlib are missing.
+    """
+    train_epochs(run, folder)
+    return finish(run, folder)
+
+
+def train_epochs(
+    run: Run,
+    folder: Path,
+    on_step: Callable[[], None] = _nothing,
+    on_test_batch: Callable[[], None] = _nothing,
+    on_epoch: Callable[[], None] = _nothing,
+) -> None:
+    """Trains to the last epoch, with a checkpoint before the first and after each.
+
+    What a callback raises (KeyboardInterrupt, say) ends the training; `restore` goes on from the last checkpoint.
+    """
+    require_packages()
+    run_folder.save(folder, run.state_dict())
+    while run.epoch < run.config["epochs"]:
+        loss = run.train_epoch(on_step)
+        run.history.append(epoch_metrics(run, loss, *run.evaluate(on_test_batch)))
+        run_folder.save(folder, run.state_dict())
+        on_epoch()
+
+
+def finish(run: Run, folder: Path) -> dict:
+    """Writes the weights, the picture and, last, the summary of a trained run; returns the summary."""
+    run_folder.save_weights(folder, run.model.state_dict())
+    figures.draw_run(folder / run_folder.REPORT, run.config, run.history)
+    summary = summarise(run)
+    run_folder.save_summary(folder, summary)
+    return summary
+
+
+def require_packages() -> None:
+    """Raises a `UsageError` unless the packages that write a run's files are installed."""
+    for package in ("safetensors.torch", "matplotlib"):
+        require(package)
+
+
+def restore(folder: Path, download: bool = False, **given: Any) -> Run:
+    """Returns the run in a folder as its last checkpoint has it: the other files are copies of what that holds.
+
+    Args:
+        download: fetch the data set if it is missing.
+        given: settings to change, of `config.RESUMABLE`.
+
+    Raises:
+        UsageError: there is no run, it is damaged or finished beyond `epochs`, or other settings are given.
+    """
+    state = run_folder.load(folder)
+    settings = config.resume(state["config"], state["epoch"], **given)
+    try:
+        config.check(settings)
+    except UsageError as error:
+        raise UsageError(f"{folder / run_folder.CHECKPOINT}: {error}") from error
+    run = Run(settings, load(settings, download))
+    run.check_batches()
+    run.load_state_dict(state)
+    return run
