@@ -7,10 +7,10 @@ import torch
 
 from ..errors import choose
 from .cifar import cifar10, cifar100
-from .common import Data
 from .folders import imagefolder, tiny_imagenet
-from .held import Held
-from .plain import csv, digits, fashion_mnist, mnist
+from .in_memory import InMemory
+from .interface import Data
+from .small_sets import csv, digits, fashion_mnist, mnist
 
 DATA: dict[str, Callable[[dict, bool], Data]] = {
     "digits": digits,
@@ -34,19 +34,29 @@ SHAPES: dict[str, tuple[tuple[int, ...], int]] = {
     "imagefolder": ((3, 224, 224), 1000),
 }
 
-__all__ = ["DATA", "SHAPES", "Data", "Held", "load", "stand_in"]
+Held = InMemory  # its name before version 0.2
+
+__all__ = ["DATA", "SHAPES", "Data", "Held", "InMemory", "load", "stand_in"]
 
 
 def load(config: dict, download: bool = False) -> Data:
-    """The data of a run; `config` gives `data`, `data_dir`, `target`, `seed`."""
+    """Returns the data of a run.
+
+    Args:
+        config: from `training.configure`, of which `data`, `data_dir`, `target` and `seed` count.
+        download: fetch the data set into `data_dir` if it can be fetched.
+
+    Raises:
+        UsageError: there is no such data set, or its files are missing or damaged.
+    """
     return DATA[choose("data set", config["data"], list(DATA))](config, download)
 
 
 def stand_in(name: str, batch: int) -> Data:
-    """A batch of noise of the shape of a data set, small if its images are large: for a look without the files."""
+    """Returns a batch of noise of the shape of a data set, small if its images are large: for a look without files."""
     shape, classes = SHAPES[name]
     generator = torch.Generator().manual_seed(0)
     samples = max(2, min(batch, 2**20 // prod(shape)))
     x = torch.randn(samples, *shape, generator=generator)
-    part = Held(x, torch.randint(classes, (samples,), generator=generator))
+    part = InMemory(x, torch.randint(classes, (samples,), generator=generator))
     return Data(part, part, classes)

@@ -9,18 +9,18 @@ import torch
 from torch import Tensor
 
 from ..errors import UsageError, first_line, require
-from .common import Data
-from .held import photographs
+from .in_memory import photographs
+from .interface import Data
 
 
 def cifar10(config: dict, download: bool) -> Data:
-    """CIFAR-10, 50,000 + 10,000 colour images of 32 x 32 pixels in ten classes."""
+    """Returns CIFAR-10, 50,000 + 10,000 colour images of 32 x 32 pixels in ten classes."""
     train = [f"data_batch_{i}" for i in range(1, 6)]
     return _cifar("CIFAR10", "cifar-10-batches-py", train, ["test_batch"], "labels", 10, config, download)
 
 
 def cifar100(config: dict, download: bool) -> Data:
-    """CIFAR-100, 50,000 + 10,000 colour images of 32 x 32 pixels in a hundred classes."""
+    """Returns CIFAR-100, 50,000 + 10,000 colour images of 32 x 32 pixels in a hundred classes."""
     return _cifar("CIFAR100", "cifar-100-python", ["train"], ["test"], "fine_labels", 100, config, download)
 
 

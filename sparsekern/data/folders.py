@@ -5,10 +5,10 @@ from pathlib import Path
 import torch
 
 from ..errors import UsageError
-from .common import Data
-from .held import photographs
-from .pictures import decode, hold
-from .streamed import streamed
+from .in_memory import photographs
+from .interface import Data
+from .pictures import decode, read_all
+from .streaming import streaming
 
 SMALL = 64
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"}
@@ -18,10 +18,10 @@ Listing = tuple[list[Path], list[int]]
 
 
 def imagefolder(config: dict, download: bool) -> Data:
-    """`train/CLASS/*` and `val/CLASS/*` (or `test/`).
+    """Returns the images of `train/CLASS/*` and `val/CLASS/*` (or `test/`).
 
-    Images of one size of at most 64 x 64 pixels are held whole and augmented like CIFAR; others are read anew in every
-    epoch, augmented like ImageNet.
+    Images of one size of at most 64 x 64 pixels stay in memory and are augmented like CIFAR; others are read anew in
+    every epoch, augmented like ImageNet.
     """
     if not config["data_dir"]:
         raise UsageError("--data imagefolder needs --data-dir FOLDER with train/CLASS/* and val/CLASS/* in it")
@@ -34,7 +34,7 @@ def imagefolder(config: dict, download: bool) -> Data:
 
 
 def tiny_imagenet(config: dict, download: bool) -> Data:
-    """Tiny ImageNet, 100,000 + 10,000 images of 64 x 64 pixels in 200 classes, as its archive unpacks."""
+    """Returns Tiny ImageNet, 100,000 + 10,000 images of 64 x 64 pixels in 200 classes, from its unpacked archive."""
     root = Path(config["data_dir"] or "data")
     root = next((path for path in (root / "tiny-imagenet-200", root) if (path / "train").is_dir()), root)
     if not (root / "val" / "val_annotations.txt").is_file():
@@ -75,8 +75,8 @@ def _list(folder: Path, classes: list[str]) -> Listing:
 def _data(train: Listing, test: Listing, classes: int) -> Data:
     size = decode(train[0][0]).shape
     if max(size[1:]) <= SMALL:
-        held = [hold(paths, size) for paths, _ in (train, test)]
-        if held[0] is not None and held[1] is not None:
+        images = [read_all(paths, size) for paths, _ in (train, test)]
+        if images[0] is not None and images[1] is not None:
             labels = [torch.tensor(labels) for _, labels in (train, test)]
-            return photographs(held[0], labels[0], held[1], labels[1], classes)
-    return streamed(train, test, classes)
+            return photographs(images[0], labels[0], images[1], labels[1], classes)
+    return streaming(train, test, classes)

@@ -14,7 +14,7 @@ CHUNK = 1024
 
 
 def decode(path: Path) -> Tensor:
-    """A picture as uint8 `[3, height, width]`."""
+    """Returns a picture as uint8 `[3, height, width]`."""
     io = require("torchvision.io")
     try:
         return io.read_image(str(path), io.ImageReadMode.RGB)
@@ -32,8 +32,8 @@ def _decode_slowly(path: Path) -> Tensor:
         raise UsageError(f"cannot read the image {path}: {first_line(error)}") from error
 
 
-def hold(paths: Sequence[Path], size: torch.Size) -> Tensor | None:
-    """All pictures, uint8 `[n, 3, height, width]`; None if one has another size."""
+def read_all(paths: Sequence[Path], size: torch.Size) -> Tensor | None:
+    """Returns all pictures, uint8 `[n, 3, height, width]`; None if one has another size."""
     images = torch.empty(len(paths), *size, dtype=torch.uint8)
 
     def fill(start: int) -> bool:

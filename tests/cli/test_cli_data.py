@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from sparsekern import data
-from sparsekern.data.table import encode
+from sparsekern.data.tabular import encode
 from sparsekern.errors import UsageError
 
 

@@ -10,7 +10,7 @@ from support import pictures
 from torch import Tensor
 
 from sparsekern import data
-from sparsekern.data import held, streamed
+from sparsekern.data import in_memory, streaming
 from sparsekern.errors import UsageError
 
 
@@ -18,7 +18,7 @@ def load(name: str, folder: Path, **more: object) -> data.Data:
     return data.load({"data": name, "data_dir": str(folder), "target": None, "seed": 0, **more})
 
 
-def batches(split: data.Held, size: int = 4, seed: int = 0) -> list[tuple[Tensor, Tensor]]:
+def batches(split: data.InMemory, size: int = 4, seed: int = 0) -> list[tuple[Tensor, Tensor]]:
     return list(split.batches(torch.arange(len(split)), size, torch.Generator().manual_seed(seed)))
 
 
@@ -51,7 +51,7 @@ def test_images_are_normalised_by_the_training_images(tmp_path: Path):
 def test_augmentation_is_a_padded_crop_and_a_flip():
     n = 200
     images = torch.randint(1, 256, (n, 2, 8, 6), dtype=torch.uint8)
-    pixels = held.Pixels(torch.zeros(2, 1, 1), torch.ones(2, 1, 1), augment=True)
+    pixels = in_memory.Pixels(torch.zeros(2, 1, 1), torch.ones(2, 1, 1), augment=True)
     result = pixels(images, torch.Generator().manual_seed(1))
     padded = torch.nn.functional.pad(images, (4, 4, 4, 4)).float()
     seen = set()
@@ -82,7 +82,7 @@ def test_augmentation_depends_on_the_generator_only(tmp_path: Path):
 
 
 def test_channels_that_are_constant():
-    pixels = held.Pixels.of(torch.full((5000, 3, 4, 4), 7, dtype=torch.uint8))
+    pixels = in_memory.Pixels.of(torch.full((5000, 3, 4, 4), 7, dtype=torch.uint8))
     assert torch.equal(pixels.mean.flatten(), torch.full((3,), 7.0))
     assert torch.equal(pixels.std.flatten(), torch.ones(3))
 
@@ -123,7 +123,7 @@ def test_small_images_are_held(test: str, tmp_path: Path):
     (tmp_path / "train" / ".cache").mkdir()
     (tmp_path / "train" / "cat" / "._0.png").write_text("what a Mac leaves")
     folder = load("imagefolder", tmp_path)
-    assert isinstance(folder.train, data.Held)
+    assert isinstance(folder.train, data.InMemory)
     assert folder.facts == {"train": 8, "test": 6, "shape": [3, 12, 20], "classes": 2}
     assert folder.train.x.dtype == torch.uint8
     assert folder.train.y.tolist() == [0] * 4 + [1] * 4
@@ -132,7 +132,7 @@ def test_small_images_are_held(test: str, tmp_path: Path):
 
 def test_large_images_are_read_while_training(tmp_path: Path):
     folder = load("imagefolder", pictures.folders(tmp_path, [(70, 50), (40, 90)]))
-    assert not isinstance(folder.train, data.Held)
+    assert not isinstance(folder.train, data.InMemory)
     assert folder.facts == {"train": 8, "test": 6, "shape": [3, 224, 224], "classes": 2}
     rows = torch.tensor([5, 0, 7])
     runs = [list(folder.train.batches(rows, 2, torch.Generator().manual_seed(seed))) for seed in (0, 0, 1)]
@@ -148,7 +148,7 @@ def test_augmentation_is_the_same_whatever_reads_it(tmp_path: Path, monkeypatch:
     state = torch.get_rng_state()
     results = []
     for workers in (1, 2):
-        monkeypatch.setattr(streamed, "processors", lambda workers=workers: workers)
+        monkeypatch.setattr(streaming, "processors", lambda workers=workers: workers)
         results.append(torch.cat([x for x, _ in batches(split, 2)]))
     assert torch.equal(*results)
     assert torch.equal(torch.get_rng_state(), state)

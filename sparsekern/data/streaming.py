@@ -1,4 +1,4 @@
-"""Images too large to be held: read and augmented anew in every epoch, by processes of their own."""
+"""Images too large for the memory: read and augmented anew in every epoch, by processes of their own."""
 
 import os
 import signal
@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ..errors import UsageError, require
-from .common import Data
+from .interface import Data
 from .pictures import decode
 
 SIZE = 224
@@ -20,7 +20,7 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
-class Streamed:
+class Streaming:
     """A `Split` of picture files, `[3, 224, 224]` each, normalised by the statistics of ImageNet.
 
     To train on: a random part of 8 % to 100 % of the picture, resized, half of them flipped; to test on: the centre of
@@ -39,8 +39,8 @@ class Streamed:
     def __len__(self) -> int:
         return len(self.paths)
 
-    def to(self, device: torch.device) -> "Streamed":
-        return Streamed(self.paths, self.y, self.augment, device)
+    def to(self, device: torch.device) -> "Streaming":
+        return Streaming(self.paths, self.y, self.augment, device)
 
     def batches(self, rows: Tensor, size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
         seeds = torch.randint(2**62, (len(rows),), generator=generator)
@@ -63,12 +63,12 @@ class Streamed:
 
 
 def processors() -> int:
-    """How many this process may use."""
+    """Returns how many processors this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _quiet(worker: int) -> None:
-    """Ctrl-C is for the main process, which still wants this batch."""
+    """Leaves Ctrl-C to the main process, which still wants this batch."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
@@ -94,7 +94,8 @@ class _Pictures(Dataset):
             return self.transform(decode(self.paths[int(self.rows[i])]))
 
 
-def streamed(train: tuple[list[Path], list[int]], test: tuple[list[Path], list[int]], classes: int) -> Data:
+def streaming(train: tuple[list[Path], list[int]], test: tuple[list[Path], list[int]], classes: int) -> Data:
+    """Returns pictures with their classes, to train on and to test on."""
     cpu = torch.device("cpu")
-    held_out = Streamed(test[0], torch.tensor(test[1]), False, cpu)
-    return Data(Streamed(train[0], torch.tensor(train[1]), True, cpu), held_out, classes)
+    held_out = Streaming(test[0], torch.tensor(test[1]), False, cpu)
+    return Data(Streaming(train[0], torch.tensor(train[1]), True, cpu), held_out, classes)

@@ -1,4 +1,4 @@
-"""What a run asks of its data."""
+"""The interface between a run and its data."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ class Split(Protocol):
     def to(self, device: torch.device) -> "Split": ...
 
     def batches(self, rows: Tensor, size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-        """The rows `rows`, int64, in batches of `size`: inputs float32 `[b, *shape]`, targets int64 `[b]`.
+        """Yields the rows `rows`, int64, in batches of `size`: inputs float32 `[b, *shape]`, targets int64 `[b]`.
 
         All that is random in a training input comes from `generator`, which lives on the CPU. Equal states give equal
         batches, on any device and with any number of loading processes.
@@ -44,7 +44,7 @@ class Data:
 
     @property
     def facts(self) -> dict:
-        """What a checkpoint remembers of its data."""
+        """What a checkpoint keeps to tell its data from other data."""
         return {
             "train": len(self.train),
             "test": len(self.test),

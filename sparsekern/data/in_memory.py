@@ -1,4 +1,4 @@
-"""Data held whole in memory, where a batch of 128 augmented CIFAR images takes less than a millisecond."""
+"""Data that is kept in memory whole, where a batch of 128 augmented CIFAR images takes less than a millisecond."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -7,18 +7,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .common import Data
+from .interface import Data
 
 PADDING = 4
 
 
 @dataclass(frozen=True)
 class Pixels:
-    """How a batch of uint8 images `[b, c, h, w]` becomes a batch of inputs, float32.
+    """Makes a batch of inputs, float32, of a batch of uint8 images `[b, c, h, w]`.
 
     Attributes:
         mean, std: of the training images, per channel, `[c, 1, 1]`, in units of 0 to 255.
-        augment: every image is padded by 4 black pixels, a window of its size is cut out at random, and half of them
+        augment: every image is padded by 4 black pixels, a crop of its size is taken at random, and half of them
             are flipped horizontally (He et al. 2016, section 4.2).
     """
 
@@ -50,12 +50,12 @@ class Pixels:
 
 
 def _count(values: Tensor) -> Tensor:
-    """How often each of 0 to 255 occurs, int64 `[256]`; in parts that stay in the cache."""
+    """Counts how often each of 0 to 255 occurs, int64 `[256]`; in parts that stay in the cache."""
     return torch.stack([part.flatten().bincount(minlength=256) for part in values.split(256)]).sum(0)
 
 
 def _crop(images: Tensor, height: int, width: int, top: Tensor, left: Tensor, flip: Tensor) -> Tensor:
-    """Pads and takes each image's window by one gather; `top`, `left`, `flip` are `[n]`."""
+    """Pads and crops every image by one gather; `top`, `left`, `flip` are `[n]`."""
     images = F.pad(images, (PADDING, PADDING, PADDING, PADDING))
     n, channels, _, stride = images.shape
     column = torch.arange(width, device=images.device)
@@ -66,8 +66,8 @@ def _crop(images: Tensor, height: int, width: int, top: Tensor, left: Tensor, fl
 
 
 @dataclass(frozen=True)
-class Held:
-    """A `Split` held whole: `x [n, ...]`, float32, or uint8 with `pixels` that make inputs of it; `y [n]`, int64."""
+class InMemory:
+    """A `Split` in memory: `x [n, ...]`, float32, or uint8 with `pixels` that make inputs of it; `y [n]`, int64."""
 
     x: Tensor
     y: Tensor
@@ -80,8 +80,8 @@ class Held:
     def __len__(self) -> int:
         return len(self.y)
 
-    def to(self, device: torch.device) -> "Held":
-        return Held(self.x.to(device), self.y.to(device), self.pixels and self.pixels.to(device))
+    def to(self, device: torch.device) -> "InMemory":
+        return InMemory(self.x.to(device), self.y.to(device), self.pixels and self.pixels.to(device))
 
     def batches(self, rows: Tensor, size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
         for part in rows.to(self.y.device).split(size):
@@ -90,6 +90,6 @@ class Held:
 
 
 def photographs(train_x: Tensor, train_y: Tensor, test_x: Tensor, test_y: Tensor, classes: int) -> Data:
-    """Small colour images, uint8, normalised by the training images and, for training, augmented."""
+    """Returns small colour images, uint8, normalised by the training images and, for training, augmented."""
     pixels = Pixels.of(train_x)
-    return Data(Held(train_x, train_y, pixels), Held(test_x, test_y, replace(pixels, augment=False)), classes)
+    return Data(InMemory(train_x, train_y, pixels), InMemory(test_x, test_y, replace(pixels, augment=False)), classes)

@@ -14,7 +14,7 @@ LARGEST = 2**30  # bytes of the inputs, float32
 
 
 def read_csv(path: Path, target: str) -> tuple[Any, Tensor]:
-    """The feature columns (a data frame) and the class of every row, int64, classes in sorted order.
+    """Returns the feature columns (a data frame) and the class of every row, int64, classes in sorted order.
 
     Raises:
         UsageError: no such file or column, fewer than five rows, a missing or continuous target, too many classes.
@@ -45,7 +45,7 @@ def read_csv(path: Path, target: str) -> tuple[Any, Tensor]:
 
 
 def encode(frame: Any, train: np.ndarray) -> Tensor:
-    """Feature columns as float32 `[rows, features]`; mean, deviation and categories come from the rows `train`.
+    """Encodes feature columns as float32 `[rows, features]`; mean, deviation and categories come from the rows `train`.
 
     A missing number becomes the mean. A missing or never seen category is all zeros. A column that is constant or
     empty on the training rows becomes zeros.
@@ -75,7 +75,7 @@ def encode(frame: Any, train: np.ndarray) -> Tensor:
 
 
 def _plain(column: Any) -> Any:
-    """Numbers that pandas keeps as texts since one of them is too long for 64 bits, as float64."""
+    """Returns numbers that pandas keeps as texts since one of them is too long for 64 bits, as float64."""
     known = column[column.notna()]
     if column.dtype.kind != "O" or known.map(lambda value: isinstance(value, bool)).any():
         return column
