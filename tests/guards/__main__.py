@@ -5,7 +5,7 @@ import random
 import sys
 import time
 
-from guard import NAMES, run
+from .guard import NAMES, run
 
 
 def main() -> int:

@@ -10,9 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from products import Case
 from torch import Tensor
 from torch.nn import functional
+
+from .products import Case
 
 Call = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 

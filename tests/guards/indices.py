@@ -4,10 +4,11 @@ import random
 from unittest.mock import patch
 
 import torch
-from settings import ISAS, THREADS, running
 from support import samples
 from support.expected import expected, run
 from support.patterns import Pattern
+
+from .settings import ISAS, THREADS, running
 
 OPERATORS = (*samples.INDICES, "expand", "expand_bits", "collect", "topk_mask", "kth_largest")
 

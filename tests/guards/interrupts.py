@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
-from training import EPOCH, Case, advance, batches, build, draw, same
 
 import sparsekern as sk
+
+from .training import EPOCH, Case, advance, batches, build, draw, same
 
 PACKAGE = str(Path(sk.__file__).parent)
 State = tuple[nn.Module, Any]

@@ -4,13 +4,14 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from bounds import Bounded, bounded, moments
-from products import MATRIX_LAYOUTS, Case, draw
-from settings import running
 from support.conv_cases import LAYOUTS
 from torch import Tensor, nn
 
 import sparsekern as sk
+
+from .bounds import Bounded, bounded, moments
+from .products import MATRIX_LAYOUTS, Case, draw
+from .settings import running
 
 
 def check(seed: int) -> None:

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from settings import ISAS, THREADS
 from support.conv_cases import LAYOUTS
 from torch import Tensor
 from torch.nn import functional
+
+from .settings import ISAS, THREADS
 
 MATRIX_LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
     "contiguous": lambda t: t,
