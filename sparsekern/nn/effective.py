@@ -110,7 +110,7 @@ _tensor: Any = Tensor  # its attributes are descriptors, which its annotations d
 
 
 def _getters(*names: str) -> set[Any]:
-    return {getattr(_tensor, name).__get__ for name in names}
+    return {getattr(_tensor, name).__get__ for name in names if hasattr(_tensor, name)}  # newer versions have no `names`
 
 
 # What is answered without making the weight.
