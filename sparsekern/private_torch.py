@@ -125,6 +125,17 @@ def reduced_parameters(model: nn.Module) -> list[Tensor] | None:
 AMP_SCALING = "_step_supports_amp_scaling"
 
 
+# The attributes in which an optimizer keeps its hooks. An optimizer with a `state_dict` of its own calls them itself,
+# and leaves them out of copies as PyTorch's optimizers do. Replacement: none; such hooks would not be called.
+_KINDS = ("step_pre", "step_post", "state_dict_pre", "state_dict_post", "load_state_dict_pre", "load_state_dict_post")
+HOOKS = {kind: f"_optimizer_{kind}_hooks" for kind in _KINDS}
+
+
+def hooks(optimizer: torch.optim.Optimizer, kind: str) -> list[Any]:
+    """Returns the hooks of a kind, such as "state_dict_pre", in the order of their registration."""
+    return list(vars(optimizer)[HOOKS[kind]].values())
+
+
 def called_by_checkpoint() -> bool:
     """Whether the caller's caller is `torch.distributed.checkpoint.state_dict`, which keeps of a `state_dict` only what
     it knows. Replacement: none; what it leaves out would be missed when it is loaded."""

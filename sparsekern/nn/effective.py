@@ -110,7 +110,8 @@ _tensor: Any = Tensor  # its attributes are descriptors, which its annotations d
 
 
 def _getters(*names: str) -> set[Any]:
-    return {getattr(_tensor, name).__get__ for name in names if hasattr(_tensor, name)}  # newer versions have no `names`
+    # Newer versions of PyTorch have no `names`.
+    return {getattr(_tensor, name).__get__ for name in names if hasattr(_tensor, name)}
 
 
 # What is answered without making the weight.

@@ -163,9 +163,14 @@ def _shape(row: dict) -> str:
     return f"{row['in']}->{row['out']}, {row['kernel']}x{row['kernel']}, stride {row['stride']}"
 
 
-def _forced(backend: str) -> Choice | None:
+def check_backend(backend: str) -> None:
+    """Raises a `ValueError` if `backend` is not one of `BACKENDS`."""
     if backend not in BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
+
+
+def _forced(backend: str) -> Choice | None:
+    check_backend(backend)
     if backend == "masked":
         return Choice("masked", "asked for: dense products with a masked weight")
     if backend == "dense":

@@ -8,11 +8,13 @@ from .growth.candidates import Growth
 from .parts import criteria, distributions, scopes, views
 from .parts.criteria import Criterion
 from .parts.distributions import Distribution
-from .parts.schedules import NEVER, ZERO, Cadence, Schedule, Stages
+from .parts.orders import Order
+from .parts.schedules import NEVER, ZERO, Cadence, Schedule, Stages, final
 from .parts.scopes import Scope
 from .parts.views import View
 from .rule import NO_RULE, Rule
 from .scoring.network import Start
+from .sites.storage import NONZEROS, Name, Storage, named
 
 
 @dataclass(frozen=True)
@@ -22,9 +24,9 @@ class Method:
     Attributes:
         sparsity: fraction of absent weights at every step; its value at step 0 is the first pattern's.
         when: the steps at which the pattern changes.
-        storage: "nonzeros"; "master", layers that keep a dense weight of which the pattern takes part (`MaskedLinear`,
-            `MaskedConv2d`), since pruned weights go on learning; "parked", pruned weights lie aside as they were;
-            "dense" for a network that is not pruned at all.
+        storage: how layers keep their weights (`sites/storage.py`), an object or its name. "nonzeros"; "master": a
+            dense weight of which a mask takes part (`MaskedLinear`, `MaskedConv2d`), since pruned weights go on
+            learning; "stashed": pruned weights lie aside as they were; "dense": nothing is pruned.
         scope: which layers are pruned.
         start: how the dense network is scored for the first pattern; None: random, G(n, M) in every layer; where
             pruned weights are kept, all weights, unless the sparsity of step 0 is above 0 and no change comes before
@@ -35,8 +37,9 @@ class Method:
         rate: fraction of the active weights exchanged at a change.
         view: over which weights drop and growth choose.
         share: counts of the first random pattern, and of each layer under a scheduled sparsity in the layer view.
-        update: "step": the optimizer steps, then the pattern changes; "replace": the change takes the step's place;
-            "before": the change comes first, before the forward pass.
+        update: the order of a step (`parts/orders.py`), an object or its name. "step": the optimizer steps, then the
+            pattern changes; "replace": the change takes the step's place; "before": the change comes first, before the
+            forward pass.
         rule: what goes beyond this composition.
         freeze: from this step on the layers of a master hold their nonzeros only; its pattern rests, or only loses
             weights.
@@ -51,7 +54,7 @@ class Method:
     name: str
     sparsity: Schedule
     when: Cadence | Stages = NEVER
-    storage: Literal["nonzeros", "master", "parked", "dense"] = "nonzeros"
+    storage: Storage | Name = NONZEROS
     scope: Scope = scopes.everything
     start: Start | None = None
     drop: Criterion = criteria.magnitude
@@ -59,7 +62,7 @@ class Method:
     rate: Schedule = ZERO
     view: View = views.network
     share: Distribution = distributions.uniform
-    update: Literal["step", "replace", "before"] = "step"
+    update: Order | Literal["step", "replace", "before"] = Order.AFTER
     rule: Rule = NO_RULE
     freeze: int | None = None
     initialize: Literal["keep", "fan_in", "evci", "rescale"] = "keep"
@@ -68,10 +71,12 @@ class Method:
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for step in (0, 2**40):
-            kept(self.sparsity(step), 1)
-            if not 0 <= self.rate(step) <= 1:
-                raise ValueError(f"rate must lie in [0, 1], got {self.rate(step)}")
+        object.__setattr__(self, "storage", named(self.storage))
+        object.__setattr__(self, "update", Order(self.update))
+        for sparsity, rate in ((self.sparsity(0), self.rate(0)), (final(self.sparsity), final(self.rate))):
+            kept(sparsity, 1)
+            if not 0 <= rate <= 1:
+                raise ValueError(f"rate must lie in [0, 1], got {rate}")
         if self.min_per_layer < 0:
             raise ValueError(f"min_per_layer must be at least 0, got {self.min_per_layer}")
         if self.initialize not in ("keep", "fan_in", "evci", "rescale"):

@@ -1,4 +1,4 @@
-"""What stands where the optimizer stood."""
+"""`Sparsifier`: takes the optimizer's place in a training loop, and changes the patterns of the model as it trains."""
 
 from __future__ import annotations
 
@@ -10,12 +10,9 @@ from torch import nn
 
 from .. import private_torch
 from ..nn import flops
-from . import parallel
-from .engine.checks import check_reached, check_saved, renamed
+from .engine import state_dict as files
 from .engine.engine import Engine
-from .engine.optimizer_files import pack, unpack
 from .engine.report import Report, remarks, site_row
-from .engine.snapshot import Origin
 from .growth.gradients import Batches
 from .method import Method
 from .scoring.network import Loss
@@ -23,22 +20,32 @@ from .scoring.network import Loss
 REFUSED = ("Muon", "LBFGS", "SparseAdam")
 
 
-class Sparsifier(Engine, torch.optim.Optimizer):
+class Sparsifier(torch.optim.Optimizer):
     """Wraps an optimizer; the training loop stays as it was.
 
     `.step()` steps the optimizer, except where a method's change of pattern takes the step's place, and changes the
-    patterns when the method says so. All else (`param_groups`, `state`, ...) is the optimizer's own, so that learning
-    rate schedulers and `GradScaler` take it for one. In a step whose backward pass gathers growth statistics, layers
-    record their inputs and output gradients, and compiled code runs eagerly. A frozen layer keeps its pattern, and so
-    does one that the gradient does not reach in such a step.
+    patterns when the method says so. `param_groups`, `state`, `defaults` and every attribute that is not here are the
+    optimizer's own, so learning rate schedulers and `GradScaler` work. Hooks (`register_step_pre_hook`, ...) belong to
+    the Sparsifier: they are called once a step, and with its state dict.
 
-    A change of pattern comes as a whole or not at all: whatever is raised in `step`, Ctrl-C included, finds patterns,
-    weights, optimizer state and counts as they were before the change or, if it is over, as they are after it. If it
-    has not come, the optimizer's own update may have been made already; then the step is not counted, and its change is
-    due again in the next call of `step`, after the gradients of another forward and backward pass.
+    In a step whose backward pass gathers growth statistics, layers record their inputs and output gradients, and
+    compiled code runs eagerly. A frozen layer keeps its pattern, and so does one that the gradient does not reach in
+    such a step.
 
-    Nonzeros are a vector: where only some weights decay, tell these by `p.dim() > 1 or name.endswith("values")`.
-    Of optimizers that wrap others (SAM, Lookahead) `step(closure)` is called; what they keep per weight follows, too.
+    A change of pattern takes effect as a whole or not at all. Whatever is raised in `step`, Ctrl-C included, finds
+    patterns, weights, optimizer state and counts as they were before the change or, if it is over, as they are after
+    it. If the change has not taken effect, the optimizer may have stepped already. Then the step is not counted, and
+    its change is due again in the next call of `step`, after the gradients of another forward and backward pass.
+
+    Sparse weights are stored as a vector. Where only some weights decay, tell them by `p.dim() > 1 or
+    name.endswith("values")`. Of optimizers that wrap others (SAM, Lookahead) `step(closure)` is called; their state per
+    weight follows, too.
+
+    Example:
+        >>> method = sk.methods.rigl(sparsity=0.9, total_steps=10_000)
+        >>> model = sk.sparsify(model, method)
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+        >>> optimizer = sk.Sparsifier(model, optimizer, method)
 
     Args:
         model: a model after `sparsify`.
@@ -50,12 +57,6 @@ class Sparsifier(Engine, torch.optim.Optimizer):
         loss: `loss(output, y)` of these batches, mean over the batch.
         generator: source of the method's random choices; seeded from PyTorch's default one if None.
 
-    Attributes:
-        steps: completed calls of `step`.
-        rewired: whether the last step, or a call of `epoch_end` since the one before it, changed a pattern.
-        reallocated: whether they replaced a Parameter because a layer outgrew its capacity, or gave room back
-            as it was pruned: wrap the model in `DistributedDataParallel` again, and expect one recompilation.
-
     Raises:
         ValueError: the optimizer is Muon, LBFGS or SparseAdam, or does not hold the model's sparse weights that require
             a gradient, or keeps what could not follow them; the model has another sparsity than the method, which keeps
@@ -63,8 +64,9 @@ class Sparsifier(Engine, torch.optim.Optimizer):
             `loss`, and they are missing.
     """
 
-    # `GradScaler` would hand its scale to a fused optimizer as attributes of this object. So it unscales the gradients.
+    # The optimizer inside would not see the scale, so `GradScaler` unscales the gradients (private_torch.AMP_SCALING).
     _step_supports_amp_scaling = False
+    engine: Engine
 
     def __init__(
         self,
@@ -84,25 +86,89 @@ class Sparsifier(Engine, torch.optim.Optimizer):
             )
         if not isinstance(method, Method):
             raise ValueError(f"expected a Method (sparsekern.methods.NAME(...)), got {method!r}")
-        super().__init__(model, optimizer, method, followers, batches, loss, generator)
+        # What it sets of groups and state comes to nothing, since there is no engine yet.
+        super().__init__([{"params": []}], getattr(optimizer, "defaults", {}))
+        self.engine = Engine(model, optimizer, method, followers, batches, loss, generator)
 
     def __getattr__(self, name: str) -> Any:
-        if name == "optimizer":
+        if name in ("engine", "optimizer"):  # of a copy in the making
             raise AttributeError(name)
         if name in ("first_step", "second_step"):  # of SAM
             raise AttributeError(f"{name} goes past the Sparsifier: call step(closure), which takes both steps")
         return getattr(self.optimizer, name)
 
     def __getstate__(self) -> dict[str, Any]:
-        """For copies and pickles, made together with the model; without a scheduler's wrapper of `step`."""
-        return {key: value for key, value in self.__dict__.items() if key != "step"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._arm()  # copies of layers are not armed
+        """Returns what copies and pickles hold, made together with the model: no hooks, as of every optimizer, and no
+        scheduler's wrapper of `step`."""
+        left_out = {"step", *private_torch.HOOKS.values()}
+        return {key: value for key, value in vars(self).items() if key not in left_out}
 
     def __repr__(self) -> str:
         return f"Sparsifier({self.method.name}, {self.optimizer!r})"
+
+    # ---- what it is made of
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """The optimizer inside."""
+        return self.engine.optimizer
+
+    @property
+    def method(self) -> Method:
+        return self.engine.method
+
+    @property
+    def sites(self) -> list[Any]:
+        """The layers whose pattern the method drives, as it sees them."""
+        return self.engine.now.sites
+
+    @property
+    def followers(self) -> list[dict[str, Any]]:
+        """For each follower its layers by name."""
+        return self.engine.followers
+
+    @property
+    def generator(self) -> torch.Generator:
+        """The source of the method's random choices."""
+        return self.engine.generator
+
+    # ---- what training has come to
+
+    @property
+    def steps(self) -> int:
+        """Completed calls of `step`."""
+        return self.engine.now.steps
+
+    @property
+    def losses(self) -> list[float]:
+        """The mean training loss of every epoch."""
+        return self.engine.now.losses
+
+    @property
+    def epochs(self) -> int:
+        """Calls of `epoch_end`."""
+        return len(self.losses)
+
+    @property
+    def rewired(self) -> bool:
+        """Whether the last step, or a call of `epoch_end` since the one before it, changed a pattern."""
+        return self.engine.now.rewired
+
+    @property
+    def reallocated(self) -> bool:
+        """Whether they replaced a Parameter because a layer outgrew its capacity, or gave room back as it was pruned:
+        wrap the model in `DistributedDataParallel` again, and expect one recompilation."""
+        return self.engine.now.reallocated
+
+    @property
+    def settled(self) -> bool:
+        """Whether layers with a dense weight have become layers that hold their nonzeros only."""
+        return self.engine.now.settled
+
+    @property
+    def frozen(self) -> bool:
+        """Whether no pattern changes any more."""
+        return self.engine.now.frozen
 
     # ---- the optimizer's interface
 
@@ -112,7 +178,8 @@ class Sparsifier(Engine, torch.optim.Optimizer):
 
     @state.setter
     def state(self, state: Any) -> None:
-        self.optimizer.state = state
+        if self._complete():
+            self.optimizer.state = state
 
     @property
     def param_groups(self) -> Any:  # type: ignore[override]
@@ -120,102 +187,67 @@ class Sparsifier(Engine, torch.optim.Optimizer):
 
     @param_groups.setter
     def param_groups(self, groups: Any) -> None:
-        self.optimizer.param_groups = groups
+        if self._complete():
+            self.optimizer.param_groups = groups
 
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One optimizer step; see the class."""
-        for site in self.sites:
-            site.check_loaded(self.optimizer)
-        if self._unloaded:
-            raise RuntimeError(
-                f"the layers hold nonzeros only, as in a run that {self.method.name} has settled: load the state of "
-                f"its Sparsifier; a new run begins with sparsify(model, {self.method.name}) of a dense model"
-            )
-        if self._unarmed and self._arm():
-            raise RuntimeError(
-                "the last step was interrupted before the layers could record this one: call zero_grad, and compute "
-                "the gradients again"
-            )
-        if self.steps == 0:
-            check_reached(self.sites)
-        due = self._due()
-        if self.method.update == "replace" and due:
-            loss = None
-            if closure is not None:
-                with torch.enable_grad():
-                    loss = closure()
-        else:
-            loss = self.optimizer.step(self._followed(closure))  # type: ignore[arg-type]
-            self._each(self.method.rule.stepped, self.generator)
-        with self._draft() as draft:
-            draft._advance(due)
-        self._arm()
-        return loss
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        if self._complete():
+            self.optimizer.add_param_group(param_group)
+
+    def _complete(self) -> bool:
+        """Returns whether there is an engine: `Optimizer.__init__` comes before it."""
+        return "engine" in vars(self)
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+        """Steps the optimizer, and changes the patterns if that is due; see the class. Returns the closure's loss."""
+        return self.engine.step(closure)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clears gradients, and what an armed step has recorded so far."""
-        self.optimizer.zero_grad(set_to_none)
-        if self._unarmed:
-            self._arm()
-        for site in self.sites:
-            site.forget()
-
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
-        self.optimizer.add_param_group(param_group)
+        self.engine.zero_grad(set_to_none)
 
     def epoch_end(self, train_loss: float) -> None:
-        """Tells the method that an epoch ended with this mean training loss; call it after the epoch's last step."""
-        loss = float(parallel.mean(torch.tensor(float(train_loss), dtype=torch.double)))
-        with self._draft() as draft:
-            draft.losses = [*self.losses, loss]
-            if self._loss_due:
-                draft._loss_due = False
-                if self._due():
-                    draft.rewired = draft.reallocated = False
-                    draft._change()
-                    draft._late = draft.rewired, draft.reallocated
+        """Tells the method that an epoch ended with this mean training loss. Call it after the epoch's last step."""
+        self.engine.epoch_end(train_loss)
 
-    @property
-    def epochs(self) -> int:
-        """Calls of `epoch_end`."""
-        return len(self.losses)
+    def freeze(self) -> None:
+        """Ends all changes of pattern. Layers with a dense weight become, in place, layers that hold their nonzeros
+        only (`SparseLinear`, `SparseConv2d`), and the optimizer's state shrinks with them: their Parameters are new."""
+        self.engine.freeze()
 
     # ---- reports and files
 
     def kept_bytes(self, layer: nn.Module) -> int:
-        """What is kept for a layer's weights beside the layer and the optimizer: numbers that the method follows,
-        parked weights and their state, the mask in use, what the method returns to."""
-        sites = [site for site in self.sites if site.module is layer]
-        return sum(t.nbytes for s in sites for t in (*s.kept(), *(self.origin.kept(s) if self.origin else ())))
+        """Returns the bytes that are kept for a layer's weights beside the layer and the optimizer: the method's
+        statistics, stashed weights and their state, the mask in use, the rewind snapshot."""
+        sites, snapshot = [site for site in self.sites if site.module is layer], self.engine.now.snapshot
+        return sum(t.nbytes for s in sites for t in (*s.kept(), *(snapshot.kept(s) if snapshot else ())))
 
     def report(self, *inputs: Any, **options: Any) -> Report:
-        """Per layer: shape, nnz, sparsity, flips, IoU with the last and the first pattern, kernel in use; of the model
-        what is dense. If it is told what the model is called with, one sample for instance, also what that costs
-        (`flops`)."""
-        cost = flops(self.passes.model, *inputs, **options) if inputs or options else None
-        notes = (*self.method.notes, *remarks(self.passes.model, self.sites, self.optimizer))
+        """Returns shape, nnz, sparsity, flips, IoU with the last and the first pattern, and the kernel of each layer.
+
+        Args:
+            inputs, options: what the model is called with, one sample for instance, to report what that costs, too
+                (`flops`).
+        """
+        model = self.engine.model
+        cost = flops(model, *inputs, **options) if inputs or options else None
+        notes = (*self.method.notes, *remarks(model, self.sites, self.optimizer))
         return Report(self.method.name, self.steps, notes, [site_row(site) for site in self.sites], cost)
 
     def state_dict(self) -> dict[str, Any]:
-        """Optimizer state with `[nnz]` entries for sparse weights, counters, generator, and each layer's kernel.
+        """Returns optimizer state with `[nnz]` entries for sparse weights, counters, and each layer's kernel.
 
         Raises:
             RuntimeError: `torch.distributed.checkpoint.state_dict` asks, which would keep the optimizer's state only.
         """
         _refuse_parts()
-        return {
-            "method": self.method.name,
-            "steps": self.steps,
-            "losses": list(self.losses),
-            "loss_due": self._loss_due,
-            "settled": self.settled,
-            "frozen": self.frozen,
-            **({"unloaded": True} if self._unloaded else {}),
-            "origin": None if self.origin is None else self.origin.state(),
-            "generator": self.generator.get_state(),
-            "optimizer": pack(self.optimizer, self.sites),
-            "sites": {site.name: site.state() for site in self.sites},
-        }
+        for hook in private_torch.hooks(self, "state_dict_pre"):
+            hook(self)
+        state = files.state_of(self.engine)
+        for hook in private_torch.hooks(self, "state_dict_post"):
+            state = state if (other := hook(self, state)) is None else other
+        return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restores `state_dict`; load the model's own state first.
@@ -224,35 +256,16 @@ class Sparsifier(Engine, torch.optim.Optimizer):
             ValueError: the state is of another method or model, or the model's state was not loaded before.
         """
         _refuse_parts()
-        if state_dict.get("method") != self.method.name:
-            raise ValueError(f"expected the state of method {self.method.name}, got {state_dict.get('method')}")
-        saved = renamed(self.sites, state_dict["sites"])
-        if state_dict["steps"]:  # otherwise the state is of what the first change made
-            with self._draft() as draft:
-                draft._come_back()
-        check_saved(self.sites, saved)
-        if self._unloaded and not state_dict["settled"]:
-            raise ValueError("the layers hold nonzeros only, but the state is of a run whose layers had dense weights")
-        with self._draft() as draft:
-            draft._begin()
-            if state_dict["settled"]:
-                draft._settle()
-            draft.frozen = state_dict["frozen"]
-            for site in draft.sites:
-                site.fit(saved[site.name], draft._transaction, draft._states, self._followers_of(site))
-        unpack(self.optimizer, self.sites, state_dict["optimizer"])
-        for site in self.sites:
-            site.load_state(saved[site.name])
-        self.steps, self.losses = state_dict["steps"], list(state_dict["losses"])
-        self._loss_due = state_dict["loss_due"]
-        self._unloaded = state_dict.get("unloaded", False)
-        self.origin = Origin.loaded(state_dict["origin"], self.sites) if state_dict["origin"] else None
-        self.generator.set_state(state_dict["generator"].cpu())
-        self._arm()
+        state = state_dict.copy()
+        for hook in private_torch.hooks(self, "load_state_dict_pre"):
+            state = state if (other := hook(self, state)) is None else other
+        files.load(self.engine, state)
+        for hook in private_torch.hooks(self, "load_state_dict_post"):
+            hook(self)
 
 
 def _refuse_parts() -> None:
-    """Patterns, counters and generators would be lost without a word."""
+    """Raises a `RuntimeError` where patterns, counters and generators would be lost without a word."""
     if private_torch.called_by_checkpoint():
         raise RuntimeError(
             "get_optimizer_state_dict and set_optimizer_state_dict keep the state of the optimizer only: save and load "

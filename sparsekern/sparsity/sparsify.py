@@ -10,9 +10,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from ..nn import PatternLayer, Weights, masked_twin, matching, prunable_layers, sparse_twin
+from ..nn import PatternLayer, Weights, matching, prunable_layers
 from ..nn.conversion.exchange import exchange
-from ..nn.kernel_choice import choose
+from ..nn.kernel_choice import check_backend
 from ..private_torch import COMPILED_CHILD, compiled_itself
 from ..topology import Topology, kept
 from . import parallel
@@ -20,9 +20,10 @@ from .method import Method
 from .model.wrappers import check_free
 from .parts import distributions
 from .parts.distributions import Distribution
-from .parts.schedules import constant
+from .parts.schedules import constant, final
 from .scoring.network import Batches, Loss, Network
 from .sites.capacity import roomy
+from .sites.storage import Storage, named
 
 log = logging.getLogger("sparsekern")
 CHOSEN = "left out by exclude or masks"
@@ -73,13 +74,14 @@ def sparsify(
             backend, missing or too few `batches`, no `loss`; a model that is wrapped or sharded already, or on the meta
             device, or has layers without a shape; no layer that can be made sparse.
     """
-    choose(1, 1, 1.0, backend=backend)
+    check_backend(backend)
     if not isinstance(method, Method):
         if not isinstance(method, Real):
             raise ValueError(f"expected a Method (sparsekern.methods.NAME(...)) or a sparsity, got {method!r}")
         kept(method, 1)
         method = Method("static", constant(float(method)))
-    if method.storage == "dense":
+    storage = named(method.storage)
+    if not storage.prunes:
         return model
     check_free(model)
     every = prunable_layers(model)
@@ -112,7 +114,7 @@ def sparsify(
     if masks is not None:
         patterns = [_masked(name, layer, masks[name]) for name, layer in layers.items()]
     else:
-        patterns, removed = _patterns(model, layers, method, distribution, batches, loss, generator)
+        patterns, removed = _patterns(model, layers, method, storage, distribution, batches, loss, generator)
     patterns_of = dict(zip(layers, patterns, strict=True))
     _warn_of_empty({name: patterns_of[name] for name in ready}, method)
     total = sum(pattern.nnz for pattern in patterns)
@@ -120,8 +122,7 @@ def sparsify(
     for name, pattern in patterns_of.items():
         if method.moves_counts:
             pattern = pattern.with_capacity(roomy(pattern.nnz, prod(pattern.shape), total, len(layers)))
-        make = masked_twin if method.storage == "master" else sparse_twin
-        twins[name] = make(layers[name], pattern, backend)
+        twins[name] = storage.twin(layers[name], pattern, backend)
         if name in ready:
             _initialize(twins[name], method, generator)
     model = exchange(model, twins)
@@ -183,6 +184,7 @@ def _patterns(
     model: nn.Module,
     layers: dict[str, nn.Module],
     method: Method,
+    storage: Storage,
     distribution: str | Distribution | None,
     batches: Batches | None,
     loss: Loss | None,
@@ -197,7 +199,7 @@ def _patterns(
     total = kept(method.sparsity(0), sum(method.view.units(shape) for shape in shapes))
     _check_minimum(method, [method.view.units(shape) for shape in shapes])
     share = method.share if distribution is None else distributions.by_name(distribution)
-    if distribution is not None and (method.storage != "nonzeros" or (method.start and not method.view.per_layer)):
+    if distribution is not None and (storage.keeps_pruned or (method.start and not method.view.per_layer)):
         warnings.warn(f"{method.name} shares the sparsity by itself; distribution is not used", stacklevel=3)
     removed: dict[str, Tensor] = {}
     if method.start is not None:
@@ -208,7 +210,7 @@ def _patterns(
         )
         fresh = [Topology.from_mask(mask) for mask in method.start.choose(network)]
         removed = network.removed
-    elif method.storage == "nonzeros" or (method.sparsity(0) > 0 and not method.when.fires(0)):
+    elif not storage.keeps_pruned or (method.sparsity(0) > 0 and not method.when.fires(0)):
         counts = share(shapes, total, generator)
         fresh = [Topology.random(s, n, generator=generator) for s, n in zip(shapes, counts, strict=True)]
     else:
@@ -219,7 +221,7 @@ def _patterns(
 
 
 def _check_minimum(method: Method, units: Sequence[int]) -> None:
-    left = kept(method.sparsity(2**40), sum(units))
+    left = kept(final(method.sparsity), sum(units))
     least = sum(min(method.min_per_layer, n) for n in units)
     if least > left and not (method.start and method.start.unit == "channel"):
         raise ValueError(

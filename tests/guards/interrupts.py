@@ -31,7 +31,7 @@ class Interrupter:
 
     def __call__(self, frame: FrameType, event: str, argument: Any) -> Any:
         code = frame.f_code
-        self.begun |= code.co_name == "_advance"
+        self.begun |= code.co_name == "finish_step"
         if not code.co_filename.startswith(PACKAGE):
             return None
         line = getline(code.co_filename, frame.f_lineno).lstrip()
@@ -98,11 +98,11 @@ def _interrupted(case: Case, start: State, at: int, n: int) -> tuple[tuple[Any, 
 
 
 def _facts(model: nn.Module, sparsifier: sk.Sparsifier) -> list[Any]:
-    """All that a change alters. What is parked of active weights means nothing."""
+    """All that a change alters. What is stashed of active weights means nothing."""
     state = sparsifier.state_dict()
     for site in sparsifier.sites:
-        parked = state["sites"][site.name].get("parked", {})
-        state["sites"][site.name]["parked"] = {k: v.masked_fill(site.active.mask(), 0) for k, v in parked.items()}
+        stashed = state["sites"][site.name].get("stashed", {})
+        state["sites"][site.name]["stashed"] = {k: v.masked_fill(site.active.mask(), 0) for k, v in stashed.items()}
     held = [id(p) for group in sparsifier.param_groups for p in group["params"]]
     gradients = {name: None if p.grad is None else p.grad.detach() for name, p in model.named_parameters()}
     return [state, model.state_dict(), gradients, [id(p) in held for p in model.parameters()]]

@@ -69,7 +69,7 @@ MODELS: dict[str, tuple[int, Callable[[], nn.Module]]] = {  # the size of an ima
 METHODS: dict[str, Callable[[], sk.Method]] = {  # of each storage
     "nonzeros": lambda: sk.methods.rigl(sparsity=0.7, total_steps=12, every=2, stop=1.0),
     "master": lambda: sk.methods.dpf_layerwise(sparsity=0.7, total_steps=12, steps_per_epoch=4, every=2),
-    "parked": lambda: sk.methods.snr_frozen(
+    "stashed": lambda: sk.methods.snr_frozen(
         sparsity=0.7, total_steps=8, steps_per_epoch=4, every=2, memory=0.25, burn_in=0
     ),
 }

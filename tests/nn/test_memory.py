@@ -37,7 +37,7 @@ def test_a_convolution_of_150_million_weights_trains_within_64_mebibytes(workloa
 
 @pytest.mark.parametrize(
     ("name", "numbers"), [("dpf", 0), ("optg", 2), ("snr", 1), ("snr_frozen", 1 + 2)]
-)  # fp32, beside the optimizer's: momentum and score; ratio; ratio, parked weight and its momentum
+)  # fp32, beside the optimizer's: momentum and score; ratio; ratio, stashed weight and its momentum
 def test_what_a_method_keeps_beside_the_optimizer_is_counted(name: str, numbers: int) -> None:
     torch.manual_seed(0)
     method = sk.methods.get(name)(sparsity=0.5, total_steps=8, steps_per_epoch=1)

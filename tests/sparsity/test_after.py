@@ -114,7 +114,9 @@ def test_everything_returns(name: str, kind: str, monkeypatch: pytest.MonkeyPatc
 def test_rounds_train_on_nonzeros_and_give_memory_back(monkeypatch: pytest.MonkeyPatch) -> None:
     model, sparsifier = begin("conv", "lottery", "amsgrad", monkeypatch)
     average = AveragedModel(model)
-    sparsifier.followers = sk.Sparsifier(model, sparsifier.optimizer, sparsifier.method, followers=[average]).followers
+    sparsifier.engine.followers = sk.Sparsifier(
+        model, sparsifier.optimizer, sparsifier.method, followers=[average]
+    ).followers
     for t, batch in enumerate(batches("conv")):
         step(model, sparsifier, batch)
         average.update_parameters(model)
@@ -124,7 +126,7 @@ def test_rounds_train_on_nonzeros_and_give_memory_back(monkeypatch: pytest.Monke
         state = sparsifier.state[site.parameter]
         assert {tensor.numel() for tensor in state.values()} == {1, site.nnz}
         assert site.parameter.shape == (site.nnz,)
-        assert {tensor.numel() for tensor in sparsifier.origin.kept(site)} == {site.nnz}  # type: ignore[union-attr]
+        assert {tensor.numel() for tensor in sparsifier.engine.now.snapshot.kept(site)} == {site.nnz}  # type: ignore[union-attr]
         follower = average.module.get_submodule(site.name)
         assert follower.topology.same_pattern(site.active)  # type: ignore[operator, union-attr]
         assert sparsifier.kept_bytes(site.module) == site.nnz * (8 + 8)  # the value to return to, and its place
@@ -140,7 +142,7 @@ def test_resume_in_every_round(name: str, at: int, monkeypatch: pytest.MonkeyPat
             state = sparsifier.state_dict()
             saved = copy.deepcopy((model.state_dict(), state))
         step(model, sparsifier, batch)
-    same(state["origin"], saved[1]["origin"])  # later returns leave it alone
+    same(state["snapshot"], saved[1]["snapshot"])  # later returns leave it alone
     torch.manual_seed(99)
     resumed, continuation = begin("conv", name, "momentum", monkeypatch)
     resumed.load_state_dict(saved[0])

@@ -16,7 +16,7 @@ import sparsekern as sk
 METHODS: dict[str, Any] = {
     "nonzeros": lambda: sk.methods.set(sparsity=0.5, total_steps=30, every=2),
     "master": lambda: sk.methods.dpf(sparsity=0.5, total_steps=30, steps_per_epoch=3, every=2),
-    "parked": lambda: sk.methods.snr_frozen(sparsity=0.5, total_steps=30, steps_per_epoch=3),
+    "stashed": lambda: sk.methods.snr_frozen(sparsity=0.5, total_steps=30, steps_per_epoch=3),
 }
 storages = pytest.mark.parametrize("storage", METHODS)
 Pair = namedtuple("Pair", "name layer")

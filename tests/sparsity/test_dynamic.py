@@ -159,7 +159,9 @@ def pruned(every: int, sparsity: float, steps: int) -> tuple[Any, sk.Sparsifier]
 def test_gmp_gives_memory_back_as_it_prunes() -> None:
     model, optimizer = pruned(2, 0.98, 80)
     average = AveragedModel(model)
-    optimizer.followers = sk.Sparsifier(model, optimizer.optimizer, optimizer.method, followers=[average]).followers
+    optimizer.engine.followers = sk.Sparsifier(
+        model, optimizer.optimizer, optimizer.method, followers=[average]
+    ).followers
     x, y = torch.randn(16, 30), torch.randint(5, (16,))
     sizes = [[site.active.capacity for site in optimizer.sites]]
     for _ in range(80):

@@ -43,7 +43,7 @@ def test_statistics_are_sums_over_the_batches(kind: str) -> None:
     batches = data(kind, 3)
     model, optimizer = prepare("gse_grabo", kind, 3, batches)
     model[1].p = 0.0
-    passes, sites = optimizer.passes, optimizer.sites
+    passes, sites = optimizer.engine.gradients, optimizer.sites
     passes.begin(0)
     everywhere = [torch.arange(site.size) for site in sites]
     got = passes.total(sites, lambda i, site: (site.probe.row_weight(), site.probe.col_weight()))

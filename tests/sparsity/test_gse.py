@@ -99,10 +99,10 @@ def drawn(name: str, optimizer: sk.Sparsifier, n: int) -> dict[tuple, int]:
     counts: dict[tuple, int] = {}
     (site,), grow = optimizer.sites, optimizer.method.grow
     if name == "gse_synflow":  # the same at every seed, and slow
-        flow = growth.synaptic_flow([site], [0], optimizer.passes)
+        flow = growth.synaptic_flow([site], [0], optimizer.engine.gradients)
         grow = growth.sampled_gradient(lambda sites, seeds, passes: flow, 10)
     for seed in range(DRAWS):
-        ((coordinates, _),) = grow.candidates([site], [n], [None], [seed], optimizer.passes)
+        ((coordinates, _),) = grow.candidates([site], [n], [None], [seed], optimizer.engine.gradients)
         key = tuple(coordinates.tolist())
         counts[key] = counts.get(key, 0) + 1
     return counts

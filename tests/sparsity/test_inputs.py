@@ -172,7 +172,7 @@ def test_what_is_watched_holds_nothing() -> None:
     optimizer.step()
     mask = torch.rand(50, 7)
     model(torch.arange(350).reshape(50, 7) % 9, mask=mask)["logits"].sum().backward()
-    seen = optimizer.passes.inputs()
+    seen = optimizer.engine.gradients.inputs()
     assert [x.untyped_storage().nbytes() for x in seen.tensors()] == [7 * 8, 7 * 4]
     assert torch.equal(seen.positional[0], torch.arange(7)[None])
 

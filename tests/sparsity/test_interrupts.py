@@ -52,7 +52,7 @@ class Interrupter:
         self.n, self.count, self.begun = n, 0, False
 
     def __call__(self, frame: FrameType, event: str, argument: Any) -> None:
-        self.begun |= event == "call" and frame.f_code.co_name == "_advance"
+        self.begun |= event == "call" and frame.f_code.co_name == "finish_step"
         # What PyTorch enters and leaves is not the change's; signals come before or after.
         name = argument.__name__ if event.startswith("c_") else frame.f_code.co_name
         if not self.begun or name in ("__enter__", "__exit__", "_set_grad_enabled", "setprofile"):
@@ -98,11 +98,11 @@ class Run:
                 self.optimizer.epoch_end(loss)
 
     def facts(self) -> list[tuple[str, Any]]:
-        """All that a change alters. What is parked of active weights means nothing."""
+        """All that a change alters. What is stashed of active weights means nothing."""
         state = self.optimizer.state_dict()
         for site in self.optimizer.sites:
-            parked = state["sites"][site.name].get("parked", {})
-            state["sites"][site.name]["parked"] = {k: v.masked_fill(site.active.mask(), 0) for k, v in parked.items()}
+            stashed = state["sites"][site.name].get("stashed", {})
+            state["sites"][site.name]["stashed"] = {k: v.masked_fill(site.active.mask(), 0) for k, v in stashed.items()}
         gradients = {name: p.grad for name, p in self.model.named_parameters()}
         rooms = {name: tuple(p.shape) for name, p in self.model.named_parameters()}
         held = [id(p) for group in self.optimizer.param_groups for p in group["params"]]

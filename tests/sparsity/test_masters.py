@@ -153,7 +153,9 @@ def test_a_pruned_weight_goes_on_learning_and_returns() -> None:
 def test_fine_tuning_trains_the_nonzeros_of_the_final_pattern(kind: str, optimizer: str) -> None:
     model, sparsifier = prepare(kind, "dpf", OPTIMIZERS[optimizer])
     average = AveragedModel(model)
-    sparsifier.followers = sk.Sparsifier(model, sparsifier.optimizer, sparsifier.method, followers=[average]).followers
+    sparsifier.engine.followers = sk.Sparsifier(
+        model, sparsifier.optimizer, sparsifier.method, followers=[average]
+    ).followers
     data = batches(kind)
     for batch in data[:14]:
         step(model, sparsifier, batch)
@@ -174,7 +176,7 @@ def test_fine_tuning_trains_the_nonzeros_of_the_final_pattern(kind: str, optimiz
     assert sum(layer.topology.nnz for layer in layers) == sk.topology.kept(0.7, sum(s.size for s in sparsifier.sites))
     # the same, with the mask fixed and the gradients of pruned weights cut: what stays trains alike
     other, other_sparsifier = twin
-    other_sparsifier.method = make("dpf", finetune=0, every=15)
+    other_sparsifier.engine.method = make("dpf", finetune=0, every=15)
     step(other, other_sparsifier, data[14])
     for t in range(15, STEPS):
         average.update_parameters(model)

@@ -192,7 +192,9 @@ def test_gse_random_with_multiplier_one_ignores_gradients() -> None:
         for site in optimizer.sites:
             site.probe.records[:] = [(h * scale, d.flip(0)) for h, d in site.probe.records]
         before = [site.active.mask() for site in optimizer.sites]
-        plan = update.plan(optimizer.method, optimizer.sites, 1, torch.Generator().manual_seed(7), optimizer.passes)
+        plan = update.plan(
+            optimizer.method, optimizer.sites, 1, torch.Generator().manual_seed(7), optimizer.engine.gradients
+        )
         patterns.append([exchange.grow for exchange in plan])
         total = sum(site.size for site in optimizer.sites)
         grown = sum(exchange.grow.numel() for exchange in plan)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 import sparsekern as sk
+from sparsekern.sparsity.engine.draft import drafted
 from sparsekern.sparsity.parts.distributions import by_name
 
 
@@ -95,12 +96,12 @@ def test_a_pruned_weight_keeps_its_value_while_its_score_moves_and_returns_with_
     assert (site.module.stored.grad[absent] == 0).all()
     assert (site.weight != weight)[~absent].float().mean() > 0.9
     site.tracked["score"].masked_fill_(absent, 1e3)  # they shall return
-    optimizer.steps = 4
+    optimizer.engine.now.steps = 4
     step(model, optimizer, data[16])
     assert torch.equal(site.weight[absent], weight[absent])
-    optimizer.steps = 15
-    with optimizer._draft() as draft:
-        draft._change()
+    optimizer.engine.now.steps = 15
+    with drafted(optimizer.engine) as draft:
+        draft.change()
     assert site.active.mask()[absent].any()
     assert torch.equal(site.module.active_weight(site.weight)[: site.nnz], site.weight[site.active.mask()])
 

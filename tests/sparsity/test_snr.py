@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 import sparsekern as sk
+from sparsekern.sparsity.engine.draft import drafted
 from sparsekern.sparsity.methods.snr import SignalToNoise
 from sparsekern.sparsity.sites.master import MasterSite
 
@@ -113,7 +114,7 @@ def test_the_mask_rests_while_the_loss_is_above(hold: str, expected: list[int]) 
     losses = [3, 2, 2.5, 2.1, 1.9]
     assert [int(rule.held(losses[: n + 1])) for n in range(5)] == expected
     model, optimizer = prepare("linear", "snr", OPTIMIZERS["momentum"])
-    optimizer.method = make("snr", burn_in=0, every=1, hold=hold)
+    optimizer.engine.method = make("snr", burn_in=0, every=1, hold=hold)
     changed = []
     for epoch, loss in enumerate(losses):
         for batch in batches("linear", 5):
@@ -124,8 +125,8 @@ def test_the_mask_rests_while_the_loss_is_above(hold: str, expected: list[int]) 
         before = [site.active.mask() for site in optimizer.sites]
         for site in optimizer.sites:
             site.tracked["ratio"].copy_(torch.rand_like(site.tracked["ratio"]) * 2)
-        with optimizer._draft() as draft:
-            draft._change()
+        with drafted(optimizer.engine) as draft:
+            draft.change()
         now = [site.active.mask() for site in optimizer.sites]
         changed.append(any(not torch.equal(a, b) for a, b in zip(before, now, strict=True)))
         assert optimizer.epochs == epoch + 1
@@ -134,26 +135,26 @@ def test_the_mask_rests_while_the_loss_is_above(hold: str, expected: list[int]) 
 
 def test_unpruning_while_the_mask_rests() -> None:
     _, optimizer = prepare("linear", "snr", OPTIMIZERS["momentum"])
-    optimizer.method = make("snr", burn_in=0, unprune=True)
+    optimizer.engine.method = make("snr", burn_in=0, unprune=True)
     site = optimizer.sites[0]
     for low in (0.0, 1.5):
         site.tracked["ratio"].fill_(low)
-        optimizer.losses = [1.0]
-        with optimizer._draft() as draft:
-            draft._change()
+        optimizer.engine.now.losses = [1.0]
+        with drafted(optimizer.engine) as draft:
+            draft.change()
         if low == 0.0:
             fewer = site.nnz
             assert fewer < site.size
     assert site.nnz == site.size
-    optimizer.losses = [1.0]
+    optimizer.engine.now.losses = [1.0]
     site.tracked["ratio"].fill_(0.0)
-    with optimizer._draft() as draft:
-        draft._change()
+    with drafted(optimizer.engine) as draft:
+        draft.change()
     site.tracked["ratio"].view(-1)[:5] = 2.0
-    optimizer.losses = [1.0, 2.0]
+    optimizer.engine.now.losses = [1.0, 2.0]
     mask = site.active.mask()
-    with optimizer._draft() as draft:
-        draft._change()
+    with drafted(optimizer.engine) as draft:
+        draft.change()
     assert (site.active.mask() | ~mask).all()
 
 
@@ -229,10 +230,10 @@ def test_a_batch_of_one_is_refused() -> None:
 
 def remask(optimizer: sk.Sparsifier, number: int, mask: torch.Tensor) -> None:
     """Gives the layer of this number a mask."""
-    with optimizer._draft() as draft:
-        draft._begin()
-        site = draft.sites[number]
-        site.remask(mask, int(mask.sum()), int(site.shared(mask)), site.size, draft._transaction, draft._states, [])
+    with drafted(optimizer.engine) as draft:
+        draft.begin()
+        site = draft.now.sites[number]
+        site.remask(mask, int(mask.sum()), int(site.shared(mask)), site.size, draft.transaction, draft.states, [])
 
 
 def test_frozen_weights_rest_with_their_state_and_return_with_it() -> None:
@@ -248,7 +249,7 @@ def test_frozen_weights_rest_with_their_state_and_return_with_it() -> None:
     weight = site.weight.clone()
     remask(optimizer, 1, ~drop)
     assert site.nnz == int((~drop).sum())
-    optimizer.method = make("snr_frozen", burn_in=100)
+    optimizer.engine.method = make("snr_frozen", burn_in=100)
     ratio_before = site.tracked["ratio"].clone()
     for batch in data[5:9]:
         step(model, optimizer, batch)

@@ -27,10 +27,10 @@ def test_what_epoch_end_changes_is_told_after_the_next_step() -> None:
         optimizer.zero_grad()
         cross_entropy(model(x), y).backward()
         if t == 6:
-            optimizer.method = make("snr", every=100)  # no other change follows
+            optimizer.engine.method = make("snr", every=100)  # no other change follows
         optimizer.step()
         if t == 5:
-            optimizer.method = make("snr", burn_in=0, every=1)
+            optimizer.engine.method = make("snr", burn_in=0, every=1)
             assert not optimizer.rewired
             optimizer.epoch_end(1.0)
             assert optimizer.rewired

@@ -45,7 +45,7 @@ def test_frozen_weights_equal_a_dense_twin_that_restores_them(kind: str, optimiz
         active = site.active.mask()
         for key, value in sparsifier.state[site.parameter].items():
             if isinstance(value, Tensor) and value.shape == site.parameter.shape:
-                state = torch.where(active, site.active.dense(value), site.parked[f"state {key}"])
+                state = torch.where(active, site.active.dense(value), site.stashed[f"state {key}"])
                 torch.testing.assert_close(state, inner.state[expected][key], msg=f"{site.name} {key}")
             elif isinstance(value, Tensor):
                 assert torch.equal(value, inner.state[expected][key])

@@ -20,7 +20,7 @@ from sparsekern.sparsity.model.wrappers import WRAPPERS, bare, own_modules
 METHODS: dict[str, Any] = {
     "nonzeros": lambda: sk.methods.set(0.5, 30, 3, every=2),
     "master": lambda: sk.methods.dpf(0.5, 30, 3, every=2),
-    "parked": lambda: sk.methods.snr_frozen(0.5, 30, 3),
+    "stashed": lambda: sk.methods.snr_frozen(0.5, 30, 3),
 }
 storages = pytest.mark.parametrize("storage", METHODS)
 

@@ -1,4 +1,4 @@
-"""What is looked at before a model trains under a method, before a pattern changes, and before a state is loaded."""
+"""Checks before a model trains under a method, before a pattern changes, and before a state is loaded."""
 
 import warnings
 from collections.abc import Sequence
@@ -12,17 +12,21 @@ from ..change.optimizer_layout import States, nested
 from ..change.transaction import Transaction
 from ..method import Method
 from ..model.wrappers import former_name, is_sharded
+from ..parts.schedules import final
 from ..sites.site import LayerSite
+from ..sites.storage import Storage
 
 
-def check_network(sites: Sequence[LayerSite], optimizer: torch.optim.Optimizer, method: Method) -> None:
-    """Looks at everything before the first step.
+def check_network(
+    sites: Sequence[LayerSite], optimizer: torch.optim.Optimizer, method: Method, storage: Storage
+) -> None:
+    """Checks everything before the first step.
 
     Raises:
         ValueError: something does not fit.
     """
     check_held(sites, optimizer)
-    check_sparsity(sites, method)
+    check_sparsity(sites, method, storage)
     warn_of_decay(sites, optimizer)
     if method.rule.rewind is not None and len(nested(optimizer)) > 1:
         raise ValueError(
@@ -31,12 +35,12 @@ def check_network(sites: Sequence[LayerSite], optimizer: torch.optim.Optimizer, 
         )
     if method.when.stop > 0:
         check_whole(sites)
-        if method.storage != "master" or method.freeze is not None:
+        if storage.moves_weights or method.freeze is not None:
             check_states(sites, States(optimizer))
 
 
 def check_states(sites: Sequence[LayerSite], states: States) -> None:
-    """Refuses to leave behind what the optimizer keeps for a weight."""
+    """Raises a `ValueError` if the optimizer keeps something for a weight that could not follow it."""
     states.check({f"{site.name}.{site.module.WEIGHT}": site.parameter for site in sites})
 
 
@@ -49,12 +53,12 @@ def check_held(sites: Sequence[LayerSite], optimizer: torch.optim.Optimizer) -> 
         raise ValueError(f"the optimizer does not hold the sparse weights of {', '.join(missing)}; {warn}")
 
 
-def check_sparsity(sites: Sequence[LayerSite], method: Method) -> None:
+def check_sparsity(sites: Sequence[LayerSite], method: Method, storage: Storage) -> None:
     """Raises a `ValueError` if the layers have another number of weights than a method that keeps it would have.
 
     Patterns that were given as masks or came with a state dict are as they are, and a weight more or less for each
     layer may be rounding."""
-    keeps = method.storage == "nonzeros" and method.sparsity(0) == method.sparsity(2**40)
+    keeps = not storage.keeps_pruned and method.sparsity(0) == final(method.sparsity)
     if not keeps or (method.start is not None and method.start.unit == "channel"):
         return
     if any(site.module.loads or getattr(site.module, "pattern_given", False) for site in sites):
@@ -96,7 +100,8 @@ def check_whole(sites: Sequence[LayerSite]) -> None:
 
 
 def check_copies(sites: Sequence[LayerSite], followers: Sequence[Sequence[PatternLayer]], change: Transaction) -> None:
-    """Refuses to leave an average of the model behind; what else is a copy of a layer is outdated after the change."""
+    """Raises a `RuntimeError` if an average of the model would be left behind. Other copies of a layer are outdated
+    after the change."""
     for site, own in zip(sites, followers, strict=True):
         for twin in copies.of(change.original(site.module)):
             if any(twin is follower for follower in own):
@@ -122,7 +127,7 @@ def check_reached(sites: Sequence[LayerSite]) -> None:
 
 
 def renamed(sites: Sequence[LayerSite], saved: dict[str, Any]) -> dict[str, Any]:
-    """The states of layers by name, as version 0.1 called them or as they are called now."""
+    """Returns the states of layers by today's names. Version 0.1 called some layers otherwise."""
     names = {former_name(site.name): site.name for site in sites}
     if set(saved) == {site.name for site in sites} or set(saved) != set(names) or len(names) < len(sites):
         return saved

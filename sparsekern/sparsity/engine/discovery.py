@@ -6,43 +6,32 @@ from typing import Any
 import torch
 from torch import nn
 
-from ...nn import MaskedLayer, PatternLayer, SparseLayer
+from ...nn import PatternLayer
 from ...topology import Topology
 from .. import parallel
 from ..growth.gradients import ArmedStep, Batches, GrowthBatches
 from ..method import Method
 from ..model.wrappers import check_managed, own_modules
 from ..scoring.network import Loss
-from ..sites.master import MasterSite, ParkedSite
-from ..sites.site import LayerSite, Site
-
-KINDS: dict[str, tuple[type[PatternLayer], Any]] = {
-    "nonzeros": (SparseLayer, Site),
-    "master": (MaskedLayer, MasterSite),
-    "parked": (SparseLayer, ParkedSite),
-}
+from ..sites.site import LayerSite
+from ..sites.storage import Storage
 
 
-def sites_of(model: nn.Module, method: Method) -> list[Any]:
-    """A site for every layer of the kind that the method drives.
+def sites_of(model: nn.Module, method: Method, storage: Storage) -> list[Any]:
+    """Returns a site for every layer that has the method's storage.
 
     Raises:
         ValueError: the model has none, or `DistributedDataParallel` was wrapped around it before it had them.
     """
-    kind, site = KINDS["nonzeros" if method.storage == "dense" else method.storage]
-    layers = list(own_modules(model))
-    sites = [site(name, layer) for name, layer in layers if isinstance(layer, kind)]
-    if not sites and method.storage == "master":  # of a run whose layers have shed what is absent
-        sites = [Site(name, layer) for name, layer in layers if isinstance(layer, SparseLayer)]
-    if not sites and method.storage != "dense":
-        what = "layer with a dense weight and a mask" if method.storage == "master" else "sparse layer"
-        raise ValueError(f"the model has no {what}: call sparsify(model, {method.name}) first")
+    sites = storage.sites(list(own_modules(model)))
+    if not sites and storage.prunes:
+        raise ValueError(f"the model has no {storage.layers[1]}: call sparsify(model, {method.name}) first")
     check_managed(model, [site.parameter for site in sites])
     return sites
 
 
-def passes_of(model: nn.Module, method: Method, batches: Batches | None, loss: Loss | None) -> ArmedStep:
-    """The backward passes that the method's growth takes its statistics from.
+def gradients_of(model: nn.Module, method: Method, batches: Batches | None, loss: Loss | None) -> ArmedStep:
+    """Returns the backward passes that the method's growth takes its statistics from.
 
     Raises:
         ValueError: it wants batches of its own, and there are none.
@@ -59,7 +48,7 @@ def passes_of(model: nn.Module, method: Method, batches: Batches | None, loss: L
 
 
 def followers_of(model: nn.Module, sites: Sequence[LayerSite]) -> dict[str, PatternLayer]:
-    """The layers of a copy of the model that belong to the sites.
+    """Returns the layers of a copy of the model that belong to the sites, by name.
 
     Raises:
         ValueError: one is missing or has another pattern.

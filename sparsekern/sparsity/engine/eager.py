@@ -1,4 +1,4 @@
-"""Compiled code that runs eagerly for some steps."""
+"""Makes compiled code run eagerly in the steps whose layers record."""
 
 import weakref
 from typing import Any
@@ -19,7 +19,7 @@ class EagerSteps:
         return EagerSteps, ()
 
     def switch(self, on: bool, owner: Any) -> None:
-        """A no-op where nothing has been compiled."""
+        """Switches on or off. Does nothing where nothing has been compiled."""
         if on == (self._undo is not None) or not private_torch.something_compiled():
             return
         torch.compiler.set_stance("force_eager" if on else "default")

@@ -1,4 +1,4 @@
-"""The optimizer's state of sparse weights as files hold it: `[nnz]`, whatever the capacity."""
+"""Packs the optimizer's state of sparse weights for files: `[nnz]`, whatever the capacity."""
 
 import copy
 import itertools
@@ -14,8 +14,8 @@ from ..sites.site import LayerSite
 
 
 def pack(optimizer: torch.optim.Optimizer, sites: Sequence[LayerSite]) -> dict[str, Any]:
-    """The optimizer's state dict, with entries for nonzeros `[nnz]`; "nested": those of optimizers inside it, "lists":
-    other tensors that it keeps for each Parameter."""
+    """Returns the optimizer's state dict, with entries `[nnz]` for sparse weights. "nested" holds the state of
+    optimizers inside it, "lists" other tensors that it keeps for each Parameter."""
     lengths, inner, lists = _lengths(optimizer, sites), nested(optimizer)[1:], States(optimizer).lists()
     own = optimizer.state_dict()
     if not _ordinary(own):  # its state would be known by what no other process knows
@@ -66,18 +66,18 @@ def _ordinary(state_dict: dict[str, Any]) -> bool:
 
 
 def _by_number(optimizer: torch.optim.Optimizer, outer: torch.optim.Optimizer) -> dict[int, Any]:
-    """State of an optimizer by the number that the Parameter has in the outer one."""
+    """Returns an optimizer's state by the numbers that the Parameters have in the outer one."""
     parameters = [p for group in outer.param_groups for p in group["params"]]
     return {i: dict(optimizer.state[p]) for i, p in enumerate(parameters) if p in optimizer.state}
 
 
 def _beside(value: Any, parameter: Tensor) -> Any:
-    """A copy on the device of the Parameter; numbers, such as a count of steps, stay where they are."""
+    """Returns a copy on the device of the Parameter. Scalars, such as a count of steps, stay where they are."""
     return value.to(parameter.device, copy=True) if isinstance(value, Tensor) and value.dim() else copy.copy(value)
 
 
 def _each(entries: dict[int, Any], lengths: dict[int, tuple[int, int]], change: Callable[..., Any]) -> dict[int, Any]:
-    """State by the numbers of Parameters, changed where these are stored as nonzeros."""
+    """Changes state, by the numbers of Parameters, where these hold nonzeros only."""
 
     def changed(value: Any, length: tuple[int, int]) -> Any:
         if isinstance(value, dict):
@@ -88,7 +88,7 @@ def _each(entries: dict[int, Any], lengths: dict[int, tuple[int, int]], change: 
 
 
 def _lengths(optimizer: torch.optim.Optimizer, sites: Sequence[LayerSite]) -> dict[int, tuple[int, int]]:
-    """(nnz, capacity) of every weight that is stored as nonzeros, by its number in the optimizer."""
+    """Returns (nnz, capacity) of every weight that is stored as nonzeros, by its number in the optimizer."""
     own = {id(s.parameter): (s.nnz, s.active.capacity) for s in sites if isinstance(s.module, SparseLayer)}
     order = [p for group in optimizer.param_groups for p in group["params"]]
     return {i: own[id(p)] for i, p in enumerate(order) if id(p) in own}

@@ -1,4 +1,4 @@
-"""One change of pattern over all layers: what is dropped and grown, or the masks of dense weights."""
+"""Plans one change of pattern over all layers: what is dropped and grown, or the masks of dense weights."""
 
 import warnings
 from collections.abc import Sequence
@@ -16,6 +16,7 @@ from ..growth.gradients import ArmedStep
 from ..method import Method
 from ..parts import views
 from ..parts.distributions import apportion
+from ..parts.schedules import final
 from ..parts.views import View
 from ..sites.capacity import roomy
 from ..sites.site import LayerSite, Site
@@ -24,8 +25,12 @@ Proposals = list[tuple[Tensor, Tensor]]
 
 
 class Exchange(NamedTuple):
-    """What a site keeps of its active weights (bool `[nnz]`), what it grows (coordinates, int64), and how many it
-    keeps."""
+    """One site's part of a change.
+
+    keep: which active weights stay, bool `[nnz]`.
+    grow: int64 flat coordinates of new weights.
+    kept: how many entries of `keep` are True.
+    """
 
     keep: Tensor
     grow: Tensor
@@ -33,20 +38,20 @@ class Exchange(NamedTuple):
 
 
 def plan(
-    method: Method, sites: Sequence[Site], step: int, generator: torch.Generator, passes: ArmedStep
+    method: Method, sites: Sequence[Site], step: int, generator: torch.Generator, gradients: ArmedStep
 ) -> list[Exchange]:
-    """What the sites exchange at `step`. A device is waited for as rarely as it can be: never for a single site, and
-    not at all for numbers that the scores do not change.
+    """Returns what the sites exchange at `step`. The host waits for a device as rarely as it can: never for a single
+    site, and not at all for counts that the scores do not change.
 
     Raises:
         ValueError: a score is NaN.
     """
     with ops.host.gathered():
-        return _plan(method, sites, step, generator, passes)
+        return _plan(method, sites, step, generator, gradients)
 
 
 def _plan(
-    method: Method, sites: Sequence[Site], step: int, generator: torch.Generator, passes: ArmedStep
+    method: Method, sites: Sequence[Site], step: int, generator: torch.Generator, gradients: ArmedStep
 ) -> list[Exchange]:
     own = method.rule.exchange(sites, step)
     if own is not None:
@@ -54,7 +59,7 @@ def _plan(
         keep, counts = [k for k, _ in own], [n for _, n in own]
         kept = ops.host.counts(keep)
         stays = _stays(keep, kept) if method.grow is not None and method.grow.from_dropped else [None] * len(sites)
-        proposals = _propose(method, sites, counts, stays, seeds, passes)
+        proposals = _propose(method, sites, counts, stays, seeds, gradients)
         return _grown(method, views.layer, sites, keep, kept, counts, proposals)
     targets = _targets(method, sites, step, generator)
     counts = _exchanged(method, targets, step)
@@ -62,7 +67,7 @@ def _plan(
     proposals = None
     if method.grow is not None and not method.grow.from_dropped:
         quotas = method.grow.quotas(sites, counts, method.view.per_layer)
-        proposals = _propose(method, sites, quotas, [None] * len(sites), seeds, passes)
+        proposals = _propose(method, sites, quotas, [None] * len(sites), seeds, gradients)
         counts = _limit(method, counts, [len(scores) for _, scores in proposals])
     keep, kept = _keep(method, sites, targets, counts)
     if method.grow is None:
@@ -71,7 +76,7 @@ def _plan(
     if proposals is None:
         kept = ops.host.counts(keep) if kept is None else kept
         quotas = method.grow.quotas(sites, counts, method.view.per_layer)
-        proposals = _propose(method, sites, quotas, _stays(keep, kept), seeds, passes)
+        proposals = _propose(method, sites, quotas, _stays(keep, kept), seeds, gradients)
     return _grown(method, method.view, sites, keep, kept, counts, proposals)
 
 
@@ -84,7 +89,8 @@ def _grown(
     counts: Sequence[int],
     proposals: Proposals,
 ) -> list[Exchange]:
-    """What is kept, `kept` of each site if the host knows, and the highest `counts` of the proposals."""
+    """Returns what is kept and the `counts` proposals that score highest. `kept`: how many weights each site keeps, if
+    the host knows."""
     scores = [scores for _, scores in proposals]
     chosen = view.largest(scores, counts)
     taken = view.taken(scores, counts)
@@ -104,8 +110,8 @@ def _stays(keep: Sequence[Tensor], kept: Sequence[int]) -> list[Kept | None]:
 def masks(
     method: Method, sites: Sequence[LayerSite], step: int, generator: torch.Generator, held: bool
 ) -> list[Tensor] | None:
-    """Which weights of each site take part from `step` on, where pruned ones are kept: bool of the weights' shapes;
-    None if that does not change.
+    """Returns which weights of each site take part from `step` on, where pruned ones are kept: bool of the weights'
+    shapes. None: nothing changes.
 
     Raises:
         ValueError: a score is NaN.
@@ -129,7 +135,7 @@ def _masks(
 
 
 def _targets(method: Method, sites: Sequence[Site], step: int, generator: torch.Generator) -> list[int]:
-    """Active weights of each site after the change; over the network only the sum counts."""
+    """Returns how many active weights each site has after the change; over the network only the sum counts."""
     current = [site.nnz for site in sites]
     if method.sparsity(step) == method.sparsity(method.when.before(step)):
         return current
@@ -149,21 +155,21 @@ def _exchanged(method: Method, targets: Sequence[int], step: int) -> list[int]:
 
 
 def _limit(method: Method, counts: Sequence[int], available: Sequence[int]) -> list[int]:
-    """K = min(K, candidates), so that the number of weights does not change."""
+    """Limits K to the number of candidates, so that the number of weights does not change."""
     if method.view.per_layer:
         return [min(k, n) for k, n in zip(counts, available, strict=True)]
     return _sum_first(min(sum(counts), sum(available)), len(counts))
 
 
 def _sum_first(total: int, sites: int) -> list[int]:
-    """Counts of a view in which only the sum matters."""
+    """Returns counts for a view in which only the sum matters."""
     return [total] + [0] * (sites - 1)
 
 
 def _keep(
     method: Method, sites: Sequence[Site], targets: Sequence[int], counts: Sequence[int]
 ) -> tuple[list[Tensor], list[int] | None]:
-    """What stays in each site, and how many that is if it is not up to the scores."""
+    """Returns what stays in each site, and how many weights that is unless it depends on the scores."""
     scores = [method.drop(site) for site in sites]
     keep = [target - count for target, count in zip(targets, counts, strict=True)]
     return (
@@ -178,17 +184,17 @@ def _propose(
     quotas: Sequence[int],
     keep: Sequence[Kept | None],
     seeds: Sequence[int],
-    passes: ArmedStep,
+    gradients: ArmedStep,
 ) -> Proposals:
     if method.grow is None:
         raise ValueError(f"{method.name} does not grow")
-    return method.grow.candidates(sites, quotas, keep, seeds, passes)
+    return method.grow.candidates(sites, quotas, keep, seeds, gradients)
 
 
 def _revived(
     sites: Sequence[Site], keep: Sequence[Tensor], grow: Sequence[Tensor], kept: Sequence[int]
 ) -> list[Exchange]:
-    """What was dropped and chosen again is kept."""
+    """Keeps what was dropped and chosen again, with its value."""
     again, stays = [], []
     for site, mark, chosen in zip(sites, keep, grow, strict=True):
         active = site.active.coordinates()
@@ -207,15 +213,16 @@ def _revived(
 
 
 def capacities(method: Method, sites: Sequence[Site], needed: Sequence[int], step: int) -> list[int]:
-    """Room for the `needed` weights of each site after the change at `step`. It stays as it is while they fit.
+    """Returns the capacity of each site for its `needed` weights after the change at `step`. It stays as it is while
+    they fit.
 
     A method that prunes as it trains gives room back, in all sites at once: when half of it is empty, or more where
     four times would not do, and at its final sparsity. Every time costs compiled code a compilation, and
     `torch.compile` gives up after eight."""
     room = [site.active.capacity for site in sites]
     if not method.moves_counts and method.sparsity(step) > method.sparsity(0):
-        final = method.sparsity(2**40)
-        if method.sparsity(step) == final or sum(needed) * max(2.0, (1 - final) ** -0.25) <= sum(room):
+        last = final(method.sparsity)
+        if method.sparsity(step) == last or sum(needed) * max(2.0, (1 - last) ** -0.25) <= sum(room):
             return list(needed)
     total = sum(site.nnz for site in sites)
     return [
@@ -227,4 +234,4 @@ def capacities(method: Method, sites: Sequence[Site], needed: Sequence[int], ste
 def warn_of_collapse(sites: Sequence[LayerSite]) -> None:
     for site in sites:
         if site.nnz == 0:
-            warnings.warn(f"layer collapse: {site.name} has no weight left; min_per_layer keeps some", stacklevel=4)
+            warnings.warn(f"layer collapse: {site.name} has no weight left; min_per_layer keeps some", stacklevel=5)

@@ -1,4 +1,4 @@
-"""What became of each layer's pattern."""
+"""Reports what became of each layer's pattern."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ def site_row(site: LayerSite) -> dict[str, Any]:
 
 
 def remarks(model: nn.Module, sites: Sequence[LayerSite], optimizer: torch.optim.Optimizer) -> tuple[str, ...]:
-    """What of the model's weights is not sparse, and which layers no gradient has reached."""
+    """Returns notes: which weights are not sparse, and which layers no gradient has reached."""
     idle = [s.name for s in sites if s.learns and s.parameter.grad is None and not optimizer.state.get(s.parameter)]
     unused = f"no gradient has reached {', '.join(idle)}: are they used?"
     return (str(Weights(model)), *([unused] if 0 < len(idle) < len(sites) else []))

@@ -1,4 +1,4 @@
-"""Going back to an earlier step of training with the weights that are left."""
+"""Rewinds weights and optimizer state to an earlier step of training."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from ..model.wrappers import bare
 from ..sites.site import LayerSite
 
 
-class Origin:
-    """What a model and its optimizer were at one step: all Parameters, buffers and optimizer state. Of layers that are
-    pruned later only what is left of them is kept, from the first return on.
+class Snapshot:
+    """All Parameters, buffers and optimizer state at one step. After the first rewinding, a layer that was pruned has
+    only the weights in it that are left.
 
     Attributes:
         saved: plain values that `torch.save` can hold. "layers": by name the flat coordinates `places` (None: all), the
@@ -31,8 +31,8 @@ class Origin:
 
     @classmethod
     @torch.no_grad()
-    def of(cls, model: nn.Module, optimizer: torch.optim.Optimizer, sites: Sequence[LayerSite]) -> Origin:
-        """The present. The layers of the sites still hold their dense weights."""
+    def of(cls, model: nn.Module, optimizer: torch.optim.Optimizer, sites: Sequence[LayerSite]) -> Snapshot:
+        """Returns a snapshot of the present. The layers of the sites still hold their dense weights."""
         layers = {}
         for site in sites:
             parameter = site.parameter
@@ -56,9 +56,10 @@ class Origin:
     @torch.no_grad()
     def restore(
         self, change: Transaction, model: nn.Module, optimizer: torch.optim.Optimizer, sites: Sequence[LayerSite]
-    ) -> Origin:
-        """Gives everything its values of then. Weights that are pruned now are so for all returns to come, of what is
-        returned; learning rates stay as they are."""
+    ) -> Snapshot:
+        """Gives everything the values of the snapshot. Learning rates stay as they are.
+
+        Returns the snapshot for later returns, without the weights that are pruned now."""
         layers, state = {}, change.contents(optimizer.state)
         for site in sites:
             saved, active, parameter = self.saved["layers"][site.name], site.active, site.parameter
@@ -78,20 +79,20 @@ class Origin:
             _replace(state, parameter, _copies(self.saved["states"][name]))
         for name, buffer in _buffers(model):
             change.copy(buffer, self.saved["buffers"][name])
-        return Origin({**self.saved, "layers": layers})
+        return Snapshot({**self.saved, "layers": layers})
 
     def kept(self, site: LayerSite) -> list[Tensor]:
-        """What is held for the weight of a layer."""
+        """Returns the tensors that are held for the weight of a layer."""
         saved = self.saved["layers"][site.name]
         return [*saved["values"].values(), *(() if saved["places"] is None else (saved["places"],))]
 
     def state(self) -> dict[str, Any]:
-        """`saved`, unchanged by later returns."""
+        """Returns `saved` in a form that later returns don't change."""
         return {**self.saved, "layers": {name: dict(layer) for name, layer in self.saved["layers"].items()}}
 
     @classmethod
-    def loaded(cls, saved: dict[str, Any], sites: Sequence[LayerSite]) -> Origin:
-        """That of a state dict, where the weights are."""
+    def loaded(cls, saved: dict[str, Any], sites: Sequence[LayerSite]) -> Snapshot:
+        """Returns the snapshot in a state dict, on the device of the weights."""
         return cls(_moved(saved, sites[0].parameter.device))
 
 
@@ -104,7 +105,7 @@ def _others(
 
 
 def _buffers(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """But for the patterns."""
+    """Yields all buffers but those of patterns."""
     for prefix, module in bare(model).named_modules():
         if not isinstance(module, PatternLayer):
             yield from module.named_buffers(prefix, recurse=False)
@@ -130,7 +131,7 @@ def _copies(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def _moved(value: Any, device: torch.device) -> Any:
-    """Copies on `device`; numbers, such as an optimizer's count of steps, stay where they are."""
+    """Returns copies on `device`. Scalars, such as an optimizer's count of steps, stay where they are."""
     if isinstance(value, dict):
         return {key: _moved(part, device) for key, part in value.items()}
     return value.to(device, copy=True) if isinstance(value, Tensor) and value.dim() else _copied(value)

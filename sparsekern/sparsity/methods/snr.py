@@ -160,4 +160,4 @@ def snr_frozen(base: Method) -> Method:
     """Changes `snr`: pruned weights are frozen (section 5.3). No gradient, decay or moment of the optimizer moves them,
     while their r goes on. A weight that returns has the value and the optimizer state that it had. That it returns when
     r rises above 1 is our reading: the section states the condition for pruning only."""
-    return replace(base, storage="parked")
+    return replace(base, storage="stashed")

@@ -156,5 +156,10 @@ class Stages:
         return sum(cadence.count(total_steps) for cadence in self.cadences)
 
 
+def final(schedule: Schedule) -> float:
+    """Returns the value that a schedule keeps in the end, later than any run lasts."""
+    return schedule(2**40)
+
+
 ZERO = Constant(0.0)
 NEVER = Cadence(1, start=1, stop=0)

@@ -1,4 +1,4 @@
-"""What a method sees of one layer."""
+"""A site: one layer with a pattern, as methods see it."""
 
 from collections.abc import Sequence
 from math import prod
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ... import ops
 from ...nn import PatternLayer, Probe, SparseLayer
+from ...nn.masked import Gradient
 from ...topology import Topology
 from .. import parallel
 from ..change.carry_optimizer_state import carry, carry_values
@@ -23,13 +24,13 @@ class LayerSite(Generic[Layer]):
 
     Attributes:
         optimizer: the optimizer of the weight.
-        tracked: numbers per weight that the method's rule keeps.
-        facts: numbers of the last change that the method's rule reports; of 0-d tensors the host reads those that it is
-            asked for.
+        tracked: statistics per weight that the method's rule keeps, tensors by name.
+        facts: figures of the last change that the method's rule reports. 0-d tensors are read by the host only when
+            they are asked for.
         changes: flips and intersection over union of the last change.
         altered: whether the last gradient was no multiple of the one that its moment was recorded of, 0-d bool; None
-            if that is known not to be so.
-        change: that in the making, of a draft of the site.
+            if it is known to be one.
+        change: the transaction of a draft of the site.
     """
 
     altered: Tensor | None = None
@@ -92,7 +93,7 @@ class LayerSite(Generic[Layer]):
 
     @property
     def learns(self) -> bool:
-        """Whether the weight is not frozen."""
+        """Whether the weight requires a gradient."""
         return self.parameter.requires_grad
 
     @property
@@ -102,6 +103,16 @@ class LayerSite(Generic[Layer]):
         return probe is not None and not probe.records
 
     # ---- statistics of an armed step
+
+    def prepare(self, probed: bool, gradient: Gradient) -> None:
+        """Prepares the layer for the coming step.
+
+        Args:
+            probed: whether the layer records its inputs and output gradients.
+            gradient: the `weight_gradient` that a layer with a dense weight computes.
+        """
+        self.arm() if probed else self.disarm()
+        self.forget()
 
     def arm(self) -> None:
         self.module.probe = self.module.new_probe()
@@ -121,11 +132,12 @@ class LayerSite(Generic[Layer]):
         return self.module.probe
 
     def gradient_and_moment(self) -> tuple[Tensor, Tensor, int]:
-        """Dense gradient of this step, sum over samples of the squares of their shares, and number of samples."""
+        """Returns the dense gradient of this step, the sum over samples of the squares of their gradients, and the
+        number of samples."""
         raise NotImplementedError
 
     def refuse_gradient(self) -> None:
-        """Of one that was `altered`."""
+        """Raises the error of a gradient that was `altered`."""
         raise RuntimeError(
             f"the gradient of {self.name} is no multiple of the one whose second moment was recorded: clip it by its "
             "norm, not by value, and leave penalties on weights to the optimizer's weight decay"
@@ -142,18 +154,18 @@ class LayerSite(Generic[Layer]):
                 )
 
     def become(self, weight: Tensor) -> None:
-        """Gives the weight these values together with the change of pattern."""
+        """Sets the weight to these values together with the change of pattern."""
         if self.change is None:
             raise RuntimeError(f"the pattern of {self.name} does not change at the moment")
         self.change.copy(self.weight, weight)
 
     def note_change(self, before: int, common: int) -> None:
-        """Of a change that kept `common` of `before` weights."""
+        """Notes flips and overlap of a change that kept `common` of `before` weights."""
         union = before + self.nnz - common
         self.changes = {"flips": union - common, "iou_last": common / max(1, union)}
 
     def iou_first(self) -> float:
-        """Intersection over union of the active pattern with the first one."""
+        """Returns the intersection over union of the active pattern and the first one."""
         active = self.active
         if self.first is None:
             return active.nnz / max(1, self.size)
@@ -163,18 +175,19 @@ class LayerSite(Generic[Layer]):
         return common / max(1, first.numel() + active.nnz - common)
 
     def kept(self) -> list[Tensor]:
-        """What is kept for the layer's weights beside the layer and the optimizer."""
+        """Returns the tensors that are kept for the layer's weights beside the layer and the optimizer."""
         return list(self.tracked.values())
 
     def measures(self) -> dict[str, float]:
-        """What a report says beyond the pattern."""
+        """Returns what a report says beyond the pattern."""
         return {name: fact.item() if isinstance(fact, Tensor) else fact for name, fact in self.facts.items()}
 
     def check_loaded(self, optimizer: torch.optim.Optimizer) -> None:
         """Refuses to go on with optimizer state that belongs to other weights than a loaded pattern has."""
 
     def settle(self, change: Transaction, states: States, followers: Sequence[Layer]) -> "Site":
-        """The site of the layer once its pattern stays, holding its nonzeros only."""
+        """Ends all changes of pattern: the layer holds its nonzeros only. Returns the site that takes this one's
+        place."""
         raise NotImplementedError
 
     # ---- files
@@ -191,11 +204,11 @@ class LayerSite(Generic[Layer]):
         }
 
     def fit(self, state: dict[str, Any], change: Transaction, states: States, followers: Sequence[Layer]) -> None:
-        """Gives a layer the room that the one of a saved state has."""
+        """Gives the layer the capacity that it has in a saved state."""
 
     def load_state(self, state: dict[str, Any]) -> None:
         if state["first"] is not None:
-            Topology(self.active.shape, *state["first"])  # looks at what the file had
+            Topology(self.active.shape, *state["first"])  # raises if the file is damaged
         self.loads = self.module.loads
         self.first = state["first"]
         self.changes, self.facts = dict(state["changes"]), dict(state["facts"])
@@ -207,6 +220,13 @@ class LayerSite(Generic[Layer]):
 class Site(LayerSite[SparseLayer]):
     """A layer that holds its nonzeros only. Scores and index maps run over the active weights `[nnz]` in row-major
     order."""
+
+    @classmethod
+    def after(cls, site: LayerSite) -> "Site":
+        """Returns the site of a layer that has come to hold its nonzeros only, with the history of `site`."""
+        new = cls(site.name, site.module)
+        new.first, new.changes, new.facts, new.optimizer = site.first, site.changes, site.facts, site.optimizer
+        return new
 
     @property
     def weight(self) -> Tensor:
@@ -235,9 +255,14 @@ class Site(LayerSite[SparseLayer]):
         states: States,
         followers: Sequence[SparseLayer],
     ) -> bool:
-        """Drops the active weights whose `keep` is False, so that `kept` remain, and adds weights of value 0 at the
-        coordinates `grow`; moves optimizer state, gradient and followers along. Returns whether the capacity
-        changed."""
+        """Drops and grows weights, and moves optimizer state, gradient and followers along. Returns whether the
+        capacity changed.
+
+        Args:
+            keep: bool `[nnz]`, False where an active weight is dropped; `kept` entries are True.
+            grow: int64 flat coordinates of new weights, whose value is 0.
+            capacity: room for so many weights.
+        """
         old = self.active
         self.check_followers(followers)
         if capacity == old.capacity and not grow.numel() and kept == old.nnz:
@@ -245,7 +270,7 @@ class Site(LayerSite[SparseLayer]):
             return False
         topology, index_map = old.rewire(keep, grow, capacity=capacity, kept=kept)
         self.module = change.layer(self.module)
-        self.module.set_topology(topology)  # first: making the index takes room of its own
+        self.module.set_topology(topology)  # first: building the index takes memory of its own
         carry(change, states, self.module, index_map)
         for follower in map(change.layer, followers):
             carry_values(change, follower, index_map)

@@ -1,0 +1,250 @@
+"""A draft: what one step changes, made beside the engine and exchanged all at once."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ... import ops
+from ..change.optimizer_layout import States
+from ..change.transaction import Transaction
+from ..sites.capacity import roomy
+from ..sites.master import MasterSite
+from ..sites.site import LayerSite, Site
+from ..sites.stashed import StashedSite
+from ..sites.storage import NONZEROS, Storage
+from .checks import check_copies, check_states
+from .plan import capacities, masks, plan, warn_of_collapse
+from .snapshot import Snapshot
+
+if TYPE_CHECKING:
+    from .engine import Engine
+
+
+@dataclass
+class Progress:
+    """What training has come to.
+
+    Attributes:
+        sites: one for every layer that the method drives.
+        storage: how they keep their weights: the method's storage, nonzeros once they have settled.
+        steps: completed steps.
+        losses: mean training loss of every epoch.
+        rewired, reallocated: what the last step, and `epoch_end` since, did; see `Sparsifier`.
+        late: both, of a change in `epoch_end`, which the next step reports, too.
+        settled: layers with a dense weight have become layers that hold their nonzeros only.
+        frozen: no pattern changes any more.
+        unloaded: the layers hold their nonzeros only, as those of a run that has settled: its state is to be loaded.
+        loss_due: the change of pattern waits for the epoch's loss.
+        armed: the layers are prepared for the coming step.
+        first: sites, the patterns that the model came with, and those that the first change gave it.
+        snapshot: what weights and optimizer state are rewound to.
+    """
+
+    sites: list[Any]
+    storage: Storage
+    steps: int = 0
+    losses: list[float] = field(default_factory=list)
+    rewired: bool = False
+    reallocated: bool = False
+    late: tuple[bool, bool] = (False, False)
+    settled: bool = False
+    frozen: bool = False
+    unloaded: bool = False
+    loss_due: bool = False
+    armed: bool = False
+    first: list[tuple[Any, Any, Any]] = field(default_factory=list)
+    snapshot: Snapshot | None = None
+
+
+class Draft:
+    """What becomes of an engine, its layers and its optimizer in one step.
+
+    Nothing that others see changes before `commit`, which exchanges everything in one instruction of the interpreter.
+
+    Attributes:
+        now: a copy of the engine's progress; once the draft has begun to change a pattern, with drafts of its sites.
+        transaction: collects what is to be exchanged.
+        states: where the optimizer keeps its state of the weights; once the draft has begun.
+        generator: a copy of the engine's; once the draft has begun.
+    """
+
+    states: States
+    generator: torch.Generator
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine, self.now = engine, copy.copy(engine.now)
+        self.method, self.transaction = engine.method, Transaction()
+        self._begun = False
+
+    def commit(self) -> None:
+        if self._begun:
+            own = self.engine.generator
+            self.transaction.call(torch.Generator.set_state, own, self.generator.get_state())
+            self.now.sites = self.transaction.sites(self.now.sites)
+        self.transaction.assign(self.engine, now=self.now)
+        self.transaction.commit()
+
+    def begin(self) -> None:
+        """Makes drafts of the sites and of the generator, and finds the optimizer's state of the weights."""
+        if not self._begun:
+            self._begun, self.states = True, States(self.engine.optimizer)
+            self.now.sites = [self.transaction.site(site) for site in self.now.sites]
+            own = self.engine.generator
+            self.generator = torch.Generator(own.device).set_state(own.get_state())
+
+    # ---- the steps of training
+
+    def start(self) -> None:
+        """Changes the pattern before the first step, where the method wants that."""
+        if self.engine.order.precedes_step and self.method.when.fires(0):
+            self.change()
+        self.rewind(changed=False)
+
+    def finish_step(self, due: bool) -> None:
+        """Does what comes after the optimizer's step. `due`: the pattern changes in this step."""
+        now = self.now
+        (now.rewired, now.reallocated), now.late, now.first = now.late, (False, False), []
+        if due and not self.engine.order.precedes_step:
+            self.change()
+        now.steps += 1
+        if self.engine.order.precedes_step:
+            self._prepare_step()
+        changed = self.engine.due(now)
+        if now.steps == self.method.freeze:
+            self.settle()
+            now.frozen |= now.steps >= self.method.when.stop
+        self.rewind(changed)
+        now.armed = False
+
+    def finish_epoch(self, loss: float) -> None:
+        """Notes an epoch's loss, and makes the change of pattern that waited for it."""
+        now = self.now
+        now.losses = [*now.losses, loss]
+        if now.loss_due:
+            now.loss_due = False
+            if self.engine.due(now):
+                now.rewired = now.reallocated = False
+                self.change()
+                now.late = now.rewired, now.reallocated
+
+    def _prepare_step(self) -> None:
+        """Makes the change before the next step, unless it waits for the loss of the epoch that just ended."""
+        now, period = self.now, self.method.steps_per_epoch
+        if self.method.rule.needs_loss and period is not None and now.steps % period == 0 and not now.frozen:
+            if now.loss_due and now.steps >= 2 * period:
+                raise RuntimeError(
+                    f"{self.method.name} looks at the training loss of every epoch: call epoch_end(train_loss) after "
+                    f"each {period} steps"
+                )
+            now.loss_due = True
+        elif self.engine.due(now):
+            self.change()
+
+    def rewind(self, changed: bool) -> None:
+        """Takes the snapshot at its step. Later, where the pattern has `changed`, weights and optimizer state return to
+        it."""
+        engine, now = self.engine, self.now
+        if now.steps == self.method.rule.rewind:
+            now.snapshot = Snapshot.of(engine.model, engine.optimizer, now.sites)
+        elif now.snapshot is not None and changed:
+            now.snapshot = now.snapshot.restore(self.transaction, engine.model, engine.optimizer, now.sites)
+
+    # ---- changes of pattern
+
+    @torch.no_grad()
+    def change(self) -> None:
+        """Changes the pattern of every layer that learns and, unless the change precedes the step, got a gradient."""
+        self.begin()
+        for site in self.now.sites:
+            site.changes = {"flips": 0, "iou_last": 1.0}
+        sites = [site for site in self.now.sites if site.learns]
+        if sites and not self.engine.order.precedes_step:
+            sites = [site for site in sites if not site.missed and self.engine.gradients.reaches(site)]
+            if not sites:
+                raise RuntimeError("the pattern changes in this step, but no backward pass reached a sparse layer")
+        if not sites:
+            return
+        self._check_copies(sites)
+        if self.now.storage.moves_weights:
+            check_states(self.now.sites, self.states)
+        self.now.storage.change(self, sites)
+        warn_of_collapse(self.now.sites)
+
+    def rewire(self, sites: Sequence[Site]) -> None:
+        """Drops and grows weights of the sites."""
+        gradients, step = self.engine.gradients, self.now.steps
+        gradients.begin(step)
+        chosen = plan(self.method, sites, step, self.generator, gradients)
+        needed = [exchange.kept + exchange.grow.numel() for exchange in chosen]
+        rooms = capacities(self.method, sites, needed, step)
+        for site, exchange, capacity in zip(sites, chosen, rooms, strict=True):
+            self._note(site, site.rewire(*exchange, capacity, *self._along(site)))
+
+    def remask(self, sites: Sequence[MasterSite | StashedSite]) -> None:
+        """Gives the sites masks over all weights."""
+        step, rests = self.now.steps, self.method.rule.held(self.now.losses)
+        with ops.host.gathered():
+            chosen = masks(self.method, sites, step, self.generator, rests)
+            if chosen is None:
+                return
+            # A device is waited for once, not for every layer.
+            shared = [site.shared(mask) for site, mask in zip(sites, chosen, strict=True)]
+            told = ops.host.numbers([*(ops.host.count(mask) for mask in chosen), *shared])
+        counts, commons = told[: len(sites)], told[len(sites) :]
+        total = sum(counts)
+        for site, mask, count, common in zip(sites, chosen, counts, commons, strict=True):
+            capacity = roomy(count, site.size, total, len(sites))
+            self._note(site, site.remask(mask, count, common, capacity, *self._along(site)))
+
+    def settle(self) -> None:
+        """Ends all changes by masks: every layer holds its nonzeros only."""
+        self.begin()
+        now = self.now
+        if now.storage.sheds:
+            check_states(now.sites, self.states)
+            now.reallocated = True
+            self._check_copies(now.sites)
+        now.sites = [site.settle(*self._along(site)) for site in now.sites]
+        now.storage, now.settled = NONZEROS, True
+
+    def undo_first_change(self) -> None:
+        """Gives the model the patterns that it came with, if it still has those of the first change: a state is to be
+        loaded."""
+        for site, came, first in self.now.first:
+            if site.active is first:
+                for layer in (site.module, *self.engine.followers_of(site)):
+                    self.transaction.layer(layer).set_topology(came if layer is site.module else came.clone())
+        self.now.first = []
+
+    def fit(self, saved: dict[str, Any]) -> None:
+        """Gives the layers the capacities that they have in a saved state of the sites."""
+        for site in self.now.sites:
+            site.fit(saved[site.name], *self._along(site))
+
+    def _along(self, site: LayerSite) -> tuple[Transaction, States, list[Any]]:
+        """Returns what moves along with the weights of a site."""
+        return self.transaction, self.states, self.engine.followers_of(site)
+
+    def _check_copies(self, sites: Sequence[LayerSite]) -> None:
+        check_copies(sites, [self.engine.followers_of(site) for site in sites], self.transaction)
+
+    def _note(self, site: LayerSite, reallocated: bool) -> None:
+        self.now.reallocated |= reallocated
+        self.now.rewired |= site.changes["flips"] > 0
+
+
+@contextmanager
+def drafted(engine: Engine) -> Iterator[Draft]:
+    """Commits a draft when the block ends. If the block raises, nothing has changed."""
+    draft = Draft(engine)
+    try:
+        yield draft
+        draft.commit()
+    finally:
+        draft.transaction.forget()

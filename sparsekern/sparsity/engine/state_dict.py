@@ -1,0 +1,61 @@
+"""The state of an engine as files hold it."""
+
+from typing import Any
+
+from .checks import check_saved, renamed
+from .draft import drafted
+from .engine import Engine
+from .optimizer_files import pack, unpack
+from .snapshot import Snapshot
+
+
+def state_of(engine: Engine) -> dict[str, Any]:
+    """Returns optimizer state with `[nnz]` entries for sparse weights, counters, the generator, and each layer's
+    kernel, all in plain values that `torch.save` can hold."""
+    now = engine.now
+    return {
+        "method": engine.method.name,
+        "steps": now.steps,
+        "losses": list(now.losses),
+        "loss_due": now.loss_due,
+        "settled": now.settled,
+        "frozen": now.frozen,
+        **({"unloaded": True} if now.unloaded else {}),
+        "snapshot": None if now.snapshot is None else now.snapshot.state(),
+        "generator": engine.generator.get_state(),
+        "optimizer": pack(engine.optimizer, now.sites),
+        "sites": {site.name: site.state() for site in now.sites},
+    }
+
+
+def load(engine: Engine, state: dict[str, Any]) -> None:
+    """Restores what `state_of` returned, also in version 0.1.
+
+    Raises:
+        ValueError: the state is of another method or model, or the model's state was not loaded before.
+    """
+    if state.get("method") != engine.method.name:
+        raise ValueError(f"expected the state of method {engine.method.name}, got {state.get('method')}")
+    saved = renamed(engine.now.sites, state["sites"])
+    if state["steps"]:  # otherwise the state is of what the first change made
+        with drafted(engine) as draft:
+            draft.undo_first_change()
+    check_saved(engine.now.sites, saved)
+    if engine.now.unloaded and not state["settled"]:
+        raise ValueError("the layers hold nonzeros only, but the state is of a run whose layers had dense weights")
+    with drafted(engine) as draft:
+        draft.begin()
+        if state["settled"]:
+            draft.settle()
+        draft.now.frozen = state["frozen"]
+        draft.fit(saved)
+    now = engine.now
+    unpack(engine.optimizer, now.sites, state["optimizer"])
+    for site in now.sites:
+        site.load_state(saved[site.name])
+    now.steps, now.losses = state["steps"], list(state["losses"])
+    now.loss_due, now.unloaded = state["loss_due"], state.get("unloaded", False)
+    snapshot = state["snapshot"] if "snapshot" in state else state["origin"]  # as version 0.1 called it
+    now.snapshot = Snapshot.loaded(snapshot, now.sites) if snapshot else None
+    engine.generator.set_state(state["generator"].cpu())
+    engine.arm()
