@@ -54,12 +54,14 @@ def _is_command() -> bool:
 
 
 def listen() -> None:
-    """From here on, Ctrl-C is a KeyboardInterrupt."""
+    """Makes a KeyboardInterrupt of Ctrl-C from here on."""
+    global interrupted
+    interrupted = False
     _handle(_quit, _interrupt)
 
 
 def end() -> None:
-    """All is done and written: Ctrl-C does not disturb the interpreter's end."""
+    """Ends the process at once at Ctrl-C: all is done and written."""
     _handle(_interrupt, _quit)
 
 

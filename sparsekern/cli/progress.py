@@ -7,6 +7,8 @@ import threading
 from types import FrameType
 from typing import Any
 
+from .. import process
+
 
 class Progress:
     """Context in which a run reports its steps and epochs.
@@ -46,8 +48,9 @@ class Progress:
         self.check()
 
     def check(self) -> None:
-        """Raises KeyboardInterrupt if Ctrl-C was pressed."""
-        if self._stop:
+        """Raises KeyboardInterrupt if Ctrl-C was pressed, be it before the first step, where a library that was being
+        imported may have swallowed the exception."""
+        if self._stop or process.interrupted:
             raise KeyboardInterrupt
 
     def line(self, text: str) -> None:

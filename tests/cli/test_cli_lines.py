@@ -1,5 +1,7 @@
 """Wrong command lines: exit status 2 and one line that says what was expected and what came."""
 
+import contextlib
+import importlib
 import os
 import random
 import signal
@@ -187,3 +189,22 @@ def test_stopped_by_the_terminal_in_the_first_seconds(tmp_path: Path):
         _, error = running.communicate()
     assert running.returncode == 130
     assert "Traceback" not in error
+
+
+def test_ctrl_c_that_a_library_swallows_stops_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """As an exception in a callback from C, or in a bare except, while a library is imported."""
+    asked = []
+
+    def load(*arguments: object) -> object:
+        with contextlib.suppress(KeyboardInterrupt):
+            process._interrupt()
+        asked.append(arguments)
+        return original(*arguments)
+
+    module = importlib.import_module("sparsekern.cli.train")
+    original = module.load
+    monkeypatch.setattr(module, "load", load)
+    assert main(["train", *SMALL, "--method", "random", "--out", str(tmp_path / "run")]) == 130
+    assert asked
+    monkeypatch.undo()
+    assert main(["train", "--resume", str(tmp_path / "run")]) == 0
