@@ -46,7 +46,7 @@ below_autograd = torch._C._AutoDispatchBelowADInplaceOrView
 
 
 def in_forward_mode() -> bool:
-    """Whether tensors may have tangents. Replacement: `forward_ad.unpack_dual` of every argument, at every call."""
+    """Returns whether tensors may have tangents. Replacement: `forward_ad.unpack_dual` of every argument."""
     return forward_ad._current_level >= 0
 
 
@@ -59,7 +59,7 @@ without_overrides = torch._C.DisableTorchFunction
 
 
 def version(tensor: Tensor) -> int:
-    """How often a tensor was changed in place. Replacement: comparing it with a copy."""
+    """Returns how often a tensor was changed in place. Replacement: comparing it with a copy."""
     return tensor._version
 
 
@@ -71,18 +71,19 @@ MODULE_CONTENTS = ("_parameters", "_buffers", "_modules", "_non_persistent_buffe
 
 
 def parameters(module: nn.Module) -> dict[str, Any]:
-    """A module's own Parameters, None included, without calling descriptors. Replacement: `named_parameters(
-    recurse=False)`, which leaves out None and what is there twice."""
+    """Returns a module's own Parameters by name, None included. Replacement: `named_parameters(recurse=False)`, which
+    leaves out None and what is there twice."""
     return module._parameters
 
 
 def buffers(module: nn.Module) -> dict[str, Any]:
-    """As `parameters`."""
+    """Returns a module's own buffers, as `parameters` does."""
     return module._buffers
 
 
 def modules(module: nn.Module) -> dict[str, nn.Module | None]:
-    """As `parameters`; `named_children` leaves out modules that are there twice."""
+    """Returns a module's children, as `parameters` does. Replacement: `named_children`, which leaves out what is there
+    twice."""
     return module._modules
 
 
@@ -92,13 +93,13 @@ COMPILED_CHILD = "_orig_mod"  # under which the module that `torch.compile(modul
 
 
 def compiled_itself(module: nn.Module) -> bool:
-    """Whether `module.compile()` was called. Replacement: none; such a layer would not be refused by `sparsify`."""
+    """Returns whether `module.compile()` was called. Replacement: none; `sparsify` would not refuse such a layer."""
     return "_compiled_call_impl" in vars(module)
 
 
 def something_compiled() -> bool:
-    """Whether `torch.compile` may have been used. Asking `torch.compiler` imports the compiler's front end, which
-    takes seconds. Replacement: always True."""
+    """Returns whether `torch.compile` may have been used. Asking `torch.compiler` imports the
+    compiler's front end, which takes seconds. Replacement: always True."""
     return "torch._dynamo" in sys.modules
 
 
@@ -113,8 +114,9 @@ WRAPPERS = {
 
 
 def reduced_parameters(model: nn.Module) -> list[Tensor] | None:
-    """The Parameters whose gradients a `DistributedDataParallel` reduces, None if it does not say. Replacement: none;
-    that it was wrapped around a model before `sparsify` would not be found."""
+    """Returns the Parameters whose gradients a `DistributedDataParallel` reduces, None if it does not say.
+
+    Replacement: none. Wrapping a model before `sparsify` would not be noticed."""
     return getattr(model, "_module_parameters", None)
 
 
@@ -137,8 +139,9 @@ def hooks(optimizer: torch.optim.Optimizer, kind: str) -> list[Any]:
 
 
 def called_by_checkpoint() -> bool:
-    """Whether the caller's caller is `torch.distributed.checkpoint.state_dict`, which keeps of a `state_dict` only what
-    it knows. Replacement: none; what it leaves out would be missed when it is loaded."""
+    """Returns whether the caller's caller is `torch.distributed.checkpoint.state_dict`.
+
+    It keeps of a `state_dict` only what it knows. Replacement: none; what it leaves out would be missed at loading."""
     frame = inspect.currentframe()
     for _ in range(3):
         frame = None if frame is None else frame.f_back

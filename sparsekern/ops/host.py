@@ -47,6 +47,11 @@ def refuse_nan(count: Tensor) -> None:
         raise ValueError("scores must not contain NaN")
 
 
+def check_nan() -> None:
+    """Raises the `ValueError` that `refuse_nan` has put off, if there is one."""
+    numbers([])
+
+
 @contextmanager
 def gathered() -> Iterator[None]:
     """Refusals need no waiting of their own. What is computed from scores that will be refused is of no meaning, but is
@@ -58,6 +63,6 @@ def gathered() -> Iterator[None]:
     _suspects = []
     try:
         yield
-        numbers([])
+        check_nan()
     finally:
         _suspects = None

@@ -1,4 +1,4 @@
-"""`sparsify`: the first pattern of a network."""
+"""`sparsify`: gives a network its first pattern."""
 
 import logging
 import warnings
@@ -138,7 +138,7 @@ def sparsify(
 
 
 def _tell(model: nn.Module, why: dict[str, str]) -> None:
-    """Says what became sparse, and what did not."""
+    """Logs what became sparse and what did not."""
     weights = Weights(model, why)
     log.info("%s", weights)
     if weights.left(CHOSEN) > 0.1:
@@ -157,7 +157,7 @@ def _warn_of_empty(patterns: dict[str, Topology], method: Method) -> None:
 
 @torch.no_grad()
 def _initialize(layer: Any, method: Method, generator: torch.Generator) -> None:
-    """Draws new weights for the pattern, or makes those there are larger, where the method says so."""
+    """Draws new weights for the pattern, or scales the present ones, where the method says so."""
     if method.initialize in ("fan_in", "evci"):
         layer.reset_parameters(generator)
     if method.initialize == "evci":
@@ -190,8 +190,8 @@ def _patterns(
     loss: Loss | None,
     generator: torch.Generator,
 ) -> tuple[list[Topology], dict[str, Tensor]]:
-    """The first pattern of every layer, and what of other Parameters is removed with the weights. A layer that is
-    sparse already keeps its own."""
+    """Returns the first pattern of every layer, and which entries of other Parameters are removed with the weights. A
+    layer that is sparse already keeps its pattern."""
     dense = {name: layer for name, layer in layers.items() if not isinstance(layer, PatternLayer)}
     if not dense:
         return _agreeing(layers, method), {}
@@ -242,7 +242,11 @@ def _check_data(method: Method, batches: Batches | None, loss: Loss | None) -> N
 
 
 def _agreeing(layers: dict[str, nn.Module], method: Method) -> list[Topology]:
-    """The patterns of a model that is sparse already, as the method would have it."""
+    """Returns the patterns of a model that is sparse already.
+
+    Raises:
+        ValueError: the method would start with another number of weights.
+    """
     patterns = [layer.topology for layer in layers.values() if isinstance(layer, PatternLayer)]
     if method.start is not None and method.start.unit == "channel":
         return patterns

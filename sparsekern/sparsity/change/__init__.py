@@ -1,1 +1,1 @@
-"""A change of pattern is all or nothing: the transaction, and what it moves through the optimizer."""
+"""A change of pattern is all or nothing. Momentum and other optimizer state move with the weights."""

@@ -1,4 +1,8 @@
-"""Moving a weight and all that belongs to it through a change of pattern."""
+"""Moves optimizer state along with the weights in a change of pattern.
+
+Momentum, second moments, the gradient and whatever else an optimizer keeps for each weight follow the weight to its new
+position. A grown weight gets the state that the optimizer would create for a new Parameter.
+"""
 
 import inspect
 from collections.abc import Callable
@@ -16,15 +20,14 @@ from .transaction import Transaction
 
 @torch.no_grad()
 def carry(change: Transaction, states: States, layer: Any, index_map: Tensor) -> None:
-    """Rearranges `values` of a layer's draft, the gradient and every tensor of that shape which the optimizer keeps for
-    it by `index_map`.
+    """Moves the values of a layer's draft, the gradient, and the optimizer's state by `index_map`.
 
-    A grown weight starts at 0, its state as the optimizer's own first step would create it. Knows no optimizer class.
-    Where the map is longer or shorter than the Parameter, a new Parameter takes its place in the layer and in the
-    optimizer.
+    The optimizer's state are its tensors of the shape of `values`, whatever its class. A grown weight starts at 0, with
+    the state that the optimizer's own first step would create. Where the map is longer or shorter than the Parameter, a
+    new Parameter takes its place in the layer and in the optimizer.
 
     Args:
-        index_map: int32 `[new capacity]`, the old slot of each new slot or -1.
+        index_map: int32 `[new capacity]`, the old position of each new position, -1 for a grown weight.
     """
     parameter, fresh = layer.values, {}
 
@@ -46,8 +49,8 @@ def hand_over(
     entries: list[Entry],
     moved: Callable[[Entry], Tensor],
 ) -> None:
-    """Puts what is `moved` into the place of the entries and, if the Parameter is a new one, that one into the place of
-    the old one."""
+    """Replaces the optimizer's entries for a weight by what `moved` makes of them, and the `old` Parameter by the `new`
+    one if that is another."""
     for entry in entries:
         tensor = moved(entry)
         if new is old:
@@ -60,7 +63,7 @@ def hand_over(
 
 @torch.no_grad()
 def carry_values(change: Transaction, layer: Any, index_map: Tensor) -> None:
-    """Rearranges `values` of a layer's draft and its gradient."""
+    """Moves the values of a layer's draft and its gradient by `index_map`."""
     parameter = layer.values
     grad = None if parameter.grad is None else gather(parameter.grad, index_map, 0.0)
     put_values(change, layer, gather(parameter, index_map, 0.0), grad)
@@ -79,21 +82,21 @@ def put_values(change: Transaction, layer: Any, values: Tensor, grad: Tensor | N
 
 
 def gather(tensor: Tensor, index_map: Tensor, fill: float | Tensor) -> Tensor:
-    """`tensor[index_map]` with `fill` where the map is negative."""
+    """Returns `tensor[index_map]`, with `fill` where the map is negative."""
     moved = tensor.detach()[index_map.clamp(min=0)] if tensor.numel() else tensor.new_zeros(index_map.shape)
     return moved.masked_fill_(index_map < 0, fill)
 
 
 @cache
 def _settings(kind: type[Optimizer]) -> frozenset[str] | None:
-    """What the constructor takes; None: everything."""
+    """Returns the names that an optimizer's constructor takes; None: all names."""
     parameters = inspect.signature(kind).parameters
     return None if any(each.kind is each.VAR_KEYWORD for each in parameters.values()) else frozenset(parameters)
 
 
 def fresh_state(optimizer: Optimizer, parameter: Tensor) -> dict[str, Tensor] | None:
-    """The per-element state that the optimizer creates for a new weight of value and gradient 0, a vector of one, each
-    0-d; None if it can't be built from its own settings."""
+    """Returns the state that the optimizer creates for a new weight of value and gradient 0, a 0-d tensor for each
+    name. None: a twin of the optimizer can't be built from its settings."""
     group = next(g for g in optimizer.param_groups if any(p is parameter for p in g["params"]))
     probe = nn.Parameter(torch.zeros(1, dtype=parameter.dtype, device=parameter.device))
     probe.grad = torch.zeros_like(probe)

@@ -1,4 +1,4 @@
-"""Where an optimizer keeps numbers per weight, and optimizers inside it."""
+"""Finds where an optimizer keeps its state per weight, and the optimizers inside it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ class Entry(NamedTuple):
 
 
 def nested(optimizer: Optimizer) -> list[Optimizer]:
-    """The optimizer and those among its attributes (`base_optimizer` of SAM, `optimizer` of Lookahead), and theirs."""
+    """Returns the optimizer and the optimizers among its attributes (`base_optimizer` of SAM, `optimizer` of
+    Lookahead), and theirs."""
     found = [optimizer]
     for outer in found:
         for value in vars(outer).values():
@@ -33,7 +34,7 @@ def nested(optimizer: Optimizer) -> list[Optimizer]:
 
 
 def state_of(optimizer: Optimizer, parameter: Tensor) -> dict[str, Any]:
-    """What the optimizer, and those inside it, keep for a Parameter, by name."""
+    """Returns what the optimizer, and those inside it, keep for a Parameter, by name."""
     if type(optimizer).__module__.startswith("torch.optim"):
         return optimizer.state.get(parameter, {})
     merged: dict[str, Any] = {}
@@ -43,9 +44,8 @@ def state_of(optimizer: Optimizer, parameter: Tensor) -> dict[str, Any]:
 
 
 class States:
-    """The numbers that an optimizer keeps per weight, wherever they lie: in its `state` and that of optimizers inside
-    it, in dicts whose keys are Parameters, and in lists that are aligned with the Parameters of all groups or of each.
-    """
+    """The state that an optimizer keeps per weight, wherever it lies: in its `state` and that of optimizers inside it,
+    in dicts whose keys are Parameters, and in lists that are aligned with the Parameters of all groups or of each."""
 
     def __init__(self, optimizer: Optimizer) -> None:
         self.optimizers = nested(optimizer)
@@ -55,7 +55,8 @@ class States:
         self._found = list(self._containers())
 
     def _containers(self) -> Iterator[tuple[str, Any, Optimizer]]:
-        """Every dict and list among the attributes and settings, but for `state` and the Parameters of the groups."""
+        """Yields every dict and list among the attributes and settings, but for `state` and the Parameters of the
+        groups."""
         seen: set[int] = set()
         for optimizer in self.optimizers:
             seen |= {id(each.state) for each in self.optimizers}
@@ -73,7 +74,7 @@ class States:
                 stack += [(path + part, value) for part, value in parts if isinstance(value, (dict, list, tuple))]
 
     def of(self, parameter: Tensor) -> Iterator[Entry]:
-        """The tensors that belong to a Parameter; another one each, wherever it is found twice."""
+        """Yields the tensors that belong to a Parameter, each once."""
         seen: set[int] = set()
         for entry in self._of(parameter):
             if id(entry.tensor) not in seen:
@@ -96,8 +97,8 @@ class States:
                         yield Entry(container, i, container[i], optimizer, path)
 
     def _aligned(self, container: Any) -> Sequence[Tensor] | None:
-        """The Parameters, of a group or of all of them, whose shapes the tensors of a list have; None if it holds
-        Parameters or others."""
+        """Returns the Parameters, of a group or of all groups, whose shapes the tensors of a list have. None: the list
+        holds Parameters or something else."""
         if not isinstance(container, list) or not any(isinstance(t, Tensor) for t in container):
             return None
         if any(isinstance(t, nn.Parameter) for t in container):
@@ -112,7 +113,7 @@ class States:
         return self._all if _fits(container, self._all) else None
 
     def lists(self) -> dict[str, list[Any]]:
-        """The lists that are aligned with Parameters, by name, entries in the order of all Parameters."""
+        """Returns the lists that are aligned with Parameters, by name, entries in the order of all Parameters."""
         found: dict[str, list[Any]] = {}
         for path, container, _ in self._found:
             params = self._aligned(container)
@@ -122,7 +123,7 @@ class States:
         return found
 
     def set_lists(self, saved: dict[str, dict[int, Any]]) -> None:
-        """Gives the lists what `lists` returned, entries by the numbers of the Parameters."""
+        """Restores what `lists` returned, entries by the numbers of the Parameters."""
         for path, container, _ in self._found:
             params = self._aligned(container) if path in saved else None
             if params is not None:
@@ -167,7 +168,7 @@ class States:
 
 
 def _tensors(container: Any, key: Any, name: str = "") -> Iterator[tuple[Any, Any, Tensor, str]]:
-    """Those of `container[key]`: what holds each, the key there, the tensor, and a name."""
+    """Yields the tensors in `container[key]`: the container of each, its key there, the tensor, and a name."""
     value = container[key]
     if isinstance(value, Tensor):
         yield container, key, value, name
@@ -177,8 +178,8 @@ def _tensors(container: Any, key: Any, name: str = "") -> Iterator[tuple[Any, An
 
 
 def _keys(container: dict, parameter: Tensor) -> list[Any]:
-    """The keys by which a dict means a Parameter."""
-    number = id(parameter)  # also the hash of the Parameter, which no number is to be compared with
+    """Returns the keys by which a dict means a Parameter: itself or its id."""
+    number = id(parameter)  # also the hash of the Parameter: comparing an int with it would call the tensor's `==`
     return [key for key in container if key is parameter or (type(key) is int and key == number)]
 
 

@@ -1,4 +1,4 @@
-"""A change of pattern comes to be as a whole, or not at all."""
+"""A transaction: a change of pattern takes effect as a whole, or not at all."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ _call: Any = partial.__call__
 
 @torch.no_grad()
 def at_once(calls: Sequence[partial]) -> None:
-    """Calls functions that are not written in Python, one after another, in a single instruction of the interpreter:
-    signals, and what their handlers raise, come before it or after it, never between two calls."""
+    """Calls functions that are not written in Python, one after another, in a single instruction of the interpreter.
+
+    Signals, and what their handlers raise, come before it or after it, never between two calls."""
     with without_overrides():
         deque(map(_call, calls), maxlen=0)
 
@@ -30,8 +31,8 @@ class Transaction:
     """Collects what a change makes of layers, tensors, dicts, lists and attributes, and exchanges all of it `at_once`.
 
     Until `commit` nothing is altered that others see: new tensors are made beside the old ones, and layers, dicts and
-    lists are changed in drafts. So whatever interrupts a change leaves everything as it was before it or, if it comes
-    later than the commit, as it is after it.
+    lists are changed in drafts. Whatever interrupts a change leaves everything as it was before it or, after the
+    commit, as it is after it.
     """
 
     def __init__(self) -> None:
@@ -41,8 +42,9 @@ class Transaction:
         self._sites: list[tuple[Any, Any]] = []  # site, draft
 
     def layer(self, layer: Layer) -> Layer:
-        """A draft of a layer, for a new pattern, new Parameters or another class. Its tensors are the layer's own: not
-        to be written to but by `copy`. The draft of a draft is the same one."""
+        """Returns a draft of a layer, which may get a new pattern, new Parameters or another class.
+
+        Its tensors are the layer's own: only `copy` may write to them. The draft of a draft is the same one."""
         for original, draft, _ in self._layers:
             if layer is original or layer is draft:
                 return draft
@@ -53,12 +55,12 @@ class Transaction:
         return draft
 
     def original(self, layer: Layer) -> Layer:
-        """What a layer is the draft of; other layers are it themselves."""
+        """Returns the layer that `layer` is a draft of. A layer that is no draft is returned as it is."""
         return next((original for original, draft, _ in self._layers if draft is layer), layer)
 
     def site(self, site: Site) -> Site:
-        """A draft of a site, whose module may be exchanged for its draft; numbers per weight are exchanged, too, not
-        written to."""
+        """Returns a draft of a site. Its module may be exchanged for a draft, and its statistics for others, which are
+        not written to."""
         draft = object.__new__(type(site))
         vars(draft).update({name: dict(value) if type(value) is dict else value for name, value in vars(site).items()})
         vars(draft)["change"] = self
@@ -66,7 +68,7 @@ class Transaction:
         return draft
 
     def sites(self, sites: Sequence[Site]) -> list[Site]:
-        """What drafts of sites, and new sites of drafts of layers, are after the commit."""
+        """Returns the sites that drafts, and new sites of drafts of layers, are after the commit."""
         settled = []
         for site in sites:
             original = next((original for original, draft in self._sites if draft is site), site)
@@ -75,11 +77,11 @@ class Transaction:
         return settled
 
     def current(self, container: Any) -> Any:
-        """What a dict or list holds by now."""
+        """Returns what a dict or list holds by now."""
         return self._contents.get(id(container), (None, container))[1]
 
     def contents(self, container: Any) -> Any:
-        """A draft of what a dict or list holds."""
+        """Returns a draft of what a dict or list holds."""
         if id(container) not in self._contents:
             draft = list(container) if isinstance(container, list) else dict(container)
             self._contents[id(container)] = container, draft
@@ -100,6 +102,7 @@ class Transaction:
         self._calls.append(partial(function, *arguments))
 
     def commit(self) -> None:
+        """Exchanges everything that was collected."""
         calls, old = [*self._calls], []
         for layer, draft, was in self._layers:
             calls += _becomes(layer, draft, was)
@@ -110,7 +113,7 @@ class Transaction:
         at_once(calls)  # what was there before lives until this is over
 
     def forget(self) -> None:
-        """Lets go of everything, in the drafts, too, which refer to each other."""
+        """Drops everything, in the drafts, too, which refer to each other: memory is free at once."""
         for _, draft in self._sites:
             vars(draft).clear()
         for held in (self._calls, self._layers, self._contents, self._sites):
@@ -118,7 +121,7 @@ class Transaction:
 
 
 def _becomes(layer: Any, draft: Any, was: dict[str, Any]) -> list[partial]:
-    """What turns the layer into its draft."""
+    """Returns the calls that turn a layer into its draft."""
     calls, now = [], vars(draft)
     for name in MODULE_CONTENTS:
         if name in was and not _same(was[name], now[name]):
@@ -128,19 +131,21 @@ def _becomes(layer: Any, draft: Any, was: dict[str, Any]) -> list[partial]:
     calls.append(partial(dict.update, vars(layer), changed))
     calls += [partial(dict.pop, vars(layer), name, None) for name in was if name not in now]
     if type(draft) is not type(layer):
+        # In place, since optimizer hooks, lists and the user hold the layer itself.
         calls.append(partial(object.__setattr__, layer, "__class__", type(draft)))
     return calls
 
 
 def _same(left: Any, right: Any) -> bool:
-    """Whether two dicts hold the same objects, or two sets the same names, in the same order."""
+    """Returns whether two dicts hold the same objects, or two sets the same names, in the same order."""
     if isinstance(left, set):
         return left == right
     return list(left) == list(right) and all(left[key] is right[key] for key in left)
 
 
 def _filled(container: Any, contents: Any) -> list[partial]:
-    """What leaves `contents` in a container, by its own class's methods: no hash of a key is asked for."""
+    """Returns the calls that leave `contents` in a container. They are methods of `list`, `dict` and `set` themselves:
+    no code of the container's or a key's class runs."""
     if isinstance(container, list):
         return [partial(list.__setitem__, container, slice(None), contents)]
     kind = set if isinstance(container, set) else dict

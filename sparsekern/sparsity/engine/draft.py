@@ -1,4 +1,4 @@
-"""A draft: what one step changes, made beside the engine and exchanged all at once."""
+"""A draft: everything that one step changes is made beside the engine, and exchanged all at once."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Progress:
-    """What training has come to.
+    """How far training has come.
 
     Attributes:
         sites: one for every layer that the method drives.
@@ -63,7 +63,7 @@ class Progress:
 
 
 class Draft:
-    """What becomes of an engine, its layers and its optimizer in one step.
+    """The next state of an engine, its layers and its optimizer.
 
     Nothing that others see changes before `commit`, which exchanges everything in one instruction of the interpreter.
 
@@ -83,6 +83,7 @@ class Draft:
         self._begun = False
 
     def commit(self) -> None:
+        """Makes the draft the engine's progress, and its layers' and optimizer's state."""
         if self._begun:
             own = self.engine.generator
             self.transaction.call(torch.Generator.set_state, own, self.generator.get_state())

@@ -47,7 +47,7 @@ class Engine:
     """The layers of a model whose pattern a method changes, and what changes with them; see `Sparsifier`.
 
     Attributes:
-        now: what training has come to. A change of pattern exchanges it as a whole.
+        now: how far training has come. A change of pattern exchanges it as a whole.
         gradients: the backward passes that growth takes its statistics from.
         followers: for each copy of the model that follows it, its layers by name.
     """

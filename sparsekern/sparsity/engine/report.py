@@ -37,10 +37,15 @@ def remarks(model: nn.Module, sites: Sequence[LayerSite], optimizer: torch.optim
 
 @dataclass(frozen=True)
 class Report:
-    """`rows`: one dict per layer. flips: weights dropped plus weights grown at the last change; iou_last, iou_first:
-    intersection over union of the pattern with the one before that change, and with the first. Of guided growth also
-    sampled_uniformly: candidates of that change which chance had to supply, for want of weights that could be drawn;
-    and what the method's rule adds. `flops`: of the input that the report was asked with."""
+    """The state of every layer's pattern. `print` shows it as a table.
+
+    Attributes:
+        rows: one dict per layer. "flips": weights dropped plus weights grown at the last change. "iou_last",
+            "iou_first": intersection over union of the pattern and the one before that change, and the first one.
+            "sampled_uniformly", of guided growth: candidates that were drawn uniformly, since too few had a probability
+            above 0. Others come from the method's rule.
+        flops: those of the input that `Sparsifier.report` was given.
+    """
 
     method: str
     steps: int
@@ -50,7 +55,7 @@ class Report:
 
     @property
     def sparsity(self) -> float:
-        """Fraction of absent weights over all sparse layers."""
+        """The fraction of absent weights over all sparse layers."""
         size = sum(prod(row["shape"]) for row in self.rows)
         return 1 - sum(row["nnz"] for row in self.rows) / size if size else 0.0
 

@@ -1,4 +1,4 @@
-"""The state of an engine as files hold it."""
+"""Saves and loads the state of an engine, also from files of version 0.1."""
 
 from typing import Any
 

@@ -1,1 +1,1 @@
-"""The model as its user holds it: what wraps it, and how it is called."""
+"""The model as its user holds it: in wrappers, and called with batches of any structure."""

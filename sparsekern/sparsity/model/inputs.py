@@ -1,4 +1,4 @@
-"""How a model is called with the x of a batch (x, y), and what it returns."""
+"""Calls a model with the x of a batch (x, y), and takes apart what it returns."""
 
 import copy
 import inspect
@@ -10,26 +10,26 @@ from torch import Tensor, nn
 
 
 class Arguments(NamedTuple):
-    """Of a call."""
+    """The arguments of a call."""
 
     positional: tuple[Any, ...]
     keywords: dict[str, Any]
 
     def each(self, change: Callable[[Tensor], Tensor]) -> "Arguments":
-        """The same with other tensors."""
+        """Returns the arguments with every tensor changed."""
         return Arguments(mapped(self.positional, change), mapped(self.keywords, change))
 
     def tensors(self) -> list[Tensor]:
         return [*tensors(self.positional), *tensors(self.keywords)]
 
     def first(self, count: int) -> "Arguments":
-        """The first samples of the batch: of every tensor that is as long as the first one."""
+        """Returns the first samples of the batch, of every tensor that is as long as the first one."""
         found = self.tensors()
         size = len(found[0]) if found and found[0].dim() else None
         return self.each(lambda x: x[:count] if x.dim() and len(x) == size else x)
 
     def in_order(self, model: nn.Module) -> tuple[Any, ...]:
-        """All of them by position."""
+        """Returns all arguments by position."""
         if not self.keywords:
             return self.positional
         bound = inspect.signature(model.forward).bind(*self.positional, **self.keywords)
@@ -38,20 +38,21 @@ class Arguments(NamedTuple):
 
 
 def arguments(x: Any) -> Arguments:
-    """A mapping holds keywords, as tokenizers make them, a tuple several positional arguments; anything else is one."""
+    """Returns x as arguments: a mapping holds keywords, as tokenizers make them, a tuple positional arguments, and
+    anything else is one argument."""
     if isinstance(x, Mapping):
         return Arguments((), {str(key): value for key, value in x.items()})
     return Arguments(x if isinstance(x, tuple) else (x,), {})
 
 
 def call(model: nn.Module, x: Any) -> Any:
-    """What `model` returns for the x of a batch."""
+    """Returns the output of `model` for the x of a batch."""
     positional, keywords = arguments(x)
     return model(*positional, **keywords)
 
 
 def mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """The same structure of mappings, lists and tuples, with every tensor changed."""
+    """Returns the same structure of mappings, lists and tuples with every tensor changed."""
     if isinstance(value, Tensor):
         return change(value)
     if isinstance(value, Mapping):
@@ -66,7 +67,7 @@ def mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
 
 
 def tensors(value: Any) -> Iterator[Tensor]:
-    """The tensors in mappings, lists and tuples; what else a model returns, such as caches, is passed over."""
+    """Yields the tensors in mappings, lists and tuples. Other outputs of a model, such as caches, are passed over."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, Mapping | list | tuple):
@@ -75,12 +76,17 @@ def tensors(value: Any) -> Iterator[Tensor]:
 
 
 def divided(output: Any, divisor: float) -> Any:
-    """An output whose floating-point tensors are divided."""
+    """Returns an output with its floating-point tensors divided."""
     return mapped(output, lambda x: x / divisor if x.is_floating_point() else x)
 
 
 def total(output: Any) -> Tensor:
-    """The sum of an output's floating-point tensors; scalars beside others are losses, and do not count."""
+    """Returns the sum of an output's floating-point tensors, 0-d. Scalars beside other tensors are losses, and do not
+    count.
+
+    Raises:
+        ValueError: there is none.
+    """
     found = [x for x in tensors(output) if torch.is_floating_point(x)]
     found = [x for x in found if x.dim()] or found
     if not found:

@@ -1,4 +1,5 @@
-"""What wraps a model, told by its class: names are those that the model itself gives its modules."""
+"""Finds the model inside wrappers such as `DistributedDataParallel`. Wrappers are known by their class: the model's own
+modules may have any name."""
 
 import sys
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ WRAPPERS = {
     "lightning.fabric.wrappers._FabricModule": "_forward_module",
     "lightning_fabric.wrappers._FabricModule": "_forward_module",
 }
-# Those that have taken hold of the Parameters they were given, and what they are good for.
+# Wrappers that hold the Parameters which they were given, and why that is too early before `sparsify`.
 HOLDERS = {
     "DistributedDataParallel": "it would go on reducing the dense Parameters, and the ranks would drift apart",
     "DataParallel": "it is wrapped around the finished model",
@@ -29,14 +30,14 @@ HOLDERS = {
 
 
 def bare(model: nn.Module) -> nn.Module:
-    """The model in its wrappers."""
+    """Returns the model inside its wrappers."""
     while (held := _held(model)) is not None:
         model = model.get_submodule(held)
     return model
 
 
 def own_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """`model.named_modules()` as if nothing in it were wrapped."""
+    """Yields `model.named_modules()` as if nothing in it were wrapped."""
     return _own_modules(model, "", set())
 
 
@@ -71,7 +72,7 @@ def check_free(model: nn.Module) -> None:
 
 
 def is_sharded(parameter: torch.Tensor) -> bool:
-    """Whether it is a DTensor; what has not been imported, which takes a second, has made none."""
+    """Returns whether a Parameter is a DTensor. Does not import that class, which takes a second."""
     tensors = sys.modules.get("torch.distributed.tensor")
     return tensors is not None and isinstance(parameter, tensors.DTensor)
 
@@ -91,12 +92,12 @@ def check_managed(model: nn.Module, parameters: list[torch.Tensor]) -> None:
 
 
 def former_name(name: str) -> str:
-    """What version 0.1 called a layer in its files: it took every part of this name for a wrapper."""
+    """Returns the name of a layer in files of version 0.1, which left out what it took for wrappers."""
     return ".".join(part for part in name.split(".") if part not in ("module", private_torch.COMPILED_CHILD))
 
 
 def _held(module: nn.Module) -> str | None:
-    """The name under which a wrapper holds a model."""
+    """Returns the attribute under which a wrapper holds a model; None if it is no wrapper."""
     return next((WRAPPERS[name] for kind in type(module).__mro__ if (name := _full_name(kind)) in WRAPPERS), None)
 
 

@@ -1,4 +1,4 @@
-"""Sites whose next pattern is given by a mask, since all weights are kept, not the active ones only."""
+"""Sites whose next pattern is given by a mask: all their weights are kept, not the active ones only."""
 
 from typing import Any
 

@@ -183,7 +183,7 @@ class LayerSite(Generic[Layer]):
         return {name: fact.item() if isinstance(fact, Tensor) else fact for name, fact in self.facts.items()}
 
     def check_loaded(self, optimizer: torch.optim.Optimizer) -> None:
-        """Refuses to go on with optimizer state that belongs to other weights than a loaded pattern has."""
+        """Raises a `RuntimeError` if the optimizer's state belongs to other weights than a loaded pattern has."""
 
     def settle(self, change: Transaction, states: States, followers: Sequence[Layer]) -> "Site":
         """Ends all changes of pattern: the layer holds its nonzeros only. Returns the site that takes this one's
