@@ -74,7 +74,7 @@ test-installed: build .venv/requirements-dev
 
 # The kernels, and the CUDA sources as serial code, under the address and undefined-behaviour sanitizers; then the
 # kernels on threads of their own under the thread sanitizer, which finds no address space where it is randomized.
-SANITIZED = $(sort $(KERNEL_TESTS) $(wildcard tests/ops/test_conv_*.py tests/ops/test_malformed.py tests/ops/test_sampling.py))
+SANITIZED = $(sort $(KERNEL_TESTS) $(wildcard tests/ops/test_window.py tests/ops/test_malformed.py tests/ops/test_*_sample.py tests/ops/test_random_subset.py tests/ops/test_sampled_*.py))
 sanitize: .venv/requirements-dev
 	SANITIZE=address,undefined $(BIN)/python setup.py -q build --build-lib build/address/lib --build-temp build/address/temp
 	PYTHONPATH=build/address/lib ASAN_OPTIONS=detect_leaks=0 \

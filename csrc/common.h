@@ -19,6 +19,8 @@ namespace sparsekern {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
+constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
 template <class T>
 const T* data(const Tensor& t) {
   return static_cast<const T*>(t.const_data_ptr());

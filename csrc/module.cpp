@@ -3,7 +3,7 @@
 #include <pybind11/stl.h>
 #include <torch/headeronly/version.h>
 
-#include "cpu/isa.h"
+#include "cpu/dispatch.h"
 #include "cpu/threads.h"
 
 PYBIND11_MODULE(_C, m) {

@@ -38,7 +38,7 @@ Order ordered(const Weight& weight, const A* values, const Planes& planes, int64
       }
     });
   };
-  // Where each channel starts is known unless the index came without the walk by columns.
+  // Where each channel starts is known unless the index came without the transposed (CSC) index.
   if (groups * grids * segments == 1 && weight.t_ptr[weight.cols] == weight.nnz) {
     for (int64_t c = 0; c <= channels; ++c) order.bounds[c] = weight.t_ptr[c * taps];
   } else {

@@ -1,4 +1,4 @@
-// The nonzeros of a convolution's weight in the orders in which its kernels walk them.
+// The nonzeros of a convolution's weight in the orders in which its kernels take them.
 #pragma once
 
 #include <algorithm>
@@ -6,7 +6,7 @@
 #include <memory>
 #include <vector>
 
-#include "cpu/window.h"
+#include "cpu/planes.h"
 
 namespace sparsekern {
 
@@ -19,7 +19,7 @@ struct Weight {
   double density() const { return static_cast<double>(nnz) / static_cast<double>(std::max<int64_t>(1, rows * cols)); }
 };
 
-// The nonzeros in the order of a walk, by rows and segments.
+// The nonzeros of a product in order, by rows and segments.
 struct Order {
   std::vector<int32_t> bounds;
   std::unique_ptr<int32_t[]> offset;
@@ -27,10 +27,10 @@ struct Order {
   int64_t segments;
 };
 
-// As the forward pass and the gradient of the weight walk them: by output channels.
+// The order of the forward pass and the gradient of the weight: by output channels.
 Order forward_order(const Weight& weight, const Planes& planes);
 
-// As the gradient of the input walks them: by input channels and grids, there by output channels. `values` are in `A`,
+// The order of the gradient of the input: by input channels and grids, there by output channels. `values` are in `A`,
 // of `sum_size` bytes.
 Order backward_order(const Weight& weight, const void* values, int sum_size, const Planes& planes, int64_t channels);
 

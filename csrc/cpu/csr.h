@@ -5,7 +5,7 @@
 #include <cstdint>
 
 #include "common.h"
-#include "cpu/isa.h"
+#include "cpu/dispatch.h"
 
 namespace sparsekern {
 

@@ -35,10 +35,10 @@ inline int64_t keep_first(int64_t* draws, int64_t size, const int64_t* chosen, i
 template <class Draw>
 int64_t extend_distinct(int64_t* out, int64_t have, int64_t n, int64_t limit, int64_t rounds, int64_t& counter,
                         const Draw& draw) {
-  constexpr int64_t FEW = 64;
+  constexpr int64_t kFew = 64;
   for (int64_t drawn = 1, accepted = 1; have < n && rounds > 0; --rounds) {
     const int64_t missing = n - have;
-    drawn = std::clamp(missing * drawn / accepted, FEW, std::max(n, FEW));
+    drawn = std::clamp(missing * drawn / accepted, kFew, std::max(n, kFew));
     const std::unique_ptr<int64_t[]> buffer(drawn > missing ? new int64_t[drawn] : nullptr);
     int64_t* fresh = buffer ? buffer.get() : out + have;
     parallel_for(0, drawn, 1 << 12, [&](int64_t begin, int64_t end) {

@@ -13,7 +13,7 @@
 namespace sparsekern {
 namespace {
 
-constexpr int64_t ROUNDS = 32;
+constexpr int64_t kRounds = 32;
 
 // Draws positions with probability proportional to their weight: inversion of the cumulative sum, with a table that
 // says where in it to look.
@@ -109,12 +109,12 @@ void list_support(int64_t* out, const Weights& row, const Weights& col, const Pa
 
 // Turns ascending ranks among the coordinates that are neither active nor chosen into these coordinates.
 void rank_to_coordinate(int64_t* ranks, int64_t n, const int64_t* chosen, int64_t have, const Pattern& pattern) {
-  constexpr int64_t END = std::numeric_limits<int64_t>::max();
+  constexpr int64_t kEnd = std::numeric_limits<int64_t>::max();
   Pattern::Cursor cursor{pattern};
   int64_t taken = 0, i = 0, active = cursor.next();
   for (int64_t j = 0; j < n; ++j) {
     while (true) {
-      const int64_t drawn = i < have ? chosen[i] : END;
+      const int64_t drawn = i < have ? chosen[i] : kEnd;
       if (std::min(active, drawn) > ranks[j] + taken) break;
       active < drawn ? active = cursor.next() : ++i;
       ++taken;
@@ -144,7 +144,7 @@ std::tuple<Tensor, Tensor> guided_sample(const Tensor& row_weight, const Tensor&
   if (have <= n) {
     list_support(out, row, column, pattern);
   } else {
-    have = extend_distinct(out, 0, n, rows * cols, ROUNDS, counter, [&](int64_t i) {
+    have = extend_distinct(out, 0, n, rows * cols, kRounds, counter, [&](int64_t i) {
       const int64_t r = row.at(stream.unit(2 * i)), c = column.at(stream.unit(2 * i + 1));
       return pattern.active(r, c) ? int64_t{-1} : r * cols + c;
     });

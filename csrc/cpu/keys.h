@@ -19,32 +19,32 @@ template <class T>
 struct Keys {
   using Bit = Bits<T>;
   using Key = std::conditional_t<sizeof(T) == 8, uint64_t, uint32_t>;
-  static constexpr Key SIGN = Key{1} << (8 * sizeof(T) - 1);
-  static constexpr Key MASK = SIGN | (SIGN - 1);
+  static constexpr Key kSign = Key{1} << (8 * sizeof(T) - 1);
+  static constexpr Key kMask = kSign | (kSign - 1);
 
   bool absolute;
 
-  static constexpr Key INF = sizeof(T) == 8                                   ? Key(0x7FF0000000000000u)
-                             : sizeof(T) == 4                                 ? Key(0x7F800000u)
-                             : std::is_same_v<T, torch::headeronly::BFloat16> ? Key(0x7F80u)
-                                                                              : Key(0x7C00u);
+  static constexpr Key kInf = sizeof(T) == 8                                   ? Key(0x7FF0000000000000u)
+                              : sizeof(T) == 4                                 ? Key(0x7F800000u)
+                              : std::is_same_v<T, torch::headeronly::BFloat16> ? Key(0x7F80u)
+                                                                               : Key(0x7C00u);
 
-  static bool is_nan(Bit x) { return (x & (SIGN - 1)) > INF; }
+  static bool is_nan(Bit x) { return (x & (kSign - 1)) > kInf; }
 
   int bits() const { return 8 * sizeof(T) - absolute; }
 
   Key of(Bit x) const {
-    if (absolute) return x & (SIGN - 1);
-    return x & SIGN ? (Key{0} - x) & MASK : x | SIGN;
+    if (absolute) return x & (kSign - 1);
+    return x & kSign ? (Key{0} - x) & kMask : x | kSign;
   }
 
   Bit number(Key key) const {
     if (absolute) return static_cast<Bit>(key);
-    return static_cast<Bit>(key & SIGN ? key ^ SIGN : (Key{0} - key) & MASK);
+    return static_cast<Bit>(key & kSign ? key ^ kSign : (Key{0} - key) & kMask);
   }
 };
 
-constexpr int64_t CHUNK = 1 << 15;
+constexpr int64_t kChunk = 1 << 15;
 
 // A stretch of one of the tensors.
 template <class T>
@@ -56,7 +56,7 @@ struct Chunk {
 template <class T>
 std::vector<Chunk<T>> cut(const Bits<T>* data, int64_t size, int64_t tensor) {
   std::vector<Chunk<T>> chunks;
-  for (int64_t at = 0; at < size; at += CHUNK) chunks.push_back({data + at, std::min(CHUNK, size - at), tensor, at});
+  for (int64_t at = 0; at < size; at += kChunk) chunks.push_back({data + at, std::min(kChunk, size - at), tensor, at});
   return chunks;
 }
 

@@ -7,28 +7,28 @@
 #include <mutex>
 
 #include "cpu/parallel.h"
-#include "cpu/sift.h"
+#include "cpu/partition.h"
 
 namespace sparsekern {
 
-constexpr int DIGIT = 11;
-constexpr int TURNS = 4;  // equal neighbours would wait for each other's counter: so many of them take turns
-using Histogram = std::array<int64_t, 1 << DIGIT>;
+constexpr int kDigit = 11;
+constexpr int kTurns = 4;  // equal neighbours would wait for each other's counter: so many of them take turns
+using Histogram = std::array<int64_t, 1 << kDigit>;
 
-// Counts the digit `(key >> shift) % 2^width` of the keys that start with `prefix`; of all keys if it is the FIRST.
-template <bool FIRST, class T>
+// Counts the digit `(key >> shift) % 2^width` of the keys that start with `prefix`, or, `kFirst`, of all keys.
+template <bool kFirst, class T>
 Histogram count_digits(const std::vector<Chunk<T>>& chunks, Keys<T> keys, typename Keys<T>::Key prefix, int shift,
                        int width) {
   Histogram total{};
   std::mutex mutex;
   parallel_for(0, chunks.size(), 1, [&](int64_t begin, int64_t end) {
-    const auto counts = std::make_unique<std::array<uint32_t, TURNS << DIGIT>>();
+    const auto counts = std::make_unique<std::array<uint32_t, kTurns << kDigit>>();
     counts->fill(0);
     int64_t counted = 0;
     const auto add = [&] {
       const std::lock_guard lock(mutex);
-      for (int t = 0; t < TURNS; ++t)
-        for (size_t d = 0; d < total.size(); ++d) total[d] += (*counts)[(t << DIGIT) + d];
+      for (int t = 0; t < kTurns; ++t)
+        for (size_t d = 0; d < total.size(); ++d) total[d] += (*counts)[(t << kDigit) + d];
       counts->fill(0);
       counted = 0;
     };
@@ -37,11 +37,11 @@ Histogram count_digits(const std::vector<Chunk<T>>& chunks, Keys<T> keys, typena
       const auto count = [&](int64_t j, int turn) {
         const auto key = keys.of(x[j]);
         const auto digit = (key >> shift) & ((1u << width) - 1);
-        if (FIRST || (key >> shift) >> width == prefix) ++(*counts)[(turn << DIGIT) + digit];
+        if (kFirst || (key >> shift) >> width == prefix) ++(*counts)[(turn << kDigit) + digit];
       };
       int64_t j = 0;
-      for (; j + TURNS <= chunks[i].size; j += TURNS)
-        for (int turn = 0; turn < TURNS; ++turn) count(j + turn, turn);
+      for (; j + kTurns <= chunks[i].size; j += kTurns)
+        for (int turn = 0; turn < kTurns; ++turn) count(j + turn, turn);
       for (; j < chunks[i].size; ++j) count(j, 0);
       if ((counted += chunks[i].size) >= int64_t{1} << 31) add();  // before a counter can overflow
     }
@@ -54,8 +54,8 @@ Histogram count_digits(const std::vector<Chunk<T>>& chunks, Keys<T> keys, typena
 template <class T>
 void refuse_nan(const std::vector<Chunk<T>>& chunks, Keys<T> keys, const Histogram& first, int shift) {
   const auto digit = [&](auto bits) { return static_cast<int64_t>(keys.of(bits) >> shift); };
-  const auto top = first.begin() + digit(static_cast<Bits<T>>(Keys<T>::INF));
-  const auto bottom = keys.absolute ? 0 : 1 + digit(static_cast<Bits<T>>(Keys<T>::SIGN | Keys<T>::INF));
+  const auto top = first.begin() + digit(static_cast<Bits<T>>(Keys<T>::kInf));
+  const auto bottom = keys.absolute ? 0 : 1 + digit(static_cast<Bits<T>>(Keys<T>::kSign | Keys<T>::kInf));
   const auto occurs = [](int64_t count) { return count > 0; };
   if (!std::any_of(top, first.end(), occurs) && !std::any_of(first.begin(), first.begin() + bottom, occurs)) return;
   for (const auto& chunk : chunks)
@@ -72,10 +72,10 @@ struct Selected {
 template <class T>
 Selected<T> radix_select(const std::vector<Chunk<T>>& all, int64_t size, int64_t k, Keys<T> keys) {
   std::vector<Chunk<T>> chunks = all;
-  Sifted<T> left;
+  Partition<T> left;
   Selected<T> result{0, k, size};
   for (int shift = keys.bits(); shift > 0;) {
-    const int width = std::min(DIGIT, shift);
+    const int width = std::min(kDigit, shift);
     const bool first = shift == keys.bits();
     shift -= width;
     const Histogram counts = first ? count_digits<true>(chunks, keys, result.key, shift, width)
@@ -88,7 +88,7 @@ Selected<T> radix_select(const std::vector<Chunk<T>>& all, int64_t size, int64_t
     // Go on with a copy of what is left if that is little; numbers that share a digit are read where they are.
     if (shift > 0 && !left.numbers && result.equal <= size / 8) {
       const auto low = static_cast<typename Keys<T>::Key>(result.key << shift);
-      left = sift<T>(chunks, keys, {low, low | ((typename Keys<T>::Key{1} << shift) - 1)}, result.equal);
+      left = partition<T>(chunks, keys, {low, low | ((typename Keys<T>::Key{1} << shift) - 1)}, result.equal);
       chunks = cut<T>(left.numbers.get(), result.equal, 0);
     }
   }

@@ -5,14 +5,14 @@
 #include <memory>
 
 #include "common.h"
-#include "cpu/isa.h"
+#include "cpu/dispatch.h"
 #include "cpu/parallel.h"
 #include "dtypes.h"
 
 namespace sparsekern {
 namespace {
 
-constexpr int64_t CHUNK = 256;  // batch entries at a time, a bound on the memory that packing takes
+constexpr int64_t kChunk = 256;  // batch entries at a time, a bound on the memory that packing takes
 
 // `[batch, features]` seen through strides.
 template <class T>
@@ -30,10 +30,10 @@ Matrix<T> matrix(const Tensor& t) {
 template <class T>
 void pack(const Matrix<T>& m, int64_t start, int64_t length, Wide<T>* packed) {
   const int64_t n = std::min(length, m.batch - start);
-  constexpr int64_t BLOCK = 16;
-  parallel_for(0, (m.features + BLOCK - 1) / BLOCK, 8, [&](int64_t begin, int64_t end) {
+  constexpr int64_t kBlock = 16;
+  parallel_for(0, (m.features + kBlock - 1) / kBlock, 8, [&](int64_t begin, int64_t end) {
     for (int64_t block = begin; block < end; ++block) {
-      const int64_t first = block * BLOCK, last = std::min(first + BLOCK, m.features);
+      const int64_t first = block * kBlock, last = std::min(first + kBlock, m.features);
       for (int64_t b = 0; b < n; ++b) {
         const T* row = m.data + (start + b) * m.batch_stride;
         for (int64_t f = first; f < last; ++f) packed[f * length + b] = static_cast<Wide<T>>(row[f * m.feature_stride]);
@@ -43,12 +43,12 @@ void pack(const Matrix<T>& m, int64_t start, int64_t length, Wide<T>* packed) {
   });
 }
 
-// out[i] += dot(delta[row i], h[column i]), in vectors of BYTES; `length` fills whole groups of four vectors.
-template <class W, int BYTES>
+// out[i] += dot(delta[row i], h[column i]), in vectors of kBytes; `length` fills whole groups of four vectors.
+template <class W, int kBytes>
 [[gnu::always_inline]] inline void dots(const int64_t* coordinates, int64_t n, int64_t cols, const W* delta, const W* h,
                                         int64_t length, W* out) {
-  typedef W Vector __attribute__((vector_size(BYTES), aligned(sizeof(W)), may_alias));
-  constexpr int64_t WIDTH = BYTES / sizeof(W);
+  typedef W Vector __attribute__((vector_size(kBytes), aligned(sizeof(W)), may_alias));
+  constexpr int64_t kWidth = kBytes / sizeof(W);
   int64_t row = 0, base = 0;
   for (int64_t i = 0; i < n; ++i) {
     const int64_t x = coordinates[i];
@@ -59,14 +59,14 @@ template <class W, int BYTES>
     const W* d = delta + row * length;
     const W* a = h + (x - base) * length;
     Vector sum[4] = {};
-    for (int64_t b = 0; b < length; b += 4 * WIDTH) {
+    for (int64_t b = 0; b < length; b += 4 * kWidth) {
       for (int v = 0; v < 4; ++v)
         sum[v] +=
-            *reinterpret_cast<const Vector*>(d + b + v * WIDTH) * *reinterpret_cast<const Vector*>(a + b + v * WIDTH);
+            *reinterpret_cast<const Vector*>(d + b + v * kWidth) * *reinterpret_cast<const Vector*>(a + b + v * kWidth);
     }
     const Vector all = (sum[0] + sum[1]) + (sum[2] + sum[3]);
     W total = 0;
-    for (int64_t lane = 0; lane < WIDTH; ++lane) total += all[lane];
+    for (int64_t lane = 0; lane < kWidth; ++lane) total += all[lane];
     out[i] += total;
   }
 }
@@ -108,12 +108,12 @@ void accumulate(const Tensor& delta, const Tensor& h, const Tensor& coordinates,
   using W = Wide<T>;
   const auto d = matrix<T>(delta), a = matrix<T>(h);
   const auto [kernel, step] = choose<W>();
-  const int64_t longest = std::min(CHUNK, (d.batch + step - 1) / step * step);
+  const int64_t longest = std::min(kChunk, (d.batch + step - 1) / step * step);
   const std::unique_ptr<W[]> packed_d(new W[d.features * longest]), packed_a(new W[a.features * longest]);
   const int64_t* x = data<int64_t>(coordinates);
   W* out = mutable_data<W>(result);
-  for (int64_t start = 0; start < d.batch; start += CHUNK) {
-    const int64_t length = std::min(CHUNK, (d.batch - start + step - 1) / step * step);
+  for (int64_t start = 0; start < d.batch; start += kChunk) {
+    const int64_t length = std::min(kChunk, (d.batch - start + step - 1) / step * step);
     pack(d, start, length, packed_d.get());
     pack(a, start, length, packed_a.get());
     parallel_for(0, coordinates.numel(), 512, [&, kernel = kernel](int64_t begin, int64_t end) {

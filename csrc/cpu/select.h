@@ -47,7 +47,7 @@ template <class T>
 Selected<T> select(const Scores<T>& scores, int64_t k, bool absolute) {
   const Keys<T> keys{absolute};
   if (scores.size >= kSampled) {
-    const Sifted<T> found = sift(scores.chunks, keys, bracket(scores, k, keys), scores.size / 8);
+    const Partition<T> found = partition(scores.chunks, keys, bracket(scores, k, keys), scores.size / 8);
     require(!found.nan, "scores must not contain NaN");
     if (found.above < k && k <= found.above + found.inside && found.inside <= scores.size / 8)
       return radix_select(cut<T>(found.numbers.get(), found.inside, 0), found.inside, k - found.above, keys);

@@ -3,14 +3,14 @@
 #include <limits>
 
 #include "common.h"
-#include "cpu/isa.h"
+#include "cpu/dispatch.h"
 #include "cpu/parallel.h"
 #include "dtypes.h"
 
 namespace sparsekern {
 namespace {
 
-constexpr double kCap = 1e6;  // SNR_CAP of ops/schema.py
+constexpr double kCap = 1e6;  // SNR_CAP of ops/snr_update.py
 
 template <class W, class T>
 struct Update {

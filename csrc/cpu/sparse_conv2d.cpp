@@ -10,17 +10,18 @@
 #include "common.h"
 #include "cpu/conv_order.h"
 #include "cpu/csr.h"
+#include "cpu/dispatch.h"
 #include "cpu/parallel.h"
-#include "cpu/scratch.h"
-#include "cpu/storage.h"
+#include "cpu/shares.h"
+#include "cpu/tensors.h"
+#include "cpu/workspace.h"
 
 namespace sparsekern {
 namespace {
 
 using Bias = std::optional<Tensor>;
 
-constexpr int64_t kSums = 4;     // sums of the weight gradient that blocks of images are added to in turn
-constexpr int64_t kRowCost = 4;  // what a row costs beyond its nonzeros, in nonzeros
+constexpr int64_t kSums = 4;  // sums of the weight gradient that blocks of images are added to in turn
 
 Weight weight_of(const std::vector<Tensor>& index, const Tensor& input, const Tensor& values, const Window& window) {
   require(index.size() == 8, "index must hold 8 tensors, got ", index.size());
@@ -109,23 +110,6 @@ void multiply(const ConvKernels& kernels, const Planes& planes, const Taps& taps
     kernels.product(taps, planes.flat, tiling.tiles[i], packed, bias, out, begin, end);
 }
 
-// Rows of equal shares of the nonzeros.
-std::pair<int64_t, int64_t> row_range(const Weight& weight, int64_t part, int64_t parts) {
-  const auto bound = [&](int64_t p) {
-    const int64_t target = (weight.nnz + kRowCost * weight.rows) * p / parts;
-    int64_t low = 0, high = weight.rows;
-    while (low < high) {
-      const int64_t middle = (low + high) / 2;
-      if (weight.ptr[middle] + kRowCost * middle < target)
-        low = middle + 1;
-      else
-        high = middle;
-    }
-    return low;
-  };
-  return {part == 0 ? 0 : bound(part), part + 1 == parts ? weight.rows : bound(part + 1)};
-}
-
 // f(thread) on every thread, in parallel.
 template <class F>
 void on_threads(int64_t threads, const F& f) {
@@ -204,7 +188,7 @@ Tensor sparse_conv2d(const Tensor& input, const Tensor& values, const std::vecto
   const Taps taps{order.bounds.data(), order.segments, order.segments, order.offset.get(), v.const_data_ptr()};
   const Tiling tiling = planes.output_tiles();
   const int64_t lines = planes.blocks;
-  char* memory = scratch(in_flight(lines) * x.bytes());
+  char* memory = workspace(in_flight(lines) * x.bytes());
   over_blocks(
       planes.blocks, lines,
       [&](int64_t i, int64_t slot, int64_t part, int64_t parts) { x.pack(i, part, parts, memory + slot * x.bytes()); },
@@ -261,7 +245,7 @@ std::tuple<Tensor, Tensor, Tensor> sparse_conv2d_backward(const Tensor& grad_out
   const int64_t sum_bytes = need_values ? aligned(weight.nnz * kernels.sum_size) : 0;
   const int64_t bias_bytes = need_bias ? planes.blocks * weight.rows * kernels.sum_size : 0;
   const int64_t block_bytes = delta.bytes() + (need_values ? x.bytes() : 0);
-  char* sums = scratch(lines * sum_bytes + slots * block_bytes + bias_bytes);
+  char* sums = workspace(lines * sum_bytes + slots * block_bytes + bias_bytes);
   char* memory = sums + lines * sum_bytes;
   char* bias_sums = memory + slots * block_bytes;
   std::fill_n(sums, lines * sum_bytes, char(0));
@@ -282,7 +266,7 @@ std::tuple<Tensor, Tensor, Tensor> sparse_conv2d_backward(const Tensor& grad_out
           multiply(kernels, planes, back, input_tilings[g], d, nullptr,
                    images_of(planes, grad_input, i, planes.in, window.stride_x), in.channels, part, parts);
         }
-        const auto [begin, end] = row_range(weight, part, parts);
+        const auto [begin, end] = row_range(weight.rows, 1, part, parts, [&](int64_t row) { return weight.ptr[row]; });
         if (need_values) {
           for (const Tile& tile : tiling.tiles)
             kernels.sample(taps, planes.flat, tile, d, delta.plane(), block + delta.bytes(),

@@ -7,38 +7,37 @@
 
 #include "common.h"
 #include "cpu/csr.h"
-#include "cpu/linear_kernels.h"
+#include "cpu/dispatch.h"
 #include "cpu/parallel.h"
-#include "cpu/scratch.h"
-#include "cpu/storage.h"
+#include "cpu/shares.h"
+#include "cpu/tensors.h"
+#include "cpu/workspace.h"
 
 namespace sparsekern {
 namespace {
 
 using Bias = std::optional<Tensor>;
 
-constexpr int64_t kBlock = 64;  // rows given to a thread come in whole blocks: whole cache lines of output, whole tiles
 constexpr int64_t kUndivided = 32;  // a small batch
-constexpr int64_t kRowCost = 4;     // what a row costs beyond its nonzeros, in nonzeros
 
 struct Matrix {
-  Walk rows;     // output features
-  Walk columns;  // input features
-  Walk slots;    // output features, for the gradient of the values
+  CsrView csr;      // by output features: the forward pass
+  CsrView csc;      // by input features: the gradient of the input
+  CsrView sampled;  // by output features: the gradient of the values
   int64_t nnz;
 };
 
-Walk walk_of(const Tensor& ptr, const Tensor& index, const Tensor* position, const Tensor& tiles, int64_t cols,
-             int64_t nnz, const char* name) {
+CsrView view_of(const Tensor& ptr, const Tensor& index, const Tensor* position, const Tensor& tiles, int64_t cols,
+                int64_t nnz, const char* name) {
   const int64_t rows = ptr.numel() - 1;
-  Walk walk{data<int32_t>(ptr), 1, 1, index_data(index, nnz, name), nullptr, rows, cols, nullptr, 0};
-  if (position) walk.position = index_data(*position, nnz, "t_pos");
+  CsrView view{data<int32_t>(ptr), 1, 1, index_data(index, nnz, name), nullptr, rows, cols, nullptr, 0};
+  if (position) view.position = index_data(*position, nnz, "t_pos");
   if (tiles.numel() > 0 && cols > 0) {
-    walk.segments = (cols + 63) / 64;
-    walk.stride = walk.segments + 1;
-    walk.bounds = index_data(tiles, rows * walk.stride, "tile pointers");
+    view.segments = (cols + 63) / 64;
+    view.stride = view.segments + 1;
+    view.bounds = index_data(tiles, rows * view.stride, "tile pointers");
   }
-  return walk;
+  return view;
 }
 
 Matrix matrix_of(const std::vector<Tensor>& index, const Tensor& input, const Tensor& values, int64_t out_features) {
@@ -57,17 +56,16 @@ Matrix matrix_of(const std::vector<Tensor>& index, const Tensor& input, const Te
   require(values.numel() >= nnz, "values must hold the ", nnz, " nonzeros of row_ptr, got ", values.numel());
   require(t_ptr[cols] == nnz, "t_ptr must end with the ", nnz, " nonzeros of row_ptr, got ", t_ptr[cols]);
   const Tensor& tiles = index[6].numel() > 0 ? index[5] : index[6];  // without t_tile_ptr they belong to the bits
-  Matrix matrix{walk_of(index[0], index[1], nullptr, tiles, cols, nnz, "col"),
-                walk_of(index[2], index[3], &index[4], index[6], rows, nnz, "t_row"),
+  Matrix matrix{view_of(index[0], index[1], nullptr, tiles, cols, nnz, "col"),
+                view_of(index[2], index[3], &index[4], index[6], rows, nnz, "t_row"),
                 {},
                 nnz};
-  require((matrix.rows.stride > 1) == (matrix.columns.stride > 1) || rows == 0 || cols == 0,
-          "t_tile_ptr without tile_ptr");
-  matrix.columns.value_bounds = matrix.rows.bounds;
-  matrix.columns.value_stride = matrix.rows.stride;
+  require((matrix.csr.stride > 1) == (matrix.csc.stride > 1) || rows == 0 || cols == 0, "t_tile_ptr without tile_ptr");
+  matrix.csc.value_bounds = matrix.csr.bounds;
+  matrix.csc.value_stride = matrix.csr.stride;
   // A segment of fewer nonzeros than a few vectors makes inner products no faster.
-  matrix.slots = matrix.rows;
-  if (3 * nnz < rows * cols) matrix.slots.bounds = ptr, matrix.slots.stride = matrix.slots.segments = 1;
+  matrix.sampled = matrix.csr;
+  if (3 * nnz < rows * cols) matrix.sampled.bounds = ptr, matrix.sampled.stride = matrix.sampled.segments = 1;
   return matrix;
 }
 
@@ -103,30 +101,16 @@ std::pair<int64_t, int64_t> even_range(int64_t n, int64_t block, int64_t part, i
   return {std::min(n, blocks * part / parts * block), std::min(n, blocks * (part + 1) / parts * block)};
 }
 
-// The same for the rows of a walk, with equal shares of its nonzeros.
-std::pair<int64_t, int64_t> row_range(const Walk& walk, int64_t part, int64_t parts) {
-  const auto cost = [&](int64_t row) {
-    return (row > 0 ? walk.bounds[(row - 1) * walk.stride + walk.segments] - walk.bounds[0] : 0) + kRowCost * row;
-  };
-  const int64_t blocks = (walk.rows + kBlock - 1) / kBlock;
-  const auto bound = [&](int64_t p) {
-    const int64_t target = cost(walk.rows) * p / parts;
-    int64_t low = 0, high = blocks;
-    while (low < high) {
-      const int64_t middle = (low + high) / 2;
-      if (cost(std::min(walk.rows, middle * kBlock)) < target)
-        low = middle + 1;
-      else
-        high = middle;
-    }
-    return std::min(walk.rows, low * kBlock);
-  };
-  return {part == 0 ? 0 : bound(part), part + 1 == parts ? walk.rows : bound(part + 1)};
+// The same for the rows of a matrix, in equal shares of the nonzeros.
+std::pair<int64_t, int64_t> rows_of(const CsrView& csr, int64_t part, int64_t parts) {
+  return row_range(csr.rows, kRowBlock, part, parts, [&](int64_t row) -> int64_t {
+    return row > 0 ? csr.bounds[(row - 1) * csr.stride + csr.segments] - csr.bounds[0] : 0;
+  });
 }
 
 // How the batch is cut into panels, and these and the rows over threads. The panels do not depend on the threads, so
 // that results do not depend on the number of threads. A thread keeps to its own panels where it can: what it packs and
-// unpacks then stays in its own cache. Panels are taken `chunk` at a time, which bounds the scratch memory.
+// unpacks then stays in its own cache. Panels are taken `chunk` at a time, which bounds the workspace.
 class Plan {
  public:
   int64_t panels, chunk;
@@ -137,7 +121,7 @@ class Plan {
     units_ = (batch + lanes_ - 1) / lanes_;
     // A small batch is worth two panels only where little is computed with them.
     const bool undivided =
-        units_ * lanes_ <= std::min(widest, kUndivided) && 12 * matrix.nnz > matrix.rows.rows * matrix.rows.cols;
+        units_ * lanes_ <= std::min(widest, kUndivided) && 12 * matrix.nnz > matrix.csr.rows * matrix.csr.cols;
     panels = undivided || units_ == 1 ? 1 : 2 * ((units_ * lanes_ + 2 * widest - 1) / (2 * widest));
     chunk = std::min(panels, std::max<int64_t>(4, threads_));
     panel_bytes_ = (units_ + panels - 1) / panels * lanes_ * kernels.sum_size;
@@ -186,7 +170,7 @@ class Packed {
       : kernels_(kernels), plan_(plan), a_(a), memory_(memory) {}
 
   void pack(int64_t i, int64_t part, int64_t parts, void* sums = nullptr) const {
-    const auto [begin, end] = even_range(a_.features, kBlock, part, parts);
+    const auto [begin, end] = even_range(a_.features, kRowBlock, part, parts);
     kernels_.pack(a_.tensor.const_data_ptr(), a_.stride, plan_.panel(i), begin, end, panel(i), sums);
   }
 
@@ -219,10 +203,10 @@ Tensor sparse_linear(const Tensor& input, const Tensor& values, const std::vecto
   const Activations x(input);
   const Plan plan(kernels, x.batch, matrix);
   const Tensor v = widened(values, matrix.nnz);
-  const Packed packed(kernels, plan, x, scratch(plan.chunk * plan.packed_bytes(x.features)));
+  const Packed packed(kernels, plan, x, workspace(plan.chunk * plan.packed_bytes(x.features)));
   const auto multiply = [&](int64_t i, int64_t part, int64_t parts) {
-    const auto [begin, end] = row_range(matrix.rows, part, parts);
-    kernels.product(matrix.rows, plan.panel(i), packed.panel(i), v.const_data_ptr(), b ? b->const_data_ptr() : nullptr,
+    const auto [begin, end] = rows_of(matrix.csr, part, parts);
+    kernels.product(matrix.csr, plan.panel(i), packed.panel(i), v.const_data_ptr(), b ? b->const_data_ptr() : nullptr,
                     output.mutable_data_ptr(), begin, end);
   };
   for (int64_t first = 0; first < plan.panels; first += plan.chunk) {
@@ -270,7 +254,7 @@ std::tuple<Tensor, Tensor, Tensor> sparse_linear_backward(const Tensor& grad_out
   const int64_t x_bytes = need_values ? plan.chunk * plan.packed_bytes(x.features) : 0;
   const int64_t split_bytes = split ? aligned(2 * nnz * sum_size) : 0;
   const int64_t bias_bytes = need_bias ? plan.panels * out_features * sum_size : 0;
-  char* memory = scratch(delta_bytes + x_bytes + split_bytes + bias_bytes);
+  char* memory = workspace(delta_bytes + x_bytes + split_bytes + bias_bytes);
   const Packed packed_delta(kernels, plan, delta, memory), packed_x(kernels, plan, x, memory + delta_bytes);
   char* bias_sums = memory + delta_bytes + x_bytes + split_bytes;
 
@@ -278,14 +262,14 @@ std::tuple<Tensor, Tensor, Tensor> sparse_linear_backward(const Tensor& grad_out
   Tensor wide_grad = need_values && narrow && !split ? bytes_like(values, nnz * sum_size) : grad_values;
   char* value_sums = split ? memory + delta_bytes + x_bytes : static_cast<char*>(wide_grad.mutable_data_ptr());
   const auto sample = [&](int64_t i, int64_t part, int64_t parts) {
-    const auto [begin, end] = row_range(matrix.slots, part, parts);
-    kernels.sample(matrix.slots, plan.panel(i), packed_delta.panel(i), packed_x.panel(i), i > split,
+    const auto [begin, end] = rows_of(matrix.sampled, part, parts);
+    kernels.sample(matrix.sampled, plan.panel(i), packed_delta.panel(i), packed_x.panel(i), i > split,
                    value_sums + (split ? i % 2 * nnz * sum_size : 0), begin, end);
   };
   const auto compute = [&](int64_t i, int64_t part, int64_t parts, bool own) {
     if (need_input) {
-      const auto [begin, end] = row_range(matrix.columns, part, parts);
-      kernels.product(matrix.columns, plan.panel(i), packed_delta.panel(i), v.const_data_ptr(), nullptr,
+      const auto [begin, end] = rows_of(matrix.csc, part, parts);
+      kernels.product(matrix.csc, plan.panel(i), packed_delta.panel(i), v.const_data_ptr(), nullptr,
                       grad_input.mutable_data_ptr(), begin, end);
     }
     if (own) sample(i, part, parts);

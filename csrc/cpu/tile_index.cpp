@@ -1,4 +1,4 @@
-// Where the segments of `TILE` consecutive columns start in every row.
+// Where the segments of `kTile` consecutive columns start in every row.
 #include <algorithm>
 
 #include "common.h"
@@ -7,13 +7,13 @@
 
 namespace sparsekern {
 
-constexpr int32_t TILE = 64;
+constexpr int32_t kTile = 64;
 
 Tensor tile_index(const Tensor& ptr, const Tensor& index, int64_t extent) {
   require(extent >= 0, "extent must not be negative, got ", extent);
   const Csr csr = pattern_of(ptr, index, extent, "ptr", "index");
   const int32_t *p = csr.ptr, *c = csr.col;
-  const int64_t rows = csr.rows, tiles = (extent + TILE - 1) / TILE;
+  const int64_t rows = csr.rows, tiles = (extent + kTile - 1) / kTile;
   Tensor starts = torch::stable::new_empty(index, {rows, tiles + 1});
   int32_t* s = mutable_data<int32_t>(starts);
   const int64_t grain = std::max<int64_t>(1, (1 << 12) / (tiles + 1));
@@ -22,7 +22,7 @@ Tensor tile_index(const Tensor& ptr, const Tensor& index, int64_t extent) {
       // No branch that depends on a column: every slot says where the segment behind it would start; the last is right.
       int32_t* row = s + r * (tiles + 1);
       std::fill(row, row + tiles + 1, p[r]);
-      for (int32_t k = p[r]; k < p[r + 1]; ++k) row[c[k] / TILE + 1] = k + 1;
+      for (int32_t k = p[r]; k < p[r + 1]; ++k) row[c[k] / kTile + 1] = k + 1;
       for (int64_t t = 0; t < tiles; ++t) row[t + 1] = std::max(row[t], row[t + 1]);
     }
   });

@@ -1,4 +1,4 @@
-// The walk by columns of a CSR matrix: a counting sort, O(nnz + cols).
+// The transposed (CSC) index of a CSR matrix: a counting sort, O(nnz + cols).
 #include <algorithm>
 #include <tuple>
 #include <utility>

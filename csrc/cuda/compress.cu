@@ -23,9 +23,9 @@ std::tuple<Tensor, Tensor> compress(const Tensor& coordinates, int64_t rows, int
     return value;
   };
 
-  const Scratch<int64_t> faults(coordinates, 2);
+  const Workspace<int64_t> faults(coordinates, 2);
   int64_t* fault = faults.data();
-  fill(device, fault, 2, NOWHERE);
+  fill(device, fault, 2, kNowhere);
   each(device, nnz, [=] __device__(int64_t i) {
     if (x[i] < 0 || x[i] >= size) atomic_min(fault, i);
     if (i > 0 && x[i - 1] >= x[i]) atomic_min(fault + 1, i);
@@ -33,12 +33,12 @@ std::tuple<Tensor, Tensor> compress(const Tensor& coordinates, int64_t rows, int
   std::array<int64_t, 2> found;
   device.read(found.data(), fault, 2);
   const auto [outside, falling] = found;
-  if (outside != NOWHERE) fail("coordinates must lie in [0, ", size, "), got ", number(x + outside));
+  if (outside != kNowhere) fail("coordinates must lie in [0, ", size, "), got ", number(x + outside));
 
-  std::optional<Scratch<int64_t>> sorted;
-  if (falling != NOWHERE) {
+  std::optional<Workspace<int64_t>> sorted;
+  if (falling != kNowhere) {
     sorted.emplace(coordinates, nnz);
-    Scratch<int32_t> unused(coordinates, nnz);
+    Workspace<int32_t> unused(coordinates, nnz);
     int64_t* copy = sorted->data();
     int32_t* positions = unused.data();
     each(device, nnz, [=] __device__(int64_t i) { copy[i] = x[i], positions[i] = 0; });
@@ -48,7 +48,7 @@ std::tuple<Tensor, Tensor> compress(const Tensor& coordinates, int64_t rows, int
       if (i > 0 && s[i - 1] == s[i]) atomic_min(fault, i);
     });
     const int64_t twice = number(fault);
-    if (twice != NOWHERE) fail("coordinates must be distinct, got ", number(x + twice), " twice");
+    if (twice != kNowhere) fail("coordinates must be distinct, got ", number(x + twice), " twice");
   }
 
   Tensor row_ptr = torch::stable::new_empty(coordinates, {rows + 1}, ScalarType::Int);

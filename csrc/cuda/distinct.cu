@@ -5,7 +5,7 @@ namespace sparsekern {
 
 Set merged(const Device& device, const Tensor& like, const Set& a, const Set& b) {
   const int64_t m = a.size(), n = b.size();
-  const Set both{Scratch<int64_t>(like, m + n)};
+  const Set both{Workspace<int64_t>(like, m + n)};
   const int64_t *x = a.members.data(), *y = b.members.data();
   int64_t* out = both.members.data();
   each(device, m + n, [=] __device__(int64_t i) {
@@ -17,10 +17,10 @@ Set merged(const Device& device, const Tensor& like, const Set& a, const Set& b)
   return both;
 }
 
-Set extended(const Device& device, const Tensor& like, const Set& set, Scratch<int64_t> draws, int64_t missing,
+Set extended(const Device& device, const Tensor& like, const Set& set, Workspace<int64_t> draws, int64_t missing,
              int64_t limit) {
   const int64_t n = draws.size(), have = set.size();
-  Scratch<int32_t> order(like, n);
+  Workspace<int32_t> order(like, n);
   int32_t* when = order.data();
   each(device, n, [=] __device__(int64_t i) { when[i] = static_cast<int32_t>(i); });
   sort_pairs(device, like, draws, order, limit);
@@ -28,7 +28,7 @@ Set extended(const Device& device, const Tensor& like, const Set& set, Scratch<i
   const int32_t* drawn = order.data();
 
   // Of equal draws the first to be made is the first here. Counted in the order they were made, fresh ones have ranks.
-  const Scratch<int32_t> ranks(like, n), places(like, n);
+  const Workspace<int32_t> ranks(like, n), places(like, n);
   int32_t *rank = ranks.data(), *place = places.data();
   each(device, n, [=] __device__(int64_t i) {
     const int64_t x = number[i];
@@ -41,7 +41,7 @@ Set extended(const Device& device, const Tensor& like, const Set& set, Scratch<i
   };
   each(device, n, [=] __device__(int64_t i) { place[i] = taken(i); });
   inclusive_sum(device, like, place, n);
-  const Set fresh{Scratch<int64_t>(like, last_of(device, place, n))};
+  const Set fresh{Workspace<int64_t>(like, last_of(device, place, n))};
   int64_t* out = fresh.members.data();
   each(device, n, [=] __device__(int64_t i) {
     if (taken(i)) out[place[i] - 1] = number[i];
@@ -54,7 +54,7 @@ Set random_distinct(const Device& device, const Tensor& like, int64_t n, int64_t
   require(n < INT32_MAX, "cannot choose more than 2**31 - 2 numbers on a GPU, got ", n);
   if (n > size - n) {  // draw what is absent; a number is as many more than its rank as absent ones are below it
     const Set absent = random_distinct(device, like, size - n, size, stream, counter);
-    const Set present{Scratch<int64_t>(like, n)};
+    const Set present{Workspace<int64_t>(like, n)};
     const int64_t missing = absent.size();
     int64_t *gap = absent.members.data(), *out = present.members.data();
     each(device, missing, [=] __device__(int64_t i) { gap[i] -= i; });

@@ -11,7 +11,7 @@ namespace sparsekern {
 
 // An ascending set.
 struct Set {
-  Scratch<int64_t> members;
+  Workspace<int64_t> members;
   int64_t size() const { return members.size(); }
 };
 
@@ -20,7 +20,7 @@ Set merged(const Device& device, const Tensor& like, const Set& a, const Set& b)
 
 // The set with the first `missing` of the draws that are neither repeated, in it, nor `limit`, which marks a rejected
 // one.
-Set extended(const Device& device, const Tensor& like, const Set& set, Scratch<int64_t> draws, int64_t missing,
+Set extended(const Device& device, const Tensor& like, const Set& set, Workspace<int64_t> draws, int64_t missing,
              int64_t limit);
 
 // Grows a set towards `n` members with the independent draws `draw(i)`, i = counter, counter + 1, ..., in [0, limit],
@@ -29,12 +29,12 @@ Set extended(const Device& device, const Tensor& like, const Set& set, Scratch<i
 template <class Draw>
 Set extend_distinct(const Device& device, const Tensor& like, int64_t n, int64_t limit, int64_t rounds,
                     int64_t& counter, Draw draw) {
-  constexpr int64_t FEW = 64;
-  Set set{Scratch<int64_t>(like, 0)};
+  constexpr int64_t kFew = 64;
+  Set set{Workspace<int64_t>(like, 0)};
   for (int64_t drawn = 1, accepted = 1; set.size() < n && rounds > 0; --rounds) {
     const int64_t missing = n - set.size(), before = set.size(), start = counter;
-    drawn = std::clamp(missing * drawn / accepted, FEW, std::max(n, FEW));
-    const Scratch<int64_t> draws(like, drawn);
+    drawn = std::clamp(missing * drawn / accepted, kFew, std::max(n, kFew));
+    const Workspace<int64_t> draws(like, drawn);
     int64_t* number = draws.data();
     each(device, drawn, [=] __device__(int64_t i) { number[i] = draw(start + i); });
     counter += drawn;

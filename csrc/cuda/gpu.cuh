@@ -62,29 +62,29 @@ __device__ inline void atomic_max(uint64_t* at, uint64_t value) {
   atomicMax(reinterpret_cast<unsigned long long*>(at), static_cast<unsigned long long>(value));
 }
 
-constexpr int THREADS = 256;
-constexpr int64_t MOST_BLOCKS = int64_t{1} << 30;
+constexpr int kThreads = 256;
+constexpr int64_t kMostBlocks = int64_t{1} << 30;
 
 template <class Body>
 __global__ void run_each(int64_t n, Body body) {
-  const int64_t step = static_cast<int64_t>(gridDim.x) * THREADS;
-  for (int64_t i = static_cast<int64_t>(blockIdx.x) * THREADS + threadIdx.x; i < n; i += step) body(i);
+  const int64_t step = static_cast<int64_t>(gridDim.x) * kThreads;
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < n; i += step) body(i);
 }
 
 // `body(i)` for every i in [0, n).
 template <class Body>
 void each(const Device& device, int64_t n, Body body) {
   if (n <= 0) return;
-  const int64_t blocks = std::min((n + THREADS - 1) / THREADS, MOST_BLOCKS);
-  run_each<<<static_cast<unsigned>(blocks), THREADS, 0, device.stream()>>>(n, body);
+  const int64_t blocks = std::min((n + kThreads - 1) / kThreads, kMostBlocks);
+  run_each<<<static_cast<unsigned>(blocks), kThreads, 0, device.stream()>>>(n, body);
   check(cudaGetLastError());
 }
 
 template <class Part, class Store>
 __global__ void run_sums(int64_t n, int lanes, Part part, Store store) {
   // All lanes of a warp take part in its shuffles, those without a sum, too.
-  const int64_t step = static_cast<int64_t>(gridDim.x) * (THREADS / lanes);
-  const int64_t first = static_cast<int64_t>(blockIdx.x) * (THREADS / lanes);
+  const int64_t step = static_cast<int64_t>(gridDim.x) * (kThreads / lanes);
+  const int64_t first = static_cast<int64_t>(blockIdx.x) * (kThreads / lanes);
   const int lane = threadIdx.x % lanes;
   for (int64_t base = first; base < n; base += step) {
     const int64_t i = base + threadIdx.x / lanes;
@@ -99,8 +99,8 @@ __global__ void run_sums(int64_t n, int lanes, Part part, Store store) {
 template <class Part, class Store>
 void group_sums(const Device& device, int64_t n, int lanes, Part part, Store store) {
   if (n <= 0) return;
-  const int64_t groups = THREADS / lanes, blocks = std::min((n + groups - 1) / groups, MOST_BLOCKS);
-  run_sums<<<static_cast<unsigned>(blocks), THREADS, 0, device.stream()>>>(n, lanes, part, store);
+  const int64_t groups = kThreads / lanes, blocks = std::min((n + groups - 1) / groups, kMostBlocks);
+  run_sums<<<static_cast<unsigned>(blocks), kThreads, 0, device.stream()>>>(n, lanes, part, store);
   check(cudaGetLastError());
 }
 

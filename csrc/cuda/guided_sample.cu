@@ -12,19 +12,19 @@
 namespace sparsekern {
 namespace {
 
-constexpr int64_t ROUNDS = 32;
-constexpr int UNROLLED = 8;
+constexpr int64_t kRounds = 32;
+constexpr int kUnrolled = 8;
 
 // What the host has to know before it can go on, for which it waits once.
 struct Facts {
-  int64_t bad_row, bad_col;  // where a weight is none, or NOWHERE
+  int64_t bad_row, bad_col;  // where a weight is none, or kNowhere
   int64_t nnz, row_support, col_support, active_support;
 };
 
 // Of weights relative to the largest: their cumulative sums, and the positions of those that are positive.
 struct Weights {
-  Scratch<double> sums;
-  Scratch<int32_t> ranks;  // how many positive ones up to each
+  Workspace<double> sums;
+  Workspace<int32_t> ranks;  // how many positive ones up to each
   int64_t size() const { return sums.size(); }
 };
 
@@ -47,9 +47,9 @@ Weights weights_of(const Device& device, const Tensor& weight, const char* name,
   require(weight.dim() == 1, name, " must be 1-D");
   device.require_here(weight, name);
   const int64_t n = weight.numel();
-  const Weights weights{Scratch<double>(weight, n), Scratch<int32_t>(weight, n)};
-  const Scratch<uint64_t> most(weight, 1);
-  fill(device, fault, 1, NOWHERE);
+  const Weights weights{Workspace<double>(weight, n), Workspace<int32_t>(weight, n)};
+  const Workspace<uint64_t> most(weight, 1);
+  fill(device, fault, 1, kNowhere);
   fill(device, most.data(), 1, uint64_t{0});
   with_floating_type(weight.scalar_type(), name,
                      [&](auto zero) { load<decltype(zero)>(device, weight, weights, fault, most.data()); });
@@ -65,10 +65,10 @@ Weights weights_of(const Device& device, const Tensor& weight, const char* name,
   inclusive_sum(device, weight, rank, n);
   each(device, 1, [=] __device__(int64_t) {
     double total = 0;
-    for (int64_t start = 0; start < n; start += UNROLLED) {
-      double part[UNROLLED];  // loaded together, added one after another
-      for (int j = 0; j < UNROLLED; ++j) part[j] = start + j < n ? sum[start + j] : 0;
-      for (int j = 0; j < UNROLLED; ++j)
+    for (int64_t start = 0; start < n; start += kUnrolled) {
+      double part[kUnrolled];  // loaded together, added one after another
+      for (int j = 0; j < kUnrolled; ++j) part[j] = start + j < n ? sum[start + j] : 0;
+      for (int j = 0; j < kUnrolled; ++j)
         if (start + j < n) sum[start + j] = total += part[j];
     }
   });
@@ -76,7 +76,7 @@ Weights weights_of(const Device& device, const Tensor& weight, const char* name,
 }
 
 void check_weights(const Device& device, const Tensor& weight, const char* name, int64_t fault) {
-  if (fault == NOWHERE) return;
+  if (fault == kNowhere) return;
   with_floating_type(weight.scalar_type(), name, [&](auto bad) {
     device.read(&bad, data<decltype(bad)>(weight) + fault * weight.stride(0), 1);
     fail(name, " must be finite and not negative, got ", static_cast<double>(bad));
@@ -84,8 +84,8 @@ void check_weights(const Device& device, const Tensor& weight, const char* name,
 }
 
 // Its positions of positive weight.
-Scratch<int64_t> support_of(const Device& device, const Tensor& like, const Weights& weights, int64_t count) {
-  Scratch<int64_t> support(like, count);
+Workspace<int64_t> support_of(const Device& device, const Tensor& like, const Weights& weights, int64_t count) {
+  Workspace<int64_t> support(like, count);
   const int32_t* rank = weights.ranks.data();
   int64_t* out = support.data();
   each(device, weights.size(), [=] __device__(int64_t i) {
@@ -98,11 +98,11 @@ Scratch<int64_t> support_of(const Device& device, const Tensor& like, const Weig
 // The inactive coordinates of positive probability, of which there are `count`.
 Set list_support(const Device& device, const Tensor& like, const Weights& row, const Weights& column, int64_t rows,
                  int64_t cols, const Pattern& pattern, int64_t count) {
-  const Scratch<int64_t> row_support = support_of(device, like, row, rows);
-  const Scratch<int64_t> col_support = support_of(device, like, column, cols);
+  const Workspace<int64_t> row_support = support_of(device, like, row, rows);
+  const Workspace<int64_t> col_support = support_of(device, like, column, cols);
   const int64_t *r = row_support.data(), *c = col_support.data();
-  const Scratch<int32_t> ranks(like, rows * cols);
-  const Set support{Scratch<int64_t>(like, count)};
+  const Workspace<int32_t> ranks(like, rows * cols);
+  const Set support{Workspace<int64_t>(like, count)};
   int32_t* rank = ranks.data();
   int64_t* out = support.members.data();
   each(device, rows * cols, [=] __device__(int64_t i) { rank[i] = !pattern.active(r[i / cols], c[i % cols]); });
@@ -115,9 +115,9 @@ Set list_support(const Device& device, const Tensor& like, const Weights& row, c
 }
 
 // How many active coordinates have a positive probability, up to each slot.
-Scratch<int32_t> count_active(const Device& device, const Tensor& col, const Weights& row, const Weights& column,
-                              const Pattern& pattern) {
-  const Scratch<int32_t> counts(col, col.numel());
+Workspace<int32_t> count_active(const Device& device, const Tensor& col, const Weights& row, const Weights& column,
+                                const Pattern& pattern) {
+  const Workspace<int32_t> counts(col, col.numel());
   int32_t* count = counts.data();
   const int32_t *r = row.ranks.data(), *c = column.ranks.data();
   const auto positive = [] __device__(const int32_t* rank, int64_t i) { return rank[i] > (i == 0 ? 0 : rank[i - 1]); };
@@ -132,10 +132,10 @@ Scratch<int32_t> count_active(const Device& device, const Tensor& col, const Wei
 // The coordinates that have the given ranks among those that are neither active nor chosen.
 Set ranked(const Device& device, const Tensor& like, const Set& ranks, const Set& chosen, const Pattern& pattern,
            int64_t nnz) {
-  const Set active{Scratch<int64_t>(like, nnz)};
+  const Set active{Workspace<int64_t>(like, nnz)};
   int64_t* coordinate = active.members.data();
   each(device, nnz, [=] __device__(int64_t k) { coordinate[k] = pattern.coordinate(k); });
-  const Set taken = merged(device, like, active, chosen), found{Scratch<int64_t>(like, ranks.size())};
+  const Set taken = merged(device, like, active, chosen), found{Workspace<int64_t>(like, ranks.size())};
   const int64_t* rank = ranks.members.data();
   int64_t *gap = taken.members.data(), *out = found.members.data();
   const int64_t gaps = taken.size();
@@ -150,7 +150,7 @@ std::tuple<Tensor, Tensor> guided_sample(const Tensor& row_weight, const Tensor&
                                          const Tensor& col, int64_t n, int64_t seed) {
   const Device device(col);
   device.require_here(row_ptr, "row_ptr");
-  const Scratch<int64_t> gathered(col, sizeof(Facts) / sizeof(int64_t));
+  const Workspace<int64_t> gathered(col, sizeof(Facts) / sizeof(int64_t));
   auto* fact = reinterpret_cast<Facts*>(gathered.data());
   const Weights row = weights_of(device, row_weight, "row_weight", &fact->bad_row),
                 column = weights_of(device, col_weight, "col_weight", &fact->bad_col);
@@ -158,7 +158,7 @@ std::tuple<Tensor, Tensor> guided_sample(const Tensor& row_weight, const Tensor&
   require(row_ptr.numel() == rows + 1, "row_ptr must have ", rows + 1, " elements, got ", row_ptr.numel());
   const Pattern pattern{index_data(row_ptr, 1, "row_ptr"), index_data(col, 0, "col"), rows, cols};
   const int64_t room = col.numel();
-  const Scratch<int32_t> counts = count_active(device, col, row, column, pattern);
+  const Workspace<int32_t> counts = count_active(device, col, row, column, pattern);
   const int32_t *row_rank = row.ranks.data(), *col_rank = column.ranks.data(), *count = counts.data();
   each(device, 1, [=] __device__(int64_t) {
     fact->nnz = pattern.ptr[rows];
@@ -178,12 +178,12 @@ std::tuple<Tensor, Tensor> guided_sample(const Tensor& row_weight, const Tensor&
   const int64_t support = facts.row_support * facts.col_support - facts.active_support;
   const Stream stream(seed);
   int64_t counter = 0;
-  Set chosen{Scratch<int64_t>(col, 0)};
+  Set chosen{Workspace<int64_t>(col, 0)};
   if (support <= n) {
     chosen = list_support(device, col, row, column, facts.row_support, facts.col_support, pattern, support);
   } else {
     const double *row_sum = row.sums.data(), *col_sum = column.sums.data();
-    chosen = extend_distinct(device, col, n, rows * cols, ROUNDS, counter, [=] __device__(int64_t i) {
+    chosen = extend_distinct(device, col, n, rows * cols, kRounds, counter, [=] __device__(int64_t i) {
       const int64_t r = count_up_to(row_sum, rows, stream.unit(2 * i) * row_sum[rows - 1]);
       const int64_t c = count_up_to(col_sum, cols, stream.unit(2 * i + 1) * col_sum[cols - 1]);
       return pattern.active(r, c) ? rows * cols : r * cols + c;

@@ -20,9 +20,9 @@ namespace sparsekern {
 // Memory for the time of a call. Where it is freed, the stream may still be using it: PyTorch hands it out again only
 // behind that.
 template <class T>
-class Scratch {
+class Workspace {
  public:
-  Scratch(const Tensor& like, int64_t n)
+  Workspace(const Tensor& like, int64_t n)
       : bytes_(torch::stable::new_empty(like, {n * static_cast<int64_t>(sizeof(T))}, ScalarType::Byte)),
         size_(n),
         data_(reinterpret_cast<T*>(bytes_.mutable_data_ptr())) {}
@@ -42,16 +42,16 @@ void fill(const Device& device, T* to, int64_t n, T value) {
 }
 
 // Where something is the matter, to be lowered by `atomic_min`.
-constexpr int64_t NOWHERE = std::numeric_limits<int64_t>::max();
+constexpr int64_t kNowhere = std::numeric_limits<int64_t>::max();
 
-// In place, of up to 2^31 - 1 numbers.
+// Replaces up to 2^31 - 1 numbers by their running sum.
 void inclusive_sum(const Device& device, const Tensor& like, int32_t* numbers, int64_t n);
 
-// Which the host waits for; 0 of none.
+// Returns the last of `n` numbers, 0 if there are none; the host waits for it.
 int32_t last_of(const Device& device, const int32_t* numbers, int64_t n);
 
 // Sorts `keys` in [0, limit] together with `positions`, equal keys in the order they came in.
-void sort_pairs(const Device& device, const Tensor& like, Scratch<int64_t>& keys, Scratch<int32_t>& positions,
+void sort_pairs(const Device& device, const Tensor& like, Workspace<int64_t>& keys, Workspace<int32_t>& positions,
                 int64_t limit);
 
 }  // namespace sparsekern

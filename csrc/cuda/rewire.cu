@@ -23,14 +23,14 @@ std::tuple<Tensor, Tensor, Tensor> rewire(const Tensor& row_ptr, const Tensor& c
   const bool* stays = data<bool>(kept);
   const int64_t* g = data<int64_t>(sorted);
 
-  const Scratch<int32_t> ranks(col, held + 1);  // kept slots before each slot, and all of them
+  const Workspace<int32_t> ranks(col, held + 1);  // kept slots before each slot, and all of them
   int32_t* rank = ranks.data();
   each(device, held + 1, [=] __device__(int64_t k) { rank[k] = k > 0 && stays[k - 1]; });
   inclusive_sum(device, col, rank, held + 1);
 
-  const Scratch<int64_t> facts(col, 5);
+  const Workspace<int64_t> facts(col, 5);
   int64_t* fact = facts.data();
-  fill(device, fact, 3, NOWHERE);
+  fill(device, fact, 3, kNowhere);
   const int64_t room = col.numel();
   each(device, std::max<int64_t>(grown, 1), [=] __device__(int64_t i) {
     const int64_t nnz = pattern.ptr[rows];
@@ -53,11 +53,11 @@ std::tuple<Tensor, Tensor, Tensor> rewire(const Tensor& row_ptr, const Tensor& c
   };
   require(nnz <= room, "col must have at least ", nnz, " elements, got ", room);
   require(held == nnz, "keep must be a bool tensor [", nnz, "], got ", keep.scalar_type(), " with ", held, " elements");
-  if (outside < NOWHERE && outside <= falling) fail("grow must lie in [0, ", rows * cols, "), got ", number(outside));
-  if (falling < NOWHERE) fail("grow must be ascending and distinct, got ", number(falling), " at position ", falling);
+  if (outside < kNowhere && outside <= falling) fail("grow must lie in [0, ", rows * cols, "), got ", number(outside));
+  if (falling < kNowhere) fail("grow must be ascending and distinct, got ", number(falling), " at position ", falling);
   const int64_t total = remaining + grown;
   require(total <= capacity && capacity < INT32_MAX, total, " nonzeros do not fit the capacity ", capacity);
-  if (active < NOWHERE) fail("grow must not hold active coordinates, got ", number(active));
+  if (active < kNowhere) fail("grow must not hold active coordinates, got ", number(active));
 
   Tensor new_ptr = torch::stable::new_empty(row_ptr, {rows + 1});
   Tensor new_col = torch::stable::new_empty(col, {capacity});

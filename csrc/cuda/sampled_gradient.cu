@@ -13,35 +13,35 @@
 namespace sparsekern {
 namespace {
 
-constexpr int64_t CHUNK = 2048;  // batch entries at a time, a bound on the memory that packing takes
-constexpr int64_t RUN = 16;      // batch entries of one feature that a thread packs
+constexpr int64_t kChunk = 2048;  // batch entries at a time, a bound on the memory that packing takes
+constexpr int64_t kRun = 16;      // batch entries of one feature that a thread packs
 
 struct alignas(16) Bytes {
   uint32_t words[4];
 };
 
 template <class T>
-constexpr int64_t WIDTH = sizeof(Bytes) / sizeof(T);
+constexpr int64_t kWidth = sizeof(Bytes) / sizeof(T);
 
-// Batch entries from `start` on, each feature in a zero-padded stretch of `length`, a multiple of RUN.
+// Batch entries from `start` on, each feature in a zero-padded stretch of `length`, a multiple of kRun.
 template <class T>
 void pack(const Device& device, const Tensor& from, int64_t start, int64_t length, T* packed) {
   const T* numbers = data<T>(from);
   const int64_t batch = from.size(0), features = from.size(1);
   const int64_t batch_stride = from.stride(0), feature_stride = from.stride(1);
   // Neighbours read along the features and write whole sectors along the batch.
-  each(device, features * (length / RUN), [=] __device__(int64_t i) {
-    const int64_t f = i % features, first = i / features * RUN;
-    T run[RUN];
-    for (int64_t j = 0; j < RUN; ++j) {
+  each(device, features * (length / kRun), [=] __device__(int64_t i) {
+    const int64_t f = i % features, first = i / features * kRun;
+    T run[kRun];
+    for (int64_t j = 0; j < kRun; ++j) {
       const int64_t b = start + first + j;
       run[j] = b < batch ? numbers[b * batch_stride + f * feature_stride] : static_cast<T>(0);
     }
     auto* to = reinterpret_cast<Bytes*>(packed + f * length + first);
-    for (int64_t j = 0; j < RUN; j += WIDTH<T>) {
+    for (int64_t j = 0; j < kRun; j += kWidth<T>) {
       Bytes stored;
       memcpy(&stored, run + j, sizeof stored);
-      to[j / WIDTH<T>] = stored;
+      to[j / kWidth<T>] = stored;
     }
   });
 }
@@ -50,16 +50,16 @@ template <class T>
 void accumulate(const Device& device, const Tensor& delta, const Tensor& h, const Tensor& where, Tensor& result) {
   using W = Wide<T>;
   const int64_t batch = delta.size(0), rows = delta.size(1), cols = h.size(1);
-  const int64_t longest = std::min(CHUNK, (batch + RUN - 1) / RUN * RUN);
-  const Scratch<T> packed_delta(where, rows * longest), packed_h(where, cols * longest);
+  const int64_t longest = std::min(kChunk, (batch + kRun - 1) / kRun * kRun);
+  const Workspace<T> packed_delta(where, rows * longest), packed_h(where, cols * longest);
   const T *d = packed_delta.data(), *a = packed_h.data();
   const int64_t* x = data<int64_t>(where);
   W* out = mutable_data<W>(result);
-  for (int64_t start = 0; start < batch; start += CHUNK) {
-    const int64_t length = std::min(CHUNK, (batch - start + RUN - 1) / RUN * RUN);
+  for (int64_t start = 0; start < batch; start += kChunk) {
+    const int64_t length = std::min(kChunk, (batch - start + kRun - 1) / kRun * kRun);
     pack(device, delta, start, length, packed_delta.data());
     pack(device, h, start, length, packed_h.data());
-    const int64_t loads = length / WIDTH<T>;
+    const int64_t loads = length / kWidth<T>;
     const int lanes = static_cast<int>(std::bit_floor<uint64_t>(std::clamp<int64_t>(loads / 2, 2, 32)));
     const auto part = [=] __device__(int64_t i, int lane) {
       if (x[i] < 0 || x[i] >= rows * cols) return std::numeric_limits<W>::quiet_NaN();
@@ -69,10 +69,10 @@ void accumulate(const Device& device, const Tensor& delta, const Tensor& h, cons
       W sum = 0;
       for (int64_t k = lane; k < loads; k += lanes) {
         const Bytes u = left[k], v = right[k];
-        T p[WIDTH<T>], q[WIDTH<T>];
+        T p[kWidth<T>], q[kWidth<T>];
         memcpy(p, &u, sizeof u);
         memcpy(q, &v, sizeof v);
-        for (int j = 0; j < WIDTH<T>; ++j) sum += static_cast<W>(p[j]) * static_cast<W>(q[j]);
+        for (int j = 0; j < kWidth<T>; ++j) sum += static_cast<W>(p[j]) * static_cast<W>(q[j]);
       }
       return sum;
     };

@@ -50,6 +50,27 @@ def test_against_dense(name: str, dtype: torch.dtype, backend: str) -> None:
 
 
 @pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", ["gradient_moment", "conv2d_gradient_moment", "snr_update", "score_step"])
+def test_moments_on_every_instruction_set(name: str, dtype: torch.dtype) -> None:
+    tolerance = 1e-12 if dtype == torch.float64 else 1e-5
+    for sample in samples.SAMPLES[name](dtype):
+        results = run(getattr(_ops, name), sample, name)
+        for actual, want in zip(results, expected(name, sample), strict=True):
+            scale = float(want.abs().max()) if want.numel() else 1
+            torch.testing.assert_close(
+                actual.double(),
+                want.double(),
+                rtol=tolerance,
+                atol=tolerance * scale,
+                msg=lambda message, s=sample: f"{s.name}: {message}",
+            )
+        wide = torch.float64 if dtype == torch.float64 else torch.float32
+        dtypes = [wide, wide, dtype] if name == "score_step" else [wide, wide]
+        assert [result.dtype for result in results] == dtypes[: len(results)]
+
+
+@pytest.mark.usefixtures("isa")
 @pytest.mark.parametrize("dtype", samples.DTYPES["sampled_gradient"], ids=str)
 def test_sampled_gradient_on_every_instruction_set(dtype: torch.dtype) -> None:
     for sample in samples.sampled_gradient(dtype):

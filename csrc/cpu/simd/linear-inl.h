@@ -1,19 +1,19 @@
-// The kernels of one instruction set; see cpu/linear_kernels.h. The including file names SPARSEKERN_KERNELS.
-#include "cpu/linear_kernels.h"
-#include "cpu/simd/vector.h"
+// The vector kernels of cpu/simd/linear.h: one source, compiled by generic.cpp, avx2.cpp and avx512.cpp.
+#pragma once
 
+#include "cpu/simd/linear.h"
+#include "cpu/simd/vector-inl.h"
+
+namespace sparsekern {
+namespace linear {
 namespace {
-
-using sparsekern::kPanel;
-using sparsekern::LinearKernels;
-using sparsekern::Panel;
-using sparsekern::Storage;
-using sparsekern::Walk;
 
 template <class A>
 constexpr int kPanelVectors = kPanel / kLanes<A> < 8 ? kPanel / kLanes<A> : 8;
 
-// Walks the input a vector of batch columns at a time, so that it is read in few streams.
+// ---- packing
+
+// Takes the input a vector of batch columns at a time, so that it is read in few streams.
 template <class S>
 void pack(const void* input, int64_t stride, const Panel& panel, int64_t begin, int64_t end, void* packed,
           void* sums_) {
@@ -77,17 +77,19 @@ void widen_values(const void* values, int64_t begin, int64_t end, void* wide) {
   for (int64_t k = begin; k < end; ++k) static_cast<Sum<S>*>(wide)[k] = widen(static_cast<const S*>(values)[k]);
 }
 
+// ---- SpMM
+
 // Chains of sums per row: narrow panels need several to hide the latency of the multiply-add.
 constexpr int chains(int vectors) { return vectors >= 5 ? 1 : vectors >= 3 ? 2 : 4; }
 
-// sums += sum over slots [k, end) of value * x[index]
+// sums += sum over positions [k, end) of value * x[index]
 template <class A, int N, bool Indirect>
-SPARSEKERN_INLINE void accumulate(Vector<A> (&sums)[N], const A* x, const A* values, const Walk& walk, int64_t k,
+SPARSEKERN_INLINE void accumulate(Vector<A> (&sums)[N], const A* x, const A* values, const CsrView& csr, int64_t k,
                                   int64_t end) {
   constexpr int L = kLanes<A>, C = chains(N);
   const auto step = [&](Vector<A>(&to)[N], int64_t slot) SPARSEKERN_LAMBDA_INLINE {
-    const A value = values[Indirect ? walk.position[slot] : slot];
-    const A* row = x + int64_t(walk.index[slot]) * (N * L);
+    const A value = values[Indirect ? csr.position[slot] : slot];
+    const A* row = x + int64_t(csr.index[slot]) * (N * L);
 #pragma GCC unroll 8
     for (int n = 0; n < N; ++n) to[n] += value * load(row + n * L);
   };
@@ -131,97 +133,97 @@ void unpack(const A* sums, int64_t width, int64_t columns, int64_t rows, S* out,
 
 constexpr int64_t kTile = 64;  // columns of a segment
 
-constexpr int64_t kBlock = 64;  // rows that share an L1 tile of activations, and are unpacked together
-
 // Asks for what is due when the other rows of the block are done: the next segment of row `r`, or after the last one
 // the first segment of its counterpart in the next block. Dozens of short streams are more than the hardware follows.
 template <class A>
-SPARSEKERN_INLINE void prefetch_segment(const Walk& walk, const A* values, int64_t r, int64_t s) {
-  int64_t slot = walk.bounds[r * walk.stride + s + 1] + 16;
-  if (s + 1 == walk.segments && r + kBlock < walk.rows) slot = walk.bounds[(r + kBlock) * walk.stride];
-  __builtin_prefetch(walk.index + slot);
-  __builtin_prefetch(walk.index + slot + 16);
-  const char* more = reinterpret_cast<const char*>(walk.position ? reinterpret_cast<const A*>(walk.position) : values);
-  more += slot * int64_t(walk.position ? sizeof(int32_t) : sizeof(A));
+SPARSEKERN_INLINE void prefetch_segment(const CsrView& csr, const A* values, int64_t r, int64_t s) {
+  int64_t slot = csr.bounds[r * csr.stride + s + 1] + 16;
+  if (s + 1 == csr.segments && r + kRowBlock < csr.rows) slot = csr.bounds[(r + kRowBlock) * csr.stride];
+  __builtin_prefetch(csr.index + slot);
+  __builtin_prefetch(csr.index + slot + 16);
+  const char* more = reinterpret_cast<const char*>(csr.position ? reinterpret_cast<const A*>(csr.position) : values);
+  more += slot * int64_t(csr.position ? sizeof(int32_t) : sizeof(A));
   __builtin_prefetch(more);
   __builtin_prefetch(more + 64);
 }
 
 // The same for the values where they lie in rows of their own: those of the next tile's i-th row.
 template <class A>
-SPARSEKERN_INLINE void prefetch_values(const Walk& walk, const A* values, int64_t r0, int64_t s, int64_t i) {
-  const bool last = s + 1 == walk.segments;
-  const int64_t row = last ? i : (s + 1) * kTile + i, column = last ? r0 + kBlock : r0;
-  if (row >= walk.cols || column >= walk.rows) return;
-  const int32_t* bounds = walk.value_bounds + row * walk.value_stride + column / kTile;
+SPARSEKERN_INLINE void prefetch_values(const CsrView& csr, const A* values, int64_t r0, int64_t s, int64_t i) {
+  const bool last = s + 1 == csr.segments;
+  const int64_t row = last ? i : (s + 1) * kTile + i, column = last ? r0 + kRowBlock : r0;
+  if (row >= csr.cols || column >= csr.rows) return;
+  const int32_t* bounds = csr.value_bounds + row * csr.value_stride + column / kTile;
   for (const A* p = values + bounds[0]; p < values + bounds[1]; p += 64 / sizeof(A)) __builtin_prefetch(p);
 }
 
 template <class S, int N, bool Indirect>
-void product_panel(const Walk& walk, const Sum<S>* x, const Sum<S>* values, const S* bias, int64_t columns, S* out,
+void product_panel(const CsrView& csr, const Sum<S>* x, const Sum<S>* values, const S* bias, int64_t columns, S* out,
                    int64_t begin, int64_t end) {
   using A = Sum<S>;
   constexpr int64_t L = kLanes<A>, W = N * L;
-  alignas(64) A block[kBlock * W];
-  for (int64_t r0 = begin; r0 < end; r0 += kBlock) {
-    const int64_t rows = least(kBlock, end - r0);
-    for (int64_t s = 0; s < walk.segments; ++s) {
+  alignas(64) A block[kRowBlock * W];
+  for (int64_t r0 = begin; r0 < end; r0 += kRowBlock) {
+    const int64_t rows = least(kRowBlock, end - r0);
+    for (int64_t s = 0; s < csr.segments; ++s) {
       for (int64_t i = 0; i < rows; ++i) {
-        const int32_t* bounds = walk.bounds + (r0 + i) * walk.stride + s;
+        const int32_t* bounds = csr.bounds + (r0 + i) * csr.stride + s;
         Vector<A> sums[N];
         const A first = s == 0 && bias ? widen(bias[r0 + i]) : A(0);
 #pragma GCC unroll 8
         for (int n = 0; n < N; ++n) sums[n] = s == 0 ? Vector<A>{} + first : load(block + i * W + n * L);
-        if (walk.stride > 1) {
-          prefetch_segment(walk, values, r0 + i, s);
-          if (Indirect) prefetch_values(walk, values, r0, s, i);
+        if (csr.stride > 1) {
+          prefetch_segment(csr, values, r0 + i, s);
+          if (Indirect) prefetch_values(csr, values, r0, s, i);
         }
-        accumulate<A, N, Indirect>(sums, x, values, walk, bounds[0], bounds[1]);
+        accumulate<A, N, Indirect>(sums, x, values, csr, bounds[0], bounds[1]);
 #pragma GCC unroll 8
         for (int n = 0; n < N; ++n) store(block + i * W + n * L, sums[n]);
       }
     }
-    unpack(block, W, columns, rows, out + r0, walk.rows);
+    unpack(block, W, columns, rows, out + r0, csr.rows);
   }
 }
 
 template <class S, int N = kPanelVectors<Sum<S>>>
-SPARSEKERN_INLINE void product_width(int64_t vectors, const Walk& walk, const Sum<S>* x, const Sum<S>* values,
+SPARSEKERN_INLINE void product_width(int64_t vectors, const CsrView& csr, const Sum<S>* x, const Sum<S>* values,
                                      const S* bias, int64_t columns, S* out, int64_t begin, int64_t end) {
   if (vectors == N) {
-    (walk.position ? product_panel<S, N, true> : product_panel<S, N, false>)(walk, x, values, bias, columns, out, begin,
-                                                                             end);
+    (csr.position ? product_panel<S, N, true> : product_panel<S, N, false>)(csr, x, values, bias, columns, out, begin,
+                                                                            end);
   } else if constexpr (N > 1) {
-    product_width<S, N - 1>(vectors, walk, x, values, bias, columns, out, begin, end);
+    product_width<S, N - 1>(vectors, csr, x, values, bias, columns, out, begin, end);
   }
 }
 
 template <class S>
-void product(const Walk& walk, const Panel& panel, const void* packed, const void* values, const void* bias, void* out,
-             int64_t begin, int64_t end) {
+void product(const CsrView& csr, const Panel& panel, const void* packed, const void* values, const void* bias,
+             void* out, int64_t begin, int64_t end) {
   using A = Sum<S>;
-  product_width<S>(panel.width / kLanes<A>, walk, static_cast<const A*>(packed), static_cast<const A*>(values),
-                   static_cast<const S*>(bias), panel.columns, static_cast<S*>(out) + panel.begin * walk.rows, begin,
+  product_width<S>(panel.width / kLanes<A>, csr, static_cast<const A*>(packed), static_cast<const A*>(values),
+                   static_cast<const S*>(bias), panel.columns, static_cast<S*>(out) + panel.begin * csr.rows, begin,
                    end);
 }
 
+// ---- SDDMM
+
 template <class A, int N>
-void sample_panel(const Walk& walk, const A* left, const A* right, A* out, bool add, int64_t begin, int64_t end) {
+void sample_panel(const CsrView& csr, const A* left, const A* right, A* out, bool add, int64_t begin, int64_t end) {
   constexpr int64_t L = kLanes<A>, W = N * L;
   Pending<A> pending;
-  const int64_t height = walk.stride > 1 ? kBlock : end - begin;
+  const int64_t height = csr.stride > 1 ? kRowBlock : end - begin;
   for (int64_t r0 = begin; r0 < end; r0 += height) {
     const int64_t stop = least(end, r0 + height);
-    for (int64_t s = 0; s < walk.segments; ++s) {
+    for (int64_t s = 0; s < csr.segments; ++s) {
       for (int64_t r = r0; r < stop; ++r) {
-        const int32_t* bounds = walk.bounds + r * walk.stride + s;
-        if (walk.stride > 1) prefetch_segment(walk, out, r, s);
+        const int32_t* bounds = csr.bounds + r * csr.stride + s;
+        if (csr.stride > 1) prefetch_segment(csr, out, r, s);
         if (bounds[0] == bounds[1]) continue;
         Vector<A> row[N];
 #pragma GCC unroll 8
         for (int n = 0; n < N; ++n) row[n] = load(left + r * W + n * L);
         const auto product = [&](int64_t k) SPARSEKERN_LAMBDA_INLINE {
-          const A* x = right + int64_t(walk.index[k]) * W;
+          const A* x = right + int64_t(csr.index[k]) * W;
           Vector<A> product = row[0] * load(x);
 #pragma GCC unroll 8
           for (int n = 1; n < N; ++n) product += row[n] * load(x + n * L);
@@ -240,19 +242,19 @@ void sample_panel(const Walk& walk, const A* left, const A* right, A* out, bool 
 }
 
 template <class A, int N = kPanelVectors<A>>
-SPARSEKERN_INLINE void sample_width(int64_t vectors, const Walk& walk, const A* left, const A* right, A* out, bool add,
-                                    int64_t begin, int64_t end) {
+SPARSEKERN_INLINE void sample_width(int64_t vectors, const CsrView& csr, const A* left, const A* right, A* out,
+                                    bool add, int64_t begin, int64_t end) {
   if (vectors == N)
-    sample_panel<A, N>(walk, left, right, out, add, begin, end);
+    sample_panel<A, N>(csr, left, right, out, add, begin, end);
   else if constexpr (N > 1)
-    sample_width<A, N - 1>(vectors, walk, left, right, out, add, begin, end);
+    sample_width<A, N - 1>(vectors, csr, left, right, out, add, begin, end);
 }
 
 template <class S>
-void sample(const Walk& walk, const Panel& panel, const void* left, const void* right, bool add, void* sums,
+void sample(const CsrView& csr, const Panel& panel, const void* left, const void* right, bool add, void* sums,
             int64_t begin, int64_t end) {
   using A = Sum<S>;
-  sample_width<A>(panel.width / kLanes<A>, walk, static_cast<const A*>(left), static_cast<const A*>(right),
+  sample_width<A>(panel.width / kLanes<A>, csr, static_cast<const A*>(left), static_cast<const A*>(right),
                   static_cast<A*>(sums), add, begin, end);
 }
 
@@ -262,17 +264,17 @@ constexpr LinearKernels kKernels{kLanes<Sum<S>>, kPanelVectors<Sum<S>>, sizeof(S
                                  combine<S>};
 
 }  // namespace
+}  // namespace linear
 
-namespace sparsekern {
-
-const LinearKernels& SPARSEKERN_KERNELS(Storage storage) {
+template <>
+const LinearKernels& linear_kernels_of<Isa::SPARSEKERN_ISA>(Storage storage) {
   switch (storage) {
     case Storage::float64:
-      return kKernels<double>;
+      return linear::kKernels<double>;
     case Storage::bfloat16:
-      return kKernels<BFloat16>;
+      return linear::kKernels<BFloat16>;
     default:
-      return kKernels<float>;
+      return linear::kKernels<float>;
   }
 }
 

@@ -7,11 +7,14 @@
 
 #include <cstdint>
 
+#include "cpu/simd/kinds.h"
+
 namespace sparsekern {
 
-// A compressed matrix as one kernel walks it: row r, segment s covers slots
-// [bounds[r * stride + s], bounds[r * stride + s + 1]) of `index`; `position`, where given, maps a slot to its value.
-struct Walk {
+// A compressed matrix (CSR, or CSC with its columns as rows) as a kernel reads it: row r, segment s covers positions
+// [bounds[r * stride + s], bounds[r * stride + s + 1]) of `index`; `position`, where given, maps a position to that of
+// its value.
+struct CsrView {
   const int32_t* bounds;
   int64_t stride;
   int64_t segments;
@@ -19,7 +22,7 @@ struct Walk {
   const int32_t* position;
   int64_t rows;
   int64_t cols;
-  const int32_t* value_bounds;  // where `position` is given and segments are: the bounds of the walk by values
+  const int32_t* value_bounds;  // where `position` is given and segments are: the bounds by values
   int64_t value_stride;
 };
 
@@ -30,7 +33,9 @@ struct Panel {
   int64_t width;
 };
 
-constexpr int64_t kPanel = 64;  // widest panel, in batch columns
+constexpr int64_t kPanel = 64;     // widest panel, in batch columns
+constexpr int64_t kRowBlock = 64;  // rows that share an L1 tile of activations, and are unpacked together; threads get
+                                   // whole blocks, which are whole cache lines of output
 
 struct LinearKernels {
   int lanes;         // elements of a vector of `A`
@@ -47,26 +52,28 @@ struct LinearKernels {
   // values [begin, end) as `A`
   void (*widen)(const void* values, int64_t begin, int64_t end, void* wide);
 
-  // Rows [begin, end) of the matrix times the packed activations, transposed into row-major `out` [batch, rows]. The
-  // values are in `A`.
-  void (*product)(const Walk& walk, const Panel& panel, const void* packed, const void* values, const void* bias,
+  // SpMM: rows [begin, end) of the matrix times the packed activations, transposed into row-major `out` [batch, rows].
+  // The values are in `A`.
+  void (*product)(const CsrView& csr, const Panel& panel, const void* packed, const void* values, const void* bias,
                   void* out, int64_t begin, int64_t end);
 
-  // Inner products over the panel's columns of packed `left` (rows) and `right` (cols) at the slots of rows
+  // SDDMM: inner products over the panel's columns of packed `left` (rows) and `right` (cols) at the positions of rows
   // [begin, end), written or added to `sums`, in `A`.
-  void (*sample)(const Walk& walk, const Panel& panel, const void* left, const void* right, bool add, void* sums,
+  void (*sample)(const CsrView& csr, const Panel& panel, const void* left, const void* right, bool add, void* sums,
                  int64_t begin, int64_t end);
 
   // Elements [begin, end) of the sum of `count` vectors in `A` that lie `stride` apart.
   void (*combine)(const void* parts, int64_t count, int64_t stride, int64_t begin, int64_t end, void* out);
 };
 
-enum class Storage { float32, float64, bfloat16 };
-
-const LinearKernels& linear_kernels_generic(Storage storage);
-#if defined(__x86_64__)
-const LinearKernels& linear_kernels_avx2(Storage storage);
-const LinearKernels& linear_kernels_avx512(Storage storage);
-#endif
+// The table of one instruction set; `linear_kernels` of cpu/dispatch.h chooses.
+template <Isa isa>
+const LinearKernels& linear_kernels_of(Storage storage);
+template <>
+const LinearKernels& linear_kernels_of<Isa::generic>(Storage storage);
+template <>
+const LinearKernels& linear_kernels_of<Isa::avx2>(Storage storage);
+template <>
+const LinearKernels& linear_kernels_of<Isa::avx512>(Storage storage);
 
 }  // namespace sparsekern

@@ -1,4 +1,5 @@
-// What lies in a range of numbers, copied, and how much lies above it: one pass, by the compiler's own vectors.
+// Partitions numbers by a range: copies what lies in it and counts what lies above it, in one pass of the compiler's
+// own vectors.
 #pragma once
 
 #include <algorithm>
@@ -7,7 +8,7 @@
 #include <utility>
 #include <vector>
 
-#include "cpu/isa.h"
+#include "cpu/dispatch.h"
 #include "cpu/keys.h"
 #include "cpu/marked.h"
 #include "cpu/parallel.h"
@@ -21,22 +22,22 @@ struct Bracket {
 };
 
 template <class T>
-struct Sifted {
+struct Partition {
   int64_t above = 0, inside = 0;
   bool nan = false;
   std::unique_ptr<Bits<T>[]> numbers;  // inside, in no particular order; not all if there are more than there is room
 };
 
-constexpr int64_t kBlock = 1 << 12;
+constexpr int64_t kMarks = 1 << 12;  // numbers that are marked at a time
 
 // Copies what is inside of one chunk to `numbers`.
 template <class T>
-void sift(const Chunk<T>& chunk, Keys<T> keys, Bracket<T> bracket, Bits<T>* numbers, Sifted<T>& sums) {
+void partition(const Chunk<T>& chunk, Keys<T> keys, Bracket<T> bracket, Bits<T>* numbers, Partition<T>& sums) {
   using Key = typename Keys<T>::Key;
-  uint8_t marks[kBlock];
-  for (int64_t begin = 0; begin < chunk.size; begin += kBlock) {
+  uint8_t marks[kMarks];
+  for (int64_t begin = 0; begin < chunk.size; begin += kMarks) {
     const Bits<T>* x = chunk.data + begin;
-    const int64_t n = std::min(kBlock, chunk.size - begin);
+    const int64_t n = std::min(kMarks, chunk.size - begin);
     const auto [above, nan] = vectorized(
         [](const Bits<T>* x, int64_t n, Keys<T> keys, Bracket<T> bracket, uint8_t* marks) SPARSEKERN_VECTORIZED {
           const Key low = bracket.low, span = bracket.high - bracket.low;
@@ -57,15 +58,15 @@ void sift(const Chunk<T>& chunk, Keys<T> keys, Bracket<T> bracket, Bits<T>* numb
 
 // Gives up where more than `room` numbers are inside.
 template <class T>
-Sifted<T> sift(const std::vector<Chunk<T>>& chunks, Keys<T> keys, Bracket<T> bracket, int64_t room) {
+Partition<T> partition(const std::vector<Chunk<T>>& chunks, Keys<T> keys, Bracket<T> bracket, int64_t room) {
   std::unique_ptr<Bits<T>[]> numbers(new Bits<T>[room]);
   std::atomic<int64_t> above{0}, inside{0};
   std::atomic<bool> nan{false};
   parallel_for(0, chunks.size(), 1, [&](int64_t begin, int64_t end) {
-    std::unique_ptr<Bits<T>[]> mine(new Bits<T>[CHUNK]);
+    std::unique_ptr<Bits<T>[]> mine(new Bits<T>[kChunk]);
     for (int64_t i = begin; i < end && inside <= room; ++i) {
-      Sifted<T> found;
-      sift(chunks[i], keys, bracket, mine.get(), found);
+      Partition<T> found;
+      partition(chunks[i], keys, bracket, mine.get(), found);
       above += found.above;
       if (found.nan) nan = true;
       const int64_t at = inside.fetch_add(found.inside);

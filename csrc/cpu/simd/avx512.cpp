@@ -1,3 +1,5 @@
+// All vector kernels in 64-byte vectors, for AVX-512. Standard headers come before the pragma, so that what they
+// define inline is compiled for every processor.
 #if defined(__x86_64__)
 #include <cstdint>
 #include <utility>
@@ -8,9 +10,11 @@
 #else
 #pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")
 #endif
+#define SPARSEKERN_ISA avx512
 #define SPARSEKERN_VECTOR_BYTES 64
-#define SPARSEKERN_KERNELS linear_kernels_avx512
-#include "cpu/simd/linear_kernels.h"
+#include "cpu/simd/conv-inl.h"
+#include "cpu/simd/linear-inl.h"
+#include "cpu/simd/moment-inl.h"
 #if defined(__clang__)
 #pragma clang attribute pop
 #endif

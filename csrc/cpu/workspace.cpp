@@ -1,4 +1,4 @@
-#include "cpu/scratch.h"
+#include "cpu/workspace.h"
 
 #include <cstdlib>
 
@@ -26,7 +26,7 @@ void prefer_huge_pages([[maybe_unused]] void* data, [[maybe_unused]] int64_t byt
 #endif
 }
 
-char* scratch(int64_t bytes) {
+char* workspace(int64_t bytes) {
   struct Block {
     char* data = nullptr;
     int64_t size = 0;

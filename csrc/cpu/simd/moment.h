@@ -11,7 +11,7 @@
 
 #include <cstdint>
 
-#include "cpu/linear_kernels.h"
+#include "cpu/simd/kinds.h"
 
 namespace sparsekern {
 
@@ -77,10 +77,14 @@ struct MomentKernels {
   void (*tile)(const MomentTile& tile);
 };
 
-const MomentKernels& moment_kernels_generic(Storage storage);
-#if defined(__x86_64__)
-const MomentKernels& moment_kernels_avx2(Storage storage);
-const MomentKernels& moment_kernels_avx512(Storage storage);
-#endif
+// The table of one instruction set; `moment_kernels` of cpu/dispatch.h chooses.
+template <Isa isa>
+const MomentKernels& moment_kernels_of(Storage storage);
+template <>
+const MomentKernels& moment_kernels_of<Isa::generic>(Storage storage);
+template <>
+const MomentKernels& moment_kernels_of<Isa::avx2>(Storage storage);
+template <>
+const MomentKernels& moment_kernels_of<Isa::avx512>(Storage storage);
 
 }  // namespace sparsekern

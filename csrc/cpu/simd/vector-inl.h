@@ -1,5 +1,7 @@
 // Fixed-size vectors on compiler extensions. Included once per instruction set, after SPARSEKERN_VECTOR_BYTES is set;
 // everything has internal linkage so that no instruction set's code can stand in for another's.
+#pragma once
+
 #include <cstdint>
 #include <utility>
 

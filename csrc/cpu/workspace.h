@@ -9,10 +9,10 @@ constexpr int64_t kAlign = 64;
 
 constexpr int64_t aligned(int64_t bytes) { return (bytes + kAlign - 1) / kAlign * kAlign; }
 
-char* scratch(int64_t bytes);  // the calling thread's own; what it held is lost
+char* workspace(int64_t bytes);  // the calling thread's own; what it held is lost
 
 // Asks the system for huge pages under fresh memory: fewer page faults, and fewer misses of the address cache by
-// kernels that walk many channels.
+// kernels that read many channels.
 void prefer_huge_pages(void* data, int64_t bytes);
 
 }  // namespace sparsekern

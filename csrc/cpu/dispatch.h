@@ -1,17 +1,24 @@
-// Which instruction set the vector kernels use, chosen once at run time.
+// The dispatch by instruction set: which one is used, chosen once at run time, and what is compiled for each.
 #pragma once
 
 #include <string>
 #include <vector>
 
-namespace sparsekern {
+#include "cpu/simd/conv.h"
+#include "cpu/simd/linear.h"
+#include "cpu/simd/moment.h"
 
-enum class Isa { generic = 0, avx2 = 1, avx512 = 2 };
+namespace sparsekern {
 
 const char* isa_name(Isa isa);
 std::vector<Isa> supported_isas();  // best first
 Isa active_isa();
 void set_isa(const std::string& name);  // throws std::invalid_argument
+
+// The kernels of cpu/simd for the instruction set in use.
+const LinearKernels& linear_kernels(Storage storage);
+const ConvKernels& conv_kernels(Storage storage);
+const MomentKernels& moment_kernels(Storage storage);
 
 // A lambda of plain loops that `vectorized` compiles anew for every instruction set. It captures nothing: what it gets
 // as arguments cannot be changed by what it stores, so that the compiler can make vectors of the loops.

@@ -1,16 +1,12 @@
-// The kernels of one instruction set; see cpu/moment_kernels.h. The including file names SPARSEKERN_KERNELS.
-#include "cpu/moment_kernels.h"
-#include "cpu/simd/vector.h"
+// The vector kernels of cpu/simd/moment.h: one source, compiled by generic.cpp, avx2.cpp and avx512.cpp.
+#pragma once
 
+#include "cpu/simd/moment.h"
+#include "cpu/simd/vector-inl.h"
+
+namespace sparsekern {
+namespace moment {
 namespace {
-
-using sparsekern::ChannelView;
-using sparsekern::kMomentRows;
-using sparsekern::MomentKernels;
-using sparsekern::MomentTile;
-using sparsekern::PixelRange;
-using sparsekern::Storage;
-using sparsekern::Taps2d;
 
 // ---- packing
 
@@ -263,21 +259,21 @@ void tile(const MomentTile& t) {
 }
 
 template <class S>
-constexpr MomentKernels kMomentKernels{kLanes<Sum<S>>,   sizeof(S),       sizeof(Sum<S>), pack_rows<S>,
-                                       pack_channels<S>, pack_columns<S>, square<Sum<S>>, tile<Sum<S>>};
+constexpr MomentKernels kKernels{kLanes<Sum<S>>,   sizeof(S),       sizeof(Sum<S>), pack_rows<S>,
+                                 pack_channels<S>, pack_columns<S>, square<Sum<S>>, tile<Sum<S>>};
 
 }  // namespace
+}  // namespace moment
 
-namespace sparsekern {
-
-const MomentKernels& SPARSEKERN_KERNELS(Storage storage) {
+template <>
+const MomentKernels& moment_kernels_of<Isa::SPARSEKERN_ISA>(Storage storage) {
   switch (storage) {
     case Storage::float64:
-      return kMomentKernels<double>;
+      return moment::kKernels<double>;
     case Storage::bfloat16:
-      return kMomentKernels<BFloat16>;
+      return moment::kKernels<BFloat16>;
     default:
-      return kMomentKernels<float>;
+      return moment::kKernels<float>;
   }
 }
 

@@ -1,4 +1,4 @@
-#include "cpu/isa.h"
+#include "cpu/dispatch.h"
 
 #include <atomic>
 #include <stdexcept>
@@ -45,6 +45,33 @@ void set_isa(const std::string& name) {
     }
   }
   throw std::invalid_argument("this processor cannot run instruction set '" + name + "'");
+}
+
+// f.operator()<isa>() for the instruction set in use
+template <class F>
+static decltype(auto) with_active_isa(const F& f) {
+  switch (active_isa()) {
+#if defined(__x86_64__)
+    case Isa::avx512:
+      return f.template operator()<Isa::avx512>();
+    case Isa::avx2:
+      return f.template operator()<Isa::avx2>();
+#endif
+    default:
+      return f.template operator()<Isa::generic>();
+  }
+}
+
+const LinearKernels& linear_kernels(Storage storage) {
+  return with_active_isa([&]<Isa isa>() -> const LinearKernels& { return linear_kernels_of<isa>(storage); });
+}
+
+const ConvKernels& conv_kernels(Storage storage) {
+  return with_active_isa([&]<Isa isa>() -> const ConvKernels& { return conv_kernels_of<isa>(storage); });
+}
+
+const MomentKernels& moment_kernels(Storage storage) {
+  return with_active_isa([&]<Isa isa>() -> const MomentKernels& { return moment_kernels_of<isa>(storage); });
 }
 
 }  // namespace sparsekern

@@ -1,4 +1,4 @@
-"""Random sets of coordinates: their laws, and what no set may hold."""
+"""Weighted draws of inactive coordinates: their law, and what no set may hold."""
 
 import pytest
 import torch
@@ -73,19 +73,36 @@ def test_guided_sample_scale_does_not_matter() -> None:
     assert not torch.equal(ops.guided_sample(row, col, p.row_ptr, p.col, 50, 4)[0], chosen)
 
 
-@pytest.mark.parametrize("n", [2, 3])
-def test_random_subset_is_uniform(n: int, device: str) -> None:
-    counts: dict[tuple, int] = {}
-    for seed in range(3000):
-        chosen = tuple(ops.random_subset(n, 5, seed, device=device).tolist())
-        counts[chosen] = counts.get(chosen, 0) + 1
-    law = successive_law(dict.fromkeys(range(5), 1.0), n)
-    assert chi_square(counts, law) < chi_square_bound(len(law) - 1)
+@pytest.mark.parametrize("groups", [1, 2, 6])
+def test_draws_within_groups_follow_the_product_of_the_weights(groups: int, device: str) -> None:
+    rows, cols, draws = 6, 4, 4000
+    row_weight, col_weight = torch.rand(rows), torch.rand(groups, cols)
+    row_weight[0] = col_weight[0, 3] = 0
+    col_weight[-1] *= 20
+    mask = torch.rand(rows, cols) < 0.25
+    row_ptr, col = moved(ops.compress(mask.flatten().nonzero().flatten(), rows, cols), device)
+    law = (row_weight[:, None] * col_weight.repeat_interleave(rows // groups, 0) * ~mask).flatten().double()
+    expected = draws * law / law.sum()
+    count = torch.zeros(rows * cols, dtype=torch.double)
+    row_weight, col_weight = moved((row_weight, col_weight), device)
+    for seed in range(draws):
+        count[ops.guided_sample(row_weight, col_weight, row_ptr, col, 1, seed)[0].cpu()] += 1
+    assert not count[law == 0].any()
+    possible = law > 0
+    chi2 = ((count - expected)[possible].square() / expected[possible]).sum()
+    assert float(chi2) < 45  # 99.9 % of a chi-squared distribution with 20 degrees of freedom
+    for n in (0, 3, int(possible.sum()), int((~mask).sum())):
+        chosen, rest = (result.cpu() for result in ops.guided_sample(row_weight, col_weight, row_ptr, col, n, 5))
+        assert chosen.numel() == n
+        assert bool((chosen.diff() > 0).all())
+        assert not mask.flatten()[chosen].any()
+        assert int(rest) == max(0, n - int(possible.sum()))
+    if groups == 1:
+        alone = ops.guided_sample(row_weight, col_weight[0], row_ptr, col, 3, 5)[0]
+        assert torch.equal(alone, ops.guided_sample(row_weight, col_weight, row_ptr, col, 3, 5)[0])
 
 
-def test_random_subset_does_not_favour_small_numbers(device: str) -> None:
-    """Below 3 * 2**61, where the remainder of 63 random bits would hit the lower third twice as often."""
-    size = 3 * 2**61
-    chosen = ops.random_subset(3000, size, 0, device=device).cpu()
-    thirds = torch.bincount(chosen // 2**61, minlength=3)
-    assert chi_square(dict(enumerate(thirds.tolist())), dict.fromkeys(range(3), 1 / 3)) < chi_square_bound(2)
+def test_groups_must_divide_the_rows() -> None:
+    row_ptr, col = ops.compress(torch.arange(3), 4, 3)
+    with pytest.raises(ValueError, match="3 groups, which do not divide 4 rows"):
+        ops.guided_sample(torch.ones(4), torch.ones(3, 3), row_ptr, col, 1, 0)

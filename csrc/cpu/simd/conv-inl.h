@@ -1,16 +1,12 @@
-// The kernels of one instruction set; see cpu/conv_kernels.h. The including file names SPARSEKERN_KERNELS.
-#include "cpu/conv_kernels.h"
-#include "cpu/simd/vector.h"
+// The vector kernels of cpu/simd/conv.h: one source, compiled by generic.cpp, avx2.cpp and avx512.cpp.
+#pragma once
 
+#include "cpu/simd/conv.h"
+#include "cpu/simd/vector-inl.h"
+
+namespace sparsekern {
+namespace conv {
 namespace {
-
-using sparsekern::ConvKernels;
-using sparsekern::Grid;
-using sparsekern::Images;
-using sparsekern::Run;
-using sparsekern::Storage;
-using sparsekern::Taps;
-using sparsekern::Tile;
 
 constexpr int kVectors = SPARSEKERN_VECTOR_BYTES == 64 ? 16 : 8;  // half the registers, at most
 
@@ -340,21 +336,21 @@ void sample(const Taps& taps, bool flat, const Tile& tile, const void* left, int
 }
 
 template <class S>
-constexpr ConvKernels kConvKernels{kLanes<Sum<S>>, kVectors,     sizeof(S),  sizeof(Sum<S>),
-                                   pack_block<S>,  pack_flat<S>, product<S>, sample<Sum<S>>};
+constexpr ConvKernels kKernels{kLanes<Sum<S>>, kVectors,     sizeof(S),  sizeof(Sum<S>),
+                               pack_block<S>,  pack_flat<S>, product<S>, sample<Sum<S>>};
 
 }  // namespace
+}  // namespace conv
 
-namespace sparsekern {
-
-const ConvKernels& SPARSEKERN_KERNELS(Storage storage) {
+template <>
+const ConvKernels& conv_kernels_of<Isa::SPARSEKERN_ISA>(Storage storage) {
   switch (storage) {
     case Storage::float64:
-      return kConvKernels<double>;
+      return conv::kKernels<double>;
     case Storage::bfloat16:
-      return kConvKernels<BFloat16>;
+      return conv::kKernels<BFloat16>;
     default:
-      return kConvKernels<float>;
+      return conv::kKernels<float>;
   }
 }
 

@@ -1,6 +1,6 @@
-#include "cpu/storage.h"
+#include "cpu/tensors.h"
 
-#include "cpu/isa.h"
+#include "cpu/dispatch.h"
 #include "cpu/parallel.h"
 
 namespace sparsekern {
@@ -15,45 +15,6 @@ Storage storage_of(ScalarType dtype) {
       return Storage::bfloat16;
     default:
       fail("sparse layers on the CPU take float32, float64 or bfloat16, got ", dtype);
-  }
-}
-
-const LinearKernels& linear_kernels(Storage storage) {
-  switch (active_isa()) {
-#if defined(__x86_64__)
-    case Isa::avx512:
-      return linear_kernels_avx512(storage);
-    case Isa::avx2:
-      return linear_kernels_avx2(storage);
-#endif
-    default:
-      return linear_kernels_generic(storage);
-  }
-}
-
-const ConvKernels& conv_kernels(Storage storage) {
-  switch (active_isa()) {
-#if defined(__x86_64__)
-    case Isa::avx512:
-      return conv_kernels_avx512(storage);
-    case Isa::avx2:
-      return conv_kernels_avx2(storage);
-#endif
-    default:
-      return conv_kernels_generic(storage);
-  }
-}
-
-const MomentKernels& moment_kernels(Storage storage) {
-  switch (active_isa()) {
-#if defined(__x86_64__)
-    case Isa::avx512:
-      return moment_kernels_avx512(storage);
-    case Isa::avx2:
-      return moment_kernels_avx2(storage);
-#endif
-    default:
-      return moment_kernels_generic(storage);
   }
 }
 

@@ -1,7 +1,7 @@
 // The vector kernels of sparse convolution, as one table per instruction set and storage type.
 //
 // Images are packed into planes, one a channel: the image with its padding of zeros, cut by the stride into grids of
-// equal size (cpu/window.h), so that a weight of the kernel is a fixed distance between the cell of an output pixel and
+// equal size (cpu/planes.h), so that a weight of the kernel is a fixed distance between the cell of an output pixel and
 // that of its input pixel, whatever the stride and the dilation. A cell is a vector of `lanes` images where the batch
 // is large
 // ("blocks"); for few images a cell is one number, the images follow each other, and a vector is `lanes` neighbouring
@@ -11,7 +11,7 @@
 
 #include <cstdint>
 
-#include "cpu/linear_kernels.h"
+#include "cpu/simd/kinds.h"
 
 namespace sparsekern {
 
@@ -77,20 +77,24 @@ struct ConvKernels {
   void (*pack_block)(const Images& images, const Grid& grid, int64_t begin, int64_t end, void* planes, void* sums);
   void (*pack_flat)(const Images& images, const Grid& grid, int64_t begin, int64_t end, void* planes, void* sums);
 
-  // Rows [begin, end) of the matrix times what a tile sees of the planes, written to the images.
+  // SpMM: rows [begin, end) of the matrix times what a tile sees of the planes, written to the images.
   void (*product)(const Taps& taps, bool flat, const Tile& tile, const void* planes, const void* bias,
                   const Images& out, int64_t begin, int64_t end);
 
-  // Adds the inner products of a tile of plane r of `left` with what each nonzero of row r sees of `right` to `sums`,
-  // in `A`, for rows [begin, end).
+  // SDDMM: adds the inner products of a tile of plane r of `left` with what each nonzero of row r sees of `right` to
+  // `sums`, in `A`, for rows [begin, end).
   void (*sample)(const Taps& taps, bool flat, const Tile& tile, const void* left, int64_t plane, const void* right,
                  void* sums, int64_t begin, int64_t end);
 };
 
-const ConvKernels& conv_kernels_generic(Storage storage);
-#if defined(__x86_64__)
-const ConvKernels& conv_kernels_avx2(Storage storage);
-const ConvKernels& conv_kernels_avx512(Storage storage);
-#endif
+// The table of one instruction set; `conv_kernels` of cpu/dispatch.h chooses.
+template <Isa isa>
+const ConvKernels& conv_kernels_of(Storage storage);
+template <>
+const ConvKernels& conv_kernels_of<Isa::generic>(Storage storage);
+template <>
+const ConvKernels& conv_kernels_of<Isa::avx2>(Storage storage);
+template <>
+const ConvKernels& conv_kernels_of<Isa::avx512>(Storage storage);
 
 }  // namespace sparsekern

@@ -1,3 +1,5 @@
+// All vector kernels in 32-byte vectors, for AVX2. Standard headers come before the pragma, so that what they
+// define inline is compiled for every processor.
 #if defined(__x86_64__)
 #include <cstdint>
 #include <utility>
@@ -7,9 +9,11 @@
 #else
 #pragma GCC target("avx2,fma")
 #endif
+#define SPARSEKERN_ISA avx2
 #define SPARSEKERN_VECTOR_BYTES 32
-#define SPARSEKERN_KERNELS moment_kernels_avx2
-#include "cpu/simd/moment_kernels.h"
+#include "cpu/simd/conv-inl.h"
+#include "cpu/simd/linear-inl.h"
+#include "cpu/simd/moment-inl.h"
 #if defined(__clang__)
 #pragma clang attribute pop
 #endif

@@ -1,0 +1,206 @@
+#include "cpu/planes.h"
+
+#include <algorithm>
+
+#include "common.h"
+
+namespace sparsekern {
+namespace {
+
+constexpr int64_t kCache = 28 << 10;  // bytes of the first cache that a segment may fill
+constexpr double kWorthSegment = 9;   // nonzeros of a row in it that make up for its sums' way to memory and back
+
+}  // namespace
+
+// Pixels a whole number of steps apart share a grid, so that a tap is a shift, whatever the step and the dilation.
+// Where the taps see stretches of the image that lie further apart than they are long, every stretch is a grid instead,
+// and what lies between them takes no memory.
+Axis::Axis(int64_t taps, int64_t dilation, int64_t step_, int64_t padded, int64_t outputs)
+    : step(step_), cells(ceil_div(padded, step_)) {
+  for (int64_t i = 0; i < taps; ++i) first.push_back(i * dilation % step);
+  std::sort(first.begin(), first.end());
+  first.erase(std::unique(first.begin(), first.end()), first.end());
+  complete = grids() == std::min(step, padded);
+  apart_ = (outputs - 1) * step < dilation && taps * outputs < grids() * cells;
+  if (apart_) {
+    first.clear(), cells = outputs, complete = false;
+    for (int64_t i = 0; i < taps; ++i) first.push_back(i * dilation);
+  }
+  for (int64_t i = 0; i < taps; ++i) {
+    const auto [g, cell] = place(i * dilation);
+    grid.push_back(g), shift.push_back(cell);
+  }
+}
+
+int64_t Axis::reach() const { return *std::max_element(shift.begin(), shift.end()); }
+
+std::pair<int64_t, int64_t> Axis::place(int64_t pixel) const {
+  const int64_t g = std::upper_bound(first.begin(), first.end(), apart_ ? pixel : pixel % step) - first.begin() - 1;
+  if (g < 0 || (pixel - first[g]) % step != 0 || (pixel - first[g]) / step >= cells) return {-1, -1};
+  return {g, (pixel - first[g]) / step};
+}
+
+std::pair<int64_t, int64_t> Axis::range(int64_t g, int64_t begin, int64_t end) const {
+  const auto cell = [&](int64_t pixel) {
+    return std::min(cells, ceil_div(std::max<int64_t>(0, pixel - first[g]), step));
+  };
+  return {cell(begin), cell(end)};
+}
+
+Planes::Planes(const Window& w, const ImageSize& in_, const ImageSize& out_, const ConvKernels& kernels, double density)
+    : window(w),
+      in(in_),
+      out(out_),
+      vectors_(kernels.vectors),
+      vector_lanes_(kernels.lanes),
+      y_(w.kernel_height, w.dilation_y, w.stride_y, in_.height + w.top + w.bottom, out_.height),
+      x_(w.kernel_width, w.dilation_x, w.stride_x, in_.width + w.left + w.right, out_.width) {
+  if (taps() == 1 && w.stride_y * w.stride_x == 1 && w.top + w.bottom + w.left + w.right == 0) {
+    in.width *= in.height, out.width *= out.height;
+    in.height = out.height = 1;
+    y_ = Axis(1, 1, 1, 1, 1), x_ = Axis(1, 1, 1, in.width, in.width);
+  }
+  height = y_.cells, width = x_.cells;
+  grids = y_.grids() * x_.grids();
+  require(static_cast<double>(height) * static_cast<double>(width) * static_cast<double>(grids) < INT32_MAX,
+          "an image of ", height, " x ", width, " x ", grids, " padded numbers is too large");
+  // A block costs the same however many images it holds; flat, the cells between the pixels are computed, too, and
+  // vectors are read across cache lines.
+  const double whole = static_cast<double>(ceil_div(in.batch, vector_lanes_) * vector_lanes_ * out.height * out.width);
+  flat = 1.5 * static_cast<double>(in.batch * height * width) < whole;
+  lanes = flat ? 1 : vector_lanes_;
+  images = flat ? in.batch : vector_lanes_;
+  grid_ = flat ? (ceil_div(in.batch * height * width, vector_lanes_) + 1) * vector_lanes_ : height * width;
+  blocks = flat ? 1 : ceil_div(in.batch, vector_lanes_);
+  reach = y_.reach() * width + x_.reach();
+  tail = flat ? vectors_ * vector_lanes_ + reach : 0;
+  set_segments(kernels, density);
+}
+
+void Planes::set_segments(const ConvKernels& kernels, double density) {
+  const int64_t columns = std::min(out.width, vectors_), rows = std::clamp<int64_t>(vectors_ / columns, 1, out.height);
+  const int64_t seen = flat ? vectors_ * vector_lanes_ + reach : (rows + reach / width) * (columns + reach % width);
+  const int64_t few = std::max<int64_t>(1, kCache / (seen * grids * lanes * kernels.sum_size));
+  const bool worth = density * static_cast<double>(few * taps()) >= kWorthSegment;
+  const auto even = [&](int64_t channels) {
+    const int64_t segments = worth ? ceil_div(channels, few) : 1;
+    return std::max<int64_t>(1, ceil_div(channels, std::max<int64_t>(1, segments)));
+  };
+  segment_in = even(in.channels / window.groups);
+  segment_out = even(out.channels / window.groups);
+}
+
+int64_t Planes::grid(int64_t tap) const {
+  return y_.grid[tap / window.kernel_width] * x_.grids() + x_.grid[tap % window.kernel_width];
+}
+
+int64_t Planes::shift(int64_t tap) const {
+  return y_.shift[tap / window.kernel_width] * width + x_.shift[tap % window.kernel_width];
+}
+
+Grid Planes::grid_over(std::vector<int32_t>& cells, std::vector<int32_t>& zeros, int64_t count, int64_t row_pixels,
+                       bool joined) const {
+  const int64_t grid = height * width;
+  std::vector<char> taken(count * grid);
+  for (const int32_t cell : cells)
+    if (cell >= 0) taken[cell / output_plane() * grid + cell % output_plane()] = 1;
+  for (int64_t i = 0; i < count * grid; ++i)
+    if (!taken[i]) zeros.push_back(static_cast<int32_t>(i / grid * output_plane() + i % grid));
+  return {cells.data(),
+          static_cast<int64_t>(cells.size()),
+          row_pixels,
+          joined,
+          zeros.data(),
+          static_cast<int64_t>(zeros.size()),
+          count * output_plane(),
+          output_plane(),
+          grid};
+}
+
+Grid Planes::input_grid(std::vector<int32_t>& cells, std::vector<int32_t>& zeros) const {
+  std::vector<std::pair<int64_t, int64_t>> columns;
+  for (int64_t x = 0; x < in.width; ++x) columns.push_back(x_.place(window.left + x));
+  for (int64_t y = 0; y < in.height; ++y) {
+    const auto [grid_y, cell_y] = y_.place(window.top + y);
+    for (const auto& [grid_x, cell_x] : columns) {
+      const int64_t cell = (grid_y * x_.grids() + grid_x) * output_plane() + cell_y * width + cell_x;
+      cells.push_back(static_cast<int32_t>(grid_y < 0 || grid_x < 0 ? -1 : cell));
+    }
+  }
+  return grid_over(cells, zeros, grids, in.width, x_.grids() == 1 && x_.complete);
+}
+
+Grid Planes::output_grid(std::vector<int32_t>& cells, std::vector<int32_t>& zeros) const {
+  for (int64_t y = 0; y < out.height; ++y) {
+    for (int64_t x = 0; x < out.width; ++x) cells.push_back(static_cast<int32_t>(y * width + x));
+  }
+  return grid_over(cells, zeros, 1, out.width, true);
+}
+
+Tiling Planes::output_tiles() const {
+  return tiles({0, out.height, 0, out.width, 0, out.width, 1, out.channels * out.height * out.width});
+}
+
+Tiling Planes::input_tiles(int64_t grid) const {
+  const int64_t gy = grid / x_.grids(), gx = grid % x_.grids();
+  const auto [y0, y1] = y_.range(gy, window.top, window.top + in.height);
+  const auto [x0, x1] = x_.range(gx, window.left, window.left + in.width);
+  const int64_t y = y_.first[gy] + y0 * y_.step - window.top, x = x_.first[gx] + x0 * x_.step - window.left;
+  return tiles({y0, y1, x0, x1, y * in.width + x, y_.step * in.width, x_.step, in.channels * in.height * in.width});
+}
+
+Tiling Planes::block_tiles(const Region& r) const {
+  Tiling tiling;
+  const int64_t columns = r.x1 - r.x0, pieces = ceil_div(columns, vectors_);
+  if (columns <= 0) return tiling;
+  int64_t rows = 1;
+  for (int64_t y = r.y0; y < r.y1; y += rows) {
+    for (rows = pieces > 1 ? 1 : 8; rows > 1 && (rows * columns > vectors_ || y + rows > r.y1);) rows /= 2;
+    for (int64_t i = 0; i < pieces; ++i) {
+      const int64_t x = columns * i / pieces, n = columns * (i + 1) / pieces - x;
+      const bool joined = r.row_stride == n * r.pixel_stride;
+      const int64_t target = r.origin + (y - r.y0) * r.row_stride + x * r.pixel_stride;
+      tiling.tiles.push_back({y * width + r.x0 + x, width, static_cast<int32_t>(rows), static_cast<int32_t>(n), nullptr,
+                              static_cast<int32_t>(joined ? 1 : rows)});
+      for (int64_t row = 0; row < (joined ? 1 : rows); ++row)
+        tiling.runs.push_back(
+            {static_cast<int32_t>(row * n), static_cast<int32_t>(joined ? rows * n : n), target + row * r.row_stride});
+    }
+  }
+  const Run* run = tiling.runs.data();
+  for (Tile& tile : tiling.tiles) tile.runs = run, run += tile.run_count;
+  return tiling;
+}
+
+Tiling Planes::flat_tiles(const Region& r) const {
+  Tiling tiling;
+  if (r.x1 <= r.x0 || r.y1 <= r.y0) return tiling;
+  const int64_t grid = height * width, first = r.y0 * width + r.x0;
+  const int64_t length = (in.batch - 1) * grid + (r.y1 - 1) * width + r.x1 - first;
+  const int64_t vectors = ceil_div(length, vector_lanes_), count = ceil_div(vectors, vectors_);
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t begin = vectors * i / count, n = vectors * (i + 1) / count - begin;
+    tiling.tiles.push_back({first + begin * vector_lanes_, 0, 1, static_cast<int32_t>(n), nullptr, 0});
+  }
+  size_t at = 0;
+  for (int64_t b = 0; b < in.batch; ++b) {
+    for (int64_t y = r.y0; y < r.y1; ++y) {
+      const int64_t end = b * grid + y * width + r.x1;
+      int64_t cell = end - r.x1 + r.x0, target = r.origin + b * r.image_stride + (y - r.y0) * r.row_stride;
+      while (cell < end) {
+        while (at + 1 < tiling.tiles.size() && tiling.tiles[at + 1].base <= cell) ++at;
+        Tile& tile = tiling.tiles[at];
+        const int64_t stop = std::min(end, tile.base + tile.cols * vector_lanes_);
+        tiling.runs.push_back({static_cast<int32_t>(cell - tile.base), static_cast<int32_t>(stop - cell), target});
+        ++tile.run_count;
+        target += (stop - cell) * r.pixel_stride;
+        cell = stop;
+      }
+    }
+  }
+  const Run* run = tiling.runs.data();
+  for (Tile& tile : tiling.tiles) tile.runs = run, run += tile.run_count;
+  return tiling;
+}
+
+}  // namespace sparsekern

@@ -1,0 +1,90 @@
+// The planes that the images of a convolution are packed into (cpu/simd/conv.h).
+#pragma once
+
+#include <cstdint>
+#include <utility>
+#include <vector>
+
+#include "cpu/simd/conv.h"
+#include "cpu/window.h"
+
+namespace sparsekern {
+
+// Tiles of a part of a grid, and the runs they write.
+struct Tiling {
+  std::vector<Tile> tiles;
+  std::vector<Run> runs;
+};
+
+// How the pixels of a padded image that some tap sees are dealt out to grids, along one axis. Cell j of grid g is pixel
+// first[g] + j * step; a tap sees from output i the cell i + shift of its grid.
+struct Axis {
+  Axis(int64_t taps, int64_t dilation, int64_t step, int64_t padded, int64_t outputs);
+
+  int64_t step, cells;
+  std::vector<int64_t> first;
+  std::vector<int64_t> grid, shift;  // of each tap
+  bool complete;                     // every pixel is in a grid
+
+  int64_t grids() const { return static_cast<int64_t>(first.size()); }
+  int64_t reach() const;                                                              // the largest shift
+  std::pair<int64_t, int64_t> place(int64_t pixel) const;                             // grid and cell, or -1 and -1
+  std::pair<int64_t, int64_t> range(int64_t grid, int64_t begin, int64_t end) const;  // cells of pixels [begin, end)
+
+ private:
+  bool apart_;  // each tap has a grid of its own
+};
+
+class Planes {
+ public:
+  // `in` and `out` as the convolution has them; a 1 x 1 kernel that visits every pixel sees an image as one row.
+  Planes(const Window& window, const ImageSize& in, const ImageSize& out, const ConvKernels& kernels, double density);
+
+  Window window;
+  ImageSize in, out;
+  bool flat;
+  int64_t lanes;          // numbers of a cell
+  int64_t images;         // of a block
+  int64_t blocks;         // of the batch
+  int64_t height, width;  // of a grid, in cells
+  int64_t grids;          // of a plane of inputs
+  int64_t reach;          // cells between an output pixel's and the farthest of its inputs within a grid
+  int64_t tail;           // cells that a tile may read past the last plane
+  int64_t segment_in;     // channels of a segment of inputs
+  int64_t segment_out;    // of outputs
+
+  int64_t input_plane() const { return grids * grid_; }
+  int64_t output_plane() const { return grid_; }
+  int64_t taps() const { return window.kernel_height * window.kernel_width; }
+  bool complete() const { return y_.complete && x_.complete; }  // every pixel of the input is in a grid
+
+  // What a tap is: the grid of its input pixels, and the cells to them from the output's.
+  int64_t grid(int64_t tap) const;
+  int64_t shift(int64_t tap) const;
+  int64_t input_offset(int64_t tap) const { return grid(tap) * output_plane() + shift(tap); }
+
+  Grid input_grid(std::vector<int32_t>& cells, std::vector<int32_t>& zeros) const;
+  Grid output_grid(std::vector<int32_t>& cells, std::vector<int32_t>& zeros) const;
+
+  Tiling output_tiles() const;
+  Tiling input_tiles(int64_t grid) const;
+
+ private:
+  struct Region {
+    int64_t y0, y1, x0, x1;
+    int64_t origin, row_stride, pixel_stride, image_stride;  // of the image that it is written to, in elements
+  };
+
+  void set_segments(const ConvKernels& kernels, double density);
+  Grid grid_over(std::vector<int32_t>& cells, std::vector<int32_t>& zeros, int64_t grids, int64_t row_pixels,
+                 bool joined) const;
+  Tiling block_tiles(const Region& region) const;
+  Tiling flat_tiles(const Region& region) const;
+  Tiling tiles(const Region& region) const { return flat ? flat_tiles(region) : block_tiles(region); }
+
+  int64_t vectors_, vector_lanes_;
+  int64_t grid_;  // cells of a grid
+  Axis y_, x_;
+};
+
+}  // namespace sparsekern

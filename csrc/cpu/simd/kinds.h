@@ -1,0 +1,10 @@
+// What there is a table of vector kernels for: an instruction set, and how elements are stored.
+#pragma once
+
+namespace sparsekern {
+
+enum class Isa { generic = 0, avx2 = 1, avx512 = 2 };
+
+enum class Storage { float32, float64, bfloat16 };
+
+}  // namespace sparsekern

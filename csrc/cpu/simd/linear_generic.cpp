@@ -1,4 +1,0 @@
-// 16-byte vectors: SSE2, which every x86-64 has, NEON, or whatever the compiler makes of them.
-#define SPARSEKERN_VECTOR_BYTES 16
-#define SPARSEKERN_KERNELS linear_kernels_generic
-#include "cpu/simd/linear_kernels.h"
