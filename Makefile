@@ -19,7 +19,7 @@ test: build .venv/requirements-dev
 	$(BIN)/python -m pytest -n 2
 
 bench: build .venv/requirements-dev
-	$(BIN)/python -m benchmarks.run
+	$(BIN)/python -m benchmarks.cpu
 	$(BIN)/python -m pytest benchmarks
 
 # ---- set-up

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from sparsekern.bench.gpu.suite import DTYPES
+from sparsekern.bench.linear import GPU_DTYPES
 from sparsekern.bench.report import write_text
 from sparsekern.text import columns
 
@@ -63,10 +63,10 @@ def entry(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
             times = of_layer.setdefault(round(1 - row["sparsity"], 6), {})
             times[product, row["impl"]] = row["ms"]
     found: dict[str, list[dict[str, Any]]] = {"linear": [], "convolutions": []}
-    dtypes = [str(dtype).removeprefix("torch.") for dtype in DTYPES]
     for (shape, batch), by_dtype in measured.items():
         evens = {
-            name: [break_even(by_dtype.get(dtype, {}), impl) for dtype in dtypes] for name, impl in BREAK_EVENS.items()
+            name: [break_even(by_dtype.get(dtype, {}), impl) for dtype in GPU_DTYPES]
+            for name, impl in BREAK_EVENS.items()
         }
         known = {name: min(values) for name, values in evens.items() if None not in values}  # type: ignore[type-var]
         if len(known) == len(evens):

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from sparsekern.bench.table import crossover, grid
+from sparsekern.bench import markdown
 
 SPARSITIES = (0.8, 0.9, 0.95, 0.98, 0.99)
 
@@ -44,7 +44,7 @@ Cell = tuple[str, str, int, float, str]  # operation, shape, batch, sparsity, im
 Goals = dict[tuple[str, int], tuple[float, ...]]  # by shape and batch
 
 
-def markdown(rows: dict[str, list[dict]]) -> str:
+def render(rows: dict[str, list[dict]]) -> str:
     """The goals that can be judged by the rows of each benchmark; what is missed is bold."""
     parts = ["# Goals", "Measured / goal; what is missed is bold."]
     if kernels := rows.get("kernels"):
@@ -90,7 +90,7 @@ def _steps(title: str, table: Goals, sparsities: tuple[float, ...], cells: dict[
             row = cells.get(("step", shape, batch, sparsity, "sparsekern"))
             line.append(_mark(row["ratio_to_dense"], goal) if row else "")
         lines.append(line)
-    return f"{title}:\n\n" + grid(["", *(f"{s:.0%}" for s in sparsities)], lines)
+    return f"{title}:\n\n" + markdown.table(["", *(f"{s:.0%}" for s in sparsities)], lines)
 
 
 def _peers(cells: dict[Cell, dict]) -> Iterator[str]:
@@ -108,7 +108,7 @@ def _peers(cells: dict[Cell, dict]) -> Iterator[str]:
                 row = cells.get((op, shape, batch, sparsity, "sparsekern"))
                 line.append(_mark(row["ms"] / min(peers), goal) if row and peers else "")
             lines.append(line)
-        yield f"{title}:\n\n" + grid(["", *(f"{s:.0%}" for s in SPARSITIES)], lines)
+        yield f"{title}:\n\n" + markdown.table(["", *(f"{s:.0%}" for s in SPARSITIES)], lines)
 
 
 def _break_even(table: Goals, cells: dict[Cell, dict]) -> str:
@@ -121,9 +121,10 @@ def _break_even(table: Goals, cells: dict[Cell, dict]) -> str:
         ]
         if points:
             worst = max((ratio for sparsity, ratio in points if sparsity >= BREAK_EVEN), default=0.0)
-            found = crossover(points)
+            found = markdown.crossover(points)
             lines.append([f"{shape} B={batch}", found if worst <= 1 else f"**{found}**"])
-    return f"Step faster than dense from (goal: {BREAK_EVEN:.0%} or below):\n\n" + grid(["", "sparsity"], lines)
+    title = f"Step faster than dense from (goal: {BREAK_EVEN:.0%} or below)"
+    return f"{title}:\n\n" + markdown.table(["", "sparsity"], lines)
 
 
 def _conv_peers(cells: dict[Cell, dict]) -> str:
@@ -136,7 +137,7 @@ def _conv_peers(cells: dict[Cell, dict]) -> str:
         if row:
             share = _mark(row["ms"] / min(peers), SPARSEPROP_SHARE) if peers else ""
             lines.append([f"{shape} B={batch}", share, _mark(row["ratio_to_dense"], 1.0)])
-    return "Step of a convolution at 90 % divided by:\n\n" + grid(["", "sparseprop", "dense"], lines)
+    return "Step of a convolution at 90 % divided by:\n\n" + markdown.table(["", "sparseprop", "dense"], lines)
 
 
 def _train(rows: list[dict]) -> str:
@@ -147,7 +148,7 @@ def _train(rows: list[dict]) -> str:
             goal = TRAIN[model] if row["pattern"] == "uniform" else None
             ratio = f"{row['ratio_to_dense']:.2f}" if goal is None else _mark(row["ratio_to_dense"], goal)
             lines.append([f"{model} B={row['batch']} {row['sparsity']:.0%} {row['pattern']}", ratio])
-    return "Whole training step divided by dense:\n\n" + grid(["", "ratio"], lines)
+    return "Whole training step divided by dense:\n\n" + markdown.table(["", "ratio"], lines)
 
 
 def _moments(rows: list[dict]) -> str:
@@ -167,7 +168,7 @@ def _moments(rows: list[dict]) -> str:
             line[-1] = _mark((ms["sparsekern"] - ms["dpf"]) / (ms["backpack"] - ms["dense"]), MOMENT_TO_BACKPACK)
         lines.append(line)
     head = ["", "step / dpf's", "its cost / BackPACK's"]
-    return "The second moment over samples:\n\n" + grid(head, lines)
+    return "The second moment over samples:\n\n" + markdown.table(head, lines)
 
 
 def _snr_training(rows: list[dict]) -> str:

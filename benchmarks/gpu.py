@@ -14,8 +14,8 @@ from pathlib import Path
 
 import torch
 
-from sparsekern.bench import table
-from sparsekern.bench.gpu.measure import blank, measure
+from sparsekern.bench import markdown
+from sparsekern.bench.measure import add_gpu_rows, blank
 from sparsekern.bench.report import write, write_text
 
 UNFINISHED = 3  # as `benchmarks.gpu_tests` has it
@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
             if earlier.get(version) != report.get(version):
                 parser.error(f"{path} has {version} {earlier.get(version)}, not {report.get(version)}: move it away")
         report |= {name: earlier[name] for name in ("rows", "configurations") if name in earlier}
-    done = measure(
+    done = add_gpu_rows(
         report,
         device,
         words=arguments.case,
@@ -57,7 +57,7 @@ def main(argv: list[str] | None = None) -> int:
         progress=partial(print, flush=True),
         save=partial(write, path),
     )
-    text = table.markdown(report)
+    text = markdown.render(report)
     write_text(path.with_suffix(".md"), text)
     print(text, path, sep="\n")
     if not done:

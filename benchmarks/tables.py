@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from benchmarks.goals import CONV_STEP, NEVER_SLOWER, STEP
-from sparsekern.bench.table import crossover, grid
+from sparsekern.bench import markdown
 
 ROOT = Path(__file__).parents[1]
 PAGES = (ROOT / "README.md", ROOT / "docs" / "performance.md")
@@ -87,7 +87,7 @@ def gains(kernels: Rows, convolved: Rows, trained: Rows, held: Rows) -> str:
     cells = [""] * (len(sparsities) + 1)
     cells[-2] = _number(byte["sparsekern"] / byte["dense"])
     lines.append(["peak memory, three 4096 x 4096 layers", *cells])
-    return grid(["divided by dense", *_percents(sparsities), "below 1 from"], lines)
+    return markdown.table(["divided by dense", *_percents(sparsities), "below 1 from"], lines)
 
 
 def linear(rows: Rows) -> str:
@@ -96,13 +96,13 @@ def linear(rows: Rows) -> str:
         inputs, outputs = shape.split("x")
         lines.append([f"{inputs} x {outputs}, {batch}", *_ratios(rows, shape, batch, LINEAR_SPARSITIES)])
     lines.sort(key=lambda line: int(line[0].split()[0]))
-    return grid(["layer, batch", *_percents(LINEAR_SPARSITIES), "faster than dense from"], lines)
+    return markdown.table(["layer, batch", *_percents(LINEAR_SPARSITIES), "faster than dense from"], lines)
 
 
 def peers(rows: Rows) -> str:
     sparsities = (0.8, 0.9, 0.95, 0.98, 0.99)
     lines = [[name, *_ratios(rows, "1024x1024", 128, sparsities, impl, crossing=False)] for impl, name in PEERS.items()]
-    return grid(["step", *_percents(sparsities)], lines)
+    return markdown.table(["step", *_percents(sparsities)], lines)
 
 
 def convolutions(rows: Rows) -> str:
@@ -117,7 +117,7 @@ def convolutions(rows: Rows) -> str:
         best = min((ratio for ratio in theirs if ratio is not None), default=None)
         lines.append([f"{title}, {size.replace('x', ' x ')}, {batch}", *cells, _number(best)])
     head = ["convolution, input, batch", *_percents(CONV_SPARSITIES), "faster than dense from", "SparseProp, 90 %"]
-    return grid(head, lines)
+    return markdown.table(head, lines)
 
 
 def training(rows: Rows) -> str:
@@ -128,11 +128,11 @@ def training(rows: Rows) -> str:
         model = row["case"].split()[1].split("/")[0]
         ms = "" if row["ms"] is None else f"{row['ms']:.0f}"
         lines.append([f"{model}, {impl}{pattern}", ms, _number(row["ratio_to_dense"]), f"{row['bytes'] / 2**20:.0f}"])
-    return grid(["network", "ms", "ratio to dense", "peak MiB"], lines)
+    return markdown.table(["network", "ms", "ratio to dense", "peak MiB"], lines)
 
 
 def memory(rows: Rows) -> str:
-    return grid([row["impl"] for row in rows], [[f"{row['bytes'] / 2**20:.0f} MiB" for row in rows]])
+    return markdown.table([row["impl"] for row in rows], [[f"{row['bytes'] / 2**20:.0f} MiB" for row in rows]])
 
 
 def _accuracy(mean: float, std: float | None) -> str:
@@ -153,7 +153,7 @@ def cifar(rows: Rows) -> str:
         ]
         for row in rows
     ]
-    return grid(["", "test accuracy, %", "training, s", "ms per step", "peak MiB"], lines)
+    return markdown.table(["", "test accuracy, %", "training, s", "ms per step", "peak MiB"], lines)
 
 
 def _ratio(
@@ -176,7 +176,7 @@ def _ratios(
     ratios = {s: _ratio(rows, shape, batch, s, impl, dtype) for s in sparsities}
     cells = [_number(ratio) for ratio in ratios.values()]
     points = [(s, ratio) for s, ratio in ratios.items() if ratio is not None]
-    return [*cells, crossover(points).replace("%", " %")] if crossing else cells
+    return [*cells, markdown.crossover(points).replace("%", " %")] if crossing else cells
 
 
 def _number(ratio: float | None) -> str:

@@ -6,7 +6,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from benchmarks.papers import results
-from benchmarks.papers.experiment import Experiment, Run
+from benchmarks.papers.experiment import Experiment, Trial
 from benchmarks.papers.experiments import EXPERIMENTS
 from sparsekern.cli.options import natural, numbers, positive
 from sparsekern.data import load
@@ -62,7 +62,7 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def train(experiment: Experiment, runs: list[Run], places: list[Path], arguments: argparse.Namespace) -> list[dict]:
+def train(experiment: Experiment, runs: list[Trial], places: list[Path], arguments: argparse.Namespace) -> list[dict]:
     """Trains those that are not finished; returns the failures."""
     common = {"threads": arguments.threads, "data": arguments.data or experiment.data}
     if arguments.data_dir is not None:
@@ -78,7 +78,7 @@ def train(experiment: Experiment, runs: list[Run], places: list[Path], arguments
     return run_all(cells, arguments.jobs)
 
 
-def folder(run: Run, places: list[Path]) -> Path:
+def folder(run: Trial, places: list[Path]) -> Path:
     """Where a run lies already, or shall."""
     found = [place / run.name for place in places if run_folder.holds_run(place / run.name)]
     return found[0] if found else places[0] / run.name

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from benchmarks.papers.experiment import Experiment, Flags, Run
+from benchmarks.papers.experiment import Experiment, Flags, Trial
 from benchmarks.papers.orderings import Claim
 from sparsekern import methods
 from sparsekern.training import emerges
@@ -85,16 +85,16 @@ CLAIMS = (
 )
 
 
-def _runs(seed: int) -> Iterable[Run]:
+def _runs(seed: int) -> Iterable[Trial]:
     for method in methods.names():
         flags: Flags = {"method": method}
         if method in OPTIONS:
             flags["set"] = OPTIONS[method]
         if method == "dense" or (emerges(method) and method != "str"):
-            yield Run("", method, None, seed, flags)
+            yield Trial("", method, None, seed, flags)
             continue
         for sparsity in SPARSITIES:
-            yield Run(
+            yield Trial(
                 "",
                 method,
                 sparsity,

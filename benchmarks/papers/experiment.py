@@ -10,7 +10,7 @@ Flags = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Run:
+class Trial:
     """A training run: `what` is trained, with `at` the number that the experiment varies, in a `group` of its own."""
 
     group: str
@@ -57,7 +57,7 @@ class Experiment:
     axis: dict[str, str]
     data: str
     common: Flags
-    runs: Callable[[int], Iterable[Run]]
+    runs: Callable[[int], Iterable[Trial]]
     seeds: Sequence[int]
     notes: str
     curves: tuple[Curves, ...] = ()

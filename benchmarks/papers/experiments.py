@@ -5,7 +5,7 @@ from itertools import pairwise
 from math import prod
 
 from benchmarks.papers import baselines
-from benchmarks.papers.experiment import Curves, Experiment, Flags, Run
+from benchmarks.papers.experiment import Curves, Experiment, Flags, Trial
 
 SNR_SPARSITIES = (0.7, 0.8, 0.95)
 ADAM: Flags = {"optimizer": "adam", "schedule": "cosine", "weight_decay": 1e-4}
@@ -21,35 +21,35 @@ TABULAR: Flags = {
 }
 
 
-def _snr(seed: int) -> Iterable[Run]:
+def _snr(seed: int) -> Iterable[Trial]:
     for group, flags in (("smallcnn", SMALLCNN), ("digits", TABULAR)):
-        yield Run(group, "dense", None, seed, {**flags, "method": "dense"})
-        yield Run(group, "snr", None, seed, {**flags, "method": "snr"})
+        yield Trial(group, "dense", None, seed, {**flags, "method": "dense"})
+        yield Trial(group, "snr", None, seed, {**flags, "method": "snr"})
         for method in ("dpf", "grasp_abs"):
             for sparsity in SNR_SPARSITIES:
-                yield Run(group, method, sparsity, seed, {**flags, "method": method, "sparsity": sparsity})
+                yield Trial(group, method, sparsity, seed, {**flags, "method": method, "sparsity": sparsity})
         for criterion in ("snr", "magnitude"):
             options = {**flags, "method": "snr", "set": [("criterion", criterion)]}
-            yield Run(group, f"{criterion}_alone", None, seed, options)
+            yield Trial(group, f"{criterion}_alone", None, seed, options)
 
 
-def _cifar(seed: int) -> Iterable[Run]:
+def _cifar(seed: int) -> Iterable[Trial]:
     flags: Flags = {"lr": 0.2, "weight_decay": 1e-4, "schedule": "step", "milestones": [4, 6]}
-    yield Run("", "dense", None, seed, {**flags, "method": "dense"})
-    yield Run("", "dpf", 0.9, seed, {**flags, "method": "dpf", "sparsity": 0.9})
+    yield Trial("", "dense", None, seed, {**flags, "method": "dense"})
+    yield Trial("", "dpf", 0.9, seed, {**flags, "method": "dpf", "sparsity": 0.9})
     # The default steepness, 80 / 8, would prune in two steps.
     flags = {"lr": 0.1, "weight_decay": 5e-4, "schedule": "cosine", "set": [("steepness", 1)]}
-    yield Run("", "optg", 0.9, seed, {**flags, "method": "optg", "sparsity": 0.9})
+    yield Trial("", "optg", 0.9, seed, {**flags, "method": "optg", "sparsity": 0.9})
 
 
-def _prospr(seed: int) -> Iterable[Run]:
+def _prospr(seed: int) -> Iterable[Trial]:
     # Without batch norm the small network diverges at 0.1.
     for flags in ({"model": "lenet300"}, {"model": "smallcnn", "lr": 0.02}):
         model = flags["model"]
-        yield Run(model, "dense", None, seed, {**flags, "method": "dense"})
+        yield Trial(model, "dense", None, seed, {**flags, "method": "dense"})
         for method in ("prospr", "snip", "synflow", "random"):
             for sparsity in (0.8, 0.9, 0.95, 0.98):
-                yield Run(model, method, sparsity, seed, {**flags, "method": method, "sparsity": sparsity})
+                yield Trial(model, method, sparsity, seed, {**flags, "method": method, "sparsity": sparsity})
 
 
 HEURISTICS = ("gse_random", "gse_synflow", "gse_grabo", "gse_graest")
@@ -58,24 +58,24 @@ EVERY, RATE = 61, 0.2
 SAME_START = [("share", "uniform"), ("initialize", "fan_in")]
 
 
-def _grabo(seed: int) -> Iterable[Run]:
+def _grabo(seed: int) -> Iterable[Trial]:
     sweep: Flags = {"sparsity": 0.98}
     moves = [("every", EVERY), ("rate", RATE)]
     for multiplier in (1, 2, 4, 7, 10):
         for method in HEURISTICS:
             options = [*moves, ("multiplier", multiplier)]
-            yield Run("subset", method, multiplier, seed, {**sweep, "method": method, "set": options})
+            yield Trial("subset", method, multiplier, seed, {**sweep, "method": method, "set": options})
     everything = [*moves, ("multiplier", 10_000)]
-    yield Run("subset", "gse_all", None, seed, {**sweep, "method": "gse_random", "set": everything})
+    yield Trial("subset", "gse_all", None, seed, {**sweep, "method": "gse_random", "set": everything})
     scope = ("scope", "global")
-    yield Run("subset", "set", None, seed, {**sweep, "method": "set", "set": [*moves, *SAME_START, scope]})
+    yield Trial("subset", "set", None, seed, {**sweep, "method": "set", "set": [*moves, *SAME_START, scope]})
     stop = ("stop", 0.6)
-    yield Run("subset", "rigl", None, seed, {**sweep, "method": "rigl", "set": [*moves, *SAME_START, stop]})
-    yield Run("subset", "random", None, seed, {**sweep, "method": "random", "set": SAME_START})
+    yield Trial("subset", "rigl", None, seed, {**sweep, "method": "rigl", "set": [*moves, *SAME_START, stop]})
+    yield Trial("subset", "random", None, seed, {**sweep, "method": "random", "set": SAME_START})
     for width in (1, 2, 4, 8):
         flags: Flags = {"width": float(width), "sparsity": constant_weights(width)}
-        yield Run("width", "gse_grabo", width, seed, {**flags, "method": "gse_grabo", "set": moves})
-        yield Run("width", "random", width, seed, {**flags, "method": "random", "set": SAME_START})
+        yield Trial("width", "gse_grabo", width, seed, {**flags, "method": "gse_grabo", "set": moves})
+        yield Trial("width", "random", width, seed, {**flags, "method": "random", "set": SAME_START})
 
 
 def constant_weights(width: int, sparsity: float = 0.9) -> float:

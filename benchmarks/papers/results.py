@@ -6,7 +6,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 
 from benchmarks.papers import figures, orderings, ranking
-from benchmarks.papers.experiment import Experiment, Run
+from benchmarks.papers.experiment import Experiment, Trial
 from sparsekern.training import run_folder
 from sparsekern.training.files import folder as make_folder
 from sparsekern.training.files import read_lines, write_json, write_text
@@ -16,7 +16,7 @@ NAMED = 12  # of the runs that lack
 LAYER = ("name", "sparsity", "magnitude_sparsity", "snr_sparsity")
 
 
-def write(out: Path, experiment: Experiment, folders: dict[Run, Path], note: str = "") -> str:
+def write(out: Path, experiment: Experiment, folders: dict[Trial, Path], note: str = "") -> str:
     """Writes `results.json`, `table.md` and `figure.png` of the runs that are finished; returns the table."""
     found = [row(run, path) for run, path in folders.items() if run_folder.finished(path)]
     missing = [run.name for run, path in folders.items() if not run_folder.finished(path)]
@@ -43,7 +43,7 @@ def write(out: Path, experiment: Experiment, folders: dict[Run, Path], note: str
     return text
 
 
-def row(run: Run, path: Path) -> dict:
+def row(run: Trial, path: Path) -> dict:
     """A run: what it was, what it reached, and how it went epoch by epoch."""
     summary, history = run_folder.read_summary(path), read_lines(path / run_folder.METRICS)
     return {

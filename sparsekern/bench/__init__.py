@@ -1,5 +1,6 @@
-"""Benchmarks: kernels, memory and thresholds beside every peer that is installed.
+"""Benchmarks beside every peer that is installed.
 
-`kernels.run`, `memory.run` and `threshold.run` return a report: a header that describes the machine and `rows`, dicts
-with `case impl device dtype sparsity batch ms ratio_to_dense bytes` and more. `table` renders it as markdown.
+`measure` runs the suites of kernels, on a CPU and on a GPU; `training_step` and `memory` measure whole training steps.
+Each returns a report: a header that describes the machine and `rows`, dicts with `case impl device dtype sparsity batch
+ms ratio_to_dense bytes` and more. `markdown` renders it.
 """

@@ -4,10 +4,11 @@ from collections.abc import Callable, Iterable, Sequence
 from math import log
 from typing import Any
 
-from . import conv_peers
-from .cases import Layer, Problem
-from .conv_cases import Conv, ConvProblem
-from .peers import PEERS, Peer
+from . import convolution_peers, linear_peers
+from .convolutions import Conv, ConvProblem
+from .linear import Linear
+from .peer import Peer
+from .problem import Problem
 from .report import header
 from .timing import interleave, pinned
 
@@ -63,7 +64,9 @@ def run(
 
     with pinned(threads):
         for rows, cols, batch in shapes:
-            times = _times((Problem(Layer(cols, rows, batch, 1 - density)) for density in densities), PEERS, budget)
+            times = _times(
+                (Problem(Linear(cols, rows, batch, 1 - density)) for density in densities), linear_peers.PEERS, budget
+            )
             sparse = [min(pair) for pair in zip(times["csr"], times["tiled"], strict=True)]
             tiled_above = crossing(densities, times["tiled"], times["csr"])
             dense_above = crossing(densities, times["expanded"], sparse)
@@ -71,7 +74,7 @@ def run(
             add("rows", row | {"tiled_above": tiled_above, "dense_above": dense_above})
         for channels, out, kernel, stride, size, batch in convolutions:
             layers = [Conv(channels, out, size, batch, 1 - density, kernel, stride) for density in conv_densities]
-            times = _times((ConvProblem(layer) for layer in layers), conv_peers.PEERS, budget)
+            times = _times((ConvProblem(layer) for layer in layers), convolution_peers.PEERS, budget)
             row = {"out": out, "in": channels, "kernel": kernel, "stride": stride, "size": size, "batch": batch}
             add("convolutions", row | {"dense_above": crossing(conv_densities, times["expanded"], times["csr"])})
     return report

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from ..nn import SparseLinear
-from .peers import PEERS
+from .linear_peers import PEERS
+from .peak_memory import held, median, peak, reset_peak
 from .report import card, header
-from .resident import held, median, peak, reset_peak
 from .timing import synchronize
 
 VARIANTS = ("dense", "masked", "sparsekern")

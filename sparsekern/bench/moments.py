@@ -1,42 +1,30 @@
-"""`sparsekern bench moments`: the gradient with its second moment over samples, beside the gradient alone.
+"""Gradients with their second moment over samples: what `sparsekern bench moments` measures, on both devices.
 
-`gradient` is the weight gradient of a layer, `step` its forward and backward pass through autograd. In a step `dense`
-is torch, `backpack` the same layer extended by BackPACK's SumGradSquared; `dpf` multiplies the nonzeros but takes the
-dense gradient, `sparsekern` is `dpf` with the moment, and `sparsekern-snr` moves the signal-to-noise ratios, too.
-`training` is 32 whole steps, SGD without momentum, of a network that is this layer: `sparsekern-snr-32` is pruned by
-the method `snr` with a new mask in one of them, `sparsekern-snr-1` with one in each.
+`gradient` is the weight gradient of a layer, `step` its forward and backward pass through autograd, `training` 32
+whole steps, SGD without momentum, of a network that is this layer.
 """
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
-from importlib import metadata
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .. import ops
-from ..nn import MaskedConv2d, MaskedLinear
-from ..nn.layer import parameter_of
-from ..ops.conv2d_gradient_moment import moment_of
 from ..ops.straight_through import weight_gradient
 from ..ops.window import Window
-from ..sparsity import Sparsifier, sparsify
-from ..sparsity.methods import snr
-from . import kernels
-from .cases import AnyLayer, Case, Problem
-from .conv_cases import Conv
-from .peers import OURS, TORCH, Implementation, Peer, package, size
+from .case import Case, Layer, cases
+from .convolutions import Conv
+from .linear import GPU_DTYPES
+from .problem import Problem, deviation
 
 OPS = ("gradient", "step")
 TRAINING = "training"
 STEPS = 32  # of training
-LONG = 16  # positions
 
 
 @dataclass(frozen=True)
-class Linear:
+class Sequences:
     """A linear layer over sequences of `positions`, or without them (0)."""
 
     in_features: int
@@ -68,17 +56,6 @@ class Linear:
         """Multiply-adds of one dense product."""
         return self.in_features * self.out_features * self.batch * max(1, self.positions)
 
-    def problem(self) -> "MomentProblem":
-        return MomentProblem(self)
-
-
-@dataclass(frozen=True)
-class Conv2d(Conv):
-    """As the benchmark of convolutions has it."""
-
-    def problem(self) -> "MomentProblem":  # type: ignore[override]
-        return MomentProblem(self)
-
 
 class MomentProblem(Problem):
     """The tensors of a layer, its dense twin and what both must compute.
@@ -86,11 +63,9 @@ class MomentProblem(Problem):
     A result without the moment is compared without it.
     """
 
-    layer: Linear | Conv2d  # type: ignore[assignment]
-
     @property
     def window(self) -> Any:
-        if isinstance(self.layer, Linear):
+        if isinstance(self.layer, Sequences):
             return None
         kernel, stride, padding = self.layer.kernel, self.layer.stride, self.layer.padding
         return Window.of(kernel, stride, padding, 1, 1)
@@ -98,7 +73,7 @@ class MomentProblem(Problem):
     def module(self) -> Any:
         """The dense layer, the zeros of its weight in place."""
         layer, factory = self.layer, {"dtype": self.x.dtype, "device": self.x.device}
-        if isinstance(layer, Linear):
+        if isinstance(layer, Sequences):
             module: Any = nn.Linear(layer.in_features, layer.out_features, **factory)
         else:
             geometry = (layer.in_channels, layer.out_channels, layer.kernel, layer.stride, layer.padding)
@@ -128,151 +103,44 @@ class MomentProblem(Problem):
         return tuple(self._exact[name] for name in names)
 
     def error(self, op: str, results: tuple[Tensor, ...]) -> float:
+        """Returns the largest deviation from `expected`; the moment, which comes last, may be left out."""
         expected = self.expected(op)
         if len(results) not in (len(expected), len(expected) - 1):
             return float("inf")
-        worst = 0.0
-        for result, exact in zip(results, expected, strict=False):
-            if result.shape != exact.shape:
-                return float("inf")
-            deviation = float((result.detach().double() - exact).abs().max() / exact.abs().max().clamp(min=1e-30))
-            worst = max(worst, deviation if deviation == deviation else float("inf"))
-        return worst
+        return max(deviation(result, exact) for result, exact in zip(results, expected, strict=False))
 
 
-def _product(p: MomentProblem, moment: bool) -> Implementation:
-    if not moment:
-        return Implementation(lambda: (weight_gradient(p.dy, p.x, p.layer.weight_shape, p.window),), size(p.dense))
-    return Implementation(lambda: moment_of(p.dy, p.x, p.window), 2 * size(p.dense))
+GPU_LAYERS = [
+    *(Sequences(4096, 4096, samples, 0, 0.9) for samples in (16, 64, 256, 1024, 8192)),
+    *(Sequences(4096, 4096, samples, 64, 0.9) for samples in (4, 16, 128)),
+    *(Sequences(1024, 1024, samples, 0, 0.9) for samples in (128, 8192)),
+    Sequences(1024, 1024, 64, 16, 0.9),
+    Sequences(1024, 1024, 128, 64, 0.9),
+    Conv(64, 64, 32, 128, 0.9),
+    Conv(256, 256, 8, 128, 0.9),
+    Conv(512, 512, 14, 128, 0.9, kernel=1),
+]
+GPU_QUICK = [Sequences(96, 160, 8, 0, 0.9), Sequences(96, 160, 3, 5, 0.9), Conv(8, 6, 6, 4, 0.9)]
 
 
-def _passes(
-    p: MomentProblem, layer: Any, extra: Callable[[], tuple[Tensor, ...]] = tuple
-) -> Callable[[], tuple[Tensor, ...]]:
-    """Forward and backward; `extra` returns the moment and clears it."""
-    x: Any = p.x.clone().requires_grad_()
-    weight: Any = parameter_of(layer)
-
-    def call() -> tuple[Tensor, ...]:
-        for leaf in (weight, layer.bias, x):
-            leaf.grad = None
-        output = layer(x)
-        output.backward(p.dy)
-        return output, layer.bias.grad, x.grad, weight.grad, *extra()
-
-    return call
-
-
-def _dense(p: MomentProblem, op: str) -> Implementation:
-    if op == "gradient":
-        return _product(p, False)
-    layer = p.module()
-    passes = _passes(p, layer)
-    return Implementation(_training(passes, _still(layer)) if op == TRAINING else passes, size(p.dense))
-
-
-def _still(model: nn.Module) -> torch.optim.Optimizer:
-    """All the work of an optimizer, and the same weights ever after."""
-    return torch.optim.SGD(model.parameters(), lr=0.0)
-
-
-def _training(
-    passes: Callable[[], tuple[Tensor, ...]], optimizer: Any, before: Callable[[], None] = lambda: None
-) -> Callable[[], tuple[Tensor, ...]]:
-    def call() -> tuple[Tensor, ...]:
-        results: tuple[Tensor, ...] = ()
-        for _ in range(STEPS):
-            before()
-            results = passes()
-            optimizer.step()
-        return results
-
-    return call
-
-
-def _pruned(p: MomentProblem, op: str, every: int) -> Implementation:
-    """Trained by `snr` with ratios that do not move and give the problem's pattern, but for one weight close to 0 that
-    comes and one that goes at every change."""
-    method = snr(
-        total_steps=10**15, steps_per_epoch=1, memory=1, burn_in=0, every=every, hold="never", include_classifier=True
-    )
-    model: Any = sparsify(nn.Sequential(p.module()), method)
-    optimizer = Sparsifier(model, _still(model), method)
-    layer = model[0]
-    tracked = optimizer.sites[0].tracked
-    tracked["updates"] += 1
-    ratio = tracked["ratio"].copy_(2.0 * p.mask)
-    absent = (~p.mask).flatten().nonzero()[-2:].tolist()
-    with torch.no_grad():
-        layer.master.add_(1e-9 * torch.randn_like(layer.master))
-
-    def before() -> None:
-        for i, at in enumerate(absent):
-            ratio.view(-1)[at] = 2.0 * (i == optimizer.steps // every % 2)
-
-    return Implementation(_training(_passes(p, layer), optimizer, before), size(layer.master, *layer.index, ratio))
-
-
-def _backpack(p: MomentProblem, op: str) -> Implementation:
-    from backpack import backpack, extend  # type: ignore[import-not-found]
-    from backpack.extensions import SumGradSquared  # type: ignore[import-not-found]
-
-    if isinstance(p.layer, Linear) and p.layer.positions > LONG:
-        raise NotImplementedError(f"takes minutes on sequences of more than {LONG} positions")
-    layer: Any = extend(p.module())
-    passes = _passes(p, layer, lambda: (layer.weight.sum_grad_squared,))
-
-    def call() -> tuple[Tensor, ...]:
-        with backpack(SumGradSquared()):
-            return passes()
-
-    return Implementation(call, 2 * size(p.dense))
-
-
-def _ours(p: MomentProblem, op: str, gradient: str, update: bool = False) -> Implementation:
-    if op == "gradient":
-        return _product(p, True)
-    kind = MaskedLinear if isinstance(p.layer, Linear) else MaskedConv2d
-    layer: Any = kind.from_dense(p.module(), p.mask, weight_gradient=gradient)
-    ratio = torch.zeros_like(layer.master, dtype=torch.promote_types(layer.master.dtype, torch.float32))
-
-    def take() -> tuple[Tensor, ...]:
-        if layer.moment is None:
-            return ()
-        moment, samples, layer.moment, layer.samples = layer.moment, layer.samples, None, 0
-        if update:
-            ops.snr_update(ratio, layer.master.grad, moment, samples, 0.9, False)
-        return (moment,)
-
-    return Implementation(_passes(p, layer, take), size(layer.master, *layer.index))
-
-
-_BACKPACK: dict[str, Any] = package("backpack") | {"version": lambda: metadata.version("backpack-for-pytorch")}
-
-# The first one is what the others are divided by.
-PEERS = (
-    Peer("dense", (*OPS, TRAINING), _dense, **TORCH, dtypes=OURS["dtypes"]),
-    Peer("backpack", ("step",), _backpack, **_BACKPACK, dtypes=OURS["dtypes"]),
-    Peer("dpf", ("step",), partial(_ours, gradient="dense"), **OURS),
-    Peer("sparsekern", OPS, partial(_ours, gradient="moment"), **OURS),
-    Peer("sparsekern-snr", ("step",), partial(_ours, gradient="moment", update=True), **OURS),
-    Peer("sparsekern-snr-32", (TRAINING,), partial(_pruned, every=32), **OURS),
-    Peer("sparsekern-snr-1", (TRAINING,), partial(_pruned, every=1), **OURS),
-)
-
-
-def suite(quick: bool = False) -> list[Case]:
-    """The cases of `sparsekern bench moments`; `quick` is a subset of a few seconds."""
+def cpu_cases(quick: bool = False) -> list[Case]:
     if quick:
-        return [Case(Linear(96, 64, 16, 0, 0.9), OPS), Case(Conv2d(8, 16, 8, 8, 0.9), OPS)]
-    layers: list[AnyLayer] = [Linear(784, 512, 128, 0, 0.8), Linear(1024, 1024, 128, 0, 0.8)]
-    layers += [replace(Linear(512, 512, 0, 0, 0.9), batch=b, positions=p) for b, p in ((64, 16), (32, 64), (16, 196))]
-    layers += [Conv2d(64, 64, 32, 64, 0.9), Conv2d(128, 128, 16, 64, 0.9), Conv2d(256, 256, 8, 64, 0.9)]
-    layers += [Conv2d(256, 64, 16, 64, 0.9, kernel=1)]
-    return [Case(layer, (*OPS, TRAINING) if layer.shape == "linear/1024-1024" else OPS) for layer in layers]
+        return cases([Sequences(96, 64, 16, 0, 0.9), Conv(8, 16, 8, 8, 0.9)], OPS)
+    layers: list[Layer] = [Sequences(784, 512, 128, 0, 0.8), Sequences(1024, 1024, 128, 0, 0.8)]
+    long = Sequences(512, 512, 0, 0, 0.9)
+    layers += [replace(long, batch=b, positions=p) for b, p in ((64, 16), (32, 64), (16, 196))]
+    layers += [Conv(64, 64, 32, 64, 0.9), Conv(128, 128, 16, 64, 0.9), Conv(256, 256, 8, 64, 0.9)]
+    layers += [Conv(256, 64, 16, 64, 0.9, kernel=1)]
+    trained = {"linear/1024-1024"}
+    return [case for layer in layers for case in cases([layer], (*OPS, TRAINING) if layer.shape in trained else OPS)]
 
 
-def run(cases: Sequence[Case] | None = None, *, quick: bool = False, **options: Any) -> dict:
-    """`kernels.run` on the cases of `suite`."""
-    options = {"peers": PEERS, **options}
-    return kernels.run(suite(quick) if cases is None else cases, benchmark="moments", **options)
+def gpu_cases(quick: bool = False) -> list[Case]:
+    layers = GPU_QUICK if quick else GPU_LAYERS
+    return cases((replace(layer, dtype=dtype) for dtype in GPU_DTYPES for layer in layers), OPS)
+
+
+def gpu_problem(layer: Sequences | Conv, device: torch.device) -> MomentProblem:
+    """Makes a problem whose images lie channels_last."""
+    layout = torch.channels_last if isinstance(layer, Conv) else torch.contiguous_format
+    return MomentProblem(layer, device, layout=layout)

@@ -12,7 +12,7 @@ import torch
 
 from .. import __version__
 from ..ops import extension
-from .peers import Peer
+from .peer import Peer
 
 
 def processor() -> str:

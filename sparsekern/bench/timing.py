@@ -1,4 +1,4 @@
-"""Interleaved timing: every implementation meets the same machine."""
+"""Interleaved timing: every implementation meets the same machine. On a GPU see `gpu_timing`."""
 
 import gc
 import os
@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -20,9 +20,10 @@ NOISY = 1.5  # third quartile over first quartile
 
 @dataclass(frozen=True)
 class Timing:
-    """The samples of one implementation, in milliseconds."""
+    """The samples of one implementation, in milliseconds; on a GPU, whether they are those of a CUDA graph."""
 
     samples: tuple[float, ...]
+    graph: bool | None = None
 
     @property
     def median(self) -> float:
@@ -38,8 +39,8 @@ class Timing:
         low, high = self.quartiles
         return high > NOISY * low
 
-    def numbers(self, base: float | None) -> dict:
-        """The columns of a row; `base` is the median that the ratio is to."""
+    def columns(self, base: float | None) -> dict[str, Any]:
+        """Returns the columns of a row; `base` is the median that the ratio is to."""
         low, high = self.quartiles
         return {
             "ms": round(self.median, 5),
@@ -48,7 +49,30 @@ class Timing:
             "q1_ms": round(low, 5),
             "q3_ms": round(high, 5),
             "n": len(self.samples),
+            **({} if self.graph is None else {"graph": self.graph}),
         }
+
+
+class Timer(Protocol):
+    """Times calls, each in turn with the others."""
+
+    def __call__(self, calls: dict[str, Callable[[], Any]], macs: int = 0) -> dict[str, Timing]:
+        """Returns the timing of every call; `macs` are the multiply-adds of one of them."""
+        ...
+
+
+@dataclass(frozen=True)
+class CpuTimer:
+    """Times calls for about `budget` seconds, more where a dense product takes longer; see `interleave`."""
+
+    budget: float
+
+    def __call__(self, calls: dict[str, Callable[[], Any]], macs: int = 0) -> dict[str, Timing]:
+        return interleave(calls, budget=self.budget * max(1.0, min(2.5, macs / 5e8)), watch=_matters)
+
+
+def _matters(name: str) -> bool:
+    return name == "dense" or name.startswith("sparsekern")
 
 
 def synchronize(device: torch.device | str) -> None:

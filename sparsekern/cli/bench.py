@@ -1,11 +1,178 @@
-"""`sparsekern bench`: what `sparsekern.bench` measures."""
+"""`sparsekern bench`: measures kernels, training steps and memory beside every peer that is installed."""
 
+import argparse
+import os
+import sys
+from functools import partial
+from pathlib import Path
 from typing import Any
 
-from ..bench.cli import add_arguments, run
+import torch
+
+from ..bench import calibrate, markdown, measure, memory, training_step
+from ..bench.case import matching
+from ..bench.report import write
+from ..bench.suites import SUITES
+from .options import processors
+
+DESCRIPTION = """\
+  kernels        forward, input gradient, weight gradient and whole step of linear layers, beside every peer installed
+  convolutions   the same of convolutions
+  moments        gradients with their second moment over samples, beside gradients alone and BackPACK
+  train          whole training steps of networks: time, where it goes, peak memory
+  memory         peak resident memory of training steps: dense, masked, sparse
+  threshold      the k-th largest of 25 million magnitudes
+
+With --device cuda the same on a GPU; train in bf16, too, threshold as the mask of 100 million weights.
+
+Prints tables; --json keeps every row. Results are checked before they are timed, those of train in
+fp32: a wrong one gets no number.
+
+  sparsekern bench convolutions --case "step conv3x3/64-64 90%" --impl sparsekern-csr,sparseprop
+"""
+FILTERED = ("kernels", "convolutions", "moments")
 
 
 def register(commands: Any) -> None:
     parser = commands.add_parser("bench", help="measure kernels and memory beside every peer that is installed")
     add_arguments(parser)
     parser.set_defaults(run=run)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of `sparsekern bench` to its parser."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.description = DESCRIPTION
+    parser.add_argument("what", choices=[*FILTERED, "train", "memory", "threshold"])
+    parser.add_argument(
+        "--device",
+        choices=["cpu", "cuda"],
+        default="cpu",
+        help="what to measure (default cpu)",
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the report there")
+    parser.add_argument("--threads", type=processors, metavar="N", help="threads (default: torch's)")
+    parser.add_argument("--quick", action="store_true", help="a few seconds: small sizes, few cases")
+    parser.add_argument(
+        "--case", metavar="WORDS", help="kernels, convolutions, moments: only cases that have every word, 90%% say"
+    )
+    parser.add_argument("--impl", metavar="NAME,NAME", help="kernels, convolutions, moments: only these, and dense")
+    parser.add_argument(
+        "--model", metavar="NAME,NAME", help=f"train: networks (default {','.join(training_step.MODELS)})"
+    )
+    parser.add_argument(
+        "--run",
+        dest="runs",
+        action="append",
+        type=Path,
+        default=[],
+        metavar="DIR",
+        help="train: also the pattern that this run of `sparsekern train` ended with, repeatable",
+    )
+    parser.add_argument(
+        "--calibrate",
+        action="store_true",
+        help="kernels: measure instead from which density on another kernel of ours is faster, into --json FILE",
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Runs `sparsekern bench` and returns its exit status."""
+    gpu = arguments.device == "cuda"
+    if gpu and not torch.cuda.is_available():
+        return _usage("there is no CUDA device")
+    if gpu and arguments.calibrate:
+        return _usage("--calibrate measures the CPU")
+    if gpu and arguments.threads and arguments.what in SUITES["cuda"]:
+        return _usage("--threads goes with the CPU, and with train and memory")
+    threads = arguments.threads or torch.get_num_threads()
+    if arguments.calibrate and arguments.what != "kernels":
+        return _usage("--calibrate goes with kernels")
+    target = arguments.json
+    if arguments.calibrate and target is None:
+        return _usage("--calibrate needs --json FILE")
+    if target is not None and (problem := _unwritable(target)):
+        return _usage(problem)
+    if arguments.calibrate and target is not None:
+        sizes: dict = {}
+        if arguments.quick:
+            sizes = {"shapes": [(64, 64, 16)], "densities": [0.05, 0.5], "budget": 0.05}
+            sizes |= {"convolutions": [(16, 16, 3, 1, 8, 8)], "conv_densities": [0.05, 0.5]}
+        _say_busy()
+        calibrate.run(threads=threads, progress=_say, save=partial(write, target), **sizes)
+        print(target)
+        return 0
+    if (arguments.case or arguments.impl) and arguments.what not in FILTERED:
+        return _usage(f"--case and --impl go with {', '.join(FILTERED)}")
+    if (arguments.model or arguments.runs) and arguments.what != "train":
+        return _usage("--model and --run go with train")
+    if arguments.what in SUITES["cpu"]:
+        return measured(arguments, torch.device(arguments.device))
+    module = {"train": training_step, "memory": memory}[arguments.what]
+    options: dict = {"runs": arguments.runs} if arguments.what == "train" else {}
+    if gpu:
+        options["device"] = "cuda"
+    if arguments.model:
+        options["models"] = arguments.model.split(",")
+    _say_busy()
+    try:
+        report = module.run(threads=threads, quick=arguments.quick, progress=_say, **options)
+    except RuntimeError as error:
+        _say(f"sparsekern bench: {error}")
+        return 1
+    _save(arguments.json, report)
+    print(markdown.render(report), end="")
+    return 0
+
+
+def measured(arguments: argparse.Namespace, device: torch.device, kind: str | None = None) -> int:
+    """Measures kernels on a device and prints the table; `kind` is that of the suites, `device`'s by default."""
+    kind = kind or device.type
+    suite = SUITES[kind][arguments.what]
+    impls = set(arguments.impl.split(",")) if arguments.impl else None
+    words = arguments.case or ""
+    try:
+        measure.chosen(suite, impls)
+    except RuntimeError as error:
+        return _usage(str(error))
+    every = suite.cases(arguments.quick)
+    if not matching(every, words):
+        return _usage(f"no case has all the words of {words!r}; one case is {every[0].label!r}")
+    _say_busy()
+    common: dict = {"words": words, "impls": impls, "progress": _say, "save": partial(_save, arguments.json)}
+    if kind == "cpu":
+        report = measure.run(arguments.what, threads=arguments.threads, quick=arguments.quick, **common)
+    else:
+        report = measure.blank(arguments.what, device, arguments.quick)
+        measure.add_gpu_rows(report, device, kinds=[arguments.what], **common)
+    print(markdown.render(report), end="")
+    return 0
+
+
+def _save(path: Path | None, report: dict) -> None:
+    if path is not None:
+        write(path, report)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _say_busy() -> None:
+    if hasattr(os, "getloadavg") and os.getloadavg()[0] > 0.5 * (os.cpu_count() or 1):
+        _say(f"this machine is busy (load {os.getloadavg()[0]:.1f}): times will be noisy")
+
+
+def _usage(problem: str) -> int:
+    _say(f"sparsekern bench: {problem}")
+    return 2
+
+
+def _unwritable(path: Path) -> str | None:
+    if path.is_dir():
+        return f"cannot write {path}: it is a folder"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        return f"cannot write {path}: {error.strerror or error}"
+    return None

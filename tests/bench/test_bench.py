@@ -9,19 +9,23 @@ from typing import Any
 import pytest
 import torch
 
-from sparsekern.bench import calibrate, kernels, memory, mkl, report, resident, table, threshold
-from sparsekern.bench.cases import OPS, Case, Layer, Problem, suite
-from sparsekern.bench.peers import PEERS, Implementation, Peer
-from sparsekern.bench.timing import Timing, _visits, interleave, pinned
+from sparsekern.bench import calibrate, markdown, measure, memory, mkl, peak_memory, report, threshold
+from sparsekern.bench.case import OPS, Layer, Suite, cases
+from sparsekern.bench.linear import Linear, cpu_cases
+from sparsekern.bench.linear_peers import PEERS
+from sparsekern.bench.peer import Implementation, Peer
+from sparsekern.bench.problem import Problem
+from sparsekern.bench.timing import CpuTimer, Timing, _visits, interleave, pinned
 from sparsekern.cli import main
 
 FIELDS = {"case", "impl", "device", "dtype", "sparsity", "batch", "ms", "ratio_to_dense", "bytes"}
 MEASURED = FIELDS | {"min_ms", "q1_ms", "q3_ms", "n", "error", "threads"}
-LAYER = Layer(96, 64, 32, 0.9)
+LAYER = Linear(96, 64, 32, 0.9)
 
 
 def run(*peers: Peer, ops: tuple[str, ...] = OPS, layer: Layer = LAYER, **options: Any) -> dict:
-    return kernels.run([Case(layer, ops)], peers=peers, threads=1, budget=0.005, **options)
+    suite = Suite(peers, lambda quick: cases([layer], ops), Problem)
+    return measure.run("kernels", suite=suite, threads=1, budget=0.005, **options)
 
 
 def named(name: str) -> Peer:
@@ -77,12 +81,8 @@ def test_a_wrong_result_gets_no_number(op: str) -> None:
     assert [row["ms"] is None for row in rows] == [False, False, True]
     assert rows[2]["ratio_to_dense"] is None
     assert rows[2]["missing"].startswith("wrong")
-    assert (
-        "off"
-        not in table.markdown({"benchmark": "kernels", **report.header("kernels", 1), "rows": rows}).split("No number")[
-            0
-        ]
-    )
+    text = markdown.render({"benchmark": "kernels", **report.header("kernels", 1), "rows": rows})
+    assert "off" not in text.split("No number")[0]
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_a_missing_or_failing_peer_is_reported() -> None:
     assert found["peers"]["absent"] == "missing: not installed: absent"
     assert rows["absent"]["missing"] == "not installed: absent"
     assert rows["failing"]["missing"] == "failed: no such kernel"
-    text = table.markdown(found)
+    text = markdown.render(found)
     assert "absent (missing: not installed: absent)" in text
     assert "failing: failed: no such kernel" in text
 
@@ -125,12 +125,13 @@ def test_mkl_product_in_both_layouts() -> None:
 
 
 def test_the_suite_covers_what_the_tables_show() -> None:
-    cases = suite()
-    layers = {(c.layer.in_features, c.layer.out_features, c.layer.batch) for c in cases if c.ops == OPS}
+    every = cpu_cases()
+    of = {layer: tuple(c.op for c in every if c.layer == layer) for layer in {c.layer for c in every}}
+    layers = {(layer.in_features, layer.out_features, layer.batch) for layer in of if of[layer] == OPS}
     assert layers == {(784, 512, 128), *((1024, 1024, b) for b in (32, 128, 512)), (4096, 4096, 128)}
-    assert {c.layer.sparsity for c in cases if c.ops == OPS} == {0.3, 0.4, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99}
-    assert {c.layer.dtype for c in cases} == {"float32", "bfloat16", "float64"}
-    assert len(suite(quick=True)) < len(cases) / 10
+    assert {layer.sparsity for layer in of if of[layer] == OPS} == {0.3, 0.4, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99}
+    assert {layer.dtype for layer in of} == {"float32", "bfloat16", "float64"}
+    assert len(cpu_cases(quick=True)) < len(every) / 10
 
 
 def test_reports_are_saved_as_they_grow_and_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -141,8 +142,9 @@ def test_reports_are_saved_as_they_grow_and_whole_or_not_at_all(tmp_path: Path) 
         report.write(path, found)
         states.append(json.loads(path.read_text())["complete"])
 
-    cases = [Case(LAYER, ("forward",)), Case(replace(LAYER, sparsity=0.5), ("forward",))]
-    found = kernels.run(cases, peers=[named("dense")], threads=1, budget=0.005, save=save)
+    chosen = cases([LAYER, replace(LAYER, sparsity=0.5)], ("forward",))
+    suite = Suite((named("dense"),), lambda quick: chosen, Problem)
+    found = measure.run("kernels", suite=suite, threads=1, budget=0.005, save=save)
     assert states == [False, True]
     assert json.loads(path.read_text()) == found
     with pytest.raises(TypeError):
@@ -199,7 +201,7 @@ def test_threads_are_restored() -> None:
     ],
 )
 def test_crossover(points: list[tuple[float, float]], expected: str) -> None:
-    assert table.crossover(points) == expected
+    assert markdown.crossover(points) == expected
 
 
 def test_calibration_finds_the_density_from_which_on_another_kernel_is_faster() -> None:
@@ -226,19 +228,20 @@ def test_calibration_finds_the_density_from_which_on_another_kernel_is_faster() 
 
 
 def test_threshold_gives_no_number_to_a_wrong_answer() -> None:
-    x = torch.randn(2000)
-    calls = threshold.implementations(x, 100)
-    calls["wrong"] = lambda: 0.5
-    rows = threshold.measure(calls, x, 0.01)
-    assert {row["impl"]: row["ms"] is None for row in rows} == dict.fromkeys(calls, False) | {"wrong": True}
+    wrong = Peer("wrong", (threshold.VALUE,), lambda p, op: Implementation(lambda: 0.5), lambda: "1")
+    (case,) = threshold.cpu_cases(quick=True)
+    problem = threshold.KthLargest(replace(case.layer, size=2000))
+    rows = measure.rows(problem, case, (*threshold.PEERS, wrong), CpuTimer(0.01))
+    names = [peer.name for peer in threshold.PEERS]
+    assert {row["impl"]: row["ms"] is None for row in rows} == dict.fromkeys(names, False) | {"wrong": True}
     assert all(set(row) >= FIELDS for row in rows)
 
 
 def test_memory_of_a_step_is_ordered_as_the_storage_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resident, "PROCESSES", 1)
+    monkeypatch.setattr(peak_memory, "PROCESSES", 1)
     command = "sparsekern.bench.memory"
     dense, ours = (
-        resident.median(command, variant, "1536", "1", "cpu")["bytes"] for variant in ("dense", "sparsekern")
+        peak_memory.median(command, variant, "1536", "1", "cpu")["bytes"] for variant in ("dense", "sparsekern")
     )
     assert dense > 3 * memory.LAYERS * 1536 * 1536 * 4  # weights, gradients, momentum
     assert ours < dense / 2

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from torch.nn.functional import conv2d
 
-from sparsekern.bench import cases, convolutions
-from sparsekern.bench.cases import OPS, Case
-from sparsekern.bench.conv_cases import Conv, ConvProblem, suite
-from sparsekern.bench.conv_peers import PEERS
-from sparsekern.bench.peers import Implementation, Peer
+from sparsekern.bench import measure
+from sparsekern.bench.case import OPS, Case, Suite, cases, matching
+from sparsekern.bench.convolution_peers import PEERS
+from sparsekern.bench.convolutions import Conv, ConvProblem, cpu_cases
+from sparsekern.bench.peer import Implementation, Peer
 from sparsekern.cli import main
 
 CONVS = [
@@ -21,9 +21,14 @@ CONVS = [
 ]
 
 
+def run(layer: Conv, ops: tuple[str, ...] = OPS, peers: tuple[Peer, ...] = PEERS) -> list[dict]:
+    suite = Suite(peers, lambda quick: cases([layer], ops), ConvProblem)
+    return measure.run("convolutions", suite=suite, threads=1, budget=0.005)["rows"]
+
+
 @pytest.mark.parametrize("layer", CONVS, ids=lambda layer: layer.shape)
 def test_every_implementation_is_right_or_says_why_not(layer: Conv) -> None:
-    rows = convolutions.run([Case(layer)], threads=1, budget=0.005)["rows"]
+    rows = run(layer)
     assert [(row["case"], row["impl"]) for row in rows] == [
         (f"{op} {layer.shape}", peer.name) for op in OPS for peer in PEERS if op in peer.ops
     ]
@@ -47,8 +52,8 @@ def test_a_wrong_gradient_gets_no_number() -> None:
 
         return Implementation(call, implementation.bytes)
 
-    peers = [PEERS[0], Peer("flipped", OPS, build, right.version)]
-    rows = convolutions.run([Case(CONVS[0], ("step",))], peers=peers, threads=1, budget=0.005)["rows"]
+    peers = (PEERS[0], Peer("flipped", OPS, build, right.version))
+    rows = run(CONVS[0], ("step",), peers)
     assert rows[0]["ms"] > 0
     assert rows[1]["ms"] is None
     assert rows[1]["missing"].startswith("wrong")
@@ -65,7 +70,7 @@ def test_what_is_expected_is_what_autograd_gives() -> None:
 
 
 def test_the_suite_covers_what_the_goals_are_about() -> None:
-    steps = {(c.layer.shape, c.layer.batch, c.layer.sparsity) for c in suite() if "step" in c.ops}
+    steps = {(c.layer.shape, c.layer.batch, c.layer.sparsity) for c in cpu_cases() if c.op == "step"}
     for channels, size in ((64, 32), (128, 16), (256, 8), (512, 4)):
         shape = f"conv3x3/{channels}-{channels}/{size}x{size}"
         assert {s for found, batch, s in steps if (found, batch) == (shape, 64)} >= {0.3, 0.4, 0.9, 0.95, 0.98}
@@ -76,17 +81,17 @@ def test_the_suite_covers_what_the_goals_are_about() -> None:
         ("conv3x3/256-256/8x8", 8),
     ]:
         assert (shape, batch, 0.9) in steps
-    assert len(suite(quick=True)) == 2
+    assert len({c.layer for c in cpu_cases(quick=True)}) == 2
 
 
 def test_cases_are_chosen_by_words() -> None:
-    every = suite()
-    found = cases.matching(every, "90% step B=1")
+    every = cpu_cases()
+    found = matching(every, "90% step B=1")
     assert found
-    assert {(c.layer.batch, c.layer.sparsity, c.ops) for c in found} == {(1, 0.9, ("step",))}
-    assert cases.matching(every, "conv3x3/64-64/32x32 B=64 30%") == [Case(Conv(64, 64, 32, 64, 0.3), ("step",))]
-    assert cases.matching(every, "") == every
-    assert cases.matching(every, "linear") == []
+    assert {(c.layer.batch, c.layer.sparsity, c.op) for c in found} == {(1, 0.9, "step")}
+    assert matching(every, "conv3x3/64-64/32x32 B=64 30%") == [Case(Conv(64, 64, 32, 64, 0.3), "step")]
+    assert matching(every, "") == every
+    assert matching(every, "linear") == []
 
 
 def test_command(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

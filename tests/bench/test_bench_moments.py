@@ -6,18 +6,26 @@ from pathlib import Path
 import pytest
 import torch
 
-from sparsekern.bench import moments, table
-from sparsekern.bench.cases import Case
-from sparsekern.bench.moments import PEERS, Conv2d, Linear, MomentProblem
-from sparsekern.bench.peers import Implementation, Peer
+from sparsekern.bench import markdown, measure, moment_peers, moments
+from sparsekern.bench.case import Suite, cases
+from sparsekern.bench.convolutions import Conv
+from sparsekern.bench.moment_peers import PEERS
+from sparsekern.bench.moments import MomentProblem, Sequences
+from sparsekern.bench.peer import Implementation, Peer
 from sparsekern.cli import main
 
-LAYERS = [Linear(20, 16, 6, 0, 0.8), Linear(20, 16, 6, 5, 0.8), Conv2d(4, 6, 8, 5, 0.8), Conv2d(8, 4, 6, 5, 0.8, 1, 2)]
+LAYERS: list[Sequences | Conv] = [Sequences(20, 16, 6, positions, 0.8) for positions in (0, 5)]
+LAYERS += [Conv(4, 6, 8, 5, 0.8), Conv(8, 4, 6, 5, 0.8, 1, 2)]
+
+
+def run(layer: Sequences | Conv, ops: tuple[str, ...], peers: tuple[Peer, ...] = PEERS) -> dict:
+    suite = Suite(peers, lambda quick: cases([layer], ops), MomentProblem)
+    return measure.run("moments", suite=suite, threads=1, budget=0.005)
 
 
 @pytest.mark.parametrize("layer", LAYERS, ids=lambda layer: layer.shape)
-def test_every_implementation_is_right(layer: Linear | Conv2d) -> None:
-    rows = moments.run([Case(layer, moments.OPS)], threads=1, budget=0.005)["rows"]
+def test_every_implementation_is_right(layer: Sequences | Conv) -> None:
+    rows = run(layer, moments.OPS)["rows"]
     assert [(row["case"], row["impl"]) for row in rows] == [
         (f"{op} {layer.shape}", peer.name) for op in moments.OPS for peer in PEERS if op in peer.ops
     ]
@@ -41,8 +49,8 @@ def test_a_wrong_gradient_or_moment_gets_no_number(which: int) -> None:
 
         return Implementation(call, right.bytes)
 
-    peers = [PEERS[0], Peer("wrong", moments.OPS, build, PEERS[3].version)]
-    rows = moments.run([Case(LAYERS[1], ("gradient",))], peers=peers, threads=1, budget=0.005)["rows"]
+    peers = (PEERS[0], Peer("wrong", moments.OPS, build, PEERS[3].version))
+    rows = run(LAYERS[1], ("gradient",), peers)["rows"]
     assert rows[0]["ms"] > 0
     assert rows[1]["ms"] is None
     assert rows[1]["missing"].startswith("wrong")
@@ -57,7 +65,7 @@ def test_what_is_expected_is_summed_before_squaring() -> None:
 
 
 def test_the_suite_covers_what_the_goals_are_about() -> None:
-    shapes = {case.layer.shape for case in moments.suite()}
+    shapes = {case.layer.shape for case in moments.cpu_cases()}
     assert shapes >= {"linear/1024-1024", "linear/512-512/64", "conv3x3/64-64/32x32", "conv1x1/256-64/16x16"}
 
 
@@ -72,23 +80,23 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
 
 
 def test_table_leaves_open_what_was_not_measured() -> None:
-    report = moments.run([Case(LAYERS[0], ("step",))], peers=[PEERS[0], PEERS[3]], threads=1, budget=0.005)
-    assert table.markdown(report).rstrip().endswith("|  |  |")
+    report = run(LAYERS[0], ("step",), (PEERS[0], PEERS[3]))
+    assert markdown.render(report).rstrip().endswith("|  |  |")
 
 
 def test_training_changes_the_mask_when_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     changed = []
-    step = moments.Sparsifier.step
+    step = moment_peers.Sparsifier.step
 
-    def counted(self: moments.Sparsifier) -> None:
+    def counted(self: moment_peers.Sparsifier) -> None:
         step(self)
         changed.append(self.rewired)
 
-    monkeypatch.setattr(moments.Sparsifier, "step", counted)
-    layer = Linear(20, 16, 6, 0, 0.8)
+    monkeypatch.setattr(moment_peers.Sparsifier, "step", counted)
+    layer = Sequences(20, 16, 6, 0, 0.8)
     for every, changes in ((1, moments.STEPS), (32, 1)):
         problem = MomentProblem(layer)
-        call = moments._pruned(problem, moments.TRAINING, every).call
+        call = moment_peers._pruned(problem, moments.TRAINING, every).call
         call()
         changed.clear()
         assert problem.error(moments.TRAINING, call()) < 1e-5

@@ -9,9 +9,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 import sparsekern as sk
-from sparsekern.bench import memory, resident, table, train
-from sparsekern.bench.parts import PARTS, PYTHON, REST, parts
-from sparsekern.bench.train import VARIANTS, Pattern, Step
+from sparsekern.bench import markdown, memory, peak_memory, training_step
+from sparsekern.bench.step_parts import PARTS, PYTHON, REST, parts
+from sparsekern.bench.training_step import VARIANTS, Pattern, Step
 from sparsekern.cli import main
 from sparsekern.models import build
 
@@ -19,7 +19,7 @@ MODEL = "lenet300"
 
 
 def run_folder(path: Path) -> Path:
-    network = sk.sparsify(build(MODEL, train.SHAPE, train.CLASSES), 0.98, distribution="erk")
+    network = sk.sparsify(build(MODEL, training_step.SHAPE, training_step.CLASSES), 0.98, distribution="erk")
     save_file(network.state_dict(), path / "model.safetensors")
     (path / "config.json").write_text(json.dumps({"model": MODEL, "method": "rigl"}))
     return path
@@ -28,13 +28,13 @@ def run_folder(path: Path) -> Path:
 @pytest.fixture
 def no_children(monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
     calls: list[tuple] = []
-    monkeypatch.setattr(train, "median", lambda *command: calls.append(command) or {"bytes": 100 * len(calls)})
+    monkeypatch.setattr(training_step, "median", lambda *command: calls.append(command) or {"bytes": 100 * len(calls)})
     return calls
 
 
 def test_a_row_for_every_variant_and_pattern(tmp_path: Path, no_children: list[tuple]) -> None:
     states = []
-    report = train.run(
+    report = training_step.run(
         threads=1, quick=True, models=[MODEL], runs=[run_folder(tmp_path)], save=lambda r: states.append(len(r["rows"]))
     )
     rows = report["rows"]
@@ -56,14 +56,14 @@ def test_a_row_for_every_variant_and_pattern(tmp_path: Path, no_children: list[t
         assert set(row["parts"]) == {*PARTS, REST, PYTHON}
     assert rows[0]["ratio_to_dense"] == 1
     assert 0 < rows[3]["error"] < 1e-4
-    text = table.markdown(report)
+    text = markdown.render(report)
     assert "sparsekern, pattern of rigl" in text
     assert "| mask |" in text
     assert "| convolution |" not in text
 
 
 def test_a_network_that_disagrees_gets_no_number(monkeypatch: pytest.MonkeyPatch, no_children: list[tuple]) -> None:
-    right = train.sparsify
+    right = training_step.sparsify
 
     def wrong(network: nn.Module, *arguments, **options) -> nn.Module:
         network = right(network, *arguments, **options)
@@ -71,19 +71,19 @@ def test_a_network_that_disagrees_gets_no_number(monkeypatch: pytest.MonkeyPatch
             next(network.parameters()).mul_(1.1)
         return network
 
-    monkeypatch.setattr(train, "sparsify", wrong)
-    report = train.run(threads=1, quick=True, models=[MODEL])
+    monkeypatch.setattr(training_step, "sparsify", wrong)
+    report = training_step.run(threads=1, quick=True, models=[MODEL])
     assert [row["ms"] is None for row in report["rows"]] == [False, False, False, True]
     assert report["rows"][3]["missing"].startswith("wrong")
-    assert "No number: sparsekern: wrong" in table.markdown(report)
+    assert "No number: sparsekern: wrong" in markdown.render(report)
 
 
 def test_every_gradient_is_compared() -> None:
     sparse, masked = (Step(MODEL, variant, Pattern(), 8) for variant in ("sparsekern", "masked"))
-    assert train.error(sparse, masked) < 1e-5
+    assert training_step.error(sparse, masked) < 1e-5
     with torch.no_grad():
         sparse.network.get_submodule("fc1").bias[0] += 0.5
-    assert train.error(sparse, masked) > train.TOLERANCE
+    assert training_step.error(sparse, masked) > training_step.TOLERANCE
 
 
 def test_a_step_of_every_variant_moves_what_is_there() -> None:
@@ -99,8 +99,8 @@ def test_a_step_of_every_variant_moves_what_is_there() -> None:
 def test_the_pattern_of_a_run(tmp_path: Path) -> None:
     model, pattern = Pattern.of_run(run_folder(tmp_path))
     assert (model, pattern.name) == (MODEL, "rigl")
-    trained = {n: m for n, m in train.load(tmp_path).items() if n.endswith("row_ptr")}
-    masks = pattern.masks(build(MODEL, train.SHAPE, train.CLASSES))
+    trained = {n: m for n, m in training_step.load(tmp_path).items() if n.endswith("row_ptr")}
+    masks = pattern.masks(build(MODEL, training_step.SHAPE, training_step.CLASSES))
     for name, mask in masks.items():
         assert mask.sum(1).tolist() == trained[f"{name}.row_ptr"].diff().tolist()
     (tmp_path / "model.safetensors").unlink()
@@ -110,7 +110,7 @@ def test_the_pattern_of_a_run(tmp_path: Path) -> None:
 
 def test_a_run_of_another_network_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match=MODEL):
-        train.run(threads=1, quick=True, models=["mlp"], runs=[run_folder(tmp_path)])
+        training_step.run(threads=1, quick=True, models=["mlp"], runs=[run_folder(tmp_path)])
 
 
 def test_time_goes_to_what_ran() -> None:
@@ -130,13 +130,13 @@ def test_time_goes_to_what_ran() -> None:
 
 
 def test_memory_follows_the_storage(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resident, "PROCESSES", 1)
-    command = "sparsekern.bench.train"
+    monkeypatch.setattr(peak_memory, "PROCESSES", 1)
+    command = "sparsekern.bench.training_step"
     dense, ours = (
-        resident.median(command, "mlp", variant, "8", "1", "cpu", "float32", "uniform")["bytes"]
+        peak_memory.median(command, "mlp", variant, "8", "1", "cpu", "float32", "uniform")["bytes"]
         for variant in ("dense", "sparsekern")
     )
-    weights = sum(p.numel() for p in build("mlp", train.SHAPE, train.CLASSES).parameters())
+    weights = sum(p.numel() for p in build("mlp", training_step.SHAPE, training_step.CLASSES).parameters())
     assert dense > 2.5 * 4 * weights  # weights, gradients, momentum, less what the first small step left free
     assert ours < dense / 2
 
@@ -172,13 +172,13 @@ def test_a_gpu_is_measured_in_bf16_and_in_strict_fp32(
         row = {"case": "step", "device": "A card", "dtype": dtype, "sparsity": 0.5, "batch": batch, "pattern": ""}
         return [row | {"impl": variant, "ms": 1.0, "ratio_to_dense": 1.0} for variant, _ in cells]
 
-    monkeypatch.setattr(train, "_measure", measure)
+    monkeypatch.setattr(training_step, "_measure", measure)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "A card")
-    report = train.run(threads=1, quick=True, models=[MODEL], device="cuda")
+    report = training_step.run(threads=1, quick=True, models=[MODEL], device="cuda")
     assert measured == [("cuda", "bfloat16", "ieee"), ("cuda", "float32", "ieee")]
     assert report["card"] == "A card"
     assert {command[5:7] for command in no_children} == {("cuda", "bfloat16"), ("cuda", "float32")}
-    text = table.markdown(report)
+    text = markdown.render(report)
     assert "A card" in text
     assert "batch 4, bfloat16**" in text
     assert "profiled" not in text
@@ -190,10 +190,10 @@ def test_memory_of_a_gpu_is_what_is_allocated_there(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 25)
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", reset.append)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "A card")
-    resident.reset_peak("cuda")
-    assert (resident.peak("cuda") - resident.held("cuda"), reset) == (15, ["cuda"])
+    peak_memory.reset_peak("cuda")
+    assert (peak_memory.peak("cuda") - peak_memory.held("cuda"), reset) == (15, ["cuda"])
     monkeypatch.setattr(memory, "median", lambda *command: children.append(command) or {"bytes": 8, "ms": 1.0})
     report = memory.run(threads=1, quick=True, device="cuda")
     assert {command[-1] for command in children} == {"cuda"}
     assert {row["device"] for row in report["rows"]} == {"A card"}
-    assert "peak allocated memory" in table.markdown(report)
+    assert "peak allocated memory" in markdown.render(report)

@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.papers import __main__ as papers
 from benchmarks.papers import results
-from benchmarks.papers.experiment import Experiment, Run
+from benchmarks.papers.experiment import Experiment, Trial
 from benchmarks.papers.experiments import EXPERIMENTS, constant_weights
 from sparsekern import models, training
 from sparsekern.topology import kept
@@ -34,10 +34,13 @@ def test_wider_networks_keep_exactly_as_many_weights(width: int):
     assert kept(constant_weights(width), sizes(width)) == kept(0.9, sizes(1)) == 26_620
 
 
-def tiny(seed: int) -> list[Run]:
+def tiny(seed: int) -> list[Trial]:
     flags = {"model": "lenet300", "width": 0.1, "epochs": 1, "threads": 1}
     sparse = {**flags, "method": "set", "sparsity": 0.8, "set": [("every", 3)]}
-    return [Run("digits", "dense", None, seed, {**flags, "method": "dense"}), Run("digits", "set", 0.8, seed, sparse)]
+    return [
+        Trial("digits", "dense", None, seed, {**flags, "method": "dense"}),
+        Trial("digits", "set", 0.8, seed, sparse),
+    ]
 
 
 def test_an_experiment_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):

@@ -11,7 +11,7 @@ from torch import nn
 
 import sparsekern as sk
 from benchmarks import cards
-from sparsekern.bench.gpu.suite import suite
+from sparsekern.bench.suites import SUITES
 from sparsekern.cli import info, main
 from sparsekern.nn import kernel_choice as choice
 from sparsekern.nn import layer as layers
@@ -197,10 +197,6 @@ def test_a_trial_is_no_measurement(changes: dict, tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore:Sparse")
 def test_names_of_the_benchmark_are_understood() -> None:
-    found = {
-        kind: cases[0].name.partition(" ")[2]
-        for kind in ("kernels", "convolutions")
-        for cases in [next(suite(kind, torch.device("cpu"), quick=True))()]
-    }
+    found = {kind: SUITES["cuda"][kind].cases(True)[0].name.partition(" ")[2] for kind in ("kernels", "convolutions")}
     assert cards._layer(found["kernels"]) == {"rows": 160, "cols": 96}
     assert cards._layer(found["convolutions"]) == {"out": 8, "in": 8, "kernel": 3, "stride": 1, "size": 6}

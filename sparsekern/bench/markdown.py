@@ -12,7 +12,7 @@ OP_NAMES = {
 }
 
 
-def markdown(report: dict) -> str:
+def render(report: dict) -> str:
     """The whole report: machine, tables, what is missing. Rows of several benchmarks say of which each is."""
     tables = {
         "kernels": _kernels,
@@ -63,7 +63,7 @@ def _machine(report: dict) -> str:
     return "\n".join(lines)
 
 
-def grid(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """A markdown table, columns after the first to the right."""
     lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
     return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
@@ -90,14 +90,14 @@ def _kernels(rows: list[dict]) -> list[str]:
                     lines.append([impl, *(_ratio(ratios.get(s)) for s in sparsities)])
                     if not impl.startswith("dense"):
                         crossings.setdefault((op, *key), {})[impl] = crossover(known.items())
-            parts.append(f"**{title}**\n\n" + grid(["", *(f"{s:.0%}" for s in sparsities)], lines))
+            parts.append(f"**{title}**\n\n" + table(["", *(f"{s:.0%}" for s in sparsities)], lines))
     impls = list(dict.fromkeys(impl for found in crossings.values() for impl in found))
     lines = [
         [f"{op.replace('_', ' ')} {shape} B={batch} {dtype}", *(found.get(impl, "") for impl in impls)]
         for (op, shape, batch, dtype), found in crossings.items()
     ]
     if lines:
-        parts += ["## Sparsity from which an implementation is faster than dense", grid(["", *impls], lines)]
+        parts += ["## Sparsity from which an implementation is faster than dense", table(["", *impls], lines)]
     reasons = {(row["impl"], row["missing"]) for row in rows if "missing" in row}
     if reasons:
         parts.append("No number: " + "; ".join(f"{impl}: {reason}" for impl, reason in sorted(reasons)) + ".")
@@ -133,7 +133,7 @@ def _moments(rows: list[dict]) -> list[str]:
                 line += ["" if isnan(share) else f"{share:.2f}" for share in shares]
             lines.append(line)
         last = ["sparsekern / dpf", "moment / BackPACK's"] if op == "step" else []
-        parts += [f"## {title}", grid(["", "dense ms", *impls, *last], lines)] if lines else []
+        parts += [f"## {title}", table(["", "dense ms", *impls, *last], lines)] if lines else []
     reasons = sorted({f"{row['impl']}: {row['missing']}" for row in rows if "missing" in row})
     return [*parts, f"No number: {'; '.join(reasons)}."] if reasons else parts
 
@@ -155,14 +155,14 @@ def _train(rows: list[dict]) -> list[str]:
         ]
         head = ["", "sparsity", "ms", "ratio", "peak MiB", "ratio"]
         title = f"{case}, batch {of_case[0]['batch']}" + (f", {dtype}" if dtype != "float32" else "")
-        sections.append(f"**{title}**\n\n" + grid(head, lines))
+        sections.append(f"**{title}**\n\n" + table(head, lines))
         timed = [row for row in of_case if "parts" in row]
         names = (
             [part for part in timed[0]["parts"] if any(row["parts"][part] >= 0.05 for row in timed)] if timed else []
         )
         spent = [[part, *(f"{row['parts'][part]:.1f}" for row in timed)] for part in names]
         if spent:
-            sections.append("Milliseconds of a profiled step:\n\n" + grid(["", *map(_variant, timed)], spent))
+            sections.append("Milliseconds of a profiled step:\n\n" + table(["", *map(_variant, timed)], spent))
         reasons = [f"{_variant(row)}: {row['missing']}" for row in of_case if "missing" in row]
         sections += [f"No number: {'; '.join(reasons)}."] if reasons else []
     return sections
@@ -181,7 +181,7 @@ def _memory(rows: list[dict]) -> list[str]:
     return [
         f"{rows[0]['case']}, batch {rows[0]['batch']}: peak {kind} memory of training steps above that of the "
         "imported packages.",
-        grid(["", "sparsity", "MiB", "ratio to dense"], lines),
+        table(["", "sparsity", "MiB", "ratio to dense"], lines),
     ]
 
 
@@ -192,4 +192,4 @@ def _threshold(rows: list[dict]) -> list[str]:
         measured = row["ms"] is not None
         times = f"{base / row['ms']:.1f}" if measured and base else ""
         lines.append([row["impl"], f"{row['ms']:.2f}" if measured else row["missing"], times])
-    return [f"{rows[0]['case']}.", grid(["", "ms", "times faster than torch.kthvalue"], lines)]
+    return [f"{rows[0]['case']}.", table(["", "ms", "times faster than torch.kthvalue"], lines)]

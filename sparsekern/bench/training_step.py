@@ -16,14 +16,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from ..models import build
 from ..nn import prunable_layers
 from ..sparsity import sparsify
 from ..topology import Topology, kept
-from . import resident
-from .parts import parts
-from .peers import PEERS
+from . import peak_memory
+from .linear_peers import PEERS
+from .peak_memory import median
 from .report import card, header
-from .resident import median
+from .step_parts import parts
 from .timing import interleave, pinned, strict, synchronize
 
 MODELS = ("vgg16", "resnet20")
@@ -111,8 +112,6 @@ class Step:
         device: str = "cpu",
         dtype: str = "float32",
     ) -> None:
-        from ..models import build
-
         torch.manual_seed(0)
         self.network: nn.Module = build(model, SHAPE, CLASSES, width)
         if variant in ("masked", "sparsekern"):
@@ -203,7 +202,7 @@ def run(
         for row, (variant, pattern) in zip(rows, cells, strict=True):
             where = [] if pattern.folder is None else [str(pattern.folder)]
             child = [model, variant, str(batch), str(threads), device, dtype, pattern.name, *where]
-            row["bytes"] = median("sparsekern.bench.train", *child)["bytes"]
+            row["bytes"] = median("sparsekern.bench.training_step", *child)["bytes"]
             row["bytes_ratio"] = round(row["bytes"] / rows[0]["bytes"], 4)
             row["threads"] = threads
             progress(f"{row['case']} {dtype} {variant} {pattern.name}: {row['ms']} ms, {row['bytes'] / 2**20:.0f} MiB")
@@ -234,7 +233,7 @@ def _measure(
     base = timings[f"dense {Pattern().name}"].median
     for name, row in zip(steps, rows, strict=True):
         if name in timings:
-            row |= timings[name].numbers(base)
+            row |= timings[name].columns(base)
             if device == "cpu":
                 row["parts"] = parts(right[name])
     return rows
@@ -244,12 +243,12 @@ def peak(model: str, variant: str, batch: int, pattern: Pattern, device: str = "
     """Peak memory of three steps in this process, above what it had after one of a narrow network."""
     Step(model, variant, Pattern(), 2, 1 / 8, device, dtype)()  # torch imports and loads more at the first step
     gc.collect()
-    base = resident.held(device)
+    base = peak_memory.held(device)
     step = Step(model, variant, pattern, batch, 1.0, device, dtype)
-    resident.reset_peak(device)
+    peak_memory.reset_peak(device)
     for _ in range(3):
         step()
-    return resident.peak(device) - base
+    return peak_memory.peak(device) - base
 
 
 if __name__ == "__main__":

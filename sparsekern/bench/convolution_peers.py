@@ -1,4 +1,4 @@
-"""Every implementation of a sparse convolution that the benchmark compares.
+"""Every implementation of a sparse convolution on a CPU.
 
 A result comes in a layout that the next layer can use, contiguous or channels_last; only SparseProp's batch-vectorised
 mode is spared the transposes of its output and input gradient. What a fixed pattern allows to prepare once is prepared
@@ -6,6 +6,7 @@ outside of the time.
 """
 
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,36 +14,36 @@ from torch.nn import Parameter
 from torch.nn.functional import conv2d
 
 from ..nn import SparseConv2d
-from .cases import OPS
-from .conv_cases import ConvProblem
-from .peers import OURS, TORCH, Implementation, Peer, layer_step, own_layer, package, size, step
+from .case import OPS
+from .peer import OURS, TORCH, Implementation, Peer, layer_step, own_layer, package, size, step
+from .problem import Problem
 
 
-def _dense(p: ConvProblem, op: str, layout: torch.memory_format) -> Implementation:
+def _dense(p: Problem, op: str, layout: torch.memory_format) -> Implementation:
     x, dy, weight = (t.contiguous(memory_format=layout) for t in (p.x, p.dy, p.dense))
     forward = partial(conv2d, stride=p.layer.stride, padding=p.layer.padding)
     calls = {
         "forward": lambda: forward(x, weight),
-        "input_gradient": lambda: _gradient(p, dy, x, weight, 0),
-        "weight_gradient": lambda: _gradient(p, dy, x, weight, 1),
+        "input_gradient": lambda: gradient(p, dy, x, weight, 0),
+        "weight_gradient": lambda: gradient(p, dy, x, weight, 1),
     }
     return Implementation(calls[op] if op != "step" else step(forward, p, weight, x, dy), size(weight))
 
 
-def _masked(p: ConvProblem, op: str) -> Implementation:
+def _masked(p: Problem, op: str) -> Implementation:
     x, dy, weight, mask = p.x, p.dy, p.dense, p.mask.to(p.dense.dtype)
     forward = partial(conv2d, stride=p.layer.stride, padding=p.layer.padding)
     calls = {
         "forward": lambda: forward(x, weight * mask),
-        "input_gradient": lambda: _gradient(p, dy, x, weight * mask, 0),
-        "weight_gradient": lambda: _gradient(p, dy, x, weight, 1).mul_(mask),
+        "input_gradient": lambda: gradient(p, dy, x, weight * mask, 0),
+        "weight_gradient": lambda: gradient(p, dy, x, weight, 1).mul_(mask),
     }
     whole = partial(step, lambda x, weight, bias: forward(x, weight * mask, bias), p, weight)
     return Implementation(calls[op] if op != "step" else whole(), size(weight, mask))
 
 
-def _gradient(p: ConvProblem, dy: Tensor, x: Tensor, weight: Tensor, which: int) -> Tensor:
-    """Of the input (0) or of the weight (1)."""
+def gradient(p: Problem, dy: Tensor, x: Tensor, weight: Tensor, which: int) -> Tensor:
+    """Returns the dense gradient of the input (0) or of the weight (1)."""
     stride, padding = [p.layer.stride] * 2, [p.layer.padding] * 2
     needed = [which == 0, which == 1, False]
     return torch.ops.aten.convolution_backward(dy, x, weight, None, stride, padding, [1, 1], False, [0, 0], 1, needed)[
@@ -50,7 +51,12 @@ def _gradient(p: ConvProblem, dy: Tensor, x: Tensor, weight: Tensor, which: int)
     ]
 
 
-def _sparseprop(p: ConvProblem, op: str, width: bool) -> Implementation:
+def window_of(layer: Any) -> tuple:
+    """Returns kernel, stride, padding, dilation and groups, as the operators take them."""
+    return [layer.kernel] * 2, [layer.stride] * 2, [layer.padding] * 4, [1, 1], 1
+
+
+def _sparseprop(p: Problem, op: str, width: bool) -> Implementation:
     from sparseprop.modules.conv2d import SparseConv2d as Layer  # type: ignore[import-not-found]
 
     bias = Parameter(p.bias.clone()) if op == "step" else None
@@ -61,9 +67,10 @@ def _sparseprop(p: ConvProblem, op: str, width: bool) -> Implementation:
     return Implementation(layer_step(layer, p, layer.W_val), held)
 
 
-def _kernel(p: ConvProblem, op: str, name: str) -> Implementation:
+def kernel(p: Problem, op: str, name: str) -> Implementation:
+    """Builds an operation on an operator and its backward."""
     index, values, layer = p.topology.index, p.values, p.layer
-    window = ([layer.kernel] * 2, [layer.stride] * 2, [layer.padding] * 4, [1, 1], 1)
+    window = window_of(layer)
     forward, backward = getattr(torch.ops.sparsekern, name), getattr(torch.ops.sparsekern, f"{name}_backward")
     calls = {
         "forward": lambda: forward(p.x, values, index, None, *window),
@@ -74,7 +81,7 @@ def _kernel(p: ConvProblem, op: str, name: str) -> Implementation:
     return Implementation(calls[op] if op != "step" else whole(), size(values, *index))
 
 
-def _layer(p: ConvProblem, op: str) -> Implementation:
+def _layer(p: Problem, op: str) -> Implementation:
     conv = p.layer
     channels = (conv.in_channels, conv.out_channels, conv.kernel, conv.stride, conv.padding)
     layer = SparseConv2d(*channels, bias=op == "step", dtype=p.values.dtype, topology=p.topology)
@@ -91,7 +98,7 @@ PEERS = (
     Peer("masked", OPS, _masked, **TORCH, dtypes=_ALL),
     Peer("sparseprop", ("forward", "step"), partial(_sparseprop, width=False), **_SPARSEPROP),
     Peer("sparseprop-width", ("forward", "step"), partial(_sparseprop, width=True), **_SPARSEPROP),
-    Peer("sparsekern-csr", OPS, partial(_kernel, name="sparse_conv2d"), **OURS),
-    Peer("sparsekern-expanded", OPS, partial(_kernel, name="expanded_conv2d"), **OURS),
+    Peer("sparsekern-csr", OPS, partial(kernel, name="sparse_conv2d"), **OURS),
+    Peer("sparsekern-expanded", OPS, partial(kernel, name="expanded_conv2d"), **OURS),
     Peer("sparsekern", OPS, _layer, **OURS),
 )

@@ -1,83 +1,27 @@
-"""Every implementation of a sparse linear layer that the benchmark compares.
+"""Every implementation of a sparse linear layer on a CPU.
 
 A result must be what the next layer can use: output and input gradient `[batch, features]` contiguous, layout
 transposes included in the time. What a fixed pattern allows to prepare once is prepared outside of it, including
 the transposed values of a peer that needs them for the input gradient.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
-from importlib import metadata
-from importlib.util import find_spec
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from .. import __version__ as own_version
 from ..nn import SparseLinear
-from ..topology import COLUMNS, Topology
+from ..topology import Topology
 from . import mkl
-from .cases import OPS, Problem
-
-Result = Tensor | tuple[Tensor, ...]
-
-
-@dataclass(frozen=True)
-class Implementation:
-    """A call that computes one operation, and the bytes of the weight as it holds it."""
-
-    call: Callable[[], Result]
-    bytes: int
-
-
-@dataclass(frozen=True)
-class Peer:
-    """One way to compute a sparse layer.
-
-    Attributes:
-        ops: the operations that it offers.
-        build: prepares one of them on a `Problem`.
-        missing: why it cannot run here, or None.
-        dtypes: those that it computes in.
-    """
-
-    name: str
-    ops: tuple[str, ...]
-    build: Callable[[Any, str], Implementation]
-    version: Callable[[], str]
-    missing: Callable[[], str | None] = lambda: None
-    dtypes: tuple[str, ...] = ("float32",)
-
-    def why_not(self, dtype: str) -> str | None:
-        return self.missing() or (None if dtype in self.dtypes else f"has no {dtype}")
-
-
-def size(*tensors: Tensor) -> int:
-    return sum(t.numel() * t.element_size() for t in tensors)
-
-
-def step(
-    forward: Callable[..., Tensor], problem: Problem, weight: Tensor, x: Tensor | None = None, dy: Tensor | None = None
-) -> Callable[[], Result]:
-    """Forward and backward through autograd: `forward(x, weight, bias)`; `x` and `dy` are the problem's by default."""
-    x = (problem.x if x is None else x).clone().requires_grad_()
-    dy = problem.dy if dy is None else dy
-    bias, weight = problem.bias.clone().requires_grad_(), weight.detach().requires_grad_()
-
-    def call() -> Result:
-        output = forward(x, weight, bias)
-        return output, *torch.autograd.grad(output, (x, weight, bias), dy)
-
-    return call
-
+from .case import OPS
+from .peer import OURS, TORCH, Implementation, Peer, Result, layer_step, own_layer, package, size, step
+from .problem import Problem
 
 # ---- torch
 
 
-def _dense(p: Problem, op: str) -> Implementation:
+def dense(p: Problem, op: str) -> Implementation:
     x, dy, weight = p.x, p.dy, p.dense
     calls = {
         "forward": lambda: linear(x, weight),
@@ -166,21 +110,14 @@ def _sparseprop(p: Problem, op: str) -> Implementation:
     return Implementation(layer_step(layer, p, layer.W_val), held)
 
 
-def layer_step(layer: Any, p: Problem, weight: Tensor) -> Callable[[], Result]:
-    x = p.x.clone().requires_grad_()
-
-    def call() -> Result:
-        output = layer(x)
-        return output, *torch.autograd.grad(output, (x, weight, layer.bias), p.dy)
-
-    return call
-
-
 # ---- ours
 
 
-def _kernel(p: Problem, op: str, name: str, tiled: bool) -> Implementation:
-    topology = Topology(p.topology.shape, p.topology.row_ptr, p.topology.col, COLUMNS | {"tiles"} if tiled else COLUMNS)
+def kernel(p: Problem, op: str, name: str, tiled: bool = False) -> Implementation:
+    """Builds an operation on an operator and its backward, on the views of the problem or also on tiles."""
+    topology = p.topology
+    if tiled:
+        topology = Topology(topology.shape, topology.row_ptr, topology.col, topology.views | {"tiles"})
     index, values, rows = topology.index, p.values, topology.rows
     forward, backward = getattr(torch.ops.sparsekern, name), getattr(torch.ops.sparsekern, f"{name}_backward")
     calls = {
@@ -197,46 +134,19 @@ def _layer(p: Problem, op: str) -> Implementation:
     return own_layer(SparseLinear(cols, rows, op == "step", dtype=p.values.dtype, topology=p.topology), p, op)
 
 
-def own_layer(layer: Any, p: Problem, op: str) -> Implementation:
-    """A layer of ours with the kernel that it chooses itself; its gradients come through autograd."""
-    with torch.no_grad():
-        layer.values.copy_(p.values)
-        if layer.bias is not None:
-            layer.bias.copy_(p.bias)
-    held = size(layer.values, *layer.index)
-    if op == "forward":
-        return Implementation(torch.no_grad()(lambda: layer(p.x)), held)
-    if op == "step":
-        return Implementation(layer_step(layer, p, layer.values), held)
-    x = p.x.clone().requires_grad_(op == "input_gradient")
-    layer.values.requires_grad_(op == "weight_gradient")
-    leaf, output = x if op == "input_gradient" else layer.values, layer(x)
-    return Implementation(lambda: torch.autograd.grad(output, leaf, p.dy, retain_graph=True), held)
-
-
-def package(name: str, *, needs: tuple[str, ...] = ()) -> dict[str, Any]:
-    def missing() -> str | None:
-        absent = [module for module in (name, *needs) if find_spec(module) is None]
-        return f"not installed: {', '.join(absent)} (make peers)" if absent else None
-
-    return {"missing": missing, "version": lambda: metadata.version(name)}
-
-
-TORCH: dict[str, Any] = {"version": lambda: torch.__version__}
-OURS: dict[str, Any] = {"version": lambda: own_version, "dtypes": ("float32", "float64", "bfloat16")}
 _PRODUCTS = ("forward", "input_gradient")
 
 # The first one is what the others are divided by.
 PEERS = (
-    Peer("dense", OPS, _dense, **TORCH, dtypes=("float32", "float64", "bfloat16")),
+    Peer("dense", OPS, dense, **TORCH, dtypes=("float32", "float64", "bfloat16")),
     Peer("masked", OPS, _masked, **TORCH, dtypes=("float32", "float64", "bfloat16")),
     Peer("torch-csr", OPS, _torch_csr, **TORCH, dtypes=("float32", "float64")),
     Peer("mkl", _PRODUCTS, partial(_mkl, column_major=False), version=mkl.version, missing=mkl.missing),
     Peer("mkl-column", _PRODUCTS, partial(_mkl, column_major=True), version=mkl.version, missing=mkl.missing),
     Peer("scipy", _PRODUCTS, _scipy, **package("scipy"), dtypes=("float32", "float64")),
     Peer("sparseprop", ("forward", "step"), _sparseprop, **package("sparseprop", needs=("scipy",))),
-    Peer("sparsekern-csr", OPS, partial(_kernel, name="sparse_linear", tiled=False), **OURS),
-    Peer("sparsekern-tiled", OPS, partial(_kernel, name="sparse_linear", tiled=True), **OURS),
-    Peer("sparsekern-expanded", OPS, partial(_kernel, name="expanded_linear", tiled=False), **OURS),
+    Peer("sparsekern-csr", OPS, partial(kernel, name="sparse_linear"), **OURS),
+    Peer("sparsekern-tiled", OPS, partial(kernel, name="sparse_linear", tiled=True), **OURS),
+    Peer("sparsekern-expanded", OPS, partial(kernel, name="expanded_linear"), **OURS),
     Peer("sparsekern", OPS, _layer, **OURS),
 )

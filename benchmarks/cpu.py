@@ -1,4 +1,4 @@
-"""Regenerates the committed results of this machine: `make bench`, or `python -m benchmarks.run [kernels memory ...]`.
+"""Regenerates the committed results of this machine: `make bench`, or `python -m benchmarks.cpu [kernels memory ...]`.
 
 Writes `benchmarks/results/cpu-<machine>-<benchmark>.json` and, of all that lie there, `cpu-<machine>.md`. Takes about
 half an hour on two cores that do nothing else.
@@ -15,23 +15,23 @@ from pathlib import Path
 import torch
 
 from benchmarks import goals
-from sparsekern.bench import convolutions, kernels, memory, moments, table, threshold, train
+from sparsekern.bench import markdown, measure, memory, training_step
 from sparsekern.bench.report import processor, write, write_text
 
 RESULTS = Path(__file__).parent / "results"
 BENCHMARKS = {
-    "kernels": kernels.run,
-    "convolutions": convolutions.run,
-    "moments": moments.run,
-    "train": train.run,
+    "kernels": partial(measure.run, "kernels"),
+    "convolutions": partial(measure.run, "convolutions"),
+    "moments": partial(measure.run, "moments"),
+    "train": training_step.run,
     "memory": memory.run,
-    "threshold": threshold.run,
+    "threshold": partial(measure.run, "threshold"),
 }
 GROWING = ("kernels", "convolutions", "moments", "train")  # saved after every case
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser("python -m benchmarks.run", description=__doc__)
+    parser = argparse.ArgumentParser("python -m benchmarks.cpu", description=__doc__)
     parser.add_argument("benchmarks", nargs="*", metavar="|".join(BENCHMARKS), help="(default: all)")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--quick", action="store_true", help="small sizes, to try this out")
@@ -70,8 +70,8 @@ def report(folder: Path, machine: str) -> None:
     """Writes `<machine>.md` from the JSON files of the machine, and prints how they compare with the goals."""
     files = {name: folder / f"{machine}-{name}.json" for name in BENCHMARKS}
     reports = {name: json.loads(path.read_text()) for name, path in files.items() if path.exists()}
-    reached = goals.markdown({name: found["rows"] for name, found in reports.items()})
-    parts = [f"# {name.capitalize()}\n\n{table.markdown(found)}" for name, found in reports.items()]
+    reached = goals.render({name: found["rows"] for name, found in reports.items()})
+    parts = [f"# {name.capitalize()}\n\n{markdown.render(found)}" for name, found in reports.items()]
     write_text(folder / f"{machine}.md", "\n".join([*parts, reached]))
     print(reached)
     print(folder / f"{machine}.md")

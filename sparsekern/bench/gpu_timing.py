@@ -1,4 +1,4 @@
-"""Times of calls on a GPU: in turns, with a cold cache, without the host."""
+"""Timing on a GPU: in turns, with a cold cache, by events of the device, without the host."""
 
 import statistics
 import time
@@ -7,28 +7,30 @@ from typing import Any
 
 import torch
 
+from .timing import Timing
+
 ROUNDS = 20
 SHORT = 0.5  # milliseconds: a shorter call is replayed from a CUDA graph, so that launches do not count
 FLUSHED = 256 << 20  # bytes: several times the last-level cache of any card
 
 
-class Stopwatch:
-    """Milliseconds of calls on a device; on the CPU, for trying this out, by the clock."""
+class GpuTimer:
+    """Times calls on a GPU; on a CPU, for trying this out, by the clock."""
 
     def __init__(self, device: torch.device) -> None:
         self.cuda = device.type == "cuda"
         self.flushed = torch.empty(FLUSHED // 4 if self.cuda else 1, dtype=torch.int32, device=device)
 
-    def interleave(self, calls: dict[str, Callable[[], Any]]) -> dict[str, tuple[list[float], bool]]:
-        """Of every call its samples, taken in turns, and whether they are those of a CUDA graph."""
+    def __call__(self, calls: dict[str, Callable[[], Any]], macs: int = 0) -> dict[str, Timing]:
         runs = {name: self._prepared(call) for name, call in calls.items()}
         samples: dict[str, list[float]] = {name: [] for name in calls}
         for _ in range(ROUNDS):
             for name, (run, _) in runs.items():
                 samples[name].append(self._once(run))
-        return {name: (samples[name], runs[name][1]) for name in calls}
+        return {name: Timing(tuple(samples[name]), runs[name][1]) for name in calls}
 
     def _prepared(self, call: Callable[[], Any]) -> tuple[Callable[[], Any], bool]:
+        """Returns what is timed for a call, and whether that is a CUDA graph of it."""
         for _ in range(3):
             call()
         if not self.cuda or statistics.median(self._once(call) for _ in range(3)) > SHORT:
@@ -47,6 +49,7 @@ class Stopwatch:
         return graph.replay, True
 
     def _once(self, run: Callable[[], Any]) -> float:
+        """Returns the milliseconds of one run with a cold cache."""
         self.flushed.zero_()
         if not self.cuda:
             start = time.perf_counter()

@@ -1,1 +1,0 @@
-"""What the kernels of a GPU cost beside cuBLAS, cuDNN, cuSPARSE, PyTorch and BackPACK."""
