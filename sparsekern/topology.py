@@ -21,10 +21,10 @@ VIEWS = frozenset({"columns", "counts", "tiles", "bits"})
 class Topology:
     """Which entries of a weight matrix exist: a frozen CSR pattern with a fixed capacity.
 
-    The matrix is the weight viewed `[rows, cols]`, a convolution as `[out, in * kh * kw]`. Slot `k` of a value vector
-    `[capacity]` belongs to column `col[k]` of the row `r` with `row_ptr[r] <= k < row_ptr[r + 1]`; columns are sorted
-    within a row, slots from `nnz` on are slack. Build one with `from_mask`, `from_coordinates` or `random`; never
-    through a dense matrix unless you have one.
+    The matrix is the weight viewed `[rows, cols]`, a convolution as `[out, in * kh * kw]`. Position `k` of a value
+    vector `[capacity]` belongs to column `col[k]` of the row `r` with `row_ptr[r] <= k < row_ptr[r + 1]`; columns are
+    sorted within a row, positions from `nnz` on are slack. Build one with `from_mask`, `from_coordinates` or `random`;
+    never through a dense matrix unless you have one.
 
     Args:
         shape: shape of the weight, two or more dimensions.
@@ -35,8 +35,8 @@ class Topology:
             the rows and the pattern as a bitmask.
 
     Raises:
-        ValueError: what is no CSR pattern of this shape. It is looked at once, here, on a GPU too; products follow the
-            index of a topology without looking.
+        ValueError: this is no CSR pattern of this shape. It is checked once, here, on a GPU too; products follow the
+            index of a topology without a check.
     """
 
     shape: tuple[int, ...]
@@ -64,8 +64,8 @@ class Topology:
     def trusted(
         cls, shape: tuple[int, ...], row_ptr: Tensor, col: Tensor, views: frozenset[str] = COLUMNS, built: tuple = ()
     ) -> Topology:
-        """A pattern that an operator or a topology has made, which is not looked at. `built`: what `index` holds beside
-        `row_ptr` and `col`, if it is there already."""
+        """Makes a topology of a pattern that needs no check: an operator or a topology has made it. `built`: what
+        `index` holds beside `row_ptr` and `col`, if it is there already."""
         topology = object.__new__(cls)
         topology.__dict__.update(shape=shape, row_ptr=row_ptr, col=col, views=views, built=built)
         return topology
@@ -162,7 +162,7 @@ class Topology:
     # ---- conversion
 
     def coordinates(self) -> Tensor:
-        """Flat index of every slot in use, int64 `[nnz]`, ascending."""
+        """Returns the flat index of every position in use, int64 `[nnz]`, ascending."""
         return flat_coordinates(self.row_ptr, self.col, self.cols, self.nnz)
 
     def mask(self) -> Tensor:
@@ -214,7 +214,7 @@ class Topology:
     def rewire(
         self, keep: Tensor, grow: Tensor, *, capacity: int | None = None, kept: int | None = None
     ) -> tuple[Topology, Tensor]:
-        """The pattern without the slots whose `keep` (bool `[nnz]`) is False and with the entries `grow`.
+        """Makes the pattern without the positions whose `keep` (bool `[nnz]`) is False and with the entries `grow`.
 
         Args:
             grow: flat indices, int64, distinct and not active after the drop.
@@ -222,8 +222,8 @@ class Topology:
             kept: how many of `keep` are True; if that is known, it is not asked of the device.
 
         Returns:
-            The new pattern and its index map, int32 `[capacity]`: the old slot of each new slot, -1 for a grown one
-            and for slack.
+            The new pattern and its index map, int32 `[capacity]`: the old position of each new one, -1 for what
+            has grown and for slack.
         """
         capacity = self.capacity if capacity is None else capacity
         if keep.dtype != torch.bool or keep.shape != (self.nnz,):
@@ -245,7 +245,7 @@ class Topology:
         return self.trusted(self.shape, self.row_ptr, self.col, views)._known(self.__dict__.get("nnz"))
 
     def _known(self, nnz: int | None) -> Topology:
-        """Itself, the number of whose nonzeros is not to be asked of the device if it is known."""
+        """Remembers the number of nonzeros, if it is known, so that the device is not asked for it; returns itself."""
         if nnz is not None:
             self.__dict__["nnz"] = nnz
         return self

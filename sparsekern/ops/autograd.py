@@ -15,7 +15,7 @@ from .library import library
 
 
 def _dual(tensor: Tensor | None) -> tuple[Any, Tensor | None]:
-    """A tensor and its tangent in forward mode, if it has one."""
+    """Returns a tensor and its tangent in forward mode, if it has one."""
     return (None, None) if tensor is None else forward_ad.unpack_dual(tensor)
 
 

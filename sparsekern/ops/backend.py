@@ -19,7 +19,7 @@ def _load() -> ModuleType | None:
 
 
 def _load_cuda() -> ModuleType | None:
-    """The CUDA C++ kernels, which register themselves; none where PyTorch knows no CUDA."""
+    """Loads the CUDA C++ kernels, which register themselves; there are none where PyTorch knows no CUDA."""
     try:
         return importlib.import_module("sparsekern._CUDA")
     except ImportError as error:

@@ -9,14 +9,14 @@ from .library import define
 
 
 def bit_index(row_ptr: Tensor, col: Tensor, cols: int) -> Tensor:
-    """A CSR pattern as a bitmask: int64 `[rows, tiles]`, for each segment of 64 columns a word, the first of them the
-    lowest bit. The errors are those of `transpose_index`."""
+    """Returns a CSR pattern as a bitmask: int64 `[rows, tiles]`, for each segment of 64 columns a word, the first of
+    them the lowest bit. The errors are those of `transpose_index`."""
     check_extent(row_ptr, col, cols)
     return torch.ops.sparsekern.bit_index(row_ptr, col, cols)
 
 
 def bit_index_reference(row_ptr: Tensor, col: Tensor, cols: int) -> Tensor:
-    """Which columns of every segment of `TILE` exist: int64 `[rows, tiles]`, the lowest bit first."""
+    """Returns which columns of every segment of `TILE` exist: int64 `[rows, tiles]`, the lowest bit first."""
     check_host(row_ptr, col, cols)
     rows, tiles = row_ptr.numel() - 1, (cols + TILE - 1) // TILE
     mask = torch.zeros(rows, tiles * TILE, dtype=torch.bool, device=col.device)

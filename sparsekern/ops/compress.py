@@ -10,7 +10,7 @@ _ops = torch.ops.sparsekern
 
 
 def compress(coordinates: Tensor, rows: int, cols: int, capacity: int | None = None) -> tuple[Tensor, Tensor]:
-    """CSR pattern of a `rows x cols` matrix from its flat coordinates `r * cols + c`.
+    """Makes the CSR pattern of a `rows x cols` matrix from its flat coordinates `r * cols + c`.
 
     Args:
         coordinates: int64 `[nnz]`, distinct, in any order; ascending ones need no memory beyond the result.
@@ -30,7 +30,7 @@ def compress(coordinates: Tensor, rows: int, cols: int, capacity: int | None = N
 
 
 def compress_mask(mask: Tensor, capacity: int | None = None) -> tuple[Tensor, Tensor]:
-    """CSR pattern of the entries of a mask that are True.
+    """Makes the CSR pattern of the entries of a mask that are True.
 
     Args:
         mask: bool `[rows, cols]`.
@@ -49,11 +49,11 @@ def compress_mask(mask: Tensor, capacity: int | None = None) -> tuple[Tensor, Te
 
 
 def coordinates(row_ptr: Tensor, col: Tensor, cols: int, nnz: int | None = None) -> Tensor:
-    """Flat coordinates `r * cols + c` of a CSR pattern, int64 `[nnz]`, ascending: the inverse of `compress`. `nnz`, if
-    it is given, is not asked of the device.
+    """Returns the flat coordinates `r * cols + c` of a CSR pattern, int64 `[nnz]`, ascending: the inverse of
+    `compress`. If `nnz` is given, the device is not asked for it.
 
     Raises:
-        ValueError: what is no CSR pattern of so many columns; on a GPU only what is no pair of vectors.
+        ValueError: this is no CSR pattern of so many columns; on a GPU only dtypes and dimensions are checked.
     """
     check_vectors(row_ptr, col)
     check_host(row_ptr, col, cols)

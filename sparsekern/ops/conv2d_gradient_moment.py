@@ -22,7 +22,7 @@ def conv2d_gradient_moment(
     dilation: Pair = 1,
     groups: int = 1,
 ) -> tuple[Tensor, Tensor]:
-    """The weight gradient of a 2-D convolution and its per-sample second moment, in one pass: `sum_n a_n` and
+    """Computes the weight gradient of a 2-D convolution and its per-sample second moment, in one pass: `sum_n a_n` and
     `sum_n a_n^2`, where a_n is the gradient that image n alone gives the weight.
 
     Args:
@@ -43,7 +43,7 @@ def conv2d_gradient_moment(
 
 
 def moment_of(grad_output: Tensor, input: Tensor, window: Window | None) -> tuple[Tensor, Tensor]:
-    """Gradient and moment of the weight of a linear layer (no window) or of a convolution."""
+    """Computes gradient and moment of the weight of a linear layer (no window) or of a convolution."""
     if window is None:
         return gradient_moment(grad_output, input)
     kernel, stride, padding, dilation, groups = window

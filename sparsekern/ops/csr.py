@@ -5,19 +5,20 @@ from torch import Tensor
 
 
 def rows_of(row_ptr: Tensor, nnz: int | None = None) -> Tensor:
-    """The row of every position in use, int64 `[nnz]`; if `nnz` is given, the device is not asked for it."""
+    """Returns the row of every position in use, int64 `[nnz]`; if `nnz` is given, the device is not asked for it."""
     counts = row_ptr.diff().long()
     return torch.repeat_interleave(torch.arange(counts.numel(), device=row_ptr.device), counts, output_size=nnz)
 
 
 def flat_coordinates(row_ptr: Tensor, col: Tensor, cols: int, nnz: int | None = None) -> Tensor:
-    """`coordinates` of a pattern that is known to be one: `r * cols + c` of every position in use, int64 `[nnz]`."""
+    """Returns `coordinates` of a pattern that is known to be one: `r * cols + c` of every position in use, int64
+    `[nnz]`."""
     nnz = int(row_ptr[-1]) if nnz is None else nnz
     return rows_of(row_ptr, nnz).mul_(cols).add_(col[:nnz])
 
 
 def check_pattern(row_ptr: Tensor, col: Tensor, cols: int, pointers: str = "row_ptr", columns: str = "col") -> None:
-    """Refuses what is no CSR pattern, of integers of any width. O(nnz); waits for the device.
+    """Checks a CSR pattern of integers of any width. O(nnz); waits for the device.
 
     Raises:
         ValueError: `row_ptr` does not ascend from 0, or not to the length of `col` at most; a column that does not lie
@@ -38,7 +39,7 @@ def check_pattern(row_ptr: Tensor, col: Tensor, cols: int, pointers: str = "row_
 
 
 def check_host(row_ptr: Tensor, col: Tensor, cols: int, pointers: str = "row_ptr", columns: str = "col") -> None:
-    """`check_pattern`, unless a device would have to be waited for."""
+    """Does what `check_pattern` does, unless a device would have to be waited for."""
     if col.device.type == "cpu":
         check_pattern(row_ptr, col, cols, pointers, columns)
 
@@ -50,10 +51,10 @@ def check_vectors(
     columns: str = "col",
     dtypes: tuple[torch.dtype, ...] = (torch.int32,),
 ) -> None:
-    """Looks at metadata only.
+    """Checks dtypes, dimensions and devices of a pattern, which are metadata.
 
     Raises:
-        ValueError: the tensors are no vectors of whole numbers on one device, or there are no pointers.
+        ValueError: the tensors are no integer vectors on one device, or there are no pointers.
     """
     for name, tensor in ((pointers, row_ptr), (columns, col)):
         if tensor.dtype not in dtypes or tensor.dim() != 1:
@@ -67,7 +68,7 @@ def check_vectors(
 def check_extent(
     row_ptr: Tensor, col: Tensor, cols: int, pointers: str = "row_ptr", columns: str = "col", extent: str = "cols"
 ) -> None:
-    """`check_vectors`, and that there are fewer than 2**31 columns.
+    """Does what `check_vectors` does, and checks that there are fewer than 2**31 columns.
 
     Raises:
         ValueError: one of them fails.

@@ -1,4 +1,4 @@
-"""What the operators are on CUDA tensors: functions of `ops.triton`, of the CUDA extension, or their reference.
+"""Registers the operators on CUDA tensors: functions of `ops.triton`, of the CUDA extension, or their reference.
 
 An operator that is not named here and that csrc/cuda does not register runs as its reference.
 """
@@ -30,7 +30,7 @@ FLOAT64 = (
 
 @cache
 def kernel(name: str) -> Callable[..., Any]:
-    """The Triton function of an operator."""
+    """Returns the Triton function of an operator."""
     return getattr(importlib.import_module(f".triton.{OPERATORS[name].module}", __package__), name)
 
 

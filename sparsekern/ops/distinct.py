@@ -17,7 +17,7 @@ def _mix(x: Tensor) -> Tensor:
 
 
 def shifted(x: Tensor, n: int) -> Tensor:
-    """`x >> n` of the unsigned number with the bits of `x`."""
+    """Returns `x >> n` of the unsigned number with the bits of `x`."""
     return (x >> n) & ((1 << (64 - n)) - 1)
 
 
@@ -31,7 +31,7 @@ class Stream:
         return _mix(self.base + (position + 1) * GOLDEN)
 
     def unit(self, position: Tensor) -> Tensor:
-        """In [0, 1), on a grid of 2**-53."""
+        """Returns numbers in [0, 1), on a grid of 2**-53."""
         return shifted(self.bits(position), 11).double() * 2.0**-53
 
 
@@ -71,7 +71,7 @@ def _distinct(numbers: Tensor) -> Tensor:
 
 
 def _union(chosen: Tensor, fresh: Tensor) -> Tensor:
-    """The ascending set of what is in the ascending set `chosen` or in `fresh`; sorts `fresh` only."""
+    """Returns the ascending set of what is in the ascending set `chosen` or in `fresh`; sorts `fresh` only."""
     fresh = _distinct(fresh[~contains(chosen, fresh)])
     total = chosen.numel() + fresh.numel()
     place = torch.searchsorted(chosen, fresh) + torch.arange(fresh.numel(), device=fresh.device)
@@ -81,7 +81,8 @@ def _union(chosen: Tensor, fresh: Tensor) -> Tensor:
 
 
 def _keep_first(draws: Tensor, chosen: Tensor, n: int) -> Tensor:
-    """The first `n` of the draws, in the order they were made, that are not repeated and not in the set `chosen`."""
+    """Returns the first `n` of the draws, in the order they were made, that are not repeated and not in the set
+    `chosen`."""
     number, when = draws.sort(stable=True)
     fresh = ~contains(chosen, number)
     fresh[1:] &= number[1:] != number[:-1]
@@ -89,7 +90,7 @@ def _keep_first(draws: Tensor, chosen: Tensor, n: int) -> Tensor:
 
 
 def random_distinct(n: int, size: int, stream: Stream, start: int) -> Tensor:
-    """`n` distinct numbers in [0, size), ascending, every such set equally likely."""
+    """Draws `n` distinct numbers in [0, size), ascending, every such set equally likely."""
     device = stream.base.device
     if n > size - n:  # draw what is absent
         present = torch.ones(size, dtype=torch.bool, device=device)

@@ -17,7 +17,7 @@ PANEL_BYTES = 64 << 20  # the largest panel of a weight that is expanded
 
 
 def active_values(weight: Tensor, index: Sequence[Tensor]) -> Tensor:
-    """The entries of a dense weight at a pattern: one pass over the nonzeros.
+    """Gathers the entries of a dense weight at a pattern, in one pass over the nonzeros.
 
     Differentiable: the gradient is dense, zero off the pattern.
 
@@ -29,7 +29,7 @@ def active_values(weight: Tensor, index: Sequence[Tensor]) -> Tensor:
         `[capacity]`, zero in the slack.
 
     Raises:
-        ValueError: the weight has not the extent of the pattern.
+        ValueError: the extent of the weight is not that of the pattern.
     """
     index = Index.of(index)
     rows, cols = index.rows, index.cols
@@ -39,7 +39,8 @@ def active_values(weight: Tensor, index: Sequence[Tensor]) -> Tensor:
 
 
 def dense_weight(values: Tensor, row_ptr: Tensor, col: Tensor, cols: int) -> Tensor:
-    """The matrix `[rows, cols]` of the values `[capacity]` of a pattern, zeros in place. Differentiable in `values`."""
+    """Makes the matrix `[rows, cols]` of the values `[capacity]` of a pattern, zeros in place. Differentiable in
+    `values`."""
     if in_forward_mode():  # of which PyTorch's own operators know the derivatives
         positions = torch.arange(col.shape[0], dtype=row_ptr.dtype, device=row_ptr.device)
         rows = torch.searchsorted(row_ptr[1:], positions, right=True)  # slack lies behind the last one
@@ -78,13 +79,13 @@ class _Dense(torch.autograd.Function):
 
 
 def row_panels(rows: int, cols: int, element_size: int) -> list[tuple[int, int]]:
-    """Row ranges whose dense form stays within `PANEL_BYTES`."""
+    """Returns row ranges whose dense form stays within `PANEL_BYTES`."""
     step = max(1, PANEL_BYTES // max(1, cols * element_size))
     return [(start, min(start + step, rows)) for start in range(0, rows, step)]
 
 
 def group_panels(rows: int, cols: int, element_size: int, groups: int) -> list[tuple[int, int, slice]]:
-    """Row ranges of a grouped convolution within `PANEL_BYTES`, and the groups that they belong to."""
+    """Returns row ranges of a grouped convolution within `PANEL_BYTES`, and the groups that they belong to."""
     if rows * cols * element_size <= PANEL_BYTES:
         return [(0, rows, slice(0, groups))]
     height, step = rows // groups, max(1, PANEL_BYTES // max(1, cols * element_size))
@@ -96,7 +97,7 @@ def group_panels(rows: int, cols: int, element_size: int, groups: int) -> list[t
 
 
 def panel(values: Tensor, index: Sequence[Tensor], start: int, stop: int, cols: int) -> Tensor:
-    """Rows `start:stop` of the matrix, dense `[stop-start, cols]`, from its bitmask if there is one."""
+    """Returns rows `start:stop` of the matrix, dense `[stop-start, cols]`, from its bitmask if there is one."""
     index = Index.of(index)
     if index.bits.numel():
         return _ops.expand_bits(values, index.tile_ptr, index.bits, start, stop, cols)
@@ -107,7 +108,7 @@ def panel(values: Tensor, index: Sequence[Tensor], start: int, stop: int, cols: 
 
 
 def expand_reference(values: Tensor, row_ptr: Tensor, col: Tensor, start: int, stop: int, cols: int) -> Tensor:
-    """Rows `start:stop` of the matrix, dense `[stop-start, cols]`."""
+    """Returns rows `start:stop` of the matrix, dense `[stop-start, cols]`."""
     check_host(row_ptr, col, cols)
     dense = values.new_zeros(stop - start, cols)
     first, last = int(row_ptr[start]), int(row_ptr[stop])

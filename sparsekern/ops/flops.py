@@ -1,4 +1,4 @@
-"""What PyTorch's `FlopCounterMode` counts for the operators: a multiplication and an addition for each nonzero and
+"""Tells PyTorch's `FlopCounterMode` what to count: a multiplication and an addition for each nonzero and
 sample, or position of a sample, whatever kernel multiplies; biases are not counted there either.
 
 So "dense" kernels, which execute dense products, count as sparse ones do. Products that a layer leaves to PyTorch
@@ -23,14 +23,14 @@ COUNTER = "torch.utils.flop_counter"
 
 
 def _nonzeros(index: list[Tensor]) -> int:
-    """How many there are; of tensors without data, for how many there is room."""
+    """Counts the nonzeros of an index; for tensors without data, the room for them."""
     row_ptr, col, *_ = index
     unknown = isinstance(row_ptr, FakeTensor) or row_ptr.device.type == "meta"
     return col.numel() if unknown else int(row_ptr[-1])
 
 
 def _positions(features: Tensor) -> int:
-    """Of `[*, features]`."""
+    """Counts the positions of `[*, features]`."""
     return prod(features.shape[:-1])
 
 
@@ -49,7 +49,8 @@ def _convolution(input: Tensor, values: Tensor, index: list[Tensor], *rest: Any,
 def _gradients(
     places: int, weight: Tensor, index: list[Tensor], need_input: bool, need_weight: bool, need_bias: bool, *rest: Any
 ) -> int:
-    """Of a product at so many places. That of a dense weight is dense unless `active`, the last of `rest`."""
+    """Counts the operations of the gradients of a product at so many places. The gradient of a dense weight is dense
+    unless `active`, the last of `rest`."""
     nonzeros = _nonzeros(index)
     dense = weight.dim() > 1 and not rest[-1]
     return 2 * places * (need_input * nonzeros + need_weight * (weight.numel() if dense else nonzeros))
@@ -68,7 +69,7 @@ def _sampled(grad_output: Tensor, input: Tensor, coordinates: Tensor, *window: A
 
 
 def _moment(grad_output: Tensor, input: Tensor, *window: Any, out_val: Sequence[Tensor]) -> int:
-    """The gradient, and the square of what every sample contributes to it, added."""
+    """Counts the gradient, and the square of what every sample contributes to it, added."""
     places = _pixels(grad_output) if window else _positions(input)
     return 2 * out_val[0].numel() * (places + input.shape[0])
 

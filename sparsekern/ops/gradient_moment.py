@@ -11,7 +11,7 @@ from .shapes import accumulate_dtype
 
 
 def gradient_moment(grad_output: Tensor, input: Tensor) -> tuple[Tensor, Tensor]:
-    """The weight gradient of a linear layer and its per-sample second moment, in one pass: `sum_n a_n` and
+    """Computes the weight gradient of a linear layer and its per-sample second moment, in one pass: `sum_n a_n` and
     `sum_n a_n^2`, where `a_n = sum_p grad_output[n, p]^T input[n, p]` is what sample n contributes. Positions p (the
     middle dimensions) are summed before squaring. (Siems et al., Dynamic Pruning of a Neural Network via Gradient
     Signal-to-Noise Ratio, section 3.)
@@ -34,7 +34,7 @@ def gradient_moment(grad_output: Tensor, input: Tensor) -> tuple[Tensor, Tensor]
 
 
 def kernel_dtype(tensor: Tensor) -> Tensor:
-    """An operand in a dtype that the kernels know: those of the CPU have no fp16."""
+    """Returns an operand in a dtype that the kernels know: those of the CPU have no fp16."""
     narrow = tensor.dtype == torch.float16 and tensor.device.type == "cpu"
     return tensor.to(accumulate_dtype(tensor.dtype)) if narrow else tensor
 

@@ -14,7 +14,7 @@ ROUNDS = 32  # of draws that are repeated before the rest is uniform
 def guided_sample(
     row_weight: Tensor, col_weight: Tensor, row_ptr: Tensor, col: Tensor, n: int, seed: int
 ) -> tuple[Tensor, Tensor]:
-    """Distinct inactive coordinates, drawn one after another with probability proportional to
+    """Draws distinct inactive coordinates, one after another, with probability proportional to
     `row_weight[r] * col_weight[c]` (GraBo, algorithm 1). O(nnz + rows + cols + n) memory.
 
     A draw that hits an active or an already drawn coordinate is repeated, 32 rounds at most, after which the rest is

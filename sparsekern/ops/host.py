@@ -1,4 +1,4 @@
-"""What the host has to know of numbers on a device. It waits for all of them at once."""
+"""Reads from a device what the host has to know, all of it in one wait."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,7 +10,7 @@ _suspects: list[Tensor] | None = None
 
 
 def numbers(tensors: Sequence[Tensor]) -> list[int]:
-    """The values of tensors of one whole number each, on one device; the host waits once, for these and for what
+    """Returns the values of tensors of one integer each, on one device; the host waits once, for these and for what
     `refuse_nan` was given within `gathered`."""
     suspects = _suspects or []
     if not tensors and not suspects:
@@ -23,7 +23,7 @@ def numbers(tensors: Sequence[Tensor]) -> list[int]:
 
 
 def count(mask: Tensor) -> Tensor:
-    """How many entries of a bool tensor are True, 0-d int64."""
+    """Counts the True entries of a bool tensor, 0-d int64."""
     whole = mask.numel() // 1024 * 1024
     if mask.device.type != "cpu" or not whole or not mask.is_contiguous() or mask.storage_offset() % 8:
         return mask.count_nonzero()
@@ -34,7 +34,7 @@ def count(mask: Tensor) -> Tensor:
 
 
 def counts(masks: Sequence[Tensor]) -> list[int]:
-    """How many entries of each are True, in one transfer."""
+    """Counts the True entries of each mask, in one transfer."""
     return numbers([count(mask) for mask in masks])
 
 

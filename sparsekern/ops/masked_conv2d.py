@@ -25,7 +25,7 @@ def masked_conv2d(
     groups: int = 1,
     active: bool = False,
 ) -> Tensor:
-    """`conv2d(input, W * mask, bias)` with a dense W and the mask as bits; on a GPU without making W * mask.
+    """Computes `conv2d(input, W * mask, bias)` with a dense W and the mask as bits; on a GPU without making W * mask.
 
     Args:
         weight: `[out, channels / groups, kernel height, kernel width]`, dtype of `input`.

@@ -15,7 +15,7 @@ from .shapes import accumulate_dtype, empty_image, flat
 def masked_linear(
     input: Tensor, weight: Tensor, index: Sequence[Tensor], bias: Tensor | None = None, *, active: bool = False
 ) -> Tensor:
-    """`input @ (W * mask).T + bias` with a dense W and the mask as bits; on a GPU without making W * mask.
+    """Computes `input @ (W * mask).T + bias` with a dense W and the mask as bits; on a GPU without making W * mask.
 
     Differentiable in `input`, `weight` and `bias`. Autocast is that of `sparse_linear`.
 
@@ -40,7 +40,7 @@ def masked_linear(
 
 
 def mask_of(index: Sequence[Tensor], shape: torch.Size) -> Tensor:
-    """The bitmask of an index as a bool tensor of the weight's shape."""
+    """Returns the bitmask of an index as a bool tensor of the weight's shape."""
     bits = Index.of(index).bits
     lanes = torch.arange(TILE, device=bits.device)
     return ((bits[:, :, None] >> lanes) & 1).bool().flatten(1)[:, : shape[1:].numel()].reshape(shape)

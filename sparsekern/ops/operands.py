@@ -11,7 +11,7 @@ from .window import Window
 
 
 def autocast(input: Tensor, values: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-    """The operands in the dtype of autocast, where that is enabled."""
+    """Returns the operands in the dtype of autocast, where that is enabled."""
     device = input.device.type
     if device == "meta" or not torch.is_autocast_enabled(device) or input.dtype == torch.float64:
         return input, values, bias

@@ -1,4 +1,4 @@
-"""Which backward passes the gradient of a weight is made of."""
+"""Tells the backward passes of a step from others: which ones the gradient of a weight is made of."""
 
 from typing import Any, Literal, NamedTuple
 
@@ -21,13 +21,13 @@ class Use(NamedTuple):
 
 
 def running() -> int:
-    """The number of the backward pass that is running, -1 outside of any."""
+    """Returns the number of the backward pass that is running, -1 outside of any."""
     return private_torch.current_backward()
 
 
 def use_of(ctx: Any, began_in: int) -> Use | None:
-    """The use that a Function's backward belongs to, None if nobody asked for the gradient of the weight. The weight is
-    the Function's last tensor; the gradient of a frozen one passes for asked.
+    """Returns the use that a Function's backward belongs to, None if nobody asked for the gradient of the weight. The
+    weight is the Function's last tensor; the gradient of a frozen one passes for asked.
 
     Args:
         began_in: what `running` was in the Function's forward.

@@ -8,7 +8,7 @@ from .library import define
 
 
 def random_subset(n: int, size: int, seed: int, *, device: torch.device | str = "cpu") -> Tensor:
-    """`n` distinct integers in [0, size), ascending, int64; every such set is equally likely. O(n) memory.
+    """Draws `n` distinct integers in [0, size), ascending, int64; every such set is equally likely. O(n) memory.
 
     Raises:
         ValueError: `n` is not in [0, size].

@@ -11,19 +11,19 @@ from .library import define
 def rewire(
     row_ptr: Tensor, col: Tensor, keep: Tensor, grow: Tensor, capacity: int, cols: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """A CSR pattern without some of its slots and with other coordinates.
+    """Makes a CSR pattern without some entries of an old one, and with new ones.
 
     Args:
         row_ptr: int32 `[rows + 1]`.
         col: int32, at least `nnz` entries.
-        keep: bool `[nnz]`, which slots stay.
+        keep: bool `[nnz]`, which positions stay.
         grow: int64, flat coordinates that join, ascending, distinct, none of them kept.
         capacity: length of the new `col`.
         cols: extent of a row.
 
     Returns:
-        New `row_ptr`; new `col` `[capacity]`, zero in the slack; index map int32 `[capacity]`: the old slot of each new
-        slot, -1 for what has grown and for slack.
+        New `row_ptr`; new `col` `[capacity]`, zero in the slack; index map int32 `[capacity]`: the old position of each
+        new one, -1 for what has grown and for slack.
 
     Raises:
         ValueError: any of this does not hold, or the result does not fit the capacity. On a GPU the old pattern is
@@ -38,10 +38,10 @@ def rewire(
 def rewire_reference(
     row_ptr: Tensor, col: Tensor, keep: Tensor, grow: Tensor, capacity: int, cols: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Drops the slots whose `keep` is False (bool `[nnz]`), adds the ascending coordinates `grow` (int64).
+    """Drops the positions whose `keep` is False (bool `[nnz]`), adds the ascending coordinates `grow` (int64).
 
-    Returns the new `row_ptr`, `col` `[capacity]` and the index map `[capacity]`: the old slot of each new slot, or -1
-    for a grown one and for slack.
+    Returns the new `row_ptr`, `col` `[capacity]` and the index map `[capacity]`: the old position of each new one,
+    or -1 for what has grown and for slack.
     """
     check_host(row_ptr, col, cols)
     rows, nnz = row_ptr.numel() - 1, int(row_ptr[-1])

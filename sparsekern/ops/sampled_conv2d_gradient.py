@@ -26,7 +26,7 @@ def sampled_conv2d_gradient(
     dilation: Pair = 1,
     groups: int = 1,
 ) -> Tensor:
-    """The weight gradient of a 2-D convolution at some coordinates.
+    """Computes the weight gradient of a 2-D convolution at some coordinates.
 
     Args:
         grad_output: `[batch, out, out height, out width]`, dtype of `input`.
@@ -49,7 +49,7 @@ def sampled_conv2d_gradient(
 
 
 def sampled_conv2d_gradient_reference(grad_output: Tensor, input: Tensor, coordinates: Tensor, *window: Any) -> Tensor:
-    """The gradient of the values of a pattern that has the coordinates; fp32 or wider."""
+    """Computes the gradient of the values of a pattern that has the coordinates; fp32 or wider."""
     cols = Window(*window).cols(input)
     ascending = bool((coordinates[1:] > coordinates[:-1]).all())
     distinct, inverse = (coordinates, None) if ascending else coordinates.unique(return_inverse=True)

@@ -10,7 +10,9 @@ from .shapes import accumulate_dtype, flat
 
 
 def sampled_gradient(grad_output: Tensor, input: Tensor, coordinates: Tensor) -> Tensor:
-    """The weight gradient of a linear layer at some coordinates: `sum_b grad_output[b, r] * input[b, c]`.
+    """Computes the weight gradient of a linear layer at some coordinates (SDDMM).
+
+    Entry (r, c) is `sum_b grad_output[b, r] * input[b, c]`.
 
     Args:
         grad_output: `[*, rows]`.

@@ -19,7 +19,7 @@ def score_step(
     lr: float,
     momentum: float,
 ) -> None:
-    """One SGD step of the score of every weight, then the loss gradient of the pruned ones is dropped; one pass, in
+    """Makes one SGD step of the score of every weight, then drops the loss gradient of the pruned ones; one pass, in
     place (Zhang et al., OptG, eq. 10 and 12; `torch.optim.SGD` without dampening):
 
         momentum_buffer <- momentum * momentum_buffer + gradient * weight

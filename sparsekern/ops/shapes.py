@@ -10,21 +10,21 @@ FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
 def flat(tensor: Tensor) -> Tensor:
-    """`[*, features]` as `[batch, features]`, of which either may be 0."""
+    """Returns `[*, features]` as `[batch, features]`, of which either may be 0."""
     return tensor.reshape(prod(tensor.shape[:-1]), tensor.shape[-1])
 
 
 def image_format(input: Tensor) -> torch.memory_format:
-    """The memory format of images `[batch, channels, height, width]`."""
+    """Returns the memory format of images `[batch, channels, height, width]`."""
     last = not input.is_contiguous() and input.is_contiguous(memory_format=torch.channels_last)
     return torch.channels_last if last else torch.contiguous_format
 
 
 def empty_image(input: Tensor, size: Sequence[int]) -> Tensor:
-    """An uninitialised tensor of `size` in the dtype and the memory format of `input`."""
+    """Returns an uninitialised tensor of `size` in the dtype and the memory format of `input`."""
     return torch.empty(size, dtype=input.dtype, device=input.device, memory_format=image_format(input))
 
 
 def accumulate_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The dtype in which sums over `dtype` are kept."""
+    """Returns the dtype in which sums over `dtype` are kept."""
     return torch.float32 if dtype in (torch.bfloat16, torch.float16) else dtype

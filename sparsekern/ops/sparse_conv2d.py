@@ -31,8 +31,8 @@ def sparse_conv2d(
     dilation: Pair = 1,
     groups: int = 1,
 ) -> Tensor:
-    """2-D convolution (cross-correlation) whose absent weights are neither stored nor multiplied, here and in the
-    gradients.
+    """Computes a 2-D convolution (cross-correlation) whose absent weights are neither stored nor multiplied, here and
+    in the gradients.
 
     Differentiable in `input`, `values` and `bias`; under autocast it computes in the autocast dtype, as
     `torch.nn.functional.conv2d` does.
@@ -68,8 +68,8 @@ def expanded_conv2d(
     dilation: Pair = 1,
     groups: int = 1,
 ) -> Tensor:
-    """`sparse_conv2d` by dense products with panels (64 MiB at most) of the expanded weight: for weights that are
-    hardly sparse. The same arguments, result and errors."""
+    """Computes `sparse_conv2d` by dense products with panels (64 MiB at most) of the expanded weight, for weights that
+    are hardly sparse. Arguments, result and errors are the same."""
     return convolve(expanded, input, values, index, bias, Window.of(kernel_size, stride, padding, dilation, groups))
 
 

@@ -17,7 +17,8 @@ _ops = torch.ops.sparsekern
 def sparse_linear(
     input: Tensor, values: Tensor, index: Sequence[Tensor], bias: Tensor | None = None, out_features: int | None = None
 ) -> Tensor:
-    """`input @ W.T + bias`; absent weights are neither stored nor multiplied, here and in the gradients.
+    """Computes `input @ W.T + bias` (SpMM); absent weights are neither stored nor multiplied, here and in the
+    gradients.
 
     Differentiable in `input`, `values` and `bias`; under autocast it computes in the autocast dtype, as
     `torch.nn.functional.linear` does.
@@ -51,8 +52,8 @@ def sparse_linear(
 def expanded_linear(
     input: Tensor, values: Tensor, index: Sequence[Tensor], bias: Tensor | None = None, out_features: int | None = None
 ) -> Tensor:
-    """`sparse_linear` by dense products with row panels (64 MiB at most) of the expanded weight: for weights that are
-    hardly sparse. The same arguments, result and errors."""
+    """Computes `sparse_linear` by dense products with row panels (64 MiB at most) of the expanded weight, for weights
+    that are hardly sparse. Arguments, result and errors are the same."""
     index = Index.of(index)
     input, values, bias = autocast(input, values, bias)
     _check(input, values, index, bias, out_features)

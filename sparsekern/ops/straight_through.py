@@ -21,8 +21,8 @@ Record = Callable[[Use, Tensor, Tensor, int], None]
 def straight_through(
     output: Tensor, input: Tensor, weight: Tensor, window: Window | None = None, record: Record | None = None
 ) -> Tensor:
-    """`output` itself; in its backward pass `weight` gets, at every entry, the gradient of the weight that took part in
-    the product (Lin et al., Dynamic Model Pruning with Feedback, ICLR 2020, eq. 3).
+    """Returns `output`; in its backward pass `weight` gets, at every entry, the gradient of the weight that took part
+    in the product (Lin et al., Dynamic Model Pruning with Feedback, ICLR 2020, eq. 3).
 
     Args:
         output: the product of `input` with `active_values(weight.detach(), index)`.
@@ -37,14 +37,14 @@ def straight_through(
 
 
 def effective(weight: Tensor, masked: Tensor) -> Tensor:
-    """`masked`, of which `weight` gets the gradient at every entry (straight-through)."""
+    """Returns `masked`, of which `weight` gets the gradient at every entry (straight-through)."""
     return _Effective.apply(weight, masked)  # type: ignore[return-value]
 
 
 def weight_gradient(
     grad_output: Tensor, input: Tensor, shape: tuple[int, ...] = (), window: Window | None = None
 ) -> Tensor:
-    """dL/dW, dense: of a linear layer, or of a convolution whose weight has `shape`."""
+    """Computes dL/dW, dense: of a linear layer, or of a convolution whose weight has `shape`."""
     if window is None:
         samples = prod(input.shape[:-1])  # -1 would be ambiguous where there are no features
         return grad_output.reshape(samples, grad_output.shape[-1]).t() @ input.reshape(samples, input.shape[-1])

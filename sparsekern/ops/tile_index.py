@@ -9,14 +9,14 @@ from .library import define
 
 
 def tile_index(ptr: Tensor, index: Tensor, extent: int) -> Tensor:
-    """The slot where each segment of 64 consecutive columns starts in every row, and where the row ends: int32
+    """Returns where each segment of 64 consecutive columns starts in every row, and where the row ends: int32
     `[rows, tiles + 1]`. `extent` is the number of columns. The errors are those of `transpose_index`."""
     check_extent(ptr, index, extent, "ptr", "index", "extent")
     return torch.ops.sparsekern.tile_index(ptr, index, extent)
 
 
 def tile_index_reference(ptr: Tensor, index: Tensor, extent: int) -> Tensor:
-    """Where, in each row, the segment of every `TILE` consecutive columns starts: `[rows, tiles + 1]`."""
+    """Returns where, in each row, the segment of every `TILE` columns starts: `[rows, tiles + 1]`."""
     check_host(ptr, index, extent, "ptr", "index")
     rows, nnz = ptr.numel() - 1, int(ptr[-1])
     tiles = (extent + TILE - 1) // TILE

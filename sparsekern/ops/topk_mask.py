@@ -34,7 +34,8 @@ def topk_mask(scores: Sequence[Tensor], k: int, absolute: bool = False) -> list[
 
 
 def kth_largest(scores: Sequence[Tensor], k: int, absolute: bool = False) -> Tensor:
-    """The `k`-th largest entry over all tensors (`k` from 1), or the `k`-th largest magnitude, 0-d, dtype of `scores`.
+    """Returns the `k`-th largest entry over all tensors (`k` from 1), or the `k`-th largest magnitude, 0-d, dtype of
+    `scores`.
 
     Arguments and errors are those of `topk_mask`.
     """

@@ -8,11 +8,11 @@ from .library import define
 
 
 def transpose_index(row_ptr: Tensor, col: Tensor, cols: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The transposed (CSC) index of a CSR pattern: `t_ptr` int32 `[cols + 1]`, and for each of its positions the row
-    and the position in `values`, both int32 `[capacity]`.
+    """Makes the transposed (CSC) index of a CSR pattern: `t_ptr` int32 `[cols + 1]`, and for each of its positions the
+    row and the position in `values`, both int32 `[capacity]`.
 
     Raises:
-        ValueError: what is no CSR pattern of so many columns; on a GPU only what is no pair of vectors.
+        ValueError: this is no CSR pattern of so many columns; on a GPU only dtypes and dimensions are checked.
     """
     check_extent(row_ptr, col, cols)
     return torch.ops.sparsekern.transpose_index(row_ptr, col, cols)

@@ -38,7 +38,7 @@ class Window(NamedTuple):
         return cls(kernel, strides, _four_sides(padding, kernel, strides, dilations), dilations, groups)
 
     def output_size(self, size: Sequence[int]) -> tuple[int, int]:
-        """Height and width of what a convolution makes of an input of `size` (height, width)."""
+        """Returns height and width of the output for an input of `size` (height, width)."""
         kernel, stride, padding, dilation = self.kernel_size, self.stride, self.padding, self.dilation
         height, width = (
             (size[i] + padding[2 * i] + padding[2 * i + 1] - dilation[i] * (kernel[i] - 1) - 1) // stride[i] + 1
@@ -47,23 +47,25 @@ class Window(NamedTuple):
         return height, width
 
     def cols(self, input: Tensor) -> int:
-        """Weights of an output channel, `channels / groups * kernel height * kernel width`."""
+        """Counts the weights of an output channel, `channels / groups * kernel height * kernel width`."""
         return input.shape[1] // self.groups * self.kernel_size[0] * self.kernel_size[1]
 
     def kernels(self, matrix: Tensor) -> Tensor:
-        """The rows of a matrix `[out, cols]` as kernels `[out, channels / groups, kernel height, kernel width]`."""
+        """Returns the rows of a matrix `[out, cols]` as kernels `[out, channels / groups, kernel height, kernel
+        width]`."""
         height, width = self.kernel_size
         return matrix.reshape(matrix.shape[0], matrix.shape[1] // (height * width), height, width)
 
     def of_groups(self, input: Tensor, groups: slice) -> tuple[Tensor, Window]:
-        """The channels of some groups, and the window over them alone."""
+        """Returns the channels of some groups, and the window over them alone."""
         width = input.shape[1] // self.groups
         part = input[:, groups.start * width : groups.stop * width]
         return part, self._replace(groups=groups.stop - groups.start)
 
     @property
     def constants(self) -> tuple[int, ...]:
-        """What Triton kernels take as `WINDOW`: kernel, strides, padding above and on the left, dilations."""
+        """The numbers that Triton kernels take as `WINDOW`: kernel, strides, padding above and on the left,
+        dilations."""
         top, _, left, _ = self.padding
         return (*self.kernel_size, *self.stride, top, left, *self.dilation)
 
@@ -80,23 +82,23 @@ class Window(NamedTuple):
         return [self.padding[0], self.padding[2]] if self._symmetric else [0, 0]
 
     def padded(self, input: Tensor) -> Tensor:
-        """The input with the padding that PyTorch's convolution does not apply."""
+        """Returns the input with the padding that PyTorch's convolution does not apply."""
         top, bottom, left, right = self.padding
         return input if self._symmetric else functional.pad(input, (left, right, top, bottom))
 
     def cropped(self, padded: Tensor) -> Tensor:
-        """The inverse of `padded`."""
+        """Undoes `padded`."""
         top, bottom, left, right = self.padding
         if self._symmetric:
             return padded
         return padded[:, :, top : padded.shape[2] - bottom, left : padded.shape[3] - right].clone()
 
     def convolve(self, padded: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """The dense convolution of a `padded` input."""
+        """Computes the dense convolution of a `padded` input."""
         return functional.conv2d(padded, weight, bias, self.stride, self.sides, self.dilation, self.groups)
 
     def backward(self, grad_output: Tensor, padded: Tensor, weight: Tensor, mask: list[bool]) -> tuple:
-        """Gradients of `convolve`; `mask` tells which of input, weight and bias need one."""
+        """Computes the gradients of `convolve`; `mask` tells which of input, weight and bias need one."""
         options = (self.stride, self.sides, self.dilation, False, [0, 0], self.groups, mask)
         return torch.ops.aten.convolution_backward(grad_output, padded, weight, None, *options)
 
