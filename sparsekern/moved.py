@@ -15,10 +15,8 @@ from typing import Any
 
 _S, _N, _C = "sparsekern.sparsity.", "sparsekern.nn.", "sparsekern.cli."
 MOVED = {
-    **{
-        f"{_S}{name}": f"{_S}parts.{name}"
-        for name in ("schedules", "scores", "criteria", "views", "distributions", "scopes")
-    },
+    **{f"{_S}{name}": f"{_S}parts.{name}" for name in ("schedules", "scores", "views", "distributions", "scopes")},
+    f"{_S}criteria": f"{_S}parts.scores",
     f"{_S}wrappers": f"{_S}model.wrappers",
     f"{_S}inputs": f"{_S}model.inputs",
     f"{_S}transaction": f"{_S}change.transaction",

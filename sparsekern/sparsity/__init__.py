@@ -4,7 +4,8 @@ from . import methods
 from .engine.report import Report
 from .growth.candidates import Growth
 from .method import Method
-from .parts import criteria, distributions, schedules, scopes, scores, views
+from .parts import distributions, schedules, scopes, scores, views
+from .parts import scores as criteria
 from .rule import Rule
 from .sites.site import Site
 from .sparsifier import Sparsifier

@@ -1,44 +1,39 @@
-"""What a method does beyond the composition of its parts: numbers that it follows per weight, masks of its own."""
+"""What a method does beyond the composition of its parts: statistics of every weight, counts or masks of its own."""
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from ..nn import PatternLayer
-from ..nn.masked import Gradient
+from ..nn.masked import Gradient as Gradient
 from .sites.site import LayerSite, Site
 
 
 class Rule:
-    """The part of a paper that has a file of its own. It has no state: numbers per weight live in `Site.tracked`, and
-    are saved there.
+    """The part of a paper that has a file of its own. It has no state: statistics of the weights live in
+    `Site.tracked`, and are saved there.
 
-    gradient: `weight_gradient` of layers with a dense weight in steps that want no moment.
-    needs_loss: `held` looks at the training loss of every epoch (`Sparsifier.epoch_end`).
-    rewind: the step to which Parameters, buffers and optimizer state return after every change of pattern.
+    Attributes:
+        epoch: the steps of an epoch, of a rule that looks at the training loss of every epoch
+            (`Sparsifier.epoch_end`): the change after an epoch waits for it.
+        rewind: the step to which Parameters, buffers and optimizer state return after every change of pattern.
     """
 
-    gradient: Gradient = "dense"
+    epoch: int | None = None
     rewind: int | None = None
 
-    @property
-    def needs_loss(self) -> bool:
-        return False
-
     def clock(self, step: int) -> float:
-        """The step of an ordinary run whose learning rate belongs to `step`, where a method trains in rounds."""
+        """Returns the step of an ordinary run whose learning rate belongs to `step`, where a method trains in
+        rounds."""
         return step
 
-    def wants_moment(self, step: int) -> bool:
-        """Whether the layers compute the second moment of the per-sample gradients in this step."""
-        return False
-
-    def equip(self, layer: PatternLayer) -> None:
-        """May add Parameters of its own to a new layer, which the optimizer will step."""
+    def gradient(self, step: int) -> Gradient:
+        """Returns which gradient of a dense weight the layers compute in this step, "dense" or that of the "active"
+        weights only; "moment": the dense one, and the second moment over samples."""
+        return "dense"
 
     def begin(self, site: LayerSite) -> dict[str, Tensor]:
-        """The numbers per weight before the first step, by name."""
+        """Returns the statistics before the first step, by name."""
         return {}
 
     def follow(self, site: LayerSite, step: int, lr: float) -> None:
@@ -51,18 +46,19 @@ class Rule:
     def stepped(self, site: LayerSite, step: int, lr: float, generator: torch.Generator) -> None:
         """May change the weight after the optimizer's step, before the pattern changes. `lr` as in `follow`."""
 
-    def held(self, losses: Sequence[float]) -> bool:
-        """Whether the pattern is to rest, given the mean training losses of the epochs so far."""
-        return False
-
     def exchange(self, sites: Sequence[Site], step: int) -> list[tuple[Tensor, int]] | None:
-        """Of a method that stores nonzeros only, at a change: which active weights of each site stay, bool `[nnz]`, and
-        how many of the proposals of `Method.grow` come to life there. None: by `Method.drop`, `rate` and `view`."""
+        """Returns, at a change of a method that stores nonzeros only, which active weights of each site stay, bool
+        `[nnz]`, and how many of the proposals of `Method.grow` come to life there. None: as `Method.drop`, `view` and
+        `grow` say."""
         return None
 
-    def masks(self, sites: Sequence[LayerSite], step: int, held: bool) -> list[Tensor] | None:
-        """Which weights of each site take part from `step` on, bool of the weights' shapes. None: those that score
-        highest by the method's criterion or, if `held`, those that did before."""
+    def masks(self, sites: Sequence[LayerSite], step: int, losses: Sequence[float]) -> list[Tensor] | None:
+        """Returns, at a change of a method that keeps pruned weights, which weights of each site take part from `step`
+        on, bool of the weights' shapes. None: those that score highest by `Method.drop`; empty: the masks are frozen.
+
+        Args:
+            losses: mean training loss of every epoch so far, as far as it was told.
+        """
         return None
 
 

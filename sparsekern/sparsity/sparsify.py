@@ -97,7 +97,7 @@ def sparsify(
         why = dict.fromkeys(set(every) - set(masks), CHOSEN)
         layers = {name: layer for name, layer in layers.items() if name in masks}
     else:
-        scope = {*method.scope(every), *(matching(every, include, "include") if include else ())}
+        scope = {*method.start.scope(every), *(matching(every, include, "include") if include else ())}
         why = {
             name: CHOSEN if name in scope else f"not in the scope of {method.name} (include= takes it)"
             for name in every
@@ -126,8 +126,6 @@ def sparsify(
         if name in ready:
             _initialize(twins[name], method, generator)
     model = exchange(model, twins)
-    for twin in twins.values():
-        method.rule.equip(twin)
     with torch.no_grad():
         for name, gone in removed.items():
             model.get_parameter(name).masked_fill_(gone, 0)
@@ -148,7 +146,7 @@ def _tell(model: nn.Module, why: dict[str, str]) -> None:
 def _warn_of_empty(patterns: dict[str, Topology], method: Method) -> None:
     empty = [name for name, pattern in patterns.items() if not pattern.nnz and prod(pattern.shape)]
     if empty:
-        way = "min_per_layer" if method.start is not None else 'distribution="erk" or "er"'
+        way = "min_per_layer" if method.start.choose is not None else 'distribution="erk" or "er"'
         warnings.warn(
             f"layer collapse: {', '.join(empty)} has no weight left; {way} keeps some, exclude= leaves the layer dense",
             stacklevel=3,
@@ -158,11 +156,12 @@ def _warn_of_empty(patterns: dict[str, Topology], method: Method) -> None:
 @torch.no_grad()
 def _initialize(layer: Any, method: Method, generator: torch.Generator) -> None:
     """Draws new weights for the pattern, or scales the present ones, where the method says so."""
-    if method.initialize in ("fan_in", "evci"):
+    way = method.start.initialize
+    if way in ("fan_in", "evci"):
         layer.reset_parameters(generator)
-    if method.initialize == "evci":
+    if way == "evci":
         layer.values.mul_(2**0.5)
-    if method.initialize == "rescale":
+    if way == "rescale":
         fan_in = layer.row_ptr.diff()
         growth = (layer.topology.cols / fan_in.clamp(min=1)).sqrt().repeat_interleave(fan_in)
         layer.values[: growth.numel()] *= growth
@@ -198,17 +197,16 @@ def _patterns(
     shapes = [_shape(layer) for layer in dense.values()]
     total = kept(method.sparsity(0), sum(method.view.units(shape) for shape in shapes))
     _check_minimum(method, [method.view.units(shape) for shape in shapes])
-    share = method.share if distribution is None else distributions.by_name(distribution)
-    if distribution is not None and (storage.keeps_pruned or (method.start and not method.view.per_layer)):
+    start = method.start
+    share = start.share if distribution is None else distributions.by_name(distribution)
+    if distribution is not None and (storage.keeps_pruned or (start.choose and not method.view.per_layer)):
         warnings.warn(f"{method.name} shares the sparsity by itself; distribution is not used", stacklevel=3)
     removed: dict[str, Tensor] = {}
-    if method.start is not None:
+    if start.choose is not None:
         _check_data(method, batches, loss)
         counts = share(shapes, total, generator)
-        network = Network(
-            model, dense, counts, method.view, method.min_per_layer, batches or (), cast(Loss, loss), generator
-        )
-        fresh = [Topology.from_mask(mask) for mask in method.start.choose(network)]
+        network = Network(model, dense, counts, method.view, batches or (), cast(Loss, loss), generator)
+        fresh = [Topology.from_mask(mask) for mask in start.choose(network)]
         removed = network.removed
     elif not storage.keeps_pruned or (method.sparsity(0) > 0 and not method.when.fires(0)):
         counts = share(shapes, total, generator)
@@ -222,17 +220,18 @@ def _patterns(
 
 def _check_minimum(method: Method, units: Sequence[int]) -> None:
     left = kept(final(method.sparsity), sum(units))
-    least = sum(min(method.min_per_layer, n) for n in units)
-    if least > left and not (method.start and method.start.unit == "channel"):
+    minimum = method.view.min_per_layer
+    least = sum(min(minimum, n) for n in units)
+    if least > left and method.start.unit != "channel":
         raise ValueError(
-            f"min_per_layer={method.min_per_layer} keeps {least} of {sum(units)} in {len(units)} layers, but "
+            f"min_per_layer={minimum} keeps {least} of {sum(units)} in {len(units)} layers, but "
             f"{method.name} is to leave {left}"
         )
 
 
 def _check_data(method: Method, batches: Batches | None, loss: Loss | None) -> None:
     start = method.start
-    if start is None or not start.batches:
+    if not start.batches:
         return
     if batches is None or (loss is None and start.needs_loss):
         wanted = "batches=[(x, y), ...]" + " and loss=" * start.needs_loss
@@ -248,7 +247,7 @@ def _agreeing(layers: dict[str, nn.Module], method: Method) -> list[Topology]:
         ValueError: the method would start with another number of weights.
     """
     patterns = [layer.topology for layer in layers.values() if isinstance(layer, PatternLayer)]
-    if method.start is not None and method.start.unit == "channel":
+    if method.start.unit == "channel":
         return patterns
     nnz, size = sum(pattern.nnz for pattern in patterns), sum(prod(pattern.shape) for pattern in patterns)
     expected = kept(method.sparsity(0), size)

@@ -101,8 +101,7 @@ class Run:
     def _scored(self, method: Method) -> list[tuple[Tensor, Tensor]]:
         """Returns the batches that the first pattern is scored on, without a row in common; smaller than the paper's
         if the data would not do."""
-        count = method.start.batches if method.start is not None else 1
-        size = method.start.batch_size if method.start is not None else None
+        count, size = method.start.batches, method.start.batch_size
         if count > len(self.data.train):
             raise ValueError(
                 f"{method.name} scores on {count} batches, but there are {len(self.data.train)} training samples"
@@ -122,7 +121,7 @@ class Run:
         from a batch of one sample."""
         rows, batch = len(self.data.train), self.config["batch_size"]
         normed = any(isinstance(m, BatchNorm) for m in self.model.modules())
-        if (batch == 1 or rows % batch == 1) and (normed or self.optimizer.method.rule.wants_moment(0)):
+        if (batch == 1 or rows % batch == 1) and (normed or self.optimizer.method.rule.gradient(0) == "moment"):
             raise UsageError(
                 f"--batch-size {batch} leaves one of {rows} training samples alone in a batch, from which "
                 f"{'batch norm' if normed else self.config['method']} cannot learn; choose another"

@@ -24,7 +24,7 @@ def test_trains_elsewhere_as_here(method: str) -> None:
 
             def tick(run: Run = run, waits: list = waits, waited: list = waited, checked: list = checked) -> None:
                 method = run.optimizer.method
-                if not method.when.fires(run.step - (method.update != "before")):
+                if not method.when.fires(run.step - (method.order != "before")):
                     waits.extend(waited)
                     checked.append(run.step)
                 waited.clear()

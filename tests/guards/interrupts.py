@@ -59,7 +59,7 @@ def check(seed: int) -> None:
 
 def _check(case: Case, r: random.Random) -> None:
     model, sparsifier = build(case, case.backend, case.seed)
-    due = [t for t in range(case.steps) if sparsifier.method.when.fires(t + (sparsifier.method.update == "before"))]
+    due = [t for t in range(case.steps) if sparsifier.method.when.fires(t + (sparsifier.method.order == "before"))]
     at = r.choice(due or range(case.steps))
     advance(case, model, sparsifier, 0, at)
     start = model, sparsifier

@@ -78,7 +78,7 @@ def test_granet_begins_with_half_of_the_weights_and_ends_exactly() -> None:
     assert [method.sparsity(t) for t in (0, 43000, 62559)] == pytest.approx([0.5, 0.95, 0.95])
     assert method.sparsity(21000) == pytest.approx(0.95 - 0.45 * (1 - 21 / 43) ** 3)
     assert method.when.period == 1000
-    assert [method.rate(t) for t in (0, 31280, 62560)] == pytest.approx([0.5, 0.2525, 0.005])
+    assert [method.grow.rate(t) for t in (0, 31280, 62560)] == pytest.approx([0.5, 0.2525, 0.005])
     assert sk.methods.granet(sparsity=0.3, total_steps=100).sparsity(0) == 0.3
     with (
         pytest.raises(ValueError, match="so never in a run of 10"),

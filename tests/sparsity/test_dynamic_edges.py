@@ -124,7 +124,7 @@ def test_layers_that_a_step_does_not_use(name: str, set_to_none: bool) -> None:
 @pytest.mark.parametrize("minimum", [0, 5])
 def test_layer_collapse_warns_and_can_be_prevented(minimum: int) -> None:
     method = sk.methods.gmp(sparsity=0.9, total_steps=8, every=2)
-    method = replace(method, view=views.network, min_per_layer=minimum)
+    method = replace(method, view=replace(views.network, min_per_layer=minimum))
     dense = nn.Sequential(nn.Linear(10, 16), nn.ReLU(), nn.Linear(16, 12), nn.ReLU(), nn.Linear(12, 4))
     model = sk.sparsify(dense, method)
     optimizer = sk.Sparsifier(model, torch.optim.SGD(model.parameters(), lr=0.0), method)

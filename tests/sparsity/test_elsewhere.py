@@ -30,7 +30,7 @@ def run(kind: str, name: str, device: str | torch.device) -> tuple[dict[str, Ten
             loss = nn.functional.cross_entropy(model(x), y)
             loss.backward()
             optimizer.step()
-            changed = method.when.fires(optimizer.steps - (method.update != "before"))
+            changed = method.when.fires(optimizer.steps - (method.order != "before"))
             if not changed or name in RESTLESS:
                 waits.append(list(waited))
             if optimizer.steps % trajectories.EPOCH == 0:

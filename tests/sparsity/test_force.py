@@ -44,8 +44,8 @@ def by_hand(sparsity: float, rounds: int, returning: bool) -> list[Tensor]:
         with torch.no_grad():
             for weight, mask in zip(weights, keep.split([w.numel() for w in weights]), strict=True):
                 weight.mul_(mask.view_as(weight))
-        sum(cross_entropy(model(x), y) for x, y in data()).backward()  # type: ignore[union-attr]
-        score = (start * torch.cat([w.grad.flatten() for w in weights])).abs()  # type: ignore[union-attr]
+        sum(cross_entropy(model(x), y) for x, y in data()).backward()
+        score = (start * torch.cat([w.grad.flatten() for w in weights])).abs()
         if not returning:
             score[~keep] = -1
         left = kept(sparsity, start.numel()) / start.numel()
@@ -72,6 +72,6 @@ def test_one_round_is_snip(name: str) -> None:
 
 
 def test_snip_mb_asks_for_its_batches() -> None:
-    assert sk.methods.snip_mb(sparsity=0.5).start.batches == 40  # type: ignore[union-attr]
+    assert sk.methods.snip_mb(sparsity=0.5).start.batches == 40
     with pytest.raises(ValueError, match="snip_mb scores on 40 or more batches"):
         masks("snip_mb", 0.5)

@@ -159,14 +159,13 @@ def test_storages_and_orders_by_name() -> None:
         assert sk.Method("own", schedule, storage=method.storage) == method
         assert copy.deepcopy(method).storage == pickle.loads(pickle.dumps(method)).storage == method.storage
     assert method != sk.Method("own", schedule)
-    for order in ("step", "replace", "before"):
-        assert sk.Method("own", schedule, update=order).update == order
+    orders = {"nonzeros": "step", "master": "before", "stashed": "before"}
+    assert {name: sk.Method("own", schedule, storage=name).order for name in orders} == orders  # type: ignore[arg-type]
+    assert sk.methods.rigl(0.5, 100).order == "replace"
     with pytest.warns(DeprecationWarning, match='called "stashed" now'):
         assert sk.Method("own", schedule, storage="parked").storage == "stashed"  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="storage must be one of nonzeros, master, stashed, dense, got 'sparse'"):
         sk.Method("own", schedule, storage="sparse")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="update must be one of step, replace, before, got 'after'"):
-        sk.Method("own", schedule, update="after")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

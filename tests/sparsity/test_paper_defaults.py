@@ -26,7 +26,7 @@ def test_dpf(name: str, finetune: int) -> None:
     method, last = sk.methods.get(name)(0.9, (300 + finetune) * 21, 21, finetune=finetune), 300 * 21
     assert [t for t in range(70) if method.when.fires(t)] == [0, 16, 32, 48, 64]
     assert [t for t in range(6280, 7560) if method.when.fires(t)] == [6288, last]
-    assert method.freeze == (last if finetune else None)
+    assert method.storage.until == (last if finetune else None)
     assert method.sparsity(20) == 0
     assert method.sparsity(21) == method.sparsity(41) == pytest.approx(0.9 * (1 - (1 - 1 / 225) ** 3))
     assert method.sparsity(225 * 21 - 1) < method.sparsity(225 * 21) == method.sparsity(last) == 0.9
@@ -62,13 +62,13 @@ def test_gse(name: str) -> None:
     """Every 1000 steps up to the second of the learning rate's drops, 120 of 200 epochs, a fifth at first."""
     method = sk.methods.get(name)(0.9, 78200)
     assert [t for t in range(78200) if method.when.fires(t)] == list(range(1000, 46001, 1000))
-    assert method.rate(0) == pytest.approx(0.2)
-    assert method.rate(0.6 * 78200) == pytest.approx(0)
+    assert method.grow.rate(0) == pytest.approx(0.2)
+    assert method.grow.rate(0.6 * 78200) == pytest.approx(0)
     assert (method.grow.multiplier, method.grow.batches, method.grow.armed) == (10, 1, True)
     assert method.grow.candidates.args == (GSE[name],)
     assert method.view is views.network
-    assert method.share([(10, 10), (30, 10)], 40, None) == [10, 30]
-    assert method.initialize == "fan_in"
+    assert method.start.share([(10, 10), (30, 10)], 40, None) == [10, 30]
+    assert method.start.initialize == "fan_in"
 
 
 def test_filters_compared_by_the_size_of_a_weight() -> None:

@@ -57,7 +57,7 @@ def test_set_changes_to_the_end_at_a_constant_rate_unless_told() -> None:
 def test_rigl_with_uniform_layers_leaves_the_first_dense() -> None:
     model = sk.sparsify(convnet(), sk.methods.rigl(0.75, 300, share="uniform", dense_first=True))
     assert type(model[0]) is nn.Conv2d
-    counts = [layer.topology.nnz for layer in model if isinstance(layer, (sk.SparseConv2d, sk.SparseLinear))]
+    counts = [layer.topology.nnz for layer in model.children() if isinstance(layer, (sk.SparseConv2d, sk.SparseLinear))]
     assert counts == [8 * 8 * 9 // 4, 5 * 8 * 16 // 4]
     model = sk.sparsify(convnet(), sk.methods.rigl(0.75, 300))
     assert isinstance(model[0], sk.SparseConv2d)
@@ -78,7 +78,9 @@ def test_scope_by_name() -> None:
     data = [(torch.randn(4, 3, 8, 8), torch.randint(5, (4,)))]
     method = sk.methods.snip(0.5, scope="without_classifier")
     model = sk.sparsify(convnet(), method, batches=data, loss=nn.functional.cross_entropy)
-    assert [type(layer) for layer in model if hasattr(layer, "weight")] == [sk.SparseConv2d] * 2 + [nn.Linear]
+    assert [type(layer) for layer in model.children() if hasattr(layer, "weight")] == [sk.SparseConv2d] * 2 + [
+        nn.Linear
+    ]
     with pytest.raises(ValueError, match="scope must be one of everything, without_classifier, convolutions, got 'fc'"):
         sk.methods.gmp(0.5, 30, 5, scope="fc")
 
@@ -126,7 +128,8 @@ def test_a_depthwise_convolution_shares_the_gates_of_its_input() -> None:
     )
     x, y = torch.randn(6, 3, 8, 8), torch.randint(5, (6,))
     nn.functional.cross_entropy(model(x), y).backward()
-    products = [(model[i].weight * model[i].weight.grad).flatten(1).sum(1) for i in (0, 1)]
+    weights = list(model.parameters())[0:4:2]
+    products = [(w * w.grad).flatten(1).sum(1) for w in weights if w.grad is not None]
     gates = (products[0] + products[1]).abs()
     stay = gates.topk(5).indices
     method = sk.methods.prospr_channel(0.4, inner_steps=0)

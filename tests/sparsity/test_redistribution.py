@@ -163,7 +163,7 @@ def full(shares: list[float], sparsity: float) -> tuple[list[int], list[int]]:
         site.parameter.grad = torch.full(site.shape, share)
     counts = [site.nnz for site in optimizer.sites]
     change = Transaction()
-    masks = method.rule.masks([change.site(site) for site in optimizer.sites], 0, False)
+    masks = method.rule.masks([change.site(site) for site in optimizer.sites], 0, [])
     return counts, [int(mask.sum()) for mask in masks or []]
 
 

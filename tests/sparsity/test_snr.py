@@ -90,7 +90,7 @@ def test_both_criteria_have_to_agree() -> None:
         ("magnitude", [False, False, True, True]),
     ):
         rule = SignalToNoise(0.5, 1, criterion, "never", False)
-        masks = rule.masks([site], 7, False)
+        masks = rule.masks([site], 7, [])
         assert masks is not None
         assert masks[0][0].tolist() == expected
         assert site.facts == {"snr_sparsity": 0.5, "magnitude_sparsity": 0.5}
@@ -112,7 +112,7 @@ def test_memory_and_burn_in() -> None:
 def test_the_mask_rests_while_the_loss_is_above(hold: str, expected: list[int]) -> None:
     rule = SignalToNoise(0.5, 1, "both", hold, False)
     losses = [3, 2, 2.5, 2.1, 1.9]
-    assert [int(rule.held(losses[: n + 1])) for n in range(5)] == expected
+    assert [int(rule.frozen(losses[: n + 1])) for n in range(5)] == expected
     model, optimizer = prepare("linear", "snr", OPTIMIZERS["momentum"])
     optimizer.engine.method = make("snr", burn_in=0, every=1, hold=hold)
     changed = []
@@ -269,8 +269,7 @@ def test_sparsity_emerges_and_says_so() -> None:
     method = sk.methods.snr(sparsity=0.9, total_steps=100, steps_per_epoch=10, refresh=2)
     assert "emerges" in method.notes[0]
     assert "refreshed every 2 steps" in method.notes[1]
-    assert method.rule.wants_moment(4)
-    assert not method.rule.wants_moment(5)
+    assert [method.rule.gradient(t) for t in (4, 5)] == ["moment", "dense"]
     for options, message in (
         ({"criterion": "size"}, "criterion must be one of both, snr, magnitude"),
         ({"hold": "yes"}, "hold must be one of best, last, never"),

@@ -17,7 +17,7 @@ def test_a_loss_of_nan_holds_the_mask_until_the_next() -> None:
     for hold in ("best", "last"):
         rule = SignalToNoise(0.5, 1, "both", hold, False)  # type: ignore[arg-type]
         losses = [math.nan, 3.0, math.nan, 2.0, 2.5]
-        assert [rule.held(losses[: n + 1]) for n in range(5)] == [False, False, True, False, True]
+        assert [rule.frozen(losses[: n + 1]) for n in range(5)] == [False, False, True, False, True]
 
 
 def test_what_epoch_end_changes_is_told_after_the_next_step() -> None:

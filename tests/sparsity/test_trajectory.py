@@ -82,7 +82,7 @@ def test_sparse_equals_masked_dense(name: str, kind: str, optimizer: str) -> Non
     for t, batch in enumerate(batches(kind)):
         due = sparsifier.method.when.fires(t)
         step(model, sparsifier, batch)
-        twin.step(batch, sparsifier.sites, update=not (due and sparsifier.method.update == "replace"))
+        twin.step(batch, sparsifier.sites, update=not (due and sparsifier.method.order == "replace"))
         if sparsifier.rewired:
             twin.follow(sparsifier.sites)
             changes += 1

@@ -54,7 +54,7 @@ def make(name: str, **options: Any) -> sk.Method:
 
 NAMES = [*sk.methods.names(), "gse_graest, two batches"]
 SPARSE = [name for name in NAMES if name != "dense"]
-CHANNELS = [name for name in SPARSE if (start := make(name).start) is not None and start.unit == "channel"]
+CHANNELS = [name for name in SPARSE if make(name).start.unit == "channel"]
 EMERGENT = ("snr", "snr_frozen", "str", *CHANNELS)  # methods whose number of weights is not given
 NONZEROS = [name for name in SPARSE if make(name).storage == "nonzeros"]
 TWINS = ["deepr, without noise" if name == "deepr" else name for name in NONZEROS]  # what their optimizer does alone
@@ -106,8 +106,8 @@ def step(model: nn.Module, optimizer: Any, batch: tuple[Tensor, Tensor]) -> Tens
 def expected(sparsifier: sk.Sparsifier) -> int:
     """How many weights, or filters, take part in the next step of a method that prunes before it, else in the last."""
     method = sparsifier.method
-    last = sparsifier.steps - (method.update != "before")
-    if method.update == "before":
+    last = sparsifier.steps - (method.order != "before")
+    if method.order == "before":
         last = max((t for t in range(last + 1) if method.when.fires(t)), default=0)
     return sk.topology.kept(method.sparsity(last), sum(method.view.units(site.shape) for site in sparsifier.sites))
 

@@ -35,7 +35,7 @@ def check_network(
         )
     if method.when.stop > 0:
         check_whole(sites)
-        if storage.moves_weights or method.freeze is not None:
+        if storage.moves_weights or storage.until is not None:
             check_states(sites, States(optimizer))
 
 
@@ -59,7 +59,7 @@ def check_sparsity(sites: Sequence[LayerSite], method: Method, storage: Storage)
     Patterns that were given as masks or came with a state dict are as they are, and a weight more or less for each
     layer may be rounding."""
     keeps = not storage.keeps_pruned and method.sparsity(0) == final(method.sparsity)
-    if not keeps or (method.start is not None and method.start.unit == "channel"):
+    if not keeps or method.start.unit == "channel":
         return
     if any(site.module.loads or getattr(site.module, "pattern_given", False) for site in sites):
         return

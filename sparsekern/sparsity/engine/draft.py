@@ -117,7 +117,7 @@ class Draft:
         if self.engine.order.precedes_step:
             self._prepare_step()
         changed = self.engine.due(now)
-        if now.steps == self.method.freeze:
+        if now.steps == now.storage.until:
             self.settle()
             now.frozen |= now.steps >= self.method.when.stop
         self.rewind(changed)
@@ -136,8 +136,8 @@ class Draft:
 
     def _prepare_step(self) -> None:
         """Makes the change before the next step, unless it waits for the loss of the epoch that just ended."""
-        now, period = self.now, self.method.steps_per_epoch
-        if self.method.rule.needs_loss and period is not None and now.steps % period == 0 and not now.frozen:
+        now, period = self.now, self.method.rule.epoch
+        if period is not None and now.steps % period == 0 and not now.frozen:
             if now.loss_due and now.steps >= 2 * period:
                 raise RuntimeError(
                     f"{self.method.name} looks at the training loss of every epoch: call epoch_end(train_loss) after "
@@ -189,10 +189,9 @@ class Draft:
 
     def remask(self, sites: Sequence[MasterSite | StashedSite]) -> None:
         """Gives the sites masks over all weights."""
-        step, rests = self.now.steps, self.method.rule.held(self.now.losses)
         with ops.host.gathered():
-            chosen = masks(self.method, sites, step, self.generator, rests)
-            if chosen is None:
+            chosen = masks(self.method, sites, self.now.steps, self.now.losses, self.generator)
+            if not chosen:
                 return
             # A device is waited for once, not for every layer.
             shared = [site.shared(mask) for site, mask in zip(sites, chosen, strict=True)]

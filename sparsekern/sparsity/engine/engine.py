@@ -1,7 +1,7 @@
 """The engine: changes the patterns of a network while an optimizer trains it.
 
 A step of training consists of the forward and backward passes, the optimizer's step and, when it is due, a change of
-pattern. A method says in which order (`Method.update`). The table shows step t; `due(t)` is `Method.when.fires(t)`:
+pattern. A method says in which order (`Method.order`). The table shows step t; `due(t)` is `Method.when.fires(t)`:
 
     order               before the first step   after the backward pass of step t      before the passes of step t + 1
     Order.AFTER         -                       the optimizer steps;                   -
@@ -15,7 +15,7 @@ The last two columns are one call of `Engine.step`, which does in turn:
 
 1. The layers are checked: they have the patterns that the optimizer's state belongs to, and they are armed.
 2. `Rule.follow` sees the gradients, the optimizer steps, `Rule.stepped` sees the weights.
-3. A draft makes what changes together (`Draft.finish_step`): the pattern; the count of steps; at `Method.freeze` the
+3. A draft makes what changes together (`Draft.finish_step`): the pattern; the count of steps; at `Storage.until` the
    layers settle; at `Rule.rewind` a snapshot is taken, to which weights return after every later change. It is
    committed all at once.
 4. The layers are armed for the coming step: they record inputs and output gradients if growth will need them.
@@ -97,7 +97,7 @@ class Engine:
 
     @property
     def order(self) -> Order:
-        return Order(self.method.update)
+        return self.method.order
 
     def due(self, now: Progress) -> bool:
         """Returns whether the pattern changes in the step to come or, where the change precedes it, before it."""
@@ -180,11 +180,14 @@ class Engine:
         """Prepares the layers for the coming step: they record where growth needs it, and nothing elsewhere. Returns
         whether they record."""
         rule, growth = self.method.rule, self.method.grow
-        moment = rule.wants_moment(self.now.steps) and not self.now.frozen
+        gradient = rule.gradient(self.now.steps)
+        if gradient == "moment" and self.now.frozen:
+            gradient = "dense"
+        moment = gradient == "moment"
         probed = growth is not None and growth.armed and self.due(self.now)
         probed |= moment and self.now.storage.probes_moments
         for site in self.now.sites:
-            site.prepare(probed, "moment" if moment else rule.gradient)
+            site.prepare(probed, gradient)
         self.gradients.arm(probed)
         self._eager.switch(probed, self)
         self.now.armed = True

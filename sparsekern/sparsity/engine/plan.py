@@ -17,7 +17,7 @@ from ..method import Method
 from ..parts import views
 from ..parts.distributions import apportion
 from ..parts.schedules import final
-from ..parts.views import View
+from ..parts.views import View, summed
 from ..sites.capacity import roomy
 from ..sites.site import LayerSite, Site
 
@@ -108,30 +108,29 @@ def _stays(keep: Sequence[Tensor], kept: Sequence[int]) -> list[Kept | None]:
 
 
 def masks(
-    method: Method, sites: Sequence[LayerSite], step: int, generator: torch.Generator, held: bool
-) -> list[Tensor] | None:
+    method: Method, sites: Sequence[LayerSite], step: int, losses: Sequence[float], generator: torch.Generator
+) -> list[Tensor]:
     """Returns which weights of each site take part from `step` on, where pruned ones are kept: bool of the weights'
-    shapes. None: nothing changes.
+    shapes. Empty: nothing changes.
 
     Raises:
         ValueError: a score is NaN.
     """
     with ops.host.gathered():
-        return _masks(method, sites, step, generator, held)
+        return _masks(method, sites, step, losses, generator)
 
 
 def _masks(
-    method: Method, sites: Sequence[LayerSite], step: int, generator: torch.Generator, held: bool
-) -> list[Tensor] | None:
-    own = method.rule.masks(sites, step, held)
-    if own is not None or held:
+    method: Method, sites: Sequence[LayerSite], step: int, losses: Sequence[float], generator: torch.Generator
+) -> list[Tensor]:
+    own = method.rule.masks(sites, step, losses)
+    if own is not None:
         return own
-    shapes = [site.shape for site in sites]
-    total = kept(method.sparsity(step), sum(method.view.units(shape) for shape in shapes))
-    extents = [method.view.extent(shape) for shape in shapes]
-    counts = method.share(extents, total, generator) if method.view.per_layer else _sum_first(total, len(sites))
-    marks = method.view.largest([method.drop(site) for site in sites], counts, method.min_per_layer)
-    return [method.view.weights(mark, shape) for mark, shape in zip(marks, shapes, strict=True)]
+    view, shapes = method.view, [site.shape for site in sites]
+    total = kept(method.sparsity(step), sum(view.units(shape) for shape in shapes))
+    counts = view.counts(shapes, total, generator)
+    marks = view.largest([method.drop(site) for site in sites], counts, view.min_per_layer)
+    return [view.weights(mark, shape) for mark, shape in zip(marks, shapes, strict=True)]
 
 
 def _targets(method: Method, sites: Sequence[Site], step: int, generator: torch.Generator) -> list[int]:
@@ -140,30 +139,24 @@ def _targets(method: Method, sites: Sequence[Site], step: int, generator: torch.
     if method.sparsity(step) == method.sparsity(method.when.before(step)):
         return current
     total = kept(method.sparsity(step), sum(site.size for site in sites))
-    if not method.view.per_layer:
-        return _sum_first(total, len(sites))
-    shapes = [site.shape for site in sites]
-    targets = method.share(shapes, total, generator)
-    return targets if method.grow is not None else apportion(targets, current, total)  # no layer gains weights
+    targets = method.view.counts([site.shape for site in sites], total, generator)
+    if method.grow is not None or not method.view.per_layer:
+        return targets
+    return apportion(targets, current, total)  # no layer gains weights
 
 
 def _exchanged(method: Method, targets: Sequence[int], step: int) -> list[int]:
-    rate = method.rate(step)
+    rate = method.grow.rate(step) if method.grow is not None else 0.0
     if method.view.per_layer:
         return [floor(rate * target + 1e-9) for target in targets]
-    return _sum_first(floor(rate * sum(targets) + 1e-9), len(targets))
+    return summed(floor(rate * sum(targets) + 1e-9), len(targets))
 
 
 def _limit(method: Method, counts: Sequence[int], available: Sequence[int]) -> list[int]:
     """Limits K to the number of candidates, so that the number of weights does not change."""
     if method.view.per_layer:
         return [min(k, n) for k, n in zip(counts, available, strict=True)]
-    return _sum_first(min(sum(counts), sum(available)), len(counts))
-
-
-def _sum_first(total: int, sites: int) -> list[int]:
-    """Returns counts for a view in which only the sum matters."""
-    return [total] + [0] * (sites - 1)
+    return summed(min(sum(counts), sum(available)), len(counts))
 
 
 def _keep(
@@ -173,8 +166,8 @@ def _keep(
     scores = [method.drop(site) for site in sites]
     keep = [target - count for target, count in zip(targets, counts, strict=True)]
     return (
-        method.view.largest(scores, keep, method.min_per_layer),
-        method.view.taken(scores, keep, method.min_per_layer),
+        method.view.largest(scores, keep, method.view.min_per_layer),
+        method.view.taken(scores, keep, method.view.min_per_layer),
     )
 
 

@@ -4,10 +4,12 @@ from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from ..method import Method
-from ..parts import scopes
+from ..parts import scopes, views
 from ..parts.schedules import Cadence, stairs
 from ..parts.scopes import Scope
 from ..rule import Rule
+from ..scoring.network import Start
+from ..sites.storage import Master
 from .registry import listed, variant_of
 from .request import Request, check
 
@@ -55,12 +57,10 @@ def _rounds(
         request.name,
         stairs(levels, length),
         Cadence(length, start=length, stop=(count - 1) * length),
-        storage="master",
-        update="before",
-        scope=scopes.by_name(scope),
-        freeze=length if count > 1 else None,
+        storage=Master(until=length if count > 1 else None),
+        start=Start(scope=scopes.by_name(scope)),
+        view=replace(views.network, min_per_layer=min_per_layer),
         rule=Rounds(total, length, count, restarts=True),
-        min_per_layer=min_per_layer,
     )
 
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from ..method import Method
 from ..parts import scopes, scores
-from ..parts.distributions import Distribution, by_name
+from ..parts.distributions import Distribution
 from ..parts.schedules import constant
 from ..parts.scopes import Scope
 from ..scoring import network as starts
@@ -26,8 +26,7 @@ def random(request: Request, *, share: str | Distribution = "uniform", initializ
         share: how the weights are shared by the layers: "uniform", "er", "erk", "global".
         initialize: "keep" keeps the weights of the model, "fan_in" draws new ones for the pattern, as `gse_*` do.
     """
-    sparsity = constant(request.sparsity)
-    return Method(request.name, sparsity, share=by_name(share), initialize=initialize)  # type: ignore[arg-type]
+    return Method(request.name, constant(request.sparsity), start=starts.drawn(share, initialize))
 
 
 @listed("Magnitude at initialisation")
@@ -48,8 +47,8 @@ def snip(request: Request, *, scope: str | Scope = "everything") -> Method:
     Args:
         scope: the layers to prune: "everything", "without_classifier", or "convolutions" (the DPF paper's).
     """
-    start, layers = starts.elementwise(scores.saliency), scopes.by_name(scope)
-    return Method(request.name, constant(request.sparsity), scope=layers, start=start)
+    start = starts.elementwise(scores.saliency, 1, scopes.by_name(scope))
+    return Method(request.name, constant(request.sparsity), start=start)
 
 
 @variant_of(snip, "SNIP over several batches", paper="de Jorge et al., ICLR", year=2021)
@@ -62,4 +61,4 @@ def snip_mb(base: Method, *, batches: int = 40) -> Method:
             All that `sparsify` is given count.
     """
     check(batches >= 1, f"snip_mb takes batches >= 1, got {batches}")
-    return replace(base, start=starts.elementwise(scores.saliency, batches))
+    return replace(base, start=replace(base.start, batches=batches))

@@ -1,5 +1,6 @@
 """Channels that are taken out before training: by their saliency per operation, or by chance."""
 
+from dataclasses import replace
 from functools import partial
 from typing import Literal, get_args
 
@@ -11,12 +12,12 @@ from ..parts import views
 from ..parts.distributions import apportion
 from ..parts.schedules import constant
 from ..scoring.channels import costs, highest_channels, left_of, read_sums, removable_groups, without_channels
-from ..scoring.network import Network, Start, mean_gradient
+from ..scoring.network import Initialize, Network, Start, mean_gradient
 from .registry import listed
 from .request import Request, check_choice
 
 Variant = Literal["plain", "reinit", "rescale"]
-INITIALIZE = {"plain": "keep", "reinit": "evci", "rescale": "rescale"}
+INITIALIZE: dict[Variant, Initialize] = {"plain": "keep", "reinit": "evci", "rescale": "rescale"}
 
 
 @listed(
@@ -48,12 +49,12 @@ def three_sp(request: Request, *, variant: Variant = "plain", batches: int = 1, 
     """
     request.check(batches >= 1, f"takes batches >= 1, got {batches}")
     check_choice("variant", variant, get_args(Variant))
+    choose = partial(_most_salient, request.sparsity)
     return Method(
         request.name,
         constant(request.sparsity),
-        start=Start(partial(_most_salient, request.sparsity), batches, unit="channel"),
-        initialize=INITIALIZE[variant],  # type: ignore[arg-type]
-        min_per_layer=min_per_layer,
+        start=Start(choose, batches, unit="channel", initialize=INITIALIZE[variant]),
+        view=replace(views.network, min_per_layer=min_per_layer),
     )
 
 
@@ -75,12 +76,13 @@ def random_channel(request: Request, *, min_per_layer: int = 0) -> Method:
         min_per_layer: so many channels stay in each group of tied layers; the others share what is left.
     """
     start = Start(partial(_any, request.sparsity), batches=1, needs_loss=False, unit="channel")
-    return Method(request.name, constant(request.sparsity), start=start, min_per_layer=min_per_layer)
+    view = replace(views.network, min_per_layer=min_per_layer)
+    return Method(request.name, constant(request.sparsity), start=start, view=view)
 
 
 def _any(sparsity: float, network: Network) -> list[Tensor]:
     groups = removable_groups(network)
-    least = [min(network.min_per_layer, group.size) for group in groups]
+    least = [min(network.view.min_per_layer, group.size) for group in groups]
     free = [group.size - n for group, n in zip(groups, least, strict=True)]
     more = apportion(free, free, left_of(network, groups, sparsity) - sum(least))
     draws = [torch.rand(group.size, generator=network.generator) for group in groups]

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ... import ops
 from ..growth import candidates as growth
 from ..method import Method
 from ..parts import views
-from ..parts.distributions import Distribution, by_name
+from ..parts.distributions import Distribution
 from ..parts.schedules import Cadence, constant
 from ..rule import Rule
+from ..scoring.network import drawn
 from ..sites.site import LayerSite, Site
 from .registry import listed
 from .request import Request
@@ -38,7 +38,7 @@ class FixedSigns(Rule):
 
     def exchange(self, sites: Sequence[Site], step: int) -> list[tuple[Tensor, int]]:
         stays = [site.weight * site.tracked.pop("sign", site.weight) >= 0 for site in sites]
-        kept = ops.host.counts(stays)
+        kept = views.marked(stays)
         return [(keep, keep.numel() - n) for keep, n in zip(stays, kept, strict=True)]
 
 
@@ -68,8 +68,8 @@ def deepr(request: Request, *, l1: float = 1e-5, noise: float = 1e-5, share: str
         request.name,
         constant(request.sparsity),
         request.often(Cadence(1, start=0)),
-        grow=growth.uniform(),
+        start=drawn(share),
         view=views.layer,
-        share=by_name(share),
+        grow=growth.uniform(),
         rule=FixedSigns(l1, noise),
     )

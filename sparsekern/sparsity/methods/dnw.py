@@ -1,5 +1,7 @@
 """Discovering Neural Wirings (Wortsman, Farhadi, Rastegari, NeurIPS 2019)."""
 
+from dataclasses import replace
+
 from ..method import Method
 from ..parts import views
 from ..parts.schedules import Cadence, constant
@@ -33,7 +35,5 @@ def dnw(request: Request, *, min_per_layer: int = 0) -> Method:
         constant(request.sparsity),
         request.often(Cadence(1, start=0)),
         storage="master",
-        view=views.layer,
-        update="before",
-        min_per_layer=min_per_layer,
+        view=replace(views.layer, min_per_layer=min_per_layer),
     )

@@ -3,8 +3,10 @@
 from dataclasses import replace
 
 from ..method import Method
-from ..parts import criteria, scopes, views
+from ..parts import scopes, scores, views
 from ..parts.schedules import Cadence, cubic
+from ..scoring.network import Start
+from ..sites.storage import Master
 from .registry import listed, variant_of
 from .request import Request
 
@@ -47,18 +49,16 @@ def dpf(request: Request, *, every: int = 16, stop: float = 0.75, finetune: int 
         request.name,
         cubic(request.sparsity, ramp, period),
         request.often(Cadence(every, start=0, stop=end, last=end)),
-        storage="master",
-        scope=scopes.convolutions,
-        update="before",
-        freeze=end if finetune else None,
-        min_per_layer=min_per_layer,
+        storage=Master(until=end if finetune else None),
+        start=Start(scope=scopes.convolutions),
+        view=replace(views.network, min_per_layer=min_per_layer),
     )
 
 
 @variant_of(dpf, "DPF, each layer at the same sparsity")
 def dpf_layerwise(base: Method) -> Method:
     """Changes `dpf` (arXiv 2006.07253): the largest |w| of each layer stay, all layers at the same sparsity."""
-    return replace(base, view=views.layer)
+    return replace(base, view=replace(base.view, per_layer=True))
 
 
 @variant_of(dpf, "DPF of filters")
@@ -72,4 +72,5 @@ def dpf_filter(base: Method, *, normalise: bool = False) -> Method:
         min_per_layer: filters that stay in every layer.
         normalise: divide the norms by sqrt(fan-in), so that layers compare by the size of a weight.
     """
-    return replace(base, view=views.filters, drop=criteria.filter_rms if normalise else criteria.filter_norm)
+    score = scores.filter_rms if normalise else scores.filter_norm
+    return replace(base, view=replace(base.view, filters=True), drop=score)

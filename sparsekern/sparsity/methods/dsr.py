@@ -6,13 +6,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ... import ops
 from ..growth import candidates as growth
 from ..method import Method
-from ..parts import criteria, scopes, views
-from ..parts.distributions import Distribution, apportion, by_name
+from ..parts import scopes, scores, views
+from ..parts.distributions import Distribution, apportion
 from ..parts.schedules import Cadence, Stages, constant
 from ..rule import Rule
+from ..scoring.network import drawn
 from ..sites.site import LayerSite, Site
 from .registry import listed
 from .request import Request
@@ -34,8 +34,8 @@ class AdaptiveThreshold(Rule):
 
     def exchange(self, sites: Sequence[Site], step: int) -> list[tuple[Tensor, int]]:
         threshold, total = float(sites[0].tracked["threshold"]), sum(site.nnz for site in sites)
-        scores = [criteria.magnitude(site) for site in sites]
-        below = ops.host.counts([score < threshold for score in scores])
+        sizes = [scores.magnitude(site) for site in sites]
+        below = views.marked([score < threshold for score in sizes])
         removed = sum(max(0, min(n, site.nnz - 1)) for n, site in zip(below, sites, strict=True))
         wanted = SHARE * total if self.pruned is None else self.pruned
         factor = 0.5 if removed > 1.1 * wanted else 2.0 if removed < 0.9 * wanted else 1.0
@@ -43,8 +43,8 @@ class AdaptiveThreshold(Rule):
             site.tracked["threshold"] = torch.tensor(threshold * factor, dtype=torch.double)
         absent = [site.size - site.nnz for site in sites]
         removed = min(removed, sum(absent))
-        stays = views.network.largest(scores, [total - removed], minimum=1)
-        left = ops.host.counts(stays)
+        stays = views.network.largest(sizes, [total - removed], minimum=1)
+        left = views.marked(stays)
         return list(zip(stays, apportion(left, absent, removed), strict=True))
 
 
@@ -89,9 +89,7 @@ def dsr(
         request.name,
         constant(request.sparsity),
         request.often(Stages(tuple(Cadence(period * 2**i, starts[i], end) for i, end in enumerate(ends)))),
-        scope=scopes.without_first_and_shortcuts,
+        start=drawn(share, scope=scopes.without_first_and_shortcuts),
         grow=growth.uniform_elsewhere(),
-        view=views.network,
-        share=by_name(share),
         rule=AdaptiveThreshold(pruned, threshold),
     )

@@ -8,6 +8,7 @@ from torch import Tensor
 from ..method import Method
 from ..parts import scores
 from ..parts.schedules import constant
+from ..parts.scores import Scored
 from ..scoring.network import Network, Start, mean_gradient
 from .registry import listed, variant_of
 from .request import Request
@@ -29,7 +30,7 @@ class Rounds:
         masks = [torch.ones_like(weight, dtype=torch.bool) for weight in weights]
         for i in range(1, self.count + 1):
             gradients = mean_gradient(network.model, weights, network.batches, network.loss, masks)
-            products = [scores.saliency(w.detach(), g) for w, g in zip(weights, gradients, strict=True)]
+            products = [scores.saliency(Scored(w.detach(), g)) for w, g in zip(weights, gradients, strict=True)]
             if not self.returning:
                 products = [p.masked_fill(~mask, -torch.inf) for p, mask in zip(products, masks, strict=True)]
             masks = network.after(i / self.count).largest(products)
@@ -75,4 +76,4 @@ def force(base: Method, *, rounds: int = 60) -> Method:
     Args:
         rounds, batches: as in `iter_snip`.
     """
-    return replace(base, start=base.scored.rechosen(returning=True))
+    return replace(base, start=base.start.rechosen(returning=True))

@@ -4,6 +4,7 @@ from ..method import Method
 from ..parts import scopes, views
 from ..parts.schedules import Cadence, cubic
 from ..parts.scopes import Scope
+from ..scoring.network import Start
 from .registry import listed
 from .request import Request
 
@@ -32,4 +33,4 @@ def gmp(request: Request, *, every: int | None = None, stop: float = 0.75, scope
     request.check(end < steps, f"prunes every {period} steps, so never in a run of {steps}; give a smaller every")
     when = request.often(Cadence(period, stop=end))
     ramp = cubic(request.sparsity, end, period)
-    return Method(request.name, ramp, when, scope=scopes.by_name(scope), view=views.layer)
+    return Method(request.name, ramp, when, start=Start(scope=scopes.by_name(scope)), view=views.layer)

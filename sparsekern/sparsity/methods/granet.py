@@ -6,14 +6,14 @@ from math import ceil
 
 from torch import Tensor
 
-from ... import ops
 from ...topology import kept
 from ..growth import candidates as growth
 from ..method import Method
-from ..parts import criteria, views
-from ..parts.distributions import Distribution, by_name
+from ..parts import scores, views
+from ..parts.distributions import Distribution
 from ..parts.schedules import Schedule, cosine, cubic
 from ..rule import Rule
+from ..scoring.network import drawn
 from ..sites.site import Site
 from .registry import listed
 from .request import Request
@@ -30,11 +30,11 @@ class PruneAndRegenerate(Rule):
     rate: Schedule
 
     def exchange(self, sites: Sequence[Site], step: int) -> list[tuple[Tensor, int]]:
-        scores = [criteria.magnitude(site) for site in sites]
+        sizes = [scores.magnitude(site) for site in sites]
         total = min(kept(self.sparsity(step), sum(site.size for site in sites)), sum(site.nnz for site in sites))
-        left = ops.host.counts(views.network.largest(scores, [total]))
+        left = views.marked(views.network.largest(sizes, [total]))
         counts = [min(n, ceil(self.rate(step) * n - 1e-9)) for n in left]
-        stays = views.layer.largest(scores, [n - k for n, k in zip(left, counts, strict=True)])
+        stays = views.layer.largest(sizes, [n - k for n, k in zip(left, counts, strict=True)])
         return list(zip(stays, counts, strict=True))
 
 
@@ -81,9 +81,8 @@ def granet(
         request.name,
         ramp,
         when,
-        grow=growth.dense_gradient(),
-        rate=exchange,
+        start=drawn(share),
         view=views.layer,
-        share=by_name(share),
+        grow=growth.dense_gradient(exchange),
         rule=PruneAndRegenerate(ramp, exchange),
     )

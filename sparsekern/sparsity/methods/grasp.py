@@ -8,7 +8,7 @@ from ..method import Method
 from ..model.inputs import divided
 from ..parts import scores
 from ..parts.schedules import constant
-from ..parts.scores import Score
+from ..parts.scores import Score, Scored
 from ..scoring.network import Network, Start, scoring
 from ..scoring.objective import Objective, curvature
 from .registry import listed, variant_of
@@ -29,7 +29,7 @@ class GradientFlow:
                 network.model, lambda output, target: loss(divided(output, self.temperature), target), weights
             )
             products = curvature(objective, weights, network.batches)
-        return network.largest([self.score(w.detach(), product) for w, product in zip(weights, products, strict=True)])
+        return network.largest([self.score(Scored(w.detach(), p)) for w, p in zip(weights, products, strict=True)])
 
 
 @listed(
@@ -79,7 +79,7 @@ def grasp_abs(base: Method) -> Method:
         batches: as in `grasp`.
         temperature: divides the logits before the loss: 200 in GraSP's code, whose recipe Frankle et al. keep.
     """
-    return replace(base, start=base.scored.rechosen(score=scores.saliency))
+    return replace(base, start=base.start.rechosen(score=scores.saliency))
 
 
 @variant_of(grasp_abs, "|GraSP|", paper="Lubana, Dick, ICLR")

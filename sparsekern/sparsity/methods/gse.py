@@ -4,9 +4,9 @@ from dataclasses import replace
 
 from ..growth import candidates as growth
 from ..method import Method
-from ..parts import views
-from ..parts.distributions import Distribution, by_name
+from ..parts.distributions import Distribution
 from ..parts.schedules import constant, cosine
+from ..scoring.network import drawn
 from .registry import listed, variant_of
 from .request import Request
 
@@ -69,11 +69,8 @@ def gse_grabo(
         request.name,
         constant(request.sparsity),
         request.paced(every, 1000, end, CHANGES),
-        grow=growth.sampled_gradient(growth.gradient_bound, multiplier, batches),
-        rate=cosine(rate, end),
-        view=views.network,
-        share=by_name(share),
-        initialize=initialize,  # type: ignore[arg-type]
+        start=drawn(share, initialize),
+        grow=growth.sampled_gradient(growth.gradient_bound, multiplier, batches, cosine(rate, end)),
     )
 
 

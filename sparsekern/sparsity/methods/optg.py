@@ -1,11 +1,13 @@
 """Optimizing Gradient-driven Criteria in Network Sparsity: Gradient is All You Need (Zhang et al.)."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from ... import ops
 from ..method import Method
-from ..parts import criteria, views
+from ..parts import scores, views
 from ..parts.distributions import by_name
 from ..parts.schedules import Cadence, Schedule, late, sigmoid
 from ..rule import Rule
@@ -82,9 +84,7 @@ def optg(request: Request, *, steepness: float | None = None, momentum: float = 
         late(sigmoid(request.sparsity, epochs, alpha, period), period),
         request.often(Cadence(period, stop=steps - 1)),
         storage="master",
-        drop=criteria.tracked("score"),
-        view=views.network if share == "global" else views.layer,
-        share=by_name("uniform" if share == "global" else share),
-        update="before",
+        drop=scores.tracked("score"),
+        view=views.network if share == "global" else replace(views.layer, share=by_name(share)),
         rule=ScoreOptimizer(sigmoid(1.0, epochs, alpha, period), momentum),
     )

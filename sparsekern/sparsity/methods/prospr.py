@@ -101,7 +101,7 @@ def prospr(
 def prospr_first_order(base: Method) -> Method:
     """Changes `prospr` (arXiv 2202.08132): no second derivatives; the globally largest |w_init * g| stay, g the
     gradient at w_M, after the steps."""
-    return replace(base, start=base.scored.rechosen(first_order=True))
+    return replace(base, start=base.start.rechosen(first_order=True))
 
 
 @variant_of(prospr, "ProsPr, channels")
@@ -125,8 +125,9 @@ def prospr_channel(base: Method, *, min_per_layer: int = 0) -> Method:
     Args:
         min_per_layer: so many channels stay in each group of tied layers; otherwise one may lose all, with a warning.
     """
-    choose = partial(_channels, cast(Prospect, base.scored.choose), base.sparsity(0))
-    return replace(base, start=replace(base.scored, choose=choose, unit="channel"), min_per_layer=min_per_layer)
+    choose = partial(_channels, cast(Prospect, base.start.choose), base.sparsity(0))
+    view = replace(base.view, min_per_layer=min_per_layer)
+    return replace(base, start=replace(base.start, choose=choose, unit="channel"), view=view)
 
 
 def _channels(prospect: Prospect, sparsity: float, network: Network) -> list[Tensor]:

@@ -3,8 +3,9 @@
 from ..growth import candidates as growth
 from ..method import Method
 from ..parts import scopes, views
-from ..parts.distributions import Distribution, by_name
+from ..parts.distributions import Distribution
 from ..parts.schedules import constant, cosine
+from ..scoring.network import drawn
 from .registry import listed
 from .request import Request
 
@@ -50,11 +51,7 @@ def rigl(
         request.name,
         constant(request.sparsity),
         request.paced(every, 100, end, CHANGES, shortest=10),
-        scope=scopes.without_first if dense_first else scopes.everything,
-        grow=growth.dense_gradient(),
-        rate=cosine(rate, end),
+        start=drawn(share, initialize, scopes.without_first if dense_first else scopes.everything),
         view=views.layer,
-        share=by_name(share),
-        update="replace",
-        initialize=initialize,  # type: ignore[arg-type]
+        grow=growth.dense_gradient(cosine(rate, end), replaces_step=True),
     )

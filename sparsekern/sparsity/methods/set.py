@@ -6,8 +6,9 @@ from typing import Literal, get_args
 from ..growth import candidates as growth
 from ..method import Method
 from ..parts import views
-from ..parts.distributions import Distribution, by_name
+from ..parts.distributions import Distribution
 from ..parts.schedules import Cadence, constant, cosine
+from ..scoring.network import drawn
 from .registry import listed
 from .request import Request, check_choice
 
@@ -48,13 +49,12 @@ def set(
     period, end = request.epoch if every is None else every, request.end(stop)
     check_choice("scope", scope, ("layer", "global"))
     check_choice("decay", decay, get_args(Decay))
+    exchange = constant(rate) if decay == "constant" else cosine(rate, end)
     return Method(
         request.name,
         constant(request.sparsity),
         request.often(Cadence(period, stop=inf if stop == 1 else end)),
-        grow=growth.uniform() if scope == "layer" else growth.uniform_by_size(),
-        rate=constant(rate) if decay == "constant" else cosine(rate, end),
+        start=drawn(share, initialize),
         view=views.layer if scope == "layer" else views.network,
-        share=by_name(share),
-        initialize=initialize,  # type: ignore[arg-type]
+        grow=growth.uniform(exchange) if scope == "layer" else growth.uniform_by_size(exchange),
     )

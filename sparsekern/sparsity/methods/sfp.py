@@ -1,16 +1,18 @@
 """Soft Filter Pruning for Accelerating Deep Convolutional Neural Networks (He et al., IJCAI 2018)."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from torch import Tensor
 
 from ... import ops
 from ...topology import kept
 from ..method import Method
-from ..parts import criteria, scopes, views
+from ..parts import scopes, scores, views
 from ..parts.distributions import apportion
 from ..parts.schedules import Cadence, constant, late
 from ..rule import Rule
+from ..scoring.network import Start
 from ..sites.site import LayerSite
 from .registry import listed
 from .request import Request
@@ -22,10 +24,10 @@ class SoftFilters(Rule):
     def __init__(self, sparsity: float, min_per_layer: int) -> None:
         self.sparsity, self.min_per_layer = sparsity, min_per_layer
 
-    def masks(self, sites: Sequence[LayerSite], step: int, held: bool) -> None:
+    def masks(self, sites: Sequence[LayerSite], step: int, losses: Sequence[float]) -> None:
         filters = [site.shape[0] for site in sites]
         counts = apportion(filters, filters, kept(self.sparsity, sum(filters)))
-        norms = [criteria.filter_norm(site) for site in sites]
+        norms = [scores.filter_norm(site) for site in sites]
         marks: list[Tensor] = views.filters_of_layers.largest(norms, counts, self.min_per_layer)
         ops.host.check_nan()
         for site, mark in zip(sites, marks, strict=True):
@@ -66,10 +68,8 @@ def sfp(request: Request, *, every: int | None = None, min_per_layer: int = 0) -
         late(constant(request.sparsity), steps),
         Cadence(period, start=period, stop=steps, last=steps),
         storage="master",
-        scope=scopes.convolutions,
-        drop=criteria.filter_norm,
-        view=views.filters_of_layers,
-        update="before",
+        start=Start(scope=scopes.convolutions),
+        drop=scores.filter_norm,
+        view=replace(views.filters_of_layers, min_per_layer=min_per_layer),
         rule=SoftFilters(request.sparsity, min_per_layer),
-        min_per_layer=min_per_layer,
     )

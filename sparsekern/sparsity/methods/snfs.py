@@ -9,12 +9,13 @@ from torch import Tensor
 
 from ..method import Method
 from ..parts import views
-from ..parts.distributions import Distribution, apportion, by_name
+from ..parts.distributions import Distribution, apportion
 from ..parts.schedules import Cadence, Schedule, constant, cosine
 from ..rule import Rule
+from ..scoring.network import drawn
 from ..sites.site import LayerSite
 from .registry import listed
-from .request import Request
+from .request import Request, check
 
 
 def momentum(site: LayerSite) -> Tensor:
@@ -40,7 +41,7 @@ class SparseMomentum(Rule):
     def stepped(self, site: LayerSite, step: int, lr: float, generator: torch.Generator) -> None:
         site.weight.copy_(site.module.dense_weight())
 
-    def masks(self, sites: Sequence[LayerSite], step: int, held: bool) -> list[Tensor]:
+    def masks(self, sites: Sequence[LayerSite], step: int, losses: Sequence[float]) -> list[Tensor]:
         active, moments = [site.active.mask() for site in sites], [momentum(site) for site in sites]
         shares = [float(m[mask].mean()) if mask.any() else 0.0 for m, mask in zip(moments, active, strict=True)]
         removed = [self._removed(site, share, shares, step) for site, share in zip(sites, shares, strict=True)]
@@ -98,15 +99,14 @@ def snfs(
         share: of the first, random pattern: "uniform", "er" or "erk".
     """
     steps, period = request.steps, request.epoch if every is None else every
+    check(0 <= rate <= 1, f"rate must lie in [0, 1], got {rate}")
     exchange = cosine(rate, steps, min(rate, 0.005))
     return Method(
         request.name,
         constant(request.sparsity),
         request.often(Cadence(period, stop=steps - 1)),
         storage="master",
-        rate=exchange,
+        start=drawn(share),
         view=views.layer,
-        share=by_name(share),
-        update="before",
         rule=SparseMomentum(exchange),
     )

@@ -11,7 +11,8 @@ from ... import ops
 from ..method import Method
 from ..parts import scopes
 from ..parts.schedules import Cadence, constant
-from ..rule import Rule
+from ..rule import Gradient, Rule
+from ..scoring.network import Start
 from ..sites.site import LayerSite
 from .registry import listed, variant_of
 from .request import Request, check, check_choice
@@ -31,13 +32,14 @@ class SignalToNoise(Rule):
     criterion: Criterion
     hold: Hold
     unprune: bool
+    steps_per_epoch: int | None = None
 
     @property
-    def needs_loss(self) -> bool:
-        return self.hold != "never"
+    def epoch(self) -> int | None:  # type: ignore[override]
+        return None if self.hold == "never" else self.steps_per_epoch
 
-    def wants_moment(self, step: int) -> bool:
-        return step % self.refresh == 0
+    def gradient(self, step: int) -> Gradient:
+        return "dense" if step % self.refresh else "moment"
 
     def begin(self, site: LayerSite) -> dict[str, Tensor]:
         weight = site.parameter
@@ -46,7 +48,7 @@ class SignalToNoise(Rule):
         return {"ratio": zeros, "updates": torch.zeros((), dtype=torch.int64)}
 
     def follow(self, site: LayerSite, step: int, lr: float) -> None:
-        if self.wants_moment(step) and not site.missed:
+        if self.gradient(step) == "moment" and not site.missed:
             gradient, moment, samples = site.gradient_and_moment()
             first = not site.tracked["updates"]
             ratio = site.tracked["ratio"]
@@ -54,9 +56,10 @@ class SignalToNoise(Rule):
             ops.snr_update(ratio, gradient, moment, samples, self.decay**self.refresh, first)
             site.tracked["updates"] += 1
 
-    def masks(self, sites: Sequence[LayerSite], step: int, held: bool) -> list[Tensor] | None:
-        if held and not self.unprune:
-            return None
+    def masks(self, sites: Sequence[LayerSite], step: int, losses: Sequence[float]) -> list[Tensor]:
+        frozen = self.frozen(losses)
+        if frozen and not self.unprune:
+            return []
         informative = [site.tracked["ratio"] > 1 + ROUNDING for site in sites]
         kept = self._counted(informative, sites)
         large = ops.topk_mask([site.weight for site in sites], sum(kept), True)
@@ -67,7 +70,7 @@ class SignalToNoise(Rule):
             masks = [b.bitwise_or_(a) for a, b in zip(informative, large, strict=True)]
         else:
             masks = informative if self.criterion == "snr" else large
-        return [mask | site.active.mask() for mask, site in zip(masks, sites, strict=True)] if held else masks
+        return [mask | site.active.mask() for mask, site in zip(masks, sites, strict=True)] if frozen else masks
 
     def _counted(self, masks: Sequence[Tensor], sites: Sequence[LayerSite]) -> list[int]:
         """How many weights each mask keeps, and with the same transfer whether a site's gradient is to be refused."""
@@ -78,7 +81,8 @@ class SignalToNoise(Rule):
                 site.refuse_gradient()
         return told[: len(masks)]
 
-    def held(self, losses: Sequence[float]) -> bool:
+    def frozen(self, losses: Sequence[float]) -> bool:
+        """Whether the masks are frozen, given the mean training losses of the epochs so far."""
         before = [loss for loss in losses[:-1] if loss == loss]  # one of NaN is nothing to be held against
         if self.hold == "never" or not before:
             return False
@@ -128,9 +132,9 @@ def snr(
         memory: r_m, the fraction of the run after which r has forgotten 99 %: m = r_m T.
         burn_in: epochs without pruning.
         every: p, steps between masks.
-        hold: the mask rests while the last epoch's training loss is above the "best" or the "last" before; "never".
-            Tell the epoch's loss by `Sparsifier.epoch_end`.
-        unprune: while the mask rests, weights may still return to it.
+        hold: the masks are frozen while the last epoch's training loss is above the "best" or the "last" before it;
+            "never". Tell the epoch's loss by `Sparsifier.epoch_end`.
+        unprune: while the masks are frozen, weights may still return to them.
         refresh: r is updated every so many steps, with gamma to that power: cheaper, and not in the paper.
         include_classifier: prune the last linear layer, too.
     """
@@ -148,10 +152,8 @@ def snr(
         constant(0.0),
         request.often(Cadence(every, start=burn_in * period + 1)),
         storage="master",
-        scope=scopes.everything if include_classifier else scopes.without_classifier,
-        update="before",
-        rule=SignalToNoise(0.01 ** (1 / (memory * steps)), refresh, criterion, hold, unprune),
-        steps_per_epoch=period,
+        start=Start(scope=scopes.everything if include_classifier else scopes.without_classifier),
+        rule=SignalToNoise(0.01 ** (1 / (memory * steps)), refresh, criterion, hold, unprune, period),
     )
 
 

@@ -2,17 +2,18 @@
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ...nn import PatternLayer
+from ...topology import Topology
 from ..method import Method
 from ..parts.schedules import Cadence, constant
-from ..rule import Rule
+from ..rule import Gradient, Rule
 from ..sites.site import LayerSite
+from ..sites.storage import Master
 from .registry import listed
 from .request import Request
 
@@ -28,15 +29,24 @@ class SoftThreshold(nn.Module):
         return values.sign() * (values.abs() - self.threshold.sigmoid()).relu()
 
 
-@dataclass(frozen=True)
+class Thresholded(Master):
+    """Dense weights, each layer with a threshold of its own."""
+
+    def __init__(self, initial: float) -> None:
+        super().__init__()
+        self.initial = initial
+
+    def twin(self, layer: nn.Module, pattern: Topology, backend: str) -> PatternLayer:
+        twin = super().twin(layer, pattern, backend)
+        twin.transform = SoftThreshold(self.initial, twin.stored)
+        return twin
+
+
 class LearnedThresholds(Rule):
     """The mask of a layer is that of the weights above its learned threshold."""
 
-    initial: float
-    gradient = "active"
-
-    def equip(self, layer: PatternLayer) -> None:
-        layer.transform = SoftThreshold(self.initial, layer.stored)
+    def gradient(self, step: int) -> Gradient:
+        return "active"
 
     def begin(self, site: LayerSite) -> dict[str, Tensor]:
         threshold = self._threshold(site)
@@ -47,7 +57,7 @@ class LearnedThresholds(Rule):
                 warnings.warn(f"{message}, and no weight is pruned", stacklevel=4)
         return {}
 
-    def masks(self, sites: Sequence[LayerSite], step: int, held: bool) -> list[Tensor]:
+    def masks(self, sites: Sequence[LayerSite], step: int, losses: Sequence[float]) -> list[Tensor]:
         levels = [self._threshold(site).detach().sigmoid() for site in sites]
         for site, level in zip(sites, levels, strict=True):
             site.facts = {"threshold": level}
@@ -92,7 +102,6 @@ def str(request: Request, *, initial: float = -3200.0) -> Method:
         request.name,
         constant(0.0),
         request.often(Cadence(1, start=0)),
-        storage="master",
-        update="before",
-        rule=LearnedThresholds(initial),
+        storage=Thresholded(initial),
+        rule=LearnedThresholds(),
     )

@@ -15,10 +15,6 @@ class Order(str, Enum):
     INSTEAD = "replace"
     BEFORE = "before"
 
-    @classmethod
-    def _missing_(cls, value: object) -> "Order":
-        raise ValueError(f"update must be one of {', '.join(cls)}, got {value!r}")
-
     @property
     def replaces_step(self) -> bool:
         """Whether the optimizer does not step when the pattern changes."""

@@ -1,41 +1,57 @@
-"""How much a weight matters: elementwise functions of the weight and, where a score needs it, its gradient."""
+"""Scores: how much a weight, or a whole filter, matters. What scores highest stays; what scores lowest is dropped.
+
+A score is a function of something that has a weight and its gradient: a layer as methods see it (`Site`), or `Scored`.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
+Score = Callable[[Any], Tensor]
+
+
+class Scored(NamedTuple):
+    """A weight and its gradient of one shape, of a network that is scored before training."""
+
+    weight: Tensor
+    grad: Tensor | None = None
+
+
+def magnitude(layer: Any) -> Tensor:
+    """|w|, of the weight's shape."""
+    return layer.weight.abs()
+
+
+def saliency(layer: Any) -> Tensor:
+    """|w g|, of the weight's shape (SNIP, Lee et al. 2019, arXiv 1810.02340, eq. 5)."""
+    return (layer.weight * layer.grad).abs()
+
+
+def product(layer: Any) -> Tensor:
+    """w g with its sign, of the weight's shape (GraSP, Wang et al. 2020, arXiv 2002.07376, with H g for g)."""
+    return layer.weight * layer.grad
+
+
+def filter_norm(layer: Any) -> Tensor:
+    """||F||_2 of the weights of every output channel, `[rows]`."""
+    return layer.weight.flatten(1).norm(dim=1)
+
+
+def filter_rms(layer: Any) -> Tensor:
+    """||F||_2 / sqrt(fan-in) of every output channel, `[rows]`."""
+    return filter_norm(layer) / max(1, layer.weight[0].numel()) ** 0.5
+
 
 @dataclass(frozen=True)
-class Score:
-    """`function(weight, gradient)`, both of one shape; what scores highest is kept. `gradient` may be None unless
-    `needs_gradient`."""
-
+class Tracked:
     name: str
-    function: Callable[[Tensor, Any], Tensor]
-    needs_gradient: bool = False
 
-    def __call__(self, weight: Tensor, gradient: Tensor | None = None) -> Tensor:
-        if self.needs_gradient and gradient is None:
-            raise ValueError(f"the score {self.name} needs a gradient")
-        return self.function(weight, gradient)
+    def __call__(self, site: Any) -> Tensor:
+        return site.tracked[self.name]
 
 
-def _magnitude(weight: Tensor, gradient: Any) -> Tensor:
-    return weight.abs()
-
-
-def _saliency(weight: Tensor, gradient: Tensor) -> Tensor:
-    return (weight * gradient).abs()
-
-
-def _product(weight: Tensor, gradient: Tensor) -> Tensor:
-    return weight * gradient
-
-
-magnitude = Score("magnitude", _magnitude)
-# |w g|: SNIP (Lee et al. 2019), eq. 5
-saliency = Score("saliency", _saliency, needs_gradient=True)
-# w g with its sign: GraSP (Wang et al. 2020) with H g for the gradient
-product = Score("product", _product, needs_gradient=True)
+def tracked(name: str) -> Score:
+    """The statistic that the method's rule keeps under this name in `Site.tracked`."""
+    return Tracked(name)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ... import ops
-from .distributions import apportion
+from .distributions import Distribution, apportion, uniform
 
 
 @dataclass(frozen=True)
@@ -19,26 +19,37 @@ class View:
     Attributes:
         per_layer: each layer has its own count.
         filters: what is counted, scored and marked is not a weight but an output channel with all its weights.
+        share: how the layers share a scheduled sparsity, if each has its own count.
+        min_per_layer: so many weights, or filters, stay in every layer.
     """
 
-    name: str
-    per_layer: bool
+    per_layer: bool = False
     filters: bool = False
+    share: Distribution = uniform
+    min_per_layer: int = 0
+
+    def __post_init__(self) -> None:
+        if self.min_per_layer < 0:
+            raise ValueError(f"min_per_layer must be at least 0, got {self.min_per_layer}")
 
     def units(self, shape: Sequence[int]) -> int:
-        """How many things there are to choose from in a weight of this shape."""
+        """Returns how many things there are to choose from in a weight of this shape."""
         return shape[0] if self.filters else prod(shape)
 
-    def extent(self, shape: Sequence[int]) -> tuple[int, ...]:
-        """The shape by which a distribution shares what is chosen."""
-        return (shape[0], 1) if self.filters else tuple(shape)
-
     def weights(self, marks: Tensor, shape: Sequence[int]) -> Tensor:
-        """The weights, a bool tensor of `shape`, that belong to the marked units."""
+        """Returns the weights, a bool tensor of `shape`, that belong to the marked units."""
         return marks.reshape(-1, *[1] * (len(shape) - 1)).expand(*shape) if self.filters else marks.reshape(*shape)
 
+    def counts(self, shapes: Sequence[Sequence[int]], total: int, generator: torch.Generator) -> list[int]:
+        """Returns how many of `total` units each layer keeps; over the network only the sum counts."""
+        if not self.per_layer:
+            return summed(total, len(shapes))
+        extents = [(shape[0], 1) if self.filters else tuple(shape) for shape in shapes]
+        return self.share(extents, total, generator)
+
     def largest(self, scores: Sequence[Tensor], counts: Sequence[int], minimum: int = 0) -> list[Tensor]:
-        """
+        """Marks the highest scores.
+
         Args:
             minimum: that many are marked in every layer, wherever their scores stand.
 
@@ -53,7 +64,7 @@ class View:
         return ops.topk_mask(list(scores), sum(counts), False)
 
     def taken(self, scores: Sequence[Tensor], counts: Sequence[int], minimum: int = 0) -> list[int] | None:
-        """How many `largest` marks in each layer; None if that is up to the scores."""
+        """Returns how many `largest` marks in each layer; None if that is up to the scores."""
         if not self.per_layer:
             return None
         least = [min(minimum, s.numel()) for s in scores]
@@ -63,11 +74,21 @@ class View:
         return [max(own, k) - less for own, k, less in zip(least, counts, given, strict=True)]
 
 
+def marked(marks: Sequence[Tensor]) -> list[int]:
+    """Returns how many entries of each bool tensor are True. The host waits once for all of them."""
+    return ops.host.counts(marks)
+
+
+def summed(total: int, layers: int) -> list[int]:
+    """Returns counts of which only the sum matters."""
+    return [total] + [0] * (layers - 1)
+
+
 def _protect(scores: Tensor, minimum: int) -> Tensor:
     return torch.where(ops.topk_mask([scores], minimum, False)[0], torch.inf, scores)
 
 
-network = View("network", per_layer=False)
-layer = View("layer", per_layer=True)
-filters = View("filters", per_layer=False, filters=True)
-filters_of_layers = View("filters of each layer", per_layer=True, filters=True)
+network = View()
+layer = View(per_layer=True)
+filters = View(filters=True)
+filters_of_layers = View(per_layer=True, filters=True)

@@ -92,7 +92,7 @@ def left_of(network: Network, groups: Sequence[ChannelGroup], sparsity: float) -
         ValueError: they are fewer than the least number in every group, taken together.
     """
     sizes = [group.size for group in groups]
-    left, minimum = kept(sparsity, sum(sizes)), network.min_per_layer
+    left, minimum = kept(sparsity, sum(sizes)), network.view.min_per_layer
     least = sum(min(minimum, size) for size in sizes)
     if least > left:
         raise ValueError(

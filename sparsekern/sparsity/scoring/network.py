@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,10 @@ from ...topology import kept
 from .. import parallel
 from ..change.transaction import at_once
 from ..model.inputs import call
-from ..parts.scores import Score
+from ..parts import scopes
+from ..parts.distributions import Distribution, by_name, uniform
+from ..parts.scopes import Scope
+from ..parts.scores import Score, Scored
 from ..parts.views import View
 
 Batches = Sequence[tuple[Any, Any]]
@@ -42,7 +45,6 @@ class Network:
     layers: dict[str, nn.Module]
     counts: Sequence[int]
     view: View
-    min_per_layer: int
     batches: Batches
     loss: Loss
     generator: torch.Generator
@@ -70,30 +72,69 @@ class Network:
             ValueError: a score is NaN.
         """
         scores = [parallel.total(score.detach()) for score in scores]
-        return self.view.largest(scores, self.counts, self.min_per_layer)
+        return self.view.largest(scores, self.counts, self.view.min_per_layer)
+
+
+Initialize = Literal["keep", "fan_in", "evci", "rescale"]
 
 
 @dataclass(frozen=True)
 class Start:
-    """How the first pattern is chosen: `choose(network)` returns a bool mask for every layer, True where a weight
-    stays.
+    """What `sparsify` makes of a dense network.
 
     Attributes:
+        choose: `choose(network)` returns a bool mask for every layer, True where a weight stays. None: the pattern is
+            random, G(n, M) in every layer; where pruned weights are kept it is all weights, unless the sparsity of step
+            0 is above 0 and no change comes before it.
         batches: how many batches it wants; 0: it scores without data.
         batch_size: the paper's samples in each; None: those of the training.
         needs_loss: whether it asks for the loss beside the inputs.
         unit: what the method's sparsity counts.
+        scope: which layers are pruned.
+        share: how the layers share the weights of a random pattern.
+        initialize: "keep" the weights of the model, or draw them with variance 1 / the "fan_in" of the pattern's row,
+            or 2 / fan-in ("evci", Evci et al. 2022, arXiv 2010.03533), or "rescale" those of the model, so that the
+            variance of a row's output is that of the dense row.
     """
 
-    choose: Callable[[Network], list[Tensor]]
-    batches: int = 1
+    choose: Callable[[Network], list[Tensor]] | None = None
+    batches: int = 0
     batch_size: int | None = None
     needs_loss: bool = True
     unit: Literal["weight", "channel"] = "weight"
+    scope: Scope = scopes.everything
+    share: Distribution = uniform
+    initialize: Initialize = "keep"
+
+    def __post_init__(self) -> None:
+        if self.initialize not in get_args(Initialize):
+            raise ValueError(f"initialize must be 'keep', 'fan_in', 'evci' or 'rescale', got {self.initialize!r}")
 
     def rechosen(self, **changes: Any) -> "Start":
         """Returns the same start with other fields of `choose`, a dataclass."""
         return replace(self, choose=replace(cast(Any, self.choose), **changes))
+
+
+RANDOM = Start()
+
+
+def drawn(share: str | Distribution, initialize: str = "keep", scope: Scope = scopes.everything) -> Start:
+    """Returns the start of a random pattern. Names as in `distributions.by_name` and `Start.initialize`."""
+    return Start(share=by_name(share), initialize=cast(Initialize, initialize), scope=scope)
+
+
+def elementwise(score: Score, batches: int = 0, scope: Scope = scopes.everything) -> Start:
+    """Returns the start that keeps the weights of the highest scores, with their mean gradients over the batches if
+    there are any."""
+    return Start(partial(_highest, score, batches > 0), batches, needs_loss=batches > 0, scope=scope)
+
+
+def _highest(score: Score, needs_gradient: bool, network: Network) -> list[Tensor]:
+    weights = network.weights
+    gradients: Sequence[Tensor | None] = [None] * len(weights)
+    if needs_gradient:
+        gradients = mean_gradient(network.model, weights, network.batches, network.loss)
+    return network.largest([score(Scored(w.detach(), g)) for w, g in zip(weights, gradients, strict=True)])
 
 
 @contextmanager
@@ -176,17 +217,3 @@ def mean_gradient(
             for total, gradient in zip(sums, gradients, strict=True):
                 total += gradient / len(batches)
     return [parallel.mean(total) for total in sums]
-
-
-def elementwise(score: Score, batches: int = 1) -> Start:
-    """The highest scores of each weight and, where the score needs it, its mean gradient over the batches."""
-    needed = score.needs_gradient
-    return Start(partial(_highest, score), batches=batches if needed else 0, needs_loss=needed)
-
-
-def _highest(score: Score, network: Network) -> list[Tensor]:
-    weights = network.weights
-    gradients: Sequence[Tensor | None] = [None] * len(weights)
-    if score.needs_gradient:
-        gradients = mean_gradient(network.model, weights, network.batches, network.loss)
-    return network.largest([score(w.detach(), g) for w, g in zip(weights, gradients, strict=True)])

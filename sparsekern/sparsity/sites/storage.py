@@ -48,6 +48,8 @@ class Storage:
         keeps_pruned: a change may bring pruned weights back with their values, so the first pattern may be all weights.
         moves_weights: a change moves weights within their Parameter, and optimizer state must follow.
         sheds: settling exchanges the Parameters for shorter ones.
+        until: from this step on the layers hold their nonzeros only, and the pattern is frozen or only loses weights;
+            None: never.
         probes_moments: layers record the second moment of the gradients by a probe, as they do for growth.
     """
 
@@ -58,6 +60,7 @@ class Storage:
     keeps_pruned = False
     moves_weights = True
     sheds = False
+    until: int | None = None
     probes_moments = False
 
     def __eq__(self, other: object) -> bool:
@@ -101,6 +104,9 @@ class Master(Storage):
     keeps_pruned = True
     moves_weights = False
     sheds = True
+
+    def __init__(self, until: int | None = None) -> None:
+        self.until = until
 
     def twin(self, layer: nn.Module, pattern: Topology, backend: str) -> PatternLayer:
         return masked_twin(layer, pattern, backend)
