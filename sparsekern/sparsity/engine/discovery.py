@@ -25,7 +25,7 @@ def sites_of(model: nn.Module, method: Method, storage: Storage) -> list[Any]:
     """
     sites = storage.sites(list(own_modules(model)))
     if not sites and storage.prunes:
-        raise ValueError(f"the model has no {storage.layers[1]}: call sparsify(model, {method.name}) first")
+        raise ValueError(f"the model has no {storage.noun}: call sparsify(model, {method.name}) first")
     check_managed(model, [site.parameter for site in sites])
     return sites
 

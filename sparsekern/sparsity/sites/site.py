@@ -118,7 +118,8 @@ class LayerSite(Generic[Layer]):
         self.module.probe = self.module.new_probe()
 
     def disarm(self) -> None:
-        self.module.probe = None
+        if self.module.probe is not None:  # modules set attributes slowly
+            self.module.probe = None
 
     def forget(self) -> None:
         """Drops what the step has recorded so far."""

@@ -43,8 +43,9 @@ class Storage:
     """How layers keep their weights. A storage equals its name.
 
     Attributes:
-        layers: the class of the layers, and what an error calls one.
+        layer: the class of the layers; `noun` is what an error calls one.
         site: the class of their sites.
+        prunes: layers are pruned at all.
         keeps_pruned: a change may bring pruned weights back with their values, so the first pattern may be all weights.
         moves_weights: a change moves weights within their Parameter, and optimizer state must follow.
         sheds: settling exchanges the Parameters for shorter ones.
@@ -54,7 +55,8 @@ class Storage:
     """
 
     name: str
-    layers: tuple[type[PatternLayer], str] = SparseLayer, "sparse layer"
+    layer: type[PatternLayer] = SparseLayer
+    noun = "sparse layer"
     site: type[LayerSite] = Site
     prunes = True
     keeps_pruned = False
@@ -81,11 +83,10 @@ class Storage:
 
     def sites(self, modules: Sequence[tuple[str, nn.Module]]) -> list[Any]:
         """Returns a site for each of the modules, by name, that has this storage."""
-        kind, _ = self.layers
-        return [self.site(name, module) for name, module in modules if isinstance(module, kind)]
+        return [self.site(name, module) for name, module in modules if isinstance(module, self.layer)]
 
     def change(self, change: Change, sites: Sequence[Any]) -> None:
-        """Has `change` carry out a change of pattern."""
+        """Carries out a change of pattern by means of `change`."""
         change.remask(sites) if self.keeps_pruned else change.rewire(sites)
 
 
@@ -99,7 +100,8 @@ class Master(Storage):
     """Layers keep a dense weight, of which a mask takes part: pruned weights go on learning."""
 
     name = "master"
-    layers = MaskedLayer, "layer with a dense weight and a mask"
+    layer = MaskedLayer
+    noun = "layer with a dense weight and a mask"
     site = MasterSite
     keeps_pruned = True
     moves_weights = False
