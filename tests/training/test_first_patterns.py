@@ -1,4 +1,4 @@
-"""What the command line gives to methods that score before training."""
+"""Batches that a run gives to methods that score before training."""
 
 from pathlib import Path
 

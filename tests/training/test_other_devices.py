@@ -1,4 +1,4 @@
-"""The training command on another device than the CPU: steps that change no pattern do not wait for it."""
+"""A training run on another device than the CPU: steps that change no pattern do not wait for it."""
 
 import pytest
 import torch
