@@ -16,7 +16,7 @@ from .sites.storage import NONZEROS, Name, Storage, named
 
 @dataclass(frozen=True)
 class Method:
-    """How the pattern of a network begins and changes.
+    """Says how the pattern of a network begins and changes.
 
     Attributes:
         sparsity: fraction of absent weights at every step; its value at step 0 is the first pattern's.

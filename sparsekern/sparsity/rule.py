@@ -1,4 +1,4 @@
-"""What a method does beyond the composition of its parts: statistics of every weight, counts or masks of its own."""
+"""A rule does what a method has beyond the composition of its parts: statistics, counts or masks of its own."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from .sites.site import LayerSite, Site
 
 
 class Rule:
-    """The part of a paper that has a file of its own. It has no state: statistics of the weights live in
+    """Holds the part of a paper that has a file of its own. It has no state: statistics of the weights live in
     `Site.tracked`, and are saved there.
 
     Attributes:

@@ -30,7 +30,7 @@ def read(name: str) -> dict[str, Any]:
 
 
 def listing() -> str:
-    """Every recipe with its source, its flags and its notes, for a terminal."""
+    """Returns every recipe with its source, its flags and its notes, for a terminal."""
     blocks = []
     for name in names():
         recipe = read(name)
@@ -42,7 +42,7 @@ def listing() -> str:
 
 
 def as_flags(flags: dict[str, Any]) -> str:
-    """The flags as one would type them."""
+    """Returns the flags as one would type them."""
     words = []
     for key, value in flags.items():
         flag = "--" + key.replace("_", "-")
@@ -56,7 +56,7 @@ def as_flags(flags: dict[str, Any]) -> str:
 
 
 def apply(given: dict[str, Any], grid: list[str] | None = None) -> dict[str, Any]:
-    """The flags of the recipe that `given` names, if any, under those that are given besides.
+    """Returns the flags of the recipe that `given` names, if any, under those that are given besides.
 
     Another `--epochs` scales the recipe's milestones and its warm-up. Options of the method are added up; those of
     the recipe are for its own method and for its baselines. With the schedule leave the milestones, with the optimizer

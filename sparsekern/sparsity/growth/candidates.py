@@ -1,4 +1,4 @@
-"""Which absent weights may come to life, and how they are ranked."""
+"""Growth: which absent weights may come to life, and how they are ranked."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -96,7 +96,8 @@ def _by_dense_gradient(site: Site, n: int, keep: Kept | None, seed: int) -> tupl
 
 
 def dense_gradient(rate: Schedule = ZERO, *, from_dropped: bool = True, replaces_step: bool = False) -> Growth:
-    """Largest |dL/dW| among the absent weights (RigL). The dense gradient exists only during the change."""
+    """Grows by the largest |dL/dW| among the absent weights (RigL). The dense gradient exists only during the
+    change."""
     return Growth(
         partial(_each, _by_dense_gradient),
         rate,
@@ -121,22 +122,22 @@ def _uniformly(site: Site, n: int, keep: Kept | None, seed: int) -> tuple[Tensor
 
 
 def uniform(rate: Schedule = ZERO) -> Growth:
-    """Absent weights, every one equally likely (SET)."""
+    """Grows absent weights, every one equally likely (SET)."""
     return Growth(partial(_each, _uniformly), rate)
 
 
 def uniform_elsewhere(rate: Schedule = ZERO) -> Growth:
-    """As `uniform`, but not where a weight was dropped in the same round (DSR)."""
+    """Grows as `uniform`, but not where a weight was dropped in the same round (DSR)."""
     return Growth(partial(_each, _uniformly), rate, from_dropped=False)
 
 
 def uniform_by_size(rate: Schedule = ZERO) -> Growth:
-    """As `uniform`, the layers growing in proportion to their size (SET as the GraBo paper runs it)."""
+    """Grows as `uniform`, the layers growing in proportion to their size (SET as the GraBo paper runs it)."""
     return Growth(partial(_each, _uniformly), rate, from_dropped=False, multiplier=1)
 
 
 def sampled_gradient(heuristic: Heuristic, multiplier: float, batches: int = 1, rate: Schedule = ZERO) -> Growth:
-    """Largest |dL/dW| within a sampled subset of the absent weights (GraBo, algorithm 1).
+    """Grows by the largest |dL/dW| within a sampled subset of the absent weights (GraBo, algorithm 1).
 
     Args:
         heuristic: guides the sampling.
@@ -189,20 +190,20 @@ def _sampled(
 
 
 def flat(sites: Sequence[Site], seeds: Sequence[int], gradients: ArmedStep) -> list[tuple[Tensor, ...]]:
-    """Every row and every column alike (GSE-random)."""
+    """Weighs every row and every column alike (GSE-random)."""
     shapes = [(site.active.rows, site.active.cols, site.active.device) for site in sites]
     return [(torch.ones(rows, device=device), torch.ones(cols, device=device)) for rows, cols, device in shapes]
 
 
 def gradient_bound(sites: Sequence[Site], seeds: Sequence[int], gradients: ArmedStep) -> list[tuple[Tensor, ...]]:
-    """g_b = sum |delta_b|, f_a = sum |h_a|: their product bounds |dL/dW| (GraBo, eq. 8 and appendix)."""
+    """Returns g_b = sum |delta_b|, f_a = sum |h_a|: their product bounds |dL/dW| (GraBo, eq. 8 and appendix)."""
     return gradients.total(sites, lambda i, site: (site.probe.row_weight(), site.probe.col_weight()))
 
 
 def gradient_estimate(sites: Sequence[Site], seeds: Sequence[int], gradients: ArmedStep) -> list[tuple[Tensor, ...]]:
-    """g_b = |sum xi delta_b|, f_a = |sum xi h_a| with one sign xi = +-1 for both, drawn for every row of the batch: the
-    expectation of their product without the bars is dL/dW (Heddes et al., GraEst). Ranks draw signs of their own: equal
-    ones would add products of different samples to the expectation."""
+    """Returns g_b = |sum xi delta_b|, f_a = |sum xi h_a| with one sign xi = +-1 for both, drawn for every row of the
+    batch: the expectation of their product without the bars is dL/dW (Heddes et al., GraEst). Ranks draw signs of their
+    own: equal ones would add products of different samples to the expectation."""
     generators = [torch.Generator().manual_seed(seed + parallel.rank()) for seed in seeds]
 
     def sums(i: int, site: Site) -> tuple[Tensor, Tensor]:
@@ -212,7 +213,7 @@ def gradient_estimate(sites: Sequence[Site], seeds: Sequence[int], gradients: Ar
 
 
 def synaptic_flow(sites: Sequence[Site], seeds: Sequence[int], gradients: ArmedStep) -> Sequence[tuple[Tensor, ...]]:
-    """g = efferent, f = afferent flow of the absolute weights (GraBo, eq. 3); the mean over the ranks, whose statistics
-    of batch norm differ until the next forward pass."""
+    """Returns g = efferent, f = afferent flow of the absolute weights (GraBo, eq. 3); the mean over the ranks, whose
+    statistics of batch norm differ until the next forward pass."""
     found = flows(gradients.model, [site.module for site in sites], gradients.inputs())
     return [tuple(map(parallel.mean, flow)) for flow in found]

@@ -1,4 +1,4 @@
-"""Backward passes that growth takes its statistics from: that of the armed step, or some of its own."""
+"""Growth gradients: the backward passes that growth takes its statistics from, of the armed step or of its own."""
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
@@ -45,16 +45,16 @@ class ArmedStep:
         """Prepares for the change of pattern at `step`."""
 
     def reaches(self, site: Site) -> bool:
-        """Whether a layer that was not armed has statistics."""
+        """Returns whether a layer that was not armed has statistics."""
         return True
 
     def total(self, sites: Sequence[Site], statistic: Statistic) -> list[tuple[Tensor, ...]]:
-        """The tensors `statistic(i, site)`, made of the records of `sites[i]`, summed over batches and data-parallel
-        ranks."""
+        """Returns the tensors `statistic(i, site)`, made of the records of `sites[i]`, summed over batches and
+        data-parallel ranks."""
         return [tuple(map(parallel.total, statistic(i, site))) for i, site in enumerate(sites)]
 
     def inputs(self) -> Arguments:
-        """What the model is called with, of one sample; floating-point tensors have no particular values.
+        """Returns what the model is called with, of one sample; floating-point tensors have no particular values.
 
         Raises:
             RuntimeError: the model was not called in the armed step.

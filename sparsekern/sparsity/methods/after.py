@@ -19,7 +19,7 @@ LEVELS = (0.5, 0.75, 0.9, 0.95, 0.98)
 
 @dataclass(frozen=True)
 class Rounds(Rule):
-    """Rounds of training, of which the last takes what is left of the run.
+    """Trains in rounds, of which the last takes what is left of the run.
 
     Attributes:
         total: steps of the run.

@@ -20,8 +20,8 @@ from .request import Request
 
 @dataclass(frozen=True)
 class FixedSigns(Rule):
-    """Active weights w = sign theta with theta >= 0. The sign is that of the weight; one of value 0 draws it in its
-    first step."""
+    """Keeps active weights w = sign theta with theta >= 0. The sign is that of the weight; one of value 0 draws it in
+    its first step."""
 
     l1: float
     noise: float

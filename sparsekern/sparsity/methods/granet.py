@@ -24,7 +24,7 @@ CHANGES = 62
 
 @dataclass(frozen=True)
 class PruneAndRegenerate(Rule):
-    """Global pruning to the schedule, then an exchange within each layer."""
+    """Prunes globally to the schedule, then exchanges weights within each layer."""
 
     sparsity: Schedule
     rate: Schedule

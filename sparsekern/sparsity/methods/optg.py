@@ -17,7 +17,7 @@ from .request import Request, check
 
 
 class ScoreOptimizer(Rule):
-    """The optimizer of the scores q: SGD with momentum and gradient G * w at every entry, where G is the gradient of
+    """Optimizes the scores q by SGD with momentum and gradient G * w at every entry, where G is the gradient of
     the masked weight. Then the weight's own gradient becomes m * G."""
 
     def __init__(self, progress: Schedule, momentum: float) -> None:

@@ -31,7 +31,7 @@ class Prospect:
         return network.largest([product.abs() for product in self.products(network)])
 
     def products(self, network: Network) -> list[Tensor]:
-        """w_init * dL(w_M)/dw_init of every weight to prune."""
+        """Returns w_init * dL(w_M)/dw_init of every weight to prune."""
         steps = self.inner_steps + 1
         batches = list(islice(network.batches, steps if self.fresh_batches else 1))
         with scoring(network.model):

@@ -16,7 +16,7 @@ P = ParamSpec("P")
 
 @dataclass(frozen=True)
 class Entry:
-    """What `sparsekern methods` prints of a method; `gradient` is the gradient by the weights that it needs."""
+    """Holds what `sparsekern methods` prints of a method; `gradient` is the gradient by the weights that it needs."""
 
     title: str
     paper: str | None = None
@@ -28,7 +28,7 @@ class Entry:
 
 
 class Maker(Protocol[P]):
-    """What a constructor has become: `sk.methods.NAME`."""
+    """Makes a method: `sk.methods.NAME`."""
 
     __name__: str
 

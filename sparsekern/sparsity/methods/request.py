@@ -1,4 +1,4 @@
-"""What a constructor is asked for, and how it fits a method to the length of a training run."""
+"""A request is what a constructor is asked for; it fits a method to the length of a training run."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -29,12 +29,12 @@ class Request:
 
     @property
     def sparsity(self) -> float:
-        """The sparsity of a method that reaches one."""
+        """Returns the sparsity of a method that reaches one."""
         return cast(float, self.given)
 
     @property
     def steps(self) -> int:
-        """Optimizer steps of the run.
+        """Returns the optimizer steps of the run.
 
         Raises:
             ValueError: they were not given.
@@ -45,7 +45,7 @@ class Request:
 
     @property
     def epoch(self) -> int:
-        """Optimizer steps of an epoch.
+        """Returns the optimizer steps of an epoch.
 
         Raises:
             ValueError: they were not given.
@@ -56,7 +56,7 @@ class Request:
 
     @property
     def epochs(self) -> int:
-        """Epochs of the run, at least one."""
+        """Returns the epochs of the run, at least one."""
         return max(1, round(self.steps / self.epoch))
 
     def end(self, stop: float) -> float:

@@ -19,7 +19,7 @@ from .request import Request
 
 
 class SoftFilters(Rule):
-    """At every change the filters of the smallest norms become 0, and stay in the network."""
+    """Sets the filters of the smallest norms to 0 at every change, and leaves them in the network."""
 
     def __init__(self, sparsity: float, min_per_layer: int) -> None:
         self.sparsity, self.min_per_layer = sparsity, min_per_layer

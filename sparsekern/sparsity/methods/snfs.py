@@ -19,8 +19,8 @@ from .request import Request, check
 
 
 def momentum(site: LayerSite) -> Tensor:
-    """|momentum| of every weight: the optimizer's buffer, or m / (sqrt(v) + 1e-8) of Adam's; of an optimizer that has
-    none it is the gradient of the step."""
+    """Returns |momentum| of every weight: the optimizer's buffer, or m / (sqrt(v) + 1e-8) of Adam's; of an optimizer
+    that has none it is the gradient of the step."""
     state = site.moments
     if "exp_avg" in state and "exp_avg_sq" in state:
         return (state["exp_avg"] / (state["exp_avg_sq"].sqrt() + 1e-8)).abs()
@@ -30,7 +30,7 @@ def momentum(site: LayerSite) -> Tensor:
 
 @dataclass(frozen=True)
 class SparseMomentum(Rule):
-    """Masks by magnitude and momentum; absent weights are 0 after every step."""
+    """Makes masks by magnitude and momentum, and keeps absent weights at 0 after every step."""
 
     rate: Schedule
 
@@ -58,7 +58,7 @@ class SparseMomentum(Rule):
         return masks
 
     def _removed(self, site: LayerSite, share: float, shares: Sequence[float], step: int) -> int:
-        """How many weights a layer drops: fewer if it is nearly full and about to get more than the average."""
+        """Returns how many weights a layer drops: fewer if it is nearly full and about to get more than the average."""
         rate, sparsity = self.rate(step), site.active.sparsity
         if sparsity < 0.2 and share > sum(shares) / len(shares):
             rate = min(rate, sparsity)

@@ -25,7 +25,7 @@ ROUNDING = 1e-5
 
 @dataclass(frozen=True)
 class SignalToNoise(Rule):
-    """r, the running signal-to-noise ratio of every weight's gradient, and the masks it makes."""
+    """Follows r, the running signal-to-noise ratio of every weight's gradient, and makes masks of it."""
 
     decay: float
     refresh: int
@@ -73,7 +73,7 @@ class SignalToNoise(Rule):
         return [mask | site.active.mask() for mask, site in zip(masks, sites, strict=True)] if frozen else masks
 
     def _counted(self, masks: Sequence[Tensor], sites: Sequence[LayerSite]) -> list[int]:
-        """How many weights each mask keeps, and with the same transfer whether a site's gradient is to be refused."""
+        """Returns how many weights each mask keeps; refuses an altered gradient, learned with the same transfer."""
         doubtful = [(site, site.altered) for site in sites if site.altered is not None]
         told = ops.host.numbers([*map(ops.host.count, masks), *(altered for _, altered in doubtful)])
         for (site, _), altered in zip(doubtful, told[len(masks) :], strict=True):
@@ -82,7 +82,7 @@ class SignalToNoise(Rule):
         return told[: len(masks)]
 
     def frozen(self, losses: Sequence[float]) -> bool:
-        """Whether the masks are frozen, given the mean training losses of the epochs so far."""
+        """Returns whether the masks are frozen, given the mean training losses of the epochs so far."""
         before = [loss for loss in losses[:-1] if loss == loss]  # one of NaN is nothing to be held against
         if self.hold == "never" or not before:
             return False

@@ -19,7 +19,7 @@ from .request import Request
 
 
 class SoftThreshold(nn.Module):
-    """sign(v) relu(|v| - sigmoid(s)), elementwise, with one learned number s."""
+    """Computes sign(v) relu(|v| - sigmoid(s)), elementwise, with one learned scalar s."""
 
     def __init__(self, initial: float, like: Tensor) -> None:
         super().__init__()
@@ -30,7 +30,7 @@ class SoftThreshold(nn.Module):
 
 
 class Thresholded(Master):
-    """Dense weights, each layer with a threshold of its own."""
+    """Keeps dense weights, and a threshold in each layer."""
 
     def __init__(self, initial: float) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class Thresholded(Master):
 
 
 class LearnedThresholds(Rule):
-    """The mask of a layer is that of the weights above its learned threshold."""
+    """Makes the mask of a layer of the weights above its learned threshold."""
 
     def gradient(self, step: int) -> Gradient:
         return "active"

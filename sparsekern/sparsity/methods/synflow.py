@@ -1,4 +1,4 @@
-"""SynFlow (Tanaka et al., NeurIPS 2020): the flow through a weight, found without data."""
+"""SynFlow (Tanaka et al., NeurIPS 2020): the synaptic flow through a weight, found without data."""
 
 from functools import partial
 
@@ -59,7 +59,7 @@ def _choose(rounds: int, network: Network) -> list[Tensor]:
 
 
 def flow_scores(net: Linearised, weights: list[Tensor], inputs: Arguments) -> list[Tensor]:
-    """|w * dR/dw| of each of `weights`, which a linearised network `net` holds; R is the sum of its outputs.
+    """Returns |w * dR/dw| of each of `weights`, which a linearised network `net` holds; R is the sum of its outputs.
 
     Raises:
         ValueError: R exceeds the range of float64.

@@ -1,4 +1,5 @@
-"""How many weights each layer keeps. Every distribution returns counts that add up to the total exactly."""
+"""Distributions say how many weights each layer keeps. Every distribution returns counts that add up to the total
+exactly."""
 
 from collections.abc import Callable, Sequence
 from fractions import Fraction
@@ -12,24 +13,26 @@ Distribution = Callable[[Sequence[Shape], int, torch.Generator | None], list[int
 
 
 def uniform(shapes: Sequence[Shape], total: int, generator: torch.Generator | None = None) -> list[int]:
-    """The same density in every layer."""
+    """Gives every layer the same density."""
     sizes = [prod(shape) for shape in shapes]
     return apportion(sizes, sizes, total)
 
 
 def er(shapes: Sequence[Shape], total: int, generator: torch.Generator | None = None) -> list[int]:
-    """Density proportional to (in + out) / (in out), of features or channels (SET, Mocanu et al. 2018, eq. 3)."""
+    """Gives a density proportional to (in + out) / (in out), of features or channels (SET, Mocanu et al. 2018, eq.
+    3)."""
     return _by_density(shapes, total, [Fraction(s[0] + s[1], max(1, s[0] * s[1])) for s in shapes])
 
 
 def erk(shapes: Sequence[Shape], total: int, generator: torch.Generator | None = None) -> list[int]:
-    """Density proportional to the sum over the product of all dimensions of the weight, those of the kernel included
-    (RigL, Evci et al. 2020, section 3)."""
+    """Gives a density proportional to the sum over the product of all dimensions of the weight, those of the kernel
+    included (RigL, Evci et al. 2020, section 3)."""
     return _by_density(shapes, total, [Fraction(sum(s), max(1, prod(s))) for s in shapes])
 
 
 def global_random(shapes: Sequence[Shape], total: int, generator: torch.Generator | None = None) -> list[int]:
-    """What a uniform choice among all weights of the network leaves in each layer: multivariate hypergeometric."""
+    """Draws what a uniform choice among all weights of the network leaves in each layer: multivariate
+    hypergeometric."""
     seed = int(torch.randint(2**62, (), generator=generator))
     sizes = [prod(shape) for shape in shapes]
     return np.random.default_rng(seed).multivariate_hypergeometric(sizes, total, method="marginals").tolist()
@@ -41,7 +44,7 @@ def _by_density(shapes: Sequence[Shape], total: int, densities: Sequence[Fractio
 
 
 def apportion(shares: Sequence[float | Fraction], caps: Sequence[int], total: int) -> list[int]:
-    """Whole numbers proportional to `shares`, none above its cap, that add up to `min(total, sum(caps))`.
+    """Returns whole numbers proportional to `shares`, none above its cap, that add up to `min(total, sum(caps))`.
 
     Layers that would exceed their cap get it, and the rest is solved again; what remains of the fractions is rounded
     by largest remainder, the earlier layer first on ties. The arithmetic is exact, so that ties are ties.

@@ -1,4 +1,4 @@
-"""When, around the optimizer's step, a pattern changes."""
+"""Orders say when, around the optimizer's step, a pattern changes."""
 
 from enum import Enum
 

@@ -1,4 +1,4 @@
-"""Numbers that change with the optimizer step, and when a pattern changes. Steps count from 0."""
+"""Schedules are values that change with the optimizer step; cadences say when a pattern changes. Steps count from 0."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -124,12 +124,12 @@ class Cadence:
         return (self.start <= step <= self.stop and step % self.period == 0) or step == self.last
 
     def before(self, step: int) -> int:
-        """The change before the one at `step`; 0, the first pattern, if there is none."""
+        """Returns the change before the one at `step`; 0, the first pattern, if there is none."""
         previous = step - self.period
         return previous if previous >= self.start else 0
 
     def count(self, total_steps: int) -> int:
-        """How many times it fires in a run of `total_steps`."""
+        """Returns how many times it fires in a run of `total_steps`."""
         last = min(self.stop, total_steps - 1)
         return max(0, int(last // self.period) - (max(self.start, 1) - 1) // self.period)
 
@@ -148,11 +148,11 @@ class Stages:
         return any(cadence.fires(step) for cadence in self.cadences)
 
     def before(self, step: int) -> int:
-        """As `Cadence.before`."""
+        """Returns what `Cadence.before` does."""
         return next((t for t in range(step - 1, 0, -1) if self.fires(t)), 0)
 
     def count(self, total_steps: int) -> int:
-        """As `Cadence.count`."""
+        """Returns what `Cadence.count` does."""
         return sum(cadence.count(total_steps) for cadence in self.cadences)
 
 

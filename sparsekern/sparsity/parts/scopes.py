@@ -1,4 +1,4 @@
-"""Which of a network's linear layers and convolutions a method prunes, in the order of the model."""
+"""Scopes choose which linear layers and convolutions of a network a method prunes, in the order of the model."""
 
 from collections.abc import Callable
 
@@ -11,12 +11,12 @@ Scope = Callable[[Layers], Layers]
 
 
 def everything(layers: Layers) -> Layers:
-    """All of them."""
+    """Takes all of them."""
     return layers
 
 
 def without_classifier(layers: Layers) -> Layers:
-    """All but the last linear layer; that one, too, if it is the only layer."""
+    """Takes all but the last linear layer; that one, too, if it is the only layer."""
     linear = [name for name, layer in layers.items() if _is(layer, nn.Linear)]
     return (
         {name: layer for name, layer in layers.items() if name != linear[-1]} if linear and len(layers) > 1 else layers
@@ -24,17 +24,17 @@ def without_classifier(layers: Layers) -> Layers:
 
 
 def convolutions(layers: Layers) -> Layers:
-    """The convolutions; in a network without any, as `without_classifier`."""
+    """Takes the convolutions; in a network without any, as `without_classifier`."""
     return {name: layer for name, layer in layers.items() if _is(layer, nn.Conv2d)} or without_classifier(layers)
 
 
 def without_first(layers: Layers) -> Layers:
-    """All but the first; that one, too, if it is the only layer."""
+    """Takes all but the first; that one, too, if it is the only layer."""
     return dict(list(layers.items())[1:]) or layers
 
 
 def without_first_and_shortcuts(layers: Layers) -> Layers:
-    """All but the first convolution and those of shortcuts, told by "shortcut" or "downsample" in their names."""
+    """Takes all but the first convolution and those of shortcuts, told by "shortcut" or "downsample" in their names."""
     convolved = [name for name, layer in layers.items() if _is(layer, nn.Conv2d)]
     dense = {name for name in convolved if "shortcut" in name or "downsample" in name} | {*convolved[:1]}
     return {name: layer for name, layer in layers.items() if name not in dense} or layers

@@ -20,27 +20,27 @@ class Scored(NamedTuple):
 
 
 def magnitude(layer: Any) -> Tensor:
-    """|w|, of the weight's shape."""
+    """Returns |w|, of the weight's shape."""
     return layer.weight.abs()
 
 
 def saliency(layer: Any) -> Tensor:
-    """|w g|, of the weight's shape (SNIP, Lee et al. 2019, arXiv 1810.02340, eq. 5)."""
+    """Returns |w g|, of the weight's shape (SNIP, Lee et al. 2019, arXiv 1810.02340, eq. 5)."""
     return (layer.weight * layer.grad).abs()
 
 
 def product(layer: Any) -> Tensor:
-    """w g with its sign, of the weight's shape (GraSP, Wang et al. 2020, arXiv 2002.07376, with H g for g)."""
+    """Returns w g with its sign, of the weight's shape (GraSP, Wang et al. 2020, arXiv 2002.07376, with H g for g)."""
     return layer.weight * layer.grad
 
 
 def filter_norm(layer: Any) -> Tensor:
-    """||F||_2 of the weights of every output channel, `[rows]`."""
+    """Returns ||F||_2 of the weights of every output channel, `[rows]`."""
     return layer.weight.flatten(1).norm(dim=1)
 
 
 def filter_rms(layer: Any) -> Tensor:
-    """||F||_2 / sqrt(fan-in) of every output channel, `[rows]`."""
+    """Returns ||F||_2 / sqrt(fan-in) of every output channel, `[rows]`."""
     return filter_norm(layer) / max(1, layer.weight[0].numel()) ** 0.5
 
 
@@ -53,5 +53,5 @@ class Tracked:
 
 
 def tracked(name: str) -> Score:
-    """The statistic that the method's rule keeps under this name in `Site.tracked`."""
+    """Returns the statistic that the method's rule keeps under this name in `Site.tracked`."""
     return Tracked(name)

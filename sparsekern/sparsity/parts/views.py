@@ -1,4 +1,4 @@
-"""Over which weights a choice is made: those of the whole network at once, or those of each layer."""
+"""Views say over which weights a choice is made: those of the whole network at once, or those of each layer."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Taking whole channels out of a network."""
+"""Takes whole channels out of a network."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,7 +16,8 @@ from .network import Network, scoring
 
 
 def removable_groups(network: Network) -> list[ChannelGroup]:
-    """The channels that can be taken out: those that only layers to be pruned write and read, and that nothing pins.
+    """Returns the channels that can be taken out: those that only layers to be pruned write and read, and that nothing
+    pins.
 
     Raises:
         ValueError: there are none, or `torch.fx` cannot trace the model.
@@ -34,7 +35,8 @@ def removable_groups(network: Network) -> list[ChannelGroup]:
 
 
 def gate_sums(network: Network, groups: Sequence[ChannelGroup], products: Sequence[Tensor]) -> list[Tensor]:
-    """For each group the sums, `[size]`, of `products` over all weights that write a channel: what one gate multiplies.
+    """Returns for each group the sums, `[size]`, of `products` over all weights that write a channel: what one gate
+    multiplies.
 
     Args:
         products: one tensor of the weight's shape for each layer of the network.
@@ -44,8 +46,9 @@ def gate_sums(network: Network, groups: Sequence[ChannelGroup], products: Sequen
 
 
 def read_sums(network: Network, groups: Sequence[ChannelGroup], products: Sequence[Tensor]) -> list[Tensor]:
-    """As `gate_sums`, over all weights that read a channel: with the products of weights and their gradients it is the
-    derivative of the loss by a gate on the channel where it is read, behind batch norm and activation."""
+    """Returns sums as `gate_sums`, over all weights that read a channel: with the products of weights and their
+    gradients it is the derivative of the loss by a gate on the channel where it is read, behind batch norm and
+    activation."""
     per_column = {
         name: product.transpose(0, 1).flatten(1).sum(1) for name, product in zip(network.layers, products, strict=True)
     }
@@ -53,8 +56,8 @@ def read_sums(network: Network, groups: Sequence[ChannelGroup], products: Sequen
 
 
 def costs(network: Network, groups: Sequence[ChannelGroup]) -> list[int]:
-    """Multiplications per sample that go with one channel of each group: those that write it and those that read it, in
-    the network as it is."""
+    """Returns the multiplications per sample that go with one channel of each group: those that write it and those that
+    read it, in the network as it is."""
     applied = _applications(network)
     found = []
     for group in groups:
@@ -68,7 +71,8 @@ def costs(network: Network, groups: Sequence[ChannelGroup]) -> list[int]:
 
 
 def _applications(network: Network) -> dict[str, int]:
-    """How many times a sample meets the weight of each layer: at each position of the output, in each of its uses."""
+    """Returns how many times a sample meets the weight of each layer: at each position of the output, in each of its
+    uses."""
     applied = dict.fromkeys(network.layers, 0)
     model, inputs = bare(network.model), arguments(network.batches[0][0]).first(2)
 
@@ -86,7 +90,7 @@ def _applications(network: Network) -> dict[str, int]:
 
 
 def left_of(network: Network, groups: Sequence[ChannelGroup], sparsity: float) -> int:
-    """How many of the groups' n channels stay, n - floor(sparsity n).
+    """Returns how many of the groups' n channels stay, n - floor(sparsity n).
 
     Raises:
         ValueError: they are fewer than the least number in every group, taken together.
@@ -105,14 +109,15 @@ def left_of(network: Network, groups: Sequence[ChannelGroup], sparsity: float) -
 def highest_channels(
     network: Network, groups: Sequence[ChannelGroup], scores: Sequence[Tensor], sparsity: float
 ) -> list[Tensor]:
-    """The masks of the layers with the globally highest scores, `[size]` for each group: the fraction `sparsity` of the
-    channels is gone."""
+    """Returns the masks of the layers with the globally highest scores, `[size]` for each group: the fraction
+    `sparsity` of the channels is gone."""
     marks = replace(network, counts=[left_of(network, groups, sparsity)]).largest(scores)
     return without_channels(network, [(group, ~mark) for group, mark in zip(groups, marks, strict=True)])
 
 
 def without_channels(network: Network, gone: Sequence[tuple[ChannelGroup, Tensor]]) -> list[Tensor]:
-    """The masks of the layers without some channels: neither the weights that write them nor those that read them.
+    """Returns the masks of the layers without some channels: neither the weights that write them nor those that read
+    them.
 
     Biases and shifts of the channels are noted in `network.removed`.
 

@@ -32,7 +32,7 @@ class Linearised(nn.Module):
 
 @torch.no_grad()
 def linearised(model: nn.Module) -> Linearised:
-    """A float64 copy of `model` in evaluation mode that is linear in its input, with absolute weights.
+    """Returns a float64 copy of `model` in evaluation mode that is linear in its input, with absolute weights.
 
     Dense, sparse and masked layers stay what they are, so that a sparse layer's copy holds nonzeros only. Biases are 0;
     activations and dropout pass their input on. Batch norm multiplies channels by |gamma| / sqrt(running variance +
@@ -53,8 +53,8 @@ def linearised(model: nn.Module) -> Linearised:
 
 
 def flows(model: nn.Module, layers: Sequence[PatternLayer], inputs: Arguments) -> list[tuple[Tensor, Tensor]]:
-    """Efferent flow `[rows]` and afferent flow `[cols]` (`[groups, cols]` of a grouped convolution) of each of
-    `layers` (GraBo, eq. 3), float64, each of sum 1; zero where nothing flows.
+    """Returns the efferent flow `[rows]` and afferent flow `[cols]` (`[groups, cols]` of a grouped convolution) of each
+    of `layers` (GraBo, eq. 3), float64, each of sum 1; zero where nothing flows.
 
     What reaches a layer's inputs when every input of the network is 1, and what a unit of flow out of it adds to the
     sum of the network's outputs. Convolutions sum over positions; the positions of their kernel are alike.
@@ -94,14 +94,14 @@ def _share(flow: Tensor) -> Tensor:
 
 
 def copied_layers(model: nn.Module, copied: nn.Module, layers: Sequence[nn.Module]) -> list[nn.Module]:
-    """What some layers of a model are in its copy."""
+    """Returns what some layers of a model are in its copy."""
     twins = dict(zip(bare(model).modules(), copied.modules(), strict=True))
     return [twins[layer] for layer in layers]
 
 
 def total_flow(net: Linearised, inputs: Arguments) -> Tensor:
-    """The sum of what a linearised network returns when each of its floating-point inputs is 1, and every embedding
-    meets all of its entries; differentiable in these and in the network's Parameters.
+    """Returns the sum of what a linearised network returns when each of its floating-point inputs is 1, and every
+    embedding meets all of its entries; differentiable in these and in the network's Parameters.
 
     Raises:
         ValueError: there are none.
@@ -125,7 +125,7 @@ def _first(input: Tensor, *_: Any, **__: Any) -> Tensor:
 
 
 def _scaled(input: Tensor, weight: Tensor | None) -> Tensor:
-    """By one weight per channel, which is dimension 1."""
+    """Scales by one weight per channel, which is dimension 1."""
     return input if weight is None else input * weight.reshape(-1, *[1] * (input.dim() - 2))
 
 

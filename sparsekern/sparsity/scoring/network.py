@@ -52,12 +52,12 @@ class Network:
 
     @property
     def weights(self) -> list[nn.Parameter]:
-        """The weight of every layer to prune."""
+        """Returns the weight of every layer to prune."""
         return [cast(nn.Parameter, layer.weight) for layer in self.layers.values()]
 
     def after(self, progress: float) -> "Network":
-        """The same when a part of the pruning is done, the density falling exponentially from 1: N (n / N)^progress of
-        N weights stay, rounded up."""
+        """Returns the same when a part of the pruning is done, the density falling exponentially from 1: N (n /
+        N)^progress of N weights stay, rounded up."""
         sizes = [weight.numel() for weight in self.weights]
         counts, totals = self.counts, sizes
         if not self.view.per_layer:
@@ -66,7 +66,7 @@ class Network:
         return replace(self, counts=[*left, *[0] * (len(sizes) - len(left))])
 
     def largest(self, scores: Sequence[Tensor]) -> list[Tensor]:
-        """Bool masks of exactly `counts` of the highest scores, equal on all data-parallel ranks.
+        """Returns bool masks of exactly `counts` of the highest scores, equal on all data-parallel ranks.
 
         Raises:
             ValueError: a score is NaN.
@@ -80,7 +80,7 @@ Initialize = Literal["keep", "fan_in", "evci", "rescale"]
 
 @dataclass(frozen=True)
 class Start:
-    """What `sparsify` makes of a dense network.
+    """Says what `sparsify` makes of a dense network.
 
     Attributes:
         choose: `choose(network)` returns a bool mask for every layer, True where a weight stays. None: the pattern is
@@ -200,8 +200,8 @@ def mean_gradient(
     loss: Loss,
     masks: Sequence[Tensor] | None = None,
 ) -> list[Tensor]:
-    """The mean over `batches`, and over data-parallel ranks, of the gradient of the loss by each of `weights`, at every
-    entry, zero where the loss does not use one. Runs within `scoring`.
+    """Returns the mean over `batches`, and over data-parallel ranks, of the gradient of the loss by each of `weights`,
+    at every entry, zero where the loss does not use one. Runs within `scoring`.
 
     Args:
         masks: bool, of the weights' shapes: where they are False the network computes with 0.

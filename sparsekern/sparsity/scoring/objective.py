@@ -36,18 +36,18 @@ class Objective:
         self.names = list(names.values()) if parameters is None else [names[id(p)] for p in parameters]
 
     def __call__(self, values: Sequence[Tensor], batch: Batch) -> Tensor:
-        """The loss, 0-d, differentiable in `values`."""
+        """Returns the loss, 0-d, differentiable in `values`."""
         x, y = batch
         own = dict(zip(self.names, values, strict=True))
         return self.loss(functional_call(self.model, own, *arguments(x)), y)
 
     def gradient(self, values: Sequence[Tensor], batch: Batch) -> list[Tensor]:
-        """The gradient by each of `values`, zero for one that the loss does not use."""
+        """Returns the gradient by each of `values`, zero for one that the loss does not use."""
         values = _leaves(values)
         return list(torch.autograd.grad(self(values, batch), values, materialize_grads=True))
 
     def product(self, values: Sequence[Tensor], batch: Batch, vector: Sequence[Tensor]) -> list[Tensor]:
-        """The Hessian at `values` times `vector`, by differentiating the gradient (Pearlmutter 1994)."""
+        """Returns the Hessian at `values` times `vector`, by differentiating the gradient (Pearlmutter 1994)."""
         values = _leaves(values)
         gradients = torch.autograd.grad(self(values, batch), values, create_graph=True, materialize_grads=True)
         bent = [(g, v) for g, v in zip(gradients, vector, strict=True) if g.requires_grad]
@@ -66,7 +66,7 @@ def meta_gradient(
     *,
     first_order: bool = False,
 ) -> list[Tensor]:
-    """The gradient of the loss after M = `len(batches) - 1` steps of SGD by the values before them.
+    """Returns the gradient of the loss after M = `len(batches) - 1` steps of SGD by the values before them.
 
     The steps are u_i = momentum u_{i-1} + g_i, w_{i+1} = w_i - rate u_i on `batches[i]`, the loss is that of w_M on the
     last batch. With v = dL/dw_M and z = 0 at the start, for i from M - 1 down to 0: z <- momentum z - rate v,
@@ -94,7 +94,8 @@ def meta_gradient(
 
 
 def curvature(objective: Objective, values: Sequence[Tensor], batches: Sequence[Batch]) -> list[Tensor]:
-    """H g at `values`, the gradient g and the Hessian H summed over `batches`; the graph of one batch at a time."""
+    """Returns H g at `values`, the gradient g and the Hessian H summed over `batches`; the graph of one batch at a
+    time."""
     gradient = [torch.zeros_like(value) for value in values]
     for batch in batches:
         gradient = [g + part for g, part in zip(gradient, objective.gradient(values, batch), strict=True)]
