@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, StepLR
 
 import sparsekern as sk
 from sparsekern import private_torch
+from sparsekern.sparsity.sites.storage import Master
 
 
 def test_step_hooks_are_called_once_a_step_with_the_sparsifier() -> None:
@@ -159,6 +160,8 @@ def test_storages_and_orders_by_name() -> None:
         assert sk.Method("own", schedule, storage=method.storage) == method
         assert copy.deepcopy(method).storage == pickle.loads(pickle.dumps(method)).storage == method.storage
     assert method != sk.Method("own", schedule)
+    assert Master(until=5) == "master"
+    assert Master(until=5) == Master(until=5) != Master()
     orders = {"nonzeros": "step", "master": "before", "stashed": "before"}
     assert {name: sk.Method("own", schedule, storage=name).order for name in orders} == orders  # type: ignore[arg-type]
     assert sk.methods.rigl(0.5, 100).order == "replace"

@@ -66,7 +66,9 @@ class Storage:
     probes_moments = False
 
     def __eq__(self, other: object) -> bool:
-        return str(self) == str(other) if isinstance(other, (Storage, str)) else NotImplemented
+        if isinstance(other, Storage):
+            return self.name == other.name and vars(self) == vars(other)
+        return self.name == other if isinstance(other, str) else NotImplemented
 
     def __hash__(self) -> int:
         return hash(self.name)
