@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.rooms import FILES, PACKAGE, dotted, imported, rank
+from support.rooms import FILES, PACKAGE, PICTURE, dotted, draw, imported, rank
 
 
 @pytest.mark.parametrize("path", FILES, ids=dotted)
@@ -15,6 +15,10 @@ def test_imports_go_one_way(path: Path) -> None:
     for name in imported(path):
         other = rank(name)
         assert other is None or other <= own, f"{dotted(path)} must not import {name}"
+
+
+def test_the_picture_of_the_rooms_shows_them_as_they_are() -> None:
+    assert PICTURE.read_text() == draw(), "draw it anew: python tests/support/rooms.py"
 
 
 def test_needs_torch_and_numpy_only() -> None:

@@ -1,6 +1,6 @@
 """The sparse convolution: forward and gradients against PyTorch's dense one, on every instruction set."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -19,14 +19,6 @@ compiled = pytest.mark.skipif(not has_kernel, reason="holds for the compiled ker
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12, torch.bfloat16: 1e-2}
 BASE = Case(3, 1, channels=5, out=7, density=0.4, slack=3)
-
-
-@pytest.fixture
-def poisoned() -> Iterator[None]:
-    """Fresh tensors are full of NaN, so that what a kernel leaves unwritten shows."""
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(False)
 
 
 def check(case: Case, dtype: torch.dtype, op: Callable = ops.sparse_conv2d) -> None:

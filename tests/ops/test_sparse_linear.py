@@ -1,7 +1,7 @@
 """The sparse linear layer: forward and gradients against the reference, on every instruction set."""
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -63,14 +63,6 @@ def check(topology: Topology, x: Tensor, values: Tensor, bias: Tensor | None, de
         scale = max(1.0, float(wanted.abs().max()) if wanted.numel() else 0.0)
         torch.testing.assert_close(actual.double(), wanted, rtol=tolerance, atol=tolerance * scale)
     assert not gradients[1][topology.nnz :].any(), "slack must have gradient zero"
-
-
-@pytest.fixture
-def poisoned() -> Iterator[None]:
-    """Fresh tensors are full of NaN, so that what a kernel leaves unwritten shows."""
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(False)
 
 
 @pytest.mark.usefixtures("isa", "poisoned")
