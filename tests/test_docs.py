@@ -22,13 +22,13 @@ def snippets(page: str) -> list[str]:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_and_paths_lead_somewhere(page: Path) -> None:
-    text = page.read_text()
+    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
     for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text):
         assert (page.parent / link).exists(), f"there is no {link}"
     if page.name == "CHANGELOG.md":  # speaks of what was
         return
     for path in re.findall(r"`((?:sparsekern|csrc|tests|docs|benchmarks)/[\w./-]+)`", text):
-        assert (ROOT / path).exists(), f"there is no {path}"
+        assert "NAME" in path or (ROOT / path).exists(), f"there is no {path}"
 
 
 @pytest.fixture
