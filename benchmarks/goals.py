@@ -1,4 +1,4 @@
-"""What the CPU kernels and training steps aim at, beside what was measured."""
+"""The goals of the CPU kernels and training steps, beside what was measured."""
 
 from collections.abc import Iterator
 

@@ -52,7 +52,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def fingerprint() -> str:
-    """Of everything that the tests run."""
+    """Returns a checksum of everything that the tests run."""
     digest = hashlib.sha256()
     for folder in ("sparsekern", "csrc", "tests", "benchmarks"):
         for path in sorted((ROOT / folder).rglob("*")):

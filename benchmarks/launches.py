@@ -1,4 +1,4 @@
-"""What kernels are compiled for: calls of their functions on tensors that have a shape but no memory."""
+"""The launches that kernels are compiled for: calls of their functions on tensors that have a shape but no memory."""
 
 from collections.abc import Callable
 from functools import partial

@@ -46,7 +46,7 @@ def _handle(before: Callable, now: Callable) -> None:
 
 
 def _is_command() -> bool:
-    """Whether this process is `python -m sparsekern`, or the script `sparsekern`."""
+    """Tells whether this process is `python -m sparsekern`, or the script `sparsekern`."""
     program, *_ = getattr(sys, "argv", None) or [""]
     if program == "-m":  # as long as Python looks for the module
         return "sparsekern" in sys.orig_argv

@@ -79,7 +79,7 @@ def train(experiment: Experiment, runs: list[Trial], places: list[Path], argumen
 
 
 def folder(run: Trial, places: list[Path]) -> Path:
-    """Where a run lies already, or shall."""
+    """Returns where a run lies already, or shall."""
     found = [place / run.name for place in places if run_folder.holds_run(place / run.name)]
     return found[0] if found else places[0] / run.name
 

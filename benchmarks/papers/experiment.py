@@ -1,4 +1,4 @@
-"""What an experiment is."""
+"""An experiment: its trials, and what is drawn of them."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +21,7 @@ class Trial:
 
     @property
     def name(self) -> str:
-        """Of its folder."""
+        """The name of its folder."""
         parts = [self.group, self.what, "" if self.at is None else f"{self.at:g}", f"seed{self.seed}"]
         return "-".join(part for part in parts if part)
 
@@ -38,7 +38,7 @@ class Curves:
 
 @dataclass(frozen=True)
 class Experiment:
-    """What `python -m benchmarks.papers NAME` trains.
+    """The trials that `python -m benchmarks.papers NAME` trains.
 
     Attributes:
         source: of the experiment.

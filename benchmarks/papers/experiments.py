@@ -1,4 +1,4 @@
-"""Which runs the experiments consist of."""
+"""The trials of each experiment."""
 
 from collections.abc import Iterable
 from itertools import pairwise

@@ -1,4 +1,4 @@
-"""Which of two methods the papers find better, and whether it is so in an experiment."""
+"""Claims of papers that one method is better than another, judged by an experiment."""
 
 from dataclasses import dataclass
 from statistics import fmean, variance
@@ -9,7 +9,7 @@ Verdict = Literal["holds", "within the spread", "does not hold"]
 
 @dataclass(frozen=True)
 class Claim:
-    """That `better` reaches a higher accuracy than `worse`; `at` the sparsities that the source speaks of."""
+    """A claim that `better` reaches a higher accuracy than `worse`; `at` the sparsities that the source speaks of."""
 
     better: str
     worse: str
@@ -25,7 +25,7 @@ def spread(runs: list[dict], samples: int) -> float:
 
 
 def judge(claim: Claim, at: float, runs: list[dict], samples: int) -> dict | None:
-    """What became of the claim at a sparsity: both mean accuracies, the deviation of their difference, and the verdict,
+    """Judges the claim at a sparsity: both mean accuracies, the deviation of their difference, and the verdict,
     by whether the difference is larger than that; None if one of the methods has no run there."""
     sides = [[run for run in runs if run["what"] == what and run["at"] == at] for what in (claim.better, claim.worse)]
     if not all(sides):

@@ -1,4 +1,4 @@
-"""What an experiment found, as a file of numbers, a table and a picture."""
+"""The results of an experiment as a file of numbers, a table and a picture."""
 
 from collections.abc import Iterable
 from math import prod

@@ -1,4 +1,4 @@
-"""What is measured: an operation on a layer."""
+"""A case of a benchmark: an operation on a layer."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def _whole_numbers(word: str) -> str:
 
 @dataclass(frozen=True)
 class Suite:
-    """What a benchmark measures on a kind of device.
+    """The cases and implementations of a benchmark on a kind of device.
 
     Attributes:
         peers: the implementations; the first is what the others are divided by.

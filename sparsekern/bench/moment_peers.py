@@ -60,7 +60,7 @@ def _dense(p: MomentProblem, op: str) -> Implementation:
 
 
 def _still(model: nn.Module) -> torch.optim.Optimizer:
-    """All the work of an optimizer, and the same weights ever after."""
+    """Returns an optimizer that does all of its work and leaves the weights as they are."""
     return torch.optim.SGD(model.parameters(), lr=0.0)
 
 

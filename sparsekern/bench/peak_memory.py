@@ -13,7 +13,7 @@ PROCESSES = 3
 
 
 def median(module: str, *arguments: str) -> dict:
-    """What `python -m module` prints as JSON: of `PROCESSES` processes, the one with the median `bytes`.
+    """Returns what `python -m module` prints as JSON: of `PROCESSES` processes, the one with the median `bytes`.
 
     Raises:
         RuntimeError: one of them failed.

@@ -1,4 +1,4 @@
-"""What every results file says about its machine, and how the file is written."""
+"""Describes the machine in every results file, and writes the file."""
 
 import json
 import os
@@ -27,7 +27,7 @@ def processor() -> str:
 
 
 def card(device: torch.device | str) -> str:
-    """What rows call the device: the name of a GPU, or "cpu"."""
+    """Returns the name of a device in rows: the name of a GPU, or "cpu"."""
     device = torch.device(device)
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 

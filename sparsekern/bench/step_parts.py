@@ -1,4 +1,4 @@
-"""What the time of a training step is spent on, by the profiler."""
+"""Splits the time of a training step into its parts, by the profiler."""
 
 import time
 from collections.abc import Callable

@@ -159,7 +159,7 @@ def _estimate(call: Callable[[], Any]) -> float:
 
 
 def _visits(estimates: dict[str, float], seconds: float) -> dict[str, int]:
-    """How many rounds each implementation takes part in: what fits its share of the time, `ROUNDS` at most."""
+    """Returns how many rounds each implementation takes part in: what fits its share of the time, `ROUNDS` at most."""
     share = seconds / len(estimates)
     return {
         name: max(3 if estimate > SLOW else 5, min(ROUNDS, int(share / estimate)))

@@ -38,7 +38,7 @@ Masks = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Pattern:
-    """Where the weights of a sparse network are: uniformly random, or as a run of `sparsekern train` left them."""
+    """The pattern of a sparse network: uniformly random, or as a run of `sparsekern train` left them."""
 
     name: str = "uniform"
     folder: Path | None = None

@@ -1,4 +1,4 @@
-"""What a comparison found: means, deviations, ranking, and the difference from the masked twin, paired by seed."""
+"""The results of a comparison: means, deviations, ranking, and the difference from the masked twin, paired by seed."""
 
 from pathlib import Path
 from statistics import fmean, stdev

@@ -44,7 +44,7 @@ class Data:
 
     @property
     def facts(self) -> dict:
-        """What a checkpoint keeps to tell its data from other data."""
+        """The facts by which a checkpoint tells its data from other data."""
         return {
             "train": len(self.train),
             "test": len(self.test),

@@ -1,4 +1,4 @@
-"""What the networks share."""
+"""Sizes and initialisation that the networks share."""
 
 from torch import nn
 

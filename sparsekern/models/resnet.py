@@ -40,7 +40,7 @@ def resnet56(shape: tuple[int, ...], classes: int, width: float) -> nn.Module:
 
 
 def resnet50_cifar_optg(shape: tuple[int, ...], classes: int, width: float) -> nn.Module:
-    """What OptG's code calls ResNet-50 on CIFAR: 6n + 2 layers, n = 8, 32 to 128 channels, projection shortcuts."""
+    """Builds OptG's "ResNet-50" for CIFAR: 6n + 2 layers, n = 8, 32 to 128 channels, projection shortcuts."""
     return _cifar(8, 32, shape, classes, width, project=True)
 
 

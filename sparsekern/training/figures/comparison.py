@@ -86,7 +86,7 @@ def _name(row: dict, several: bool) -> str:
 
 
 def _number(own: list[dict], grid: list[float]) -> str:
-    """Of a line that is one point; with its sparsity, if that is no tick of the axis."""
+    """Returns the label of a line that is one point; with its sparsity, if that is no tick of the axis."""
     if len(own) > 1:
         return ""
     emerged = "" if _place(own[0]) in grid else f" at {100 * own[0]['sparsity']:g} %"
@@ -94,7 +94,7 @@ def _number(own: list[dict], grid: list[float]) -> str:
 
 
 def _place(row: dict) -> float:
-    """Of a sparsity on the axis: how often the weights were halved."""
+    """Returns the place of a sparsity on the axis: how often the weights were halved."""
     return -log2(1 - min(row["sparsity"], 0.9999))
 
 
