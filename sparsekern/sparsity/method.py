@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from ..topology import kept
 from .growth.candidates import Growth
+from .old_fields import accepts_old_fields
 from .parts import scores, views
 from .parts.orders import Order
 from .parts.schedules import NEVER, Cadence, Schedule, Stages, final
@@ -14,6 +15,7 @@ from .scoring.network import RANDOM, Start
 from .sites.storage import NONZEROS, Name, Storage, named
 
 
+@accepts_old_fields
 @dataclass(frozen=True)
 class Method:
     """Says how the pattern of a network begins and changes.

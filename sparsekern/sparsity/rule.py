@@ -1,12 +1,20 @@
 """A rule does what a method has beyond the composition of its parts: statistics, counts or masks of its own."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..nn.masked import Gradient as Gradient
 from .sites.site import LayerSite, Site
+
+REPLACED = {
+    "held": "masks(sites, step, losses)",
+    "wants_moment": "gradient(step)",
+    "needs_loss": "epoch, the steps of one",
+    "equip": "the method's storage",
+}
 
 
 class Rule:
@@ -21,6 +29,15 @@ class Rule:
 
     epoch: int | None = None
     rewind: int | None = None
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Refuses hooks of version 0.1, which nobody would call."""
+        super().__init_subclass__(**options)
+        for name, place in REPLACED.items():
+            if name in vars(cls):
+                raise TypeError(f"{cls.__name__}.{name} is a hook of version 0.1; its place is taken by {place}")
+        if "held" in getattr(getattr(vars(cls).get("masks"), "__code__", None), "co_varnames", ()):
+            raise TypeError(f"{cls.__name__}.masks takes (sites, step, losses) now, and returns [] to freeze the masks")
 
     def clock(self, step: int) -> float:
         """Returns the step of an ordinary run whose learning rate belongs to `step`, where a method trains in

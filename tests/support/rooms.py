@@ -65,7 +65,7 @@ ROOMS = [
     _room("sparsity.scoring", "first patterns, scored on the dense network"),
     _room("sparsity.sites", "a layer as methods see it, one class for each storage"),
     _room("sparsity.growth", "which absent weights may grow, and their gradients"),
-    _room("sparsity: method", "what a method is made of", "sparsity.rule", "sparsity.method"),
+    _room("sparsity: method", "what a method is made of", "sparsity.rule", "sparsity.old_fields", "sparsity.method"),
     _room("sparsity.methods", "forty published methods"),
     _room("sparsity.engine", "carries out a method, step by step", "sparsity.sparsify", "sparsity.engine"),
     _room("sparsity", "sparsify, Sparsifier", "sparsity.sparsifier", "sparsity"),
