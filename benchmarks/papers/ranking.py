@@ -11,8 +11,8 @@ LAST = 3  # epochs that the time at the end is taken from
 def costs(runs: list[dict]) -> dict[str, float]:
     """Returns the costs of a method from its runs, seeds of one setting.
 
-    `milliseconds` is the processor's time per step over the whole run, `end` the least of an epoch near its end, both of
-    the seed that took least; `bytes` those of weights, indices, gradients and optimizer state at their peak.
+    `milliseconds` is the processor's time per step over the whole run, `end` the least of an epoch near its end, both
+    of the seed that took least; `bytes` those of weights, indices, gradients and optimizer state at their peak.
     """
     epochs = [run["cpu_seconds"] for run in runs]
     return {
