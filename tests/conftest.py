@@ -1,6 +1,7 @@
 """Fixtures that every test file may use."""
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 
@@ -16,6 +17,9 @@ if torch.cuda.is_available():
     torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic = False, True
 else:
     use_interpreter()
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell tells its background jobs so, and they their children
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ISAS = list(extension.isas()) if extension is not None else ["fallback"]
 

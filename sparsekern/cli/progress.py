@@ -27,7 +27,8 @@ class Progress:
             self._bar = tqdm(total=total, initial=done, desc=label, unit="step", dynamic_ncols=True, leave=False)
 
     def __enter__(self) -> "Progress":
-        if threading.current_thread() is threading.main_thread():
+        ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN  # as in the background jobs of scripts
+        if threading.current_thread() is threading.main_thread() and not ignored:
             self._previous = signal.signal(signal.SIGINT, self._interrupt)
         return self
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -208,3 +209,20 @@ def test_ctrl_c_that_a_library_swallows_stops_the_run(tmp_path: Path, monkeypatc
     assert asked
     monkeypatch.undo()
     assert main(["train", "--resume", str(tmp_path / "run")]) == 0
+
+
+def test_a_process_that_ignores_ctrl_c_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """As the background jobs of a script, which a shell lets ignore it."""
+    module = importlib.import_module("sparsekern.cli.train")
+    original = module.train_epochs
+
+    def train(*arguments: Any) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        original(*arguments)
+
+    monkeypatch.setattr(module, "train_epochs", train)
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        assert main(["train", *SMALL, "--method", "random", "--out", str(tmp_path / "run")]) == 0
+    finally:
+        signal.signal(signal.SIGINT, before)
