@@ -19,7 +19,7 @@ VIEWS = frozenset({"columns", "counts", "tiles", "bits"})
 
 @dataclass(frozen=True, eq=False)
 class Topology:
-    """Which entries of a weight matrix exist: a frozen CSR pattern with a fixed capacity.
+    """The pattern of a weight matrix, which entries exist: a frozen CSR index with a fixed capacity.
 
     The matrix is the weight viewed `[rows, cols]`, a convolution as `[out, in * kh * kw]`. Position `k` of a value
     vector `[capacity]` belongs to column `col[k]` of the row `r` with `row_ptr[r] <= k < row_ptr[r + 1]`; columns are
@@ -260,7 +260,7 @@ class Topology:
 
 
 def kept(sparsity: float, size: int) -> int:
-    """How many of `size` weights remain: `size - floor(sparsity * size)`.
+    """Returns how many of `size` weights remain: `size - floor(sparsity * size)`.
 
     Raises:
         ValueError: `sparsity` is not in [0, 1).

@@ -54,7 +54,7 @@ def _human(size: float) -> str:
 
 
 def memory_report(model: nn.Module, optimizer: Any = None) -> MemoryReport:
-    """Bytes of values, indices, slack, gradients, optimizer state and lasting scratch, layer by layer.
+    """Bytes of values, indices, slack, gradients, optimizer state and lasting workspace ("scratch"), layer by layer.
 
     Counted from the tensors that exist; a gradient is counted for every parameter that requires one, whether it is
     allocated at this moment or not. Slack is the room for nonzeros that no nonzero uses: values, index, gradient and

@@ -116,7 +116,8 @@ def _cumulative(weight: Tensor, name: str, device: torch.device) -> tuple[Tensor
 
 
 def _pick(sums: Tensor, group: Tensor, unit: Tensor) -> Tensor:
-    """For each of `unit` in [0, 1) the column where the cumulative sums of its group pass that share of their total."""
+    """Returns for each of `unit` in [0, 1) the column where the cumulative sums of its group pass that share of their
+    total."""
     groups, cols = sums.shape
     if groups == 1:
         return torch.searchsorted(sums[0], unit * sums[0, -1], right=True)

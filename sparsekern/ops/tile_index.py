@@ -1,4 +1,4 @@
-"""Where the segments of every row start: `tile_index`."""
+"""The starts of the segments of every row: `tile_index`."""
 
 import torch
 from torch import Tensor

@@ -124,7 +124,7 @@ class Sparsifier(torch.optim.Optimizer):
 
     @property
     def followers(self) -> list[dict[str, Any]]:
-        """For each follower its layers by name."""
+        """The layers of each follower, by name."""
         return self.engine.followers
 
     @property

@@ -12,7 +12,7 @@ CONFIGS = [Config({"BLOCK": 128}), Config({"BLOCK": 512})]
 
 
 def bit_index(row_ptr: Tensor, col: Tensor, cols: int) -> Tensor:
-    """Which columns of every segment of `TILE` exist: int64 `[rows, tiles]`, the lowest bit first."""
+    """Marks the columns that exist in every segment of `TILE`: int64 `[rows, tiles]`, the lowest bit first."""
     rows, tiles = row_ptr.shape[0] - 1, (cols + TILE - 1) // TILE
     words = torch.zeros(rows, tiles, dtype=torch.int64, device=col.device)
     # A row belongs to one program, but two of its lanes may meet in one word.

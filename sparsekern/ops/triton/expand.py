@@ -77,8 +77,8 @@ def popcount(words):
 
 @triton.jit
 def quads(tile_ptr, bits, row, valid, first, tiles, COLS: tl.constexpr):
-    """Of `COLS` columns from `first` (a multiple of 4) on, four by four: the slot of the first of the four and, as the
-    lowest four bits, which of them exist, both `[rows, COLS / 4]`. The rows and `valid` are `[rows, 1]`.
+    """Returns for `COLS` columns from `first` (a multiple of 4) on, four by four: the position of the first of the four
+    and, as the lowest four bits, which of them exist, both `[rows, COLS / 4]`. The rows and `valid` are `[rows, 1]`.
 
     Counting bits is slow (16 words a clock and multiprocessor): one count serves four columns."""
     column = first + 4 * tl.arange(0, COLS // 4)[None, :]

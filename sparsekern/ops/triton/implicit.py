@@ -94,8 +94,8 @@ def _masked_input_gradient(
     SAMPLES: tl.constexpr,
     COLS: tl.constexpr,
 ):
-    """As many operations and as much traffic as forward, whatever the stride: the pixels of a program have one place
-    within it, and only the taps that reach them are summed."""
+    """Takes as many operations and as much traffic as forward, whatever the stride: the pixels of a program have one
+    place within it, and only the taps that reach them are summed."""
     rows, channels, height, width, out_height, out_width = shape
     image_stride, y_stride, x_stride = output_strides
     row_stride, in_stride, tap_y_stride, tap_x_stride = weight_strides
@@ -157,8 +157,8 @@ def _masked_weight_gradient(
     SAMPLES: tl.constexpr,
     COLS: tl.constexpr,
 ):
-    """As many operations as forward for every block of the weight that has an entry, none for the others; the gradient
-    is written once, masked in registers."""
+    """Takes as many operations as forward for every block of the weight that has an entry, none for the others; the
+    gradient is written once, masked in registers."""
     rows, channels, height, width, out_height, out_width = shape
     group, across = tl.program_id(2), tl.cdiv(rows, ROWS)
     row = tl.program_id(0) % across * ROWS + tl.arange(0, ROWS)

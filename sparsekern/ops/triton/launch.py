@@ -1,4 +1,4 @@
-"""How kernels are launched: with one of a few configurations, the first unless another was measured to be faster."""
+"""Launches kernels with one of a few configurations, the first unless another was measured to be faster."""
 
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +23,7 @@ class Config(NamedTuple):
 
 
 class Launch(NamedTuple):
-    """What would have been launched."""
+    """A launch that was recorded in place of being made."""
 
     kernel: Any
     arguments: tuple
@@ -62,7 +62,7 @@ def launch(
 
 
 def precision(convolution: bool = False) -> str:
-    """What matrix units may make of fp32 operands: "tf32" where PyTorch's own products may, else "ieee"."""
+    """Returns how matrix units may round fp32 operands: "tf32" where PyTorch's own products may, else "ieee"."""
     allowed = torch.backends.cudnn.conv if convolution else torch.backends.cuda.matmul
     return "tf32" if allowed.fp32_precision == "tf32" else "ieee"
 
@@ -107,7 +107,7 @@ def _run(kernel: Any, grid: Grid, arguments: tuple, config: Config, constants: d
 def _chosen(
     kernel: Any, grid: Grid, arguments: tuple, configs: Sequence[Config], sizes: Sequence[int], constants: dict
 ) -> int:
-    """Which configuration, by its place in the list."""
+    """Chooses a configuration, by its place in the list."""
     device = next(a.device for a in arguments if isinstance(a, Tensor))
     if device.type != "cuda":
         return 0

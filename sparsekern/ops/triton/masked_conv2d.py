@@ -51,7 +51,7 @@ PROGRAMS, SHARE = 256, 1024  # of the weight gradient: as many programs as fill 
 
 
 class Product(NamedTuple):
-    """What all three products are told."""
+    """The arguments that all three products share."""
 
     words: Tensor  # the bitmask by taps
     window: Window
@@ -241,7 +241,7 @@ def _strides(images: Tensor) -> tuple[int, int, int]:
 
 
 def _configs(configs: list[Config], strict: list[Config], summed: str, product: Product, dtype: torch.dtype) -> list:
-    """Of 4 bytes a number, blocks are half as long where they are summed over; 256 pixels take too many registers."""
+    """Halves blocks of 4-byte elements where they are summed over; 256 pixels take too many registers."""
     if dtype != torch.float32:
         return configs
     if product.precision == "ieee":

@@ -42,7 +42,7 @@ class Numbers(NamedTuple):
 
 
 class Selected(NamedTuple):
-    """What the counts of all digits say of the k-th largest."""
+    """The k-th largest, as the counts of all digits give it."""
 
     state: Tensor  # int64 `[passes + 1, LINE]`: counts; in the last line how many NaN and how many were put aside
     constants: dict[str, Any]  # of the kernels that read it

@@ -123,7 +123,7 @@ def _weight_gradient(w: Window, grad_output: Tensor, input: Tensor, values: Tens
 
 
 def _extent(tensor: Tensor) -> int:
-    """How far the last element is from the first, in elements."""
+    """Returns how far the last element is from the first, in elements."""
     return sum((n - 1) * stride for n, stride in zip(tensor.shape, tensor.stride(), strict=True))
 
 

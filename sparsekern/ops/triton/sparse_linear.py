@@ -98,8 +98,8 @@ def has_bits(values: Tensor, index: Index) -> bool:
 
 
 def split(length: int, blocks: int, least: int) -> tuple[int, int]:
-    """In how many parts programs add up `length` terms, where `blocks` of them alone would not fill a card, and the
-    terms of a part, `least` or more."""
+    """Returns in how many parts programs add up `length` terms, where `blocks` of them alone would not fill a card, and
+    the terms of a part, `least` or more."""
     parts = max(1, min(PROGRAMS // max(1, blocks), length // least))
     span = triton.cdiv(length, parts)
     return triton.cdiv(length, span), span
@@ -167,8 +167,8 @@ def add(parts: Tensor, out: Tensor, bias: Tensor | None = None, used: Tensor | N
 
 @triton.jit
 def operand(values, slot, four, ROWS: tl.constexpr, COLS: tl.constexpr):
-    """What `decoded` gives, as an operand of a product. Triton 3.6 fails for Blackwell where a reshaped tensor is one;
-    so the bits are reshaped as a whole number."""
+    """Returns what `decoded` gives as an operand of a product. Triton 3.6 fails for Blackwell where a reshaped tensor
+    is one; so the bits are reshaped as a whole number."""
     element: tl.constexpr = values.dtype.element_ty
     whole: tl.constexpr = tl.int32 if element.primitive_bitwidth == 32 else tl.int16
     return decoded(values.to(tl.pointer_type(whole), bitcast=True), slot, four, ROWS, COLS).to(element, bitcast=True)
@@ -179,8 +179,8 @@ def _forward(
     values, x, tile_ptr, bits, bias, out, batch, rows, cols, tiles, span, x_row, x_col,
     ROWS: tl.constexpr, ITEMS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Of a part of the columns, `ROWS` outputs of every item. Reads each nonzero once: `density * element + 3/16` bytes
-    a weight instead of `element`, which is what counts while the input is small."""
+    """Adds up a part of the columns for `ROWS` outputs of every item. Reads each nonzero once: `density * element +
+    3/16` bytes a weight instead of `element`, which is what counts while the input is small."""
     row, part = tl.program_id(0) * ROWS + tl.arange(0, ROWS), tl.program_id(1)
     item = tl.arange(0, ITEMS)[None, :].to(tl.int64)
     lane = tl.arange(0, SEGMENT)[:, None]
@@ -203,7 +203,7 @@ def _backward(
     values, delta, tile_ptr, bits, out, batch, rows, cols, tiles, span, d_row, d_col,
     ROWS: tl.constexpr, ITEMS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Of a part of the rows, a segment of the input gradient of every item: the traffic of `_forward`."""
+    """Adds up a part of the rows for a segment of the input gradient of every item, with the traffic of `_forward`."""
     tile, part = tl.program_id(0), tl.program_id(1)
     item = tl.arange(0, ITEMS)[None, :].to(tl.int64)
     lane = tl.arange(0, ROWS)[:, None]

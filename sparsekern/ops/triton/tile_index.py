@@ -1,4 +1,4 @@
-"""Where the segments of every row start."""
+"""The starts of the segments of every row."""
 
 import torch
 import triton
@@ -12,7 +12,7 @@ CONFIGS = [Config({"BLOCK": 64}, warps=2), Config({"BLOCK": 256})]
 
 
 def tile_index(ptr: Tensor, index: Tensor, extent: int) -> Tensor:
-    """Where, in each row, the segment of every `TILE` consecutive columns starts: `[rows, tiles + 1]`."""
+    """Finds where in each row the segment of every `TILE` consecutive columns starts: `[rows, tiles + 1]`."""
     rows, tiles = ptr.shape[0] - 1, (extent + TILE - 1) // TILE
     starts = torch.empty(rows, tiles + 1, dtype=torch.int32, device=index.device)
 

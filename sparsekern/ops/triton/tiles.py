@@ -31,7 +31,7 @@ def by_tap(bits: Tensor, channels: int, taps: int) -> Tensor:
 
 
 def steps_forward(words: Tensor, groups: int) -> Tensor:
-    """Of every `BLOCK` rows of a group the words that are not empty: how many, then their numbers, ascending. int32
+    """Lists for every `BLOCK` rows of a group the words that are not empty: how many, then which, ascending. int32
     `[groups, 1, blocks, 1 + words of a row]`."""
     rows, taps, per_tap = words.shape[0] // groups, *words.shape[1:]
     return _steps(
@@ -40,9 +40,9 @@ def steps_forward(words: Tensor, groups: int) -> Tensor:
 
 
 def steps_backward(words: Tensor, groups: int, window: tuple[int, ...], phases: tuple[int, int]) -> Tensor:
-    """Of every `BLOCK` channels of a group the pairs of a tap and `TILE` rows that are not empty, the tap first. int32
-    `[groups, phases, blocks, 1 + pairs]`: of the pixels whose place has the remainder (i, j) by the strides, phase
-    `i * phases[1] + j`, only the taps that reach them."""
+    """Lists for every `BLOCK` channels of a group the pairs of a tap and `TILE` rows that are not empty, the tap first.
+    int32 `[groups, phases, blocks, 1 + pairs]`: of the pixels whose place has the remainder (i, j) by the strides,
+    phase `i * phases[1] + j`, only the taps that reach them."""
     rows, taps, per_tap = words.shape[0] // groups, *words.shape[1:]
     inner = (taps, rows, TILE, per_tap, taps * per_tap)
     return _steps(words, groups, (per_tap, BLOCK // TILE, 1), inner, window, phases)
@@ -56,7 +56,7 @@ def _steps(
     window: tuple[int, ...],
     phases: tuple[int, int] = (1, 1),
 ) -> Tensor:
-    """Of every block of an outer extent the steps of an inner one that are not empty.
+    """Lists for every block of an outer extent the steps of an inner one that are not empty.
 
     Args:
         outer: extent, size of a block, stride in words.
@@ -89,8 +89,8 @@ def _steps(
 
 @triton.jit
 def present(words, row, inside, at, left, shift, COLS: tl.constexpr, TILE: tl.constexpr):
-    """Which of the `COLS` columns from bit `shift` of the word `at` on exist in each row, `[rows, COLS]`. `row` is
-    where the words of each begin, `left` how many words there are from `at` on: what lies beyond is absent."""
+    """Tells which of the `COLS` columns from bit `shift` of the word `at` on exist in each row, `[rows, COLS]`. `row`
+    is where the words of each begin, `left` how many words there are from `at` on: what lies beyond is absent."""
     lane = tl.arange(0, COLS)[None, :]
     word = tl.load(words + row + at, inside, 0)[:, None]
     if COLS > TILE:

@@ -66,7 +66,8 @@ def _count_equal(
     WIDTH: tl.constexpr,
     ALIGNED: tl.constexpr,
 ):
-    """How many numbers of each chunk are equal to the k-th largest; nothing is read if all of them are taken."""
+    """Counts the elements of each chunk that are equal to the k-th largest; nothing is read if all of them are
+    taken."""
     last, needed, equal = selected(state, tl.maximum(k, 1), len(SHIFTS) - 1, SHIFTS, LINE)
     if tl.minimum(needed, k) < equal:
         for chunk in range(tl.program_id(0), chunks, tl.num_programs(0)):

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Progress:
-    """How far training has come.
+    """The state of training: how far it has come.
 
     Attributes:
         sites: one for every layer that the method drives.

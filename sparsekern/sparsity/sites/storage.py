@@ -40,7 +40,7 @@ class Change(Protocol):
 
 
 class Storage:
-    """How layers keep their weights. A storage equals its name.
+    """A way in which layers keep their weights. A storage equals its name.
 
     Attributes:
         layer: the class of the layers; `noun` is what an error calls one.
