@@ -31,19 +31,19 @@ def _room(title: str, sentence: str, *modules: str) -> Room:
 
 ROOMS = [
     _room(
-        "process, errors, text",
-        "what needs neither torch nor a model; old names",
+        "ground",
+        "processes, errors, text, old names: nothing of a model",
         "process",
         "errors",
         "text",
         "moved",
     ),
-    _room("private_torch", "the names that PyTorch keeps to itself, each with why and what would replace it"),
+    _room("private_torch", "the private names of PyTorch in use, each with its reason"),
     _room("ops", "operators on flat tensors: CPU, CUDA, Triton and plain PyTorch"),
     _room("topology", "a sparsity pattern as a frozen value"),
     _room(
         "nn: a layer",
-        "what layers with a pattern have in common, and which kernel they use",
+        "what layers with a pattern share: kernel choice, weight access",
         *(f"nn.{name}" for name in ("kernel_choice", "marks", "copies", "effective", "probe", "layer")),
     ),
     _room(
