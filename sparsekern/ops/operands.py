@@ -19,8 +19,8 @@ def autocast(input: Tensor, values: Tensor, bias: Tensor | None) -> tuple[Tensor
     return input.to(dtype), values.to(dtype), None if bias is None else bias.to(dtype)
 
 
-def check_linear(input: Tensor, weight: Tensor, index: Index, bias: Tensor | None, *, masked: bool = False) -> None:
-    """Checks the operands of a linear layer.
+def check_linear(input: Tensor, weight: Tensor, index: Index, bias: Tensor | None, *, masked: bool = False) -> int:
+    """Checks the operands of a linear layer; returns the number of rows.
 
     Args:
         masked: whether `weight` is dense and the index has a bitmask; otherwise it is a value vector.
@@ -33,7 +33,8 @@ def check_linear(input: Tensor, weight: Tensor, index: Index, bias: Tensor | Non
         raise ValueError(f"input must be a dense tensor, got layout {input.layout}")
     if input.dim() == 0 or input.shape[-1] != cols:
         raise ValueError(f"input must have {cols} features in its last dimension, got shape {tuple(input.shape)}")
-    _check_weight(input, weight, index, bias, (rows, cols) if masked else None)
+    _check_weight(input, weight, index, bias, rows, (rows, cols) if masked else None)
+    return rows
 
 
 def check_conv2d(
@@ -53,7 +54,7 @@ def check_conv2d(
             f"index describes {cols} weights for an output channel, but {channels} input channels in {groups} groups "
             f"and a kernel of {tuple(kernel)} have {channels // groups * kernel[0] * kernel[1]}"
         )
-    _check_weight(input, weight, index, bias, (rows, channels // groups, *kernel) if masked else None)
+    _check_weight(input, weight, index, bias, rows, (rows, channels // groups, *kernel) if masked else None)
     if min(window.output_size(input.shape[-2:])) < 1:
         raise ValueError(
             f"a kernel of {kernel} with dilation {window.dilation} does not fit an input of {tuple(input.shape[-2:])} "
@@ -62,10 +63,9 @@ def check_conv2d(
 
 
 def _check_weight(
-    input: Tensor, weight: Tensor, index: Index, bias: Tensor | None, shape: Sequence[int] | None
+    input: Tensor, weight: Tensor, index: Index, bias: Tensor | None, rows: int, shape: Sequence[int] | None
 ) -> None:
     """Checks a value vector, or a dense weight of `shape`, and the bias."""
-    rows = index.rows
     if shape is None:
         if weight.shape != index.col.shape:
             raise ValueError(f"values must have the shape {tuple(index.col.shape)} of col, got {tuple(weight.shape)}")

@@ -43,10 +43,10 @@ def sparse_linear(
     """
     index = Index.of(index)
     input, values, bias = autocast(input, values, bias)
-    _check(input, values, index, bias, out_features)
+    rows = _checked(input, values, index, bias, out_features)
     if index.t_row.shape != index.col.shape and input.device.type == "cpu":
         raise ValueError('index must hold the CSC index: take it from a Topology with views={"columns"}')
-    return _ops.sparse_linear(input, values, index, bias, index.rows)
+    return _ops.sparse_linear(input, values, index, bias, rows)
 
 
 def expanded_linear(
@@ -56,14 +56,15 @@ def expanded_linear(
     that are hardly sparse. Arguments, result and errors are the same."""
     index = Index.of(index)
     input, values, bias = autocast(input, values, bias)
-    _check(input, values, index, bias, out_features)
-    return _ops.expanded_linear(input, values, index, bias, index.rows)
+    return _ops.expanded_linear(input, values, index, bias, _checked(input, values, index, bias, out_features))
 
 
-def _check(input: Tensor, values: Tensor, index: Index, bias: Tensor | None, out_features: int | None) -> None:
-    if out_features is not None and out_features != index.rows:
-        raise ValueError(f"index describes {index.rows} rows, but out_features is {out_features}")
-    check_linear(input, values, index, bias)
+def _checked(input: Tensor, values: Tensor, index: Index, bias: Tensor | None, out_features: int | None) -> int:
+    """Returns the number of rows, once everything fits."""
+    rows = check_linear(input, values, index, bias)
+    if out_features is not None and out_features != rows:
+        raise ValueError(f"index describes {rows} rows, but out_features is {out_features}")
+    return rows
 
 
 # ---- references
