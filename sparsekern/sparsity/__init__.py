@@ -2,7 +2,7 @@
 
 from . import methods
 from .engine.report import Report
-from .growth.candidates import Growth
+from .growth.growth import Growth
 from .method import Method
 from .parts import distributions, schedules, scopes, scores, views
 from .parts import scores as criteria

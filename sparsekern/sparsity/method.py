@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from ..topology import kept
-from .growth.candidates import Growth
+from .growth.growth import Growth
 from .old_fields import accepts_old_fields
 from .parts import scores, views
 from .parts.orders import Order

@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import wraps
 from typing import Any, TypeVar
 
-from .growth.candidates import Growth
+from .growth.growth import Growth
 from .parts import views
 from .parts.orders import Order
 from .rule import NO_RULE

@@ -3,8 +3,7 @@
 import pytest
 
 import sparsekern as sk
-from sparsekern.sparsity import Rule, schedules, scopes, views
-from sparsekern.sparsity.growth import candidates
+from sparsekern.sparsity import Rule, growth, schedules, scopes, views
 from sparsekern.sparsity.parts import distributions
 
 
@@ -15,7 +14,7 @@ def test_fields_of_version_0_1_find_their_places() -> None:
             schedules.constant(0.9),
             schedules.Cadence(10),
             scope=scopes.without_classifier,
-            grow=candidates.dense_gradient(),
+            grow=growth.dense_gradient(),
             rate=schedules.cosine(0.3, 100),
             view=views.layer,
             share=distributions.erk,

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from ... import ops
 from ...topology import kept
-from ..growth.candidates import Kept, places
 from ..growth.gradients import ArmedStep
+from ..growth.growth import Kept, places
 from ..method import Method
 from ..parts import views
 from ..parts.distributions import apportion

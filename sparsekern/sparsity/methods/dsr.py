@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..growth import candidates as growth
+from .. import growth
 from ..method import Method
 from ..parts import scopes, scores, views
 from ..parts.distributions import Distribution, apportion

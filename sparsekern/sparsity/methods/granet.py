@@ -7,7 +7,7 @@ from math import ceil
 from torch import Tensor
 
 from ...topology import kept
-from ..growth import candidates as growth
+from .. import growth
 from ..method import Method
 from ..parts import scores, views
 from ..parts.distributions import Distribution

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from ..growth import candidates as growth
+from .. import growth
 from ..method import Method
 from ..parts.distributions import Distribution
 from ..parts.schedules import constant, cosine

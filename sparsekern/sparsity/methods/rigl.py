@@ -1,6 +1,6 @@
-"""Rigging the Lottery (Evci et al., ICML 2020): growth by the dense gradient; see `growth.candidates`."""
+"""Rigging the Lottery (Evci et al., ICML 2020): growth by the dense gradient; see `growth/by_dense_gradient.py`."""
 
-from ..growth import candidates as growth
+from .. import growth
 from ..method import Method
 from ..parts import scopes, views
 from ..parts.distributions import Distribution

@@ -3,7 +3,7 @@
 from math import inf
 from typing import Literal, get_args
 
-from ..growth import candidates as growth
+from .. import growth
 from ..method import Method
 from ..parts import views
 from ..parts.distributions import Distribution

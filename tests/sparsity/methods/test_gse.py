@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 import sparsekern as sk
-from sparsekern.sparsity.growth import candidates as growth
+from sparsekern.sparsity import growth
 from sparsekern.sparsity.growth.gradients import ArmedStep
 
 GSE = ["gse_random", "gse_synflow", "gse_grabo", "gse_graest"]

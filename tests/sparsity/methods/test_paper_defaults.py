@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import sparsekern as sk
-from sparsekern.sparsity.growth import candidates as growth
+from sparsekern.sparsity import growth
 from sparsekern.sparsity.methods.prospr import Prospect
 from sparsekern.sparsity.parts import views
 

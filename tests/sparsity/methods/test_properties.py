@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 import sparsekern as sk
+from sparsekern.sparsity import growth
 from sparsekern.sparsity.engine import plan as update
-from sparsekern.sparsity.growth import candidates as growth
 from sparsekern.sparsity.growth.gradients import ArmedStep
 from sparsekern.sparsity.methods.gse import CHANGES as GSE_CHANGES
 from sparsekern.sparsity.parts import scores, views

@@ -1,0 +1,39 @@
+"""Grows absent weights by chance (SET, DeepR, DSR)."""
+
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from ... import ops
+from ..parts.schedules import ZERO, Schedule
+from ..sites.site import Site
+from .growth import Growth, Kept, each_by_itself
+
+
+def _uniformly(site: Site, n: int, keep: Kept | None, seed: int) -> tuple[Tensor, Tensor]:
+    topology = site.active
+    row_ptr, col, nnz = topology.row_ptr, topology.col, site.nnz
+    if keep is not None:
+        stays, nnz = keep
+        none = stays.new_empty(0, dtype=torch.int64)
+        row_ptr, col, _ = ops.rewire(row_ptr, col, stays, none, topology.capacity, topology.cols)
+    rows, cols = torch.ones(topology.rows, device=col.device), torch.ones(topology.cols, device=col.device)
+    n = min(n, site.size - nnz)
+    coordinates, _ = ops.guided_sample(rows, cols, row_ptr, col, n, seed)
+    return coordinates, torch.zeros(n, device=col.device)
+
+
+def uniform(rate: Schedule = ZERO) -> Growth:
+    """Grows absent weights, every one equally likely (SET)."""
+    return Growth(partial(each_by_itself, _uniformly), rate)
+
+
+def uniform_elsewhere(rate: Schedule = ZERO) -> Growth:
+    """Grows as `uniform`, but not where a weight was dropped in the same round (DSR)."""
+    return Growth(partial(each_by_itself, _uniformly), rate, from_dropped=False)
+
+
+def uniform_by_size(rate: Schedule = ZERO) -> Growth:
+    """Grows as `uniform`, the layers growing in proportion to their size (SET as the GraBo paper runs it)."""
+    return Growth(partial(each_by_itself, _uniformly), rate, from_dropped=False, multiplier=1)

@@ -1,0 +1,80 @@
+"""What a growth is: it proposes absent weights as candidates, and ranks them."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import floor
+
+import torch
+from torch import Tensor
+
+from ..parts.distributions import apportion
+from ..parts.schedules import ZERO, Schedule, final
+from ..sites.site import Site
+from .gradients import ArmedStep
+
+Candidates = list[tuple[Tensor, Tensor]]
+Kept = tuple[Tensor, int]
+Propose = Callable[[Sequence[Site], Sequence[int], Sequence[Kept | None], Sequence[int], ArmedStep], Candidates]
+
+
+@dataclass(frozen=True)
+class Growth:
+    """`candidates(sites, quotas, keep, seeds, gradients)`: for each site flat coordinates `[m]`, m <= its quota, and
+    their scores `[m]`, highest first choice. `keep` marks what stays of the active weights (`[nnz]`, and how many these
+    are; None: all), `gradients` are the backward passes that they may look at.
+
+    Attributes:
+        rate: fraction of the active weights exchanged at a change.
+        armed: the layers record (h, delta) in the step of the change.
+        from_dropped: what is dropped in the same round is a candidate too; otherwise only what was absent before it.
+        revives: a candidate that was just dropped keeps its value and optimizer state (RigL).
+        replaces_step: the change takes the place of the optimizer's step (RigL).
+        multiplier: the candidates are a subset, this many times the weights to grow, shared by the layers in
+            proportion to their size; None: every layer has as many candidates as it could grow.
+        batches: how many batches the gradients are of; 1: that of the armed step.
+        inputs: it asks what the model is called with.
+    """
+
+    candidates: Propose
+    rate: Schedule = ZERO
+    armed: bool = False
+    from_dropped: bool = True
+    revives: bool = False
+    replaces_step: bool = False
+    multiplier: float | None = None
+    batches: int = 1
+    inputs: bool = False
+
+    def __post_init__(self) -> None:
+        for rate in (self.rate(0), final(self.rate)):
+            if not 0 <= rate <= 1:
+                raise ValueError(f"rate must lie in [0, 1], got {rate}")
+
+    def quotas(self, sites: Sequence[Site], counts: Sequence[int], per_layer: bool) -> list[int]:
+        """Returns how many candidates each site proposes when `counts` weights are to grow."""
+        total = sum(counts)
+        if self.multiplier is None:
+            return list(counts) if per_layer else [total] * len(sites)
+        absent = [site.size - site.nnz for site in sites]
+        return apportion([site.size for site in sites], absent, floor(self.multiplier * total))
+
+
+def places(mark: Tensor, n: int) -> Tensor:
+    """Returns the indices of the `n` entries of a bool vector that are True, ascending; the host does not ask
+    how many."""
+    if n == 0:
+        return mark.new_empty(0, dtype=torch.int64)
+    # On a GPU PyTorch's operator of static size stops at 31 bits.
+    return (mark.nonzero_static(size=n) if mark.numel() < 2**31 else mark.nonzero()).flatten()
+
+
+def each_by_itself(
+    candidates: Callable[[Site, int, Kept | None, int], tuple[Tensor, Tensor]],
+    sites: Sequence[Site],
+    quotas: Sequence[int],
+    keep: Sequence[Kept | None],
+    seeds: Sequence[int],
+    gradients: ArmedStep,
+) -> Candidates:
+    """Asks every site by itself."""
+    return [candidates(*own) for own in zip(sites, quotas, keep, seeds, strict=True)]
