@@ -31,15 +31,29 @@ Rows = list[dict]
 
 
 def main(argv: Sequence[str]) -> int:
-    machines = sorted(path.name.removesuffix("-kernels.json") for path in RESULTS.glob("cpu-*-kernels.json"))
-    machine = argv[0] if argv else machines[0]
-    tables = {name: table for name in TABLES if (table := render(name, machine)) is not None}
-    for page in PAGES:
-        text = page.read_text()
-        for name, table in tables.items():
-            text = put(text, name, table)
+    for page, text in written(argv[0] if argv else machines()[0]).items():
         page.write_text(text)
     return 0
+
+
+def machines() -> list[str]:
+    """The machines of the committed results."""
+    return sorted(path.name.removesuffix("-kernels.json") for path in RESULTS.glob("cpu-*-kernels.json"))
+
+
+def written(machine: str) -> dict[Path, str]:
+    """The pages with the tables of a machine's results.
+
+    Raises:
+        ValueError: no page has a place for one of them.
+    """
+    pages = {page: page.read_text() for page in PAGES}
+    for name in TABLES:
+        if not any(f"<!-- {name} -->" in text for text in pages.values()):
+            raise ValueError(f"no page has <!-- {name} --> ... <!-- /{name} -->")
+        if (table := render(name, machine)) is not None:
+            pages = {page: put(text, name, table) for page, text in pages.items()}
+    return pages
 
 
 def render(name: str, machine: str) -> str | None:

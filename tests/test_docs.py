@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 import sparsekern as sk
+from benchmarks import tables
 
 STEPS = 96
 ROOT = Path(__file__).parents[1]
@@ -29,6 +30,11 @@ def test_links_and_paths_lead_somewhere(page: Path) -> None:
         return
     for path in re.findall(r"`((?:sparsekern|csrc|tests|docs|benchmarks)/[\w./-]+)`", text):
         assert "NAME" in path or (ROOT / path).exists(), f"there is no {path}"
+
+
+def test_tables_are_those_of_the_committed_results() -> None:
+    for page, text in tables.written(tables.machines()[0]).items():
+        assert page.read_text() == text, "write them anew: python -m benchmarks.tables"
 
 
 @pytest.fixture
