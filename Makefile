@@ -3,13 +3,13 @@ PYTHON ?= python3
 BIN := .venv/bin
 # The tests that run once per instruction set.
 KERNEL_TESTS = $(shell grep -rlw isa --include='test_*.py' tests)
-CLANG_FORMATTED = $(shell git ls-files 'csrc/*.cpp' 'csrc/*.h' 'csrc/*.cu' 'csrc/*.cuh')
+CLANG_FORMATTED = $(shell git ls-files '*.cpp' '*.h' '*.cu' '*.cuh')
 # The gpu-* targets run on the interpreter named by PYTHON=, as it is, or else on .venv/; results go to OUT=.
 OUT ?= benchmarks/results
 GPU_PYTHON := $(if $(filter file,$(origin PYTHON)),$(BIN)/python,$(PYTHON))
 GPU_READY := $(if $(filter file,$(origin PYTHON)),.venv/requirements-dev)
 
-.PHONY: demo test test-installed bench build lint format fuzz kill cross sanitize peers gpu gpu-device gpu-build gpu-test \
+.PHONY: demo test test-installed bench build lint format fuzz kill kernels kernels-arm cross sanitize peers gpu gpu-device gpu-build gpu-test \
   gpu-bench gpu-sanitize gpu-compile clean
 
 demo: build
@@ -95,9 +95,16 @@ fuzz: build .venv/requirements-dev
 kill: build .venv/requirements-dev
 	$(GUARDS) kills
 
-# Compiles the kernels for aarch64.
-cross: .venv/requirements
-	.ci/cross $(BIN)/python
+# The vector kernels against plain loops, on every instruction set of this processor, and for aarch64 under emulation.
+kernels:
+	$(MAKE) -s -j2 -C tests/kernels
+
+kernels-arm:
+	.ci/aarch64 $(MAKE) -s -j2 -C tests/kernels BUILD=../../build/kernels-arm
+
+# Everything for aarch64.
+cross: .venv/requirements kernels-arm
+	.ci/aarch64 .ci/cross $(BIN)/python
 
 # ---- what the benchmarks compare with
 

@@ -10,16 +10,12 @@
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
 
-#include <cstdint>
-#include <sstream>
-#include <stdexcept>
+#include "checks.h"
 
 namespace sparsekern {
 
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
-
-constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 template <class T>
 const T* data(const Tensor& t) {
@@ -29,19 +25,6 @@ const T* data(const Tensor& t) {
 template <class T>
 T* mutable_data(Tensor& t) {
   return static_cast<T*>(t.mutable_data_ptr());
-}
-
-// What a caller got wrong: a ValueError in Python, its message streamed from `parts`.
-template <class... Parts>
-[[noreturn]] void fail(const Parts&... parts) {
-  std::ostringstream message;
-  (message << ... << parts);
-  throw std::invalid_argument(message.str());
-}
-
-template <class... Parts>
-void require(bool ok, const Parts&... parts) {
-  if (!ok) fail(parts...);
 }
 
 // An index tensor is contiguous int32; `elements` at least.

@@ -17,7 +17,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("threads", &sparsekern::threads, "Number of threads that the kernels use: torch's.");
   m.def(
       "isa", [] { return sparsekern::isa_name(sparsekern::active_isa()); },
-      "Instruction set in use: avx512, avx2 or generic.");
+      "Instruction set in use: avx512, avx2, neon or generic.");
   m.def(
       "isas",
       [] {

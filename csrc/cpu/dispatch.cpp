@@ -11,6 +11,8 @@ const char* isa_name(Isa isa) {
       return "avx512";
     case Isa::avx2:
       return "avx2";
+    case Isa::neon:
+      return "neon";
     default:
       return "generic";
   }
@@ -25,6 +27,8 @@ std::vector<Isa> supported_isas() {
       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
     isas.push_back(Isa::avx512);
   if (avx2) isas.push_back(Isa::avx2);
+#elif defined(__aarch64__)
+  isas.push_back(Isa::neon);
 #endif
   isas.push_back(Isa::generic);
   return isas;
@@ -56,6 +60,9 @@ static decltype(auto) with_active_isa(const F& f) {
       return f.template operator()<Isa::avx512>();
     case Isa::avx2:
       return f.template operator()<Isa::avx2>();
+#elif defined(__aarch64__)
+    case Isa::neon:
+      return f.template operator()<Isa::neon>();
 #endif
     default:
       return f.template operator()<Isa::generic>();

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "common.h"
+#include "checks.h"
 
 namespace sparsekern {
 namespace {

@@ -1,6 +1,6 @@
 #include "cpu/window.h"
 
-#include "common.h"
+#include "checks.h"
 
 namespace sparsekern {
 

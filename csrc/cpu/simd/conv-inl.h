@@ -1,4 +1,4 @@
-// The vector kernels of cpu/simd/conv.h: one source, compiled by generic.cpp, avx2.cpp and avx512.cpp.
+// The vector kernels of cpu/simd/conv.h: one source, compiled once for each instruction set.
 #pragma once
 
 #include "cpu/simd/conv.h"
@@ -8,7 +8,7 @@ namespace sparsekern {
 namespace conv {
 namespace {
 
-constexpr int kVectors = SPARSEKERN_VECTOR_BYTES == 64 ? 16 : 8;  // half the registers, at most
+constexpr int kVectors = SPARSEKERN_REGISTERS / 2;
 
 // ---- packing
 

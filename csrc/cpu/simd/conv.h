@@ -96,5 +96,7 @@ template <>
 const ConvKernels& conv_kernels_of<Isa::avx2>(Storage storage);
 template <>
 const ConvKernels& conv_kernels_of<Isa::avx512>(Storage storage);
+template <>
+const ConvKernels& conv_kernels_of<Isa::neon>(Storage storage);
 
 }  // namespace sparsekern

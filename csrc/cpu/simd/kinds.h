@@ -3,7 +3,7 @@
 
 namespace sparsekern {
 
-enum class Isa { generic = 0, avx2 = 1, avx512 = 2 };
+enum class Isa { generic, avx2, avx512, neon };
 
 enum class Storage { float32, float64, bfloat16 };
 

@@ -75,5 +75,7 @@ template <>
 const LinearKernels& linear_kernels_of<Isa::avx2>(Storage storage);
 template <>
 const LinearKernels& linear_kernels_of<Isa::avx512>(Storage storage);
+template <>
+const LinearKernels& linear_kernels_of<Isa::neon>(Storage storage);
 
 }  // namespace sparsekern

@@ -1,4 +1,4 @@
-// The vector kernels of cpu/simd/moment.h: one source, compiled by generic.cpp, avx2.cpp and avx512.cpp.
+// The vector kernels of cpu/simd/moment.h: one source, compiled once for each instruction set.
 #pragma once
 
 #include "cpu/simd/moment.h"

@@ -86,5 +86,7 @@ template <>
 const MomentKernels& moment_kernels_of<Isa::avx2>(Storage storage);
 template <>
 const MomentKernels& moment_kernels_of<Isa::avx512>(Storage storage);
+template <>
+const MomentKernels& moment_kernels_of<Isa::neon>(Storage storage);
 
 }  // namespace sparsekern

@@ -1,5 +1,6 @@
-// Fixed-size vectors on compiler extensions. Included once per instruction set, after SPARSEKERN_VECTOR_BYTES is set;
-// everything has internal linkage so that no instruction set's code can stand in for another's.
+// Fixed-size vectors on compiler extensions. Included once per instruction set, after SPARSEKERN_VECTOR_BYTES and
+// SPARSEKERN_REGISTERS are set; everything has internal linkage so that no instruction set's code can stand in for
+// another's.
 #pragma once
 
 #include <cstdint>

@@ -1,0 +1,13 @@
+// The comparisons, a function for each family of kernels.
+#pragma once
+
+#include "cpu/simd/conv.h"
+#include "cpu/simd/linear.h"
+#include "cpu/simd/moment.h"
+
+namespace plain {
+
+template <class S>
+void check_linear(const sparsekern::LinearKernels& kernels);
+
+}  // namespace plain

@@ -1,0 +1,198 @@
+// The kernels of the sparse linear layer against plain loops.
+#include "cpu/simd/linear.h"
+
+#include "families.h"
+#include "plain.h"
+
+namespace plain {
+namespace {
+
+using sparsekern::CsrView;
+using sparsekern::LinearKernels;
+using sparsekern::Panel;
+
+constexpr int64_t kTile = 64;  // columns of a segment
+
+// A matrix by rows, with bounds of its tiles: row r has slots [ptr[r], ptr[r + 1]), in segments.
+struct Compressed {
+  int64_t rows, cols, segments;
+  std::vector<int32_t> ptr, index, tiles;
+
+  Compressed(int64_t r, int64_t c) : rows(r), cols(c), segments((c + kTile - 1) / kTile), ptr{0} {}
+
+  void end_row() {
+    for (int64_t s = 0; s <= segments; ++s)
+      tiles.push_back(std::lower_bound(index.begin() + ptr.back(), index.end(), s * kTile) - index.begin());
+    ptr.push_back(static_cast<int32_t>(index.size()));
+  }
+
+  CsrView view(bool tiled) const {
+    if (tiled) return {tiles.data(), segments + 1, segments, index.data(), nullptr, rows, cols, nullptr, 0};
+    return {ptr.data(), 1, 1, index.data(), nullptr, rows, cols, nullptr, 0};
+  }
+};
+
+// A random pattern with empty rows and full ones, and the same by columns.
+struct Pattern {
+  Compressed csr, csc;
+  std::vector<int32_t> position;  // of the values, by columns
+
+  Pattern(int64_t rows, int64_t cols, Random& random) : csr(rows, cols), csc(cols, rows) {
+    for (int64_t r = 0; r < rows; ++r) {
+      for (int64_t c = 0; c < cols; ++c)
+        if (r % 4 != 1 && (r % 8 == 3 || random.below(10) < 3)) csr.index.push_back(static_cast<int32_t>(c));
+      csr.end_row();
+    }
+    for (int64_t c = 0; c < cols; ++c) {
+      for (int64_t r = 0; r < rows; ++r) {
+        for (int32_t k = csr.ptr[r]; k < csr.ptr[r + 1]; ++k) {
+          if (csr.index[k] != c) continue;
+          csc.index.push_back(static_cast<int32_t>(r)), position.push_back(k);
+        }
+      }
+      csc.end_row();
+    }
+  }
+
+  int64_t nnz() const { return static_cast<int64_t>(csr.index.size()); }
+
+  CsrView transposed(bool tiled) const {
+    CsrView view = csc.view(tiled);
+    view.position = position.data();
+    if (tiled) view.value_bounds = csr.tiles.data(), view.value_stride = csr.segments + 1;
+    return view;
+  }
+};
+
+// The rows of a block of the batch, and the panel that a kernel makes of them.
+template <class S>
+struct Activations {
+  using A = Sum<S>;
+  int64_t features;
+  Panel panel;
+  std::vector<S> input;  // [begin + columns, stride]
+  std::vector<A> packed;
+
+  Activations(const LinearKernels& kernels, int64_t features_, const Panel& panel_, Random& random)
+      : features(features_), panel(panel_), packed(unwritten<A>(features_ * panel_.width)) {
+    const int64_t stride = features + 3;
+    input = random.numbers<S>((panel.begin + panel.columns) * stride, 4);
+    std::vector<A> sums = unwritten<A>(features);
+    for (int64_t f = 0; f < features; f += kTile)
+      kernels.pack(input.data(), stride, panel, f, std::min(features, f + kTile), packed.data(), sums.data());
+    for (int64_t f = 0; f < features; ++f) {
+      double sum = 0;
+      for (int64_t b = 0; b < panel.width; ++b) {
+        const double x = b < panel.columns ? static_cast<double>(input[(panel.begin + b) * stride + f]) : 0;
+        sum += x;
+        expect(packed[f * panel.width + b], x, "pack, feature ", f, ", column ", b);
+      }
+      expect(sums[f], sum, "pack, sum of feature ", f);
+    }
+  }
+
+  double at(int64_t feature, int64_t column) const { return packed[feature * panel.width + column]; }
+};
+
+// Row `row` of the product for one batch column.
+template <class S>
+double product_of(const CsrView& csr, const std::vector<Sum<S>>& values, const Activations<S>& x, int64_t row,
+                  int64_t column) {
+  double sum = 0;
+  const int32_t* bounds = csr.bounds + row * csr.stride;
+  for (int32_t k = bounds[0]; k < bounds[csr.segments]; ++k)
+    sum += static_cast<double>(values[csr.position ? csr.position[k] : k]) * x.at(csr.index[k], column);
+  return sum;
+}
+
+template <class S>
+void check_product(const LinearKernels& kernels, const CsrView& csr, const std::vector<Sum<S>>& values,
+                   const Activations<S>& x, const S* bias) {
+  const Panel& panel = x.panel;
+  std::vector<S> out = unwritten<S>((panel.begin + panel.columns) * csr.rows);
+  for (int64_t r = 0; r < csr.rows; r += sparsekern::kRowBlock)
+    kernels.product(csr, panel, x.packed.data(), values.data(), bias, out.data(), r,
+                    std::min(csr.rows, r + sparsekern::kRowBlock));
+  for (int64_t b = 0; b < panel.begin + panel.columns; ++b) {
+    for (int64_t r = 0; r < csr.rows; ++r) {
+      double want = std::numeric_limits<double>::quiet_NaN();
+      if (b >= panel.begin)
+        want = (bias ? static_cast<double>(bias[r]) : 0) + product_of<S>(csr, values, x, r, b - panel.begin);
+      expect(out[b * csr.rows + r], stored<S>(want), "product of ", csr.rows, " x ", csr.cols, ", panel of ",
+             panel.columns, ", segments ", csr.segments, csr.position ? ", by columns" : "", ", row ", r, ", column ",
+             b);
+    }
+  }
+}
+
+template <class S>
+void check_sample(const LinearKernels& kernels, const CsrView& csr, const Activations<S>& left,
+                  const Activations<S>& right, bool add) {
+  std::vector<Sum<S>> sums = add ? std::vector<Sum<S>>(csr.bounds[csr.rows * csr.stride - (csr.stride > 1)], 3)
+                                 : unwritten<Sum<S>>(csr.bounds[csr.rows * csr.stride - (csr.stride > 1)]);
+  for (int64_t r = 0; r < csr.rows; r += sparsekern::kRowBlock)
+    kernels.sample(csr, left.panel, left.packed.data(), right.packed.data(), add, sums.data(), r,
+                   std::min(csr.rows, r + sparsekern::kRowBlock));
+  for (int64_t r = 0; r < csr.rows; ++r) {
+    const int32_t* bounds = csr.bounds + r * csr.stride;
+    for (int32_t k = bounds[0]; k < bounds[csr.segments]; ++k) {
+      double want = add ? 3 : 0;
+      for (int64_t b = 0; b < left.panel.width; ++b) want += left.at(r, b) * right.at(csr.index[k], b);
+      expect(sums[k], want, "sample, segments ", csr.segments, add ? ", added" : "", ", row ", r, ", slot ", k);
+    }
+  }
+}
+
+// Sums of vectors, of which [begin, end) is asked for.
+template <class S>
+void check_combine(const LinearKernels& kernels, int64_t count, Random& random) {
+  constexpr int64_t kLength = 101, kStride = 105;
+  const auto parts = random.numbers<Sum<S>>(count * kStride, 4);
+  for (const int64_t begin : {0, 5}) {
+    for (int64_t end = begin; end <= kLength; end += 12) {
+      std::vector<S> out = unwritten<S>(kLength);
+      kernels.combine(parts.data(), count, kStride, begin, end, out.data());
+      for (int64_t k = 0; k < kLength; ++k) {
+        double want = begin <= k && k < end ? 0 : std::numeric_limits<double>::quiet_NaN();
+        for (int64_t i = 0; i < count; ++i) want += parts[i * kStride + k];
+        expect(out[k], stored<S>(want), "combine of ", count, ", element ", k, " of ", begin, " to ", end);
+      }
+    }
+  }
+}
+
+}  // namespace
+
+template <class S>
+void check_linear(const LinearKernels& kernels) {
+  constexpr int64_t kShapes[][2] = {{1, 1}, {7, 5}, {64, 64}, {67, 130}, {130, 65}};
+  Random random;
+  for (const auto& [rows, cols] : kShapes) {
+    const Pattern pattern(rows, cols, random);
+    const auto values = random.numbers<S>(pattern.nnz(), 4);
+    const auto bias = random.numbers<S>(std::max(rows, cols), 4);
+    auto wide = unwritten<Sum<S>>(pattern.nnz());
+    kernels.widen(values.data(), 0, pattern.nnz(), wide.data());
+    for (int64_t k = 0; k < pattern.nnz(); ++k) expect(wide[k], static_cast<double>(values[k]), "widen, ", k);
+    for (int64_t vectors = 1; vectors <= kernels.vectors; ++vectors) {
+      const int64_t width = vectors * kernels.lanes;
+      for (const int64_t columns : {width, width - 1, width - kernels.lanes + 1}) {
+        if (columns == 0 || (columns < width && vectors > 2 && vectors < kernels.vectors)) continue;
+        const Panel panel{columns % 3, columns, width};
+        const Activations<S> x(kernels, cols, panel, random), delta(kernels, rows, panel, random);
+        for (const bool tiled : {false, true}) {
+          check_product<S>(kernels, pattern.csr.view(tiled), wide, x, tiled ? nullptr : bias.data());
+          check_product<S>(kernels, pattern.transposed(tiled), wide, delta, tiled ? bias.data() : nullptr);
+          for (const bool add : {false, true}) check_sample<S>(kernels, pattern.csr.view(tiled), delta, x, add);
+        }
+      }
+    }
+  }
+  for (const int64_t count : {1, 2, 7}) check_combine<S>(kernels, count, random);
+}
+
+template void check_linear<float>(const LinearKernels&);
+template void check_linear<double>(const LinearKernels&);
+template void check_linear<BFloat16>(const LinearKernels&);
+
+}  // namespace plain

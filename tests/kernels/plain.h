@@ -1,0 +1,100 @@
+// What the vector kernels are compared with is plain C++ that shares no code with them. This header has numbers as they
+// are stored, random ones, and the comparison.
+//
+// Random numbers are small multiples of a power of two. Every sum of their products is exact, in whatever order it is
+// taken, so that a kernel has to give the very number that a loop in double gives, rounded once when it is stored.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <random>
+#include <type_traits>
+#include <vector>
+
+#include "checks.h"
+
+namespace plain {
+
+using sparsekern::fail;
+
+// A number of 16 bits: a sign, `Exponent` bits, `Mantissa` bits.
+template <int Exponent, int Mantissa>
+struct Narrow {
+  static constexpr int kBias = (1 << (Exponent - 1)) - 1;
+  static constexpr int kInfinity = ((1 << Exponent) - 1) << Mantissa;
+  uint16_t bits;
+
+  Narrow() = default;
+
+  // Rounds to nearest, ties to even.
+  explicit Narrow(double x) {
+    const int exponent = x == 0 ? 1 - kBias : std::max(std::ilogb(x), 1 - kBias);
+    int magnitude = kInfinity + std::isnan(x);
+    if (exponent <= kBias) {
+      const double digits = std::nearbyint(std::ldexp(std::fabs(x), Mantissa - exponent));
+      magnitude = ((exponent + kBias - 1) << Mantissa) + static_cast<int>(digits);
+    }
+    bits = static_cast<uint16_t>(std::signbit(x) << 15 | magnitude);
+  }
+
+  explicit operator double() const {
+    const int magnitude = bits & 0x7fff, exponent = magnitude >> Mantissa, digits = magnitude & ((1 << Mantissa) - 1);
+    double x = std::ldexp(digits + (exponent ? 1 << Mantissa : 0), std::max(exponent, 1) - kBias - Mantissa);
+    if (magnitude == kInfinity) x = std::numeric_limits<double>::infinity();
+    if (magnitude > kInfinity) x = std::numeric_limits<double>::quiet_NaN();
+    return bits >> 15 ? -x : x;
+  }
+};
+
+using BFloat16 = Narrow<8, 7>;
+
+// The type of the kernels' sums.
+template <class S>
+using Sum = std::conditional_t<std::is_same_v<S, double>, double, float>;
+
+// The number that is stored where the exact result is `x`.
+template <class S>
+double stored(double x) {
+  return static_cast<double>(static_cast<S>(x));
+}
+
+class Random {
+ public:
+  int64_t below(int64_t n) { return static_cast<int64_t>(engine_() % static_cast<uint64_t>(n)); }
+
+  // Multiples of 1/16 up to `most`, or of numbers that a float does not hold.
+  template <class S>
+  std::vector<S> numbers(int64_t count, int64_t most) {
+    const int64_t unit = std::is_same_v<S, double> ? 1 << 10 : 1 << 4;
+    std::vector<S> numbers(count);
+    for (S& x : numbers) x = static_cast<S>(static_cast<double>(below(2 * most * unit + 1)) / unit - most);
+    return numbers;
+  }
+
+ private:
+  std::mt19937_64 engine_{1};
+};
+
+// Memory that nobody has written to.
+template <class T>
+std::vector<T> unwritten(int64_t count) {
+  return std::vector<T>(count, static_cast<T>(std::numeric_limits<double>::quiet_NaN()));
+}
+
+inline int64_t comparisons = 0;
+
+// Throws if `got` is another number than `want`, with the place that `where` describes.
+template <class T, class... Where>
+void expect(T got, double want, const Where&... where) {
+  ++comparisons;
+  const double number = static_cast<double>(got);
+  if (number == want || (std::isnan(number) && std::isnan(want))) return;
+  std::ostringstream numbers;
+  numbers.precision(17);
+  numbers << ": got " << number << ", expected " << want;
+  fail(where..., numbers.str());
+}
+
+}  // namespace plain
