@@ -16,7 +16,8 @@ import torch
 
 from benchmarks import goals
 from sparsekern.bench import markdown, measure, memory, training_step
-from sparsekern.bench.report import processor, write, write_text
+from sparsekern.bench.report import write, write_text
+from sparsekern.nn import processor
 
 RESULTS = Path(__file__).parent / "results"
 BENCHMARKS = {
@@ -48,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if unknown := set(arguments.benchmarks) - set(BENCHMARKS):
         parser.error(f"unknown benchmark {', '.join(sorted(unknown))}; known: {', '.join(BENCHMARKS)}")
-    machine = f"cpu-{re.sub(r'[^a-z0-9]+', '-', processor().lower()).strip('-')}-{arguments.threads}t"
+    machine = f"cpu-{re.sub(r'[^a-z0-9]+', '-', processor.here().name.lower()).strip('-')}-{arguments.threads}t"
     start = time.perf_counter()
 
     def progress(text: str) -> None:

@@ -1,91 +1,195 @@
-"""Measures from which density on another kernel is faster: makes `nn/crossovers.json`, by which layers choose."""
+"""Measures from which density on another kernel is faster: makes the tables by which layers choose."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from math import log
+from pathlib import Path
 from typing import Any
 
+from ..nn import crossovers, processor
+from ..nn.kernel_choice import shape_of
 from . import convolution_peers, linear_peers
 from .convolutions import Conv, ConvProblem
 from .linear import Linear
 from .peer import Peer
 from .problem import Problem
-from .report import header
+from .report import header, write
 from .timing import interleave, pinned
 
-DENSITIES = (0.01, 0.03, 0.05, 0.08, 0.12, 0.2, 0.3, 0.45, 0.6, 0.8)
-SHAPES = (
-    *((512, 512, batch) for batch in (32, 128)),
-    *((1024, 1024, batch) for batch in (32, 128, 512)),
-    (4096, 4096, 128),
+# From the kernel for the lowest densities to the one for the highest, each with the peer that is measured.
+KERNELS = {
+    "csr": "sparsekern-csr",
+    "tiled": "sparsekern-tiled",
+    "bits": "sparsekern-bits",
+    "dense": "sparsekern-expanded",
+}
+PEERS = {"linear": linear_peers.PEERS, "convolutions": convolution_peers.PEERS}
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Effort:
+    """What is measured, and how long.
+
+    Attributes:
+        linear, convolutions: shapes of layers, as `crossovers.SHAPES` names them, each with a dtype. A layer that does
+            not know its input yet goes by the first of its shape.
+        densities, conv_densities: at which every layer is measured, ascending.
+        budget: seconds for the kernels of one layer at one density.
+    """
+
+    linear: Sequence[tuple[Shape, str]]
+    convolutions: Sequence[tuple[Shape, str]]
+    densities: Sequence[float]
+    conv_densities: Sequence[float]
+    budget: float
+
+    @property
+    def count(self) -> int:
+        """The number of layers."""
+        return len(self.linear) + len(self.convolutions)
+
+    def layers(self) -> Iterator[tuple[str, dict[str, Any], Sequence[float]]]:
+        """Yields kind, shape and densities of every layer."""
+        for kind, densities in (("linear", self.densities), ("convolutions", self.conv_densities)):
+            for shape, dtype in getattr(self, kind):
+                yield kind, {**dict(zip(crossovers.SHAPES[kind], shape, strict=True)), "dtype": dtype}, densities
+
+
+def _fp32(*shapes: Shape) -> list[tuple[Shape, str]]:
+    return [(shape, "float32") for shape in shapes]
+
+
+_BF16 = [((1024, 1024, batch), "bfloat16") for batch in (128, 8, 512)]
+_CONV = ((64, 64, 3, 1, 32, 64), (128, 128, 3, 1, 16, 64), (256, 256, 3, 1, 8, 64), (512, 512, 3, 1, 4, 64))
+_SMALL = ((64, 64, 3, 1, 32, 1), (64, 64, 3, 1, 32, 8), (256, 256, 3, 1, 8, 1), (256, 256, 3, 1, 8, 8))
+_OTHER = ((128, 64, 3, 2, 32, 64), (64, 256, 1, 1, 16, 64), (64, 256, 1, 1, 16, 1), (256, 64, 1, 1, 16, 64))
+
+# For the tables that are committed.
+THOROUGH = Effort(
+    linear=_fp32(
+        *((size, size, batch) for size in (512, 1024) for batch in (128, 1, 8, 32, 512)),
+        *((4096, 4096, batch) for batch in (128, 8)),
+    )
+    + _BF16,
+    convolutions=_fp32(
+        *((channels, channels, 3, 1, 512 // channels, 64) for channels in (16, 32, 64)),
+        *_CONV,
+        (512, 512, 3, 1, 2, 64),
+        *_SMALL,
+        (256, 256, 3, 1, 14, 16),
+        *((out, 3, 3, 1, 32, 64) for out in (16, 64)),
+        *((32 * n, 16 * n, 3, 2, 32 // n, 64) for n in (1, 2)),
+        (512, 256, 3, 2, 8, 64),
+        (128, 64, 1, 2, 32, 64),
+        (64, 256, 1, 1, 16, 8),
+        (512, 512, 1, 1, 4, 64),
+        *_OTHER,
+    ),
+    densities=(0.01, 0.03, 0.05, 0.08, 0.12, 0.2, 0.3, 0.45, 0.6, 0.8, 1.0),
+    conv_densities=(0.05, 0.1, 0.2, 0.35, 0.5, 0.6, 0.7, 0.8, 1.0),
+    budget=0.5,
 )
-KERNELS = {f"sparsekern-{kernel}": kernel for kernel in ("csr", "tiled", "expanded")}
-CONV_DENSITIES = (0.05, 0.1, 0.2, 0.35, 0.5, 0.6, 0.7, 0.8, 0.9)
-# in, out, kernel, stride, size, batch. A layer that does not know its input yet goes by the first of its shape.
-CONVOLUTIONS = (
-    *((channels, channels, 3, 1, size, 64) for channels, size in ((16, 32), (32, 16), (64, 8))),
-    *((channels, channels, 3, 1, size, 64) for channels, size in ((64, 32), (128, 16), (256, 8), (512, 4), (512, 2))),
-    *((channels, channels, 3, 1, size, batch) for channels, size in ((64, 32), (256, 8)) for batch in (1, 8)),
-    (256, 256, 3, 1, 14, 16),
-    *((3, out, 3, 1, 32, 64) for out in (16, 64)),
-    *((16 * n, 32 * n, 3, 2, 32 // n, 64) for n in (1, 2)),
-    *((64 * n, 128 * n, 3, 2, 32 // n, 64) for n in (1, 4)),
-    (64, 128, 1, 2, 32, 64),
-    *((256, 64, 1, 1, 16, batch) for batch in (64, 1, 8)),
-    (64, 256, 1, 1, 16, 64),
-    (512, 512, 1, 1, 4, 64),
+# For a user's machine: less than a minute.
+QUICK = Effort(
+    linear=_fp32(
+        *((1024, 1024, batch) for batch in (128, 1, 8, 32, 512)),
+        *((512, 512, batch) for batch in (128, 8)),
+        (4096, 4096, 128),
+    )
+    + _BF16,
+    convolutions=_fp32(*_CONV, *_SMALL, *_OTHER),
+    densities=(0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 1.0),
+    conv_densities=(0.1, 0.35, 0.55, 0.75, 1.0),
+    budget=0.12,
 )
+
+
+def calibrate(threads: int, *, effort: Effort = QUICK, progress: Callable[[str], Any] = lambda text: None) -> Path:
+    """Measures this machine with so many threads, in less than a minute, and writes the table by which layers choose
+    from then on to the user's cache directory. Returns its path.
+
+    An interruption leaves what was there before.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    path = crossovers.cache_file(threads)
+    write(path, run(threads=threads, effort=effort, progress=progress))
+    crossovers.forget()
+    return path
 
 
 def run(
     *,
     threads: int,
-    shapes: Sequence[tuple[int, int, int]] = SHAPES,
-    densities: Sequence[float] = DENSITIES,
-    convolutions: Sequence[tuple[int, int, int, int, int, int]] = CONVOLUTIONS,
-    conv_densities: Sequence[float] = CONV_DENSITIES,
-    budget: float = 0.6,
+    effort: Effort = THOROUGH,
+    report: dict | None = None,
     progress: Callable[[str], Any] = lambda text: None,
     save: Callable[[dict], Any] = lambda report: None,
 ) -> dict:
-    """The densities above which a whole step is faster with other kernels; 1.0 is never.
+    """Returns the densities above which a whole step is faster with other kernels, a table of `nn/crossovers.py`.
 
-    `rows` has one of every linear layer of `shapes` (rows, cols, batch): tiled, and dense products of the expanded
-    weight. `convolutions` has one of every convolution (in, out, kernel, stride, height and width, batch): dense
-    products of the expanded weight.
+    Args:
+        report: a report that was interrupted; it goes on from there.
+        progress: is told of every row.
+        save: is given the report after every row.
     """
-    report = header("crossovers", threads)
-    del report["peers"]
-    report |= {"rows": [], "convolutions": []}
-
-    def add(table: str, row: dict) -> None:
-        report[table].append(row)
-        progress(str(row))
-        save(report)
-
+    if report is None:
+        report = header("crossovers", threads) | {
+            "processor": asdict(processor.here()),
+            "linear": [],
+            "convolutions": [],
+        }
+        del report["peers"]
     with pinned(threads):
-        for rows, cols, batch in shapes:
-            times = _times(
-                (Problem(Linear(cols, rows, batch, 1 - density)) for density in densities), linear_peers.PEERS, budget
-            )
-            sparse = [min(pair) for pair in zip(times["csr"], times["tiled"], strict=True)]
-            tiled_above = crossing(densities, times["tiled"], times["csr"])
-            dense_above = crossing(densities, times["expanded"], sparse)
-            row = {"rows": rows, "cols": cols, "batch": batch}
-            add("rows", row | {"tiled_above": tiled_above, "dense_above": dense_above})
-        for channels, out, kernel, stride, size, batch in convolutions:
-            layers = [Conv(channels, out, size, batch, 1 - density, kernel, stride) for density in conv_densities]
-            times = _times((ConvProblem(layer) for layer in layers), convolution_peers.PEERS, budget)
-            row = {"out": out, "in": channels, "kernel": kernel, "stride": stride, "size": size, "batch": batch}
-            add("convolutions", row | {"dense_above": crossing(conv_densities, times["expanded"], times["csr"])})
+        for kind, shape, densities in effort.layers():
+            if any(shape.items() <= row.items() for row in report[kind]):
+                continue
+            row = {**shape, "above": _above(kind, shape, densities, effort.budget)}
+            report[kind].append(row)
+            progress(_line(row))
+            save(report)
     return report
 
 
-def _times(problems: Iterable[Problem], peers: Sequence[Peer], budget: float) -> dict[str, list[float]]:
-    """The median of a step of each of our kernels on each problem."""
-    ours = [peer for peer in peers if peer.name in KERNELS]
-    times: dict[str, list[float]] = {KERNELS[peer.name]: [] for peer in ours}
+def _line(row: dict[str, Any]) -> str:
+    """Says what was found of a layer."""
+    faster = [f"{kernel} above {density:.2f}" for kernel, density in row["above"].items() if 0 < density < 1]
+    return f"{shape_of(row)}, {row['dtype']}: {', '.join(['csr', *faster])}"
+
+
+def _above(kind: str, shape: dict[str, Any], densities: Sequence[float], budget: float) -> dict[str, float]:
+    """Returns of each kernel the density above which it is faster than all before it."""
+    times = _times([_problem(kind, shape, density) for density in densities], _ours(kind, shape["dtype"]), budget)
+    above: dict[str, float] = {}
+    fastest = [float("inf")] * len(densities)
+    for kernel, own in times.items():
+        above[kernel] = crossing(densities, own, fastest) if above else 0.0
+        fastest = [min(pair) for pair in zip(own, fastest, strict=True)]
+    return above
+
+
+def _problem(kind: str, shape: dict[str, Any], density: float) -> Callable[[], Problem]:
+    """Returns what makes the problem: only one is in memory at a time."""
+    if kind == "linear":
+        return lambda: Problem(Linear(shape["cols"], shape["rows"], shape["batch"], 1 - density, shape["dtype"]))
+    sizes = (shape["in"], shape["out"], shape["size"], shape["batch"])
+    return lambda: ConvProblem(Conv(*sizes, 1 - density, shape["kernel"], shape["stride"], shape["dtype"]))
+
+
+def _ours(kind: str, dtype: str) -> dict[str, Peer]:
+    """Returns the peers of our kernels that compute in a dtype."""
+    peers = {peer.name: peer for peer in PEERS[kind] if peer.why_not(dtype) is None}
+    return {kernel: peers[name] for kernel, name in KERNELS.items() if name in peers}
+
+
+def _times(problems: Sequence[Callable[[], Problem]], peers: dict[str, Peer], budget: float) -> dict[str, list[float]]:
+    """Returns the median of a step of each kernel on each problem."""
+    times: dict[str, list[float]] = {kernel: [] for kernel in peers}
     for problem in problems:
-        calls = {KERNELS[peer.name]: peer.build(problem, "step").call for peer in ours}
+        made = problem()
+        calls = {kernel: peer.build(made, "step").call for kernel, peer in peers.items()}
         for kernel, timing in interleave(calls, budget=budget).items():
             times[kernel].append(timing.median)
     return times

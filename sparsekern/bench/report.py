@@ -11,19 +11,9 @@ from pathlib import Path
 import torch
 
 from .. import __version__
+from ..nn import processor
 from ..ops import extension
 from .peer import Peer
-
-
-def processor() -> str:
-    """The processor's name."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
 
 
 def card(device: torch.device | str) -> str:
@@ -37,7 +27,7 @@ def header(kind: str, threads: int, peers: Iterable[Peer] = (), device: torch.de
     return {
         "benchmark": kind,
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "cpu": processor(),
+        "cpu": processor.here().name,
         "cores": os.cpu_count(),
         "threads": threads,
         "isa": extension.isa() if extension is not None else "plain PyTorch",

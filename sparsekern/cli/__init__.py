@@ -10,7 +10,7 @@ from typing import Any
 
 from .. import process
 from ..errors import RunError, UsageError
-from . import bench, compare, demo, info, methods, plot, train
+from . import bench, calibrate, compare, demo, info, methods, plot, train
 
 DESCRIPTION = """\
 Sparse training of neural networks: the zeros are neither stored nor multiplied.
@@ -24,7 +24,7 @@ def _parser() -> argparse.ArgumentParser:
         "sparsekern", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for module in (train, compare, methods, info, plot, bench, demo):
+    for module in (train, compare, methods, info, plot, bench, calibrate, demo):
         module.register(commands)
     return parser
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ..bench import calibrate, markdown, measure, memory, training_step
+from ..bench import markdown, measure, memory, training_step
 from ..bench.case import matching
 from ..bench.report import write
 from ..bench.suites import SUITES
@@ -69,11 +69,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="train: also the pattern that this run of `sparsekern train` ended with, repeatable",
     )
-    parser.add_argument(
-        "--calibrate",
-        action="store_true",
-        help="kernels: measure instead from which density on another kernel of ours is faster, into --json FILE",
-    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -81,27 +76,12 @@ def run(arguments: argparse.Namespace) -> int:
     gpu = arguments.device == "cuda"
     if gpu and not torch.cuda.is_available():
         return _usage("there is no CUDA device")
-    if gpu and arguments.calibrate:
-        return _usage("--calibrate measures the CPU")
     if gpu and arguments.threads and arguments.what in SUITES["cuda"]:
         return _usage("--threads goes with the CPU, and with train and memory")
     threads = arguments.threads or torch.get_num_threads()
-    if arguments.calibrate and arguments.what != "kernels":
-        return _usage("--calibrate goes with kernels")
     target = arguments.json
-    if arguments.calibrate and target is None:
-        return _usage("--calibrate needs --json FILE")
     if target is not None and (problem := _unwritable(target)):
         return _usage(problem)
-    if arguments.calibrate and target is not None:
-        sizes: dict = {}
-        if arguments.quick:
-            sizes = {"shapes": [(64, 64, 16)], "densities": [0.05, 0.5], "budget": 0.05}
-            sizes |= {"convolutions": [(16, 16, 3, 1, 8, 8)], "conv_densities": [0.05, 0.5]}
-        _say_busy()
-        calibrate.run(threads=threads, progress=_say, save=partial(write, target), **sizes)
-        print(target)
-        return 0
     if (arguments.case or arguments.impl) and arguments.what not in FILTERED:
         return _usage(f"--case and --impl go with {', '.join(FILTERED)}")
     if (arguments.model or arguments.runs) and arguments.what != "train":
@@ -114,7 +94,7 @@ def run(arguments: argparse.Namespace) -> int:
         options["device"] = "cuda"
     if arguments.model:
         options["models"] = arguments.model.split(",")
-    _say_busy()
+    say_busy()
     try:
         report = module.run(threads=threads, quick=arguments.quick, progress=_say, **options)
     except RuntimeError as error:
@@ -138,7 +118,7 @@ def measured(arguments: argparse.Namespace, device: torch.device, kind: str | No
     every = suite.cases(arguments.quick)
     if not matching(every, words):
         return _usage(f"no case has all the words of {words!r}; one case is {every[0].label!r}")
-    _say_busy()
+    say_busy()
     common: dict = {"words": words, "impls": impls, "progress": _say, "save": partial(_save, arguments.json)}
     if kind == "cpu":
         report = measure.run(arguments.what, threads=arguments.threads, quick=arguments.quick, **common)
@@ -158,7 +138,8 @@ def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def _say_busy() -> None:
+def say_busy() -> None:
+    """Warns if other programs are using the processors."""
     if hasattr(os, "getloadavg") and os.getloadavg()[0] > 0.5 * (os.cpu_count() or 1):
         _say(f"this machine is busy (load {os.getloadavg()[0]:.1f}): times will be noisy")
 

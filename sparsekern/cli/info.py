@@ -10,6 +10,7 @@ import torch
 
 from .. import models
 from ..data import SHAPES, load, stand_in
+from ..nn import crossovers, processor
 from ..nn.kernel_choice import cards
 from ..ops import extension
 from ..ops.backend import cuda_extension
@@ -33,8 +34,9 @@ PACKAGES = [
 def register(commands: Any) -> None:
     parser = commands.add_parser(
         "info",
-        help="versions, instruction set, kernel of each layer",
-        description="Prints versions and the instruction set in use; with --model also each layer's kernel and why.",
+        help="versions, processor, kernel of each layer",
+        description="Prints versions, the processor, and whether kernels are chosen by what was measured on it; with "
+        "--model also each layer's kernel and why.",
         argument_default=argparse.SUPPRESS,
     )
     add_arguments(parser)
@@ -60,6 +62,8 @@ def facts() -> str:
         rows.append(("kernels", f"compiled, instruction set {extension.isa()} of {', '.join(extension.isas())}"))
         built = cuda_extension and f"compiled by CUDA {cuda_extension.version} for {cuda_extension.architectures}"
         rows.append(("CUDA kernels", built or "not built"))
+    rows.append(("processor", str(processor.here())))
+    rows.append(("table", crossovers.table().origin))
     if torch.cuda.is_available():
         card = torch.cuda.get_device_name()
         state = "measured" if card in cards() else "not measured: layers expand their weights"

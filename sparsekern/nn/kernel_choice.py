@@ -1,17 +1,20 @@
-"""Chooses the kernel of a layer by committed tables of what was measured, never by the machine's momentary speed."""
+"""Chooses the kernel of a layer by tables of what was measured, never by the machine's momentary speed."""
 
 import json
 from collections.abc import Callable, Sequence
 from functools import cache
 from importlib import resources
 from math import prod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
+from . import crossovers
+
 KERNELS = ("csr", "tiled", "bits", "dense", "masked")
+NONZEROS_ONLY = ("csr", "tiled")  # of those for the CPU
 BACKENDS = ("auto", "sparse", "masked", "dense")
-NEVER_DENSE = 0.05  # density up to which a weight is not expanded on the CPU, whatever was measured
+NEVER_DENSE = 0.05  # density up to which a weight is not expanded as a whole on the CPU, whatever was measured
 FEW_CHANNELS = 4
 
 
@@ -22,9 +25,31 @@ class Choice(NamedTuple):
     reason: str
 
 
-@cache
-def _crossovers() -> dict[str, list[dict]]:
-    return _table("crossovers.json")
+class Step(NamedTuple):
+    """A kernel, the density above which it is taken, and why; `{density}` stands for that of the layer."""
+
+    above: float
+    kernel: str
+    why: str
+
+
+class Plan(NamedTuple):
+    """The kernels of a layer for all densities: what a table says of its shape. A layer keeps it when the pattern
+    changes, and a checkpoint holds it, so that a table that changes changes no run that has begun.
+
+    Attributes:
+        card: the name of the GPU that it is for, None for the CPU.
+        steps: in the order of their densities; the first goes from 0 on.
+    """
+
+    card: str | None
+    steps: tuple[Step, ...]
+
+    def at(self, density: float) -> Choice:
+        """Chooses the kernel for a pattern with this fraction of nonzeros."""
+        below = [step for step in self.steps if step.above < density]
+        _, kernel, why = below[-1] if below else self.steps[0]
+        return Choice(kernel, why.replace("{density}", f"{density:.3g}"))
 
 
 @cache
@@ -33,72 +58,77 @@ def cards() -> dict[str, dict[str, list[dict]]]:
     (out, in, kernel, stride, size, batch) the density up to which kernels that decode bits are faster than the product
     with the expanded weight, 0 where they never are. `bits_below` is that of a layer that holds its nonzeros,
     `masked_below` of one that masks a dense weight. `python -m benchmarks.cards` writes it."""
-    return _table("cards.json")
+    return json.loads(resources.files("sparsekern.nn").joinpath("cards.json").read_text())
 
 
-def _table(name: str) -> dict:
-    return json.loads(resources.files("sparsekern.nn").joinpath(name).read_text())
+def choose(rows: int, cols: int, density: float, **options: Any) -> Choice:
+    """Chooses the kernel of a `rows x cols` linear layer with the given fraction of nonzeros; see `plan`.
+
+    >>> choose(1024, 1024, 0.02).kernel
+    'csr'
+    """
+    return plan(rows, cols, **options).at(density)
 
 
-def choose(
+def choose_conv(
+    out: int, channels: int, kernel_size: Sequence[int], stride: Sequence[int], density: float, **options: Any
+) -> Choice:
+    """Chooses the kernel of a convolution with the given fraction of nonzeros; see `plan_conv`."""
+    return plan_conv(out, channels, kernel_size, stride, **options).at(density)
+
+
+def plan(
     rows: int,
     cols: int,
-    density: float,
     *,
     batch: int = 128,
+    dtype: torch.dtype = torch.float32,
     backend: str = "auto",
     card: str | None = None,
     master: bool = False,
-) -> Choice:
-    """Chooses the kernel of a `rows x cols` linear layer with the given fraction of nonzeros.
-
-    A pure function of its arguments and of the row of the table that is nearest to them.
+) -> Plan:
+    """Returns the kernels of a `rows x cols` linear layer, by the row of the table that is nearest to it.
 
     Args:
-        card: name of the GPU that the layer is on, `card_of(device)`; None for the CPU.
+        dtype: what the layer computes in.
+        card: name of the GPU that the layer is on, `card_of(device)`; None for the CPU, see `crossovers.table`.
         master: whether the layer masks a dense weight instead of holding its nonzeros.
 
     Raises:
         ValueError: `backend` is not one of `BACKENDS`.
     """
-    if (forced := _forced(backend)) is not None:
+    if (forced := _forced(backend, card)) is not None:
         return forced
 
     def distance(row: dict) -> float:
         return _distance(row["rows"] * row["cols"], rows * cols) + _distance(row["batch"], batch)
 
     if card is not None:
-        return _on_card(card, "linear", distance, density, backend, master)
-    row = min(_crossovers()["rows"], key=distance)
-    dense_above, tiled_above = row["dense_above"], row["tiled_above"]
-    if backend == "auto" and density > max(dense_above, NEVER_DENSE) and not _oversized(rows * cols):
-        return Choice("dense", f"density {density:.3g} is above {dense_above:.3g}, where dense products are faster")
-    if density > tiled_above:
-        return Choice("tiled", f"density {density:.3g} is above {tiled_above:.3g}, where L1 blocking pays")
-    return Choice("csr", f"density {density:.3g} is at most {tiled_above:.3g}: row by row")
+        return _on_card(card, "linear", distance, backend, master)
+    return _on_cpu("linear", distance, dtype, backend, rows * cols)
 
 
-def choose_conv(
+def plan_conv(
     out: int,
     channels: int,
     kernel_size: Sequence[int],
     stride: Sequence[int],
-    density: float,
     *,
     groups: int = 1,
     size: int | None = None,
     batch: int | None = None,
+    dtype: torch.dtype = torch.float32,
     backend: str = "auto",
     card: str | None = None,
     master: bool = False,
-) -> Choice:
-    """Chooses the kernel of a convolution with the given fraction of nonzeros, by the same rules as `choose`.
+) -> Plan:
+    """Returns the kernels of a convolution, by the same rules as `plan`.
 
     Args:
         channels: input channels of a group.
         size, batch: height and number of the inputs, if known.
     """
-    if (forced := _forced(backend)) is not None:
+    if (forced := _forced(backend, card)) is not None:
         return forced
     area, step = prod(kernel_size), prod(stride)
 
@@ -114,21 +144,13 @@ def choose_conv(
 
     if card is not None:
         if groups > 1 and backend == "auto":
-            return Choice("dense", "the expanded weight: no other kernel was measured with groups")
-        return _on_card(card, "convolutions", distance, density, backend, master)
-    if backend == "sparse":
-        return Choice("csr", "asked for: products with the nonzeros only")
-    if groups > 1 and channels <= FEW_CHANNELS:
-        return Choice(
+            return _only("dense", "the expanded weight: no other kernel was measured with groups", card)
+        return _on_card(card, "convolutions", distance, backend, master)
+    if groups > 1 and channels <= FEW_CHANNELS and backend == "auto":
+        return _only(
             "csr", f"{channels} input channel(s) per group: dense products are slow there, whatever the density"
         )
-    row = min(_crossovers()["convolutions"], key=distance)
-    above, nearest = row["dense_above"], _shape(row)
-    if density > max(above, NEVER_DENSE) and not _oversized(out * channels * area):
-        return Choice("dense", f"density {density:.3g} is above {above:.3g}, where dense is faster at {nearest}")
-    if above >= 1:
-        return Choice("csr", f"faster than dense products at any density, measured at {nearest}")
-    return Choice("csr", f"density {density:.3g} is at most {above:.3g}, the break-even of {nearest}")
+    return _on_cpu("convolutions", distance, dtype, backend, out * channels * area)
 
 
 def card_of(device: torch.device) -> str | None:
@@ -136,31 +158,55 @@ def card_of(device: torch.device) -> str | None:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else None
 
 
-def _on_card(
-    card: str, kind: str, distance: Callable[[dict], float], density: float, backend: str, master: bool
-) -> Choice:
+def _on_cpu(kind: str, distance: Callable[[dict], float], dtype: torch.dtype, backend: str, weights: int) -> Plan:
+    """Of the kernels of the nearest row, the last one whose density is exceeded is taken."""
+    row = min(crossovers.rows(kind, str(dtype).removeprefix("torch.")), key=distance)
+    above = dict(row["above"])
+    if "dense" in above:
+        above["dense"] = 1.0 if _oversized(weights) else max(above["dense"], NEVER_DENSE)
+    if backend == "sparse":
+        above = {kernel: density for kernel, density in above.items() if kernel in NONZEROS_ONLY}
+    taken: list[tuple[float, str]] = []
+    for kernel, density in reversed(above.items()):
+        if density < (taken[0][0] if taken else 1.0):
+            taken.insert(0, (density, kernel))
+    (_, first), shape = taken[0], shape_of(row)
+    if len(taken) == 1:
+        asked = "asked for: products with the nonzeros only" if backend == "sparse" else ""
+        return _only(first, asked or f"fastest at every density measured at {shape}")
+    start = f"is at most {taken[1][0]:.3g}, up to which {first} is fastest at {shape}"
+    steps = [
+        Step(density, kernel, f"density {{density}} is above {density:.3g}, where {kernel} is fastest at {shape}")
+        for density, kernel in taken[1:]
+    ]
+    return Plan(None, (Step(0.0, first, f"density {{density}} {start}"), *steps))
+
+
+def _on_card(card: str, kind: str, distance: Callable[[dict], float], backend: str, master: bool) -> Plan:
     """On a GPU dense products with the expanded weight are the floor: no other kernel is taken that was not measured to
     be faster on that card."""
     if backend == "sparse":
-        return Choice("bits", "asked for: kernels that decode the pattern while they multiply")
+        return _only("bits", "asked for: kernels that decode the pattern while they multiply", card)
     measured = cards().get(card, {}).get(kind)
     if not measured:
-        return Choice("dense", f"the expanded weight: no other kernel was measured on {card}")
+        return _only("dense", f"the expanded weight: no other kernel was measured on {card}", card)
     row = min(measured, key=distance)
     # A masked layer whose entries are transformed first is multiplied as if it held nonzeros.
     below = min(row["bits_below"], row["masked_below"]) if master else row["bits_below"]
-    nearest = f"{_shape(row)}, batch {row['batch']}, on {card}"
+    nearest = f"{shape_of(row)}, on {card}"
     if below == 0:
-        return Choice("dense", f"the expanded weight is faster at every density measured at {nearest}")
-    if density <= below:
-        return Choice("bits", f"density {density:.3g} is at most {below:.3g}, up to which bits are faster at {nearest}")
-    return Choice("dense", f"density {density:.3g} is above {below:.3g}, up to which bits are faster at {nearest}")
+        return _only("dense", f"the expanded weight is faster at every density measured at {nearest}", card)
+    limit = f"{below:.3g}, up to which bits are faster at {nearest}"
+    bits = Step(0.0, "bits", f"density {{density}} is at most {limit}")
+    return Plan(card, (bits, Step(below, "dense", f"density {{density}} is above {limit}")))
 
 
-def _shape(row: dict) -> str:
+def shape_of(row: dict) -> str:
+    """Names the layer of a row of a table."""
     if "rows" in row:
-        return f"{row['cols']}->{row['rows']}"
-    return f"{row['in']}->{row['out']}, {row['kernel']}x{row['kernel']}, stride {row['stride']}"
+        return f"{row['cols']}->{row['rows']}, batch {row['batch']}"
+    shape = f"{row['in']}->{row['out']}, {row['kernel']}x{row['kernel']}, stride {row['stride']}"
+    return f"{shape}, batch {row['batch']}"
 
 
 def check_backend(backend: str) -> None:
@@ -169,13 +215,17 @@ def check_backend(backend: str) -> None:
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
 
 
-def _forced(backend: str) -> Choice | None:
+def _forced(backend: str, card: str | None) -> Plan | None:
     check_backend(backend)
     if backend == "masked":
-        return Choice("masked", "asked for: dense products with a masked weight")
+        return _only("masked", "asked for: dense products with a masked weight", card)
     if backend == "dense":
-        return Choice("dense", "asked for: dense products with the expanded weight")
+        return _only("dense", "asked for: dense products with the expanded weight", card)
     return None
+
+
+def _only(kernel: str, why: str, card: str | None = None) -> Plan:
+    return Plan(card, (Step(0.0, kernel, why),))
 
 
 def _oversized(weights: int) -> bool:

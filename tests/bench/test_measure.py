@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from sparsekern.bench import calibrate, markdown, measure, memory, mkl, peak_memory, report, threshold
+from sparsekern.bench import markdown, measure, memory, mkl, peak_memory, report, threshold
 from sparsekern.bench.case import OPS, Layer, Suite, cases
 from sparsekern.bench.linear import Linear, cpu_cases
 from sparsekern.bench.linear_peers import PEERS
@@ -204,29 +204,6 @@ def test_crossover(points: list[tuple[float, float]], expected: str) -> None:
     assert markdown.crossover(points) == expected
 
 
-def test_calibration_finds_the_density_from_which_on_another_kernel_is_faster() -> None:
-    densities = (0.1, 0.2, 0.4)
-    assert calibrate.crossing(densities, [2, 1, 1], [1, 2, 4]) == pytest.approx(0.15)
-    assert calibrate.crossing(densities, [1, 1, 1], [2, 2, 2]) == 0.0
-    assert calibrate.crossing(densities, [1, 1, 3], [2, 2, 2]) == 1.0
-    found = calibrate.run(
-        threads=1,
-        shapes=[(32, 48, 8)],
-        densities=(0.1, 0.5),
-        convolutions=[(8, 16, 3, 2, 6, 4)],
-        conv_densities=(0.1, 0.5),
-        budget=0.005,
-    )
-    assert len(found["rows"]) == len(found["convolutions"]) == 1
-    conv = found["convolutions"][0]
-    assert 0 <= conv.pop("dense_above") <= 1
-    assert conv == {"out": 16, "in": 8, "kernel": 3, "stride": 2, "size": 6, "batch": 4}
-    row = found["rows"][0]
-    assert (row["rows"], row["cols"], row["batch"]) == (32, 48, 8)
-    assert 0 <= row["tiled_above"] <= 1
-    assert 0 <= row["dense_above"] <= 1
-
-
 def test_threshold_gives_no_number_to_a_wrong_answer() -> None:
     wrong = Peer("wrong", (threshold.VALUE,), lambda p, op: Implementation(lambda: 0.5), lambda: "1")
     (case,) = threshold.cpu_cases(quick=True)
@@ -255,22 +232,12 @@ def test_command_writes_the_report_and_prints_the_table(tmp_path: Path, capsys: 
     assert all(set(row) >= FIELDS for row in rows)
 
 
-def test_command_calibrates(tmp_path: Path) -> None:
-    path = tmp_path / "crossovers.json"
-    assert main(["bench", "kernels", "--calibrate", "--quick", "--threads", "1", "--json", str(path)]) == 0
-    found = json.loads(path.read_text())
-    assert [set(row) for row in found["rows"]] == [{"rows", "cols", "batch", "tiled_above", "dense_above"}]
-    assert [row["dense_above"] <= 1 for row in found["convolutions"]] == [True]
-
-
 @pytest.mark.parametrize(
     "flags",
     [
         ["nonsense"],
         ["kernels", "--device", "tpu"],
         ["kernels", "--threads", "0"],
-        ["memory", "--calibrate", "--json", "x"],
-        ["kernels", "--calibrate"],
     ],
 )
 def test_wrong_usage(flags: list[str]) -> None:

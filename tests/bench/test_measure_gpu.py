@@ -295,14 +295,12 @@ def test_the_command_hands_a_gpu_over(monkeypatch: pytest.MonkeyPatch) -> None:
     measured = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(cli, "measured", lambda arguments, device: measured.append((arguments.what, str(device))) or 0)
-    monkeypatch.setattr(cli.calibrate, "run", lambda **_: {})
     for name, module in (("train", cli.training_step), ("memory", cli.memory)):
         monkeypatch.setattr(module, "run", lambda device, name=name, **_: measured.append((name, device)) or {})
     monkeypatch.setattr(cli.markdown, "render", lambda report: "")
     for what in (*SUITES["cuda"], "train", "memory"):
         assert main(["bench", what, "--device", "cuda"]) == 0
     assert measured == [(what, "cuda") for what in (*SUITES["cuda"], "train", "memory")]
-    assert main(["bench", "kernels", "--device", "cuda", "--calibrate", "--json", "x"]) == 2
 
 
 @pytest.mark.parametrize("what", ["kernels", "convolutions", "moments", "threshold", "train", "memory"])

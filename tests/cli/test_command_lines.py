@@ -55,6 +55,8 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["plot", "folder"], "neither a run"),
         (["info", "--width", "1e30"], "is larger than any memory"),
         (["bench", "kernels", "--threads", "99999999999"], "a whole number from 1 to 1024"),
+        (["calibrate", "--threads", "0"], "a whole number from 1 to 1024, got '0'"),
+        (["calibrate", "quickly"], "unrecognized arguments: quickly"),
         (["demo", "--seed", str(2**64)], "a whole number from 0 to 2^64 - 1"),
         (["demo", "--out", LONG], "File name too long"),
     ],
@@ -91,6 +93,7 @@ FLAGS = {
     "info": "method sparsity set backend data data-dir target model width epochs batch-size seed device threads",
     "demo": "epochs sparsity width seed threads out",
     "bench": "device json threads case impl model run",
+    "calibrate": "threads",
     "plot": "",
     "methods": "json",
 }
@@ -106,7 +109,7 @@ def random_line(rng: random.Random) -> list[str]:
         line += ["--methods", "set", "--out", "folder"]
     elif command == "bench":
         line += [rng.choice(["kernels", "nothing"]), "--case", "no such case"]
-    elif command in ("plot", "methods"):
+    elif command in ("plot", "methods", "calibrate"):
         line.append(rng.choice(VALUES))
     for name in rng.sample(names, min(len(names), rng.randint(1, 3))):
         line += [f"--{name}", rng.choice(VALUES)][: rng.choice([1, 2, 2, 2, 2, 2, 2, 2])]
@@ -123,6 +126,7 @@ def test_random_lines_end_without_a_traceback(
     monkeypatch.setattr("sparsekern.cli.train.train", no_run)
     monkeypatch.setattr("sparsekern.cli.demo.Contender.advance", no_run)
     monkeypatch.setattr(compare, "run_all", no_run)
+    monkeypatch.setattr("sparsekern.cli.calibrate.calibrate", no_run)
     rng, refused = random.Random(seed), 0
     for _ in range(75):
         line = random_line(rng)

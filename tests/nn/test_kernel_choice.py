@@ -1,4 +1,4 @@
-"""The choice of a kernel on a GPU: by what was measured on the card, of which a command makes the table."""
+"""The choice of a kernel: by what was measured on the processor or on the card, of which a command makes the table."""
 
 import json
 from collections.abc import Callable
@@ -13,6 +13,7 @@ import sparsekern as sk
 from benchmarks import cards
 from sparsekern.bench.suites import SUITES
 from sparsekern.cli import info, main
+from sparsekern.nn import crossovers, processor
 from sparsekern.nn import kernel_choice as choice
 from sparsekern.nn import layer as layers
 from sparsekern.nn.kernel_choice import choose, choose_conv
@@ -30,6 +31,65 @@ ENTRY: dict[str, list[dict]] = {
         {**SHAPE, "kernel": 1, "bits_below": 0.02, "masked_below": 0.05},
     ],
 }
+
+
+# ---- on a CPU
+
+
+@pytest.fixture
+def rows(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[dict]]:
+    """What was measured, by kind, to be filled in."""
+    measured: dict[str, list[dict]] = {"linear": [], "convolutions": []}
+    monkeypatch.setattr(choice.crossovers, "rows", lambda kind, dtype: measured[kind])
+    return measured
+
+
+def test_a_kernel_is_taken_above_its_density(rows: dict[str, list[dict]]) -> None:
+    shape = {"rows": 1024, "cols": 1024}
+    rows["linear"] += [
+        {**shape, "batch": 128, "above": {"csr": 0.0, "tiled": 0.1, "bits": 0.5, "dense": 0.7}},
+        {**shape, "batch": 1, "above": {"csr": 0.0, "tiled": 1.0, "bits": 0.6}},
+        {**shape, "batch": 512, "above": {"csr": 0.0, "tiled": 0.4, "bits": 0.0, "dense": 0.01}},
+    ]
+
+    def kernels(*densities: float, **options: Any) -> list[str]:
+        return [choose(1024, 1024, density, **options).kernel for density in densities]
+
+    edges = (0.0, 0.1, 0.11, 0.5, 0.51, 0.7, 0.71, 1.0)
+    assert kernels(*edges) == ["csr", "csr", "tiled", "tiled", "bits", "bits", "dense", "dense"]
+    assert kernels(0.6, 0.61, batch=1) == ["csr", "bits"]  # tiles never are faster there
+    assert kernels(0.0, 0.05, 0.06, batch=512) == ["bits", "bits", "dense"]  # never expanded as a whole below 5 %
+    assert kernels(0.1, 0.11, 1.0, backend="sparse") == ["csr", "tiled", "tiled"]
+    assert kernels(0.3, 0.3, backend="dense") == ["dense", "dense"]
+    assert choose(2**14, 2**14, 1.0).kernel == "bits"  # the expanded weight would not fit
+    assert [choose(1024, 1024, density).reason for density in (0.05, 0.2)] == [
+        "density 0.05 is at most 0.1, up to which csr is fastest at 1024->1024, batch 128",
+        "density 0.2 is above 0.1, where tiled is fastest at 1024->1024, batch 128",
+    ]
+
+
+def test_convolutions_go_by_the_nearest_one(rows: dict[str, list[dict]]) -> None:
+    for size, kernel, above in ((64, 3, 0.6), (256, 3, 1.0), (64, 1, 0.0)):
+        shape = {"out": size, "in": size, "kernel": kernel, "stride": 1, "size": 8, "batch": 64}
+        rows["convolutions"].append({**shape, "above": {"csr": 0.0, "dense": above}})
+
+    def conv(density: float, channels: int = 64, kernel: int = 3, groups: int = 1, **options: Any) -> tuple[str, str]:
+        shape = (channels * groups, channels, (kernel, kernel), (1, 1))
+        return choose_conv(*shape, density, groups=groups, **options)
+
+    nearest = "64->64, 3x3, stride 1, batch 64"
+    assert conv(0.6) == ("csr", f"density 0.6 is at most 0.6, up to which csr is fastest at {nearest}")
+    assert conv(0.61) == ("dense", f"density 0.61 is above 0.6, where dense is fastest at {nearest}")
+    assert conv(0.9, 200) == ("csr", "fastest at every density measured at 256->256, 3x3, stride 1, batch 64")
+    assert [conv(density, kernel=1)[0] for density in (0.05, 0.06)] == ["csr", "dense"]
+    assert conv(1.0, 1, groups=64)[0] == "csr"
+    assert [conv(1.0, backend=name)[0] for name in ("sparse", "dense", "masked")] == ["csr", "dense", "masked"]
+    assert conv(1.0, 2**14)[0] == "csr"  # the expanded weight would not fit
+    with pytest.raises(ValueError, match="backend must be one of"):
+        conv(0.5, backend="quick")
+
+
+# ---- on a GPU
 
 
 @pytest.fixture
@@ -92,6 +152,13 @@ def test_info_says_why(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
     out = capsys.readouterr().out
     assert "is at most 0.1, up to which bits are faster at 64->64, 3x3, stride 1, batch 128, on A card" in out
     assert "at every density measured at 512->512, batch 128, on A card" in out
+
+
+def test_info_says_where_the_table_is_from(capsys: pytest.CaptureFixture) -> None:
+    assert main(["info"]) == 0
+    told = dict(line.split(None, 1) for line in capsys.readouterr().out.splitlines())
+    assert told["processor"] == str(processor.here())
+    assert told["table"] == crossovers.table().origin
 
 
 def test_info_knows_the_card(monkeypatch: pytest.MonkeyPatch) -> None:

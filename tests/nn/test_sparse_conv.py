@@ -10,7 +10,6 @@ import torch._dynamo.testing
 from torch import nn
 
 import sparsekern as sk
-from sparsekern.nn import kernel_choice as choosing
 
 GEOMETRIES: dict[str, dict[str, Any]] = {
     "1x1": {"kernel_size": 1},
@@ -173,35 +172,3 @@ def test_compiles_without_graph_breaks_and_once_for_every_pattern(backend: str) 
         torch.testing.assert_close(got, layer.values.grad)
         layer.set_topology(sk.Topology.random(layer.weight_shape, layer.topology.nnz))
     assert counter.frame_count == 1
-
-
-def test_choice_of_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
-    def row(size: int, dense_above: float, kernel: int = 3) -> dict[str, float]:
-        shape = {"out": size, "in": size, "kernel": kernel, "stride": 1, "size": 8, "batch": 64}
-        return shape | {"dense_above": dense_above}
-
-    rows = [row(64, 0.6), row(256, 1.0), row(64, 0.0, kernel=1)]
-    monkeypatch.setattr(choosing, "_crossovers", lambda: {"convolutions": rows})
-
-    def choice(density: float, channels: int = 64, kernel: int = 3, groups: int = 1, **options: Any) -> tuple[str, str]:
-        shape = (channels * groups, channels, (kernel, kernel), (1, 1))
-        return choosing.choose_conv(*shape, density, groups=groups, **options)
-
-    assert choice(0.6) == ("csr", "density 0.6 is at most 0.6, the break-even of 64->64, 3x3, stride 1")
-    assert choice(0.61) == ("dense", "density 0.61 is above 0.6, where dense is faster at 64->64, 3x3, stride 1")
-    assert choice(0.9, 200) == ("csr", "faster than dense products at any density, measured at 256->256, 3x3, stride 1")
-    assert [choice(density, kernel=1)[0] for density in (0.05, 0.06)] == ["csr", "dense"]  # never expanded below 5 %
-    assert choice(1.0, 1, groups=64)[0] == "csr"
-    assert [choice(1.0, backend=name)[0] for name in ("sparse", "dense", "masked")] == ["csr", "dense", "masked"]
-    assert choice(1.0, 2**14)[0] == "csr"  # the expanded weight would not fit
-    with pytest.raises(ValueError, match="backend must be one of"):
-        choice(0.5, backend="quick")
-
-
-def test_every_measured_convolution_can_be_read() -> None:
-    for row in choosing._crossovers()["convolutions"]:
-        kernel, stride = (row["kernel"],) * 2, (row["stride"],) * 2
-        for density in (0.01, 0.5, 1.0):
-            known = {"size": row["size"], "batch": row["batch"]}
-            chosen = choosing.choose_conv(row["out"], row["in"], kernel, stride, density, **known)
-            assert chosen.kernel == ("dense" if density > max(row["dense_above"], 0.05) else "csr")

@@ -44,7 +44,8 @@ ROOMS = [
     _room(
         "nn: a layer",
         "what layers with a pattern share: kernel choice, weight access",
-        *(f"nn.{name}" for name in ("kernel_choice", "marks", "copies", "effective", "probe", "layer")),
+        *(f"nn.{name}" for name in ("processor", "crossovers", "kernel_choice", "marks", "copies", "effective")),
+        *(f"nn.{name}" for name in ("probe", "layer")),
     ),
     _room(
         "nn: the layers",
