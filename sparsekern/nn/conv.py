@@ -10,8 +10,9 @@ from ..ops.masked_conv2d import masked
 from ..ops.sparse_conv2d import convolve, expanded, sparse
 from ..ops.window import Window
 from ..topology import Topology
-from .kernel_choice import Choice, choose_conv
+from .kernel_choice import Plan, plan_conv
 from .layer import PatternLayer
+from .planned import Use
 from .probe import ConvProbe
 from .sparse import SparseLayer
 
@@ -90,10 +91,14 @@ class Conv2dProduct(PatternLayer):
         self._border = None if padding_mode == "zeros" else [*sides[2:], *sides[:2]]
         self.window = window if padding_mode == "zeros" else window._replace(padding=[0, 0, 0, 0])
 
-    def choose_kernel(self, density: float, card: str | None) -> Choice:
+    def new_plan(self, use: Use, card: str | None) -> Plan:
         out, channels, *_ = self.weight_shape
         options = {"groups": self.groups, "backend": self.backend, "card": card, "master": self.WEIGHT == "master"}
-        return choose_conv(out, channels, self.kernel_size, self.stride, density, **options)
+        return plan_conv(out, channels, self.kernel_size, self.stride, **use._asdict(), **options)
+
+    def use_of(self, input: Tensor) -> tuple[int, int | None] | None:
+        fits = input.dim() in (3, 4) and input.shape[-3] == self.in_channels
+        return (len(input) if input.dim() == 4 else 1, input.shape[-2]) if fits else None
 
     def new_probe(self) -> ConvProbe:
         return ConvProbe(self.weight_shape, self.window)

@@ -14,14 +14,13 @@ from ..ops.index import Index
 from ..ops.window import Window
 from ..topology import Topology, kept
 from . import copies
-from .effective import WeightAccess
-from .kernel_choice import Choice, card_of
+from .planned import Planned
 from .probe import Probe
 
 Layer = TypeVar("Layer", bound="PatternLayer")
 
 
-class PatternLayer(WeightAccess):
+class PatternLayer(Planned):
     """A layer whose weight has a sparsity pattern: the pattern, its kernel, conversion and files.
 
     A layer inherits from two subclasses. One stores the weight (`SparseLayer`, `MaskedLayer`): it names the Parameter
@@ -31,7 +30,7 @@ class PatternLayer(WeightAccess):
     Attributes:
         bias: Parameter `[out]` or None.
         weight_shape: shape of the weight of the dense twin.
-        kernel, reason: the kernel in use and why.
+        kernel, reason: the kernel in use and why; see `Planned`.
     """
 
     WEIGHT: ClassVar[str]
@@ -108,10 +107,6 @@ class PatternLayer(WeightAccess):
         """
         raise NotImplementedError
 
-    def choose_kernel(self, density: float, card: str | None) -> Choice:
-        """Chooses the kernel for a pattern of this density, on the CPU or on a GPU of this name."""
-        raise NotImplementedError
-
     def new_probe(self) -> Probe:
         """Returns a recorder for the statistics of one step of this layer."""
         raise NotImplementedError
@@ -168,11 +163,7 @@ class PatternLayer(WeightAccess):
         """Installs a pattern, and the kernel that suits it; stored nonzeros are the caller's to rearrange."""
         if topology.shape != self.weight_shape:
             raise ValueError(f"topology must have the weight's shape {self.weight_shape}, got {topology.shape}")
-        self._install(topology, *self.choose_kernel(1 - topology.sparsity, card_of(topology.device)))
-
-    def set_kernel(self, kernel: str, reason: str) -> None:
-        """Uses `kernel` until the pattern changes."""
-        self._install(self.topology, kernel, reason)
+        self._install(topology, *self.choose_kernel(topology))
 
     def _install(self, topology: Topology, kernel: str, reason: str) -> None:
         topology = topology.with_views(self._views(kernel))

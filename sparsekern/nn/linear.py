@@ -7,8 +7,9 @@ from torch import Tensor, nn
 
 from .. import ops
 from ..topology import COLUMNS, Topology
-from .kernel_choice import Choice, choose
+from .kernel_choice import Plan, plan
 from .layer import PatternLayer
+from .planned import Use
 from .probe import LinearProbe
 from .sparse import SparseLayer
 
@@ -45,9 +46,13 @@ class LinearProduct(PatternLayer):
         shape = (out_features, in_features)
         super().__init__(settings, shape, bias, device, dtype, sparsity, topology, backend, generator, **options)
 
-    def choose_kernel(self, density: float, card: str | None) -> Choice:
+    def new_plan(self, use: Use, card: str | None) -> Plan:
         options = {"backend": self.backend, "card": card, "master": self.WEIGHT == "master"}
-        return choose(self.out_features, self.in_features, density, **options)
+        return plan(self.out_features, self.in_features, batch=use.batch or 128, dtype=use.dtype, **options)
+
+    def use_of(self, input: Tensor) -> tuple[int, int | None] | None:
+        fits = input.dim() > 0 and input.shape[-1] == self.in_features
+        return (input.numel() // self.in_features, None) if fits else None
 
     def new_probe(self) -> LinearProbe:
         return LinearProbe()

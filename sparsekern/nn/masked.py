@@ -5,6 +5,7 @@ from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.compiler import is_compiling
 
 from ..ops import active_values, straight_through
 from ..ops.passes import Passes, Use
@@ -67,6 +68,8 @@ class MaskedLayer(PatternLayer):
     def forward(self, input: Tensor) -> Tensor:
         if self.outdated:
             self.check_copy()
+        if not is_compiling() and self.refined <= self.training:
+            self.refine(input)
         input = self.prepare(input)
         whole = self._unmasked or self._fused  # the weight is an operand, and so has a gradient at every entry
         record = self._recorder(input)
@@ -145,6 +148,8 @@ class MaskedLayer(PatternLayer):
         self.__class__ = self.SPARSE  # type: ignore[assignment]
         self.register_parameter("values", values)
         self.register_parameter("bias", self._parameters.pop("bias"))  # behind it, as everywhere
+        if topology.device.type != "cpu":
+            self.plan = None  # nonzeros have another one there
         self.set_topology(topology)
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *arguments: Any) -> None:

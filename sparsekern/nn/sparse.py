@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.compiler import is_compiling
 
 from ..topology import SparseWeight
 from .layer import PatternLayer
@@ -22,6 +23,8 @@ class SparseLayer(PatternLayer):
     def forward(self, input: Tensor) -> Tensor:
         if self.outdated:
             self.check_copy()
+        if not is_compiling() and self.refined <= self.training:
+            self.refine(input)
         input = self.prepare(input)
         output = self.product(input, self.values)
         return output if self.probe is None else self.probe.watch(output, input, self.values)

@@ -13,9 +13,8 @@ import sparsekern as sk
 from benchmarks import cards
 from sparsekern.bench.suites import SUITES
 from sparsekern.cli import info, main
-from sparsekern.nn import crossovers, processor
+from sparsekern.nn import crossovers, planned, processor
 from sparsekern.nn import kernel_choice as choice
-from sparsekern.nn import layer as layers
 from sparsekern.nn.kernel_choice import choose, choose_conv
 
 CARD = "A card"
@@ -138,7 +137,7 @@ def test_masked_layers_go_by_what_they_run() -> None:
 
 @pytest.mark.usefixtures("_measured")
 def test_layers_ask_for_their_card_and_their_kind(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(layers, "card_of", lambda device: CARD)
+    monkeypatch.setattr(planned, "card_of", lambda device: CARD)
     sparse, masked = (kind(64, 64, 3, sparsity=0.95) for kind in (sk.SparseConv2d, sk.MaskedConv2d))
     assert (sparse.kernel, masked.kernel) == ("bits", "dense")
     assert [kind(4096, 4096, sparsity=0.97).kernel for kind in (sk.SparseLinear, sk.MaskedLinear)] == ["bits", "dense"]
@@ -147,7 +146,7 @@ def test_layers_ask_for_their_card_and_their_kind(monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.usefixtures("_measured")
 def test_info_says_why(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
-    monkeypatch.setattr(layers, "card_of", lambda device: CARD)
+    monkeypatch.setattr(planned, "card_of", lambda device: CARD)
     assert main(["info", "--model", "smallcnn", "--sparsity", "0.9", "--data", "cifar10"]) == 0
     out = capsys.readouterr().out
     assert "is at most 0.1, up to which bits are faster at 64->64, 3x3, stride 1, batch 128, on A card" in out

@@ -45,7 +45,7 @@ ROOMS = [
         "nn: a layer",
         "what layers with a pattern share: kernel choice, weight access",
         *(f"nn.{name}" for name in ("processor", "crossovers", "kernel_choice", "marks", "copies", "effective")),
-        *(f"nn.{name}" for name in ("probe", "layer")),
+        *(f"nn.{name}" for name in ("planned", "probe", "layer")),
     ),
     _room(
         "nn: the layers",

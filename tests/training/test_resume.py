@@ -16,6 +16,7 @@ from support.runs import interrupt_at, load, same
 
 from sparsekern.cli import main
 from sparsekern.errors import RunError, UsageError
+from sparsekern.nn import crossovers
 from sparsekern.training import checksum, configure, learning_rate, run_folder
 
 FLAGS = ["--model", "lenet300", "--width", "0.2", "--threads", "1", "--epochs", "4", "--sparsity", "0.8"]
@@ -192,3 +193,23 @@ def test_rounds_restart_the_schedule(tmp_path: Path):
 def test_more_growth_batches_than_an_epoch_has(tmp_path: Path, capsys: pytest.CaptureFixture):
     assert main(["train", *FLAGS, "--method", "gse_grabo", "--set", "batches=50", "--out", str(tmp_path / "run")]) == 2
     assert "batches=50 is more than the 12 batches of an epoch" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("case", ["rigl", "gmp"])
+def test_a_run_keeps_its_kernels_when_the_machine_is_calibrated(
+    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def tables(**above: float) -> None:
+        row = {"rows": 64, "cols": 64, "batch": 128, "dtype": "float32", "above": {"csr": 0.0, **above}}
+        monkeypatch.setattr(crossovers, "rows", lambda kind, dtype: [row])
+
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    tables(tiled=0.1, dense=0.9)
+    assert main(["train", *flags(case), "--out", str(whole)]) == 0
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 12 * 2 + 7)
+        assert main(["train", *flags(case), "--out", str(parts)]) == 130
+    tables(dense=0.05)
+    assert main(["train", "--resume", str(parts)]) == 0
+    same(load(whole), load(parts))
+    assert {site["kernel"] for site in load(parts)["optimizer"]["sites"].values()} == {"tiled"}

@@ -196,8 +196,7 @@ class LayerSite(Generic[Layer]):
     def state(self) -> dict[str, Any]:
         return {
             "nnz": self.nnz,
-            "kernel": self.module.kernel,
-            "reason": self.module.reason,
+            **self.module.plan_state(),
             "changes": self.changes,
             "facts": LayerSite.measures(self),
             "first": self.first,
@@ -215,7 +214,7 @@ class LayerSite(Generic[Layer]):
         self.changes, self.facts = dict(state["changes"]), dict(state["facts"])
         device = self.parameter.device
         self.tracked = {name: tensor.to(device, copy=True) for name, tensor in state["tracked"].items()}
-        self.module.set_kernel(state["kernel"], state["reason"])
+        self.module.load_plan(state)
 
 
 class Site(LayerSite[SparseLayer]):
