@@ -2,8 +2,10 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import zip_longest
 from math import log
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 from ..nn import crossovers, processor
@@ -36,6 +38,7 @@ class Effort:
             not know its input yet goes by the first of its shape.
         densities, conv_densities: at which every layer is measured, ascending.
         budget: seconds for the kernels of one layer at one density.
+        seconds: after so many no other layer is begun, but for the first linear layer and the first convolution.
     """
 
     linear: Sequence[tuple[Shape, str]]
@@ -43,6 +46,7 @@ class Effort:
     densities: Sequence[float]
     conv_densities: Sequence[float]
     budget: float
+    seconds: float = float("inf")
 
     @property
     def count(self) -> int:
@@ -50,20 +54,20 @@ class Effort:
         return len(self.linear) + len(self.convolutions)
 
     def layers(self) -> Iterator[tuple[str, dict[str, Any], Sequence[float]]]:
-        """Yields kind, shape and densities of every layer."""
-        for kind, densities in (("linear", self.densities), ("convolutions", self.conv_densities)):
-            for shape, dtype in getattr(self, kind):
-                yield kind, {**dict(zip(crossovers.SHAPES[kind], shape, strict=True)), "dtype": dtype}, densities
+        """Yields kind, shape and densities of every layer, linear ones and convolutions by turns."""
+        for pair in zip_longest(self.linear, self.convolutions):
+            for kind, layer, densities in zip(
+                crossovers.SHAPES, pair, (self.densities, self.conv_densities), strict=True
+            ):
+                if layer is not None:
+                    shape, dtype = layer
+                    named = dict(zip(crossovers.SHAPES[kind], shape, strict=True))
+                    yield kind, {**named, "dtype": dtype}, densities
 
 
 def _fp32(*shapes: Shape) -> list[tuple[Shape, str]]:
     return [(shape, "float32") for shape in shapes]
 
-
-_BF16 = [((1024, 1024, batch), "bfloat16") for batch in (128, 8, 512)]
-_CONV = ((64, 64, 3, 1, 32, 64), (128, 128, 3, 1, 16, 64), (256, 256, 3, 1, 8, 64), (512, 512, 3, 1, 4, 64))
-_SMALL = ((64, 64, 3, 1, 32, 1), (64, 64, 3, 1, 32, 8), (256, 256, 3, 1, 8, 1), (256, 256, 3, 1, 8, 8))
-_OTHER = ((128, 64, 3, 2, 32, 64), (64, 256, 1, 1, 16, 64), (64, 256, 1, 1, 16, 1), (256, 64, 1, 1, 16, 64))
 
 # For the tables that are committed.
 THOROUGH = Effort(
@@ -71,20 +75,21 @@ THOROUGH = Effort(
         *((size, size, batch) for size in (512, 1024) for batch in (128, 1, 8, 32, 512)),
         *((4096, 4096, batch) for batch in (128, 8)),
     )
-    + _BF16,
+    + [((1024, 1024, batch), "bfloat16") for batch in (128, 8, 512)],
     convolutions=_fp32(
         *((channels, channels, 3, 1, 512 // channels, 64) for channels in (16, 32, 64)),
-        *_CONV,
+        *((channels, channels, 3, 1, 2048 // channels, 64) for channels in (64, 128, 256, 512)),
         (512, 512, 3, 1, 2, 64),
-        *_SMALL,
+        *((64, 64, 3, 1, 32, batch) for batch in (1, 8)),
+        *((256, 256, 3, 1, 8, batch) for batch in (1, 8)),
         (256, 256, 3, 1, 14, 16),
         *((out, 3, 3, 1, 32, 64) for out in (16, 64)),
         *((32 * n, 16 * n, 3, 2, 32 // n, 64) for n in (1, 2)),
-        (512, 256, 3, 2, 8, 64),
+        *((128 * n, 64 * n, 3, 2, 32 // n, 64) for n in (1, 4)),
         (128, 64, 1, 2, 32, 64),
-        (64, 256, 1, 1, 16, 8),
+        *((64, 256, 1, 1, 16, batch) for batch in (64, 1, 8)),
+        (256, 64, 1, 1, 16, 64),
         (512, 512, 1, 1, 4, 64),
-        *_OTHER,
     ),
     densities=(0.01, 0.03, 0.05, 0.08, 0.12, 0.2, 0.3, 0.45, 0.6, 0.8, 1.0),
     conv_densities=(0.05, 0.1, 0.2, 0.35, 0.5, 0.6, 0.7, 0.8, 1.0),
@@ -92,16 +97,18 @@ THOROUGH = Effort(
 )
 # For a user's machine: less than a minute.
 QUICK = Effort(
-    linear=_fp32(
-        *((1024, 1024, batch) for batch in (128, 1, 8, 32, 512)),
-        *((512, 512, batch) for batch in (128, 8)),
-        (4096, 4096, 128),
-    )
-    + _BF16,
-    convolutions=_fp32(*_CONV, *_SMALL, *_OTHER),
-    densities=(0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 1.0),
-    conv_densities=(0.1, 0.35, 0.55, 0.75, 1.0),
-    budget=0.12,
+    linear=_fp32(*((1024, 1024, batch) for batch in (128, 1, 32, 512)), (2048, 2048, 128), (512, 512, 128))
+    + [((1024, 1024, batch), "bfloat16") for batch in (128, 8)]
+    + _fp32((1024, 1024, 8)),
+    convolutions=_fp32(
+        *((channels, channels, 3, 1, 2048 // channels, 32) for channels in (64, 256, 128, 512)),
+        *((256, 256, 3, 1, 8, 1), (64, 64, 3, 1, 32, 1)),
+        *((64, 256, 1, 1, 16, 32), (128, 64, 3, 2, 32, 32)),
+    ),
+    densities=(0.03, 0.1, 0.25, 0.5, 1.0),
+    conv_densities=(0.1, 0.4, 0.7, 1.0),
+    budget=0.06,
+    seconds=45.0,
 )
 
 
@@ -142,9 +149,11 @@ def run(
             "convolutions": [],
         }
         del report["peers"]
+    end = monotonic() + effort.seconds
     with pinned(threads):
         for kind, shape, densities in effort.layers():
-            if any(shape.items() <= row.items() for row in report[kind]):
+            late = monotonic() > end and report[kind]
+            if late or any(shape.items() <= row.items() for row in report[kind]):
                 continue
             row = {**shape, "above": _above(kind, shape, densities, effort.budget)}
             report[kind].append(row)
@@ -185,13 +194,13 @@ def _ours(kind: str, dtype: str) -> dict[str, Peer]:
 
 
 def _times(problems: Sequence[Callable[[], Problem]], peers: dict[str, Peer], budget: float) -> dict[str, list[float]]:
-    """Returns the median of a step of each kernel on each problem."""
+    """Returns the shortest time of a step of each kernel on each problem: other programs only lengthen it."""
     times: dict[str, list[float]] = {kernel: [] for kernel in peers}
     for problem in problems:
         made = problem()
         calls = {kernel: peer.build(made, "step").call for kernel, peer in peers.items()}
         for kernel, timing in interleave(calls, budget=budget).items():
-            times[kernel].append(timing.median)
+            times[kernel].append(min(timing.samples))
     return times
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from sparsekern.bench.calibrate import QUICK, THOROUGH, Effort
+from sparsekern.bench.calibrate import Effort
 from sparsekern.cli import calibrate, main
 from sparsekern.nn import crossovers, processor
 from sparsekern.process import STOPPED
@@ -62,8 +62,3 @@ def test_a_cache_that_cannot_be_written_is_said_before_anything_is_measured(
     monkeypatch.setattr(calibrate, "calibrate", lambda *_, **__: pytest.fail("it measures"))
     assert main(["calibrate"]) == 2
     assert "cannot write to" in capsys.readouterr().err
-
-
-def test_what_a_user_measures_is_part_of_what_is_committed() -> None:
-    for kind in crossovers.SHAPES:
-        assert set(getattr(QUICK, kind)) <= set(getattr(THOROUGH, kind))

@@ -201,14 +201,26 @@ def test_a_calibration_is_a_table_by_which_layers_choose(here: Any, monkeypatch:
     assert path == crossovers.cache_file(1)
     assert [line.partition(": ")[0] for line in told] == [
         "32->48, batch 8, float32",
-        "32->48, batch 8, bfloat16",
         "8->16, 3x3, stride 2, batch 4, float32",
+        "32->48, batch 8, bfloat16",
     ]
     found = crossovers.table()
     assert isinstance(found, Table)
     assert found.calibrated
     assert list(found.linear[0]["above"])[:2] == ["csr", "tiled"]
     assert {"rows": 48, "cols": 32, "batch": 8, "dtype": "float32"}.items() <= found.linear[0].items()
+
+
+def test_a_slow_machine_measures_less(here: Any) -> None:
+    """One layer of each kind, whatever the time."""
+    here(ICELAKE, FAMILIES)
+    report = calibrate.run(threads=1, effort=replace(TINY, seconds=0.0))
+    assert [len(report[kind]) for kind in crossovers.SHAPES] == [1, 1]
+    assert all(effort.count == len(list(effort.layers())) for effort in (TINY, calibrate.QUICK, calibrate.THOROUGH))
+    for effort in (calibrate.QUICK, calibrate.THOROUGH):  # which of them that is, and that no layer is there twice
+        first = [next(shape for kind, shape, _ in effort.layers() if kind == wanted) for wanted in crossovers.SHAPES]
+        assert [shape["dtype"] for shape in first] == ["float32", "float32"]
+        assert len({str(layer) for layer in effort.layers()}) == effort.count
 
 
 def test_an_interrupted_measurement_goes_on(here: Any) -> None:
