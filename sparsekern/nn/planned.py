@@ -91,7 +91,8 @@ class Planned(WeightAccess):
             if kernel == self.kernel:
                 self.reason = reason
             else:
-                self._install(self.topology, kernel, reason)
+                with torch.inference_mode(False):  # the index outlives this call, and training reads it
+                    self._install(self.topology, kernel, reason)
 
     def set_kernel(self, kernel: str, reason: str) -> None:
         """Uses `kernel` until the pattern changes."""

@@ -14,11 +14,12 @@ from sparsekern.nn.planned import EVALUATED, TRAINED, UNSEEN, Use
 
 LINEAR = {"rows": 24, "cols": 32, "dtype": "float32"}
 CONV = {"out": 8, "in": 4, "kernel": 3, "stride": 1, "dtype": "float32"}
-# Tiles for a batch of 128, dense products for one of 8; images of 32 x 32 and of 8 x 8 likewise.
+# Tiles for a batch of 128, dense products for one of 8 and for images of 8 x 8, tiles at any density for a batch of 1.
 ROWS = {
     "linear": [
         {**LINEAR, "batch": 128, "above": {"csr": 0.0, "tiled": 0.3}},
         {**LINEAR, "batch": 8, "above": {"csr": 0.0, "dense": 0.6}},
+        {**LINEAR, "batch": 1, "above": {"csr": 0.0, "tiled": 0.0}},
     ],
     "convolutions": [
         {**CONV, "size": 32, "batch": 64, "above": {"csr": 0.0}},
@@ -72,6 +73,15 @@ def test_training_has_the_last_word(layer: Any) -> None:
     assert layer.kernel == "dense"
     layer(torch.randn(128, 32))
     assert (layer.kernel, layer.refined) == ("tiled", TRAINED)
+
+
+def test_what_inference_chooses_can_be_trained() -> None:
+    layer = sk.SparseLinear(32, 24, sparsity=0.75).eval()
+    with torch.inference_mode():
+        layer(torch.randn(1, 32))
+    assert (layer.kernel, layer.refined) == ("tiled", EVALUATED)
+    layer.train()(torch.randn(1, 32)).sum().backward()
+    assert layer.values.grad is not None
 
 
 def test_images_and_batches_of_convolutions(asked: list) -> None:
