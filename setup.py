@@ -111,12 +111,15 @@ def build() -> dict:
     flags += ["-O1", "-g1", f"-fsanitize={sanitize}", "-fno-sanitize-recover"] if sanitize else []
     flags += [f"-isystem{path}" for path in include_paths()]  # system headers: no warnings
 
+    links = [f"-fsanitize={sanitize}"] if sanitize else []
+    if sys.platform == "darwin":
+        links.append("-Wl,-rpath,@loader_path/../torch/lib")  # where pip puts them side by side
     extension = Extension(
         "sparsekern._C",
         ["csrc/module.cpp", *sources("cpu", "*.cpp")],
         include_dirs=[str(ROOT / "csrc")],
         extra_compile_args=flags,
-        extra_link_args=[f"-fsanitize={sanitize}"] if sanitize else [],
+        extra_link_args=links,
         library_dirs=library_paths(),
         libraries=["torch_cpu"],
         language="c++",
