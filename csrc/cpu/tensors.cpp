@@ -13,8 +13,10 @@ Storage storage_of(ScalarType dtype) {
       return Storage::float64;
     case ScalarType::BFloat16:
       return Storage::bfloat16;
+    case ScalarType::Half:
+      return Storage::float16;
     default:
-      fail("sparse layers on the CPU take float32, float64 or bfloat16, got ", dtype);
+      fail("sparse layers on the CPU take float32, float64, bfloat16 or float16, got ", dtype);
   }
 }
 

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .gradient_moment import gradient_moment, kernel_dtype
+from .gradient_moment import gradient_moment
 from .library import define
 from .operands import check_conv2d_gradient
 from .shapes import accumulate_dtype
@@ -39,7 +39,7 @@ def conv2d_gradient_moment(
     """
     window = Window.of(kernel_size, stride, padding, dilation, groups)
     check_conv2d_gradient(grad_output, input, window)
-    return torch.ops.sparsekern.conv2d_gradient_moment(kernel_dtype(grad_output), kernel_dtype(input), *window)
+    return torch.ops.sparsekern.conv2d_gradient_moment(grad_output, input, *window)
 
 
 def moment_of(grad_output: Tensor, input: Tensor, window: Window | None) -> tuple[Tensor, Tensor]:

@@ -30,13 +30,7 @@ def gradient_moment(grad_output: Tensor, input: Tensor) -> tuple[Tensor, Tensor]
     check_linear_gradient(grad_output, input)
     if input.dim() < 2:
         raise ValueError(f"input must be [B, *, cols], with a batch dimension, got shape {tuple(input.shape)}")
-    return torch.ops.sparsekern.gradient_moment(kernel_dtype(grad_output), kernel_dtype(input))
-
-
-def kernel_dtype(tensor: Tensor) -> Tensor:
-    """Returns an operand in a dtype that the kernels know: those of the CPU have no fp16."""
-    narrow = tensor.dtype == torch.float16 and tensor.device.type == "cpu"
-    return tensor.to(accumulate_dtype(tensor.dtype)) if narrow else tensor
+    return torch.ops.sparsekern.gradient_moment(grad_output, input)
 
 
 def gradient_moment_reference(grad_output: Tensor, input: Tensor) -> tuple[Tensor, Tensor]:

@@ -9,5 +9,9 @@ namespace plain {
 
 template <class S>
 void check_linear(const sparsekern::LinearKernels& kernels);
+template <class S>
+void check_conv(const sparsekern::ConvKernels& kernels);
+template <class S>
+void check_moment(const sparsekern::MomentKernels& kernels);
 
 }  // namespace plain

@@ -1,6 +1,8 @@
 // The kernels of the sparse linear layer against plain loops.
 #include "cpu/simd/linear.h"
 
+#include <bit>
+
 #include "families.h"
 #include "plain.h"
 
@@ -76,7 +78,7 @@ struct Activations {
   Activations(const LinearKernels& kernels, int64_t features_, const Panel& panel_, Random& random)
       : features(features_), panel(panel_), packed(unwritten<A>(features_ * panel_.width)) {
     const int64_t stride = features + 3;
-    input = random.numbers<S>((panel.begin + panel.columns) * stride, 4);
+    input = random.numbers<S>((panel.begin + panel.columns) * stride, 4, 16);
     std::vector<A> sums = unwritten<A>(features);
     for (int64_t f = 0; f < features; f += kTile)
       kernels.pack(input.data(), stride, panel, f, std::min(features, f + kTile), packed.data(), sums.data());
@@ -147,7 +149,7 @@ void check_sample(const LinearKernels& kernels, const CsrView& csr, const Activa
 template <class S>
 void check_combine(const LinearKernels& kernels, int64_t count, Random& random) {
   constexpr int64_t kLength = 101, kStride = 105;
-  const auto parts = random.numbers<Sum<S>>(count * kStride, 4);
+  const auto parts = random.numbers<Sum<S>>(count * kStride, 4, 16);
   for (const int64_t begin : {0, 5}) {
     for (int64_t end = begin; end <= kLength; end += 12) {
       std::vector<S> out = unwritten<S>(kLength);
@@ -161,6 +163,34 @@ void check_combine(const LinearKernels& kernels, int64_t count, Random& random) 
   }
 }
 
+// Every number of 16 bits is read, and floats are rounded to them: those halfway between two, their neighbours, and
+// any.
+template <class S>
+void check_conversions(const LinearKernels& kernels, Random& random) {
+  std::vector<S> all(1 << 16);
+  for (size_t i = 0; i < all.size(); ++i) all[i].bits = static_cast<uint16_t>(i);
+  auto wide = unwritten<float>(1 << 16);
+  kernels.widen(all.data(), 0, 1 << 16, wide.data());
+  std::vector<float> floats;
+  for (size_t i = 0; i < all.size(); ++i) {
+    expect(wide[i], static_cast<double>(all[i]), "widen, bits ", i);
+    const uint32_t bits = std::bit_cast<uint32_t>(wide[i]), half = (1 << 22) >> S::kMantissa;
+    for (const uint32_t near : {bits, bits + half - 1, bits + half, bits + half + 1, bits - 1})
+      floats.push_back(std::bit_cast<float>(near));
+    floats.push_back(std::bit_cast<float>(static_cast<uint32_t>(random.below(int64_t{1} << 32))));
+  }
+  for (const float x : {65504.f, 65519.9f, 65520.f, 1e30f, 0x1.8p-25f, 0x1p-25f, 0x1.1p-25f, 0x1p-140f}) {
+    floats.push_back(x), floats.push_back(-x);
+  }
+  const auto count = static_cast<int64_t>(floats.size());
+  std::vector<S> out = unwritten<S>(count);
+  kernels.combine(floats.data(), 1, 0, 0, count, out.data());
+  for (int64_t i = 0; i < count; ++i) {
+    expect(out[i], stored<S>(floats[i]), "rounding of ", floats[i]);
+    expect(out[i].bits >> 15, std::signbit(floats[i]), "sign of ", floats[i]);
+  }
+}
+
 }  // namespace
 
 template <class S>
@@ -169,8 +199,8 @@ void check_linear(const LinearKernels& kernels) {
   Random random;
   for (const auto& [rows, cols] : kShapes) {
     const Pattern pattern(rows, cols, random);
-    const auto values = random.numbers<S>(pattern.nnz(), 4);
-    const auto bias = random.numbers<S>(std::max(rows, cols), 4);
+    const auto values = random.numbers<S>(pattern.nnz(), 4, 16);
+    const auto bias = random.numbers<S>(std::max(rows, cols), 4, 16);
     auto wide = unwritten<Sum<S>>(pattern.nnz());
     kernels.widen(values.data(), 0, pattern.nnz(), wide.data());
     for (int64_t k = 0; k < pattern.nnz(); ++k) expect(wide[k], static_cast<double>(values[k]), "widen, ", k);
@@ -189,10 +219,12 @@ void check_linear(const LinearKernels& kernels) {
     }
   }
   for (const int64_t count : {1, 2, 7}) check_combine<S>(kernels, count, random);
+  if constexpr (sizeof(S) == 2) check_conversions<S>(kernels, random);
 }
 
 template void check_linear<float>(const LinearKernels&);
 template void check_linear<double>(const LinearKernels&);
 template void check_linear<BFloat16>(const LinearKernels&);
+template void check_linear<Float16>(const LinearKernels&);
 
 }  // namespace plain

@@ -29,6 +29,8 @@ void run(const char* family, const char* dtype, const F& check) {
 template <class S>
 void run_all(Storage storage, const char* dtype) {
   run("linear", dtype, [&] { plain::check_linear<S>(sparsekern::linear_kernels(storage)); });
+  run("conv", dtype, [&] { plain::check_conv<S>(sparsekern::conv_kernels(storage)); });
+  run("moment", dtype, [&] { plain::check_moment<S>(sparsekern::moment_kernels(storage)); });
 }
 
 }  // namespace
@@ -39,6 +41,7 @@ int main() {
     run_all<float>(Storage::float32, "float32");
     run_all<double>(Storage::float64, "float64");
     run_all<plain::BFloat16>(Storage::bfloat16, "bfloat16");
+    run_all<plain::Float16>(Storage::float16, "float16");
   }
   return failures > 0;
 }

@@ -22,6 +22,7 @@ using sparsekern::fail;
 // A number of 16 bits: a sign, `Exponent` bits, `Mantissa` bits.
 template <int Exponent, int Mantissa>
 struct Narrow {
+  static constexpr int kMantissa = Mantissa;
   static constexpr int kBias = (1 << (Exponent - 1)) - 1;
   static constexpr int kInfinity = ((1 << Exponent) - 1) << Mantissa;
   uint16_t bits;
@@ -32,7 +33,7 @@ struct Narrow {
   explicit Narrow(double x) {
     const int exponent = x == 0 ? 1 - kBias : std::max(std::ilogb(x), 1 - kBias);
     int magnitude = kInfinity + std::isnan(x);
-    if (exponent <= kBias) {
+    if (std::isfinite(x) && exponent <= kBias) {
       const double digits = std::nearbyint(std::ldexp(std::fabs(x), Mantissa - exponent));
       magnitude = ((exponent + kBias - 1) << Mantissa) + static_cast<int>(digits);
     }
@@ -49,6 +50,7 @@ struct Narrow {
 };
 
 using BFloat16 = Narrow<8, 7>;
+using Float16 = Narrow<5, 10>;
 
 // The type of the kernels' sums.
 template <class S>
@@ -64,10 +66,11 @@ class Random {
  public:
   int64_t below(int64_t n) { return static_cast<int64_t>(engine_() % static_cast<uint64_t>(n)); }
 
-  // Multiples of 1/16 up to `most`, or of numbers that a float does not hold.
+  // Multiples of 1/parts from -most to most; of a smaller fraction, such that a float does not hold their products, for
+  // double.
   template <class S>
-  std::vector<S> numbers(int64_t count, int64_t most) {
-    const int64_t unit = std::is_same_v<S, double> ? 1 << 10 : 1 << 4;
+  std::vector<S> numbers(int64_t count, int64_t most, int64_t parts) {
+    const int64_t unit = std::is_same_v<S, double> ? parts << 6 : parts;
     std::vector<S> numbers(count);
     for (S& x : numbers) x = static_cast<S>(static_cast<double>(below(2 * most * unit + 1)) / unit - most);
     return numbers;

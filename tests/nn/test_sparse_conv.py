@@ -136,15 +136,16 @@ def test_files_copies_and_pickles() -> None:
         sk.SparseConv2d(5, 12, 3, sparsity=0.5).load_state_dict(state)
 
 
-def test_autocast_and_narrow_dtypes() -> None:
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_autocast_and_narrow_dtypes(dtype: torch.dtype) -> None:
     layer, x = sk.SparseConv2d(6, 12, 3, sparsity=0.5), torch.randn(2, 6, 5, 4)
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast("cpu", dtype):
         output = layer(x)
-    assert output.dtype == torch.bfloat16
+    assert output.dtype == dtype
     torch.testing.assert_close(output.float(), layer(x), atol=0.05, rtol=0.05)
     output.float().sum().backward()
     assert layer.values.grad.dtype == torch.float32
-    assert layer.bfloat16()(x.bfloat16()).dtype == torch.bfloat16
+    assert layer.to(dtype)(x.to(dtype)).dtype == dtype
 
 
 def test_memory_report() -> None:

@@ -139,11 +139,12 @@ def test_dtype_moves_values_and_leaves_the_index() -> None:
     assert layer.bfloat16()(torch.randn(2, 30, dtype=torch.bfloat16)).dtype == torch.bfloat16
 
 
-def test_autocast_and_inference_mode() -> None:
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_autocast_and_inference_mode(dtype: torch.dtype) -> None:
     layer, x = sk.SparseLinear(30, 20, sparsity=0.5), torch.randn(2, 30)
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast("cpu", dtype):
         output = layer(x)
-    assert output.dtype == torch.bfloat16
+    assert output.dtype == dtype
     torch.testing.assert_close(output.float(), layer(x), atol=0.05, rtol=0.05)
     output.float().sum().backward()
     assert layer.values.grad.dtype == torch.float32

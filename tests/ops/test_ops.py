@@ -50,7 +50,7 @@ def test_against_dense(name: str, dtype: torch.dtype, backend: str) -> None:
 
 
 @pytest.mark.usefixtures("isa")
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("dtype", samples.FLOATS, ids=str)
 @pytest.mark.parametrize("name", ["gradient_moment", "conv2d_gradient_moment", "snr_update", "score_step"])
 def test_moments_on_every_instruction_set(name: str, dtype: torch.dtype) -> None:
     tolerance = 1e-12 if dtype == torch.float64 else 1e-5
@@ -229,15 +229,16 @@ def test_compiled_kernels_are_in_use() -> None:
         ), name
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("name", ["sparse_linear", "expanded_linear"])
-def test_linear_under_autocast(name: str) -> None:
+def test_linear_under_autocast(name: str, dtype: torch.dtype) -> None:
     sample = next(s for s in samples.linear(torch.float32) if s.name == "slack, batch")
     input, values, index, _, rows = sample.args
     values = values.nan_to_num().requires_grad_()
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast("cpu", dtype):
         output = getattr(ops, name)(input, values, index, torch.zeros(rows))
     output.sum().backward()
-    assert output.dtype == torch.bfloat16
+    assert output.dtype == dtype
     assert values.grad is not None
     assert values.grad.dtype == torch.float32
     plain = getattr(ops, name)(input, values.detach(), index)

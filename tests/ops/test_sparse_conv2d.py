@@ -17,7 +17,7 @@ backward = torch.ops.sparsekern.sparse_conv2d_backward
 has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key("sparsekern::sparse_conv2d", "CPU")
 compiled = pytest.mark.skipif(not has_kernel, reason="holds for the compiled kernels")
 
-TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12, torch.bfloat16: 1e-2}
+TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12, torch.bfloat16: 1e-2, torch.float16: 2e-3}
 BASE = Case(3, 1, channels=5, out=7, density=0.4, slack=3)
 
 
@@ -89,7 +89,7 @@ def test_same_bits_for_every_number_of_threads(kind: str, batch: int, threads: C
         "depthwise": Case(3, 1, groups=64, channels=64, out=64, size=(16, 16), batch=batch),
         "stride 2": Case(3, 1, 2, channels=33, out=32, size=(17, 16), batch=batch),
     }[kind]
-    for dtype in (torch.float32, torch.bfloat16):
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
         p, results = problem(case, dtype), []
         index = p.pattern.index()
         for n in (1, 2, 5):
@@ -192,14 +192,15 @@ def test_compiles_to_one_graph(op: Callable) -> None:
     assert all(torch.equal(a, b) for a, b in zip(actual, expected, strict=True))
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("op", [ops.sparse_conv2d, ops.expanded_conv2d])
-def test_under_autocast(op: Callable) -> None:
+def test_under_autocast(op: Callable, dtype: torch.dtype) -> None:
     p = problem(BASE, torch.float32)
     values = p.values.nan_to_num().requires_grad_()
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast("cpu", dtype):
         output = op(p.input, values, p.pattern.index(), p.bias, **BASE.window)
     output.sum().backward()
-    assert output.dtype == torch.bfloat16
+    assert output.dtype == dtype
     assert values.grad is not None
     assert values.grad.dtype == torch.float32
     torch.testing.assert_close(output.double(), p.output, rtol=2e-2, atol=5e-2)

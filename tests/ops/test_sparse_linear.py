@@ -29,7 +29,7 @@ SHAPES = {
     "empty rows": (150, 140, 60, 0),
     "many blocks": (270, 300, 9000, 11),
 }
-TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12, torch.bfloat16: 1e-2}
+TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12, torch.bfloat16: 1e-2, torch.float16: 2e-3}
 
 
 @functools.cache
@@ -150,13 +150,25 @@ def test_same_bits_for_every_number_of_threads(tiled: bool, batch: int, threads)
 @pytest.mark.usefixtures("isa")
 def test_special_numbers_pass_through() -> None:
     topology = Topology.from_mask(torch.eye(20, dtype=torch.bool))
-    numbers = torch.tensor([float("nan"), float("inf"), -float("inf"), 1e-40, 3.4e38])
-    for dtype in (torch.float32, torch.bfloat16):
+    numbers = torch.tensor([float("nan"), float("inf"), -float("inf"), 1e-40, 3.4e38, 6e-8, 65519.0])
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
         x = torch.zeros(20, 20, dtype=dtype)
-        x[:5, 0] = numbers.to(dtype)
+        x[:7, 0] = numbers.to(dtype)
         output = ops.sparse_linear(x, torch.ones(20, dtype=dtype), topology.index, None, 20)
         assert torch.equal(output.isnan().nonzero(), torch.tensor([[0, 0]]))
         assert torch.equal(output[1:, 0], x[1:, 0])
+
+
+@pytest.mark.usefixtures("isa")
+def test_float16_overflows_as_dense_does() -> None:
+    """Sums are taken in float32 and rounded once: 65519 is the largest that stays finite."""
+    topology = Topology.from_mask(torch.ones(1, 3, dtype=torch.bool))
+    x = torch.tensor([[256.0, 128, 8], [-256, -128, -8], [256, 127, 0.5], [6e4, 6e4, -6e4]]).half()
+    weight = torch.tensor([128.0, 256, 0.5]).half()
+    output = ops.sparse_linear(x, weight, topology.index, None, 1)
+    assert torch.equal(output, torch.nn.functional.linear(x, weight[None]))
+    assert output.flatten().tolist()[:2] == [float("inf"), -float("inf")]
+    assert output[2].isfinite().all()
 
 
 @pytest.mark.usefixtures("isa")
@@ -212,7 +224,7 @@ def test_refuses_what_does_not_fit() -> None:
         "out_features is 36": lambda: linear(x, values, index, None, rows - 1),
         "8 tensors": lambda: linear(x, values, index[:5], bias, rows),
         "t_pos must be a contiguous int32": lambda: linear(x, values, wide_index, bias, rows),
-        "take float32, float64 or bfloat16": lambda: linear(x.int(), values.int(), index, None, rows),
+        "take float32, float64, bfloat16 or float16": lambda: linear(x.int(), values.int(), index, None, rows),
         "leading dimensions": lambda: backward(delta[:-1], x, values, index, True, True, True),
         "grad_output must have the input's dtype": lambda: backward(delta.double(), x, values, index, True, True, True),
     }
@@ -222,7 +234,7 @@ def test_refuses_what_does_not_fit() -> None:
 
 
 @pytest.mark.parametrize("op", [ops.sparse_linear, ops.expanded_linear])
-@pytest.mark.parametrize("dtype", [torch.double, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("dtype", [torch.double, torch.bfloat16, torch.float16], ids=str)
 def test_strided_values_and_bias(op: Callable, dtype: torch.dtype) -> None:
     """Values and a bias that are views with strides, also of one number."""
     topology = Topology.random((20, 30), 100)

@@ -243,13 +243,10 @@ SAMPLES: dict[str, Callable[[torch.dtype], list[Sample]]] = {
 }
 
 INDICES = ("random_subset", "compress", "compress_mask", "rewire", "transpose_index", "tile_index", "bit_index")
-WIDE = (torch.float32, torch.float64, torch.bfloat16)
-ALL = (*WIDE, torch.float16)
+FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 DTYPES: dict[str, tuple[torch.dtype, ...]] = {
-    **dict.fromkeys(SAMPLES, WIDE),
+    **dict.fromkeys(SAMPLES, FLOATS),
     **dict.fromkeys(INDICES, (torch.float32,)),  # of no meaning to them
-    **dict.fromkeys(("masked_linear", "masked_linear_backward"), ALL),
-    **dict.fromkeys(("expand", "expand_bits", "collect", "sampled_gradient", "topk_mask", "kth_largest"), ALL),
 }
 
 

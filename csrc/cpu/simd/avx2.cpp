@@ -1,14 +1,17 @@
 // All vector kernels in 32-byte vectors, for AVX2. Standard headers come before the pragma, so that what they
 // define inline is compiled for every processor.
 #if defined(__x86_64__)
+#include <immintrin.h>
+
 #include <cstdint>
 #include <utility>
 
 #if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
+#pragma clang attribute push(__attribute__((target("avx2,fma,f16c"))), apply_to = function)
 #else
-#pragma GCC target("avx2,fma")
+#pragma GCC target("avx2,fma,f16c")
 #endif
+#define SPARSEKERN_CONVERTS_FLOAT16
 #define SPARSEKERN_ISA avx2
 #define SPARSEKERN_VECTOR_BYTES 32
 #define SPARSEKERN_REGISTERS 16

@@ -1,15 +1,18 @@
 // All vector kernels in 64-byte vectors, for AVX-512. Standard headers come before the pragma, so that what they
 // define inline is compiled for every processor.
 #if defined(__x86_64__)
+#include <immintrin.h>
+
 #include <cstdint>
 #include <utility>
 
 #if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma"))), \
+#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c"))), \
                              apply_to = function)
 #else
-#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")
+#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")
 #endif
+#define SPARSEKERN_CONVERTS_FLOAT16
 #define SPARSEKERN_ISA avx512
 #define SPARSEKERN_VECTOR_BYTES 64
 #define SPARSEKERN_REGISTERS 32

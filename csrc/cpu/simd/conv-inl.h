@@ -349,6 +349,8 @@ const ConvKernels& conv_kernels_of<Isa::SPARSEKERN_ISA>(Storage storage) {
       return conv::kKernels<double>;
     case Storage::bfloat16:
       return conv::kKernels<BFloat16>;
+    case Storage::float16:
+      return conv::kKernels<Float16>;
     default:
       return conv::kKernels<float>;
   }

@@ -6,7 +6,7 @@
 // is large
 // ("blocks"); for few images a cell is one number, the images follow each other, and a vector is `lanes` neighbouring
 // cells ("flat"). Either way a nonzero weight is one broadcast multiply-add for every vector of an output tile, held in
-// registers. Sums are kept in `A`: float for float and bfloat16 storage, double for double.
+// registers. Sums are kept in `A`: double for double, float for the rest.
 #pragma once
 
 #include <cstdint>

@@ -5,6 +5,6 @@ namespace sparsekern {
 
 enum class Isa { generic, avx2, avx512, neon };
 
-enum class Storage { float32, float64, bfloat16 };
+enum class Storage { float32, float64, bfloat16, float16 };
 
 }  // namespace sparsekern

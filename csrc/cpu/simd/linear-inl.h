@@ -74,7 +74,9 @@ void combine(const void* parts, int64_t count, int64_t stride, int64_t begin, in
 
 template <class S>
 void widen_values(const void* values, int64_t begin, int64_t end, void* wide) {
-  for (int64_t k = begin; k < end; ++k) static_cast<Sum<S>*>(wide)[k] = widen(static_cast<const S*>(values)[k]);
+  using A = Sum<S>;
+  for (int64_t k = begin; k < end; k += kLanes<A>)
+    store_part(static_cast<A*>(wide) + k, load_part(static_cast<const S*>(values) + k, end - k, Vector<A>{}), end - k);
 }
 
 // ---- SpMM
@@ -273,6 +275,8 @@ const LinearKernels& linear_kernels_of<Isa::SPARSEKERN_ISA>(Storage storage) {
       return linear::kKernels<double>;
     case Storage::bfloat16:
       return linear::kKernels<BFloat16>;
+    case Storage::float16:
+      return linear::kKernels<Float16>;
     default:
       return linear::kKernels<float>;
   }

@@ -2,7 +2,7 @@
 //
 // Activations are packed into panels of batch columns, `[panel][feature][column]`, so that every nonzero is one
 // broadcast multiply-add over contiguous columns. A panel is a whole number of vectors wide; columns past the batch are
-// zero. Sums are kept in `A`: float for float and bfloat16 storage, double for double.
+// zero. Sums are kept in `A`: double for double, float for the rest.
 #pragma once
 
 #include <cstdint>

@@ -272,6 +272,8 @@ const MomentKernels& moment_kernels_of<Isa::SPARSEKERN_ISA>(Storage storage) {
       return moment::kKernels<double>;
     case Storage::bfloat16:
       return moment::kKernels<BFloat16>;
+    case Storage::float16:
+      return moment::kKernels<Float16>;
     default:
       return moment::kKernels<float>;
   }

@@ -5,8 +5,8 @@
 // columns (channels of the input under one tap of the kernel). Both are packed so that a position's rows of a tile, and
 // its columns, lie together: rows as [panel][sample][position][kMomentRows], columns as
 // [chunk][sample][padded pixel][lanes of 1 or 2 vectors]. A tile of the share is summed in registers and added, with
-// its square, to the sums of all samples; it is never stored. Sums are kept in `A`: float for float and bfloat16
-// storage, double for double.
+// its square, to the sums of all samples; it is never stored. Sums are kept in `A`: double for double, float for
+// the rest.
 #pragma once
 
 #include <cstdint>

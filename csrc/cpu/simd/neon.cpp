@@ -1,5 +1,8 @@
 // All vector kernels in 16-byte vectors, for NEON, which every aarch64 has: 32 registers.
 #if defined(__aarch64__)
+#include <arm_neon.h>
+
+#define SPARSEKERN_CONVERTS_FLOAT16
 #define SPARSEKERN_ISA neon
 #define SPARSEKERN_VECTOR_BYTES 16
 #define SPARSEKERN_REGISTERS 32

@@ -8,10 +8,6 @@
 
 namespace {
 
-struct BFloat16 {
-  uint16_t bits;
-};
-
 template <class A>
 struct VectorOf;
 template <>
@@ -43,31 +39,22 @@ SPARSEKERN_INLINE void store(A* p, Vector<A> v) {
   __builtin_memcpy(p, &v, sizeof v);
 }
 
-typedef uint32_t Words __attribute__((vector_size(SPARSEKERN_VECTOR_BYTES)));
-typedef uint16_t Halves __attribute__((vector_size(SPARSEKERN_VECTOR_BYTES / 2)));
-
-SPARSEKERN_INLINE Vector<float> load(const BFloat16* p) {
-  Halves h;
-  __builtin_memcpy(&h, p, sizeof h);
-  return (Vector<float>)(__builtin_convertvector(h, Words) << 16);
-}
-
-// Rounds to nearest, ties to even; NaN stays NaN.
-SPARSEKERN_INLINE void store(BFloat16* p, Vector<float> v) {
-  const Words w = (Words)v;
-  const Words rounded = (w + 0x7fff + ((w >> 16) & 1)) >> 16;
-  const Halves h = __builtin_convertvector(v == v ? rounded : (w >> 16) | 0x40, Halves);
-  __builtin_memcpy(p, &h, sizeof h);
-}
-
-SPARSEKERN_INLINE float widen(BFloat16 x) {
-  const uint32_t w = uint32_t(x.bits) << 16;
-  float f;
-  __builtin_memcpy(&f, &w, sizeof f);
-  return f;
-}
 SPARSEKERN_INLINE float widen(float x) { return x; }
 SPARSEKERN_INLINE double widen(double x) { return x; }
+
+// The type in which sums over `S` are kept.
+template <class S>
+struct SumOf {
+  using type = S;
+};
+template <class S>
+using Sum = typename SumOf<S>::type;
+
+}  // namespace
+
+#include "cpu/simd/narrow-inl.h"
+
+namespace {
 
 // n < Limit elements; Limit is a power of two.
 template <int Limit, class T>
@@ -100,17 +87,6 @@ SPARSEKERN_INLINE void store_part(S* p, V v, int64_t n) {
   store(part, v);
   copy_few<lanes>(p, part, n);
 }
-
-template <class S>
-struct SumOf {
-  using type = S;
-};
-template <>
-struct SumOf<BFloat16> {
-  using type = float;
-};
-template <class S>
-using Sum = typename SumOf<S>::type;
 
 constexpr int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
