@@ -89,11 +89,10 @@ def _having(kind: str, dtype: str, threads: int) -> Any:
 @cache
 def families() -> dict[str, Table]:
     """Returns the committed tables by name of the family."""
-    files = (
-        file for file in resources.files("sparsekern.nn").joinpath("tables").iterdir() if file.name != "__init__.py"
-    )
-    reports = {file.name.removesuffix(".json"): json.loads(file.read_text()) for file in files}
-    return {name: parsed(reports[name], name) for name in sorted(reports)}
+    folder = resources.files("sparsekern.nn").joinpath("tables")
+    texts = {file.name: file.read_text() for file in folder.iterdir()}
+    names = {file: file.removesuffix(".json") for file in sorted(texts) if file.endswith(".json")}
+    return {name: parsed(json.loads(texts[file]), name) for file, name in names.items()}
 
 
 def parsed(report: dict[str, Any], name: str, calibrated: bool = False) -> Table:
