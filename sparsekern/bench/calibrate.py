@@ -72,13 +72,13 @@ def _fp32(*shapes: Shape) -> list[tuple[Shape, str]]:
 # For the tables that are committed.
 THOROUGH = Effort(
     linear=_fp32(
-        *((size, size, batch) for size in (512, 1024) for batch in (128, 1, 8, 32, 512)),
+        *((size, size, batch) for size in (1024, 512) for batch in (128, 1, 512, 32, 8)),
         *((4096, 4096, batch) for batch in (128, 8)),
     )
     + [((1024, 1024, batch), "bfloat16") for batch in (128, 8, 512)],
     convolutions=_fp32(
         *((channels, channels, 3, 1, 512 // channels, 64) for channels in (16, 32, 64)),
-        *((channels, channels, 3, 1, 2048 // channels, 64) for channels in (64, 128, 256, 512)),
+        *((channels, channels, 3, 1, 2048 // channels, 64) for channels in (256, 128, 64, 512)),
         (512, 512, 3, 1, 2, 64),
         *((64, 64, 3, 1, 32, batch) for batch in (1, 8)),
         *((256, 256, 3, 1, 8, batch) for batch in (1, 8)),
@@ -91,9 +91,9 @@ THOROUGH = Effort(
         (256, 64, 1, 1, 16, 64),
         (512, 512, 1, 1, 4, 64),
     ),
-    densities=(0.01, 0.03, 0.05, 0.08, 0.12, 0.2, 0.3, 0.45, 0.6, 0.8, 1.0),
-    conv_densities=(0.05, 0.1, 0.2, 0.35, 0.5, 0.6, 0.7, 0.8, 1.0),
-    budget=0.5,
+    densities=(0.02, 0.05, 0.08, 0.12, 0.2, 0.3, 0.45, 0.6, 0.8, 1.0),
+    conv_densities=(0.1, 0.25, 0.4, 0.55, 0.7, 0.85, 1.0),
+    budget=0.3,
 )
 # For a user's machine: less than a minute.
 QUICK = Effort(
