@@ -12,6 +12,7 @@ from torch import Tensor
 from . import ops
 from .ops.csr import check_pattern, check_vectors, flat_coordinates
 from .ops.index import Index
+from .ops.tile_pattern import tile_side
 
 COLUMNS = frozenset({"columns"})
 VIEWS = frozenset({"columns", "counts", "tiles", "bits"})
@@ -31,8 +32,8 @@ class Topology:
         row_ptr: int32 `[rows + 1]`.
         col: int32 `[capacity]`.
         views: what `index` holds beside these two, as the kernels need it: "columns", the transposed (CSC) index, or
-            "counts", only its pointers; "tiles", the segment pointers of the L1-blocked kernels, or "bits", those of
-            the rows and the pattern as a bitmask.
+            "counts", only its pointers; "tiles", the pattern in tiles for the L1-blocked kernels, or "bits", the
+            segment pointers of the rows and the pattern as a bitmask.
 
     Raises:
         ValueError: this is no CSR pattern of this shape. It is checked once, here, on a GPU too; products follow the
@@ -150,10 +151,12 @@ class Topology:
         if views & {"columns", "counts"}:
             t_ptr, *csc = ops.transpose_index(self.row_ptr, self.col, self.cols)
             t_row, t_pos = csc if "columns" in views else (none, none)
-        tiles = ops.tile_index(self.row_ptr, self.col, self.cols) if views & {"tiles", "bits"} else none
-        t_tiles = ops.tile_index(t_ptr, t_row, self.rows) if "tiles" in views else none
+        segments = ops.tile_index(self.row_ptr, self.col, self.cols) if "bits" in views else none
+        tiles = none.to(torch.uint8)
+        if "tiles" in views:
+            tiles = ops.tile_pattern(self.row_ptr, self.col, self.cols, tile_side(1 - self.sparsity))
         bits = ops.bit_index(self.row_ptr, self.col, self.cols) if "bits" in views else none.long()
-        return Index(self.row_ptr, self.col, t_ptr, t_row, t_pos, tiles, t_tiles, bits)
+        return Index(self.row_ptr, self.col, t_ptr, t_row, t_pos, segments, tiles, bits)
 
     @property
     def device(self) -> torch.device:

@@ -117,7 +117,7 @@ def kernel(p: Problem, op: str, name: str, tiled: bool = False) -> Implementatio
     """Builds an operation on an operator and its backward, on the views of the problem or also on tiles."""
     topology = p.topology
     if tiled:
-        topology = Topology(topology.shape, topology.row_ptr, topology.col, topology.views | {"tiles"})
+        topology = topology.with_views(frozenset({"tiles"}))
     index, values, rows = topology.index, p.values, topology.rows
     forward, backward = getattr(torch.ops.sparsekern, name), getattr(torch.ops.sparsekern, f"{name}_backward")
     calls = {

@@ -18,6 +18,7 @@ from .planned import Planned
 from .probe import Probe
 
 Layer = TypeVar("Layer", bound="PatternLayer")
+OLD_BUFFERS = ("row_ptr", "col", "t_ptr", "t_row", "t_pos", "tile_ptr", "t_tile_ptr", "bits")  # of version 0.1
 
 
 class PatternLayer(Planned):
@@ -289,12 +290,9 @@ class PatternLayer(Planned):
             self._parameters = {self.WEIGHT if name == "weight" else name: weights[name] for name in weights}
         if "_index" not in state:  # of version 0.1, where the index tensors were buffers
             buffers: Any = self._buffers
-            row_ptr, col, *built = (buffers.pop(name) for name in Index._fields)
-            self._non_persistent_buffers_set.difference_update(Index._fields)
-            views = self._views(self.kernel)
-            self._install(
-                Topology.trusted(self.weight_shape, row_ptr, col, views, tuple(built)), self.kernel, self.reason
-            )
+            row_ptr, col, *_ = (buffers.pop(name) for name in OLD_BUFFERS)
+            self._non_persistent_buffers_set.difference_update(OLD_BUFFERS)
+            self._install(Topology.trusted(self.weight_shape, row_ptr, col), self.kernel, self.reason)
 
     def _save_to_state_dict(self, destination: dict, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)

@@ -21,7 +21,7 @@ class LinearProduct(PatternLayer):
     SETTINGS = ("in_features", "out_features")
     VIEWS: ClassVar[dict[str, frozenset[str]]] = {
         "csr": COLUMNS,
-        "tiled": COLUMNS | {"tiles"},
+        "tiled": frozenset({"tiles"}),
         "bits": frozenset({"bits"}),
     }
 

@@ -22,6 +22,7 @@ from .sparse_conv2d import expanded_conv2d, sparse_conv2d
 from .sparse_linear import expanded_linear, sparse_linear
 from .straight_through import straight_through
 from .tile_index import tile_index
+from .tile_pattern import tile_pattern
 from .topk_mask import kth_largest, topk_mask
 from .transpose_index import transpose_index
 
@@ -58,6 +59,7 @@ __all__ = [
     "sparse_linear",
     "straight_through",
     "tile_index",
+    "tile_pattern",
     "topk_mask",
     "transpose_index",
 ]

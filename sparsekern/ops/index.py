@@ -13,9 +13,9 @@ TILE = 64  # columns of a segment of a row
 class Index(NamedTuple):
     """A pattern as the operators take it (`Tensor[] index`), made by `Topology.index`.
 
-    Pointers, columns and rows are int32, the bitmask int64. Columns ascend within a row. The first `row_ptr[-1]`
-    positions of a value vector `[capacity]` are in use; the rest is slack, where values and their gradient are zero.
-    What a kernel does not need may be empty.
+    Pointers, columns and rows are int32, tiles uint8, the bitmask int64. Columns ascend within a row. The first
+    `row_ptr[-1]` positions of a value vector `[capacity]` are in use; the rest is slack, where values and their
+    gradient are zero. What a kernel does not need may be empty.
 
     Attributes:
         row_ptr: `[rows + 1]`, where each row starts (CSR).
@@ -24,7 +24,7 @@ class Index(NamedTuple):
         t_row: `[capacity]` or empty, the row of each position of the transposed index.
         t_pos: `[capacity]` or empty, the position in `values` of each position of the transposed index.
         tile_ptr: `[rows, tiles + 1]` or empty, where each segment of 64 columns starts in its row.
-        t_tile_ptr: `[cols, t_tiles + 1]` or empty, the same of the transposed index.
+        tiles: uint8 or empty, the pattern in tiles (`ops.tile_pattern`), which stands for the transposed index.
         bits: `[rows, tiles]` or empty, which columns of each segment exist, the lowest bit first (bitmask).
     """
 
@@ -34,7 +34,7 @@ class Index(NamedTuple):
     t_row: Tensor
     t_pos: Tensor
     tile_ptr: Tensor
-    t_tile_ptr: Tensor
+    tiles: Tensor
     bits: Tensor
 
     @classmethod

@@ -44,8 +44,8 @@ def sparse_linear(
     index = Index.of(index)
     input, values, bias = autocast(input, values, bias)
     rows = _checked(input, values, index, bias, out_features)
-    if index.t_row.shape != index.col.shape and input.device.type == "cpu":
-        raise ValueError('index must hold the CSC index: take it from a Topology with views={"columns"}')
+    if index.t_row.shape != index.col.shape and not len(index.tiles) and input.device.type == "cpu":
+        raise ValueError('index must hold the CSC index or tiles: take it from a Topology with views={"columns"}')
     return _ops.sparse_linear(input, values, index, bias, rows)
 
 

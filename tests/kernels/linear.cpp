@@ -12,34 +12,25 @@ namespace {
 using sparsekern::CsrView;
 using sparsekern::LinearKernels;
 using sparsekern::Panel;
+using sparsekern::TileView;
 
-constexpr int64_t kTile = 64;  // columns of a segment
-
-// A matrix by rows, with bounds of its tiles: row r has slots [ptr[r], ptr[r + 1]), in segments.
+// A matrix by rows: row r has slots [ptr[r], ptr[r + 1]).
 struct Compressed {
-  int64_t rows, cols, segments;
-  std::vector<int32_t> ptr, index, tiles;
+  int64_t rows, cols;
+  std::vector<int32_t> ptr, index;
 
-  Compressed(int64_t r, int64_t c) : rows(r), cols(c), segments((c + kTile - 1) / kTile), ptr{0} {}
+  void end_row() { ptr.push_back(static_cast<int32_t>(index.size())); }
 
-  void end_row() {
-    for (int64_t s = 0; s <= segments; ++s)
-      tiles.push_back(std::lower_bound(index.begin() + ptr.back(), index.end(), s * kTile) - index.begin());
-    ptr.push_back(static_cast<int32_t>(index.size()));
-  }
-
-  CsrView view(bool tiled) const {
-    if (tiled) return {tiles.data(), segments + 1, segments, index.data(), nullptr, rows, cols, nullptr, 0};
-    return {ptr.data(), 1, 1, index.data(), nullptr, rows, cols, nullptr, 0};
-  }
+  CsrView view() const { return {ptr.data(), index.data(), nullptr, rows, cols}; }
 };
 
-// A random pattern with empty rows and full ones, and the same by columns.
+// A random pattern with empty rows and full ones, the same by columns, and in tiles.
 struct Pattern {
   Compressed csr, csc;
   std::vector<int32_t> position;  // of the values, by columns
+  std::vector<int32_t> tiles;     // the bytes of the tiles
 
-  Pattern(int64_t rows, int64_t cols, Random& random) : csr(rows, cols), csc(cols, rows) {
+  Pattern(int64_t rows, int64_t cols, int64_t side, Random& random) : csr{rows, cols, {0}, {}}, csc{cols, rows, {0}, {}} {
     for (int64_t r = 0; r < rows; ++r) {
       for (int64_t c = 0; c < cols; ++c)
         if (r % 4 != 1 && (r % 8 == 3 || random.below(10) < 3)) csr.index.push_back(static_cast<int32_t>(c));
@@ -54,16 +45,23 @@ struct Pattern {
       }
       csc.end_row();
     }
+    tiles.resize((sparsekern::tile_bytes(rows, cols, nnz(), side) + 3) / 4);
+    sparsekern::write_tile_header(tiles.data(), rows, cols, nnz(), side);
+    const TileView view = tile_view();
+    count_tiles(view, csr.index.data(), 0, view.down);
+    start_tiles(view);
+    fill_tiles(view, 0, view.down);
   }
 
   int64_t nnz() const { return static_cast<int64_t>(csr.index.size()); }
 
-  CsrView transposed(bool tiled) const {
-    CsrView view = csc.view(tiled);
+  CsrView transposed() const {
+    CsrView view = csc.view();
     view.position = position.data();
-    if (tiled) view.value_bounds = csr.tiles.data(), view.value_stride = csr.segments + 1;
     return view;
   }
+
+  TileView tile_view() const { return sparsekern::tile_view(tiles.data(), csr.ptr.data()); }
 };
 
 // The rows of a block of the batch, and the panel that a kernel makes of them.
@@ -80,8 +78,9 @@ struct Activations {
     const int64_t stride = features + 3;
     input = random.numbers<S>((panel.begin + panel.columns) * stride, 4, 16);
     std::vector<A> sums = unwritten<A>(features);
-    for (int64_t f = 0; f < features; f += kTile)
-      kernels.pack(input.data(), stride, panel, f, std::min(features, f + kTile), packed.data(), sums.data());
+    for (int64_t f = 0; f < features; f += sparsekern::kRowBlock)
+      kernels.pack(input.data(), stride, panel, f, std::min(features, f + sparsekern::kRowBlock), packed.data(),
+                   sums.data());
     for (int64_t f = 0; f < features; ++f) {
       double sum = 0;
       for (int64_t b = 0; b < panel.width; ++b) {
@@ -101,46 +100,87 @@ template <class S>
 double product_of(const CsrView& csr, const std::vector<Sum<S>>& values, const Activations<S>& x, int64_t row,
                   int64_t column) {
   double sum = 0;
-  const int32_t* bounds = csr.bounds + row * csr.stride;
-  for (int32_t k = bounds[0]; k < bounds[csr.segments]; ++k)
+  for (int32_t k = csr.ptr[row]; k < csr.ptr[row + 1]; ++k)
     sum += static_cast<double>(values[csr.position ? csr.position[k] : k]) * x.at(csr.index[k], column);
   return sum;
 }
 
-template <class S>
-void check_product(const LinearKernels& kernels, const CsrView& csr, const std::vector<Sum<S>>& values,
-                   const Activations<S>& x, const S* bias) {
+// What `multiply(out)` writes is the product of `csr`.
+template <class S, class F>
+void check_product(const char* name, const CsrView& csr, const std::vector<Sum<S>>& values, const Activations<S>& x,
+                   const S* bias, const F& multiply) {
   const Panel& panel = x.panel;
   std::vector<S> out = unwritten<S>((panel.begin + panel.columns) * csr.rows);
-  for (int64_t r = 0; r < csr.rows; r += sparsekern::kRowBlock)
-    kernels.product(csr, panel, x.packed.data(), values.data(), bias, out.data(), r,
-                    std::min(csr.rows, r + sparsekern::kRowBlock));
+  multiply(out.data());
   for (int64_t b = 0; b < panel.begin + panel.columns; ++b) {
     for (int64_t r = 0; r < csr.rows; ++r) {
       double want = std::numeric_limits<double>::quiet_NaN();
       if (b >= panel.begin)
         want = (bias ? static_cast<double>(bias[r]) : 0) + product_of<S>(csr, values, x, r, b - panel.begin);
-      expect(out[b * csr.rows + r], stored<S>(want), "product of ", csr.rows, " x ", csr.cols, ", panel of ",
-             panel.columns, ", segments ", csr.segments, csr.position ? ", by columns" : "", ", row ", r, ", column ",
-             b);
+      expect(out[b * csr.rows + r], stored<S>(want), name, " of ", csr.rows, " x ", csr.cols, ", panel of ",
+             panel.columns, ", row ", r, ", column ", b);
     }
+  }
+}
+
+template <class S>
+void check_products(const LinearKernels& kernels, const Pattern& pattern, const std::vector<Sum<S>>& values,
+                    const Activations<S>& x, const Activations<S>& delta, const S* bias) {
+  const auto by_rows = [&](const CsrView& csr, const Activations<S>& in) {
+    return [&kernels, &values, &in, csr, bias](S* out) {
+      for (int64_t r = 0; r < csr.rows; r += sparsekern::kRowBlock)
+        kernels.product(csr, in.panel, in.packed.data(), values.data(), bias, out, r,
+                        std::min(csr.rows, r + sparsekern::kRowBlock));
+    };
+  };
+  const CsrView csr = pattern.csr.view(), csc = pattern.transposed();
+  check_product("product", csr, values, x, bias, by_rows(csr, x));
+  check_product("product by columns", csc, values, delta, bias, by_rows(csc, delta));
+
+  const TileView tiles = pattern.tile_view();
+  check_product("product in tiles", csr, values, x, bias, [&](S* out) {
+    for (int64_t i = 0; i < tiles.down; ++i)
+      kernels.tile_product(tiles, x.panel, x.packed.data(), values.data(), bias, out, i, i + 1);
+  });
+  check_product<S>("transposed product in tiles", csc, values, delta, nullptr, [&](S* out) {
+    std::vector<int32_t> positions(tiles.down * tiles.side, -1);
+    const int64_t middle = tiles.across / 2;
+    for (const auto& [begin, end] : {std::pair(middle, tiles.across), std::pair(int64_t(0), middle)}) {
+      positions_from(tiles, begin, positions.data());
+      kernels.tile_transposed(tiles, delta.panel, delta.packed.data(), values.data(), positions.data(), out, begin,
+                              end);
+    }
+  });
+}
+
+void check_columns(const LinearKernels& kernels, const Pattern& pattern) {
+  const TileView tiles = pattern.tile_view();
+  for (int64_t i = 0; i < tiles.down; ++i) {
+    const int32_t first = pattern.csr.ptr[i * tiles.side];
+    const int32_t last = pattern.csr.ptr[std::min(tiles.rows, (i + 1) * tiles.side)];
+    std::vector<int32_t> columns(last - first + 1, -1);
+    kernels.tile_columns(tiles, i, columns.data());
+    for (int32_t k = first; k < last; ++k) expect(columns[k - first], pattern.csr.index[k], "column of ", k);
+    expect(columns[last - first], -1, "column past the last");
   }
 }
 
 template <class S>
 void check_sample(const LinearKernels& kernels, const CsrView& csr, const Activations<S>& left,
                   const Activations<S>& right, bool add) {
-  std::vector<Sum<S>> sums = add ? std::vector<Sum<S>>(csr.bounds[csr.rows * csr.stride - (csr.stride > 1)], 3)
-                                 : unwritten<Sum<S>>(csr.bounds[csr.rows * csr.stride - (csr.stride > 1)]);
-  for (int64_t r = 0; r < csr.rows; r += sparsekern::kRowBlock)
-    kernels.sample(csr, left.panel, left.packed.data(), right.packed.data(), add, sums.data(), r,
+  std::vector<Sum<S>> sums = add ? std::vector<Sum<S>>(csr.ptr[csr.rows], 3) : unwritten<Sum<S>>(csr.ptr[csr.rows]);
+  for (int64_t r = 0; r < csr.rows; r += sparsekern::kRowBlock) {
+    CsrView part = csr;
+    part.first = csr.ptr[r];
+    part.index += part.first;
+    kernels.sample(part, left.panel, left.packed.data(), right.packed.data(), add, sums.data(), r,
                    std::min(csr.rows, r + sparsekern::kRowBlock));
+  }
   for (int64_t r = 0; r < csr.rows; ++r) {
-    const int32_t* bounds = csr.bounds + r * csr.stride;
-    for (int32_t k = bounds[0]; k < bounds[csr.segments]; ++k) {
+    for (int32_t k = csr.ptr[r]; k < csr.ptr[r + 1]; ++k) {
       double want = add ? 3 : 0;
       for (int64_t b = 0; b < left.panel.width; ++b) want += left.at(r, b) * right.at(csr.index[k], b);
-      expect(sums[k], want, "sample, segments ", csr.segments, add ? ", added" : "", ", row ", r, ", slot ", k);
+      expect(sums[k], want, "sample", add ? ", added" : "", ", row ", r, ", slot ", k);
     }
   }
 }
@@ -198,7 +238,8 @@ void check_linear(const LinearKernels& kernels) {
   constexpr int64_t kShapes[][2] = {{1, 1}, {7, 5}, {64, 64}, {67, 130}, {130, 65}};
   Random random;
   for (const auto& [rows, cols] : kShapes) {
-    const Pattern pattern(rows, cols, random);
+    const Pattern pattern(rows, cols, rows < 100 ? 16 : 64, random);
+    check_columns(kernels, pattern);
     const auto values = random.numbers<S>(pattern.nnz(), 4, 16);
     const auto bias = random.numbers<S>(std::max(rows, cols), 4, 16);
     auto wide = unwritten<Sum<S>>(pattern.nnz());
@@ -210,11 +251,8 @@ void check_linear(const LinearKernels& kernels) {
         if (columns == 0 || (columns < width && vectors > 2 && vectors < kernels.vectors)) continue;
         const Panel panel{columns % 3, columns, width};
         const Activations<S> x(kernels, cols, panel, random), delta(kernels, rows, panel, random);
-        for (const bool tiled : {false, true}) {
-          check_product<S>(kernels, pattern.csr.view(tiled), wide, x, tiled ? nullptr : bias.data());
-          check_product<S>(kernels, pattern.transposed(tiled), wide, delta, tiled ? bias.data() : nullptr);
-          for (const bool add : {false, true}) check_sample<S>(kernels, pattern.csr.view(tiled), delta, x, add);
-        }
+        check_products<S>(kernels, pattern, wide, x, delta, columns == width ? bias.data() : nullptr);
+        for (const bool add : {false, true}) check_sample<S>(kernels, pattern.csr.view(), delta, x, add);
       }
     }
   }

@@ -144,9 +144,27 @@ def test_pointers_of_sparse_products(place: str) -> None:
 
 def test_tiles_of_what_is_no_pattern() -> None:
     for row_ptr, col, message in WRONG.values():
+        with pytest.raises(ValueError, match=message):
+            ops.tile_pattern(row_ptr, col, COLS, 64)
         message = message.replace("row_ptr", "ptr").replace("col ", "index ")
         with pytest.raises(ValueError, match=message):
             ops.tile_index(row_ptr, col, COLS)
+
+
+@pytest.mark.parametrize("side", [0, -16, 20, 256])
+def test_sides_of_tiles(side: int) -> None:
+    with pytest.raises(ValueError, match="side must be a multiple of 16 up to 240"):
+        ops.tile_pattern(at(POINTERS), at(COLUMNS), COLS, side)
+
+
+@pytest.mark.skipif(ops.extension is None, reason="the reference does not read tiles")
+def test_tiles_of_another_pattern() -> None:
+    x, values = torch.ones(2, COLS), torch.ones(5)
+    index = Topology((ROWS, COLS), at(POINTERS), at(COLUMNS), frozenset({"tiles"})).index
+    other = Topology((ROWS, COLS + 1), at(POINTERS), at(COLUMNS), frozenset({"tiles"})).index
+    for tiles in (index.tiles[:-1], index.tiles[:3], other.tiles, index.tiles.int(), index.tiles.repeat(2)[::2]):
+        with pytest.raises(ValueError, match="tiles must be those of a 3 x 5 pattern of 5 nonzeros"):
+            ops.sparse_linear(x, values, index._replace(tiles=tiles))
 
 
 @pytest.mark.parametrize("cols", [-1, -64, 2**31, 0])

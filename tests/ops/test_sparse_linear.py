@@ -35,7 +35,7 @@ TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12, torch.bfloat16: 1e-2, to
 @functools.cache
 def pattern(shape: str, tiled: bool = False) -> Topology:
     rows, cols, nnz, slack = SHAPES[shape]
-    generator, views = torch.Generator().manual_seed(1), COLUMNS | {"tiles"} if tiled else COLUMNS
+    generator, views = torch.Generator().manual_seed(1), frozenset({"tiles"}) if tiled else COLUMNS
     return Topology.random((rows, cols), nnz, generator=generator, capacity=nnz + slack, views=views)
 
 

@@ -114,6 +114,41 @@ def tile_index(p: Pattern, ptr: Tensor, index: Tensor, extent: int) -> Tensor:
     return torch.stack([p.row_ptr[:-1] + p.mask[:, :edge].sum(1) for edge in edges], dim=1).int()
 
 
+def tile_pattern(p: Pattern, row_ptr: Tensor, col: Tensor, cols: int, side: int) -> Tensor:
+    """The bytes, tile by tile."""
+    down, across = -(-p.rows // side), -(-p.cols // side)
+    padded = np.zeros((down * side, across * side), dtype=bool)
+    padded[: p.rows, : p.cols] = p.mask.numpy()
+
+    def by_count(counts: np.ndarray) -> list[int]:
+        return sorted(range(side), key=lambda i: (-counts[i], i))
+
+    starts, entries, rows, columns = [0], [], ([], []), ([], [])
+    for i in range(down):
+        for j in range(across):
+            counts = padded[i * side :, j * side :][:side, :side].sum(1)
+            order = by_count(counts)
+            rows[0].extend(order)
+            rows[1].extend(counts[order])
+    for j in range(across):
+        for i in range(down):
+            tile = padded[i * side :, j * side :][:side, :side]
+            order = by_count(tile.sum(0))
+            columns[0].extend(order)
+            columns[1].extend(tile.sum(0)[order])
+            entries += [r + 256 * int(tile[r, :c].sum()) for c in order for r in tile[:, c].nonzero()[0].tolist()]
+            starts.append(len(entries))
+    parts = [
+        np.array([p.rows, p.cols, side, len(entries), *starts], dtype=np.int32),
+        np.array(entries, dtype=np.uint16),
+        np.zeros(-2 * len(entries) % 4, dtype=np.uint8),
+        (p.mask.nonzero()[:, 1] % side).to(torch.uint8).numpy(),
+        np.zeros(-len(entries) % 4, dtype=np.uint8),
+        *(np.array(table, dtype=np.uint8) for table in (*rows, *columns)),
+    ]
+    return torch.from_numpy(np.concatenate([part.view(np.uint8) for part in parts]))
+
+
 def bit_index(p: Pattern, row_ptr: Tensor, col: Tensor, cols: int) -> Tensor:
     words = np.zeros((p.rows, -(-cols // 64)), dtype=np.uint64)
     for r, c in p.mask.nonzero().tolist():
@@ -169,7 +204,7 @@ EXPECTED: dict[str, Callable] = {
     "conv2d_gradient_moment": expected_conv2d_gradient_moment,
     "snr_update": expected_snr_update,
     "score_step": expected_score_step,
-    **{f.__name__: f for f in (transpose_index, tile_index, bit_index, topk_mask, kth_largest)},
+    **{f.__name__: f for f in (transpose_index, tile_index, tile_pattern, bit_index, topk_mask, kth_largest)},
 }
 MUTATED = {"collect": (5,), "random_subset": (0,), "snr_update": (0,), "score_step": (0, 1, 2)}  # the results
 

@@ -176,6 +176,16 @@ def transpose_index(dtype: torch.dtype) -> list[Sample]:
 tile_index = bit_index = transpose_index
 
 
+def tile_pattern(dtype: torch.dtype) -> list[Sample]:
+    """row_ptr, col, cols, side"""
+    sides = {16: patterns(), 64: patterns()}
+    return [
+        Sample(f"{name}, {side}", (p.row_ptr, p.col, p.cols, side), p)
+        for side, all_patterns in sides.items()
+        for name, p in all_patterns.items()
+    ]
+
+
 def kth_largest(dtype: torch.dtype) -> list[Sample]:
     """scores, k, absolute"""
     zeros = torch.tensor([0.0, -0.0, -0.0, 0.0], dtype=dtype)
@@ -233,6 +243,7 @@ SAMPLES: dict[str, Callable[[torch.dtype], list[Sample]]] = {
     "rewire": rewire,
     "transpose_index": transpose_index,
     "tile_index": tile_index,
+    "tile_pattern": tile_pattern,
     "bit_index": bit_index,
     "topk_mask": topk_mask,
     "kth_largest": kth_largest,
@@ -242,7 +253,16 @@ SAMPLES: dict[str, Callable[[torch.dtype], list[Sample]]] = {
     "score_step": score_step,
 }
 
-INDICES = ("random_subset", "compress", "compress_mask", "rewire", "transpose_index", "tile_index", "bit_index")
+INDICES = (
+    "random_subset",
+    "compress",
+    "compress_mask",
+    "rewire",
+    "transpose_index",
+    "tile_index",
+    "tile_pattern",
+    "bit_index",
+)
 FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 DTYPES: dict[str, tuple[torch.dtype, ...]] = {
     **dict.fromkeys(SAMPLES, FLOATS),

@@ -8,22 +8,19 @@
 #include <cstdint>
 
 #include "cpu/simd/kinds.h"
+#include "cpu/tiles.h"
 
 namespace sparsekern {
 
-// A compressed matrix (CSR, or CSC with its columns as rows) as a kernel reads it: row r, segment s covers positions
-// [bounds[r * stride + s], bounds[r * stride + s + 1]) of `index`; `position`, where given, maps a position to that of
-// its value.
+// A compressed matrix (CSR, or CSC with its columns as rows) as a kernel reads it; `position`, where given, maps a
+// position to that of its value.
 struct CsrView {
-  const int32_t* bounds;
-  int64_t stride;
-  int64_t segments;
+  const int32_t* ptr;
   const int32_t* index;
   const int32_t* position;
   int64_t rows;
   int64_t cols;
-  const int32_t* value_bounds;  // where `position` is given and segments are: the bounds by values
-  int64_t value_stride;
+  int64_t first = 0;  // the position that `index` begins with
 };
 
 // Batch columns [begin, begin + columns), padded to `width`.
@@ -34,8 +31,8 @@ struct Panel {
 };
 
 constexpr int64_t kPanel = 64;     // widest panel, in batch columns
-constexpr int64_t kRowBlock = 64;  // rows that share an L1 tile of activations, and are unpacked together; threads get
-                                   // whole blocks, which are whole cache lines of output
+constexpr int64_t kRowBlock = 64;  // rows that are unpacked together; threads get whole blocks, which are whole cache
+                                   // lines of output
 
 struct LinearKernels {
   int lanes;         // elements of a vector of `A`
@@ -61,6 +58,16 @@ struct LinearKernels {
   // [begin, end), written or added to `sums`, in `A`.
   void (*sample)(const CsrView& csr, const Panel& panel, const void* left, const void* right, bool add, void* sums,
                  int64_t begin, int64_t end);
+
+  // SpMM where the matrix is in tiles, rows of tiles [begin, end); and that of the transposed matrix, columns of tiles
+  // [begin, end), for which `positions` holds what `positions_from(begin)` gives, and is changed.
+  void (*tile_product)(const TileView& tiles, const Panel& panel, const void* packed, const void* values,
+                       const void* bias, void* out, int64_t begin, int64_t end);
+  void (*tile_transposed)(const TileView& tiles, const Panel& panel, const void* packed, const void* values,
+                          int32_t* positions, void* out, int64_t begin, int64_t end);
+
+  // The columns of the i-th row of tiles as `sample` takes them.
+  void (*tile_columns)(const TileView& tiles, int64_t i, int32_t* columns);
 
   // Elements [begin, end) of the sum of `count` vectors in `A` that lie `stride` apart.
   void (*combine)(const void* parts, int64_t count, int64_t stride, int64_t begin, int64_t end, void* out);
