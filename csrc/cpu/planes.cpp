@@ -8,6 +8,8 @@ namespace sparsekern {
 namespace {
 
 constexpr int64_t kCache = 28 << 10;  // bytes of the first cache that a segment may fill
+constexpr double kFlatCell = 1.5;     // what a cell costs where cells are single numbers, relative to one of a block
+constexpr double kPackedCell = 0.3;   // what it costs to pack
 constexpr double kWorthSegment = 9;   // nonzeros of a row in it that make up for its sums' way to memory and back
 
 }  // namespace
@@ -51,30 +53,76 @@ Planes::Planes(const Window& w, const ImageSize& in_, const ImageSize& out_, con
     : window(w),
       in(in_),
       out(out_),
+      flat(false),
+      strips(1),
+      above(0),
       vectors_(kernels.vectors),
       vector_lanes_(kernels.lanes),
+      top_(w.top),
+      owned_(in_.height),
       y_(w.kernel_height, w.dilation_y, w.stride_y, in_.height + w.top + w.bottom, out_.height),
       x_(w.kernel_width, w.dilation_x, w.stride_x, in_.width + w.left + w.right, out_.width) {
+  choose_layout();
+  const int64_t out_pixels = out.height * out.width, in_pixels = in.height * in.width;
+  packed_output = written_output = {out_pixels, 0, out_pixels, out_pixels};
+  packed_input = written_input = {in_pixels, 0, in_pixels, in_pixels};
+  if (strips > 1) {
+    const int64_t rows = ceil_div(out.height, strips), reach = y_.reach();
+    above = reach - window.top;
+    packed_output = {(rows + reach) * out.width, above * out.width, rows * out.width, out_pixels};
+    written_output = {rows * out.width, 0, rows * out.width, out_pixels};
+    packed_input = {(rows + reach) * in.width, window.top * in.width, rows * in.width, in_pixels};
+    written_input = {rows * in.width, 0, rows * in.width, in_pixels};
+    in.height = rows + reach, out.height = owned_ = rows;
+    window.top = window.bottom = 0;
+    y_ = Axis(w.kernel_height, w.dilation_y, 1, in.height, rows);
+  }
   if (taps() == 1 && w.stride_y * w.stride_x == 1 && w.top + w.bottom + w.left + w.right == 0) {
     in.width *= in.height, out.width *= out.height;
-    in.height = out.height = 1;
+    in.height = out.height = owned_ = 1;
     y_ = Axis(1, 1, 1, 1, 1), x_ = Axis(1, 1, 1, in.width, in.width);
   }
   height = y_.cells, width = x_.cells;
   grids = y_.grids() * x_.grids();
   require(static_cast<double>(height) * static_cast<double>(width) * static_cast<double>(grids) < INT32_MAX,
           "an image of ", height, " x ", width, " x ", grids, " padded numbers is too large");
-  // A block costs the same however many images it holds; flat, the cells between the pixels are computed, too, and
-  // vectors are read across cache lines.
-  const double whole = static_cast<double>(ceil_div(in.batch, vector_lanes_) * vector_lanes_ * out.height * out.width);
-  flat = 1.5 * static_cast<double>(in.batch * height * width) < whole;
   lanes = flat ? 1 : vector_lanes_;
-  images = flat ? in.batch : vector_lanes_;
+  images = flat ? in.batch : vector_lanes_ / strips;
   grid_ = flat ? (ceil_div(in.batch * height * width, vector_lanes_) + 1) * vector_lanes_ : height * width;
-  blocks = flat ? 1 : ceil_div(in.batch, vector_lanes_);
+  blocks = flat ? 1 : ceil_div(in.batch, images);
   reach = y_.reach() * width + x_.reach();
   tail = flat ? vectors_ * vector_lanes_ + reach : 0;
   set_segments(kernels, density);
+}
+
+// A block costs the same however many lanes it holds, so that few images are cut into strips of rows to fill them: two
+// strips read the rows where they meet. Flat, the cells between the pixels are computed, too, and vectors are read
+// across cache lines.
+void Planes::choose_layout() {
+  double least = kFlatCell * static_cast<double>(in.batch * y_.cells * x_.cells);
+  flat = true;
+  const bool cuts = window.stride_y * window.stride_x == 1 && out.height >= in.height && window.top <= y_.reach();
+  for (int64_t n = 1; n <= (cuts ? vector_lanes_ : 1); n *= 2) {
+    const int64_t rows = ceil_div(out.height, n);
+    if (n > 1 && (rows * (n - 1) >= out.height || rows <= window.dilation_y)) break;
+    const double packed = n > 1 ? kPackedCell * static_cast<double>(y_.reach()) : 0;
+    const auto lines = static_cast<double>(ceil_div(in.batch * n, vector_lanes_) * vector_lanes_ * out.width);
+    const double cost = lines * (static_cast<double>(rows) + packed);
+    if (cost < least) least = cost, strips = n, flat = false;
+  }
+}
+
+Images Planes::lanes_of(int64_t block, void* data, int64_t image_stride, int64_t channel_stride, int64_t pixel_stride,
+                        const Frame& frame) const {
+  Images found{data, 0, image_stride, channel_stride, pixel_stride, false, 0, frame.pixels, {}};
+  found.count = std::min(images, in.batch - block * images) * strips;
+  for (int64_t i = 0; !flat && i < found.count; ++i) {
+    const int64_t start = i % strips * frame.step - frame.above, first = std::max<int64_t>(0, -start);
+    const int64_t last = std::max(first, std::min(frame.pixels, frame.whole - start));
+    found.lanes[i] = {i / strips * image_stride + start * pixel_stride, first, last};
+    found.first = std::max(found.first, first), found.last = std::min(found.last, last);
+  }
+  return found;
 }
 
 void Planes::set_segments(const ConvKernels& kernels, double density) {
@@ -114,7 +162,9 @@ Grid Planes::grid_over(std::vector<int32_t>& cells, std::vector<int32_t>& zeros,
           static_cast<int64_t>(zeros.size()),
           count * output_plane(),
           output_plane(),
-          grid};
+          grid,
+          above * width,
+          (above + out.height) * width};
 }
 
 Grid Planes::input_grid(std::vector<int32_t>& cells, std::vector<int32_t>& zeros) const {
@@ -131,7 +181,7 @@ Grid Planes::input_grid(std::vector<int32_t>& cells, std::vector<int32_t>& zeros
 }
 
 Grid Planes::output_grid(std::vector<int32_t>& cells, std::vector<int32_t>& zeros) const {
-  for (int64_t y = 0; y < out.height; ++y) {
+  for (int64_t y = 0; y < packed_output.pixels / out.width; ++y) {
     for (int64_t x = 0; x < out.width; ++x) cells.push_back(static_cast<int32_t>(y * width + x));
   }
   return grid_over(cells, zeros, 1, out.width, true);
@@ -143,9 +193,9 @@ Tiling Planes::output_tiles() const {
 
 Tiling Planes::input_tiles(int64_t grid) const {
   const int64_t gy = grid / x_.grids(), gx = grid % x_.grids();
-  const auto [y0, y1] = y_.range(gy, window.top, window.top + in.height);
+  const auto [y0, y1] = y_.range(gy, top_, top_ + owned_);
   const auto [x0, x1] = x_.range(gx, window.left, window.left + in.width);
-  const int64_t y = y_.first[gy] + y0 * y_.step - window.top, x = x_.first[gx] + x0 * x_.step - window.left;
+  const int64_t y = y_.first[gy] + y0 * y_.step - top_, x = x_.first[gx] + x0 * x_.step - window.left;
   return tiles({y0, y1, x0, x1, y * in.width + x, y_.step * in.width, x_.step, in.channels * in.height * in.width});
 }
 

@@ -10,6 +10,12 @@
 
 namespace sparsekern {
 
+// What a lane sees of an image, in pixels: a strip of `pixels`, the first of which lies `above` pixels before the one
+// where the strip's own begin; the strips of an image, of `whole` pixels, follow each other `step` apart.
+struct Frame {
+  int64_t pixels, above, step, whole;
+};
+
 // Tiles of a part of a grid, and the runs they write.
 struct Tiling {
   std::vector<Tile> tiles;
@@ -40,10 +46,18 @@ class Planes {
   // `in` and `out` as the convolution has them; a 1 x 1 kernel that visits every pixel sees an image as one row.
   Planes(const Window& window, const ImageSize& in, const ImageSize& out, const ConvKernels& kernels, double density);
 
+  // What lanes see of inputs and outputs when they are packed, and own when they are written.
+  Frame packed_input, packed_output, written_input, written_output;
+  // The images of a block, which begins at `data`.
+  Images lanes_of(int64_t block, void* data, int64_t image_stride, int64_t channel_stride, int64_t pixel_stride,
+                  const Frame& frame) const;
+
   Window window;
   ImageSize in, out;
   bool flat;
   int64_t lanes;          // numbers of a cell
+  int64_t strips;         // that an image is cut into, a lane each; `in`, `out` and `window` are those of a strip
+  int64_t above;          // rows of outputs that a plane holds before those of its strip
   int64_t images;         // of a block
   int64_t blocks;         // of the batch
   int64_t height, width;  // of a grid, in cells
@@ -75,6 +89,7 @@ class Planes {
     int64_t origin, row_stride, pixel_stride, image_stride;  // of the image that it is written to, in elements
   };
 
+  void choose_layout();
   void set_segments(const ConvKernels& kernels, double density);
   Grid grid_over(std::vector<int32_t>& cells, std::vector<int32_t>& zeros, int64_t grids, int64_t row_pixels,
                  bool joined) const;
@@ -83,7 +98,8 @@ class Planes {
   Tiling tiles(const Region& region) const { return flat ? flat_tiles(region) : block_tiles(region); }
 
   int64_t vectors_, vector_lanes_;
-  int64_t grid_;  // cells of a grid
+  int64_t grid_;         // cells of a grid
+  int64_t top_, owned_;  // rows of a padded input before those that a strip owns, and these
   Axis y_, x_;
 };
 

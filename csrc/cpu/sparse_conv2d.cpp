@@ -1,5 +1,6 @@
 // Sparse convolution: checks, packing, the split over threads. The arithmetic is in cpu/simd.
 #include <algorithm>
+#include <atomic>
 #include <limits>
 #include <memory>
 #include <numeric>
@@ -21,7 +22,8 @@ namespace {
 
 using Bias = std::optional<Tensor>;
 
-constexpr int64_t kSums = 4;  // sums of the weight gradient that blocks of images are added to in turn
+constexpr int64_t kLarge = 4 << 20;  // bytes of images that a cache does not keep
+constexpr int64_t kSums = 4;         // sums of the weight gradient that blocks of images are added to in turn
 
 Weight weight_of(const std::vector<Tensor>& index, const Tensor& input, const Tensor& values, const Window& window) {
   require(index.size() == 8, "index must hold 8 tensors, got ", index.size());
@@ -54,6 +56,7 @@ class Packed {
     if (!regular()) tensor_ = torch::stable::contiguous(tensor_);
     channels_ = tensor_.size(1);
     grid_ = input ? planes.input_grid(cells_, zeros_) : planes.output_grid(cells_, zeros_);
+    frame_ = input ? planes.packed_input : planes.packed_output;
     lead_ = input ? 0 : planes.reach;
     const int64_t cells = lead_ + channels_ * grid_.plane + planes.tail;
     require(cells < std::numeric_limits<int32_t>::max(), "an image of ", cells, " padded numbers is too large");
@@ -70,8 +73,8 @@ class Packed {
   void pack(int64_t block, int64_t part, int64_t parts, char* memory, void* sums = nullptr) const {
     const int64_t first = block * planes_.images, size = tensor_.element_size();
     const char* data = static_cast<const char*>(tensor_.const_data_ptr()) + first * tensor_.stride(0) * size;
-    const Images images{const_cast<char*>(data), std::min(planes_.images, tensor_.size(0) - first), tensor_.stride(0),
-                        channel_stride(), pixel_stride()};
+    const Images images =
+        planes_.lanes_of(block, const_cast<char*>(data), tensor_.stride(0), channel_stride(), pixel_stride(), frame_);
     const int64_t begin = channels_ * part / parts, end = channels_ * (part + 1) / parts;
     (planes_.flat ? kernels_.pack_flat : kernels_.pack_block)(images, grid_, begin, end, planes(memory), sums);
     const int64_t cell = planes_.lanes * kernels_.sum_size;
@@ -95,6 +98,7 @@ class Packed {
   Tensor tensor_;
   std::vector<int32_t> cells_, zeros_;
   Grid grid_;
+  Frame frame_;
   int64_t channels_, lead_, bytes_;
 };
 
@@ -108,6 +112,7 @@ void multiply(const ConvKernels& kernels, const Planes& planes, const Taps& taps
   const int64_t first = whole ? tiles * part / parts : 0, last = whole ? tiles * (part + 1) / parts : tiles;
   for (int64_t i = first; i < last; ++i)
     kernels.product(taps, planes.flat, tiling.tiles[i], packed, bias, out, begin, end);
+  if (out.large) std::atomic_thread_fence(std::memory_order_seq_cst);  // stores past the caches are not ordered
 }
 
 // f(thread) on every thread, in parallel.
@@ -156,10 +161,13 @@ Tensor empty_images(const Tensor& like, const ImageSize& size) {
   return images;
 }
 
-Images images_of(const Planes& planes, Tensor& tensor, int64_t block, const ImageSize& size, int64_t pixel_stride) {
-  const int64_t channel = size.height * size.width, image = size.channels * channel, first = block * planes.images;
-  char* data = static_cast<char*>(tensor.mutable_data_ptr()) + first * image * tensor.element_size();
-  return {data, std::min(planes.images, size.batch - first), image, channel, pixel_stride};
+Images images_of(const Planes& planes, Tensor& tensor, int64_t block, const Frame& frame, int64_t pixel_stride) {
+  const int64_t image = tensor.size(1) * frame.whole, bytes = tensor.element_size();
+  char* data = static_cast<char*>(tensor.mutable_data_ptr()) + block * planes.images * image * bytes;
+  Images images = planes.lanes_of(block, data, image, frame.whole, 1, frame);
+  images.pixel_stride = pixel_stride;
+  images.large = tensor.numel() * bytes > kLarge;
+  return images;
 }
 
 }  // namespace
@@ -194,7 +202,7 @@ Tensor sparse_conv2d(const Tensor& input, const Tensor& values, const std::vecto
       [&](int64_t i, int64_t slot, int64_t part, int64_t parts) { x.pack(i, part, parts, memory + slot * x.bytes()); },
       [&](int64_t i, int64_t slot, int64_t part, int64_t parts) {
         multiply(kernels, planes, taps, tiling, x.planes(memory + slot * x.bytes()), b ? b->const_data_ptr() : nullptr,
-                 images_of(planes, output, i, planes.out, 1), weight.rows, part, parts);
+                 images_of(planes, output, i, planes.written_output, 1), weight.rows, part, parts);
       });
   return output;
 }
@@ -258,13 +266,14 @@ std::tuple<Tensor, Tensor, Tensor> sparse_conv2d_backward(const Tensor& grad_out
       },
       [&](int64_t i, int64_t slot, int64_t part, int64_t parts) {
         const char* block = memory + slot * block_bytes;
-        const char* d = delta.planes(const_cast<char*>(block));
+        const char* d =
+            delta.planes(const_cast<char*>(block)) + planes.above * planes.width * planes.lanes * kernels.sum_size;
         for (int64_t g = 0; need_input && g < planes.grids; ++g) {
           const int64_t n = transposed.segments;
           const Taps back{transposed.bounds.data() + g * n, planes.grids * n, n, transposed.offset.get(),
                           transposed.values.get()};
           multiply(kernels, planes, back, input_tilings[g], d, nullptr,
-                   images_of(planes, grad_input, i, planes.in, window.stride_x), in.channels, part, parts);
+                   images_of(planes, grad_input, i, planes.written_input, window.stride_x), in.channels, part, parts);
         }
         const auto [begin, end] = row_range(weight.rows, 1, part, parts, [&](int64_t row) { return weight.ptr[row]; });
         if (need_values) {

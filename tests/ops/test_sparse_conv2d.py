@@ -56,6 +56,27 @@ def test_random_geometries() -> None:
         check(conv_cases.random_case(seed), torch.float32)
 
 
+@pytest.mark.usefixtures("isa", "poisoned")
+@pytest.mark.parametrize("batch", [1, 2, 5, 8])
+def test_strips_of_few_images(batch: int) -> None:
+    """Few images are cut into strips, whose rows meet, end early or lie in the padding."""
+    for size in ((32, 5), (33, 7), (16, 16), (7, 20), (5, 3)):
+        for options in (
+            {"padding": (0, 5, 1, 0)},
+            {"padding": (2, 0, 1, 1), "layout": "channels_last"},
+            {"padding": 1},
+        ):
+            check(Case(3, size=size, batch=batch, density=0.6, **options), torch.float32)
+        check(Case(5, 4, dilation=2, size=size, batch=batch, delta_layout="channels_last"), torch.float64)
+        check(Case(1, size=size, batch=batch, density=0.6), torch.bfloat16)
+
+
+@pytest.mark.usefixtures("isa", "poisoned")
+@pytest.mark.parametrize("size", [(64, 64), (63, 66)], ids=["aligned", "unaligned"])
+def test_a_result_too_large_for_a_cache(size: tuple[int, int]) -> None:
+    check(Case(3, 1, channels=16, out=17, size=size, batch=18), torch.float32)
+
+
 @pytest.mark.usefixtures("poisoned")
 @pytest.mark.parametrize("panel_bytes", [64 << 20, 1000], ids=["whole", "panels"])
 def test_expanded_weight(panel_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,19 +20,30 @@ SPARSEKERN_INLINE void clear(const Grid& grid, int64_t lanes, A* plane) {
   }
 }
 
-template <class A, int L>
-SPARSEKERN_INLINE Vector<A> sum_of_rows(const Vector<A> (&rows)[L]) {
-  Vector<A> sum = rows[0];
-#pragma GCC unroll 16
-  for (int i = 1; i < L; ++i) sum += rows[i];
-  return sum;
-}
-
 template <class A>
 SPARSEKERN_INLINE A sum_of_lanes(Vector<A> v) {
   A sum = 0;
   for (int i = 0; i < kLanes<A>; ++i) sum += v[i];
   return sum;
+}
+
+// The sum of a channel: of cells of its plane, zeros among them.
+template <class A>
+SPARSEKERN_INLINE A sum_of_cells(const Grid& grid, const A* plane) {
+  Vector<A> sum = {};
+  for (int64_t i = grid.sum_begin; i < grid.sum_end; ++i) sum += load(plane + i * kLanes<A>);
+  return sum_of_lanes<A>(sum);
+}
+
+// Pixels [p, p + n) of a lane, n at most that of a vector; zeros where they do not exist.
+template <class S>
+SPARSEKERN_INLINE Vector<Sum<S>> load_lane(const S* in, const Lane& lane, int64_t p, int64_t n) {
+  const int64_t begin = p < lane.first ? lane.first : p, end = least(p + n, lane.last);
+  if (begin >= end) return Vector<Sum<S>>{};
+  if (begin == p) return load_part(in + lane.at + p, end - p, Vector<Sum<S>>{});
+  S part[kLanes<Sum<S>>] = {};
+  for (int64_t i = begin; i < end; ++i) part[i - p] = in[lane.at + i];
+  return load(part);
 }
 
 // Channels whose pixels are neighbours in memory: L pixels of L images at a time.
@@ -43,18 +54,15 @@ void pack_pixels(const Images& images, const Grid& grid, int64_t begin, int64_t 
   for (int64_t c = begin; c < end; ++c) {
     const S* in = static_cast<const S*>(images.data) + c * images.channel_stride;
     A* plane = planes + c * grid.plane * L;
-    Vector<A> sum = {};
     for (int64_t p = 0; p < grid.pixels; p += L) {
       const int64_t n = least(L, grid.pixels - p);
       Vector<A> rows[L];
-      if (n == L && images.count == L) {
+      if (images.count == L && images.first <= p && p + L <= images.last) {
 #pragma GCC unroll 16
-        for (int i = 0; i < L; ++i) rows[i] = load(in + i * images.image_stride + p);
+        for (int i = 0; i < L; ++i) rows[i] = load(in + images.lanes[i].at + p);
       } else {
-        for (int i = 0; i < L; ++i)
-          rows[i] = i < images.count ? load_part(in + i * images.image_stride + p, n, Vector<A>{}) : Vector<A>{};
+        for (int i = 0; i < L; ++i) rows[i] = i < images.count ? load_lane(in, images.lanes[i], p, n) : Vector<A>{};
       }
-      if (sums) sum += sum_of_rows<A>(rows);
       transpose(rows);
       const int32_t* cell = grid.cell + p;
       if (n == L) {
@@ -67,7 +75,7 @@ void pack_pixels(const Images& images, const Grid& grid, int64_t begin, int64_t 
       }
     }
     clear(grid, L, plane);
-    if (sums) sums[c] = sum_of_lanes<A>(sum);
+    if (sums) sums[c] = sum_of_cells(grid, plane);
   }
 }
 
@@ -80,20 +88,21 @@ void pack_channels(const Images& images, const Grid& grid, int64_t begin, int64_
     const int64_t n = least(L, end - c);
     const S* in = static_cast<const S*>(images.data) + c;
     A* plane = planes + c * grid.plane * L;
-    Vector<A> sum = {};
     for (int64_t p = 0; p < grid.pixels; ++p) {
       if (grid.cell[p] < 0) continue;
       Vector<A> rows[L];
       for (int i = 0; i < L; ++i) {
-        const S* at = in + i * images.image_stride + p * images.pixel_stride;
-        rows[i] = i < images.count ? load_part(at, n, Vector<A>{}) : Vector<A>{};
+        const Lane& lane = images.lanes[i];
+        const bool there = i < images.count && lane.first <= p && p < lane.last;
+        rows[i] = there ? load_part(in + lane.at + p * images.pixel_stride, n, Vector<A>{}) : Vector<A>{};
       }
-      if (sums) sum += sum_of_rows<A>(rows);
       transpose(rows);
       for (int i = 0; i < n; ++i) store(plane + (i * grid.plane + grid.cell[p]) * L, rows[i]);
     }
-    for (int64_t i = 0; i < n; ++i) clear(grid, L, plane + i * grid.plane * L);
-    if (sums) store_part(sums + c, sum, n);
+    for (int64_t i = 0; i < n; ++i) {
+      clear(grid, L, plane + i * grid.plane * L);
+      if (sums) sums[c + i] = sum_of_cells(grid, plane + i * grid.plane * L);
+    }
   }
 }
 
@@ -154,13 +163,21 @@ void unpack_block(const A* block, const Run& run, const Images& out, S* channel)
       for (int64_t i = 0; i < out.count; ++i) {
         S part[L];
         store(part, rows[i]);
-        for (int64_t x = 0; x < n; ++x) to[i * out.image_stride + x * out.pixel_stride] = part[x];
+        for (int64_t x = 0; x < n; ++x) to[out.lanes[i].at + x * out.pixel_stride] = part[x];
       }
-    } else if (n == L && out.count == L) {
+    } else if (n == L && out.count == L && run.target + p + L <= out.last) {
+      if (out.large) {
 #pragma GCC unroll 16
-      for (int i = 0; i < L; ++i) store(to + i * out.image_stride, rows[i]);
+        for (int i = 0; i < L; ++i) stream(to + out.lanes[i].at, rows[i]);
+      } else {
+#pragma GCC unroll 16
+        for (int i = 0; i < L; ++i) store(to + out.lanes[i].at, rows[i]);
+      }
     } else {
-      for (int64_t i = 0; i < out.count; ++i) store_part(to + i * out.image_stride, rows[i], n);
+      for (int64_t i = 0; i < out.count; ++i) {
+        const int64_t there = least(n, out.lanes[i].last - run.target - p);
+        if (there > 0) store_part(to + out.lanes[i].at, rows[i], there);
+      }
     }
   }
 }

@@ -2,11 +2,11 @@
 //
 // Images are packed into planes, one a channel: the image with its padding of zeros, cut by the stride into grids of
 // equal size (cpu/planes.h), so that a weight of the kernel is a fixed distance between the cell of an output pixel and
-// that of its input pixel, whatever the stride and the dilation. A cell is a vector of `lanes` images where the batch
-// is large
-// ("blocks"); for few images a cell is one number, the images follow each other, and a vector is `lanes` neighbouring
-// cells ("flat"). Either way a nonzero weight is one broadcast multiply-add for every vector of an output tile, held in
-// registers. Sums are kept in `A`: double for double, float for the rest.
+// that of its input pixel, whatever the stride and the dilation. A cell is a vector of `lanes` images, or of strips of
+// rows of images where these are few ("blocks"); where neither fills it, a cell is one number, the images follow each
+// other, and a vector is `lanes` neighbouring cells ("flat"). Either way a nonzero weight is one broadcast multiply-add
+// for every vector of an output tile, held in registers. Sums are kept in `A`: double for double,
+// float for the rest.
 #pragma once
 
 #include <cstdint>
@@ -43,13 +43,23 @@ struct Tile {
   int32_t run_count;
 };
 
-// Images in memory; strides in elements.
+// What a lane of a block holds: an image, or a strip of its rows. Of the pixels that it might have exist those in
+// [first, last).
+struct Lane {
+  int64_t at;  // element of pixel 0, before the image where that does not exist
+  int64_t first, last;
+};
+
+// Images in memory; strides in elements. Flat ones lie `image_stride` apart, the others as `lanes` says.
 struct Images {
   void* data;
-  int64_t count;
+  int64_t count;  // of images, or of lanes
   int64_t image_stride;
   int64_t channel_stride;
   int64_t pixel_stride;
+  bool large;           // too large for a cache
+  int64_t first, last;  // the pixels that all lanes have
+  Lane lanes[16];
 };
 
 // The cells of a plane: where each of `pixels` goes (negative: nowhere), and which hold zeros. Flat images follow each
@@ -64,6 +74,7 @@ struct Grid {
   int64_t plane;  // cells of a plane
   int64_t grid;   // cells of one of its grids
   int64_t image;
+  int64_t sum_begin, sum_end;  // cells that the sum of a channel is made of
 };
 
 struct ConvKernels {

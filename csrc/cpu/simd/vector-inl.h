@@ -55,6 +55,16 @@ using Sum = typename SumOf<S>::type;
 #include "cpu/simd/narrow-inl.h"
 
 namespace {
+// Whole cache lines that nobody reads soon go past the caches: a line that is not there need not be fetched to be
+// written.
+template <class S, class V>
+SPARSEKERN_INLINE void stream(S* p, V v) {
+#if defined(__x86_64__) && SPARSEKERN_VECTOR_BYTES == 64
+  if constexpr (sizeof(S) == sizeof(v[0]))
+    if (reinterpret_cast<uintptr_t>(p) % 64 == 0) return _mm512_stream_si512(reinterpret_cast<__m512i*>(p), (__m512i)v);
+#endif
+  store(p, v);
+}
 
 // n < Limit elements; Limit is a power of two.
 template <int Limit, class T>
