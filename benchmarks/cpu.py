@@ -46,6 +46,7 @@ def main(argv: list[str] | None = None) -> int:
         metavar="DIR",
         help="train: also the pattern that this run of `sparsekern train` ended with",
     )
+    parser.add_argument("--compiled", action="store_true", help="train: also compiled, and sparse in channels_last")
     arguments = parser.parse_args(argv)
     if unknown := set(arguments.benchmarks) - set(BENCHMARKS):
         parser.error(f"unknown benchmark {', '.join(sorted(unknown))}; known: {', '.join(BENCHMARKS)}")
@@ -61,7 +62,7 @@ def main(argv: list[str] | None = None) -> int:
         if name in GROWING:
             options["save"] = partial(write, path)
         if name == "train":
-            options["runs"] = arguments.runs
+            options |= {"runs": arguments.runs, "compiled": arguments.compiled}
         write(path, BENCHMARKS[name](**options))
     report(arguments.out, machine)
     return 0

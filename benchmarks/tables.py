@@ -25,7 +25,7 @@ PEERS = {
     "sparseprop": "SparseProp",
     "sparsekern": "**sparsekern**",
 }
-VARIANTS = {"dense": "dense", "dense-channels-last": "dense, channels_last", "masked": "masked dense"}
+VARIANTS = {"dense": "dense", "masked": "masked dense", "sparsekern": "**sparsekern**"}
 
 Rows = list[dict]
 
@@ -137,11 +137,13 @@ def convolutions(rows: Rows) -> str:
 def training(rows: Rows) -> str:
     lines = []
     for row in rows:
-        impl = "**sparsekern**" if row["impl"] == "sparsekern" else VARIANTS[row["impl"]]
+        kind, *options = row["impl"].replace("channels-last", "channels_last").split("-")
+        impl = ", ".join([VARIANTS[kind], *options])
         pattern = "" if not row["sparsity"] else f", {row['sparsity']:.0%} {row['pattern']}"
         model = row["case"].split()[1].split("/")[0]
         ms = "" if row["ms"] is None else f"{row['ms']:.0f}"
-        lines.append([f"{model}, {impl}{pattern}", ms, _number(row["ratio_to_dense"]), f"{row['bytes'] / 2**20:.0f}"])
+        held = "" if row["bytes"] is None else f"{row['bytes'] / 2**20:.0f}"
+        lines.append([f"{model}, {impl}{pattern}", ms, _number(row["ratio_to_dense"]), held])
     return markdown.table(["network", "ms", "ratio to dense", "peak MiB"], lines)
 
 

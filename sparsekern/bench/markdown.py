@@ -148,7 +148,7 @@ def _train(rows: list[dict]) -> list[str]:
                 f"{row['sparsity']:.1%}",
                 "" if row["ms"] is None else f"{row['ms']:.1f}",
                 _ratio(row["ratio_to_dense"]),
-                f"{row['bytes'] / 2**20:.0f}",
+                "" if row["bytes"] is None else f"{row['bytes'] / 2**20:.0f}",
                 _ratio(row["bytes_ratio"]),
             ]
             for row in of_case

@@ -29,6 +29,14 @@ from .timing import interleave, pinned, strict, synchronize
 
 MODELS = ("vgg16", "resnet20")
 VARIANTS = ("dense", "dense-channels-last", "masked", "sparsekern")
+# What a careful user has, measured on request: `torch.compile` takes minutes.
+FURTHER = (
+    "dense-compiled",
+    "dense-channels-last-compiled",
+    "sparsekern-channels-last",
+    "sparsekern-compiled",
+    "sparsekern-channels-last-compiled",
+)
 SHAPE, CLASSES, BATCH, SPARSITY = (3, 32, 32), 10, 128, 0.95
 BUDGET = 60.0  # seconds of samples per network
 TOLERANCE = 1e-3
@@ -100,7 +108,8 @@ class _Mask(nn.Module):
 
 class Step:
     """Training steps of one variant of a network with SGD and momentum, on a batch of noise; `dtype` is that of
-    autocast, if not "float32"."""
+    autocast, if not "float32". A variant is dense, masked or sparsekern; its name says whether images are in
+    channels_last and whether the step is compiled."""
 
     def __init__(
         self,
@@ -114,18 +123,20 @@ class Step:
     ) -> None:
         torch.manual_seed(0)
         self.network: nn.Module = build(model, SHAPE, CLASSES, width)
-        if variant in ("masked", "sparsekern"):
+        kind = variant.partition("-")[0]
+        if kind in ("masked", "sparsekern"):
             masks = pattern.masks(self.network)
             self.sparsity = 1 - sum(int(m.sum()) for m in masks.values()) / sum(m.numel() for m in masks.values())
-            if variant == "sparsekern":
+            if kind == "sparsekern":
                 self.network = sparsify(self.network, SPARSITY, masks=masks)
-            for name, mask in masks.items() if variant == "masked" else ():
+            for name, mask in masks.items() if kind == "masked" else ():
                 parametrize.register_parametrization(self.network.get_submodule(name), "weight", _Mask(mask))
         else:
             self.sparsity = 0.0
-        layout = torch.channels_last if variant == "dense-channels-last" else torch.contiguous_format
+        layout = torch.channels_last if "channels-last" in variant else torch.contiguous_format
         self.network = self.network.to(device, memory_format=layout).train()  # type: ignore[call-overload]
         self.device, self.narrow = torch.device(device), getattr(torch, dtype) if dtype != "float32" else None
+        self.forward: Any = torch.compile(self.network) if variant.endswith("compiled") else self.network
         self.optimizer = torch.optim.SGD(self.network.parameters(), lr=1e-3, momentum=0.9)
         generator = torch.Generator().manual_seed(0)
         self.x = torch.randn(batch, *SHAPE, generator=generator).to(device).contiguous(memory_format=layout)
@@ -134,7 +145,7 @@ class Step:
     def __call__(self) -> None:
         self.optimizer.zero_grad()
         with torch.autocast(self.device.type, self.narrow, enabled=self.narrow is not None):
-            loss = nn.functional.cross_entropy(self.network(self.x), self.y)
+            loss = nn.functional.cross_entropy(self.forward(self.x), self.y)
         loss.backward()
         self.optimizer.step()
         synchronize(self.device)
@@ -142,7 +153,7 @@ class Step:
     def gradients(self) -> dict[str, Tensor]:
         """The output and the gradient of every Parameter by its name, of the weights at hand."""
         self.network.zero_grad()
-        output = self.network(self.x)
+        output = self.forward(self.x)
         nn.functional.cross_entropy(output, self.y).backward()
         found = {name: p.grad.detach().clone() for name, p in self.network.named_parameters() if p.grad is not None}
         self.network.zero_grad()
@@ -171,6 +182,7 @@ def run(
     quick: bool = False,
     models: Sequence[str] = MODELS,
     runs: Sequence[Path] = (),
+    compiled: bool = False,
     device: str = "cpu",
     progress: Callable[[str], Any] = lambda text: None,
     save: Callable[[dict], Any] = lambda report: None,
@@ -179,11 +191,13 @@ def run(
 
     `ms` are interleaved medians; `bytes` the peak memory of a process during training steps above that of the imported
     packages, resident or, on a GPU, allocated there; `parts` the milliseconds of a profiled step, by what they were
-    spent on. On a GPU in bf16 by autocast, and in strict fp32.
+    spent on. On a GPU in bf16 by autocast, and in strict fp32. Compiled steps have times only, as compiling takes
+    memory, too.
 
     Args:
         models: names of `--model`, for images of 32 x 32.
         runs: folders of `sparsekern train` whose final patterns are measured in the same rounds.
+        compiled: also the dense and the sparse network under `torch.compile`, and in channels_last.
 
     Raises:
         RuntimeError: a folder without a run of one of the networks, or no memory to read.
@@ -195,17 +209,18 @@ def run(
     batch, budget = (4, 0.5) if quick else (BATCH, BUDGET)
     report = header("train", threads, [peer for peer in PEERS if peer.name in VARIANTS], device) | {"rows": []}
     for model, dtype in product(models, ("float32",) if device == "cpu" else ("bfloat16", "float32")):
-        cells = [(variant, Pattern()) for variant in VARIANTS]
+        cells = [(variant, Pattern()) for variant in (*VARIANTS, *(FURTHER if compiled else ()))]
         cells += [("sparsekern", pattern) for owner, pattern in patterns if owner == model]
         with pinned(threads), strict():
             rows = _measure(model, cells, batch, budget, device, dtype)
         for row, (variant, pattern) in zip(rows, cells, strict=True):
             where = [] if pattern.folder is None else [str(pattern.folder)]
             child = [model, variant, str(batch), str(threads), device, dtype, pattern.name, *where]
-            row["bytes"] = median("sparsekern.bench.training_step", *child)["bytes"]
-            row["bytes_ratio"] = round(row["bytes"] / rows[0]["bytes"], 4)
             row["threads"] = threads
-            progress(f"{row['case']} {dtype} {variant} {pattern.name}: {row['ms']} ms, {row['bytes'] / 2**20:.0f} MiB")
+            if not variant.endswith("compiled"):
+                row["bytes"] = median("sparsekern.bench.training_step", *child)["bytes"]
+                row["bytes_ratio"] = round(row["bytes"] / rows[0]["bytes"], 4)
+            progress(f"{row['case']} {dtype} {variant} {pattern.name}: {row['ms']} ms, {row['bytes']} bytes")
         report["rows"] += rows
         save(report)
     return report
@@ -222,8 +237,8 @@ def _measure(
     for (variant, pattern), step in zip(cells, steps.values(), strict=True):
         row = {"case": f"step {model}/{SHAPE[1]}x{SHAPE[2]}", "impl": variant, "device": card(device), "dtype": dtype}
         row |= {"sparsity": round(step.sparsity, 6), "batch": batch, "pattern": pattern.name if step.sparsity else ""}
-        row |= {"ms": None, "ratio_to_dense": None, "bytes": None}
-        if variant == "sparsekern":
+        row |= {"ms": None, "ratio_to_dense": None, "bytes": None, "bytes_ratio": None}
+        if variant.startswith("sparsekern"):
             row["error"] = error(step, make("masked", pattern))
             if not row["error"] <= TOLERANCE:
                 row["missing"] = f"wrong: relative error {row['error']:.1e}, allowed {TOLERANCE:.0e}"
@@ -234,7 +249,7 @@ def _measure(
     for name, row in zip(steps, rows, strict=True):
         if name in timings:
             row |= timings[name].columns(base)
-            if device == "cpu":
+            if device == "cpu" and not row["impl"].endswith("compiled"):
                 row["parts"] = parts(right[name])
     return rows
 
@@ -254,7 +269,7 @@ def peak(model: str, variant: str, batch: int, pattern: Pattern, device: str = "
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("model")
-    parser.add_argument("variant", choices=VARIANTS)
+    parser.add_argument("variant", choices=[*VARIANTS, *FURTHER])
     parser.add_argument("batch", type=int)
     parser.add_argument("threads", type=int)
     parser.add_argument("device")

@@ -69,6 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="train: also the pattern that this run of `sparsekern train` ended with, repeatable",
     )
+    parser.add_argument("--compiled", action="store_true", help="train: also compiled, and sparse in channels_last")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -84,12 +85,12 @@ def run(arguments: argparse.Namespace) -> int:
         return _usage(problem)
     if (arguments.case or arguments.impl) and arguments.what not in FILTERED:
         return _usage(f"--case and --impl go with {', '.join(FILTERED)}")
-    if (arguments.model or arguments.runs) and arguments.what != "train":
-        return _usage("--model and --run go with train")
+    if (arguments.model or arguments.runs or arguments.compiled) and arguments.what != "train":
+        return _usage("--model, --run and --compiled go with train")
     if arguments.what in SUITES["cpu"]:
         return measured(arguments, torch.device(arguments.device))
     module = {"train": training_step, "memory": memory}[arguments.what]
-    options: dict = {"runs": arguments.runs} if arguments.what == "train" else {}
+    options: dict = {"runs": arguments.runs, "compiled": arguments.compiled} if arguments.what == "train" else {}
     if gpu:
         options["device"] = "cuda"
     if arguments.model:

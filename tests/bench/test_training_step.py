@@ -62,6 +62,21 @@ def test_a_row_for_every_variant_and_pattern(tmp_path: Path, no_children: list[t
     assert "| convolution |" not in text
 
 
+def test_compiled_and_channels_last_on_request(monkeypatch: pytest.MonkeyPatch, no_children: list[tuple]) -> None:
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda network: compiled.append(network) or network)
+    report = training_step.run(threads=1, quick=True, models=[MODEL], compiled=True)
+    rows = {row["impl"]: row for row in report["rows"]}
+    assert list(rows) == [*VARIANTS, *training_step.FURTHER]
+    assert len(compiled) == 4
+    for name, row in rows.items():
+        assert row["ms"] > 0
+        assert row["sparsity"] == pytest.approx(0.95 if name.startswith(("sparsekern", "masked")) else 0, abs=1e-5)
+        assert (row["bytes"] is None) == name.endswith("compiled")
+        assert ("error" in row) == name.startswith("sparsekern")
+    assert "| sparsekern-channels-last-compiled |" in markdown.render(report)
+
+
 def test_a_network_that_disagrees_gets_no_number(monkeypatch: pytest.MonkeyPatch, no_children: list[tuple]) -> None:
     right = training_step.sparsify
 
@@ -143,6 +158,7 @@ def test_memory_follows_the_storage(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_wrong_usage(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert main(["bench", "kernels", "--model", "mlp"]) == 2
+    assert main(["bench", "kernels", "--compiled"]) == 2
     assert main(["bench", "train", "--run", str(tmp_path)]) == 1
     assert "finished run" in capsys.readouterr().err
     assert main(["bench", "train", "--model", "nonsense"]) == 2
