@@ -2,7 +2,8 @@
 
 Errors may be as large as the dtype and the length of each sum explain, element by element: a sum of n products whose
 magnitudes add up to s is off by (n + 2) u s at most, u being half the spacing of the numbers it is kept in (Higham,
-Accuracy and Stability of Numerical Algorithms, section 3.1), and each rounding to a narrower dtype adds its u s.
+Accuracy and Stability of Numerical Algorithms, section 3.1), and each rounding to a narrower dtype adds its u s and
+half of the least subnormal number.
 """
 
 import warnings
@@ -74,12 +75,13 @@ def bounded(case: Case, x: Tensor, weight: Tensor, mask: Tensor, bias: Tensor | 
     magnitude = passes(call, x.abs(), weight.abs() * gate, sizes, delta.abs())
     terms = passes(call, torch.ones_like(x), gate, ones, torch.ones_like(delta))
     wide = _unit(torch.float64 if case.dtype == torch.float64 else torch.float32)
-    narrow = _unit(torch.bfloat16 if case.autocast else case.dtype)
+    stored = torch.bfloat16 if case.autocast else case.dtype
+    narrow, least = _unit(stored), torch.finfo(stored).smallest_normal * _unit(stored)  # half a subnormal's last digit
     roundings = [torch.full_like(t, 3.0) for t in want]  # of an operand, of the product, of its sum with the bias
     if case.conv and case.shape[0] and len(case.shape) == 4:
         roundings[2] += case.shape[0]  # torch may add up images one by one
     roundings[1] += _copies(case, x)
-    error = [(wide * (n + 2) + narrow * r) * s for n, r, s in zip(terms, roundings, magnitude, strict=True)]
+    error = [(wide * (n + 2) + narrow * r) * s + least * r for n, r, s in zip(terms, roundings, magnitude, strict=True)]
     return Bounded(want, error)
 
 

@@ -58,7 +58,7 @@ def draw(seed: int) -> Case:
     if gradient == "moment" and (call == "operator" or len(shape) < (4 if conv else 2)):
         gradient = "dense"
     kernels = ["csr", "dense", "masked", *(["bits"] if masked or conv else []), *([] if conv else ["tiled"])]
-    dtype = r.choice([torch.float32, torch.float32, torch.float64, torch.bfloat16])
+    dtype = r.choice([torch.float32, torch.float32, torch.float64, torch.bfloat16, torch.float16])
     return Case(
         call=call,
         conv=conv,
