@@ -143,4 +143,4 @@ gpu-compile: $(GPU_READY)
 	$(GPU_PYTHON) -m benchmarks.compilation --all --out benchmarks/results
 
 clean:
-	rm -rf .venv build sparsekern/_C*.so *.egg-info
+	rm -rf .venv build sparsekern/_*.so *.egg-info

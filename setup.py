@@ -102,6 +102,7 @@ def build() -> dict:
             sys.exit(f"SPARSEKERN_CUDA=1: {reason}")
         print(f"sparsekern: {reason}, the package will run on plain PyTorch", file=sys.stderr)
         return {}
+    import torch
     from torch.utils.cpp_extension import BuildExtension, include_paths, library_paths
 
     debug, sanitize = os.environ.get("DEBUG") == "1", os.environ.get("SANITIZE")
@@ -114,17 +115,21 @@ def build() -> dict:
     links = [f"-fsanitize={sanitize}"] if sanitize else []
     if sys.platform == "darwin":
         links.append("-Wl,-rpath,@loader_path/../torch/lib")  # where pip puts them side by side
-    extension = Extension(
-        "sparsekern._C",
-        ["csrc/module.cpp", *sources("cpu", "*.cpp")],
-        include_dirs=[str(ROOT / "csrc")],
-        extra_compile_args=flags,
-        extra_link_args=links,
-        library_dirs=library_paths(),
-        libraries=["torch_cpu"],
-        language="c++",
-    )
-    extensions = [extension]
+    common: Any = {
+        "include_dirs": [str(ROOT / "csrc")],
+        "extra_compile_args": flags,
+        "extra_link_args": links,
+        "library_dirs": library_paths(),
+        "language": "c++",
+    }
+    kernels = ["csrc/module.cpp", *sources("cpu", "*.cpp")]
+    # Its name says for which PyTorch: it is outside of the stable ABI.
+    version = re.sub(r"[^0-9A-Za-z]", "_", torch.__version__)
+    libraries = ["torch_cpu", "torch_python", "c10"]
+    extensions = [
+        Extension("sparsekern._C", kernels, libraries=["torch_cpu"], **common),
+        Extension(f"sparsekern._autograd_{version}", ["csrc/autograd.cpp"], libraries=libraries, **common),
+    ]
     if cuda != "0" and not sanitize:
         if (reason := missing_for_cuda()) is None:
             extensions.append(cuda_extension())

@@ -13,6 +13,7 @@
 namespace sparsekern {
 
 constexpr int64_t kUndivided = 32;  // a small batch
+constexpr int64_t kSerial = 8192;   // vectors of work, which take no longer than a second thread takes to start
 
 // A tensor seen as [batch, features] with contiguous rows.
 struct Activations {
@@ -53,10 +54,12 @@ class Plan {
  public:
   int64_t panels, chunk;
 
-  Plan(const LinearKernels& kernels, int64_t batch, double density)
-      : batch_(batch), lanes_(kernels.lanes), threads_(threads()) {
+  // `work`: nonzeros, rows and columns together
+  Plan(const LinearKernels& kernels, int64_t batch, double density, int64_t work)
+      : batch_(batch), lanes_(kernels.lanes) {
     const int64_t widest = std::min<int64_t>(kPanel, kernels.vectors * lanes_);
     units_ = (batch + lanes_ - 1) / lanes_;
+    threads_ = units_ * work < kSerial ? 1 : threads();
     // A small batch is worth two panels only where little is computed with them.
     const bool undivided = units_ * lanes_ <= std::min(widest, kUndivided) && 12 * density > 1;
     panels = undivided || units_ == 1 ? 1 : 2 * ((units_ * lanes_ + 2 * widest - 1) / (2 * widest));

@@ -156,7 +156,7 @@ int64_t in_flight(int64_t lines) { return std::gcd<int64_t>(lines, threads()); }
 
 // A new tensor of images like `like`.
 Tensor empty_images(const Tensor& like, const ImageSize& size) {
-  Tensor images = torch::stable::new_empty(like, {size.batch, size.channels, size.height, size.width});
+  Tensor images = uninitialized(like, {size.batch, size.channels, size.height, size.width});
   prefer_huge_pages(images.mutable_data_ptr(), images.numel() * images.element_size());
   return images;
 }
@@ -224,10 +224,10 @@ std::tuple<Tensor, Tensor, Tensor> sparse_conv2d_backward(const Tensor& grad_out
               grad_output.size(2) == out.height && grad_output.size(3) == out.width,
           "grad_output must be [", out.batch, ", ", out.channels, ", ", out.height, ", ", out.width, "]");
 
-  Tensor none = torch::stable::new_empty(values, {0});
+  Tensor none = uninitialized(values, {0});
   Tensor grad_input = need_input ? empty_images(input, in) : none;
-  Tensor grad_values = need_values ? torch::stable::new_empty(values, {values.numel()}) : none;
-  Tensor grad_bias = need_bias ? torch::stable::new_empty(values, {weight.rows}) : none;
+  Tensor grad_values = need_values ? uninitialized(values, {values.numel()}) : none;
+  Tensor grad_bias = need_bias ? uninitialized(values, {weight.rows}) : none;
   if (input.numel() == 0 || grad_output.numel() == 0) {
     if (need_input) torch::stable::zero_(grad_input);
     if (need_values) torch::stable::zero_(grad_values);

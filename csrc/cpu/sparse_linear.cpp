@@ -101,11 +101,11 @@ Tensor sparse_linear(const Tensor& input, const Tensor& values, const std::vecto
   const Bias b = bias ? Bias(dense_vector(*bias)) : bias;
   std::vector<int64_t> shape(input.sizes().begin(), input.sizes().end());
   shape.back() = out_features;
-  Tensor output = torch::stable::new_empty(input, shape);
+  Tensor output = uninitialized(input, shape);
   if (output.numel() == 0) return output;
 
   const Activations x(input);
-  const Plan plan(kernels, x.batch, matrix.density(out_features, x.features));
+  const Plan plan(kernels, x.batch, matrix.density(out_features, x.features), matrix.nnz + out_features + x.features);
   const Tensor v = widened(values, matrix.nnz);
   const Packed packed(kernels, plan, x, workspace(plan.chunk * plan.packed_bytes(x.features)));
   const auto multiply = [&](int64_t i, int64_t part, int64_t parts) {
@@ -143,10 +143,10 @@ std::tuple<Tensor, Tensor, Tensor> sparse_linear_backward(const Tensor& grad_out
               std::equal(input.sizes().begin(), input.sizes().end() - 1, grad_output.sizes().begin()),
           "grad_output must have the input's leading dimensions");
 
-  Tensor none = torch::stable::new_empty(values, {0});
-  Tensor grad_input = need_input ? torch::stable::new_empty(input, input.sizes()) : none;
-  Tensor grad_values = need_values ? torch::stable::new_empty(values, {values.numel()}) : none;
-  Tensor grad_bias = need_bias ? torch::stable::new_empty(values, {out_features}) : none;
+  Tensor none = uninitialized(values, {0});
+  Tensor grad_input = need_input ? uninitialized(input, input.sizes()) : none;
+  Tensor grad_values = need_values ? uninitialized(values, {values.numel()}) : none;
+  Tensor grad_bias = need_bias ? uninitialized(values, {out_features}) : none;
   const Activations delta(grad_output), x(input);
   if (x.batch == 0) {
     if (need_values) torch::stable::zero_(grad_values);
@@ -154,7 +154,7 @@ std::tuple<Tensor, Tensor, Tensor> sparse_linear_backward(const Tensor& grad_out
     return {grad_input, grad_values, grad_bias};
   }
 
-  const Plan plan(kernels, x.batch, matrix.density(out_features, x.features));
+  const Plan plan(kernels, x.batch, matrix.density(out_features, x.features), matrix.nnz + out_features + x.features);
   const int64_t nnz = matrix.nnz;
   const int64_t sum_size = kernels.sum_size;
   const bool narrow = kernels.storage_size != sum_size;

@@ -1,5 +1,8 @@
 #include "cpu/tensors.h"
 
+#include <algorithm>
+#include <vector>
+
 #include "cpu/dispatch.h"
 #include "cpu/parallel.h"
 
@@ -21,6 +24,20 @@ Storage storage_of(ScalarType dtype) {
 }
 
 Tensor dense_vector(const Tensor& t) { return t.is_contiguous() ? t : torch::stable::contiguous(t); }
+
+Tensor uninitialized(const Tensor& like, torch::headeronly::IntHeaderOnlyArrayRef sizes) {
+  std::vector<int64_t> strides(sizes.size());
+  int64_t stride = 1;
+  for (size_t d = sizes.size(); d-- > 0; stride *= std::max<int64_t>(1, sizes[d])) strides[d] = stride;
+  int32_t dtype, device, index;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(like.get(), &dtype));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(like.get(), &index));
+  AtenTensorHandle made;
+  TORCH_ERROR_CODE_CHECK(
+      aoti_torch_empty_strided(sizes.size(), sizes.data(), strides.data(), dtype, device, index, &made));
+  return Tensor(made);
+}
 
 Tensor bytes_like(const Tensor& like, int64_t bytes) {
   return torch::stable::new_empty(like, {bytes}, ScalarType::Byte);

@@ -8,6 +8,10 @@ namespace sparsekern {
 
 Storage storage_of(ScalarType dtype);
 
+// A contiguous tensor of the dtype and device of `like`. torch::stable::new_empty looks its operator up by name: 1.3
+// us.
+Tensor uninitialized(const Tensor& like, torch::headeronly::IntHeaderOnlyArrayRef sizes);
+
 Tensor bytes_like(const Tensor& like, int64_t bytes);
 
 // The tensor itself, or a contiguous copy.

@@ -110,10 +110,10 @@ class Conv2dProduct(PatternLayer):
         if self.kernel == "masked":
             return self.dense_product(input, self.topology.dense(values))
         op = expanded if self.kernel == "dense" else sparse
-        return convolve(op, input, values, self.index, self.bias, self.window)
+        return convolve(op, input, values, self.index_on(values.device), self.bias, self.window)
 
     def masked_product(self, input: Tensor, weight: Tensor, active: bool) -> Tensor:
-        return convolve(masked, input, weight, self.index, self.bias, self.window, active)
+        return convolve(masked, input, weight, self.index_on(weight.device), self.bias, self.window, active)
 
     def dense_product(self, input: Tensor, weight: Tensor) -> Tensor:
         padding = self.padding if self._border is None else 0

@@ -153,7 +153,10 @@ class PatternLayer(Planned):
     @property
     def index(self) -> Index:
         """The index tensors of the pattern (`topology.index`), on the device of the weight."""
-        device = self.stored.device
+        return self.index_on(self.stored.device)
+
+    def index_on(self, device: torch.device) -> Index:
+        """Returns `index`, given the device of the weight: modules look up Parameters slowly."""
         if self._index.row_ptr.device != device:
             if device.type == "meta":
                 return Index(*(tensor.to(device) for tensor in self._index))

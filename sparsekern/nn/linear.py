@@ -64,10 +64,10 @@ class LinearProduct(PatternLayer):
         if self.kernel == "masked":
             return self.dense_product(input, self.topology.dense(values))
         op = ops.expanded_linear if self.kernel == "dense" else ops.sparse_linear
-        return op(input, values, self.index, self.bias, self.out_features)
+        return op(input, values, self.index_on(values.device), self.bias, self.out_features)
 
     def masked_product(self, input: Tensor, weight: Tensor, active: bool) -> Tensor:
-        return ops.masked_linear(input, weight, self.index, self.bias, active=active)
+        return ops.masked_linear(input, weight, self.index_on(weight.device), self.bias, active=active)
 
     def extra_repr(self) -> str:
         return (

@@ -3,6 +3,7 @@
 import importlib
 import importlib.util
 import os
+import re
 import warnings
 from types import ModuleType
 
@@ -28,5 +29,14 @@ def _load_cuda() -> ModuleType | None:
         return None
 
 
+def _load_autograd() -> ModuleType | None:
+    """Loads the derivatives in C++, which know one version of PyTorch only and bear its name; None for any other."""
+    try:
+        return importlib.import_module(f"sparsekern._autograd_{re.sub(r'[^0-9A-Za-z]', '_', torch.__version__)}")
+    except ImportError:
+        return None
+
+
 extension = _load()
 cuda_extension = _load_cuda() if extension is not None else None
+autograd_extension = _load_autograd() if extension is not None else None

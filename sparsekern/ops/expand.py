@@ -35,7 +35,10 @@ def active_values(weight: Tensor, index: Sequence[Tensor]) -> Tensor:
     rows, cols = index.rows, index.cols
     if weight.dim() < 2 or weight.shape[0] != rows or weight.numel() != rows * cols:
         raise ValueError(f"weight must have {rows} rows of {cols} entries, got shape {tuple(weight.shape)}")
-    return _ActiveValues.apply(weight.reshape(rows, cols), index.row_ptr, index.col)  # type: ignore[return-value]
+    matrix = weight.reshape(rows, cols)
+    if not in_forward_mode() and not (torch.is_grad_enabled() and weight.requires_grad):
+        return _gathered(matrix, index.row_ptr, index.col)
+    return _ActiveValues.apply(matrix, index.row_ptr, index.col)  # type: ignore[return-value]
 
 
 def dense_weight(values: Tensor, row_ptr: Tensor, col: Tensor, cols: int) -> Tensor:
@@ -49,14 +52,18 @@ def dense_weight(values: Tensor, row_ptr: Tensor, col: Tensor, cols: int) -> Ten
     return _Dense.apply(values, row_ptr, col, cols)  # type: ignore[return-value]
 
 
+def _gathered(matrix: Tensor, row_ptr: Tensor, col: Tensor) -> Tensor:
+    values = matrix.new_zeros(col.shape)
+    _ops.collect.default(matrix, row_ptr, col, 0, matrix.shape[0], values)
+    return values
+
+
 class _ActiveValues(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, weight: Tensor, row_ptr: Tensor, col: Tensor) -> Tensor:
         ctx.save_for_backward(row_ptr, col)
         ctx.shape = weight.shape
-        values = weight.new_zeros(col.shape)
-        _ops.collect(weight, row_ptr, col, 0, weight.shape[0], values)
-        return values
+        return _gathered(weight, row_ptr, col)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple:
@@ -68,7 +75,7 @@ class _Dense(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: Tensor, row_ptr: Tensor, col: Tensor, cols: int) -> Tensor:
         ctx.save_for_backward(row_ptr, col)
-        return _ops.expand(values.contiguous(), row_ptr, col, 0, row_ptr.shape[0] - 1, cols)
+        return _ops.expand.default(values.contiguous(), row_ptr, col, 0, row_ptr.shape[0] - 1, cols)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple:

@@ -36,7 +36,7 @@ def masked_linear(
     index = Index.of(index)
     input, weight, bias = autocast(input, weight, bias)
     check_linear(input, weight, index, bias, masked=True)
-    return torch.ops.sparsekern.masked_linear(input, weight, index, bias, active)
+    return torch.ops.sparsekern.masked_linear.default(input, weight, list(index), bias, active)
 
 
 def mask_of(index: Sequence[Tensor], shape: torch.Size) -> Tensor:

@@ -90,7 +90,7 @@ def convolve(
     unbatched = input.dim() == 3
     if unbatched:
         input = input.unsqueeze(0)
-    output = op(input, weight, index, bias, *window, *active).contiguous(memory_format=image_format(input))
+    output = op(input, weight, list(index), bias, *window, *active).contiguous(memory_format=image_format(input))
     return output[0] if unbatched else output
 
 

@@ -46,7 +46,7 @@ def sparse_linear(
     rows = _checked(input, values, index, bias, out_features)
     if index.t_row.shape != index.col.shape and not len(index.tiles) and input.device.type == "cpu":
         raise ValueError('index must hold the CSC index or tiles: take it from a Topology with views={"columns"}')
-    return _ops.sparse_linear(input, values, index, bias, rows)
+    return _ops.sparse_linear.default(input, values, list(index), bias, rows)
 
 
 def expanded_linear(
@@ -56,7 +56,9 @@ def expanded_linear(
     that are hardly sparse. Arguments, result and errors are the same."""
     index = Index.of(index)
     input, values, bias = autocast(input, values, bias)
-    return _ops.expanded_linear(input, values, index, bias, _checked(input, values, index, bias, out_features))
+    return _ops.expanded_linear.default(
+        input, values, list(index), bias, _checked(input, values, index, bias, out_features)
+    )
 
 
 def _checked(input: Tensor, values: Tensor, index: Index, bias: Tensor | None, out_features: int | None) -> int:
