@@ -53,7 +53,7 @@ def cpu_cases(quick: bool = False) -> list[Case]:
     found = cases(Linear(*shape, sparsity) for shape in SHAPES for sparsity in SPARSITIES)
     for dtype in ("bfloat16", "float64"):
         found += cases((Linear(1024, 1024, 128, s, dtype) for s in (0.8, 0.9, 0.95, 0.98)), ("forward", "step"))
-    return found
+    return found + cases([Linear(16, 16, 1, 0.5)], ("step",))  # which is what the call of a layer costs
 
 
 def gpu_cases(quick: bool = False) -> list[Case]:
