@@ -31,4 +31,11 @@ void with_floating_type(ScalarType dtype, const char* name, F f) {
   }
 }
 
+// Bytes of an element.
+inline int64_t size_of(ScalarType dtype, const char* name) {
+  int64_t size = 0;
+  with_floating_type(dtype, name, [&](auto zero) { size = sizeof zero; });
+  return size;
+}
+
 }  // namespace sparsekern

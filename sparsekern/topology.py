@@ -5,20 +5,23 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import floor, prod
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from . import ops
 from .ops.csr import check_pattern, check_vectors, flat_coordinates
+from .ops.expand import gathered
 from .ops.index import Index
 from .ops.tile_pattern import tile_side
 
 COLUMNS = frozenset({"columns"})
-VIEWS = frozenset({"columns", "counts", "tiles", "bits"})
+PACKED = frozenset({"packed"})
+VIEWS = frozenset({"columns", "counts", "tiles", "bits"}) | PACKED
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, init=False)
 class Topology:
     """The pattern of a weight matrix, which entries exist: a frozen CSR index with a fixed capacity.
 
@@ -33,7 +36,8 @@ class Topology:
         col: int32 `[capacity]`.
         views: what `index` holds beside these two, as the kernels need it: "columns", the transposed (CSC) index, or
             "counts", only its pointers; "tiles", the pattern in tiles for the L1-blocked kernels, or "bits", the
-            segment pointers of the rows and the pattern as a bitmask.
+            segment pointers of the rows and the pattern as a bitmask. Or "packed": the bitmask in the place of `col`,
+            which is then made anew whenever it is asked for.
 
     Raises:
         ValueError: this is no CSR pattern of this shape. It is checked once, here, on a GPU too; products follow the
@@ -42,22 +46,27 @@ class Topology:
 
     shape: tuple[int, ...]
     row_ptr: Tensor
-    col: Tensor
-    views: frozenset[str] = COLUMNS
-    built: tuple[Tensor, ...] = field(default=(), init=False, repr=False)
+    columns: Tensor  # `col`, or the bitmask in its place, int64 `[rows, ceil(cols / 64)]`
+    capacity: int
+    views: frozenset[str]
+    built: tuple[Tensor, ...] = field(repr=False)
 
-    def __post_init__(self) -> None:
+    def __init__(self, shape: tuple[int, ...], row_ptr: Tensor, col: Tensor, views: frozenset[str] = COLUMNS) -> None:
+        self.__dict__.update(
+            shape=shape, row_ptr=row_ptr, columns=col, capacity=col.numel(), views=views - PACKED, built=()
+        )
         if len(self.shape) < 2 or min(self.shape) < 0:
             raise ValueError(f"shape must have two or more dimensions, none below 0, got {tuple(self.shape)}")
-        if unknown := self.views - VIEWS:
+        if unknown := views - VIEWS:
             raise ValueError(f"views must be some of {', '.join(sorted(VIEWS))}, got {', '.join(sorted(unknown))}")
-        check_vectors(self.row_ptr, self.col)
+        check_vectors(row_ptr, col)
         if self.row_ptr.numel() != self.rows + 1:
             raise ValueError(f"row_ptr must have {self.rows + 1} elements, got {self.row_ptr.numel()}")
-        if not (self.row_ptr.is_contiguous() and self.col.is_contiguous()):
+        if not (row_ptr.is_contiguous() and col.is_contiguous()):
             raise ValueError("row_ptr and col must be contiguous")
         if self.device.type != "meta":
-            check_pattern(self.row_ptr, self.col, self.cols)
+            check_pattern(row_ptr, col, self.cols)
+            self.__dict__.update(self.with_views(views).__dict__)
 
     # ---- construction
 
@@ -68,8 +77,9 @@ class Topology:
         """Makes a topology of a pattern that needs no check: an operator or a topology has made it. `built`: what
         `index` holds beside `row_ptr` and `col`, if it is there already."""
         topology = object.__new__(cls)
-        topology.__dict__.update(shape=shape, row_ptr=row_ptr, col=col, views=views, built=built)
-        return topology
+        held = {"columns": col, "capacity": col.numel(), "views": views - PACKED, "built": built}
+        topology.__dict__.update(shape=shape, row_ptr=row_ptr, **held)
+        return topology.with_views(views)
 
     @classmethod
     def from_mask(
@@ -129,8 +139,11 @@ class Topology:
         return prod(self.shape[1:])
 
     @property
-    def capacity(self) -> int:
-        return self.col.numel()
+    def col(self) -> Tensor:
+        """The column of each position, int32 `[capacity]`, made anew where a bitmask is held in its place."""
+        if "packed" not in self.views:
+            return self.columns
+        return ops.bit_columns(self.row_ptr, self.columns, self.cols, self.capacity)
 
     @cached_property
     def nnz(self) -> int:
@@ -145,22 +158,26 @@ class Topology:
     def index(self) -> Index:
         """The tensors that the operators take, by name; views that are not wanted are empty."""
         if self.built:
-            return Index(self.row_ptr, self.col, *self.built)
-        views, none = self.views, self.col.new_empty(0)
-        t_ptr, t_row, t_pos = self.row_ptr.new_zeros(self.cols + 1), none, none
+            return Index(self.row_ptr, self.columns, *self.built)
+        views, row_ptr, none = self.views, self.row_ptr, self.row_ptr.new_empty(0)
+        if "packed" in views:
+            col, t_ptr = row_ptr.new_empty(self.capacity, 0), row_ptr.new_empty(self.cols + 1, 0)
+            return Index(row_ptr, col, t_ptr, none, none, none, none.to(torch.uint8), self.columns)
+        col = self.col
+        t_ptr, t_row, t_pos = row_ptr.new_zeros(self.cols + 1), none, none
         if views & {"columns", "counts"}:
-            t_ptr, *csc = ops.transpose_index(self.row_ptr, self.col, self.cols)
+            t_ptr, *csc = ops.transpose_index(row_ptr, col, self.cols)
             t_row, t_pos = csc if "columns" in views else (none, none)
-        segments = ops.tile_index(self.row_ptr, self.col, self.cols) if "bits" in views else none
+        segments = ops.tile_index(row_ptr, col, self.cols) if "bits" in views else none
         tiles = none.to(torch.uint8)
         if "tiles" in views:
-            tiles = ops.tile_pattern(self.row_ptr, self.col, self.cols, tile_side(1 - self.sparsity))
-        bits = ops.bit_index(self.row_ptr, self.col, self.cols) if "bits" in views else none.long()
-        return Index(self.row_ptr, self.col, t_ptr, t_row, t_pos, segments, tiles, bits)
+            tiles = ops.tile_pattern(row_ptr, col, self.cols, tile_side(1 - self.sparsity))
+        bits = ops.bit_index(row_ptr, col, self.cols) if "bits" in views else none.long()
+        return Index(row_ptr, col, t_ptr, t_row, t_pos, segments, tiles, bits)
 
     @property
     def device(self) -> torch.device:
-        return self.col.device
+        return self.row_ptr.device
 
     # ---- conversion
 
@@ -188,7 +205,7 @@ class Topology:
 
     def dense(self, values: Tensor) -> Tensor:
         """The weight as a dense tensor of `shape`, zeros in place."""
-        return ops.dense_weight(values, self.row_ptr, self.col, self.cols).reshape(self.shape)
+        return ops.dense_weight(values, self.row_ptr, self.columns, self.cols).reshape(self.shape)
 
     def gather(self, dense: Tensor) -> Tensor:
         """The entries of a dense tensor of `shape` at this pattern, `[capacity]`, slack zero."""
@@ -196,9 +213,7 @@ class Topology:
             raise ValueError(f"expected a tensor of shape {self.shape}, got {tuple(dense.shape)}")
         if not dense.is_floating_point():
             return self.from_csr(dense.reshape(-1)[self.coordinates()])
-        values = dense.new_zeros(self.capacity)
-        torch.ops.sparsekern.collect(dense.reshape(self.rows, self.cols), self.row_ptr, self.col, 0, self.rows, values)
-        return values
+        return gathered(dense.reshape(self.rows, self.cols), self.row_ptr, self.columns, self.capacity)
 
     def to(self, device: torch.device | str) -> Topology:
         """The same pattern on `device`; itself if it is there."""
@@ -209,8 +224,13 @@ class Topology:
         return self._copy(self.device)
 
     def _copy(self, device: torch.device | str) -> Topology:
-        row_ptr, col, *built = (tensor.to(device, copy=True) for tensor in self.index)
-        return self.trusted(self.shape, row_ptr, col, self.views, tuple(built))._known(self.__dict__.get("nnz"))
+        copied: dict[str, Any] = {
+            "row_ptr": self.row_ptr.to(device, copy=True),
+            "columns": self.columns.to(device, copy=True),
+        }
+        if "packed" not in self.views:
+            copied["built"] = tuple(tensor.to(device, copy=True) for tensor in self.index[2:])
+        return self._with(**copied)
 
     # ---- change
 
@@ -245,7 +265,26 @@ class Topology:
         """The same pattern with the given views of it."""
         if views == self.views:
             return self
-        return self.trusted(self.shape, self.row_ptr, self.col, views)._known(self.__dict__.get("nnz"))
+        if "packed" not in views:
+            columns = self.col
+        elif views != PACKED:
+            raise ValueError(f"views must be packed alone, got {', '.join(sorted(views))}")
+        else:
+            columns = ops.bit_index(self.row_ptr, self.col, self.cols)
+        return self._with(columns=columns, views=views, built=())
+
+    def _with(self, **changed: Any) -> Topology:
+        """The same pattern with other tensors."""
+        topology = object.__new__(type(self))
+        held = {name: value for name, value in self.__dict__.items() if name != "index"}  # made of the old ones
+        topology.__dict__.update(held, **changed)
+        return topology
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        if "col" in state:  # of version 0.1
+            state["columns"] = state.pop("col")
+            state["capacity"] = state["columns"].numel()
+        self.__dict__.update(state)
 
     def _known(self, nnz: int | None) -> Topology:
         """Remembers the number of nonzeros, if it is known, so that the device is not asked for it; returns itself."""
@@ -258,8 +297,13 @@ class Topology:
             self.shape == other.shape
             and self.nnz == other.nnz
             and torch.equal(self.row_ptr, other.row_ptr)
-            and torch.equal(self.col[: self.nnz], other.col[: self.nnz])
+            and self._same_columns(other)
         )
+
+    def _same_columns(self, other: Topology) -> bool:
+        if self.views == other.views == PACKED:
+            return torch.equal(self.columns, other.columns)
+        return torch.equal(self.col[: self.nnz], other.col[: self.nnz])
 
 
 def kept(sparsity: float, size: int) -> int:

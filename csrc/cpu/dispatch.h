@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "cpu/simd/bits.h"
 #include "cpu/simd/conv.h"
 #include "cpu/simd/linear.h"
 #include "cpu/simd/moment.h"
@@ -19,6 +20,7 @@ void set_isa(const std::string& name);  // throws std::invalid_argument
 const LinearKernels& linear_kernels(Storage storage);
 const ConvKernels& conv_kernels(Storage storage);
 const MomentKernels& moment_kernels(Storage storage);
+const BitKernels& bit_kernels(int64_t element_size);
 
 // A lambda of plain loops that `vectorized` compiles anew for every instruction set. It captures nothing: what it gets
 // as arguments cannot be changed by what it stores, so that the compiler can make vectors of the loops.

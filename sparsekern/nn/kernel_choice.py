@@ -33,6 +33,9 @@ class Step(NamedTuple):
     why: str
 
 
+WHOLE = Step(1 - 2**-53, "dense", "no weight is absent: dense products with the values as they are")  # on the CPU
+
+
 class Plan(NamedTuple):
     """The kernels of a layer for all densities: what a table says of its shape. A layer keeps it when the pattern
     changes, and a checkpoint holds it, so that a table that changes changes no run that has begun.
@@ -171,15 +174,17 @@ def _on_cpu(kind: str, distance: Callable[[dict], float], dtype: torch.dtype, ba
         if density < (taken[0][0] if taken else 1.0):
             taken.insert(0, (density, kernel))
     (_, first), shape = taken[0], shape_of(row)
+    whole = () if backend == "sparse" or taken[-1][1] == "dense" else (WHOLE,)
     if len(taken) == 1:
         asked = "asked for: products with the nonzeros only" if backend == "sparse" else ""
-        return _only(first, asked or f"fastest at every density measured at {shape}")
+        why = asked or f"fastest at every density measured at {shape}"
+        return Plan(None, (Step(0.0, first, why), *whole))
     start = f"is at most {taken[1][0]:.3g}, up to which {first} is fastest at {shape}"
     steps = [
         Step(density, kernel, f"density {{density}} is above {density:.3g}, where {kernel} is fastest at {shape}")
         for density, kernel in taken[1:]
     ]
-    return Plan(None, (Step(0.0, first, f"density {{density}} {start}"), *steps))
+    return Plan(None, (Step(0.0, first, f"density {{density}} {start}"), *steps, *whole))
 
 
 def _on_card(card: str, kind: str, distance: Callable[[dict], float], backend: str, master: bool) -> Plan:

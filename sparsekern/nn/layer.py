@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..ops.csr import check_pattern
 from ..ops.index import Index
 from ..ops.window import Window
-from ..topology import Topology, kept
+from ..topology import PACKED, Topology, kept
 from . import copies
 from .planned import Planned
 from .probe import Probe
@@ -170,7 +170,7 @@ class PatternLayer(Planned):
         self._install(topology, *self.choose_kernel(topology))
 
     def _install(self, topology: Topology, kernel: str, reason: str) -> None:
-        topology = topology.with_views(self._views(kernel))
+        topology = topology.with_views(self._views(kernel, topology.device))
         index = topology.index  # made before anything changes
         self.kernel, self.reason, self._topology, self._index = kernel, reason, topology, index
 
@@ -196,8 +196,10 @@ class PatternLayer(Planned):
             else:
                 self.set_topology(moved)
 
-    def _views(self, kernel: str) -> frozenset[str]:
-        return self.VIEWS.get(kernel, frozenset())
+    def _views(self, kernel: str, device: torch.device) -> frozenset[str]:
+        """Returns what of the index a kernel reads; on the CPU dense products need no columns, only bits."""
+        none = PACKED if device.type == "cpu" else frozenset()
+        return self.VIEWS.get(kernel, none)
 
     def pattern_repr(self) -> str:
         topology = self.topology

@@ -206,7 +206,7 @@ class MaskedLayer(PatternLayer):
     def adopt(self, weight: Tensor, row_ptr: Tensor, col: Tensor) -> Tensor:
         if weight.shape != self.weight_shape:
             raise ValueError(f"expected a weight of shape {self.weight_shape}, got {tuple(weight.shape)}")
-        self._adopt_pattern(row_ptr, col, max(col.numel(), self.col.numel()))
+        self._adopt_pattern(row_ptr, col, max(col.numel(), self.topology.capacity))
         return weight
 
 

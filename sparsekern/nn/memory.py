@@ -7,7 +7,8 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import nn
 
-from ..ops.expand import PANEL_BYTES
+from ..ops import extension
+from ..ops.expand import PANEL_BYTES, THREAD_PANEL_BYTES
 from .layer import PatternLayer
 from .masked import MaskedLayer
 from .sparse import SparseLayer
@@ -98,7 +99,7 @@ def _dense_row(name: str, parameter: nn.Parameter, state: Any) -> dict[str, Any]
 
 def _masked_row(layer: MaskedLayer, state: Any) -> dict[str, Any]:
     weight = layer.master
-    copy = layer.col.numel() * weight.element_size()
+    copy = layer.topology.capacity * weight.element_size()
     row = _dense_row("", weight, state)
     if layer.weight_gradient == "moment":  # lives as long as the gradient does
         row["gradients"] += weight.numel() * torch.promote_types(weight.dtype, torch.float32).itemsize
@@ -106,8 +107,13 @@ def _masked_row(layer: MaskedLayer, state: Any) -> dict[str, Any]:
 
 
 def _panel(layer: PatternLayer) -> int:
-    """Bytes of the expanded weight, if the layer's kernel has one."""
-    return min(prod(layer.weight_shape) * layer.stored.element_size(), PANEL_BYTES) if layer.kernel == "dense" else 0
+    """Bytes of the panels of the expanded weight, if the layer's kernel has them."""
+    size, device = prod(layer.weight_shape), layer.stored.device.type
+    if layer.kernel != "dense" or (device == "cpu" and layer.topology.nnz == size):  # nothing is expanded
+        return 0
+    threads = extension is not None and device == "cpu" and layer.window is None
+    most = THREAD_PANEL_BYTES * torch.get_num_threads() if threads else PANEL_BYTES
+    return min(size * layer.stored.element_size(), most)
 
 
 def _sparse_row(layer: SparseLayer, state: Any) -> dict[str, Any]:

@@ -4,7 +4,7 @@
 """
 
 from .backend import extension
-from .bit_index import bit_index
+from .bit_index import bit_columns, bit_index
 from .compress import compress, compress_mask, coordinates
 from .conv2d_gradient_moment import conv2d_gradient_moment
 from .expand import active_values, dense_weight
@@ -35,6 +35,7 @@ from . import host as host
 
 __all__ = [
     "active_values",
+    "bit_columns",
     "bit_index",
     "compress",
     "compress_mask",

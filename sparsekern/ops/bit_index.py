@@ -1,4 +1,4 @@
-"""A CSR pattern as a bitmask: `bit_index`."""
+"""A CSR pattern as a bitmask: `bit_index`, and back: `bit_columns`."""
 
 import torch
 from torch import Tensor
@@ -15,6 +15,20 @@ def bit_index(row_ptr: Tensor, col: Tensor, cols: int) -> Tensor:
     return torch.ops.sparsekern.bit_index(row_ptr, col, cols)
 
 
+def bit_columns(row_ptr: Tensor, bits: Tensor, cols: int, capacity: int) -> Tensor:
+    """Returns the columns of a bitmask, int32 `[capacity]`, zero in the slack.
+
+    Raises:
+        ValueError: a row has not as many bits as `row_ptr` says, or there are more than `capacity`.
+    """
+    return torch.ops.sparsekern.bit_columns(row_ptr, bits, cols, capacity)
+
+
+def bit_mask(bits: Tensor, cols: int) -> Tensor:
+    """Returns a bitmask as bool `[rows, cols]`."""
+    return ((bits[:, :, None] >> torch.arange(TILE, device=bits.device)) & 1).bool().flatten(1)[:, :cols]
+
+
 def bit_index_reference(row_ptr: Tensor, col: Tensor, cols: int) -> Tensor:
     """Returns which columns of every segment of `TILE` exist: int64 `[rows, tiles]`, the lowest bit first."""
     check_host(row_ptr, col, cols)
@@ -29,8 +43,31 @@ def bit_index_fake(row_ptr: Tensor, col: Tensor, cols: int) -> Tensor:
     return col.new_empty((row_ptr.shape[0] - 1, (cols + TILE - 1) // TILE), dtype=torch.int64)
 
 
+def bit_columns_reference(row_ptr: Tensor, bits: Tensor, cols: int, capacity: int) -> Tensor:
+    """Returns which columns exist, row by row: int32 `[capacity]`."""
+    mask = bit_mask(bits, cols)
+    if bits.device.type == "cpu":
+        if not torch.equal(mask.sum(1), row_ptr.diff()):
+            raise ValueError("bits must have as many in each row as row_ptr says")
+        if int(row_ptr[-1]) > capacity:
+            raise ValueError(f"capacity must be at least {int(row_ptr[-1])}, got {capacity}")
+    col = torch.zeros(capacity, dtype=torch.int32, device=bits.device)
+    found = mask.nonzero()[:, 1]
+    col[: found.numel()] = found.to(torch.int32)
+    return col
+
+
+def bit_columns_fake(row_ptr: Tensor, bits: Tensor, cols: int, capacity: int) -> Tensor:
+    return row_ptr.new_empty(capacity)
+
+
 define(
     "bit_index(Tensor row_ptr, Tensor col, SymInt cols) -> Tensor",
     reference=bit_index_reference,
     fake=bit_index_fake,
+)
+define(
+    "bit_columns(Tensor row_ptr, Tensor bits, SymInt cols, SymInt capacity) -> Tensor",
+    reference=bit_columns_reference,
+    fake=bit_columns_fake,
 )

@@ -1,5 +1,6 @@
-"""Between a value vector and the dense matrix: `expand` and `expand_bits` write nonzeros into dense rows, `collect`
-reads them back. `dense_weight` and `active_values` are the two directions for a whole matrix, differentiable."""
+"""Between a value vector and the dense matrix: `expand` and `expand_bits` write nonzeros into dense rows, `collect` and
+`collect_bits` read them back. `dense_weight` and `active_values` are the two directions for a whole matrix,
+differentiable."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,12 +9,14 @@ import torch
 from torch import Tensor
 
 from ..private_torch import in_forward_mode
+from .bit_index import bit_columns, bit_mask
 from .csr import check_host, rows_of
-from .index import TILE, Index
+from .index import Index
 from .library import define
 
 _ops = torch.ops.sparsekern
 PANEL_BYTES = 64 << 20  # the largest panel of a weight that is expanded
+THREAD_PANEL_BYTES = 4 << 20  # about that of a thread of the CPU kernel for linear layers (kPanelBytes)
 
 
 def active_values(weight: Tensor, index: Sequence[Tensor]) -> Tensor:
@@ -37,14 +40,16 @@ def active_values(weight: Tensor, index: Sequence[Tensor]) -> Tensor:
         raise ValueError(f"weight must have {rows} rows of {cols} entries, got shape {tuple(weight.shape)}")
     matrix = weight.reshape(rows, cols)
     if not in_forward_mode() and not (torch.is_grad_enabled() and weight.requires_grad):
-        return _gathered(matrix, index.row_ptr, index.col)
-    return _ActiveValues.apply(matrix, index.row_ptr, index.col)  # type: ignore[return-value]
+        return gathered(matrix, index.row_ptr, index.columns, index.capacity)
+    return _ActiveValues.apply(matrix, index.row_ptr, index.columns, index.col)  # type: ignore[return-value]
 
 
 def dense_weight(values: Tensor, row_ptr: Tensor, col: Tensor, cols: int) -> Tensor:
     """Makes the matrix `[rows, cols]` of the values `[capacity]` of a pattern, zeros in place. Differentiable in
-    `values`."""
+    `values`. `col` is int32 `[capacity]`, or the bitmask of the pattern."""
     if in_forward_mode():  # of which PyTorch's own operators know the derivatives
+        if col.dim() == 2:
+            col = bit_columns(row_ptr, col, cols, values.shape[0])
         positions = torch.arange(col.shape[0], dtype=row_ptr.dtype, device=row_ptr.device)
         rows = torch.searchsorted(row_ptr[1:], positions, right=True)  # slack lies behind the last one
         dense = values.new_zeros(row_ptr.shape[0] * cols).index_add(0, rows * cols + col, values)
@@ -52,34 +57,41 @@ def dense_weight(values: Tensor, row_ptr: Tensor, col: Tensor, cols: int) -> Ten
     return _Dense.apply(values, row_ptr, col, cols)  # type: ignore[return-value]
 
 
-def _gathered(matrix: Tensor, row_ptr: Tensor, col: Tensor) -> Tensor:
-    values = matrix.new_zeros(col.shape)
-    _ops.collect.default(matrix, row_ptr, col, 0, matrix.shape[0], values)
+def gathered(weight: Tensor, row_ptr: Tensor, columns: Tensor, capacity: int) -> Tensor:
+    """Returns the entries of a matrix at a pattern, `[capacity]`, zero in the slack; `columns` are int32 `[capacity]`
+    or the bitmask."""
+    values = weight.new_zeros(capacity)
+    collect = _ops.collect.default if columns.dim() == 1 else _ops.collect_bits.default
+    collect(weight, row_ptr, columns, 0, weight.shape[0], values)
     return values
 
 
 class _ActiveValues(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, row_ptr: Tensor, col: Tensor) -> Tensor:
-        ctx.save_for_backward(row_ptr, col)
+    def forward(ctx: Any, weight: Tensor, row_ptr: Tensor, columns: Tensor, slots: Tensor) -> Tensor:
+        # `slots` is as long as the result: a number taken from a shape could not be traced.
+        ctx.save_for_backward(row_ptr, columns)
         ctx.shape = weight.shape
-        return _gathered(weight, row_ptr, col)
+        return gathered(weight, row_ptr, columns, slots.shape[0])
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple:
-        row_ptr, col = ctx.saved_tensors
-        return _Dense.apply(grad_outputs[0], row_ptr, col, ctx.shape[1]), None, None
+        row_ptr, columns = ctx.saved_tensors
+        return _Dense.apply(grad_outputs[0], row_ptr, columns, ctx.shape[1]), None, None, None
 
 
 class _Dense(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, values: Tensor, row_ptr: Tensor, col: Tensor, cols: int) -> Tensor:
-        ctx.save_for_backward(row_ptr, col)
-        return _ops.expand.default(values.contiguous(), row_ptr, col, 0, row_ptr.shape[0] - 1, cols)
+    def forward(ctx: Any, values: Tensor, row_ptr: Tensor, columns: Tensor, cols: int) -> Tensor:
+        ctx.save_for_backward(row_ptr, columns)
+        ctx.capacity = values.shape[0]
+        expand = _ops.expand.default if columns.dim() == 1 else _ops.expand_bits.default
+        return expand(values.contiguous(), row_ptr, columns, 0, row_ptr.shape[0] - 1, cols)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple:
-        return _ActiveValues.apply(grad_outputs[0].contiguous(), *ctx.saved_tensors), None, None, None
+        gradient = grad_outputs[0].contiguous()
+        return _ActiveValues.apply(gradient, *ctx.saved_tensors, gradient.new_empty(ctx.capacity, 0)), None, None, None
 
 
 # ---- panels: dense rows of a weight that is expanded piece by piece
@@ -104,11 +116,23 @@ def group_panels(rows: int, cols: int, element_size: int, groups: int) -> list[t
 
 
 def panel(values: Tensor, index: Sequence[Tensor], start: int, stop: int, cols: int) -> Tensor:
-    """Returns rows `start:stop` of the matrix, dense `[stop-start, cols]`, from its bitmask if there is one."""
+    """Returns rows `start:stop` of the matrix, dense `[stop-start, cols]`, from its bitmask if there is one. Where no
+    entry is absent they are a view of the values."""
     index = Index.of(index)
+    if index.capacity == index.rows * cols and values.device.type == "cpu" and int(index.row_ptr[-1]) == index.capacity:
+        return values.view(index.rows, cols)[start:stop]
     if index.bits.numel():
-        return _ops.expand_bits(values, index.tile_ptr, index.bits, start, stop, cols)
+        pointers = index.tile_ptr if index.tile_ptr.numel() else index.row_ptr
+        return _ops.expand_bits(values, pointers, index.bits, start, stop, cols)
     return _ops.expand(values, index.row_ptr, index.col, start, stop, cols)
+
+
+def collect_panel(dense: Tensor, index: Sequence[Tensor], start: int, stop: int, out: Tensor) -> None:
+    """Writes the active entries of rows `start:stop` of a matrix to their positions in `out`, by the bitmask where
+    there are no columns."""
+    index = Index.of(index)
+    collect = _ops.collect if index.col.dim() == 1 else _ops.collect_bits
+    collect(dense, index.row_ptr, index.columns, start, stop, out)
 
 
 # ---- references
@@ -123,13 +147,20 @@ def expand_reference(values: Tensor, row_ptr: Tensor, col: Tensor, start: int, s
     return dense
 
 
-def expand_bits_reference(values: Tensor, tile_ptr: Tensor, bits: Tensor, start: int, stop: int, cols: int) -> Tensor:
-    """`expand` of a pattern as a bitmask."""
-    lanes = torch.arange(TILE, device=bits.device)
-    mask = ((bits[start:stop, :, None] >> lanes) & 1).bool()
-    dense = values.new_zeros(mask.shape)
-    dense[mask] = values[int(tile_ptr[start, 0]) : int(tile_ptr[stop - 1, -1])] if mask.numel() else values[:0]
-    return dense.flatten(1)[:, :cols].contiguous()
+def expand_bits_reference(values: Tensor, pointers: Tensor, bits: Tensor, start: int, stop: int, cols: int) -> Tensor:
+    """Does what `expand` does, of a pattern as a bitmask; `pointers` is the index's `row_ptr` or `tile_ptr`."""
+    dense = values.new_zeros(stop - start, cols)
+    mask = bit_mask(bits[start:stop], cols)
+    first = int(pointers.reshape(-1)[start * (pointers.shape[1] if pointers.dim() == 2 else 1)]) if start < stop else 0
+    dense[mask] = values[first : first + int(mask.sum())]
+    return dense
+
+
+def collect_bits_reference(dense: Tensor, row_ptr: Tensor, bits: Tensor, start: int, stop: int, out: Tensor) -> None:
+    """Does what `collect` does, of a pattern as a bitmask; `dense` has the dtype of `out`."""
+    if dense.dtype != out.dtype:
+        raise ValueError(f"dense must have the dtype {out.dtype} of out, got {dense.dtype}")
+    out[int(row_ptr[start]) : int(row_ptr[stop])] = dense[bit_mask(bits[start:stop], dense.shape[1])]
 
 
 def collect_reference(dense: Tensor, row_ptr: Tensor, col: Tensor, start: int, stop: int, out: Tensor) -> None:
@@ -149,11 +180,15 @@ define(
     fake=expand_fake,
 )
 define(
-    "expand_bits(Tensor values, Tensor tile_ptr, Tensor bits, int start, int stop, SymInt cols) -> Tensor",
+    "expand_bits(Tensor values, Tensor pointers, Tensor bits, int start, int stop, SymInt cols) -> Tensor",
     reference=expand_bits_reference,
     fake=expand_fake,
 )
 define(
     "collect(Tensor dense, Tensor row_ptr, Tensor col, int start, int stop, Tensor(a!) out) -> ()",
     reference=collect_reference,
+)
+define(
+    "collect_bits(Tensor dense, Tensor row_ptr, Tensor bits, int start, int stop, Tensor(a!) out) -> ()",
+    reference=collect_bits_reference,
 )

@@ -26,7 +26,7 @@ def _nonzeros(index: list[Tensor]) -> int:
     """Counts the nonzeros of an index; for tensors without data, the room for them."""
     row_ptr, col, *_ = index
     unknown = isinstance(row_ptr, FakeTensor) or row_ptr.device.type == "meta"
-    return col.numel() if unknown else int(row_ptr[-1])
+    return col.shape[0] if unknown else int(row_ptr[-1])
 
 
 def _positions(features: Tensor) -> int:

@@ -19,8 +19,9 @@ class Index(NamedTuple):
 
     Attributes:
         row_ptr: `[rows + 1]`, where each row starts (CSR).
-        col: `[capacity]`, the column of each position.
-        t_ptr: `[cols + 1]`, where each column starts in the transposed index (CSC); zeros where it is not wanted.
+        col: `[capacity]`, the column of each position; without elements, `[capacity, 0]`, where `bits` tells them.
+        t_ptr: `[cols + 1]`, where each column starts in the transposed index (CSC); zeros, or without elements,
+            `[cols + 1, 0]`, where it is not wanted.
         t_row: `[capacity]` or empty, the row of each position of the transposed index.
         t_pos: `[capacity]` or empty, the position in `values` of each position of the transposed index.
         tile_ptr: `[rows, tiles + 1]` or empty, where each segment of 64 columns starts in its row.
@@ -57,3 +58,12 @@ class Index(NamedTuple):
     @property
     def cols(self) -> int:
         return self.t_ptr.shape[0] - 1
+
+    @property
+    def capacity(self) -> int:
+        return self.col.shape[0]
+
+    @property
+    def columns(self) -> Tensor:
+        """The columns as the pattern holds them: `col`, or `bits` where there is no `col`."""
+        return self.bits if self.col.dim() == 2 else self.col

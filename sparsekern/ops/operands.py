@@ -67,8 +67,8 @@ def _check_weight(
 ) -> None:
     """Checks a value vector, or a dense weight of `shape`, and the bias."""
     if shape is None:
-        if weight.shape != index.col.shape:
-            raise ValueError(f"values must have the shape {tuple(index.col.shape)} of col, got {tuple(weight.shape)}")
+        if weight.dim() != 1 or weight.shape[0] != index.capacity:
+            raise ValueError(f"values must have the shape ({index.capacity},) of col, got {tuple(weight.shape)}")
     elif tuple(weight.shape) != tuple(shape):
         raise ValueError(f"weight must have the shape {tuple(shape)}, got {tuple(weight.shape)}")
     elif index.bits.shape != (rows, (index.cols + TILE - 1) // TILE):

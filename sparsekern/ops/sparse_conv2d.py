@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .expand import collect_reference, expand_reference, group_panels, panel
+from .expand import collect_panel, collect_reference, expand_reference, group_panels, panel
 from .index import Index
 from .library import define
 from .operands import autocast, check_conv2d
@@ -159,8 +159,7 @@ def expanded_conv2d_backward_reference(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of `expanded_conv2d`, in the same panels."""
     w = Window(*window)
-    row_ptr, col, *_ = index
-    h, rows, cols = w.padded(input), row_ptr.numel() - 1, w.cols(input)
+    h, rows, cols = w.padded(input), Index.of(index).rows, w.cols(input)
     panels = group_panels(rows, cols, values.element_size(), w.groups) if need_input or need_values else []
     grad_h = torch.zeros_like(h) if need_input and len(panels) > 1 else input.new_empty(0)
     grad_values = torch.zeros_like(values) if need_values else values.new_empty(0)
@@ -177,7 +176,7 @@ def expanded_conv2d_backward_reference(
         elif need_input:
             grad_h = grad_part
         if need_values:
-            _ops.collect(grad_weight.reshape(stop - start, cols), row_ptr, col, start, stop, grad_values)
+            collect_panel(grad_weight.reshape(stop - start, cols), index, start, stop, grad_values)
     return (
         w.cropped(grad_h).contiguous(memory_format=image_format(input)) if need_input else grad_h,
         grad_values,

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .expand import collect_reference, expand_reference, panel, row_panels
+from .expand import collect_panel, collect_reference, expand_reference, panel, row_panels
 from .index import Index
 from .library import define
 from .operands import autocast, check_linear
@@ -52,8 +52,9 @@ def sparse_linear(
 def expanded_linear(
     input: Tensor, values: Tensor, index: Sequence[Tensor], bias: Tensor | None = None, out_features: int | None = None
 ) -> Tensor:
-    """Computes `sparse_linear` by dense products with row panels (64 MiB at most) of the expanded weight, for weights
-    that are hardly sparse. Arguments, result and errors are the same."""
+    """Computes `sparse_linear` by dense products with panels of the expanded weight, for weights that are hardly
+    sparse. Arguments, result and errors are the same; the index may hold a bitmask in the place of columns, and is
+    expanded from it faster. Where no weight is absent, `values` is the matrix, and nothing is expanded."""
     index = Index.of(index)
     input, values, bias = autocast(input, values, bias)
     return _ops.expanded_linear.default(
@@ -135,7 +136,6 @@ def expanded_linear_backward_reference(
     need_bias: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of `expanded_linear`, in the same row panels."""
-    row_ptr, col, *_ = index
     rows, cols = grad_output.shape[-1], input.shape[-1]
     delta, h = flat(grad_output), flat(input)
     grad_input = h.new_zeros(h.shape if need_input and not rows else 0)
@@ -145,8 +145,7 @@ def expanded_linear_backward_reference(
             part, weight = delta[:, start:stop], panel(values, index, start, stop, cols)
             grad_input = part @ weight if start == 0 else grad_input.addmm_(part, weight)
         if need_values:
-            dense = delta[:, start:stop].t() @ h
-            _ops.collect(dense, row_ptr, col, start, stop, grad_values)
+            collect_panel(delta[:, start:stop].t() @ h, index, start, stop, grad_values)
     grad_bias = delta.sum(0).to(values.dtype) if need_bias else values.new_empty(0)
     return grad_input.reshape(input.shape) if need_input else grad_input, grad_values, grad_bias
 

@@ -69,7 +69,7 @@ def expand_bits(p: Pattern, values: Tensor, tile_ptr: Tensor, bits: Tensor, *row
     return p.dense(values)[start:stop].double()
 
 
-def collect(p: Pattern, dense: Tensor, row_ptr: Tensor, col: Tensor, start: int, stop: int, out: Tensor) -> Tensor:
+def collect(p: Pattern, dense: Tensor, row_ptr: Tensor, columns: Tensor, start: int, stop: int, out: Tensor) -> Tensor:
     full = torch.zeros(p.mask.shape, dtype=torch.float64)
     full[start:stop] = dense
     return torch.cat([full[p.mask], torch.zeros(p.slack)])
@@ -149,6 +149,10 @@ def tile_pattern(p: Pattern, row_ptr: Tensor, col: Tensor, cols: int, side: int)
     return torch.from_numpy(np.concatenate([part.view(np.uint8) for part in parts]))
 
 
+def bit_columns(p: Pattern, row_ptr: Tensor, bits: Tensor, cols: int, capacity: int) -> Tensor:
+    return torch.cat([p.mask.nonzero()[:, 1], torch.zeros(p.slack)]).int()
+
+
 def bit_index(p: Pattern, row_ptr: Tensor, col: Tensor, cols: int) -> Tensor:
     words = np.zeros((p.rows, -(-cols // 64)), dtype=np.uint64)
     for r, c in p.mask.nonzero().tolist():
@@ -194,6 +198,8 @@ EXPECTED: dict[str, Callable] = {
         f.__name__: f
         for f in (expand, expand_bits, collect, sampled_gradient, guided_sample, random_subset, compress, rewire)
     },
+    "collect_bits": collect,
+    "bit_columns": bit_columns,
     "compress_mask": compress_mask,
     "masked_linear": expected_masked_linear,
     "masked_linear_backward": expected_masked_linear_backward,
@@ -206,7 +212,11 @@ EXPECTED: dict[str, Callable] = {
     "score_step": expected_score_step,
     **{f.__name__: f for f in (transpose_index, tile_index, tile_pattern, bit_index, topk_mask, kth_largest)},
 }
-MUTATED = {"collect": (5,), "random_subset": (0,), "snr_update": (0,), "score_step": (0, 1, 2)}  # the results
+MUTATED = {  # the results
+    **dict.fromkeys(("collect", "collect_bits"), (5,)),
+    **dict.fromkeys(("random_subset", "snr_update"), (0,)),
+    "score_step": (0, 1, 2),
+}
 
 
 def _args(name: str, sample: Sample) -> list:

@@ -59,13 +59,40 @@ def expand(dtype: torch.dtype) -> list[Sample]:
 
 
 def expand_bits(dtype: torch.dtype) -> list[Sample]:
-    """values, tile_ptr, bits, start, stop, cols"""
+    """values, pointers, bits, start, stop, cols"""
     samples = []
-    for sample in expand(dtype):
+    for sample in [*expand(dtype), *wide_rows(dtype)]:
         values, row_ptr, col, start, stop, cols = sample.args
         tile_ptr, bits = (op(row_ptr, col, cols) for op in (make_tiles, make_bits))
-        samples.append(Sample(sample.name, (values, tile_ptr, bits, start, stop, cols), sample.pattern))
+        for pointers in (tile_ptr, row_ptr):
+            samples.append(Sample(sample.name, (values, pointers, bits, start, stop, cols), sample.pattern))
     return samples
+
+
+def wide_rows(dtype: torch.dtype) -> list[Sample]:
+    """Arguments of `expand`: rows of many words, which vector instructions take up."""
+    several = (Pattern(mask(9, 530, density)) for density in (0.1, 0.5, 0.97, 1.0))
+    return [Sample(f"wide {p.rows}", (p.values(dtype), p.row_ptr, p.col, 2, 9, p.cols), p) for p in several]
+
+
+def collect_bits(dtype: torch.dtype) -> list[Sample]:
+    """dense, row_ptr, bits, start, stop, out"""
+    samples = []
+    for sample in [*expand(dtype), *wide_rows(dtype)]:
+        values, row_ptr, col, start, stop, cols = sample.args
+        for make in (plain, strided):
+            bits, dense = make_bits(row_ptr, col, cols), make(stop - start, cols, dtype=dtype)
+            args = (dense, row_ptr, bits, start, stop, torch.zeros_like(values))
+            samples.append(Sample(f"{sample.name}, {make.__name__}", args, sample.pattern))
+    return samples
+
+
+def bit_columns(dtype: torch.dtype) -> list[Sample]:
+    """row_ptr, bits, cols, capacity"""
+    return [
+        Sample(name, (p.row_ptr, make_bits(p.row_ptr, p.col, p.cols), p.cols, p.col.numel()), p)
+        for name, p in {**patterns(), "wide": Pattern(mask(9, 530, 0.5))}.items()
+    ]
 
 
 def collect(dtype: torch.dtype) -> list[Sample]:
@@ -234,6 +261,7 @@ SAMPLES: dict[str, Callable[[torch.dtype], list[Sample]]] = {
     "expand": expand,
     "expand_bits": expand_bits,
     "collect": collect,
+    "collect_bits": collect_bits,
     "sampled_gradient": sampled_gradient,
     "sampled_conv2d_gradient": sampled_conv2d_gradient,
     "guided_sample": guided_sample,
@@ -245,6 +273,7 @@ SAMPLES: dict[str, Callable[[torch.dtype], list[Sample]]] = {
     "tile_index": tile_index,
     "tile_pattern": tile_pattern,
     "bit_index": bit_index,
+    "bit_columns": bit_columns,
     "topk_mask": topk_mask,
     "kth_largest": kth_largest,
     "gradient_moment": gradient_moment,
@@ -262,6 +291,7 @@ INDICES = (
     "tile_index",
     "tile_pattern",
     "bit_index",
+    "bit_columns",
 )
 FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 DTYPES: dict[str, tuple[torch.dtype, ...]] = {

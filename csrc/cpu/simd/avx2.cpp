@@ -15,6 +15,7 @@
 #define SPARSEKERN_ISA avx2
 #define SPARSEKERN_VECTOR_BYTES 32
 #define SPARSEKERN_REGISTERS 16
+#include "cpu/simd/bits-inl.h"
 #include "cpu/simd/conv-inl.h"
 #include "cpu/simd/linear-inl.h"
 #include "cpu/simd/moment-inl.h"

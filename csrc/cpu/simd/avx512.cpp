@@ -16,6 +16,7 @@
 #define SPARSEKERN_ISA avx512
 #define SPARSEKERN_VECTOR_BYTES 64
 #define SPARSEKERN_REGISTERS 32
+#include "cpu/simd/bits-inl.h"
 #include "cpu/simd/conv-inl.h"
 #include "cpu/simd/linear-inl.h"
 #include "cpu/simd/moment-inl.h"

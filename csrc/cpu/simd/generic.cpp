@@ -2,6 +2,7 @@
 #define SPARSEKERN_ISA generic
 #define SPARSEKERN_VECTOR_BYTES 16
 #define SPARSEKERN_REGISTERS 16
+#include "cpu/simd/bits-inl.h"
 #include "cpu/simd/conv-inl.h"
 #include "cpu/simd/linear-inl.h"
 #include "cpu/simd/moment-inl.h"

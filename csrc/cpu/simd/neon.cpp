@@ -6,6 +6,7 @@
 #define SPARSEKERN_ISA neon
 #define SPARSEKERN_VECTOR_BYTES 16
 #define SPARSEKERN_REGISTERS 32
+#include "cpu/simd/bits-inl.h"
 #include "cpu/simd/conv-inl.h"
 #include "cpu/simd/linear-inl.h"
 #include "cpu/simd/moment-inl.h"

@@ -76,7 +76,7 @@ def flows(model: nn.Module, layers: Sequence[PatternLayer], inputs: Arguments) -
     found = []
     for layer in copies:
         if not layer.probe.records:
-            rows = layer.col.new_zeros(layer.weight_shape[0], dtype=torch.float64)
+            rows = layer.row_ptr.new_zeros(layer.weight_shape[0], dtype=torch.float64)
             found.append((rows, rows.new_zeros(layer.topology.cols)))
             continue
         found.append((_share(layer.probe.row_weight()), _share(layer.probe.col_weight())))

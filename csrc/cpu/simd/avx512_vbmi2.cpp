@@ -1,0 +1,23 @@
+// The vector kernels of 2-byte elements that AVX-512 with VBMI2 has better. Standard headers come before the pragma, so
+// that what they define inline is compiled for every processor.
+#if defined(__x86_64__)
+#include <immintrin.h>
+
+#include <cstdint>
+#include <utility>
+
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi2,avx2,fma"))), \
+                             apply_to = function)
+#else
+#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi2,avx2,fma")
+#endif
+#define SPARSEKERN_ISA avx512
+#define SPARSEKERN_VBMI2
+#define SPARSEKERN_VECTOR_BYTES 64
+#define SPARSEKERN_REGISTERS 32
+#include "cpu/simd/bits-inl.h"
+#if defined(__clang__)
+#pragma clang attribute pop
+#endif
+#endif
