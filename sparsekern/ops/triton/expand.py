@@ -5,6 +5,7 @@ import triton.language as tl
 from torch import Tensor
 from triton.language.extra import libdevice
 
+from ..expand import expand_bits_reference
 from ..index import TILE
 from .launch import Config, launch
 
@@ -27,15 +28,17 @@ def collect(dense: Tensor, row_ptr: Tensor, col: Tensor, start: int, stop: int, 
     launch(_gather, lambda _: (stop - start,), dense, row_ptr, col, out, start, *strides, configs=CONFIGS)
 
 
-def expand_bits(values: Tensor, tile_ptr: Tensor, bits: Tensor, start: int, stop: int, cols: int) -> Tensor:
-    """Rows `start:stop` of the matrix in one pass that writes every entry once."""
+def expand_bits(values: Tensor, pointers: Tensor, bits: Tensor, start: int, stop: int, cols: int) -> Tensor:
+    """Rows `start:stop` of the matrix in one pass that writes every entry once, if `pointers` are those of segments."""
+    if pointers.dim() == 1:  # of rows, where a layer was laid out for the CPU: not on the way of a step
+        return expand_bits_reference(values, pointers, bits, start, stop, cols)
     dense = values.new_empty(stop - start, cols)
     tiles = bits.shape[1]
 
     def grid(blocks: dict[str, int]) -> tuple[int, ...]:
         return triton.cdiv(stop - start, blocks["ROWS"]), tiles
 
-    launch(_decode, grid, values, tile_ptr, bits, dense, start, stop, cols, tiles, configs=BITS_CONFIGS)
+    launch(_decode, grid, values, pointers, bits, dense, start, stop, cols, tiles, configs=BITS_CONFIGS)
     return dense
 
 
