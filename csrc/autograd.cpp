@@ -127,6 +127,7 @@ void product(const OperatorHandle& op, Stack* stack) {
   {
     // Below the record of views, too: a result of which a kernel made one may be changed in place as any other.
     at::AutoDispatchBelowADInplaceOrView guard;
+    arguments[kIndex] = arguments[kIndex].toTensorVector();  // that of a traced graph is a constant
     op.callBoxed(stack);
   }
   if (node) torch::autograd::set_history(stack->back().toTensor(), node);

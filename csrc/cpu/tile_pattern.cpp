@@ -11,7 +11,7 @@ Tensor tile_pattern(const Tensor& row_ptr, const Tensor& col, int64_t cols, int6
   require(side > 0 && side <= kMostSide && side % 16 == 0, "side must be a multiple of 16 up to ", kMostSide, ", got ",
           side);
   const Csr csr = pattern_of(row_ptr, col, cols);
-  Tensor tiles = torch::stable::new_empty(col, {tile_bytes(csr.rows, cols, csr.nnz, side)}, ScalarType::Byte);
+  Tensor tiles = torch::stable::new_empty(col, {tile_bytes(csr.rows, cols, col.numel(), side)}, ScalarType::Byte);
   torch::stable::zero_(tiles);
   write_tile_header(tiles.mutable_data_ptr(), csr.rows, cols, csr.nnz, side);
   const TileView view = tile_view(tiles.const_data_ptr(), csr.ptr);

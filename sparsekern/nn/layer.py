@@ -14,7 +14,7 @@ from ..ops.index import Index
 from ..ops.window import Window
 from ..topology import PACKED, Topology, kept
 from . import copies
-from .planned import Planned
+from .planned import UNSEEN, Planned
 from .probe import Probe
 
 Layer = TypeVar("Layer", bound="PatternLayer")
@@ -67,6 +67,7 @@ class PatternLayer(Planned):
             device = topology.device
         self.weight_shape, self.backend = weight_shape, backend
         self.probe: Probe | None = None
+        self.use, self.refined = None, UNSEEN
         self.loads = 0  # how often a state dict brought another pattern
         self.pattern_given = False  # by masks, of whatever sparsity
         factory: dict[str, Any] = {"device": device, "dtype": dtype}

@@ -28,7 +28,8 @@ def tile_pattern(row_ptr: Tensor, col: Tensor, cols: int, side: int) -> Tensor:
         entries before each tile, tiles by columns; uint16 `[nnz]` entries in this order, within a tile by columns:
         the row in the tile, and times 256 its place in the row of the tile; uint8 `[nnz]` columns in the tile, in the
         order of `col`; uint8 `[tiles, side]` rows by count and their counts, tiles by rows; the same of columns,
-        tiles by columns. The parts of two and one bytes are padded to four.
+        tiles by columns. The parts of two and one bytes are padded to four. There are as many bytes as `capacity`
+    nonzeros would take, those behind are zero.
 
     Raises:
         ValueError: this is no CSR pattern of so many columns, or no such side.
@@ -40,7 +41,12 @@ def tile_pattern(row_ptr: Tensor, col: Tensor, cols: int, side: int) -> Tensor:
 
 
 def _sizes(rows: int, cols: int, side: int) -> tuple[int, int]:
-    return -(-rows // side), -(-cols // side)
+    return (rows + side - 1) // side, (cols + side - 1) // side
+
+
+def _bytes(rows: int, cols: int, nnz: int, side: int) -> int:
+    down, across = _sizes(rows, cols, side)
+    return 4 * (5 + down * across) + (2 * nnz + 3) // 4 * 4 + (nnz + 3) // 4 * 4 + 4 * down * across * side
 
 
 def _by_count(group: Tensor, groups: int, side: int) -> tuple[Tensor, Tensor]:
@@ -74,12 +80,14 @@ def tile_pattern_reference(row_ptr: Tensor, col: Tensor, cols: int, side: int) -
         pad[1],
         *(table.flatten() for table in (row_order, row_count, col_order, col_count)),
     ]
-    return torch.cat([part.to(torch.uint8) for part in parts])
+    tiles = col.new_zeros(_bytes(rows, cols, col.numel(), side), dtype=torch.uint8)
+    used = torch.cat([part.to(torch.uint8) for part in parts])
+    tiles[: used.numel()] = used
+    return tiles
 
 
 def tile_pattern_fake(row_ptr: Tensor, col: Tensor, cols: int, side: int) -> Tensor:
-    size = torch.library.get_ctx().new_dynamic_size()
-    return col.new_empty((size,), dtype=torch.uint8)
+    return col.new_empty((_bytes(row_ptr.shape[0] - 1, cols, col.shape[0], side),), dtype=torch.uint8)
 
 
 define(
