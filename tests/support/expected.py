@@ -146,7 +146,9 @@ def tile_pattern(p: Pattern, row_ptr: Tensor, col: Tensor, cols: int, side: int)
         np.zeros(-len(entries) % 4, dtype=np.uint8),
         *(np.array(table, dtype=np.uint8) for table in (*rows, *columns)),
     ]
-    return torch.from_numpy(np.concatenate([part.view(np.uint8) for part in parts]))
+    words = [[-(-size * nnz // 4) for size in (2, 1)] for nnz in (len(entries), len(entries) + p.slack)]
+    slack = np.zeros(4 * (sum(words[1]) - sum(words[0])), dtype=np.uint8)
+    return torch.from_numpy(np.concatenate([*(part.view(np.uint8) for part in parts), slack]))
 
 
 def bit_columns(p: Pattern, row_ptr: Tensor, bits: Tensor, cols: int, capacity: int) -> Tensor:
