@@ -150,17 +150,31 @@ def expand_reference(values: Tensor, row_ptr: Tensor, col: Tensor, start: int, s
 def expand_bits_reference(values: Tensor, pointers: Tensor, bits: Tensor, start: int, stop: int, cols: int) -> Tensor:
     """Does what `expand` does, of a pattern as a bitmask; `pointers` is the index's `row_ptr` or `tile_ptr`."""
     dense = values.new_zeros(stop - start, cols)
-    mask = bit_mask(bits[start:stop], cols)
-    first = int(pointers.reshape(-1)[start * (pointers.shape[1] if pointers.dim() == 2 else 1)]) if start < stop else 0
-    dense[mask] = values[first : first + int(mask.sum())]
+    if start == stop:
+        return dense
+    rows = (
+        pointers[start : stop + 1]
+        if pointers.dim() == 1
+        else torch.cat([pointers[start:stop, 0], pointers[stop - 1, -1:]])
+    )
+    dense[_mask_of(bits[start:stop], cols, rows)] = values[int(rows[0]) : int(rows[-1])]
     return dense
+
+
+def _mask_of(bits: Tensor, cols: int, row_ptr: Tensor) -> Tensor:
+    """Returns the bool matrix of a bitmask whose rows have as many bits as `row_ptr` says, which a GPU is not asked."""
+    mask = bit_mask(bits, cols)
+    if bits.device.type == "cpu" and not torch.equal(mask.sum(1), row_ptr.diff()):
+        raise ValueError("bits must have as many in each row as row_ptr says")
+    return mask
 
 
 def collect_bits_reference(dense: Tensor, row_ptr: Tensor, bits: Tensor, start: int, stop: int, out: Tensor) -> None:
     """Does what `collect` does, of a pattern as a bitmask; `dense` has the dtype of `out`."""
     if dense.dtype != out.dtype:
         raise ValueError(f"dense must have the dtype {out.dtype} of out, got {dense.dtype}")
-    out[int(row_ptr[start]) : int(row_ptr[stop])] = dense[bit_mask(bits[start:stop], dense.shape[1])]
+    mask = _mask_of(bits[start:stop], dense.shape[1], row_ptr[start : stop + 1])
+    out[int(row_ptr[start]) : int(row_ptr[stop])] = dense[mask]
 
 
 def collect_reference(dense: Tensor, row_ptr: Tensor, col: Tensor, start: int, stop: int, out: Tensor) -> None:

@@ -60,6 +60,7 @@ def test_against_dense(shape: str, dtype: torch.dtype, views: frozenset[str]) ->
             torch.testing.assert_close(actual.double(), expected, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype] * scale)
 
 
+@pytest.mark.skipif(ops.extension is None, reason="PyTorch's own products have other bits for other strides")
 def test_operands_of_any_strides() -> None:
     topology, (x, values, bias, delta) = case("panels", torch.float32, 6)
     wanted = run(topology, x, values, bias, delta)
