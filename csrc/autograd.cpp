@@ -1,5 +1,5 @@
-// The derivatives of products: what sparsekern/ops/autograd.py says in Python, which takes some 60 us a step more. This
-// is beyond the stable ABI: compiled for one version of torch, loaded by no other.
+// The derivatives of products: what sparsekern/ops/autograd.py says in Python, which takes longer. This is
+// beyond the stable ABI: compiled for one version of torch, loaded by no other.
 #include <torch/csrc/autograd/function.h>
 #include <torch/csrc/autograd/functions/utils.h>
 #include <torch/csrc/autograd/saved_variable.h>

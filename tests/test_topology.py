@@ -104,6 +104,20 @@ def test_views_come_and_go() -> None:
         ops.sparse_linear(torch.ones(2, 130), torch.ones(500), bare.index)
 
 
+def index_bytes(sparsity: float, view: str) -> float:
+    """Bytes of index a nonzero of a 1024 x 1024 layer."""
+    topology = Topology.random((1024, 1024), kept(sparsity, 1 << 20), views=frozenset({view}))
+    return sum(t.numel() * t.element_size() for t in topology.index) / topology.nnz
+
+
+def test_bytes_of_an_index() -> None:
+    """The figures of docs/tiles.md and docs/performance.md."""
+    for sparsity, tiles in ((0.5, 7.1), (0.9, 7.5), (0.95, 7.7), (0.98, 8.5)):
+        assert index_bytes(sparsity, "tiles") == pytest.approx(tiles, abs=0.05)
+    for sparsity, bits in ((0.0, 0.13), (0.5, 0.26), (0.9, 1.29)):
+        assert index_bytes(sparsity, "packed") == pytest.approx(bits, abs=0.01)
+
+
 def test_values_go_to_dense_and_back() -> None:
     mask = random_mask((6, 5, 3, 3), 0.4)
     weight = torch.randn(mask.shape, dtype=torch.double)

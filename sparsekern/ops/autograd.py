@@ -1,7 +1,7 @@
 """Derivatives: code that calls operators, registered straight at the dispatcher's autograd key.
 
 csrc/autograd.cpp if it was compiled for this very version of PyTorch, else the same in Python, where a step of a layer
-takes some 60 us longer. (`torch.library.register_autograd` flattens and rebuilds tensor lists, which takes more yet.)
+takes longer. (`torch.library.register_autograd` flattens and rebuilds tensor lists, which takes more yet.)
 """
 
 from typing import Any
