@@ -30,7 +30,8 @@ struct Pattern {
   std::vector<int32_t> position;  // of the values, by columns
   std::vector<int32_t> tiles;     // the bytes of the tiles
 
-  Pattern(int64_t rows, int64_t cols, int64_t side, Random& random) : csr{rows, cols, {0}, {}}, csc{cols, rows, {0}, {}} {
+  Pattern(int64_t rows, int64_t cols, int64_t side, Random& random)
+      : csr{rows, cols, {0}, {}}, csc{cols, rows, {0}, {}} {
     for (int64_t r = 0; r < rows; ++r) {
       for (int64_t c = 0; c < cols; ++c)
         if (r % 4 != 1 && (r % 8 == 3 || random.below(10) < 3)) csr.index.push_back(static_cast<int32_t>(c));
