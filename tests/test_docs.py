@@ -57,6 +57,11 @@ def test_ten_lines(names: dict, capsys: pytest.CaptureFixture):
     assert "gse_grabo after 96 steps, sparsity 0.95" in capsys.readouterr().out
 
 
+def test_fine_tuning(capsys: pytest.CaptureFixture):
+    exec(snippets("docs/fine-tuning.md")[0], {})
+    assert float(capsys.readouterr().out.split()[-1]) == pytest.approx(0.7, abs=1e-3)
+
+
 def test_a_method_of_your_own_trains_in_the_ten_lines(names: dict, capsys: pytest.CaptureFixture):
     exec(snippets("docs/methods.md")[0], names)
     loop = [line for line in snippets("README.md")[0].splitlines() if not line.startswith(("import", "method ="))]

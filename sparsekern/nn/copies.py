@@ -27,8 +27,17 @@ def note(layer: WeightAccess, twin: WeightAccess) -> None:
     _copies.setdefault(layer, weakref.WeakSet()).add(twin)
     _marks[twin] = fingerprint(twin.stored)
     if twin.stored.requires_grad:
-        reference = weakref.ref(twin)
-        twin.stored.register_post_accumulate_grad_hook(lambda _: release(reference()))
+        twin.stored.register_post_accumulate_grad_hook(Release(twin))
+
+
+class Release:
+    """The hook that releases a copy when it gets a gradient."""
+
+    def __init__(self, twin: WeightAccess) -> None:
+        self.twin = weakref.ref(twin)
+
+    def __call__(self, _: Tensor) -> None:
+        release(self.twin())
 
 
 def release(twin: WeightAccess | None) -> None:

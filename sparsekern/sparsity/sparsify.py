@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Iterable, Sequence
 from math import prod
 from numbers import Real
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,9 @@ from ..private_torch import COMPILED_CHILD, compiled_itself
 from ..topology import Topology, kept
 from . import parallel
 from .method import Method
+from .methods.before import fixed
 from .model.wrappers import check_free
+from .model.zeros import take_zeros
 from .parts import distributions
 from .parts.distributions import Distribution
 from .parts.schedules import constant, final
@@ -31,12 +33,12 @@ CHOSEN = "left out by exclude or masks"
 
 def sparsify(
     model: nn.Module,
-    method: Method | float,
+    method: Method | float | None = None,
     *,
     distribution: str | Distribution | None = None,
     include: Iterable[str] = (),
     exclude: Iterable[str] = (),
-    masks: dict[str, Tensor] | None = None,
+    masks: dict[str, Tensor] | Literal["nonzero"] | None = None,
     batches: Batches | None = None,
     loss: Loss | None = None,
     backend: str = "auto",
@@ -53,14 +55,17 @@ def sparsify(
     ("sparsekern", INFO), and warned of where more than a tenth stays dense that nobody excluded.
 
     Args:
-        method: a `Method`, or the sparsity of a static random pattern.
+        method: a `Method`, or the sparsity of a static random pattern. May be left out where masks are given, which
+            then stay as they are (`methods.fixed()`).
         distribution: "uniform", "er", "erk", "global" or a function; how a random pattern is shared by the layers.
             The method's own by default.
         include: names and glob patterns of layers to prune although the method leaves them out (of a ViT `dpf` prunes
             the patch embedding only: `include="*"` takes the linear layers, too).
         exclude: names and glob patterns of layers to leave dense.
         masks: bool tensors of the weights' shapes by layer name, True where a weight stays; layers without one are
-            left dense.
+            left dense. "nonzero": the zeros of a model that was pruned before stay zero, wherever more than 1 % of a
+            layer are. Masks of `torch.nn.utils.prune` and of `torch.ao.pruning` (torchao) are read, and removed. What
+            was found is logged for every layer.
         batches, loss: data and `loss(output, target)` (mean over the batch) for methods that score on data; how many
             batches and of what size the method's paper has: `method.start.batches`, `.batch_size`. Each is a pair
             (x, y); the model is called as `model(**x)` if x is a mapping, as `model(*x)` if it is a tuple, as
@@ -75,26 +80,26 @@ def sparsify(
             device, or has layers without a shape; no layer that can be made sparse.
     """
     check_backend(backend)
-    if not isinstance(method, Method):
-        if not isinstance(method, Real):
-            raise ValueError(f"expected a Method (sparsekern.methods.NAME(...)) or a sparsity, got {method!r}")
-        kept(method, 1)
-        method = Method("static", constant(float(method)))
+    method = _method(method, masks is not None)
+    if isinstance(masks, str) and masks != "nonzero":
+        raise ValueError(f'masks must be a dict of bool tensors or "nonzero", got {masks!r}')
     storage = named(method.storage)
     if not storage.prunes:
         return model
     check_free(model)
+    if any(parameter.is_meta for parameter in model.parameters()):
+        raise ValueError("the model is on the meta device; give its weights memory (model.to_empty) and values first")
+    if masks is not None and include:
+        raise ValueError("masks say which layers become sparse: include adds nothing to them")
+    zeros = take_zeros(model, exclude) if masks == "nonzero" else None
     every = prunable_layers(model)
     layers = prunable_layers(model, exclude) if exclude else every
-    if any(parameter.is_meta for layer in layers.values() for parameter in layer.parameters()):
-        raise ValueError("the model is on the meta device; give its weights memory (model.to_empty) and values first")
+    masks = zeros.masks if zeros is not None else cast("dict[str, Tensor] | None", masks)
     if masks is not None:
-        if include:
-            raise ValueError("masks say which layers become sparse: include adds nothing to them")
         unknown = sorted(set(masks) - set(layers))
         if unknown:
             raise ValueError(f"masks name {', '.join(unknown)}, but the prunable layers are {', '.join(layers)}")
-        why = dict.fromkeys(set(every) - set(masks), CHOSEN)
+        why = dict.fromkeys(set(every) - set(masks), CHOSEN) | (zeros.dense if zeros is not None else {})
         layers = {name: layer for name, layer in layers.items() if name in masks}
     else:
         scope = {*method.start.scope(every), *(matching(every, include, "include") if include else ())}
@@ -133,6 +138,20 @@ def sparsify(
         vars(model.get_submodule(name))["pattern_given"] = True
     _tell(model, why)
     return model
+
+
+def _method(method: Method | float | None, given: bool) -> Method:
+    """Returns the method that is meant, where masks are `given` or not."""
+    if isinstance(method, Method):
+        if method.start.given and not given:
+            raise ValueError(f'{method.name} keeps a pattern that is there: pass masks, "nonzero" or a dict of them')
+        return method
+    if method is None and given:
+        return fixed()
+    if not isinstance(method, Real):
+        raise ValueError(f"expected a Method (sparsekern.methods.NAME(...)), a sparsity, or masks, got {method!r}")
+    kept(method, 1)
+    return Method("static", constant(float(method)))
 
 
 def _tell(model: nn.Module, why: dict[str, str]) -> None:

@@ -59,7 +59,7 @@ def check_sparsity(sites: Sequence[LayerSite], method: Method, storage: Storage)
     Patterns that were given as masks or came with a state dict are as they are, and a weight more or less for each
     layer may be rounding."""
     keeps = not storage.keeps_pruned and method.sparsity(0) == final(method.sparsity)
-    if not keeps or method.start.unit == "channel":
+    if not keeps or method.start.unit == "channel" or method.start.given:
         return
     if any(site.module.loads or getattr(site.module, "pattern_given", False) for site in sites):
         return

@@ -5,7 +5,7 @@ the options are the paper's hyperparameters with the paper's defaults. `total_st
 """
 
 from .after import lottery, magnitude_after, oneshot_ft, rewind
-from .before import dense, magnitude_init, random, snip, snip_mb
+from .before import dense, fixed, magnitude_init, random, snip, snip_mb
 from .channel import random_channel, three_sp
 from .deepr import deepr
 from .dnw import dnw
@@ -36,6 +36,7 @@ __all__ = [
     "dpf_filter",
     "dpf_layerwise",
     "dsr",
+    "fixed",
     "force",
     "get",
     "gmp",

@@ -18,6 +18,17 @@ def dense(request: Request) -> Method:
     return Method(request.name, constant(0.0), storage="dense")
 
 
+def fixed() -> Method:
+    """Keeps the pattern of the masks that `sparsify` is given, or of the zeros of the model:
+
+    >>> model = sk.sparsify(model, sk.methods.fixed(), masks="nonzero")  # the same as without a method
+
+    Fine-tuning needs no `Sparsifier` then: the zeros are not there to be trained. With one it has reports, followers
+    and checkpoints as other methods have.
+    """
+    return Method("fixed", constant(0.0), start=replace(starts.RANDOM, given=True))
+
+
 @listed("Random pattern")
 def random(request: Request, *, share: str | Distribution = "uniform", initialize: str = "keep") -> Method:
     """Draws a static random pattern, exactly G(n, M) in each layer.

@@ -95,6 +95,7 @@ class Start:
         initialize: "keep" the weights of the model, or draw them with variance 1 / the "fan_in" of the pattern's row,
             or 2 / fan-in ("evci", Evci et al. 2022, arXiv 2010.03533), or "rescale" those of the model, so that the
             variance of a row's output is that of the dense row.
+        given: whether the pattern is that of the masks that `sparsify` gets, of whatever sparsity.
     """
 
     choose: Callable[[Network], list[Tensor]] | None = None
@@ -105,6 +106,7 @@ class Start:
     scope: Scope = scopes.everything
     share: Distribution = uniform
     initialize: Initialize = "keep"
+    given: bool = False
 
     def __post_init__(self) -> None:
         if self.initialize not in get_args(Initialize):
