@@ -87,6 +87,10 @@ const MomentKernels& moment_kernels(Storage storage) {
   return with_active_isa([&]<Isa isa>() -> const MomentKernels& { return moment_kernels_of<isa>(storage); });
 }
 
+const FewKernels& few_kernels(Storage storage) {
+  return with_active_isa([&]<Isa isa>() -> const FewKernels& { return few_kernels_of<isa>(storage); });
+}
+
 const BitKernels& bit_kernels(int64_t element_size) {
   return with_active_isa([&]<Isa isa>() -> const BitKernels& { return bit_kernels_of<isa>(element_size); });
 }

@@ -9,6 +9,11 @@ namespace sparsekern {
 
 using Bias = std::optional<Tensor>;
 
+// By values expanded in registers, for up to kFewInputs.
+void few_forward(const PackedWeight& w, const Batch& x, const Bias& bias, const Batch& y);
+void few_input_gradient(const PackedWeight& w, const Batch& delta, const Batch& out);
+void few_weight_gradient(const PackedWeight& w, const Batch& delta, const Batch& x, char* out);
+
 // By dense products of the library.
 void panels_forward(const PackedWeight& w, const Batch& x, const Bias& bias, const Batch& y);
 void panels_input_gradient(const PackedWeight& w, const Batch& delta, const Batch& out);

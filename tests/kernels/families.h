@@ -2,6 +2,7 @@
 #pragma once
 
 #include "cpu/simd/conv.h"
+#include "cpu/simd/few.h"
 #include "cpu/simd/linear.h"
 #include "cpu/simd/moment.h"
 
@@ -11,6 +12,8 @@ template <class S>
 void check_linear(const sparsekern::LinearKernels& kernels);
 template <class S>
 void check_conv(const sparsekern::ConvKernels& kernels);
+template <class S>
+void check_few(const sparsekern::FewKernels& kernels);
 template <class S>
 void check_moment(const sparsekern::MomentKernels& kernels);
 

@@ -30,6 +30,7 @@ template <class S>
 void run_all(Storage storage, const char* dtype) {
   run("linear", dtype, [&] { plain::check_linear<S>(sparsekern::linear_kernels(storage)); });
   run("conv", dtype, [&] { plain::check_conv<S>(sparsekern::conv_kernels(storage)); });
+  run("few", dtype, [&] { plain::check_few<S>(sparsekern::few_kernels(storage)); });
   run("moment", dtype, [&] { plain::check_moment<S>(sparsekern::moment_kernels(storage)); });
 }
 

@@ -1,5 +1,7 @@
 """The linear layer by dense products with an expanded weight: against a dense computation in double precision."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
@@ -46,7 +48,7 @@ def run(topology: Topology, x: Tensor, values: Tensor, bias: Tensor | None, delt
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=lambda dtype: str(dtype).removeprefix("torch."))
 @pytest.mark.parametrize("shape", SHAPES)
 def test_against_dense(shape: str, dtype: torch.dtype, views: frozenset[str]) -> None:
-    for leading in ((1,), (0,), (), (2, 9), (130,), (600,)):
+    for leading in ((1,), (0,), (), (3,), (2, 4), (11,), (2, 9), (130,), (600,)):
         topology, operands = case(shape, dtype, *leading, views=views)
         x, values, bias, delta = (t.double() for t in operands)
         weight = torch.zeros(topology.shape, dtype=torch.float64)
@@ -66,6 +68,18 @@ def test_operands_of_any_strides() -> None:
     wanted = run(topology, x, values, bias, delta)
     apart = [torch.stack([t, t], -1)[..., 0] for t in (x, values, bias, delta)]
     assert all(map(torch.equal, wanted, run(topology, *apart)))
+
+
+@pytest.mark.skipif(ops.extension is None, reason="PyTorch's own products have other bits for other threads")
+@pytest.mark.parametrize("batch", [1, 3, 12])
+def test_same_bits_for_every_number_of_threads_with_few_inputs(batch: int, threads: Callable[[int], None]) -> None:
+    for shape in ("panels", "wide"):
+        topology, operands = case(shape, torch.float32, batch)
+        results = []
+        for n in (1, 2, 3):
+            threads(n)
+            results.append(run(topology, *operands)[:3])
+        assert all(map(torch.equal, results[0] * 2, results[1] + results[2]))
 
 
 def test_a_pattern_that_is_packed_only_is_refused_by_kernels_of_columns() -> None:

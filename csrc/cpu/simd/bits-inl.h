@@ -29,22 +29,36 @@ SPARSEKERN_INLINE __m512i in_register(__m512i v) {
 template <>
 struct Group<uint32_t> {
   static constexpr int kSize = 16;
+  using Register = __m512i;
+  static SPARSEKERN_INLINE __m512i expanded(uint64_t mask, __m512i values) {
+    return _mm512_maskz_expand_epi32(mask, in_register(values));
+  }
+  static SPARSEKERN_INLINE __m512i compressed(uint64_t mask, __m512i dense) {
+    return in_register(_mm512_maskz_compress_epi32(mask, dense));
+  }
   static SPARSEKERN_INLINE void expand(uint64_t mask, const uint32_t* values, uint32_t* dense) {
-    _mm512_storeu_si512(dense, _mm512_maskz_expand_epi32(mask, in_register(_mm512_loadu_si512(values))));
+    _mm512_storeu_si512(dense, expanded(mask, _mm512_loadu_si512(values)));
   }
   static SPARSEKERN_INLINE void compress(uint64_t mask, const uint32_t* dense, uint32_t* values) {
-    _mm512_storeu_si512(values, in_register(_mm512_maskz_compress_epi32(mask, _mm512_loadu_si512(dense))));
+    _mm512_storeu_si512(values, compressed(mask, _mm512_loadu_si512(dense)));
   }
 };
 
 template <>
 struct Group<uint64_t> {
   static constexpr int kSize = 8;
+  using Register = __m512i;
+  static SPARSEKERN_INLINE __m512i expanded(uint64_t mask, __m512i values) {
+    return _mm512_maskz_expand_epi64(mask, in_register(values));
+  }
+  static SPARSEKERN_INLINE __m512i compressed(uint64_t mask, __m512i dense) {
+    return in_register(_mm512_maskz_compress_epi64(mask, dense));
+  }
   static SPARSEKERN_INLINE void expand(uint64_t mask, const uint64_t* values, uint64_t* dense) {
-    _mm512_storeu_si512(dense, _mm512_maskz_expand_epi64(mask, in_register(_mm512_loadu_si512(values))));
+    _mm512_storeu_si512(dense, expanded(mask, _mm512_loadu_si512(values)));
   }
   static SPARSEKERN_INLINE void compress(uint64_t mask, const uint64_t* dense, uint64_t* values) {
-    _mm512_storeu_si512(values, in_register(_mm512_maskz_compress_epi64(mask, _mm512_loadu_si512(dense))));
+    _mm512_storeu_si512(values, compressed(mask, _mm512_loadu_si512(dense)));
   }
 };
 
@@ -121,11 +135,18 @@ SPARSEKERN_INLINE void store_lanes(void* p, __m256i v) { _mm256_storeu_si256(sta
 template <>
 struct Group<uint32_t> {
   static constexpr int kSize = 8;
+  using Register = __m256i;
+  static SPARSEKERN_INLINE __m256i expanded(uint64_t mask, __m256i values) {
+    return permuted(values, row_of(kPermutations.of_lane, mask));
+  }
+  static SPARSEKERN_INLINE __m256i compressed(uint64_t mask, __m256i dense) {
+    return permuted(dense, row_of(kPermutations.of_value, mask));
+  }
   static SPARSEKERN_INLINE void expand(uint64_t mask, const uint32_t* values, uint32_t* dense) {
-    store_lanes(dense, permuted(load_lanes(values), row_of(kPermutations.of_lane, mask)));
+    store_lanes(dense, expanded(mask, load_lanes(values)));
   }
   static SPARSEKERN_INLINE void compress(uint64_t mask, const uint32_t* dense, uint32_t* values) {
-    store_lanes(values, permuted(load_lanes(dense), row_of(kPermutations.of_value, mask)));
+    store_lanes(values, compressed(mask, load_lanes(dense)));
   }
 };
 
@@ -133,15 +154,22 @@ struct Group<uint32_t> {
 template <>
 struct Group<uint64_t> {
   static constexpr int kSize = 4;
+  using Register = __m256i;
   static SPARSEKERN_INLINE uint64_t twice(uint64_t mask) {
     const uint64_t apart = (mask & 1) | (mask & 2) << 1 | (mask & 4) << 2 | (mask & 8) << 3;
     return apart | apart << 1;
   }
+  static SPARSEKERN_INLINE __m256i expanded(uint64_t mask, __m256i values) {
+    return permuted(values, row_of(kPermutations.of_lane, twice(mask)));
+  }
+  static SPARSEKERN_INLINE __m256i compressed(uint64_t mask, __m256i dense) {
+    return permuted(dense, row_of(kPermutations.of_value, twice(mask)));
+  }
   static SPARSEKERN_INLINE void expand(uint64_t mask, const uint64_t* values, uint64_t* dense) {
-    store_lanes(dense, permuted(load_lanes(values), row_of(kPermutations.of_lane, twice(mask))));
+    store_lanes(dense, expanded(mask, load_lanes(values)));
   }
   static SPARSEKERN_INLINE void compress(uint64_t mask, const uint64_t* dense, uint64_t* values) {
-    store_lanes(values, permuted(load_lanes(dense), row_of(kPermutations.of_value, twice(mask))));
+    store_lanes(values, compressed(mask, load_lanes(dense)));
   }
 };
 
