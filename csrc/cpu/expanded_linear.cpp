@@ -33,6 +33,16 @@ void weight_gradient(const PackedWeight& w, const Batch& delta, const Batch& x, 
   multiply(matrix(out, x.dtype, w.rows(), w.cols, w.cols), transposed, x.all());
 }
 
+Tensor bias_gradient(const Batch& delta) {
+  if (delta.rows == 0 || delta.rows > kFewInputs) {
+    const int64_t batch[] = {0}, all[] = {delta.rows, delta.features};
+    return torch::stable::sum(torch::stable::reshape(delta.tensor, {all, 2}), {{batch, 1}});
+  }
+  Tensor sums = uninitialized(delta.tensor, {delta.features});
+  few_kernels(storage_of(delta.dtype)).sum_rows(delta.at(0, 0), delta.rows, delta.features, sums.mutable_data_ptr());
+  return sums;
+}
+
 }  // namespace
 
 Tensor expanded_linear(const Tensor& input, const Tensor& values, const std::vector<Tensor>& index, const Bias& bias,
@@ -43,9 +53,8 @@ Tensor expanded_linear(const Tensor& input, const Tensor& values, const std::vec
           "bias must be a vector of ", out_features, " elements of the input's dtype");
   std::vector<int64_t> shape(input.sizes().begin(), input.sizes().end());
   shape.back() = out_features;
-  const Tensor output = torch::stable::new_empty(input, shape);
-  if (output.numel() > 0)
-    forward(w, Batch(input, w), bias ? Bias(torch::stable::contiguous(*bias)) : bias, Batch(output, w));
+  const Tensor output = uninitialized(input, shape);
+  if (output.numel() > 0) forward(w, Batch(input, w), bias ? Bias(dense_vector(*bias)) : bias, Batch(output, w));
   return output;
 }
 
@@ -58,9 +67,9 @@ std::tuple<Tensor, Tensor, Tensor> expanded_linear_backward(const Tensor& grad_o
   const int64_t rows = grad_output.size(grad_output.dim() - 1), cols = input.size(input.dim() - 1);
   const PackedWeight w = packed_weight(index, values, rows, cols);
   const Batch x(input, w), delta(grad_output, w);
-  const Tensor none = torch::stable::new_empty(values, {0});
-  const Tensor grad_input = need_input ? torch::stable::new_empty(input, input.sizes()) : none;
-  Tensor grad_values = need_values ? torch::stable::new_empty(values, {values.numel()}) : none;
+  const Tensor none = uninitialized(values, {0});
+  const Tensor grad_input = need_input ? uninitialized(input, input.sizes()) : none;
+  Tensor grad_values = need_values ? uninitialized(values, {values.numel()}) : none;
   if (need_input && grad_input.numel() > 0) input_gradient(w, delta, Batch(grad_input, w));
   if (need_values) {
     char* out = static_cast<char*>(grad_values.mutable_data_ptr());
@@ -68,10 +77,7 @@ std::tuple<Tensor, Tensor, Tensor> expanded_linear_backward(const Tensor& grad_o
     if (used > 0) weight_gradient(w, delta, x, out);
     std::memset(out + used * w.size, 0, (values.numel() - used) * w.size);
   }
-  const int64_t batch[] = {0}, all[] = {x.rows, rows};
-  const Tensor grad_bias =
-      need_bias ? torch::stable::sum(torch::stable::reshape(delta.tensor, {all, 2}), {{batch, 1}}) : none;
-  return {grad_input, grad_values, grad_bias};
+  return {grad_input, grad_values, need_bias ? bias_gradient(delta) : none};
 }
 
 }  // namespace sparsekern

@@ -9,6 +9,7 @@
 #include "cpu/bitmask.h"
 #include "cpu/dispatch.h"
 #include "cpu/products.h"
+#include "cpu/tensors.h"
 #include "dtypes.h"
 
 namespace sparsekern {
@@ -43,7 +44,7 @@ inline PackedWeight packed_weight(const std::vector<Tensor>& index, const Tensor
   const int64_t size = size_of(values.scalar_type(), "values"), nnz = mask.start(rows);
   require(values.dim() == 1 && values.numel() >= nnz, "values must be 1-D with at least ", nnz, " elements, got ",
           values.numel());
-  return {bits, torch::stable::contiguous(values), mask, cols, size, values.numel(), bit_kernels(size)};
+  return {bits, dense_vector(values), mask, cols, size, values.numel(), bit_kernels(size)};
 }
 
 // [*, features], a contiguous matrix.
@@ -53,7 +54,7 @@ struct Batch {
   int64_t size, features, rows = 1;
 
   Batch(const Tensor& t, const PackedWeight& w)
-      : tensor(torch::stable::contiguous(t)), dtype(t.scalar_type()), size(w.size), features(t.size(t.dim() - 1)) {
+      : tensor(dense_vector(t)), dtype(t.scalar_type()), size(w.size), features(t.size(t.dim() - 1)) {
     require(dtype == w.values.scalar_type(), "operands must have one dtype, got ", dtype, " and ",
             w.values.scalar_type());
     for (int64_t d = 0; d + 1 < t.dim(); ++d) rows *= t.size(d);

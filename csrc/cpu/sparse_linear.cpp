@@ -10,6 +10,7 @@
 #include "cpu/panels.h"
 #include "cpu/parallel.h"
 #include "cpu/shares.h"
+#include "cpu/sparse_one.h"
 #include "cpu/tensors.h"
 #include "cpu/workspace.h"
 
@@ -24,6 +25,9 @@ struct Matrix {
   bool tiled;   // or both by tiles
   TileView tiles;
   int64_t nnz;
+
+  // Whether kernels walk over the nonzeros for one input.
+  bool walked(int64_t batch) const { return batch == 1 && !tiled; }
 
   double density(int64_t rows, int64_t cols) const {
     return static_cast<double>(nnz) / std::max<int64_t>(1, rows * cols);
@@ -105,8 +109,13 @@ Tensor sparse_linear(const Tensor& input, const Tensor& values, const std::vecto
   if (output.numel() == 0) return output;
 
   const Activations x(input);
-  const Plan plan(kernels, x.batch, matrix.density(out_features, x.features), matrix.nnz + out_features + x.features);
   const Tensor v = widened(values, matrix.nnz);
+  if (matrix.walked(x.batch)) {
+    one_product(kernels, matrix.csr, x.tensor.const_data_ptr(), v.const_data_ptr(), b ? b->const_data_ptr() : nullptr,
+                output.mutable_data_ptr());
+    return output;
+  }
+  const Plan plan(kernels, x.batch, matrix.density(out_features, x.features), matrix.nnz + out_features + x.features);
   const Packed packed(kernels, plan, x, workspace(plan.chunk * plan.packed_bytes(x.features)));
   const auto multiply = [&](int64_t i, int64_t part, int64_t parts) {
     const void* bias_data = b ? b->const_data_ptr() : nullptr;
@@ -154,10 +163,29 @@ std::tuple<Tensor, Tensor, Tensor> sparse_linear_backward(const Tensor& grad_out
     return {grad_input, grad_values, grad_bias};
   }
 
-  const Plan plan(kernels, x.batch, matrix.density(out_features, x.features), matrix.nnz + out_features + x.features);
   const int64_t nnz = matrix.nnz;
   const int64_t sum_size = kernels.sum_size;
   const bool narrow = kernels.storage_size != sum_size;
+  // From sums to the gradients of the values; those of the slack are zero.
+  const auto store_values = [&](const char* sums, int64_t count) {
+    if (count > 1 || narrow)
+      parallel_for(0, nnz, 1 << 14, [&](int64_t begin, int64_t end) {
+        kernels.combine(sums, count, nnz, begin, end, grad_values.mutable_data_ptr());
+      });
+    char* slack = static_cast<char*>(grad_values.mutable_data_ptr()) + nnz * kernels.storage_size;
+    std::fill_n(slack, (values.numel() - nnz) * kernels.storage_size, char(0));
+  };
+  const Tensor v = need_input ? widened(values, nnz) : none;
+  if (matrix.walked(x.batch)) {
+    Tensor wide = need_values && narrow ? bytes_like(values, nnz * sum_size) : grad_values;
+    const auto wanted = [](bool need, Tensor& t) { return need ? t.mutable_data_ptr() : nullptr; };
+    one_gradients(kernels, matrix.csr, delta.tensor.const_data_ptr(), x.tensor.const_data_ptr(), v.const_data_ptr(),
+                  wanted(need_input, grad_input), wanted(need_values, wide), wanted(need_bias, grad_bias));
+    if (need_values) store_values(static_cast<char*>(wide.mutable_data_ptr()), 1);
+    return {grad_input, grad_values, grad_bias};
+  }
+
+  const Plan plan(kernels, x.batch, matrix.density(out_features, x.features), nnz + out_features + x.features);
   // Where the sums are smaller than the activations, even and odd panels have sums of their own, so that two threads
   // can each keep to their panels; else a thread takes its rows of all panels.
   const bool split = need_values && plan.panels > 1 && nnz <= x.batch * x.features;
@@ -172,7 +200,6 @@ std::tuple<Tensor, Tensor, Tensor> sparse_linear_backward(const Tensor& grad_out
   char* bias_sums = memory + delta_bytes + x_bytes + split_bytes;
   char* tile_memory = bias_sums + aligned(bias_bytes);
 
-  const Tensor v = need_input ? widened(values, nnz) : none;
   Tensor wide_grad = need_values && narrow && !split ? bytes_like(values, nnz * sum_size) : grad_values;
   char* value_sums = split ? memory + delta_bytes + x_bytes : static_cast<char*>(wide_grad.mutable_data_ptr());
   // Rows of panels [i, stop)
@@ -229,15 +256,7 @@ std::tuple<Tensor, Tensor, Tensor> sparse_linear_backward(const Tensor& grad_out
     }
   }
   if (need_bias) kernels.combine(bias_sums, plan.panels, out_features, 0, out_features, grad_bias.mutable_data_ptr());
-  if (split || (need_values && narrow)) {
-    parallel_for(0, nnz, 1 << 14, [&](int64_t begin, int64_t end) {
-      kernels.combine(value_sums, split ? 2 : 1, nnz, begin, end, grad_values.mutable_data_ptr());
-    });
-  }
-  if (need_values && values.numel() > nnz) {
-    char* slack = static_cast<char*>(grad_values.mutable_data_ptr()) + nnz * kernels.storage_size;
-    std::fill_n(slack, (values.numel() - nnz) * kernels.storage_size, char(0));
-  }
+  if (need_values) store_values(value_sums, split ? 2 : 1);
   return {grad_input, grad_values, grad_bias};
 }
 

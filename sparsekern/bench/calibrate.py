@@ -73,7 +73,7 @@ def _fp32(*shapes: Shape) -> list[tuple[Shape, str]]:
 THOROUGH = Effort(
     linear=_fp32(
         *((size, size, batch) for size in (1024, 512) for batch in (128, 1, 512, 32, 8)),
-        *((4096, 4096, batch) for batch in (128, 8)),
+        *((4096, 4096, batch) for batch in (128, 8, 1)),
     )
     + [((1024, 1024, batch), "bfloat16") for batch in (128, 8, 512)],
     convolutions=_fp32(

@@ -14,7 +14,7 @@ from . import crossovers
 KERNELS = ("csr", "tiled", "bits", "dense", "masked")
 NONZEROS_ONLY = ("csr", "tiled")  # of those for the CPU
 BACKENDS = ("auto", "sparse", "masked", "dense")
-NEVER_DENSE = 0.05  # density up to which a weight is not expanded as a whole on the CPU, whatever was measured
+NEVER_EXPANDED = 0.05  # density up to which the CPU does not expand a convolution's weight, whatever was measured
 FEW_CHANNELS = 4
 
 
@@ -165,8 +165,8 @@ def _on_cpu(kind: str, distance: Callable[[dict], float], dtype: torch.dtype, ba
     """Of the kernels of the nearest row, the last one whose density is exceeded is taken."""
     row = min(crossovers.rows(kind, str(dtype).removeprefix("torch.")), key=distance)
     above = dict(row["above"])
-    if "dense" in above:
-        above["dense"] = 1.0 if _oversized(weights) else max(above["dense"], NEVER_DENSE)
+    if kind == "convolutions" and "dense" in above:  # as a whole; linear layers expand theirs piece by piece
+        above["dense"] = 1.0 if _oversized(weights) else max(above["dense"], NEVER_EXPANDED)
     if backend == "sparse":
         above = {kernel: density for kernel, density in above.items() if kernel in NONZEROS_ONLY}
     taken: list[tuple[float, str]] = []
