@@ -1,43 +1,20 @@
 """Sparse training of neural networks that saves time and memory: the zeros are neither stored nor multiplied."""
 
-from . import process as process  # before the imports that take time
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
 
-# isort: split
 from . import moved as moved
-from . import ops
-from .nn import (
-    Flops,
-    MaskedConv2d,
-    MaskedLinear,
-    MemoryReport,
-    SparseConv2d,
-    SparseLinear,
-    densify,
-    flops,
-    memory_report,
-)
-from .nn.channels.shrink import shrink
-from .sparsity import Method, Sparsifier, methods, sparsify
-from .topology import SparseWeight, Topology
+from . import process as process
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "Flops",
-    "MaskedConv2d",
-    "MaskedLinear",
-    "MemoryReport",
-    "Method",
-    "SparseConv2d",
-    "SparseLinear",
-    "SparseWeight",
-    "Sparsifier",
-    "Topology",
-    "densify",
-    "flops",
-    "memory_report",
-    "methods",
-    "ops",
-    "shrink",
-    "sparsify",
-]
+if TYPE_CHECKING or not process.is_command():
+    from .api import *  # noqa: F403
+    from .api import __all__ as __all__
+else:  # PyTorch takes seconds to import, which the command needs only when it gets to work
+
+    def __getattr__(name: str) -> Any:
+        if name.startswith("_") or find_spec(f"{__name__}.{name}"):
+            raise AttributeError(name)
+        return getattr(import_module(".api", __name__), name)

@@ -27,7 +27,7 @@ def require(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        package = {"sklearn": "scikit-learn"}.get(name.partition(".")[0], name.partition(".")[0])
+        package = {"sklearn": "scikit-learn", "yaml": "pyyaml"}.get(name.partition(".")[0], name.partition(".")[0])
         raise UsageError(f"this needs {package}; install it with: pip install 'sparsekern[cli]'") from error
 
 

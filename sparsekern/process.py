@@ -45,7 +45,7 @@ def _handle(before: Callable, now: Callable) -> None:
         signal.signal(signal.SIGINT, now)
 
 
-def _is_command() -> bool:
+def is_command() -> bool:
     """Tells whether this process is `python -m sparsekern`, or the script `sparsekern`."""
     program, *_ = getattr(sys, "argv", None) or [""]
     if program == "-m":  # as long as Python looks for the module
@@ -65,5 +65,5 @@ def end() -> None:
     _handle(_interrupt, _quit)
 
 
-if _is_command():  # what is imported next takes seconds, in which Ctrl-C shall not make a traceback
+if is_command():  # what is imported next takes seconds, in which Ctrl-C shall not make a traceback
     _handle(signal.default_int_handler, _quit)

@@ -1,6 +1,6 @@
 """The command `sparsekern`."""
 
-import argparse
+import importlib
 import io
 import os
 import sys
@@ -10,23 +10,7 @@ from typing import Any
 
 from .. import process
 from ..errors import RunError, UsageError
-from . import bench, calibrate, compare, demo, info, methods, plot, train
-
-DESCRIPTION = """\
-Sparse training of neural networks: the zeros are neither stored nor multiplied.
-
-exit status: 0 done, 1 a run failed, 2 wrong usage, 130 stopped by Ctrl-C (the last checkpoint is kept)
-"""
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        "sparsekern", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for module in (train, compare, methods, info, plot, bench, calibrate, demo):
-        module.register(commands)
-    return parser
+from . import commands
 
 
 def _warn(message: Any, *_: Any, **__: Any) -> None:
@@ -39,7 +23,6 @@ def main(argv: list[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal may lack the letters of a path
             stream.reconfigure(errors="backslashreplace")
-    process.listen()
     try:
         status = _status(argv)
         sys.stdout.flush()
@@ -53,10 +36,12 @@ def main(argv: list[str] | None = None) -> int:
 
 def _status(argv: list[str] | None) -> int:
     try:
-        arguments = _parser().parse_args(argv)
+        arguments = commands.parser().parse_args(argv)
+        command = importlib.import_module(f".{vars(arguments).pop('command')}", __package__)
+        process.listen()
         with warnings.catch_warnings():
             warnings.showwarning = _warn
-            return arguments.run(arguments)
+            return command.run(arguments)
     except SystemExit as stop:  # argparse: 0 for --help, 2 for wrong usage
         return stop.code if isinstance(stop.code, int) else 2
     except KeyboardInterrupt:

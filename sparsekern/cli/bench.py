@@ -5,7 +5,6 @@ import os
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -13,63 +12,8 @@ from ..bench import markdown, measure, memory, training_step
 from ..bench.case import matching
 from ..bench.report import write
 from ..bench.suites import SUITES
-from .options import processors
 
-DESCRIPTION = """\
-  kernels        forward, input gradient, weight gradient and whole step of linear layers, beside every peer installed
-  convolutions   the same of convolutions
-  moments        gradients with their second moment over samples, beside gradients alone and BackPACK
-  train          whole training steps of networks: time, where it goes, peak memory
-  memory         peak resident memory of training steps: dense, masked, sparse
-  threshold      the k-th largest of 25 million magnitudes
-
-With --device cuda the same on a GPU; train in bf16, too, threshold as the mask of 100 million weights.
-
-Prints tables; --json keeps every row. Results are checked before they are timed, those of train in
-fp32: a wrong one gets no number.
-
-  sparsekern bench convolutions --case "step conv3x3/64-64 90%" --impl sparsekern-csr,sparseprop
-"""
 FILTERED = ("kernels", "convolutions", "moments")
-
-
-def register(commands: Any) -> None:
-    parser = commands.add_parser("bench", help="measure kernels and memory beside every peer that is installed")
-    add_arguments(parser)
-    parser.set_defaults(run=run)
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the flags of `sparsekern bench` to its parser."""
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.description = DESCRIPTION
-    parser.add_argument("what", choices=[*FILTERED, "train", "memory", "threshold"])
-    parser.add_argument(
-        "--device",
-        choices=["cpu", "cuda"],
-        default="cpu",
-        help="what to measure (default cpu)",
-    )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the report there")
-    parser.add_argument("--threads", type=processors, metavar="N", help="threads (default: torch's)")
-    parser.add_argument("--quick", action="store_true", help="a few seconds: small sizes, few cases")
-    parser.add_argument(
-        "--case", metavar="WORDS", help="kernels, convolutions, moments: only cases that have every word, 90%% say"
-    )
-    parser.add_argument("--impl", metavar="NAME,NAME", help="kernels, convolutions, moments: only these, and dense")
-    parser.add_argument(
-        "--model", metavar="NAME,NAME", help=f"train: networks (default {','.join(training_step.MODELS)})"
-    )
-    parser.add_argument(
-        "--run",
-        dest="runs",
-        action="append",
-        type=Path,
-        default=[],
-        metavar="DIR",
-        help="train: also the pattern that this run of `sparsekern train` ended with, repeatable",
-    )
-    parser.add_argument("--compiled", action="store_true", help="train: also compiled, and sparse in channels_last")
 
 
 def run(arguments: argparse.Namespace) -> int:

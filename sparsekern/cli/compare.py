@@ -11,54 +11,19 @@ from typing import Any
 from .. import methods
 from ..data import load
 from ..errors import RunError, UsageError, choose
+from ..settings import BACKENDS
 from ..training import configure, emerges, known_options
-from ..training.config import BACKENDS
 from ..training.files import folder as make_folder
 from ..training.files import locked
 from ..training.grid import Cell, check, run_all
 from ..training.loop import require_packages
 from . import recipes, results
-from .options import add_arguments, fraction, numbers, positive, seeds
-
-DESCRIPTION = """\
-Trains every method at every sparsity with every seed, each run in a process and a folder of its own, then writes
-results.json, table.md (mean, standard deviation, ranking) and figure.png. Started again with the same flags it goes on
-where it stopped; a run that fails is reported with its log, the others go on.
-
-  sparsekern compare --methods dense,random,rigl,gse_grabo --sparsities .9,.95 --seeds 0,1,2 --out runs/grid
-  sparsekern compare --methods rigl --sparsities .98 --seeds 0,1,2 --backends sparse,masked --out runs/twins
-
-dense, and a method whose sparsity emerges, is trained once per seed. --set KEY=VALUE goes to every method that has the
-option, --set METHOD.KEY=VALUE to one.
-"""
-
-
-def register(commands: Any) -> None:
-    parser = commands.add_parser(
-        "compare",
-        help="train a grid of methods, sparsities and seeds",
-        description=DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        argument_default=argparse.SUPPRESS,
-    )
-    group = parser.add_argument_group("grid")
-    group.add_argument("--methods", type=numbers(str), required=True, metavar="A,B")
-    group.add_argument("--sparsities", type=numbers(fraction), default=[0.9], metavar="S,S", help="(default 0.9)")
-    group.add_argument("--seeds", type=numbers(seeds), default=[0, 1, 2], metavar="N,N", help="(default 0,1,2)")
-    group.add_argument("--backends", type=numbers(str), default=["auto"], metavar="B,B", help="(default auto)")
-    group.add_argument("--jobs", type=positive, default=1, metavar="N", help="runs at a time (default 1)")
-    group.add_argument("--note", default="", metavar="TEXT", help="what readers of the table should know of the data")
-    group.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the comparison")
-    add_arguments(parser, grid=True)
-    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     given = vars(arguments).copy()
     grid = {name: list(dict.fromkeys(given.pop(name))) for name in ("methods", "sparsities", "seeds", "backends")}
     jobs, note, out = given.pop("jobs"), given.pop("note"), given.pop("out")
-    for name in ("run", "command"):
-        given.pop(name)
     if empty := [name for name, values in grid.items() if not values]:
         raise UsageError(f"--{empty[0]} is empty")
     require_packages()

@@ -11,30 +11,7 @@ from ..errors import require
 from ..text import columns, size
 from ..training import Run, configure, figures
 from ..training.files import folder as make_folder
-from .options import above_zero, fraction, positive, processors, seeds
 from .progress import Progress
-
-DESCRIPTION = """\
-Trains a network of seven hidden layers of 512 units on handwritten digits twice, from the same seed: once dense, once
-sparse, where gse_grabo moves the connections while it learns. The two take turns, epoch by epoch, so that their times
-are comparable.
-"""
-
-
-def register(commands: Any) -> None:
-    parser = commands.add_parser(
-        "demo", help="a sparse network beside its dense twin, in a minute", description=DESCRIPTION
-    )
-    parser.add_argument("--epochs", type=positive, default=30, metavar="N", help="(default 30)")
-    parser.add_argument("--sparsity", type=fraction, default=0.95, metavar="S", help="(default 0.95)")
-    parser.add_argument(
-        "--width", type=above_zero, default=1.0, metavar="W", help="multiplies the hidden sizes (default 1)"
-    )
-    parser.add_argument("--seed", type=seeds, default=0, help="(default 0)")
-    text = "of torch (default 1: threads that wait for each other on a busy machine would blur the comparison)"
-    parser.add_argument("--threads", type=processors, default=1, metavar="N", help=text)
-    parser.add_argument("--out", type=Path, default=Path("runs/demo"), metavar="DIR", help="(default runs/demo)")
-    parser.set_defaults(run=run)
 
 
 class Contender(Run):

@@ -4,7 +4,6 @@ import argparse
 import importlib.metadata
 import platform
 from math import prod
-from typing import Any
 
 import torch
 
@@ -16,7 +15,7 @@ from ..ops import extension
 from ..ops.backend import cuda_extension
 from ..text import columns
 from ..training import DEFAULTS, Run, configure
-from .options import add_arguments
+from . import recipes
 
 PACKAGES = [
     "sparsekern",
@@ -31,21 +30,13 @@ PACKAGES = [
 ]
 
 
-def register(commands: Any) -> None:
-    parser = commands.add_parser(
-        "info",
-        help="versions, processor, kernel of each layer",
-        description="Prints versions, the processor, and whether kernels are chosen by what was measured on it; with "
-        "--model also each layer's kernel and why.",
-        argument_default=argparse.SUPPRESS,
-    )
-    add_arguments(parser)
-    parser.set_defaults(run=run)
-
-
 def run(arguments: argparse.Namespace) -> int:
-    given = {name: value for name, value in vars(arguments).items() if name not in ("run", "command")}
+    given = vars(arguments).copy()
     download = given.pop("download", False)
+    if given.get("recipe") == "list":
+        print(recipes.listing())
+        return 0
+    given = recipes.apply(given)
     print(facts())
     if given:
         print("\n" + layers(given, download))

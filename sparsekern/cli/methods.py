@@ -3,19 +3,11 @@
 import argparse
 import inspect
 import json
-from typing import Any
 
 from .. import methods as registry
 from ..errors import choose
 from ..text import columns
 from ..training import known_options
-
-
-def register(commands: Any) -> None:
-    parser = commands.add_parser("methods", help="list the methods", description="Lists the sparse training methods.")
-    parser.add_argument("name", nargs="?", metavar="NAME", help="explain this one, with its options")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:

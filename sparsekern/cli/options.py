@@ -2,13 +2,11 @@
 
 import argparse
 import ast
+from pathlib import Path
 from typing import Any
 
-from .. import models
-from ..data import DATA
-from ..training import config
-from ..training.config import BACKENDS, DEFAULTS, OPTIMIZERS, SCHEDULES, UNITS
-from ..training.schema import Range, brief
+from .. import settings
+from ..settings import BACKENDS, DATA, DEFAULTS, MODELS, OPTIMIZERS, SCHEDULES, UNITS, Range, brief
 
 
 def number(allowed: Range) -> Any:
@@ -26,13 +24,13 @@ def number(allowed: Range) -> Any:
     return parse
 
 
-positive = number(config.positive)
-natural = number(config.natural)
-seeds = number(config.seeds)
-processors = number(config.processors)
-fraction = number(config.fraction)
-real = number(config.real)
-above_zero = number(config.above_zero)
+positive = number(settings.positive)
+natural = number(settings.natural)
+seeds = number(settings.seeds)
+processors = number(settings.processors)
+fraction = number(settings.fraction)
+real = number(settings.real)
+above_zero = number(settings.above_zero)
 
 
 def numbers(parse: Any) -> Any:
@@ -57,7 +55,15 @@ def add_arguments(parser: argparse.ArgumentParser, *, grid: bool = False) -> Non
     Args:
         grid: leave out those that `compare` takes as lists.
     """
-    parser.add_argument(
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        default=argparse.SUPPRESS,
+        help="settings of a run, under the flags given besides: YAML, or the config.json of another run",
+    )
+    source.add_argument(
         "--recipe",
         metavar="NAME",
         default=argparse.SUPPRESS,
@@ -83,7 +89,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, grid: bool = False) -> Non
     group.add_argument("--data-dir", metavar="PATH", help="folder of the data set; the file, for csv")
     group.add_argument("--download", action="store_true", help="fetch the data set into --data-dir")
     group.add_argument("--target", metavar="COLUMN", help="csv: the column to predict")
-    group.add_argument("--model", metavar="NAME", help=", ".join([*models.MODELS, "torchvision:NAME"]))
+    group.add_argument("--model", metavar="NAME", help=", ".join([*MODELS, "torchvision:NAME"]))
     group.add_argument("--width", type=above_zero, metavar="W", help="multiplies the hidden sizes, the channels")
 
     group = parser.add_argument_group("training")

@@ -1,22 +1,12 @@
 """`sparsekern plot`: pictures of a run folder or of a comparison."""
 
 import argparse
-from pathlib import Path
-from typing import Any
 
 from ..errors import UsageError
 from ..training import figures, run_folder
 from ..training.files import read_json, read_lines
 from ..training.schema import check
 from . import results
-
-
-def register(commands: Any) -> None:
-    parser = commands.add_parser(
-        "plot", help="draw a run or a comparison again", description="Draws report.png or figure.png again from DIR."
-    )
-    parser.add_argument("folder", type=Path, metavar="DIR", help="folder of a run or of a comparison")
-    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -3,8 +3,8 @@
 from pathlib import Path
 from statistics import fmean, stdev
 
+from ..settings import fraction
 from ..training import figures, files, run_folder
-from ..training.config import fraction
 from ..training.schema import count, finite
 
 FILES = ["results.json", "table.md", "figure.png"]

@@ -5,7 +5,6 @@ import sys
 from contextlib import suppress
 from itertools import chain, count
 from pathlib import Path
-from typing import Any
 
 from ..data import load
 from ..errors import UsageError
@@ -13,43 +12,11 @@ from ..training import Run, configure, finish, restore, run_folder, train_epochs
 from ..training.files import folder as make_folder
 from ..training.loop import require_packages
 from . import recipes
-from .options import add_arguments
 from .progress import Progress
-
-DESCRIPTION = """\
-Trains one network. DIR then holds config.json, metrics.jsonl (a line per epoch), checkpoint.pt (after every epoch),
-summary.json, model.safetensors and report.png.
-
-  sparsekern train                                          digits, 90 % sparse, half a minute
-  sparsekern train --method rigl --sparsity 0.98 --data mnist --data-dir data --download --model lenet300
-  sparsekern train --method gse_grabo --set every=50 --out runs/try
-  sparsekern train --recipe dpf-resnet20 --data-dir data --epochs 8   a paper's settings (--recipe list), shortened
-  sparsekern train --resume runs/try                        continues bit for bit after Ctrl-C
-  sparsekern train --resume runs/try --epochs 40            prolongs a run; schedules keep their first horizon
-"""
-
-
-def register(commands: Any) -> None:
-    parser = commands.add_parser(
-        "train",
-        help="train one network",
-        description=DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        argument_default=argparse.SUPPRESS,
-    )
-    add_arguments(parser)
-    group = parser.add_argument_group("folder")
-    place = group.add_mutually_exclusive_group()
-    place.add_argument("--out", type=Path, metavar="DIR", help="new folder of this run (default: a free one in runs/)")
-    place.add_argument("--resume", type=Path, metavar="DIR", help="continue the run in this folder")
-    group.add_argument("--overwrite", action="store_true", help="replace the run that --out already holds")
-    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     given = vars(arguments).copy()
-    for name in ("run", "command"):
-        given.pop(name, None)
     out, resume = given.pop("out", None), given.pop("resume", None)
     overwrite, download = given.pop("overwrite", False), given.pop("download", False)
     if given.get("recipe") == "list":
@@ -59,8 +26,9 @@ def run(arguments: argparse.Namespace) -> int:
     if resume is not None:
         if overwrite:
             raise UsageError("--overwrite and --resume contradict each other")
-        if "recipe" in given:
-            raise UsageError("--recipe begins a run; the one to --resume has its settings already")
+        for name in ("recipe", "config"):
+            if name in given:
+                raise UsageError(f"--{name} begins a run; the one to --resume has its settings already")
         return _resume(resume, given, download)
     config = configure(**recipes.apply(given))
     _check_free(out, overwrite)

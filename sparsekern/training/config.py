@@ -13,56 +13,25 @@ import torch
 from .. import methods, models
 from ..data import DATA
 from ..errors import UsageError, choose
-from .schema import Later, Range, Schema, one_of, problems
+from ..settings import (
+    BACKENDS,
+    DEFAULTS,
+    LEARNING_RATE,
+    OPTIMIZERS,
+    SCHEDULES,
+    UNITS,
+    above_zero,
+    fraction,
+    natural,
+    positive,
+    processors,
+    real,
+    seeds,
+)
+from .schema import Later, Schema, one_of, problems
 
-BACKENDS = ["auto", "sparse", "masked", "dense"]
-OPTIMIZERS = ["sgd", "adam", "adamw"]
-SCHEDULES = ["constant", "step", "cosine"]
-UNITS = ["step", "epoch"]
-LEARNING_RATE = {"sgd": 0.05, "adam": 1e-3, "adamw": 1e-3}
-DEFAULTS: dict[str, Any] = {
-    "method": "gse_grabo",
-    "sparsity": 0.9,
-    "distribution": None,
-    "exclude": [],
-    "set": {},
-    "backend": "auto",
-    "data": "digits",
-    "data_dir": None,
-    "target": None,
-    "model": "mlp",
-    "width": 1.0,
-    "epochs": 20,
-    "batch_size": 128,
-    "optimizer": "sgd",
-    "lr": None,
-    "momentum": 0.9,
-    "nesterov": False,
-    "weight_decay": 0.0,
-    "schedule": "constant",
-    "schedule_unit": "step",
-    "milestones": [],
-    "gamma": 0.1,
-    "final_lr": None,
-    "warmup": 0,
-    "label_smoothing": 0.0,
-    "amp": None,
-    "compile": False,
-    "threads": None,
-    "seed": 0,
-    "device": "cpu",
-}
 # What a resumed run may change: none alters what the finished epochs computed.
 RESUMABLE = {"epochs", "threads", "data_dir"}
-
-positive = Range(int, 1, 2**31, "a whole number, 1 or more")
-natural = Range(int, 0, 2**31, "a whole number, 0 or more")
-seeds = Range(int, 0, 2**64, "a whole number from 0 to 2^64 - 1")  # what a torch.Generator takes
-processors = Range(int, 1, 1025, "a whole number from 1 to 1024")
-fraction = Range(float, 0, 1, "a number in [0, 1)")
-# Far from where fp32 ends, as optimizers multiply and divide by more than the learning rate.
-real = Range(float, 0, 1e33, "a number, 0 or more and below 1e33")
-above_zero = Range(float, 5e-324, 1e33, "a number above 0 and below 1e33")
 
 
 def _milestones(value: Any) -> str | None:

@@ -8,10 +8,11 @@ from typing import Any
 import torch
 
 from ..errors import RunError, UsageError, first_line, require
+from ..settings import DEFAULTS, brief
 from . import checksum, config
-from .config import DEFAULTS, RESUMABLE
+from .config import RESUMABLE
 from .files import locked, read_json, write, write_json, write_lines
-from .schema import brief, check, count, finite
+from .schema import check, count, finite
 
 VERSION = 2  # 1, of release 0.1, has no checksum
 CONFIG = "config.json"

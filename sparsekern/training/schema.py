@@ -10,6 +10,7 @@ from math import isfinite
 from typing import Any
 
 from ..errors import UsageError
+from ..settings import brief, is_a
 
 Schema = Any
 
@@ -24,16 +25,6 @@ NAMES = {
 }
 
 
-class Range:
-    """A number of `kind` with `low <= number < high`, described by `words`. An instance is a schema."""
-
-    def __init__(self, kind: type, low: float, high: float, words: str) -> None:
-        self.kind, self.low, self.high, self.words = kind, low, high, words
-
-    def __call__(self, value: Any) -> str | None:
-        return None if _is(value, self.kind) and self.low <= value < self.high else self.words
-
-
 class Later:
     """A member that older files do not have."""
 
@@ -46,7 +37,7 @@ def one_of(names: list[str]) -> Schema:
 
 
 def finite(value: Any) -> str | None:
-    return None if _is(value, float) and isfinite(value) else "a finite number"
+    return None if is_a(value, float) and isfinite(value) else "a finite number"
 
 
 def count(value: Any) -> str | None:
@@ -86,16 +77,4 @@ def _mismatch(value: Any, schema: Schema) -> str | None:
     kind = type(schema) if isinstance(schema, list | dict) else schema
     if not isinstance(kind, type):
         return kind(value)
-    return None if _is(value, kind) else NAMES.get(kind, f"a {kind.__name__}")
-
-
-def _is(value: Any, kind: type) -> bool:
-    """Tells whether a value is of a kind, where JSON does not tell 1 from 1.0 and Python takes True for 1."""
-    wide = (float, int) if kind is float else kind
-    return isinstance(value, wide) and (kind is bool or not isinstance(value, bool))
-
-
-def brief(value: Any) -> str:
-    """Returns the `repr` of a value, cut to 60 characters."""
-    text = " ".join(repr(value).split())
-    return text if len(text) <= 60 else text[:57] + "..."
+    return None if is_a(value, kind) else NAMES.get(kind, f"a {kind.__name__}")

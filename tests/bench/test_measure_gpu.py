@@ -22,6 +22,7 @@ from sparsekern.bench.suites import SUITES
 from sparsekern.bench.threshold import LargestMask, Vector
 from sparsekern.cli import bench as cli
 from sparsekern.cli import main
+from sparsekern.cli.commands import add_bench_arguments
 
 FIELDS = {"case", "impl", "device", "dtype", "sparsity", "batch", "ms", "ratio_to_dense", "bytes"}
 
@@ -273,7 +274,7 @@ def test_fp32_is_strict_for_everyone(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_command(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     parser = argparse.ArgumentParser()
-    cli.add_arguments(parser)
+    add_bench_arguments(parser)
 
     def run(*flags: str) -> int:
         arguments = parser.parse_args([*flags, "--device", "cuda", "--quick", "--json", str(path)])

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from sparsekern import process
-from sparsekern.cli import compare, main
+from sparsekern import data, models, process, settings
+from sparsekern.cli import commands, compare, main
 from sparsekern.errors import RunError
 
 ROOT = Path(__file__).parents[2]
@@ -28,6 +28,8 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("text")
     (tmp_path / "table.csv").write_text("x,y\n1,a\n")
     (tmp_path / "folder").mkdir()
+    (tmp_path / "wrong.yaml").write_text("epoch: 3")
+    (tmp_path / "type.yaml").write_text("epochs: many")
 
 
 @pytest.mark.parametrize(
@@ -59,6 +61,17 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["calibrate", "quickly"], "unrecognized arguments: quickly"),
         (["demo", "--seed", str(2**64)], "a whole number from 0 to 2^64 - 1"),
         (["demo", "--out", LONG], "File name too long"),
+        (["train", "--metod", "rigl"], "unrecognized arguments: --metod rigl; did you mean --method?"),
+        (["info", "--modle=mlp"], "did you mean --model?"),
+        (["trian"], "unknown 'trian'; did you mean train?"),
+        (["bench", "kernel"], "unknown 'kernel'; did you mean kernels?"),
+        (["train", "--config", "nothing.yaml"], "cannot read nothing.yaml"),
+        (["train", "--config", "folder"], "cannot read folder"),
+        (["train", "--config", "file"], "file is damaged: expected an object, got 'text'"),
+        (["train", "--config", "wrong.yaml"], "unknown setting in wrong.yaml 'epoch'; did you mean epochs"),
+        (["train", "--config", "type.yaml"], "type.yaml: epochs: expected a whole number, 1 or more, got 'many'"),
+        (["train", "--config", "type.yaml", "--recipe", "list"], "not allowed with argument --config"),
+        (["train", "--config", "type.yaml", "--resume", "folder"], "--config begins a run"),
     ],
     ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else "",
 )
@@ -88,7 +101,7 @@ VALUES += ["every=-1", "rate=1e300", "rate=-1", "batches=0", "fraction=2.0"]
 FLAGS = {
     "train": "method sparsity distribution exclude set backend data data-dir target model width epochs batch-size "
     "optimizer lr momentum weight-decay schedule milestones gamma final-lr warmup label-smoothing amp seed device "
-    "threads out resume recipe",
+    "threads out resume recipe config",
     "compare": "methods sparsities seeds backends jobs note out set data model recipe threads width lr",
     "info": "method sparsity set backend data data-dir target model width epochs batch-size seed device threads",
     "demo": "epochs sparsity width seed threads out",
@@ -137,6 +150,25 @@ def test_random_lines_end_without_a_traceback(
             refused += 1
             assert error[0].startswith("usage: ") or len(error) == 1, (line, error)
     assert refused > 40
+
+
+@pytest.mark.parametrize("line", ["--help", "--version", "train --help", "compare --help", "bench --help", "train --x"])
+def test_nobody_waits_for_pytorch_to_be_told_the_flags(line: str, tmp_path: Path):
+    (tmp_path / "torch.py").write_text("raise SystemExit('torch is imported')")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    command = [sys.executable, "-m", "sparsekern", *line.split()]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment)
+    assert done.returncode == 2 * line.endswith("--x")
+    assert "sparsekern" in done.stdout + done.stderr
+    assert "torch is imported" not in done.stderr
+
+
+def test_flags_name_what_there_is():
+    assert tuple(data.DATA) == settings.DATA
+    assert tuple(models.MODELS) == settings.MODELS
+    assert {command.__name__[1:] for command in commands.COMMANDS} == set(FLAGS)
+    for name in FLAGS:
+        assert callable(importlib.import_module(f"sparsekern.cli.{name}").run)
 
 
 def test_names_that_the_terminal_cannot_write(tmp_path: Path):

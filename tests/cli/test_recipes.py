@@ -113,3 +113,31 @@ def test_a_sparsity_that_emerges_is_not_asked_for(tmp_path: Path):
     grid = {"methods": ["snr", "rigl"], "sparsities": [0.8, 0.9], "seeds": [0], "backends": ["auto"]}
     names = [cell.folder.name for cell in compare._cells(grid, {}, [], tmp_path)]
     assert names == ["snr-auto-seed0", "rigl-0.8-auto-seed0", "rigl-0.9-auto-seed0"]
+
+
+def test_a_config_file_is_a_recipe_of_ones_own(tmp_path: Path) -> None:
+    """Flags that are given besides win, and take what belongs to them along."""
+    path = tmp_path / "run.yaml"
+    path.write_text(
+        "method: rigl\nsparsity: .95\nweight-decay: 1e-3\nset: {every: 50}\nepochs: 10\nmomentum: 0.8\nnesterov: true\n"
+        "schedule: step\nmilestones: [5, 8]\n"
+    )
+    given = recipes.apply({"config": path, "epochs": 20, "set": [("rate", 0.2)], "seed": 3})
+    config = training.configure(**given)
+    assert (config["method"], config["sparsity"], config["weight_decay"]) == ("rigl", 0.95, 1e-3)
+    assert (config["epochs"], config["milestones"], config["seed"]) == (20, [10, 16], 3)
+    assert config["set"] == {"every": 50, "rate": 0.2}
+    assert config["nesterov"]
+    adam = training.configure(**recipes.apply({"config": path, "optimizer": "adam"}))
+    assert (adam["lr"], adam["momentum"], adam["nesterov"]) == (1e-3, 0.9, False)
+
+
+def test_the_file_that_a_run_writes_makes_the_same_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    flags = ["--method", "set", "--set", "every=3", "--model", "lenet300", "--width", ".05", "--epochs", "1"]
+    assert main(["train", *flags, "--schedule", "cosine", "--seed", "4", "--out", "one"]) == 0
+    assert main(["train", "--config", "one/config.json", "--out", "two"]) == 0
+    assert main(["info", "--config", "one/config.json"]) == 0
+    one, two = (json.loads(Path(run, "summary.json").read_text()) for run in ("one", "two"))
+    assert one["test_accuracy"] == two["test_accuracy"]
+    assert Path("one/config.json").read_text() == Path("two/config.json").read_text()

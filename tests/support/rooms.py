@@ -32,9 +32,10 @@ def _room(title: str, sentence: str, *modules: str) -> Room:
 ROOMS = [
     _room(
         "ground",
-        "processes, errors, text, old names: nothing of a model",
+        "processes, errors, settings, text, old names: no PyTorch",
         "process",
         "errors",
+        "settings",
         "text",
         "moved",
     ),
@@ -69,7 +70,7 @@ ROOMS = [
     _room("sparsity: method", "what a method is made of", "sparsity.rule", "sparsity.old_fields", "sparsity.method"),
     _room("sparsity.methods", "forty published methods"),
     _room("sparsity.engine", "carries out a method, step by step", "sparsity.sparsify", "sparsity.engine"),
-    _room("sparsity", "sparsify, Sparsifier", "sparsity.sparsifier", "sparsity"),
+    _room("sparsity", "sparsify, Sparsifier; the public names", "sparsity.sparsifier", "sparsity", "api"),
     _room("models, data", "networks and data sets of the papers", "models", "data"),
     _room("training", "a training run: its configuration, its folder; many runs at a time"),
     _room("bench", "measures beside every peer that is installed"),

@@ -1,12 +1,17 @@
 """The papers' own settings, a file each: flags of `train`, where they come from, what the paper leaves open."""
 
 from pathlib import Path
+from re import fullmatch
 from typing import Any
 
-from ...errors import choose
+from ...errors import UsageError, choose, first_line, require
+from ...settings import DEFAULTS
+from ...training.config import SCHEMA
 from ...training.files import read_json
+from ...training.schema import check, problems
 
 FOLDER = Path(__file__).parent
+SETTINGS = {name: schema for name, schema in SCHEMA.items() if name != "horizon"}
 # What a flag that is given takes from the recipe along with its own value: it would no longer fit.
 BELONGS = {
     "optimizer": {"lr", "momentum", "nesterov"},
@@ -55,8 +60,37 @@ def as_flags(flags: dict[str, Any]) -> str:
     return " ".join(words)
 
 
+def settings_of(path: Path) -> dict[str, Any]:
+    """Returns the settings in a file that differ from the defaults: YAML, or JSON as a run leaves it.
+
+    Raises:
+        UsageError: there is no such file, or it holds something else than settings.
+    """
+    if path.suffix == ".json":
+        found = read_json(path, dict)
+    else:
+        yaml = require("yaml")
+        try:
+            found = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            raise UsageError(f"cannot read {path}: {first_line(error)}") from error
+        check(found, dict, str(path))
+    found = {str(key).replace("-", "_"): _number(value) for key, value in found.items()}
+    found.pop("horizon", None)  # a new run's own epochs
+    for name in found:
+        choose(f"setting in {path}", name, list(DEFAULTS))
+    for problem in problems(DEFAULTS | {"lr": 0.1} | found, SETTINGS):
+        raise UsageError(f"{path}: {problem}")
+    return {name: value for name, value in found.items() if value != DEFAULTS[name]}
+
+
+def _number(value: Any) -> Any:
+    """What YAML takes for a text, 1e-3, is a number."""
+    return float(value) if isinstance(value, str) and fullmatch(r"[-+]?\d+e[-+]?\d+", value) else value
+
+
 def apply(given: dict[str, Any], grid: list[str] | None = None) -> dict[str, Any]:
-    """Returns the flags of the recipe that `given` names, if any, under those that are given besides.
+    """Returns the flags of the recipe or the file that `given` names, if any, under those that are given besides.
 
     Another `--epochs` scales the recipe's milestones and its warm-up. Options of the method are added up; those of
     the recipe are for its own method and for its baselines. With the schedule leave the milestones, with the optimizer
@@ -66,21 +100,24 @@ def apply(given: dict[str, Any], grid: list[str] | None = None) -> dict[str, Any
         grid: the methods of a comparison, which decide instead of the recipe's method and sparsity; the recipe's
             options go to those of them that it knows.
     """
-    if "recipe" not in given:
-        return given
     given = given.copy()
-    recipe = read(given.pop("recipe"))
-    flags = recipe["flags"]
-    known = {flags["method"]: flags.pop("set", {}), **recipe["baselines"]}
+    if "recipe" in given:
+        recipe = read(given.pop("recipe"))
+        flags, baselines = recipe["flags"], recipe["baselines"]
+    elif "config" in given:
+        flags, baselines = settings_of(given.pop("config")), {}
+    else:
+        return given
+    known = {flags.get("method", DEFAULTS["method"]): flags.pop("set", {}), **baselines}
     if grid is not None:
         options = {f"{name}.{key}": value for name in grid for key, value in known.get(name, {}).items()}
         flags = {key: value for key, value in flags.items() if key not in ("method", "sparsity")}
     else:
-        options = known.get(given.get("method", flags["method"]), {})
+        options = known.get(given.get("method", flags.get("method", DEFAULTS["method"])), {})
     if given.get("method") == "dense":
         flags.pop("sparsity", None)
     if "epochs" in given:
-        scale = given["epochs"] / flags["epochs"]
+        scale = given["epochs"] / flags.get("epochs", DEFAULTS["epochs"])
         if "milestones" in flags:
             flags["milestones"] = [max(1, round(scale * epoch)) for epoch in flags["milestones"]]
         if "warmup" in flags:

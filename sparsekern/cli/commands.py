@@ -1,0 +1,229 @@
+"""The commands of `sparsekern` and their flags. `run` of the module of a command's name does what it is for.
+
+PyTorch is not imported here: nobody wants to wait for `--help`.
+"""
+
+import argparse
+import difflib
+from pathlib import Path
+from typing import Any
+
+from .. import __version__
+from .options import above_zero, add_arguments, fraction, numbers, positive, processors, seeds
+
+SPARSEKERN = """\
+Sparse training of neural networks: the zeros are neither stored nor multiplied.
+
+exit status: 0 done, 1 a run failed, 2 wrong usage, 130 stopped by Ctrl-C (the last checkpoint is kept)
+"""
+
+TRAIN = """\
+Trains one network. DIR then holds config.json, metrics.jsonl (a line per epoch), checkpoint.pt (after every epoch),
+summary.json, model.safetensors and report.png.
+
+  sparsekern train                                          digits, 90 % sparse, half a minute
+  sparsekern train --method rigl --sparsity 0.98 --data mnist --data-dir data --download --model lenet300
+  sparsekern train --method gse_grabo --set every=50 --out runs/try
+  sparsekern train --recipe dpf-resnet20 --data-dir data --epochs 8   a paper's settings (--recipe list), shortened
+  sparsekern train --resume runs/try                        continues bit for bit after Ctrl-C
+  sparsekern train --resume runs/try --epochs 40            prolongs a run; schedules keep their first horizon
+"""
+
+COMPARE = """\
+Trains every method at every sparsity with every seed, each run in a process and a folder of its own, then writes
+results.json, table.md (mean, standard deviation, ranking) and figure.png. Started again with the same flags it goes on
+where it stopped; a run that fails is reported with its log, the others go on.
+
+  sparsekern compare --methods dense,random,rigl,gse_grabo --sparsities .9,.95 --seeds 0,1,2 --out runs/grid
+  sparsekern compare --methods rigl --sparsities .98 --seeds 0,1,2 --backends sparse,masked --out runs/twins
+
+dense, and a method whose sparsity emerges, is trained once per seed. --set KEY=VALUE goes to every method that has the
+option, --set METHOD.KEY=VALUE to one.
+"""
+
+BENCH = """\
+  kernels        forward, input gradient, weight gradient and whole step of linear layers, beside every peer installed
+  convolutions   the same of convolutions
+  moments        gradients with their second moment over samples, beside gradients alone and BackPACK
+  train          whole training steps of networks: time, where it goes, peak memory
+  memory         peak resident memory of training steps: dense, masked, sparse
+  threshold      the k-th largest of 25 million magnitudes
+
+With --device cuda the same on a GPU; train in bf16, too, threshold as the mask of 100 million weights.
+
+Prints tables; --json keeps every row. Results are checked before they are timed, those of train in
+fp32: a wrong one gets no number.
+
+  sparsekern bench convolutions --case "step conv3x3/64-64 90%" --impl sparsekern-csr,sparseprop
+"""
+
+CALIBRATE = """\
+Measures, in less than a minute, from which density on another kernel is faster on this machine. Layers
+that compute with as many threads choose by it from then on; a run that has begun keeps its kernels.
+Let nothing else run meanwhile.
+
+The table lies in the user's cache directory, or in $SPARSEKERN_CACHE; `sparsekern info` says which one
+is in use. Without one, layers go by the nearest processor that was measured for this package.
+"""
+
+DEMO = """\
+Trains a network of seven hidden layers of 512 units on handwritten digits twice, from the same seed: once dense, once
+sparse, where gse_grabo moves the connections while it learns. The two take turns, epoch by epoch, so that their times
+are comparable.
+"""
+
+
+def _train(commands: Any) -> None:
+    parser = commands.add_parser(
+        "train",
+        help="train one network",
+        description=TRAIN,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        argument_default=argparse.SUPPRESS,
+    )
+    add_arguments(parser)
+    group = parser.add_argument_group("folder")
+    place = group.add_mutually_exclusive_group()
+    place.add_argument("--out", type=Path, metavar="DIR", help="new folder of this run (default: a free one in runs/)")
+    place.add_argument("--resume", type=Path, metavar="DIR", help="continue the run in this folder")
+    group.add_argument("--overwrite", action="store_true", help="replace the run that --out already holds")
+
+
+def _compare(commands: Any) -> None:
+    parser = commands.add_parser(
+        "compare",
+        help="train a grid of methods, sparsities and seeds",
+        description=COMPARE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        argument_default=argparse.SUPPRESS,
+    )
+    group = parser.add_argument_group("grid")
+    group.add_argument("--methods", type=numbers(str), required=True, metavar="A,B")
+    group.add_argument("--sparsities", type=numbers(fraction), default=[0.9], metavar="S,S", help="(default 0.9)")
+    group.add_argument("--seeds", type=numbers(seeds), default=[0, 1, 2], metavar="N,N", help="(default 0,1,2)")
+    group.add_argument("--backends", type=numbers(str), default=["auto"], metavar="B,B", help="(default auto)")
+    group.add_argument("--jobs", type=positive, default=1, metavar="N", help="runs at a time (default 1)")
+    group.add_argument("--note", default="", metavar="TEXT", help="what readers of the table should know of the data")
+    group.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the comparison")
+    add_arguments(parser, grid=True)
+
+
+def _methods(commands: Any) -> None:
+    parser = commands.add_parser("methods", help="list the methods", description="Lists the sparse training methods.")
+    parser.add_argument("name", nargs="?", metavar="NAME", help="explain this one, with its options")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _info(commands: Any) -> None:
+    parser = commands.add_parser(
+        "info",
+        help="versions, processor, kernel of each layer",
+        description="Prints versions, the processor, and whether kernels are chosen by what was measured on it; with "
+        "--model also each layer's kernel and why.",
+        argument_default=argparse.SUPPRESS,
+    )
+    add_arguments(parser)
+
+
+def _plot(commands: Any) -> None:
+    parser = commands.add_parser(
+        "plot", help="draw a run or a comparison again", description="Draws report.png or figure.png again from DIR."
+    )
+    parser.add_argument("folder", type=Path, metavar="DIR", help="folder of a run or of a comparison")
+
+
+def _bench(commands: Any) -> None:
+    add_bench_arguments(
+        commands.add_parser("bench", help="measure kernels and memory beside every peer that is installed")
+    )
+
+
+def add_bench_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of `sparsekern bench` to its parser."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.description = BENCH
+    parser.add_argument("what", choices=["kernels", "convolutions", "moments", "train", "memory", "threshold"])
+    parser.add_argument(
+        "--device",
+        choices=["cpu", "cuda"],
+        default="cpu",
+        help="what to measure (default cpu)",
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the report there")
+    parser.add_argument("--threads", type=processors, metavar="N", help="threads (default: torch's)")
+    parser.add_argument("--quick", action="store_true", help="a few seconds: small sizes, few cases")
+    parser.add_argument(
+        "--case", metavar="WORDS", help="kernels, convolutions, moments: only cases that have every word, 90%% say"
+    )
+    parser.add_argument("--impl", metavar="NAME,NAME", help="kernels, convolutions, moments: only these, and dense")
+    parser.add_argument("--model", metavar="NAME,NAME", help="train: networks (default vgg16,resnet20)")
+    parser.add_argument(
+        "--run",
+        dest="runs",
+        action="append",
+        type=Path,
+        default=[],
+        metavar="DIR",
+        help="train: also the pattern that this run of `sparsekern train` ended with, repeatable",
+    )
+    parser.add_argument("--compiled", action="store_true", help="train: also compiled, and sparse in channels_last")
+
+
+def _calibrate(commands: Any) -> None:
+    parser = commands.add_parser(
+        "calibrate",
+        help="measure this machine, by which layers choose their kernels",
+        description=CALIBRATE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--threads", type=processors, metavar="N", help="threads (default: torch's)")
+
+
+def _demo(commands: Any) -> None:
+    parser = commands.add_parser("demo", help="a sparse network beside its dense twin, in a minute", description=DEMO)
+    parser.add_argument("--epochs", type=positive, default=30, metavar="N", help="(default 30)")
+    parser.add_argument("--sparsity", type=fraction, default=0.95, metavar="S", help="(default 0.95)")
+    parser.add_argument(
+        "--width", type=above_zero, default=1.0, metavar="W", help="multiplies the hidden sizes (default 1)"
+    )
+    parser.add_argument("--seed", type=seeds, default=0, help="(default 0)")
+    text = "of torch (default 1: threads that wait for each other on a busy machine would blur the comparison)"
+    parser.add_argument("--threads", type=processors, default=1, metavar="N", help=text)
+    parser.add_argument("--out", type=Path, default=Path("runs/demo"), metavar="DIR", help="(default runs/demo)")
+
+
+COMMANDS = (_train, _compare, _methods, _info, _plot, _bench, _calibrate, _demo)
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors name what was meant."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parses all arguments: what a command does not know is its error, with the usage of this command."""
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            near = [self._near(word) for word in unknown if word.startswith("-")]
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{''.join(near)}")
+        return found, unknown
+
+    def _near(self, word: str) -> str:
+        flag = word.partition("=")[0]
+        known = [option for action in self._actions for option in action.option_strings]
+        close = difflib.get_close_matches(flag, known, n=1)
+        return f"; did you mean {close[0]}?" if close else ""
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        close = difflib.get_close_matches(str(value), list(action.choices or ()), n=1)
+        if close and value not in (action.choices or ()):
+            raise argparse.ArgumentError(action, f"unknown {value!r}; did you mean {close[0]}?")
+        super()._check_value(action, value)
+
+
+def parser() -> argparse.ArgumentParser:
+    """Returns the parser of the command line."""
+    whole = Parser("sparsekern", description=SPARSEKERN, formatter_class=argparse.RawDescriptionHelpFormatter)
+    whole.add_argument("--version", action="version", version=f"sparsekern {__version__}")
+    commands = whole.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for add in COMMANDS:
+        add(commands)
+    return whole
