@@ -114,7 +114,7 @@ void Planes::choose_layout() {
 
 Images Planes::lanes_of(int64_t block, void* data, int64_t image_stride, int64_t channel_stride, int64_t pixel_stride,
                         const Frame& frame) const {
-  Images found{data, 0, image_stride, channel_stride, pixel_stride, false, 0, frame.pixels, {}};
+  Images found{data, 0, image_stride, channel_stride, pixel_stride, 1, false, 0, frame.pixels, {}};
   found.count = std::min(images, in.batch - block * images) * strips;
   for (int64_t i = 0; !flat && i < found.count; ++i) {
     const int64_t start = i % strips * frame.step - frame.above, first = std::max<int64_t>(0, -start);
@@ -187,16 +187,18 @@ Grid Planes::output_grid(std::vector<int32_t>& cells, std::vector<int32_t>& zero
   return grid_over(cells, zeros, 1, out.width, true);
 }
 
-Tiling Planes::output_tiles() const {
-  return tiles({0, out.height, 0, out.width, 0, out.width, 1, out.channels * out.height * out.width});
+Tiling Planes::output_tiles(int64_t pixel_stride) const {
+  const int64_t image = out.channels * out.height * out.width / pixel_stride;
+  return tiles({0, out.height, 0, out.width, 0, out.width, 1, image});
 }
 
-Tiling Planes::input_tiles(int64_t grid) const {
+Tiling Planes::input_tiles(int64_t grid, int64_t pixel_stride) const {
   const int64_t gy = grid / x_.grids(), gx = grid % x_.grids();
   const auto [y0, y1] = y_.range(gy, top_, top_ + owned_);
   const auto [x0, x1] = x_.range(gx, window.left, window.left + in.width);
   const int64_t y = y_.first[gy] + y0 * y_.step - top_, x = x_.first[gx] + x0 * x_.step - window.left;
-  return tiles({y0, y1, x0, x1, y * in.width + x, y_.step * in.width, x_.step, in.channels * in.height * in.width});
+  const int64_t image = in.channels * in.height * in.width / pixel_stride;
+  return tiles({y0, y1, x0, x1, y * in.width + x, y_.step * in.width, x_.step, image});
 }
 
 Tiling Planes::block_tiles(const Region& r) const {
@@ -208,8 +210,8 @@ Tiling Planes::block_tiles(const Region& r) const {
     for (rows = pieces > 1 ? 1 : 8; rows > 1 && (rows * columns > vectors_ || y + rows > r.y1);) rows /= 2;
     for (int64_t i = 0; i < pieces; ++i) {
       const int64_t x = columns * i / pieces, n = columns * (i + 1) / pieces - x;
-      const bool joined = r.row_stride == n * r.pixel_stride;
-      const int64_t target = r.origin + (y - r.y0) * r.row_stride + x * r.pixel_stride;
+      const bool joined = r.row_stride == n * r.step;
+      const int64_t target = r.origin + (y - r.y0) * r.row_stride + x * r.step;
       tiling.tiles.push_back({y * width + r.x0 + x, width, static_cast<int32_t>(rows), static_cast<int32_t>(n), nullptr,
                               static_cast<int32_t>(joined ? 1 : rows)});
       for (int64_t row = 0; row < (joined ? 1 : rows); ++row)
@@ -243,7 +245,7 @@ Tiling Planes::flat_tiles(const Region& r) const {
         const int64_t stop = std::min(end, tile.base + tile.cols * vector_lanes_);
         tiling.runs.push_back({static_cast<int32_t>(cell - tile.base), static_cast<int32_t>(stop - cell), target});
         ++tile.run_count;
-        target += (stop - cell) * r.pixel_stride;
+        target += (stop - cell) * r.step;
         cell = stop;
       }
     }

@@ -80,13 +80,14 @@ class Planes {
   Grid input_grid(std::vector<int32_t>& cells, std::vector<int32_t>& zeros) const;
   Grid output_grid(std::vector<int32_t>& cells, std::vector<int32_t>& zeros) const;
 
-  Tiling output_tiles() const;
-  Tiling input_tiles(int64_t grid) const;
+  // The tiles of outputs, and of a grid of inputs, for images whose pixels lie `pixel_stride` elements apart.
+  Tiling output_tiles(int64_t pixel_stride) const;
+  Tiling input_tiles(int64_t grid, int64_t pixel_stride) const;
 
  private:
   struct Region {
     int64_t y0, y1, x0, x1;
-    int64_t origin, row_stride, pixel_stride, image_stride;  // of the image that it is written to, in elements
+    int64_t origin, row_stride, step, image_stride;  // of the image that it is written to, in pixels
   };
 
   void choose_layout();

@@ -1,7 +1,6 @@
 // Sparse convolution: checks, packing, the split over threads. The arithmetic is in cpu/simd.
 #include <algorithm>
 #include <atomic>
-#include <limits>
 #include <memory>
 #include <numeric>
 #include <optional>
@@ -12,6 +11,7 @@
 #include "cpu/conv_order.h"
 #include "cpu/csr.h"
 #include "cpu/dispatch.h"
+#include "cpu/image_tensors.h"
 #include "cpu/parallel.h"
 #include "cpu/shares.h"
 #include "cpu/tensors.h"
@@ -22,8 +22,7 @@ namespace {
 
 using Bias = std::optional<Tensor>;
 
-constexpr int64_t kLarge = 4 << 20;  // bytes of images that a cache does not keep
-constexpr int64_t kSums = 4;         // sums of the weight gradient that blocks of images are added to in turn
+constexpr int64_t kSums = 4;  // sums of the weight gradient that blocks of images are added to in turn
 
 Weight weight_of(const std::vector<Tensor>& index, const Tensor& input, const Tensor& values, const Window& window) {
   require(index.size() == 8, "index must hold 8 tensors, got ", index.size());
@@ -46,61 +45,6 @@ Weight weight_of(const std::vector<Tensor>& index, const Tensor& input, const Te
   require(values.numel() >= nnz, "values must hold the ", nnz, " nonzeros of row_ptr, got ", values.numel());
   return {csr.ptr, csr.col, t_ptr, rows, cols, nnz};
 }
-
-// The planes of a tensor of images, packed on demand.
-class Packed {
- public:
-  // A copy of the tensor is made where neither its pixels nor its channels are neighbours in memory.
-  Packed(const ConvKernels& kernels, const Planes& planes, const Tensor& images, bool input)
-      : kernels_(kernels), planes_(planes), tensor_(images) {
-    if (!regular()) tensor_ = torch::stable::contiguous(tensor_);
-    channels_ = tensor_.size(1);
-    grid_ = input ? planes.input_grid(cells_, zeros_) : planes.output_grid(cells_, zeros_);
-    frame_ = input ? planes.packed_input : planes.packed_output;
-    lead_ = input ? 0 : planes.reach;
-    const int64_t cells = lead_ + channels_ * grid_.plane + planes.tail;
-    require(cells < std::numeric_limits<int32_t>::max(), "an image of ", cells, " padded numbers is too large");
-    bytes_ = aligned(cells * planes.lanes * kernels.sum_size);
-  }
-
-  int64_t bytes() const { return bytes_; }
-  int64_t channels() const { return channels_; }
-  int64_t plane() const { return grid_.plane; }
-
-  char* planes(char* memory) const { return memory + lead_ * planes_.lanes * kernels_.sum_size; }
-
-  // Packs part `part` of the channels of a block, and sums each if `sums` is given.
-  void pack(int64_t block, int64_t part, int64_t parts, char* memory, void* sums = nullptr) const {
-    const int64_t first = block * planes_.images, size = tensor_.element_size();
-    const char* data = static_cast<const char*>(tensor_.const_data_ptr()) + first * tensor_.stride(0) * size;
-    const Images images =
-        planes_.lanes_of(block, const_cast<char*>(data), tensor_.stride(0), channel_stride(), pixel_stride(), frame_);
-    const int64_t begin = channels_ * part / parts, end = channels_ * (part + 1) / parts;
-    (planes_.flat ? kernels_.pack_flat : kernels_.pack_block)(images, grid_, begin, end, planes(memory), sums);
-    const int64_t cell = planes_.lanes * kernels_.sum_size;
-    if (part == 0) std::fill_n(memory, lead_ * cell, char(0));
-    if (part + 1 == parts) std::fill_n(planes(memory) + channels_ * grid_.plane * cell, planes_.tail * cell, char(0));
-  }
-
- private:
-  int64_t channel_stride() const { return tensor_.size(1) == 1 ? 1 : tensor_.stride(1); }
-  int64_t pixel_stride() const {
-    return tensor_.size(3) > 1 ? tensor_.stride(3) : tensor_.size(2) > 1 ? tensor_.stride(2) : 1;
-  }
-  bool regular() const {
-    const bool rows =
-        tensor_.size(2) == 1 || tensor_.size(3) == 1 || tensor_.stride(2) == tensor_.size(3) * tensor_.stride(3);
-    return rows && (pixel_stride() == 1 || (channel_stride() == 1 && !planes_.flat));
-  }
-
-  const ConvKernels& kernels_;
-  const Planes& planes_;
-  Tensor tensor_;
-  std::vector<int32_t> cells_, zeros_;
-  Grid grid_;
-  Frame frame_;
-  int64_t channels_, lead_, bytes_;
-};
 
 // What one thread does of a product: some of the tiles, or some of the rows of every tile.
 void multiply(const ConvKernels& kernels, const Planes& planes, const Taps& taps, const Tiling& tiling,
@@ -154,22 +98,6 @@ void over_blocks(int64_t blocks, int64_t lines, const Pack& pack, const Compute&
 // How many blocks are worked on at once.
 int64_t in_flight(int64_t lines) { return std::gcd<int64_t>(lines, threads()); }
 
-// A new tensor of images like `like`.
-Tensor empty_images(const Tensor& like, const ImageSize& size) {
-  Tensor images = uninitialized(like, {size.batch, size.channels, size.height, size.width});
-  prefer_huge_pages(images.mutable_data_ptr(), images.numel() * images.element_size());
-  return images;
-}
-
-Images images_of(const Planes& planes, Tensor& tensor, int64_t block, const Frame& frame, int64_t pixel_stride) {
-  const int64_t image = tensor.size(1) * frame.whole, bytes = tensor.element_size();
-  char* data = static_cast<char*>(tensor.mutable_data_ptr()) + block * planes.images * image * bytes;
-  Images images = planes.lanes_of(block, data, image, frame.whole, 1, frame);
-  images.pixel_stride = pixel_stride;
-  images.large = tensor.numel() * bytes > kLarge;
-  return images;
-}
-
 }  // namespace
 
 Tensor sparse_conv2d(const Tensor& input, const Tensor& values, const std::vector<Tensor>& index, const Bias& bias,
@@ -186,15 +114,15 @@ Tensor sparse_conv2d(const Tensor& input, const Tensor& values, const std::vecto
   const Bias b = bias ? Bias(dense_vector(*bias)) : bias;
   const ImageSize in{input.size(0), input.size(1), input.size(2), input.size(3)};
   const ImageSize out = output_of(window, in, weight.rows);
-  Tensor output = empty_images(input, out);
-  if (output.numel() == 0) return output;
+  ImageTensor output = empty_images(input, out);
+  if (output.tensor.numel() == 0) return output.tensor;
 
   const Planes planes(window, in, out, kernels, weight.density());
-  const Packed x(kernels, planes, input, true);
+  const PackedImages x(kernels, planes, input, true);
   const Order order = forward_order(weight, planes);
   const Tensor v = widened(values, weight.nnz);
   const Taps taps{order.bounds.data(), order.segments, order.segments, order.offset.get(), v.const_data_ptr()};
-  const Tiling tiling = planes.output_tiles();
+  const Tiling tiling = planes.output_tiles(output.pixel_stride());
   const int64_t lines = planes.blocks;
   char* memory = workspace(in_flight(lines) * x.bytes());
   over_blocks(
@@ -202,9 +130,9 @@ Tensor sparse_conv2d(const Tensor& input, const Tensor& values, const std::vecto
       [&](int64_t i, int64_t slot, int64_t part, int64_t parts) { x.pack(i, part, parts, memory + slot * x.bytes()); },
       [&](int64_t i, int64_t slot, int64_t part, int64_t parts) {
         multiply(kernels, planes, taps, tiling, x.planes(memory + slot * x.bytes()), b ? b->const_data_ptr() : nullptr,
-                 images_of(planes, output, i, planes.written_output, 1), weight.rows, part, parts);
+                 output.block(planes, i, planes.written_output, 1), weight.rows, part, parts);
       });
-  return output;
+  return output.tensor;
 }
 
 std::tuple<Tensor, Tensor, Tensor> sparse_conv2d_backward(const Tensor& grad_output, const Tensor& input,
@@ -225,28 +153,29 @@ std::tuple<Tensor, Tensor, Tensor> sparse_conv2d_backward(const Tensor& grad_out
           "grad_output must be [", out.batch, ", ", out.channels, ", ", out.height, ", ", out.width, "]");
 
   Tensor none = uninitialized(values, {0});
-  Tensor grad_input = need_input ? empty_images(input, in) : none;
+  ImageTensor grad_input = need_input ? empty_images(input, in) : ImageTensor{none};
   Tensor grad_values = need_values ? uninitialized(values, {values.numel()}) : none;
   Tensor grad_bias = need_bias ? uninitialized(values, {weight.rows}) : none;
   if (input.numel() == 0 || grad_output.numel() == 0) {
-    if (need_input) torch::stable::zero_(grad_input);
+    if (need_input) torch::stable::zero_(grad_input.tensor);
     if (need_values) torch::stable::zero_(grad_values);
     if (need_bias) torch::stable::zero_(grad_bias);
-    return {grad_input, grad_values, grad_bias};
+    return {grad_input.tensor, grad_values, grad_bias};
   }
 
   const Planes planes(window, in, out, kernels, weight.density());
-  const Packed delta(kernels, planes, grad_output, false), x(kernels, planes, input, true);
+  const PackedImages delta(kernels, planes, grad_output, false), x(kernels, planes, input, true);
   const Order order = need_values ? forward_order(weight, planes) : Order{};
   const Taps taps{order.bounds.data(), order.segments, order.segments, order.offset.get(), nullptr};
-  const Tiling tiling = planes.output_tiles();
+  const Tiling tiling = planes.output_tiles(1);
   std::vector<Tiling> input_tilings;
   Order transposed;
   if (need_input) {
     const Tensor v = widened(values, weight.nnz);
     transposed = backward_order(weight, v.const_data_ptr(), kernels.sum_size, planes, in.channels);
-    for (int64_t g = 0; g < planes.grids; ++g) input_tilings.push_back(planes.input_tiles(g));
-    if (!planes.complete()) torch::stable::zero_(grad_input);  // pixels that no tap sees
+    for (int64_t g = 0; g < planes.grids; ++g)
+      input_tilings.push_back(planes.input_tiles(g, grad_input.pixel_stride()));
+    if (!planes.complete()) torch::stable::zero_(grad_input.tensor);  // pixels that no tap sees
   }
 
   const int64_t lines = std::min(planes.blocks, kSums), slots = in_flight(lines);
@@ -273,7 +202,7 @@ std::tuple<Tensor, Tensor, Tensor> sparse_conv2d_backward(const Tensor& grad_out
           const Taps back{transposed.bounds.data() + g * n, planes.grids * n, n, transposed.offset.get(),
                           transposed.values.get()};
           multiply(kernels, planes, back, input_tilings[g], d, nullptr,
-                   images_of(planes, grad_input, i, planes.written_input, window.stride_x), in.channels, part, parts);
+                   grad_input.block(planes, i, planes.written_input, window.stride_x), in.channels, part, parts);
         }
         const auto [begin, end] = row_range(weight.rows, 1, part, parts, [&](int64_t row) { return weight.ptr[row]; });
         if (need_values) {
@@ -292,7 +221,7 @@ std::tuple<Tensor, Tensor, Tensor> sparse_conv2d_backward(const Tensor& grad_out
     char* slack = static_cast<char*>(grad_values.mutable_data_ptr()) + weight.nnz * kernels.storage_size;
     std::fill_n(slack, (values.numel() - weight.nnz) * kernels.storage_size, char(0));
   }
-  return {grad_input, grad_values, grad_bias};
+  return {grad_input.tensor, grad_values, grad_bias};
 }
 
 }  // namespace sparsekern

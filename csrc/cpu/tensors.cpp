@@ -1,6 +1,7 @@
 #include "cpu/tensors.h"
 
 #include <algorithm>
+#include <numeric>
 #include <vector>
 
 #include "cpu/dispatch.h"
@@ -25,10 +26,14 @@ Storage storage_of(ScalarType dtype) {
 
 Tensor dense_vector(const Tensor& t) { return t.is_contiguous() ? t : torch::stable::contiguous(t); }
 
-Tensor uninitialized(const Tensor& like, torch::headeronly::IntHeaderOnlyArrayRef sizes) {
+namespace {
+
+// Dimensions in the order of their strides, the smallest first.
+Tensor with_strides(const Tensor& like, torch::headeronly::IntHeaderOnlyArrayRef sizes,
+                    const std::vector<size_t>& order) {
   std::vector<int64_t> strides(sizes.size());
   int64_t stride = 1;
-  for (size_t d = sizes.size(); d-- > 0; stride *= std::max<int64_t>(1, sizes[d])) strides[d] = stride;
+  for (const size_t d : order) strides[d] = stride, stride *= std::max<int64_t>(1, sizes[d]);
   int32_t dtype, device, index;
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(like.get(), &dtype));
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device));
@@ -37,6 +42,18 @@ Tensor uninitialized(const Tensor& like, torch::headeronly::IntHeaderOnlyArrayRe
   TORCH_ERROR_CODE_CHECK(
       aoti_torch_empty_strided(sizes.size(), sizes.data(), strides.data(), dtype, device, index, &made));
   return Tensor(made);
+}
+
+}  // namespace
+
+Tensor uninitialized(const Tensor& like, torch::headeronly::IntHeaderOnlyArrayRef sizes) {
+  std::vector<size_t> order(sizes.size());
+  std::iota(order.rbegin(), order.rend(), 0);
+  return with_strides(like, sizes, order);
+}
+
+Tensor uninitialized_channels_last(const Tensor& like, torch::headeronly::IntHeaderOnlyArrayRef sizes) {
+  return with_strides(like, sizes, {1, 3, 2, 0});
 }
 
 Tensor bytes_like(const Tensor& like, int64_t bytes) {

@@ -11,6 +11,8 @@ Storage storage_of(ScalarType dtype);
 // A contiguous tensor of the dtype and device of `like`. torch::stable::new_empty looks its operator up by name: 1.3
 // us.
 Tensor uninitialized(const Tensor& like, torch::headeronly::IntHeaderOnlyArrayRef sizes);
+// Images [batch, channels, height, width] in the memory format channels_last.
+Tensor uninitialized_channels_last(const Tensor& like, torch::headeronly::IntHeaderOnlyArrayRef sizes);
 
 Tensor bytes_like(const Tensor& like, int64_t bytes);
 

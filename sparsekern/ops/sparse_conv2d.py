@@ -104,7 +104,8 @@ def sparse_conv2d_reference(
     wide, w = accumulate_dtype(input.dtype), Window(*window)
     row_ptr, col, *_ = index
     weight = w.kernels(expand_reference(values.to(wide), row_ptr, col, 0, row_ptr.numel() - 1, w.cols(input)))
-    return w.convolve(w.padded(input.to(wide)), weight, None if bias is None else bias.to(wide)).to(input.dtype)
+    output = w.convolve(w.padded(input.to(wide)), weight, None if bias is None else bias.to(wide)).to(input.dtype)
+    return output.contiguous(memory_format=image_format(input))
 
 
 def sparse_conv2d_backward_reference(
@@ -127,7 +128,9 @@ def sparse_conv2d_backward_reference(
     if need_values:
         collect_reference(grad_weight.reshape(rows, -1), row_ptr, col, 0, rows, grad_values)
     return (
-        w.cropped(grad_h).to(input.dtype).contiguous() if need_input else input.new_empty(0),
+        w.cropped(grad_h).to(input.dtype).contiguous(memory_format=image_format(input))
+        if need_input
+        else input.new_empty(0),
         grad_values,
         delta.sum((0, 2, 3)).to(values.dtype) if need_bias else values.new_empty(0),
     )
@@ -189,7 +192,7 @@ def expanded_conv2d_backward_reference(
 
 def sparse_conv2d_fake(input: Tensor, values: Tensor, index: list[Tensor], bias: Tensor | None, *window: Any) -> Tensor:
     size = (input.shape[0], Index.of(index).rows, *Window(*window).output_size(input.shape[2:]))
-    return input.new_empty(size) if input.device.type == "cpu" else empty_image(input, size)
+    return empty_image(input, size)
 
 
 def sparse_conv2d_backward_fake(
@@ -202,23 +205,11 @@ def sparse_conv2d_backward_fake(
     need_bias: bool,
     *window: Any,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    plain = input.device.type == "cpu" or not need_input
     return (
-        input.new_empty(input.shape if need_input else (0,)) if plain else empty_image(input, input.shape),
+        empty_image(input, input.shape) if need_input else input.new_empty(0),
         values.new_empty(values.shape if need_values else (0,)),
         values.new_empty(grad_output.shape[1:2] if need_bias else (0,)),
     )
-
-
-def expanded_conv2d_fake(
-    input: Tensor, values: Tensor, index: list[Tensor], bias: Tensor | None, *window: Any
-) -> Tensor:
-    return empty_image(input, sparse_conv2d_fake(input, values, index, bias, *window).shape)
-
-
-def expanded_conv2d_backward_fake(grad_output: Tensor, input: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
-    grad_input, grad_values, grad_bias = sparse_conv2d_backward_fake(grad_output, input, *rest)
-    return empty_image(input, input.shape) if grad_input.dim() == 4 else grad_input, grad_values, grad_bias
 
 
 FORWARD = f"(Tensor input, Tensor values, Tensor[] index, Tensor? bias, {SCHEMA}) -> Tensor"
@@ -232,11 +223,11 @@ define(
     reference=sparse_conv2d_backward_reference,
     fake=sparse_conv2d_backward_fake,
 )
-define(f"expanded_conv2d{FORWARD}", reference=expanded_conv2d_reference, fake=expanded_conv2d_fake)
+define(f"expanded_conv2d{FORWARD}", reference=expanded_conv2d_reference, fake=sparse_conv2d_fake)
 define(
     f"expanded_conv2d_backward{BACKWARD}",
     reference=expanded_conv2d_backward_reference,
-    fake=expanded_conv2d_backward_fake,
+    fake=sparse_conv2d_backward_fake,
 )
 
 sparse, expanded = _ops.sparse_conv2d.default, _ops.expanded_conv2d.default

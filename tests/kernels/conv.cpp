@@ -35,7 +35,7 @@ struct Weight {
   int64_t nnz() const { return static_cast<int64_t>(col.size()); }
 };
 
-// Images [batch, channels, pixels], or [batch, pixels, channels] where the channels are `last`: for blocks of inputs.
+// Images [batch, channels, pixels], or [batch, pixels, channels] where the channels are `last`.
 template <class S>
 struct Batch {
   int64_t channels, pixels;
@@ -51,11 +51,11 @@ struct Batch {
   double at(int64_t image, int64_t channel, int64_t pixel) const {
     return static_cast<double>(data[index(image, channel, pixel)]);
   }
-  Images block(const Planes& planes, int64_t block, const Frame& frame, int64_t pixel_step, bool large = false) {
+  int64_t pixel_stride() const { return last ? channels : 1; }
+  Images block(const Planes& planes, int64_t block, const Frame& frame, int64_t step, bool large = false) {
     void* first = data.data() + index(block * planes.images, 0, 0);
-    const int64_t pixel = last ? channels : 1;
-    Images images = planes.lanes_of(block, first, channels * pixels, last ? 1 : pixels, pixel, frame);
-    images.pixel_stride = pixel * pixel_step;
+    Images images = planes.lanes_of(block, first, channels * pixels, last ? 1 : pixels, pixel_stride(), frame);
+    images.step = step;
     images.large = large;
     return images;
   }
@@ -141,18 +141,18 @@ class Convolution {
     const bool last = channels_last && !planes_.flat;
     Batch<S> x(in_, last, random_.numbers<S>(count(in_), 2, 4)),
         delta(out_, last, random_.numbers<S>(count(out_), 2, 4));
-    Batch<S> output(out_, false, unwritten<S>(count(out_)));
-    Batch<S> grad_input(in_, false, std::vector<S>(count(in_), static_cast<S>(0)));
+    Batch<S> output(out_, channels_last, unwritten<S>(count(out_)));
+    Batch<S> grad_input(in_, channels_last, std::vector<S>(count(in_), static_cast<S>(0)));
     std::vector<A> grad_values(weight_.nnz());
     const Order<A> forward = forward_order(), backward = backward_order();
-    const Tiling tiling = planes_.output_tiles();
+    const Tiling tiling = planes_.output_tiles(output.pixel_stride());
     for (int64_t b = 0; b < planes_.blocks; ++b) {
       const Packed<S> px(kernels_, planes_, x, b, true), pd(kernels_, planes_, delta, b, false);
       const A* d = pd.planes + planes_.above * planes_.width * planes_.lanes;
       multiply(view(forward, 0, 1), tiling, px.planes, bias_.data(),
                output.block(planes_, b, planes_.written_output, 1, b % 2 == 0), out_.channels);
       for (int64_t g = 0; g < planes_.grids; ++g)
-        multiply(view(backward, g, planes_.grids), planes_.input_tiles(g), d, nullptr,
+        multiply(view(backward, g, planes_.grids), planes_.input_tiles(g, grad_input.pixel_stride()), d, nullptr,
                  grad_input.block(planes_, b, planes_.written_input, w_.stride_x), in_.channels);
       for (const Tile& tile : tiling.tiles)
         kernels_.sample(view(forward, 0, 1), planes_.flat, tile, d, pd.grid.plane, px.planes, grad_values.data(), 0,

@@ -165,6 +165,23 @@ def test_keeps_the_memory_format(op: Callable) -> None:
 
 
 @pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize("batch", [1, 3, 17])
+def test_writes_the_memory_format(batch: int) -> None:
+    """The kernels write it themselves, also for few images, and their gradients are those of the other format."""
+    p, results = problem(Case(**{**BASE.__dict__, "batch": batch}), torch.float32), []
+    for memory_format in (torch.contiguous_format, torch.channels_last):
+        x, delta = (t.contiguous(memory_format=memory_format) for t in (p.input, p.delta))
+        window = [[3, 3], [1, 1], [1, 1, 1, 1], [1, 1], 1]
+        output = forward(x, p.values, p.pattern.index(), p.bias, *window)
+        grad_input, grad_values, _ = backward(delta, x, p.values, p.pattern.index(), True, True, False, *window)
+        assert output.is_contiguous(memory_format=memory_format)
+        assert grad_input.is_contiguous(memory_format=memory_format)
+        results.append((output, grad_input, grad_values))
+    for plain, last in zip(*results, strict=True):
+        assert torch.equal(plain, last)
+
+
+@pytest.mark.usefixtures("isa")
 def test_without_batch_dimension() -> None:
     p = problem(BASE, torch.float32)
     output = ops.sparse_conv2d(p.input[1], p.values, p.pattern.index(), p.bias, **BASE.window)

@@ -25,8 +25,7 @@ struct Taps {
   const void* values;  // in `A`
 };
 
-// `length` cells from cell `start` of a tile on, whose pixels lie `pixel_stride` elements apart in an image, the first
-// at element `target` of the channel.
+// `length` cells from cell `start` of a tile on, which are pixels of an image: `target` and every `step`-th from there.
 struct Run {
   int32_t start;
   int32_t length;
@@ -50,13 +49,15 @@ struct Lane {
   int64_t first, last;
 };
 
-// Images in memory; strides in elements. Flat ones lie `image_stride` apart, the others as `lanes` says.
+// Images in memory; strides in elements. Flat ones lie `image_stride` apart, the others as `lanes` says. Either the
+// pixels of a channel are neighbours, `pixel_stride` 1, or the channels of a pixel are, `channel_stride` 1.
 struct Images {
   void* data;
   int64_t count;  // of images, or of lanes
   int64_t image_stride;
   int64_t channel_stride;
   int64_t pixel_stride;
+  int64_t step;         // pixels from one that is written to the next
   bool large;           // too large for a cache
   int64_t first, last;  // the pixels that all lanes have
   Lane lanes[16];
