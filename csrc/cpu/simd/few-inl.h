@@ -105,6 +105,7 @@ SPARSEKERN_INLINE bool each_group(const BitWeight& w, int64_t row, const F& f) {
   S copies[R][kWord];
 #pragma GCC unroll 4
   for (int i = 0; i < R; ++i) positions[i] = w.ptr[(row + i) * w.stride];
+  const int64_t ahead = w.ptr[(row + R) * w.stride] - positions[0];  // where these columns of the next rows are, about
   for (int64_t t = 0; t < w.tiles; ++t) {
     uint64_t words[R], any = 0;
     const S* values[R];
@@ -123,6 +124,7 @@ SPARSEKERN_INLINE bool each_group(const BitWeight& w, int64_t row, const F& f) {
       for (int i = 0; i < R; ++i) {
         const uint64_t mask = words[i] >> g & kAll<S>;
         groups[i] = expanded(mask, values[i]);
+        __builtin_prefetch(values[i] + ahead);
         values[i] += __builtin_popcountll(mask);
       }
       f(t * kWord + g, groups);
