@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from . import ops
+from .ops.columns import columns_of
 from .ops.csr import check_pattern, check_vectors, flat_coordinates
 from .ops.expand import gathered
 from .ops.index import Index
@@ -18,7 +19,9 @@ from .ops.tile_pattern import tile_side
 
 COLUMNS = frozenset({"columns"})
 PACKED = frozenset({"packed"})
-VIEWS = frozenset({"columns", "counts", "tiles", "bits"}) | PACKED
+TILES = frozenset({"tiles"})
+FORMS = PACKED | TILES  # of what is held in the place of `col`
+VIEWS = frozenset({"columns", "counts", "bits"}) | FORMS
 
 
 @dataclass(frozen=True, eq=False, init=False)
@@ -35,9 +38,9 @@ class Topology:
         row_ptr: int32 `[rows + 1]`.
         col: int32 `[capacity]`.
         views: what `index` holds beside these two, as the kernels need it: "columns", the transposed (CSC) index, or
-            "counts", only its pointers; "tiles", the pattern in tiles for the L1-blocked kernels, or "bits", the
-            segment pointers of the rows and the pattern as a bitmask. Or "packed": the bitmask in the place of `col`,
-            which is then made anew whenever it is asked for.
+            "counts", only its pointers; "bits", the segment pointers of the rows and the pattern as a bitmask. Or one
+            of these alone: "tiles", the pattern in tiles for the L1-blocked kernels, or "packed", the bitmask, in the
+            place of `col`, which is then made anew whenever it is asked for.
 
     Raises:
         ValueError: this is no CSR pattern of this shape. It is checked once, here, on a GPU too; products follow the
@@ -46,14 +49,14 @@ class Topology:
 
     shape: tuple[int, ...]
     row_ptr: Tensor
-    columns: Tensor  # `col`, or the bitmask in its place, int64 `[rows, ceil(cols / 64)]`
+    columns: Tensor  # `col` or, in its place, tiles (`ops.tile_pattern`) or the bitmask (`ops.bit_index`)
     capacity: int
     views: frozenset[str]
     built: tuple[Tensor, ...] = field(repr=False)
 
     def __init__(self, shape: tuple[int, ...], row_ptr: Tensor, col: Tensor, views: frozenset[str] = COLUMNS) -> None:
         self.__dict__.update(
-            shape=shape, row_ptr=row_ptr, columns=col, capacity=col.numel(), views=views - PACKED, built=()
+            shape=shape, row_ptr=row_ptr, columns=col, capacity=col.numel(), views=views - FORMS, built=()
         )
         if len(self.shape) < 2 or min(self.shape) < 0:
             raise ValueError(f"shape must have two or more dimensions, none below 0, got {tuple(self.shape)}")
@@ -77,7 +80,7 @@ class Topology:
         """Makes a topology of a pattern that needs no check: an operator or a topology has made it. `built`: what
         `index` holds beside `row_ptr` and `col`, if it is there already."""
         topology = object.__new__(cls)
-        held = {"columns": col, "capacity": col.numel(), "views": views - PACKED, "built": built}
+        held = {"columns": col, "capacity": col.numel(), "views": views - FORMS, "built": built}
         topology.__dict__.update(shape=shape, row_ptr=row_ptr, **held)
         return topology.with_views(views)
 
@@ -140,10 +143,8 @@ class Topology:
 
     @property
     def col(self) -> Tensor:
-        """The column of each position, int32 `[capacity]`, made anew where a bitmask is held in its place."""
-        if "packed" not in self.views:
-            return self.columns
-        return ops.bit_columns(self.row_ptr, self.columns, self.cols, self.capacity)
+        """The column of each position, int32 `[capacity]`, made anew where tiles or a bitmask are held in its place."""
+        return columns_of(self.row_ptr, self.columns, self.cols, self.capacity)
 
     @cached_property
     def nnz(self) -> int:
@@ -160,18 +161,16 @@ class Topology:
         if self.built:
             return Index(self.row_ptr, self.columns, *self.built)
         views, row_ptr, none = self.views, self.row_ptr, self.row_ptr.new_empty(0)
-        if "packed" in views:
+        tiles = self.columns if views == TILES else none.to(torch.uint8)
+        if views & FORMS:
             col, t_ptr = row_ptr.new_empty(self.capacity, 0), row_ptr.new_empty(self.cols + 1, 0)
-            return Index(row_ptr, col, t_ptr, none, none, none, none.to(torch.uint8), self.columns)
-        col = self.col
+            return Index(row_ptr, col, t_ptr, none, none, none, tiles, self.columns if views == PACKED else none.long())
+        col = self.columns
         t_ptr, t_row, t_pos = row_ptr.new_zeros(self.cols + 1), none, none
         if views & {"columns", "counts"}:
             t_ptr, *csc = ops.transpose_index(row_ptr, col, self.cols)
             t_row, t_pos = csc if "columns" in views else (none, none)
         segments = ops.tile_index(row_ptr, col, self.cols) if "bits" in views else none
-        tiles = none.to(torch.uint8)
-        if "tiles" in views:
-            tiles = ops.tile_pattern(row_ptr, col, self.cols, tile_side(1 - self.sparsity))
         bits = ops.bit_index(row_ptr, col, self.cols) if "bits" in views else none.long()
         return Index(row_ptr, col, t_ptr, t_row, t_pos, segments, tiles, bits)
 
@@ -228,7 +227,7 @@ class Topology:
             "row_ptr": self.row_ptr.to(device, copy=True),
             "columns": self.columns.to(device, copy=True),
         }
-        if "packed" not in self.views:
+        if not self.views & FORMS:
             copied["built"] = tuple(tensor.to(device, copy=True) for tensor in self.index[2:])
         return self._with(**copied)
 
@@ -265,12 +264,13 @@ class Topology:
         """The same pattern with the given views of it."""
         if views == self.views:
             return self
-        if "packed" not in views:
-            columns = self.col
-        elif views != PACKED:
-            raise ValueError(f"views must be packed alone, got {', '.join(sorted(views))}")
-        else:
-            columns = ops.bit_index(self.row_ptr, self.col, self.cols)
+        if views & FORMS and len(views) > 1:
+            raise ValueError(f"views must be tiles or packed alone, got {', '.join(sorted(views))}")
+        columns = self.col
+        if views == PACKED:
+            columns = ops.bit_index(self.row_ptr, columns, self.cols)
+        elif views == TILES:
+            columns = ops.tile_pattern(self.row_ptr, columns, self.cols, tile_side(1 - self.sparsity))
         return self._with(columns=columns, views=views, built=())
 
     def _with(self, **changed: Any) -> Topology:
@@ -285,6 +285,11 @@ class Topology:
             state["columns"] = state.pop("col")
             state["capacity"] = state["columns"].numel()
         self.__dict__.update(state)
+        if self.views & FORMS and self.columns.dtype == torch.int32:  # when tiles stood beside `col`
+            views = state["views"]
+            self.__dict__.pop("index", None)
+            self.__dict__.update(views=views - FORMS, built=())
+            self.__dict__.update((self.with_views(TILES) if views == TILES else self).__dict__)
 
     def _known(self, nnz: int | None) -> Topology:
         """Remembers the number of nonzeros, if it is known, so that the device is not asked for it; returns itself."""

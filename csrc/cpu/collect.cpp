@@ -1,24 +1,22 @@
 // The active entries of dense rows, into their slots.
 #include <algorithm>
-#include <atomic>
 
 #include "common.h"
-#include "cpu/csr.h"
-#include "cpu/parallel.h"
+#include "cpu/columns.h"
 #include "dtypes.h"
 
 namespace sparsekern {
 
 void collect(const Tensor& dense, const Tensor& row_ptr, const Tensor& col, int64_t start, int64_t stop, Tensor out) {
-  const Csr csr = pointers_of(row_ptr, col);
-  const int32_t *ptr = csr.ptr, *c = csr.col;
-  const int64_t rows = csr.rows, cols = dense.dim() == 2 ? dense.size(1) : 0;
+  const int64_t cols = dense.dim() == 2 ? dense.size(1) : 0;
+  const Columns columns(row_ptr, col, cols);
+  const int32_t* ptr = columns.ptr();
+  const int64_t rows = columns.rows();
   require(0 <= start && start <= stop && stop <= rows, "expected 0 <= start <= stop <= ", rows, ", got ", start,
           " and ", stop);
   require(dense.dim() == 2 && dense.size(0) == stop - start, "dense must have ", stop - start, " rows");
   require(out.dim() == 1 && out.is_contiguous() && out.numel() >= ptr[rows],
           "out must be contiguous and 1-D with at least ", ptr[rows], " elements, got ", out.numel());
-  std::atomic<bool> wrong{false};
   const int64_t row_stride = dense.stride(0), col_stride = dense.stride(1);
   with_floating_type(dense.scalar_type(), "dense", [&](auto in) {
     with_floating_type(out.scalar_type(), "out", [&](auto to) {
@@ -27,19 +25,12 @@ void collect(const Tensor& dense, const Tensor& row_ptr, const Tensor& col, int6
       const In* d = data<In>(dense);
       Out* o = mutable_data<Out>(out);
       const int64_t grain = std::max<int64_t>(1, (1 << 13) * (stop - start) / (1 + ptr[stop] - ptr[start]));
-      parallel_for(start, stop, grain, [&](int64_t begin, int64_t end) {
-        for (int64_t r = begin; r < end; ++r) {
-          if (!in_range(c + ptr[r], ptr[r + 1] - ptr[r], cols)) {
-            wrong = true;
-            continue;
-          }
-          const In* row = d + (r - start) * row_stride;
-          for (int32_t k = ptr[r]; k < ptr[r + 1]; ++k) o[k] = static_cast<Out>(row[c[k] * col_stride]);
-        }
+      columns.each(start, stop, grain, [&](int64_t r, const int32_t* c) {
+        const In* row = d + (r - start) * row_stride;
+        for (int32_t k = ptr[r]; k < ptr[r + 1]; ++k) o[k] = static_cast<Out>(row[*c++ * col_stride]);
       });
     });
   });
-  require(!wrong, "col must lie in [0, ", cols, ")");
 }
 
 }  // namespace sparsekern

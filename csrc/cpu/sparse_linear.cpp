@@ -12,6 +12,7 @@
 #include "cpu/shares.h"
 #include "cpu/sparse_one.h"
 #include "cpu/tensors.h"
+#include "cpu/tile_pattern.h"
 #include "cpu/workspace.h"
 
 namespace sparsekern {
@@ -34,21 +35,11 @@ struct Matrix {
   }
 };
 
-TileView tiles_of(const Tensor& tiles, const int32_t* row_ptr, int64_t rows, int64_t cols, int64_t nnz) {
-  const int32_t* header = data<int32_t>(tiles);
-  const bool fits = tiles.scalar_type() == ScalarType::Byte && tiles.is_contiguous() &&
-                    tiles.numel() >= 4 * kTileHeader && header[0] == rows && header[1] == cols && header[2] > 0 &&
-                    header[2] <= kMostSide && header[3] == nnz &&
-                    tiles.numel() >= tile_bytes(rows, cols, nnz, header[2]);
-  require(fits, "tiles must be those of a ", rows, " x ", cols, " pattern of ", nnz, " nonzeros, made by tile_pattern");
-  return tile_view(tiles.const_data_ptr(), row_ptr);
-}
-
 Matrix matrix_of(const std::vector<Tensor>& index, const Tensor& input, const Tensor& values, int64_t out_features) {
   require(index.size() == 8, "index must hold 8 tensors, got ", index.size());
   const int32_t* ptr = pointer_data(index[0], "row_ptr");
   const int64_t rows = index[0].numel() - 1;
-  const int64_t cols = index[2].numel() - 1;
+  const int64_t cols = index[2].size(0) - 1;  // it may be empty
   require(rows == out_features, "row_ptr describes ", rows, " rows, but out_features is ", out_features);
   require(input.dim() > 0 && input.size(input.dim() - 1) == cols, "input must have ", cols,
           " features in its last dimension, got ", input.dim() > 0 ? input.size(input.dim() - 1) : 0);
@@ -57,7 +48,7 @@ Matrix matrix_of(const std::vector<Tensor>& index, const Tensor& input, const Te
   require(values.dim() == 1, "values must be a vector, got ", values.dim(), " dimensions");
   const int64_t nnz = ptr[rows];
   require(values.numel() >= nnz, "values must hold the ", nnz, " nonzeros of row_ptr, got ", values.numel());
-  if (index[6].numel() > 0) return {{}, {}, true, tiles_of(index[6], ptr, rows, cols, nnz), nnz};
+  if (index[6].numel() > 0) return {{}, {}, true, tiles_of(index[6], ptr, rows, cols), nnz};
   const int32_t* t_ptr = pointer_data(index[2], "t_ptr");
   require(t_ptr[cols] == nnz, "t_ptr must end with the ", nnz, " nonzeros of row_ptr, got ", t_ptr[cols]);
   return {{ptr, index_data(index[1], nnz, "col"), nullptr, rows, cols},
@@ -187,8 +178,8 @@ std::tuple<Tensor, Tensor, Tensor> sparse_linear_backward(const Tensor& grad_out
 
   const Plan plan(kernels, x.batch, matrix.density(out_features, x.features), nnz + out_features + x.features);
   // Where the sums are smaller than the activations, even and odd panels have sums of their own, so that two threads
-  // can each keep to their panels; else a thread takes its rows of all panels.
-  const bool split = need_values && plan.panels > 1 && nnz <= x.batch * x.features;
+  // can each keep to their panels; else, and in tiles, whose columns it decodes, a thread takes its rows of all panels.
+  const bool split = need_values && !matrix.tiled && plan.panels > 1 && nnz <= x.batch * x.features;
   const int64_t delta_bytes = plan.chunk * plan.packed_bytes(delta.features);
   const int64_t x_bytes = need_values ? plan.chunk * plan.packed_bytes(x.features) : 0;
   const int64_t split_bytes = split ? aligned(2 * nnz * sum_size) : 0;

@@ -113,6 +113,20 @@ void fill_tiles(const TileView& t, int64_t begin, int64_t end) {
   }
 }
 
+bool rows_fit(const TileView& t, int64_t i) {
+  const int64_t r0 = i * t.side, height = std::min(t.side, t.rows - r0);
+  const int32_t* stop = t.row_ptr + r0 + 1;
+  int32_t at[kMostSide];
+  std::copy(stop - 1, stop + height - 1, at);
+  for (int64_t j = 0; j < t.across; ++j) {
+    const uint8_t* order = t.row_order + (i * t.across + j) * t.side;
+    const uint8_t* counts = t.row_count + (i * t.across + j) * t.side;
+    for (int64_t r = 0; r < t.side && counts[r]; ++r)
+      if (order[r] >= height || (at[order[r]] += counts[r]) > stop[order[r]]) return false;
+  }
+  return std::equal(at, at + height, stop);
+}
+
 void positions_from(const TileView& t, int64_t first, int32_t* positions) {
   std::copy(t.row_ptr, t.row_ptr + t.rows, positions);
   std::fill(positions + t.rows, positions + t.down * t.side, t.row_ptr[t.rows]);

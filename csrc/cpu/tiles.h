@@ -39,6 +39,9 @@ void count_tiles(const TileView& tiles, const int32_t* col, int64_t begin, int64
 void start_tiles(const TileView& tiles);
 void fill_tiles(const TileView& tiles, int64_t begin, int64_t end);
 
+// Whether the counts of the i-th row of tiles are those of its rows.
+bool rows_fit(const TileView& tiles, int64_t i);
+
 // positions[row] = where row's nonzeros from column of tiles `first` on begin; rows past the last one have none.
 void positions_from(const TileView& tiles, int64_t first, int32_t* positions);
 

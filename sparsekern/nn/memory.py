@@ -9,6 +9,7 @@ from torch import nn
 
 from ..ops import extension
 from ..ops.expand import PANEL_BYTES, THREAD_PANEL_BYTES
+from ..ops.tile_pattern import BYTES as TILE_BYTES
 from .layer import PatternLayer
 from .masked import MaskedLayer
 from .sparse import SparseLayer
@@ -121,6 +122,7 @@ def _sparse_row(layer: SparseLayer, state: Any) -> dict[str, Any]:
     item, used = layer.values.element_size(), nnz / max(1, capacity)
     index = sum(t.nbytes for t in layer.index)
     slots = sum(t.nbytes for t in layer.index if t.shape == (capacity,))
+    slots += TILE_BYTES * capacity * (len(layer.index.tiles) > 0)
     gradient = item * layer.values.requires_grad
     moments = _state_bytes(layer.values, state)
     dense = prod(layer.weight_shape)

@@ -22,7 +22,7 @@ from .sparse_conv2d import expanded_conv2d, sparse_conv2d
 from .sparse_linear import expanded_linear, sparse_linear
 from .straight_through import straight_through
 from .tile_index import tile_index
-from .tile_pattern import tile_pattern
+from .tile_pattern import tile_columns, tile_pattern
 from .topk_mask import kth_largest, topk_mask
 from .transpose_index import transpose_index
 
@@ -59,6 +59,7 @@ __all__ = [
     "sparse_conv2d",
     "sparse_linear",
     "straight_through",
+    "tile_columns",
     "tile_index",
     "tile_pattern",
     "topk_mask",

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from ..private_torch import in_forward_mode
-from .bit_index import bit_columns, bit_mask
+from .bit_index import bit_mask
+from .columns import columns_of
 from .csr import check_host, rows_of
 from .index import Index
 from .library import define
@@ -46,10 +47,9 @@ def active_values(weight: Tensor, index: Sequence[Tensor]) -> Tensor:
 
 def dense_weight(values: Tensor, row_ptr: Tensor, col: Tensor, cols: int) -> Tensor:
     """Makes the matrix `[rows, cols]` of the values `[capacity]` of a pattern, zeros in place. Differentiable in
-    `values`. `col` is int32 `[capacity]`, or the bitmask of the pattern."""
+    `values`. `col` is int32 `[capacity]`, or the tiles or the bitmask of the pattern."""
     if in_forward_mode():  # of which PyTorch's own operators know the derivatives
-        if col.dim() == 2:
-            col = bit_columns(row_ptr, col, cols, values.shape[0])
+        col = columns_of(row_ptr, col, cols, values.shape[0])
         positions = torch.arange(col.shape[0], dtype=row_ptr.dtype, device=row_ptr.device)
         rows = torch.searchsorted(row_ptr[1:], positions, right=True)  # slack lies behind the last one
         dense = values.new_zeros(row_ptr.shape[0] * cols).index_add(0, rows * cols + col, values)
@@ -58,10 +58,10 @@ def dense_weight(values: Tensor, row_ptr: Tensor, col: Tensor, cols: int) -> Ten
 
 
 def gathered(weight: Tensor, row_ptr: Tensor, columns: Tensor, capacity: int) -> Tensor:
-    """Returns the entries of a matrix at a pattern, `[capacity]`, zero in the slack; `columns` are int32 `[capacity]`
-    or the bitmask."""
+    """Returns the entries of a matrix at a pattern, `[capacity]`, zero in the slack; `columns` are int32 `[capacity]`,
+    tiles or the bitmask."""
     values = weight.new_zeros(capacity)
-    collect = _ops.collect.default if columns.dim() == 1 else _ops.collect_bits.default
+    collect = _ops.collect_bits.default if columns.dim() == 2 else _ops.collect.default
     collect(weight, row_ptr, columns, 0, weight.shape[0], values)
     return values
 
@@ -85,7 +85,7 @@ class _Dense(torch.autograd.Function):
     def forward(ctx: Any, values: Tensor, row_ptr: Tensor, columns: Tensor, cols: int) -> Tensor:
         ctx.save_for_backward(row_ptr, columns)
         ctx.capacity = values.shape[0]
-        expand = _ops.expand.default if columns.dim() == 1 else _ops.expand_bits.default
+        expand = _ops.expand_bits.default if columns.dim() == 2 else _ops.expand.default
         return expand(values.contiguous(), row_ptr, columns, 0, row_ptr.shape[0] - 1, cols)
 
     @staticmethod
@@ -124,14 +124,14 @@ def panel(values: Tensor, index: Sequence[Tensor], start: int, stop: int, cols: 
     if index.bits.numel():
         pointers = index.tile_ptr if index.tile_ptr.numel() else index.row_ptr
         return _ops.expand_bits(values, pointers, index.bits, start, stop, cols)
-    return _ops.expand(values, index.row_ptr, index.col, start, stop, cols)
+    return _ops.expand(values, index.row_ptr, index.columns, start, stop, cols)
 
 
 def collect_panel(dense: Tensor, index: Sequence[Tensor], start: int, stop: int, out: Tensor) -> None:
     """Writes the active entries of rows `start:stop` of a matrix to their positions in `out`, by the bitmask where
-    there are no columns."""
+    it is in the place of columns."""
     index = Index.of(index)
-    collect = _ops.collect if index.col.dim() == 1 else _ops.collect_bits
+    collect = _ops.collect_bits if index.columns.dim() == 2 else _ops.collect
     collect(dense, index.row_ptr, index.columns, start, stop, out)
 
 
@@ -139,7 +139,8 @@ def collect_panel(dense: Tensor, index: Sequence[Tensor], start: int, stop: int,
 
 
 def expand_reference(values: Tensor, row_ptr: Tensor, col: Tensor, start: int, stop: int, cols: int) -> Tensor:
-    """Returns rows `start:stop` of the matrix, dense `[stop-start, cols]`."""
+    """Returns rows `start:stop` of the matrix, dense `[stop-start, cols]`; `col` is int32 `[capacity]` or tiles."""
+    col = columns_of(row_ptr, col, cols, values.shape[0])
     check_host(row_ptr, col, cols)
     dense = values.new_zeros(stop - start, cols)
     first, last = int(row_ptr[start]), int(row_ptr[stop])
@@ -178,7 +179,9 @@ def collect_bits_reference(dense: Tensor, row_ptr: Tensor, bits: Tensor, start: 
 
 
 def collect_reference(dense: Tensor, row_ptr: Tensor, col: Tensor, start: int, stop: int, out: Tensor) -> None:
-    """Writes the active entries of `dense` (rows `start:stop` of a matrix) to their positions in `out`."""
+    """Writes the active entries of `dense` (rows `start:stop` of a matrix) to their positions in `out`; `col` is int32
+    `[capacity]` or tiles."""
+    col = columns_of(row_ptr, col, dense.shape[1], out.shape[0])
     check_host(row_ptr, col, dense.shape[1])
     first, last = int(row_ptr[start]), int(row_ptr[stop])
     out[first:last] = dense[rows_of(row_ptr[start : stop + 1]), col[first:last].long()].to(out.dtype)

@@ -19,13 +19,14 @@ class Index(NamedTuple):
 
     Attributes:
         row_ptr: `[rows + 1]`, where each row starts (CSR).
-        col: `[capacity]`, the column of each position; without elements, `[capacity, 0]`, where `bits` tells them.
+        col: `[capacity]`, the column of each position; without elements, `[capacity, 0]`, where `tiles` or `bits` hold
+            them.
         t_ptr: `[cols + 1]`, where each column starts in the transposed index (CSC); zeros, or without elements,
             `[cols + 1, 0]`, where it is not wanted.
         t_row: `[capacity]` or empty, the row of each position of the transposed index.
         t_pos: `[capacity]` or empty, the position in `values` of each position of the transposed index.
         tile_ptr: `[rows, tiles + 1]` or empty, where each segment of 64 columns starts in its row.
-        tiles: uint8 or empty, the pattern in tiles (`ops.tile_pattern`), which stands for the transposed index.
+        tiles: uint8 or empty, the pattern in tiles (`ops.tile_pattern`), for `col` and the transposed index.
         bits: `[rows, tiles]` or empty, which columns of each segment exist, the lowest bit first (bitmask).
     """
 
@@ -65,5 +66,7 @@ class Index(NamedTuple):
 
     @property
     def columns(self) -> Tensor:
-        """The columns as the pattern holds them: `col`, or `bits` where there is no `col`."""
-        return self.bits if self.col.dim() == 2 else self.col
+        """The columns as the pattern holds them: `col`, or `tiles` or `bits` in its place."""
+        if self.col.dim() == 1:
+            return self.col
+        return self.tiles if len(self.tiles) else self.bits

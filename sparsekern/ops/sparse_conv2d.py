@@ -102,7 +102,7 @@ def sparse_conv2d_reference(
 ) -> Tensor:
     """`conv2d(input, W, bias)`, sums kept in fp32 or wider."""
     wide, w = accumulate_dtype(input.dtype), Window(*window)
-    row_ptr, col, *_ = index
+    row_ptr, col = index[0], Index.of(index).columns
     weight = w.kernels(expand_reference(values.to(wide), row_ptr, col, 0, row_ptr.numel() - 1, w.cols(input)))
     output = w.convolve(w.padded(input.to(wide)), weight, None if bias is None else bias.to(wide)).to(input.dtype)
     return output.contiguous(memory_format=image_format(input))
@@ -120,7 +120,7 @@ def sparse_conv2d_backward_reference(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of `sparse_conv2d`; what is not needed is returned with no elements."""
     wide, w = accumulate_dtype(input.dtype), Window(*window)
-    row_ptr, col, *_ = index
+    row_ptr, col = index[0], Index.of(index).columns
     rows, delta, h = row_ptr.numel() - 1, grad_output.to(wide), w.padded(input.to(wide))
     weight = w.kernels(expand_reference(values.to(wide), row_ptr, col, 0, rows, w.cols(input)))
     grad_h, grad_weight, _ = w.backward(delta, h, weight, [need_input, need_values, False])

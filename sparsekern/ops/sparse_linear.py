@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from .columns import with_columns
 from .expand import collect_panel, collect_reference, expand_reference, panel, row_panels
 from .index import Index
 from .library import define
@@ -54,12 +55,14 @@ def expanded_linear(
 ) -> Tensor:
     """Computes `sparse_linear` by dense products with panels of the expanded weight, for weights that are hardly
     sparse. Arguments, result and errors are the same; the index may hold a bitmask in the place of columns, and is
-    expanded from it faster. Where no weight is absent, `values` is the matrix, and nothing is expanded."""
+    expanded from it faster; columns in tiles are decoded first. Where no weight is absent, `values` is the matrix, and
+    nothing is expanded."""
     index = Index.of(index)
     input, values, bias = autocast(input, values, bias)
-    return _ops.expanded_linear.default(
-        input, values, list(index), bias, _checked(input, values, index, bias, out_features)
-    )
+    rows = _checked(input, values, index, bias, out_features)
+    if len(index.tiles):
+        index = with_columns(index)
+    return _ops.expanded_linear.default(input, values, list(index), bias, rows)
 
 
 def _checked(input: Tensor, values: Tensor, index: Index, bias: Tensor | None, out_features: int | None) -> int:
@@ -78,7 +81,7 @@ def sparse_linear_reference(
 ) -> Tensor:
     """`input @ W.T + bias`, sums kept in fp32 or wider."""
     wide = accumulate_dtype(input.dtype)
-    row_ptr, col, *_ = index
+    row_ptr, col = index[0], Index.of(index).columns
     weight = expand_reference(values.to(wide), row_ptr, col, 0, out_features, input.shape[-1])
     return torch.nn.functional.linear(input.to(wide), weight, None if bias is None else bias.to(wide)).to(input.dtype)
 
@@ -94,7 +97,7 @@ def sparse_linear_backward_reference(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of `sparse_linear`; what is not needed is returned with no elements."""
     wide = accumulate_dtype(input.dtype)
-    row_ptr, col, *_ = index
+    row_ptr, col = index[0], Index.of(index).columns
     rows, cols = grad_output.shape[-1], input.shape[-1]
     delta, h = flat(grad_output).to(wide), flat(input).to(wide)
     grad_input, grad_values, grad_bias = input.new_empty(0), values.new_empty(0), values.new_empty(0)

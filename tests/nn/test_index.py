@@ -140,7 +140,9 @@ def test_a_layer_pickled_by_version_0_1_loads(case: tuple[Any, Tensor]) -> None:
     layer = make(sparsity=0.7)
     old = dict(layer.__getstate__())
     names = ("row_ptr", "col", "t_ptr", "t_row", "t_pos", "tile_ptr", "t_tile_ptr", "bits")
-    old["_buffers"] = {**old["_buffers"], **dict(zip(names, old.pop("_index"), strict=True))}
+    index = layer.topology.with_views(frozenset({"columns", "bits"})).index
+    old["_buffers"] = {**old["_buffers"], **dict(zip(names, index, strict=True))}
+    del old["_index"]
     old["_non_persistent_buffers_set"] = set(names)
     old["_topology"] = None
     new = type(layer).__new__(type(layer))

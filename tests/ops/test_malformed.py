@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from sparsekern import SparseConv2d, SparseLinear, Topology, ops
+from sparsekern.ops.csr import check_pattern
 from sparsekern.ops.library import OPERATORS
 
 ROWS, COLS, BIG = 3, 5, 10**8
@@ -165,6 +166,40 @@ def test_tiles_of_another_pattern() -> None:
     for tiles in (index.tiles[:-1], index.tiles[:3], other.tiles, index.tiles.int(), index.tiles.repeat(2)[::2]):
         with pytest.raises(ValueError, match="tiles must be those of a 3 x 5 pattern of 5 nonzeros"):
             ops.sparse_linear(x, values, index._replace(tiles=tiles))
+
+
+DECODERS = [ops.tile_columns, OPERATORS["tile_columns"].reference]
+
+
+@pytest.mark.parametrize("decode", DECODERS, ids=["kernel", "reference"])
+def test_columns_of_tiles_that_are_none(decode: Callable[..., Tensor]) -> None:
+    topology = Topology((ROWS, COLS), at(POINTERS), at(COLUMNS), frozenset({"tiles"}))
+    row_ptr, tiles = topology.row_ptr, topology.columns
+    assert decode(row_ptr, tiles, COLS, 7).tolist() == [*COLUMNS, 0, 0]
+    for wrong in (tiles[:-1], tiles[:3], tiles[:0], tiles.int(), tiles.repeat(2)[::2]):
+        with pytest.raises(ValueError, match="tiles must be those of a 3 x 5 pattern of 5 nonzeros"):
+            decode(row_ptr, wrong, COLS, 5)
+    with pytest.raises(ValueError, match="tiles must be those of a 3 x 6 pattern"):
+        decode(row_ptr, tiles, COLS + 1, 5)
+    with pytest.raises(ValueError, match="capacity must be at least 5, got 4"):
+        decode(row_ptr, tiles, COLS, 4)
+
+
+def test_columns_of_damaged_tiles() -> None:
+    """They are refused or those of some pattern, whichever byte is wrong."""
+    topology = Topology((ROWS, COLS), at(POINTERS), at(COLUMNS), frozenset({"tiles"}))
+    row_ptr, tiles = topology.row_ptr, topology.columns
+    refused = 0
+    for place in range(len(tiles)):
+        for byte in (0, 1, 5, 63, 240, 255):
+            damaged = tiles.clone()
+            damaged[place] = byte
+            for decode in DECODERS:
+                try:
+                    check_pattern(row_ptr, decode(row_ptr, damaged, COLS, 5), COLS)
+                except ValueError:
+                    refused += 1
+    assert refused > 2 * 5 * 4 * 4  # of the header alone
 
 
 @pytest.mark.parametrize("cols", [-1, -64, 2**31, 0])

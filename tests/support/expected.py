@@ -151,7 +151,7 @@ def tile_pattern(p: Pattern, row_ptr: Tensor, col: Tensor, cols: int, side: int)
     return torch.from_numpy(np.concatenate([*(part.view(np.uint8) for part in parts), slack]))
 
 
-def bit_columns(p: Pattern, row_ptr: Tensor, bits: Tensor, cols: int, capacity: int) -> Tensor:
+def columns(p: Pattern, row_ptr: Tensor, encoded: Tensor, cols: int, capacity: int) -> Tensor:
     return torch.cat([p.mask.nonzero()[:, 1], torch.zeros(p.slack)]).int()
 
 
@@ -201,7 +201,7 @@ EXPECTED: dict[str, Callable] = {
         for f in (expand, expand_bits, collect, sampled_gradient, guided_sample, random_subset, compress, rewire)
     },
     "collect_bits": collect,
-    "bit_columns": bit_columns,
+    **dict.fromkeys(("bit_columns", "tile_columns"), columns),
     "compress_mask": compress_mask,
     "masked_linear": expected_masked_linear,
     "masked_linear_backward": expected_masked_linear_backward,

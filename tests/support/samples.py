@@ -10,6 +10,7 @@ from support.samples_moment import conv2d_gradient_moment, gradient_moment, scor
 
 from sparsekern.ops import bit_index as make_bits
 from sparsekern.ops import tile_index as make_tiles
+from sparsekern.ops import tile_pattern as make_pattern
 
 LEADING = {"vector": (), "batch": (5,), "sequence": (2, 3), "zero batch": (0,), "long": (300,)}
 
@@ -49,19 +50,29 @@ def linear_backward(dtype: torch.dtype) -> list[Sample]:
     return samples
 
 
-def expand(dtype: torch.dtype) -> list[Sample]:
+def rows_of(dtype: torch.dtype) -> list[Sample]:
     """values, row_ptr, col, start, stop, cols"""
     return [
         Sample(f"{name}, rows {start}:{stop}", (p.values(dtype), p.row_ptr, p.col, start, stop, p.cols), p)
-        for name, p in patterns().items()
+        for name, p in {**patterns(), "beyond the edges": tiles()}.items()
         for start, stop in {(0, p.rows), (p.rows // 2, p.rows), (p.rows // 3, 2 * p.rows // 3), (0, 0)}
     ]
+
+
+def expand(dtype: torch.dtype) -> list[Sample]:
+    """values, row_ptr, col or tiles, start, stop, cols"""
+    samples = []
+    for sample in rows_of(dtype):
+        values, row_ptr, col, start, stop, cols = sample.args
+        args = (values, row_ptr, make_pattern(row_ptr, col, cols, 48), start, stop, cols)
+        samples += [sample, Sample(f"{sample.name}, tiles", args, sample.pattern)]
+    return samples
 
 
 def expand_bits(dtype: torch.dtype) -> list[Sample]:
     """values, pointers, bits, start, stop, cols"""
     samples = []
-    for sample in [*expand(dtype), *wide_rows(dtype)]:
+    for sample in [*rows_of(dtype), *wide_rows(dtype)]:
         values, row_ptr, col, start, stop, cols = sample.args
         tile_ptr, bits = (op(row_ptr, col, cols) for op in (make_tiles, make_bits))
         for pointers in (tile_ptr, row_ptr):
@@ -78,7 +89,7 @@ def wide_rows(dtype: torch.dtype) -> list[Sample]:
 def collect_bits(dtype: torch.dtype) -> list[Sample]:
     """dense, row_ptr, bits, start, stop, out"""
     samples = []
-    for sample in [*expand(dtype), *wide_rows(dtype)]:
+    for sample in [*rows_of(dtype), *wide_rows(dtype)]:
         values, row_ptr, col, start, stop, cols = sample.args
         for make in (plain, strided):
             bits, dense = make_bits(row_ptr, col, cols), make(stop - start, cols, dtype=dtype)
@@ -213,6 +224,15 @@ def tile_pattern(dtype: torch.dtype) -> list[Sample]:
     ]
 
 
+def tile_columns(dtype: torch.dtype) -> list[Sample]:
+    """row_ptr, tiles, cols, capacity"""
+    return [
+        Sample(f"{name}, {side}", (p.row_ptr, make_pattern(p.row_ptr, p.col, p.cols, side), p.cols, p.col.numel()), p)
+        for side in (16, 96, 240)
+        for name, p in {**patterns(), "beyond the edges": tiles()}.items()
+    ]
+
+
 def kth_largest(dtype: torch.dtype) -> list[Sample]:
     """scores, k, absolute"""
     zeros = torch.tensor([0.0, -0.0, -0.0, 0.0], dtype=dtype)
@@ -272,6 +292,7 @@ SAMPLES: dict[str, Callable[[torch.dtype], list[Sample]]] = {
     "transpose_index": transpose_index,
     "tile_index": tile_index,
     "tile_pattern": tile_pattern,
+    "tile_columns": tile_columns,
     "bit_index": bit_index,
     "bit_columns": bit_columns,
     "topk_mask": topk_mask,
@@ -290,6 +311,7 @@ INDICES = (
     "transpose_index",
     "tile_index",
     "tile_pattern",
+    "tile_columns",
     "bit_index",
     "bit_columns",
 )

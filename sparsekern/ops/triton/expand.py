@@ -5,6 +5,7 @@ import triton.language as tl
 from torch import Tensor
 from triton.language.extra import libdevice
 
+from ..columns import columns_of
 from ..expand import expand_bits_reference
 from ..index import TILE
 from .launch import Config, launch
@@ -17,6 +18,7 @@ BITS_CONFIGS = [Config({"ROWS": 16}), Config({"ROWS": 4}), Config({"ROWS": 64}, 
 
 def expand(values: Tensor, row_ptr: Tensor, col: Tensor, start: int, stop: int, cols: int) -> Tensor:
     """Rows `start:stop` of the matrix, dense `[stop-start, cols]`."""
+    col = columns_of(row_ptr, col, cols, len(values))
     dense = values.new_zeros(stop - start, cols)
     launch(_scatter, lambda _: (stop - start,), values, row_ptr, col, dense, start, cols, configs=CONFIGS)
     return dense
@@ -24,7 +26,7 @@ def expand(values: Tensor, row_ptr: Tensor, col: Tensor, start: int, stop: int, 
 
 def collect(dense: Tensor, row_ptr: Tensor, col: Tensor, start: int, stop: int, out: Tensor) -> None:
     """Writes the active entries of `dense` (rows `start:stop` of a matrix) into their slots of `out`."""
-    strides = dense.stride()
+    col, strides = columns_of(row_ptr, col, dense.shape[1], len(out)), dense.stride()
     launch(_gather, lambda _: (stop - start,), dense, row_ptr, col, out, start, *strides, configs=CONFIGS)
 
 

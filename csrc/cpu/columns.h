@@ -1,0 +1,69 @@
+// The columns of a pattern, row by row, in whichever form they are held: a vector, or tiles.
+#pragma once
+
+#include <algorithm>
+#include <atomic>
+
+#include "cpu/csr.h"
+#include "cpu/parallel.h"
+#include "cpu/tile_pattern.h"
+#include "cpu/workspace.h"
+
+namespace sparsekern {
+
+class Columns {
+ public:
+  // `columns` is int32 `[capacity]`, or tiles in uint8.
+  Columns(const Tensor& row_ptr, const Tensor& columns, int64_t cols)
+      : ptr_(pointer_data(row_ptr, "row_ptr")), rows_(row_ptr.numel() - 1), cols_(cols) {
+    tiled_ = columns.scalar_type() == ScalarType::Byte;
+    if (tiled_)
+      tiles_ = tiles_of(columns, ptr_, rows_, cols);
+    else
+      col_ = index_data(columns, ptr_[rows_], "col");
+  }
+
+  const int32_t* ptr() const { return ptr_; }
+  int64_t rows() const { return rows_; }
+
+  // f(row, its columns) for rows [start, stop), in parallel on `grain` of them or more. Rows whose columns lead astray
+  // are left out, and refused in the end.
+  template <class F>
+  void each(int64_t start, int64_t stop, int64_t grain, const F& f) const {
+    std::atomic<bool> wrong{false};
+    const auto row = [&](int64_t r, const int32_t* columns) {
+      if (in_range(columns, ptr_[r + 1] - ptr_[r], cols_))
+        f(r, columns);
+      else
+        wrong = true;
+    };
+    if (!tiled_) {
+      parallel_for(start, stop, grain, [&](int64_t begin, int64_t end) {
+        for (int64_t r = begin; r < end; ++r) row(r, col_ + ptr_[r]);
+      });
+    } else if (start < stop) {
+      const int64_t side = tiles_.side, first = start / side, last = (stop - 1) / side + 1;
+      parallel_for(first, last, std::max<int64_t>(1, grain / side), [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i) {
+          const int64_t r0 = i * side, r1 = std::min(rows_, r0 + side);
+          auto* columns = reinterpret_cast<int32_t*>(workspace((ptr_[r1] - ptr_[r0]) * sizeof(int32_t)));
+          if (!read_columns(tiles_, i, columns)) {
+            wrong = true;
+            continue;
+          }
+          for (int64_t r = std::max(start, r0); r < std::min(stop, r1); ++r) row(r, columns + ptr_[r] - ptr_[r0]);
+        }
+      });
+    }
+    require(!wrong, "col must lie in [0, ", cols_, ")");
+  }
+
+ private:
+  const int32_t* ptr_;
+  int64_t rows_, cols_;
+  bool tiled_;
+  const int32_t* col_ = nullptr;
+  TileView tiles_{};
+};
+
+}  // namespace sparsekern
