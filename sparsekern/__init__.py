@@ -4,10 +4,13 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+from . import integrations as integrations
 from . import moved as moved
 from . import process as process
 
 __version__ = "0.1.0"
+
+integrations.listen()
 
 if TYPE_CHECKING or not process.is_command():
     from .api import *  # noqa: F403

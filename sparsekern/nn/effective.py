@@ -62,15 +62,26 @@ class WeightAccess(nn.Module):
             "or change layer.weight.data in place"
         )
 
+    def check_index(self, name: str, saved: Tensor) -> None:
+        """Raises a `ValueError` unless `saved` is the part of this name of the pattern in use."""
+        topology = self.topology
+        own = topology.row_ptr if name == "row_ptr" else topology.col[: topology.nnz]
+        if not torch.equal(saved.to(own), own):
+            raise ValueError(f"{name} is of another pattern than this layer has: load_state_dict installs patterns")
+
     @torch.no_grad()
     def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
         """Registers a Parameter; `layer.weight = nn.Parameter(...)` changes the values of the weight that exists.
 
         Raises:
-            ValueError: that Parameter has another shape, or nonzeros where the layer has none.
+            ValueError: that Parameter has another shape, or nonzeros where the layer has none; an index of another
+                pattern.
         """
         if isinstance(param, EffectiveWeight):  # under the name of an original weight
             raise _no_parameter(self._parameters)
+        if name in ("row_ptr", "col") and param is not None:  # by loaders that assign every entry of a state dict
+            self.check_index(name, param)
+            return
         if name != "weight" or param is None:
             super().register_parameter(name, param)
             return

@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary, ref
 import torch
 from torch import Tensor, nn
 
-from ... import private_torch
+from ... import integrations, private_torch
 from ..layer import PatternLayer
 from ..marks import hand_on_marks
 
@@ -40,6 +40,7 @@ def exchange(model: nn.Module, twins: Mapping[str, nn.Module]) -> nn.Module:
                 vars(module)[key] = new
     for old, (name, twin) in pairs.items():
         _watch(old, name, twin, model)
+    integrations.note(model)
     return model
 
 

@@ -1,0 +1,48 @@
+"""What other packages are told of sparse layers, as soon as they are imported; none of them is imported here."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
+from typing import Any
+
+# The module with whose import it is time, and the one of this package that then tells it.
+TOLD = {"transformers.modeling_utils": f"{__name__}.transformers"}
+
+
+class _Teller(MetaPathFinder):
+    """Imports a module of this package when another one has been imported."""
+
+    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        if fullname not in TOLD:
+            return None
+        own = TOLD.pop(fullname)
+        spec = find_spec(fullname)  # that of the other finders
+        if spec is None or spec.loader is None:
+            return None
+        execute = spec.loader.exec_module
+
+        def exec_module(module: Any) -> None:
+            execute(module)
+            importlib.import_module(own)
+
+        spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+        return spec
+
+
+def listen() -> None:
+    """Tells packages that are imported already, and others when they are."""
+    for name in [name for name in TOLD if name in sys.modules]:
+        importlib.import_module(TOLD.pop(name))
+    sys.meta_path.insert(0, _Teller())
+
+
+def note(model: Any) -> None:
+    """Tells packages that are imported that layers of `model` were exchanged."""
+    for own in ("transformers",):
+        module = sys.modules.get(f"{__name__}.{own}")
+        if module is not None:
+            module.note(model)
