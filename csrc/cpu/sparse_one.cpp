@@ -10,8 +10,7 @@
 namespace sparsekern {
 namespace {
 
-constexpr int64_t kShare = 1 << 14;  // nonzeros that are worth a thread
-constexpr int64_t kMostParts = 16;
+constexpr int64_t kSerial = 1 << 14;  // nonzeros that take no longer than a second thread takes to start
 
 // Walks write to columns.
 void require_columns(const CsrView& csr) {
@@ -19,7 +18,7 @@ void require_columns(const CsrView& csr) {
 }
 
 // How many parts the rows are cut into, by the pattern alone.
-int64_t parts_of(const CsrView& csr) { return std::clamp<int64_t>(csr.ptr[csr.rows] / kShare, 1, kMostParts); }
+int64_t parts_of(const CsrView& csr) { return csr.ptr[csr.rows] < kSerial ? 1 : 8; }
 
 // f(part, first row, end) in parallel
 template <class F>
