@@ -87,6 +87,10 @@ const MomentKernels& moment_kernels(Storage storage) {
   return with_active_isa([&]<Isa isa>() -> const MomentKernels& { return moment_kernels_of<isa>(storage); });
 }
 
+const DenseKernels& dense_kernels(Storage storage) {
+  return with_active_isa([&]<Isa isa>() -> const DenseKernels& { return dense_kernels_of<isa>(storage); });
+}
+
 const FewKernels& few_kernels(Storage storage) {
   return with_active_isa([&]<Isa isa>() -> const FewKernels& { return few_kernels_of<isa>(storage); });
 }

@@ -6,6 +6,7 @@
 
 #include "cpu/simd/bits.h"
 #include "cpu/simd/conv.h"
+#include "cpu/simd/dense.h"
 #include "cpu/simd/few.h"
 #include "cpu/simd/linear.h"
 #include "cpu/simd/moment.h"
@@ -21,6 +22,7 @@ void set_isa(const std::string& name);  // throws std::invalid_argument
 const LinearKernels& linear_kernels(Storage storage);
 const ConvKernels& conv_kernels(Storage storage);
 const MomentKernels& moment_kernels(Storage storage);
+const DenseKernels& dense_kernels(Storage storage);
 const FewKernels& few_kernels(Storage storage);
 const BitKernels& bit_kernels(int64_t element_size);
 

@@ -14,7 +14,7 @@ namespace {
 
 void forward(const PackedWeight& w, const Batch& x, const Bias& bias, const Batch& y) {
   if (x.rows <= kFewInputs) return few_forward(w, x, bias, y);
-  if (!w.full()) return panels_forward(w, x, bias, y);
+  if (!w.full()) return w.size == 2 ? panels_forward(w, x, bias, y) : blocks_forward(w, x, bias, y);
   const Tensor weight = matrix(w.at(0), x.dtype, w.cols, w.rows(), 1, w.cols);
   if (!bias) return multiply(y.all(), x.all(), weight);
   multiply_add(y.all(), x.all(), weight, matrix(bias->const_data_ptr(), y.dtype, y.rows, w.rows(), 0));
@@ -22,13 +22,14 @@ void forward(const PackedWeight& w, const Batch& x, const Bias& bias, const Batc
 
 void input_gradient(const PackedWeight& w, const Batch& delta, const Batch& out) {
   if (delta.rows <= kFewInputs) return few_input_gradient(w, delta, out);
-  if (!w.full()) return panels_input_gradient(w, delta, out);
+  if (!w.full()) return w.size == 2 ? panels_input_gradient(w, delta, out) : blocks_input_gradient(w, delta, out);
   multiply(out.all(), delta.all(), matrix(w.at(0), delta.dtype, w.rows(), w.cols, w.cols));
 }
 
 void weight_gradient(const PackedWeight& w, const Batch& delta, const Batch& x, char* out) {
   if (x.rows <= kFewInputs) return few_weight_gradient(w, delta, x, out);
-  if (!w.full()) return panels_weight_gradient(w, delta, x, out);
+  if (!w.full())
+    return w.size == 2 ? panels_weight_gradient(w, delta, x, out) : blocks_weight_gradient(w, delta, x, out);
   const Tensor transposed = matrix(delta.at(0, 0), x.dtype, w.rows(), x.rows, 1, w.rows());
   multiply(matrix(out, x.dtype, w.rows(), w.cols, w.cols), transposed, x.all());
 }

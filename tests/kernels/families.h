@@ -1,7 +1,9 @@
 // The comparisons, a function for each family of kernels.
 #pragma once
 
+#include "cpu/simd/bits.h"
 #include "cpu/simd/conv.h"
+#include "cpu/simd/dense.h"
 #include "cpu/simd/few.h"
 #include "cpu/simd/linear.h"
 #include "cpu/simd/moment.h"
@@ -16,5 +18,9 @@ template <class S>
 void check_few(const sparsekern::FewKernels& kernels);
 template <class S>
 void check_moment(const sparsekern::MomentKernels& kernels);
+template <class S>
+void check_dense(const sparsekern::DenseKernels& kernels);
+template <class T>
+void check_bits(const sparsekern::BitKernels& kernels);
 
 }  // namespace plain

@@ -43,6 +43,11 @@ int main() {
     run_all<double>(Storage::float64, "float64");
     run_all<plain::BFloat16>(Storage::bfloat16, "bfloat16");
     run_all<plain::Float16>(Storage::float16, "float16");
+    run("dense", "float32", [] { plain::check_dense<float>(sparsekern::dense_kernels(Storage::float32)); });
+    run("dense", "float64", [] { plain::check_dense<double>(sparsekern::dense_kernels(Storage::float64)); });
+    run("bits", "2 bytes", [] { plain::check_bits<uint16_t>(sparsekern::bit_kernels(2)); });
+    run("bits", "4 bytes", [] { plain::check_bits<uint32_t>(sparsekern::bit_kernels(4)); });
+    run("bits", "8 bytes", [] { plain::check_bits<uint64_t>(sparsekern::bit_kernels(8)); });
   }
   return failures > 0;
 }

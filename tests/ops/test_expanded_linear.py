@@ -63,18 +63,20 @@ def test_against_dense(shape: str, dtype: torch.dtype, views: frozenset[str]) ->
 
 
 @pytest.mark.skipif(ops.extension is None, reason="PyTorch's own products have other bits for other strides")
-def test_operands_of_any_strides() -> None:
-    topology, (x, values, bias, delta) = case("panels", torch.float32, 6)
+@pytest.mark.parametrize("batch", [6, 40])
+def test_operands_of_any_strides(batch: int) -> None:
+    topology, (x, values, bias, delta) = case("panels", torch.float32, batch)
     wanted = run(topology, x, values, bias, delta)
     apart = [torch.stack([t, t], -1)[..., 0] for t in (x, values, bias, delta)]
     assert all(map(torch.equal, wanted, run(topology, *apart)))
 
 
 @pytest.mark.skipif(ops.extension is None, reason="PyTorch's own products have other bits for other threads")
-@pytest.mark.parametrize("batch", [1, 3, 12])
-def test_same_bits_for_every_number_of_threads_with_few_inputs(batch: int, threads: Callable[[int], None]) -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
+@pytest.mark.parametrize("batch", [1, 3, 12, 13, 130, 600])
+def test_same_bits_for_every_number_of_threads(batch: int, dtype: torch.dtype, threads: Callable[[int], None]) -> None:
     for shape in ("panels", "wide"):
-        topology, operands = case(shape, torch.float32, batch)
+        topology, operands = case(shape, dtype, batch)
         results = []
         for n in (1, 2, 3):
             threads(n)
@@ -88,8 +90,9 @@ def test_a_pattern_that_is_packed_only_is_refused_by_kernels_of_columns() -> Non
         ops.sparse_linear(x, values, topology.index, bias)
 
 
-def test_bits_that_do_not_fit_their_pointers() -> None:
-    topology, (x, values, bias, _) = case("odd", torch.float32, 6)
+@pytest.mark.parametrize("batch", [6, 40])
+def test_bits_that_do_not_fit_their_pointers(batch: int) -> None:
+    topology, (x, values, bias, _) = case("odd", torch.float32, batch)
     wrong = topology.index._replace(bits=topology.index.bits | 1)
     with pytest.raises(ValueError, match="as many in each row"):
         ops.expanded_linear(x, values, wrong, bias)

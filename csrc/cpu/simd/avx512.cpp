@@ -18,6 +18,7 @@
 #define SPARSEKERN_REGISTERS 32
 #include "cpu/simd/bits-inl.h"
 #include "cpu/simd/conv-inl.h"
+#include "cpu/simd/dense-inl.h"
 #include "cpu/simd/few-inl.h"
 #include "cpu/simd/linear-inl.h"
 #include "cpu/simd/moment-inl.h"

@@ -206,64 +206,59 @@ struct Group {
 
 // ---- rows of words
 
-// Near the end of the values, where a group could reach beyond it.
 template <class T>
-SPARSEKERN_INLINE void expand_few(uint64_t word, const T* values, int64_t room, T* dense) {
-  for (int i = 0; i < kWord; ++i) dense[i] = 0;
-  for (int64_t k = 0; word && k < room; word &= word - 1) dense[__builtin_ctzll(word)] = values[k++];
-}
+constexpr uint64_t kGroup = (uint64_t(1) << Group<T>::kSize) - 1;
 
+// One word: 64 elements from the values, of which `room` may be read.
 template <class T>
-SPARSEKERN_INLINE void compress_few(uint64_t word, const T* dense, T* values, int64_t room) {
-  for (int64_t k = 0; word && k < room; word &= word - 1) values[k++] = dense[__builtin_ctzll(word)];
-}
-
-template <class T>
-int64_t expand(const uint64_t* words, int64_t count, const void* values_, int64_t room, void* dense_) {
+SPARSEKERN_INLINE void expand_word(uint64_t word, const T* values, int64_t room, T* dense) {
   using G = Group<T>;
-  constexpr uint64_t all = (uint64_t(1) << G::kSize) - 1;
-  const T* values = static_cast<const T*>(values_);
-  T* dense = static_cast<T*>(dense_);
-  int64_t read = 0;
-  for (int64_t i = 0; i < count; ++i, dense += kWord) {
-    const uint64_t word = words[i];
-    if (room - read < kWord) {
-      expand_few(word, values + read, room - read, dense);
-    } else {
-      const T* next = values + read;
+  if (room < kWord) {  // a group could reach beyond the end
+    for (int i = 0; i < kWord; ++i) dense[i] = 0;
+    for (int64_t k = 0; word && k < room; word &= word - 1) dense[__builtin_ctzll(word)] = values[k++];
+    return;
+  }
 #pragma GCC unroll 16
-      for (int g = 0; g < kWord; g += G::kSize) {
-        const uint64_t mask = word >> g & all;
-        G::expand(mask, next, dense + g);
-        next += __builtin_popcountll(mask);
-      }
-    }
-    read += __builtin_popcountll(word);
+  for (int g = 0; g < kWord; g += G::kSize) {
+    const uint64_t mask = word >> g & kGroup<T>;
+    G::expand(mask, values, dense + g);
+    values += __builtin_popcountll(mask);
+  }
+}
+
+// The other way round; `room` values may be written.
+template <class T>
+SPARSEKERN_INLINE void compress_word(uint64_t word, const T* dense, T* values, int64_t room) {
+  using G = Group<T>;
+  if (room <= 0) return;
+  T apart[kWord + G::kSize];
+  T* next = room < kWord ? apart : values;
+#pragma GCC unroll 16
+  for (int g = 0; g < kWord; g += G::kSize) {
+    const uint64_t mask = word >> g & kGroup<T>;
+    G::compress(mask, dense + g, next);
+    next += __builtin_popcountll(mask);
+  }
+  if (room < kWord) __builtin_memcpy(values, apart, least(room, __builtin_popcountll(word)) * sizeof(T));
+}
+
+template <class T>
+int64_t expand(const uint64_t* words, int64_t count, const void* values, int64_t room, void* dense) {
+  int64_t read = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    expand_word(words[i], static_cast<const T*>(values) + read, room - read, static_cast<T*>(dense) + i * kWord);
+    read += __builtin_popcountll(words[i]);
   }
   return read;
 }
 
 template <class T>
-int64_t compress(const uint64_t* words, int64_t count, const void* dense_, void* values_, int64_t room) {
-  using G = Group<T>;
-  constexpr uint64_t all = (uint64_t(1) << G::kSize) - 1;
-  const T* dense = static_cast<const T*>(dense_);
-  T* values = static_cast<T*>(values_);
+int64_t compress(const uint64_t* words, int64_t count, const void* dense, void* values, int64_t room) {
   int64_t written = 0;
-  for (int64_t i = 0; i < count; ++i, dense += kWord) {
-    const uint64_t word = words[i];
-    if (room - written < kWord) {
-      compress_few(word, dense, values + written, room - written);
-    } else {
-      T* next = values + written;
-#pragma GCC unroll 16
-      for (int g = 0; g < kWord; g += G::kSize) {
-        const uint64_t mask = word >> g & all;
-        G::compress(mask, dense + g, next);
-        next += __builtin_popcountll(mask);
-      }
-    }
-    written += __builtin_popcountll(word);
+  for (int64_t i = 0; i < count; ++i) {
+    compress_word(words[i], static_cast<const T*>(dense) + i * kWord, static_cast<T*>(values) + written,
+                  room - written);
+    written += __builtin_popcountll(words[i]);
   }
   return written;
 }

@@ -1,0 +1,94 @@
+// The products of dense blocks against plain loops.
+#include "cpu/simd/dense.h"
+
+#include "families.h"
+#include "plain.h"
+
+namespace plain {
+namespace {
+
+using sparsekern::DenseKernels;
+using sparsekern::kTileRows;
+
+// Rows whose elements lie `column` apart, as they come or in blocks that are packed.
+struct Layout {
+  int64_t block, row, column;
+  int64_t at(int64_t i, int64_t k) const { return i / kTileRows * block + i % kTileRows * row + k * column; }
+};
+
+template <class S>
+void check_multiply(const DenseKernels& kernels, const Layout& layout, int64_t rows, int64_t depth, int64_t width,
+                    bool add, Random& random) {
+  const auto a = random.numbers<S>(layout.at(rows - 1, depth) + 1, 4, 16), b = random.numbers<S>(depth * width, 4, 16);
+  const int64_t stride = width + 3;
+  const auto before = random.numbers<S>(rows * stride, 4, 16);
+  auto c = before;
+  kernels.multiply({a.data(), layout.block, layout.row, layout.column}, b.data(), width, rows, depth, add, c.data(),
+                   stride);
+  for (int64_t i = 0; i < rows; ++i) {
+    for (int64_t j = 0; j < stride; ++j) {
+      double want = add || j >= width ? static_cast<double>(before[i * stride + j]) : 0;
+      for (int64_t k = 0; k < depth && j < width; ++k)
+        want += static_cast<double>(a[layout.at(i, k)]) * static_cast<double>(b[k * width + j]);
+      expect(c[i * stride + j], want, "multiply, ", rows, " x ", depth, " x ", width, ", row ", i, ", column ", j);
+    }
+  }
+}
+
+template <class S>
+void check_pack(const DenseKernels& kernels, int64_t rows, int64_t depth, Random& random) {
+  const Layout layout{kTileRows * depth + 1, 1, kTileRows};
+  const int64_t stride = rows + 2;
+  const auto in = random.numbers<S>(depth * stride, 4, 16);
+  auto out = unwritten<S>((rows / kTileRows + 1) * layout.block);
+  kernels.pack(in.data(), stride, rows, depth, out.data(), layout.block);
+  for (int64_t i = 0; i < rows; ++i) {
+    for (int64_t k = 0; k < depth; ++k)
+      expect(out[layout.at(i, k)], static_cast<double>(in[k * stride + i]), "pack, row ", i, " of ", rows, ", ", k);
+  }
+}
+
+template <class S>
+void check_ends(const DenseKernels& kernels, int64_t rows, int64_t width, Random& random) {
+  const auto first = random.numbers<S>(rows, 4, 16);
+  auto c = unwritten<S>(rows * width);
+  kernels.fill(first.data(), width, rows, c.data());
+  for (int64_t i = 0; i < rows * width; ++i)
+    expect(c[i], static_cast<double>(first[i / width]), "fill, ", rows, " rows of ", width, ", element ", i);
+
+  const auto sums = random.numbers<S>((rows + kernels.lanes) * width, 4, 16);
+  const int64_t columns = width - kernels.lanes / 2, stride = rows + 3;
+  auto out = unwritten<S>(columns * stride);
+  kernels.transpose(sums.data(), width, columns, rows, out.data(), stride);
+  for (int64_t j = 0; j < columns; ++j) {
+    for (int64_t i = 0; i < stride; ++i) {
+      const double want =
+          i < rows ? static_cast<double>(sums[i * width + j]) : std::numeric_limits<double>::quiet_NaN();
+      expect(out[j * stride + i], want, "transpose, ", rows, " rows of ", width, ", column ", j, ", row ", i);
+    }
+  }
+}
+
+}  // namespace
+
+template <class S>
+void check_dense(const DenseKernels& kernels) {
+  Random random;
+  for (int64_t width = kernels.lanes; width <= sparsekern::kBlockColumns; width += kernels.lanes) {
+    for (const int64_t rows : {1, 2, 3, 4, 5, 6, 7, 17}) {
+      check_ends<S>(kernels, rows, width, random);
+      for (const int64_t depth : {0, 1, 9}) {
+        for (const bool add : {false, true}) {
+          check_multiply<S>(kernels, {kTileRows * 11, 11, 1}, rows, depth, width, add, random);
+          check_multiply<S>(kernels, {kTileRows * depth, 1, kTileRows}, rows, depth, width, add, random);
+        }
+        check_pack<S>(kernels, rows, depth, random);
+      }
+    }
+  }
+}
+
+template void check_dense<float>(const DenseKernels&);
+template void check_dense<double>(const DenseKernels&);
+
+}  // namespace plain
