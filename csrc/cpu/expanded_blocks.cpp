@@ -16,8 +16,8 @@ namespace {
 constexpr int64_t kMostRows = 16 * kTileRows;  // of the weight, in a block
 constexpr int64_t kRowBytes = 4096;            // of a row of a block: long enough for the processor to read ahead
 constexpr int64_t kLine = 64;                  // bytes; rows of a block lie one more apart, lest they share cache sets
-constexpr int64_t kDepth = 256;                // products that are summed at once: what they read lies in the L2 cache
-constexpr int64_t kBatch = 512;                // rows of the batch that are taken at once
+constexpr int64_t kDepth = 512;                // products that are summed at once: what they read lies in the L2 cache
+constexpr int64_t kBatch = 256;                // rows of the batch that are taken at once, lest they leave the L2 cache
 constexpr int64_t kEnough = 24;                // parts that the work is cut into at least, if it is large enough
 constexpr int64_t kFew = 8;                    // the same where more parts mean more work
 constexpr int64_t kSerial = 1 << 15;           // vectors of work, which take no longer than a second thread to start
@@ -36,7 +36,7 @@ struct Work {
         batch(x.rows),
         workers(w.rows() * w.cols * batch / dense_kernels(storage_of(x.dtype)).lanes < kSerial ? 1 : threads()),
         rows(std::clamp(ceil_div(w.rows(), kEnough * kTileRows) * kTileRows, 2 * kTileRows, kMostRows)),
-        chunk(std::min(batch, kBatch)),
+        chunk(std::min(batch, ceil_div(batch, ceil_div(batch, kBatch) * kBlockColumns) * kBlockColumns)),
         dense(dense_kernels(storage_of(x.dtype))),
         linear(linear_kernels(storage_of(x.dtype))) {}
 
