@@ -14,6 +14,7 @@ from torch.nn import Parameter
 from torch.nn.functional import conv2d
 
 from ..nn import SparseConv2d
+from ..topology import COLUMNS, PACKED
 from .case import OPS
 from .peer import OURS, TORCH, Implementation, Peer, layer_step, own_layer, package, size, step
 from .problem import Problem
@@ -67,9 +68,9 @@ def _sparseprop(p: Problem, op: str, width: bool) -> Implementation:
     return Implementation(layer_step(layer, p, layer.W_val), held)
 
 
-def kernel(p: Problem, op: str, name: str) -> Implementation:
-    """Builds an operation on an operator and its backward."""
-    index, values, layer = p.topology.index, p.values, p.layer
+def kernel(p: Problem, op: str, name: str, views: frozenset[str] = COLUMNS) -> Implementation:
+    """Builds an operation on an operator and its backward, on the views of the pattern that the layer would hold."""
+    index, values, layer = p.topology.with_views(views).index, p.values, p.layer
     window = window_of(layer)
     forward, backward = getattr(torch.ops.sparsekern, name), getattr(torch.ops.sparsekern, f"{name}_backward")
     calls = {
@@ -99,6 +100,6 @@ PEERS = (
     Peer("sparseprop", ("forward", "step"), partial(_sparseprop, width=False), **_SPARSEPROP),
     Peer("sparseprop-width", ("forward", "step"), partial(_sparseprop, width=True), **_SPARSEPROP),
     Peer("sparsekern-csr", OPS, partial(kernel, name="sparse_conv2d"), **OURS),
-    Peer("sparsekern-expanded", OPS, partial(kernel, name="expanded_conv2d"), **OURS),
+    Peer("sparsekern-expanded", OPS, partial(kernel, name="expanded_conv2d", views=PACKED), **OURS),
     Peer("sparsekern", OPS, _layer, **OURS),
 )

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from ..nn import SparseLinear
-from ..topology import Topology
+from ..topology import COLUMNS, PACKED, TILES, Topology
 from . import mkl
 from .case import OPS
 from .peer import OURS, TORCH, Implementation, Peer, Result, layer_step, own_layer, package, size, step
@@ -113,11 +113,9 @@ def _sparseprop(p: Problem, op: str) -> Implementation:
 # ---- ours
 
 
-def kernel(p: Problem, op: str, name: str, tiled: bool = False) -> Implementation:
-    """Builds an operation on an operator and its backward, on the views of the problem or also on tiles."""
-    topology = p.topology
-    if tiled:
-        topology = topology.with_views(frozenset({"tiles"}))
+def kernel(p: Problem, op: str, name: str, views: frozenset[str] = COLUMNS) -> Implementation:
+    """Builds an operation on an operator and its backward, on the views of the pattern that the layer would hold."""
+    topology = p.topology.with_views(views)
     index, values, rows = topology.index, p.values, topology.rows
     forward, backward = getattr(torch.ops.sparsekern, name), getattr(torch.ops.sparsekern, f"{name}_backward")
     calls = {
@@ -146,7 +144,7 @@ PEERS = (
     Peer("scipy", _PRODUCTS, _scipy, **package("scipy"), dtypes=("float32", "float64")),
     Peer("sparseprop", ("forward", "step"), _sparseprop, **package("sparseprop", needs=("scipy",))),
     Peer("sparsekern-csr", OPS, partial(kernel, name="sparse_linear"), **OURS),
-    Peer("sparsekern-tiled", OPS, partial(kernel, name="sparse_linear", tiled=True), **OURS),
-    Peer("sparsekern-expanded", OPS, partial(kernel, name="expanded_linear"), **OURS),
+    Peer("sparsekern-tiled", OPS, partial(kernel, name="sparse_linear", views=TILES), **OURS),
+    Peer("sparsekern-expanded", OPS, partial(kernel, name="expanded_linear", views=PACKED), **OURS),
     Peer("sparsekern", OPS, _layer, **OURS),
 )

@@ -10,8 +10,13 @@ from typing import Any
 import pytest
 import torch
 
+import sparsekern as sk
 from sparsekern import __version__
 from sparsekern.bench import calibrate
+from sparsekern.bench.calibrate import KERNELS
+from sparsekern.bench.convolutions import Conv, ConvProblem
+from sparsekern.bench.linear import Linear
+from sparsekern.bench.problem import Problem
 from sparsekern.bench.report import write
 from sparsekern.nn import crossovers, processor
 from sparsekern.nn.crossovers import Table
@@ -254,3 +259,13 @@ def test_an_interrupted_calibration_leaves_what_was_there(here: Any) -> None:
         assert sorted(crossovers.cache_folder().iterdir()) == before
         if not before:
             calibrate.calibrate(1, effort=TINY)
+
+
+def test_kernels_are_measured_on_the_index_that_layers_hold() -> None:
+    linear, conv = Problem(Linear(70, 40, 1, 0.5)), ConvProblem(Conv(8, 4, 6, 1, 0.5))
+    cases = [(linear, sk.SparseLinear(70, 40, topology=linear.topology), "linear", kernel) for kernel in KERNELS]
+    cases.append((conv, sk.SparseConv2d(8, 4, 3, topology=conv.topology), "convolutions", "dense"))
+    for problem, layer, kind, kernel in cases:
+        layer.set_kernel(kernel, "asked for")
+        held = calibrate._ours(kind, "float32")[kernel].build(problem, "forward").bytes
+        assert held == sum(t.numel() * t.element_size() for t in (layer.values, *layer.index)), (kind, kernel)
