@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <vector>
 
 #include "cpu/csr.h"
 #include "cpu/parallel.h"
@@ -10,6 +11,17 @@
 #include "cpu/workspace.h"
 
 namespace sparsekern {
+
+Tensor bit_columns(const Tensor& row_ptr, const Tensor& bits, int64_t cols, int64_t capacity);
+Tensor tile_columns(const Tensor& row_ptr, const Tensor& tiles, int64_t cols, int64_t capacity);
+
+// `col` of an index, decoded where tiles or a bitmask are in its place.
+inline Tensor column_vector(const std::vector<Tensor>& index, int64_t cols) {
+  const Tensor &row_ptr = index[0], &col = index[1], &tiles = index[6], &bits = index[7];
+  if (col.dim() == 1) return col;
+  return tiles.numel() > 0 ? tile_columns(row_ptr, tiles, cols, col.size(0))
+                           : bit_columns(row_ptr, bits, cols, col.size(0));
+}
 
 class Columns {
  public:

@@ -38,8 +38,8 @@ Order ordered(const Weight& weight, const A* values, const Planes& planes, int64
       }
     });
   };
-  // Where each channel starts is known unless the index came without the transposed (CSC) index.
-  if (groups * grids * segments == 1 && weight.t_ptr[weight.cols] == weight.nnz) {
+  // Where each channel starts is known unless the index came without the pointers of the transposed (CSC) index.
+  if (groups * grids * segments == 1 && weight.t_ptr && weight.t_ptr[weight.cols] == weight.nnz) {
     for (int64_t c = 0; c <= channels; ++c) order.bounds[c] = weight.t_ptr[c * taps];
   } else {
     each([&](int64_t, int64_t list, int64_t) { ++order.bounds[list + 1]; });

@@ -6,6 +6,7 @@
 #include <memory>
 #include <vector>
 
+#include "common.h"
 #include "cpu/planes.h"
 
 namespace sparsekern {
@@ -14,8 +15,9 @@ namespace sparsekern {
 struct Weight {
   const int32_t* ptr;
   const int32_t* col;
-  const int32_t* t_ptr;
+  const int32_t* t_ptr;  // null: not known
   int64_t rows, cols, nnz;
+  Tensor columns;  // that `col` points to
   double density() const { return static_cast<double>(nnz) / static_cast<double>(std::max<int64_t>(1, rows * cols)); }
 };
 

@@ -43,7 +43,7 @@ char* workspace(int64_t bytes) {
   static thread_local Block block;
   if (bytes > block.size) {
     block.release();
-    const int64_t unit = bytes < kHugePage ? kPage : kHugePage, size = (bytes + unit - 1) / unit * unit;
+    const int64_t size = (bytes + kPage - 1) / kPage * kPage;
 #if defined(__linux__)  // not from the heap, where a block that stays would keep others from being returned
     void* data = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (data == MAP_FAILED) data = nullptr;

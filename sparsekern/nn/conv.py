@@ -9,13 +9,16 @@ from torch import Tensor, nn
 from ..ops.masked_conv2d import masked
 from ..ops.sparse_conv2d import convolve, expanded, sparse
 from ..ops.window import Window
-from ..topology import Topology
+from ..topology import PACKED, Topology
 from .kernel_choice import Plan, plan_conv
 from .layer import PatternLayer
 from .planned import Use
 from .probe import ConvProbe
 from .sparse import SparseLayer
 
+# Densities: above the first, columns would make the weight larger than the dense one, and are decoded from bits, which
+# stay down to the second, where they take twice as much.
+PACKED_ABOVE, PACKED_UNTIL = 0.4, 1 / 64
 PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 Pair = int | Sequence[int]
 
@@ -95,6 +98,14 @@ class Conv2dProduct(PatternLayer):
         out, channels, *_ = self.weight_shape
         options = {"groups": self.groups, "backend": self.backend, "card": card, "master": self.WEIGHT == "master"}
         return plan_conv(out, channels, self.kernel_size, self.stride, **use._asdict(), **options)
+
+    def _views(self, kernel: str, topology: Topology) -> frozenset[str]:
+        views, density = super()._views(kernel, topology), 1 - topology.sparsity
+        if kernel != "csr" or topology.device.type != "cpu":
+            return views
+        held = getattr(self, "kernel", "") == kernel  # keeps the form of its columns, for which code was compiled
+        packed = density > PACKED_UNTIL and self._topology.views == PACKED if held else density > PACKED_ABOVE
+        return PACKED if packed else views
 
     def use_of(self, input: Tensor) -> tuple[int, int | None] | None:
         fits = input.dim() in (3, 4) and input.shape[-3] == self.in_channels

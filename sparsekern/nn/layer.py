@@ -175,7 +175,7 @@ class PatternLayer(Planned):
         self._install(topology, "dense", "for the moment, until memory of the last pattern is free")
 
     def _install(self, topology: Topology, kernel: str, reason: str) -> None:
-        topology = topology.with_views(self._views(kernel, topology.device))
+        topology = topology.with_views(self._views(kernel, topology))
         index = topology.index  # made before anything changes
         self.kernel, self.reason, self._topology, self._index = kernel, reason, topology, index
 
@@ -201,9 +201,9 @@ class PatternLayer(Planned):
             else:
                 self.set_topology(moved)
 
-    def _views(self, kernel: str, device: torch.device) -> frozenset[str]:
+    def _views(self, kernel: str, topology: Topology) -> frozenset[str]:
         """Returns what of the index a kernel reads; on the CPU dense products need no columns, only bits."""
-        none = PACKED if device.type == "cpu" else frozenset()
+        none = PACKED if topology.device.type == "cpu" else frozenset()
         return self.VIEWS.get(kernel, none)
 
     def pattern_repr(self) -> str:

@@ -10,6 +10,7 @@ import torch._dynamo.testing
 from torch import nn
 
 import sparsekern as sk
+from sparsekern.topology import PACKED
 
 GEOMETRIES: dict[str, dict[str, Any]] = {
     "1x1": {"kernel_size": 1},
@@ -134,6 +135,27 @@ def test_files_copies_and_pickles() -> None:
         torch.testing.assert_close(twin(x), expected)
     with pytest.raises(RuntimeError, match=r"col must lie in \[0, 45\)"):
         sk.SparseConv2d(5, 12, 3, sparsity=0.5).load_state_dict(state)
+
+
+@pytest.mark.parametrize("sparsity", [0.05, 0.3, 0.55, 0.65, 0.9])
+@pytest.mark.parametrize("kind", [sk.SparseConv2d, sk.MaskedConv2d])
+def test_many_nonzeros_are_held_as_a_bitmask(kind: Any, sparsity: float) -> None:
+    layer = kind(16, 32, 3, sparsity=sparsity, backend="sparse", bias=False, dtype=torch.double)
+    assert layer.kernel == "csr"
+    assert (layer.topology.views == PACKED) == (sparsity < 0.6)
+    row = sk.memory_report(kind(64, 64, 3, sparsity=sparsity, backend="sparse", bias=False)).rows[0]
+    assert row["indices"] + row["dense_values"] * (1 - sparsity) < row["dense_values"]
+    mask = layer.topology.mask()
+    assert torch.equal(layer.state_dict()["col"], mask.flatten(1).nonzero()[:, 1].int())
+    weight = layer.dense_weight().detach().requires_grad_()
+    x = torch.randn(3, 16, 6, 6, dtype=torch.double, requires_grad=True)
+    output, expected = layer(x), nn.functional.conv2d(x, weight)
+    delta = torch.randn_like(expected)
+    torch.testing.assert_close(output, expected)
+    gradients = torch.autograd.grad(output, (x, layer.stored), delta)
+    wanted = torch.autograd.grad(expected, (x, weight), delta)
+    torch.testing.assert_close(gradients[0], wanted[0])
+    torch.testing.assert_close(gradients[1] if gradients[1].dim() == 1 else gradients[1][mask], wanted[1][mask])
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)

@@ -14,7 +14,7 @@ import sparsekern as sk
 from sparsekern import ops
 from sparsekern.nn import crossovers
 from sparsekern.ops.library import OPERATORS
-from sparsekern.topology import TILES, Topology
+from sparsekern.topology import PACKED, TILES, Topology
 
 
 @pytest.fixture(autouse=True)
@@ -105,13 +105,21 @@ def test_references(name: str, mask: Tensor) -> None:
     torch.testing.assert_close(back[1], (delta.t() @ x)[mask])
 
 
-def test_convolutions_read_tiles(mask: Tensor) -> None:
-    """Layers never hold such an index, but operators take it."""
-    topology = Topology.from_mask(mask[:6, :36].reshape(6, 4, 3, 3), views=TILES)
-    values = torch.randn(topology.nnz, dtype=torch.float64)
-    x = torch.randn(2, 4, 7, 7, dtype=torch.float64)
-    expected = nn.functional.conv2d(x, topology.dense(values))
-    torch.testing.assert_close(ops.expanded_conv2d(x, values, topology.index, kernel_size=3), expected)
+@pytest.mark.parametrize("views", [TILES, PACKED], ids=["tiles", "packed"])
+@pytest.mark.parametrize("op", [ops.sparse_conv2d, ops.expanded_conv2d])
+def test_convolutions_read_every_form(op: Any, views: frozenset[str], mask: Tensor) -> None:
+    topology = Topology.from_mask(mask[:6, :36].reshape(6, 4, 3, 3), capacity=90, views=views)
+    dense = torch.randn(6, 4, 3, 3, dtype=torch.float64, requires_grad=True)
+    values = topology.gather(dense.detach()).requires_grad_()
+    x = torch.randn(2, 4, 7, 7, dtype=torch.float64, requires_grad=True)
+    output = op(x, values, topology.index, kernel_size=3)
+    expected = nn.functional.conv2d(x, dense * topology.mask())
+    torch.testing.assert_close(output, expected)
+    delta = torch.randn_like(output)
+    for got, want in zip(
+        torch.autograd.grad(output, (x, values), delta), torch.autograd.grad(expected, (x, dense), delta), strict=True
+    ):
+        torch.testing.assert_close(got, want if got.dim() > 1 else topology.gather(want))
 
 
 def test_copies_and_files(pair: tuple[Any, nn.Linear], mask: Tensor) -> None:

@@ -80,6 +80,14 @@ def test_sampled_gradient_on_every_instruction_set(dtype: torch.dtype) -> None:
         assert actual.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
 
 
+@pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize("name", ["bit_columns", "tile_columns", "expand", "collect"])
+def test_columns_on_every_instruction_set(name: str) -> None:
+    for sample in samples.SAMPLES[name](torch.float64):
+        for actual, want in zip(run(getattr(_ops, name), sample, name), expected(name, sample), strict=True):
+            assert torch.equal(actual.double(), want.double()), sample.name
+
+
 @pytest.mark.parametrize(("name", "dtype"), CASES)
 def test_opcheck(name: str, dtype: torch.dtype) -> None:
     inputs = samples.SAMPLES[name](dtype)

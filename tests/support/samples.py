@@ -102,7 +102,7 @@ def bit_columns(dtype: torch.dtype) -> list[Sample]:
     """row_ptr, bits, cols, capacity"""
     return [
         Sample(name, (p.row_ptr, make_bits(p.row_ptr, p.col, p.cols), p.cols, p.col.numel()), p)
-        for name, p in {**patterns(), "wide": Pattern(mask(9, 530, 0.5))}.items()
+        for name, p in {**patterns(), **{f"wide {d}": Pattern(mask(9, 530, d)) for d in (0.1, 0.5, 0.97)}}.items()
     ]
 
 
