@@ -77,14 +77,20 @@ class Topology:
 
     @classmethod
     def trusted(
-        cls, shape: tuple[int, ...], row_ptr: Tensor, col: Tensor, views: frozenset[str] = COLUMNS, built: tuple = ()
+        cls,
+        shape: tuple[int, ...],
+        row_ptr: Tensor,
+        col: Tensor,
+        views: frozenset[str] = COLUMNS,
+        built: tuple = (),
+        nnz: int | None = None,
     ) -> Topology:
         """Makes a topology of a pattern that needs no check: an operator or a topology has made it. `built`: what
         `index` holds beside `row_ptr` and `col`, if it is there already."""
         topology = object.__new__(cls)
         held = {"columns": col, "capacity": col.numel(), "views": views - FORMS, "built": built}
         topology.__dict__.update(shape=shape, row_ptr=row_ptr, **held)
-        return topology.with_views(views)
+        return topology._known(nnz).with_views(views)
 
     @classmethod
     def from_mask(
@@ -97,7 +103,7 @@ class Topology:
                 f"mask must be a bool tensor of two or more dimensions, got {mask.dtype} {tuple(mask.shape)}"
             )
         row_ptr, col = ops.compress_mask(mask.reshape(len(mask), prod(mask.shape[1:])), capacity)
-        return cls.trusted(tuple(mask.shape), row_ptr, col, views)._known(nnz)
+        return cls.trusted(tuple(mask.shape), row_ptr, col, views, nnz=nnz)
 
     @classmethod
     def from_coordinates(
@@ -263,7 +269,7 @@ class Topology:
             raise ValueError(f"keep must be a bool tensor [{self.nnz}], got {keep.dtype} {tuple(keep.shape)}")
         row_ptr, col, index_map = ops.rewire(self.row_ptr, self.col, keep, grow.sort().values, capacity, self.cols)
         nnz = None if kept is None else kept + grow.numel()
-        return self.trusted(self.shape, row_ptr, col, self.views)._known(nnz), index_map
+        return self.trusted(self.shape, row_ptr, col, self.views, nnz=nnz), index_map
 
     def drop(self, keep: Tensor, *, kept: int | None = None) -> Topology:
         """Makes the pattern without the positions whose `keep` (bool `[nnz]`) is False, with the same room, as `rewire`
