@@ -12,6 +12,8 @@ begin with an underscore: `_apply`, `_save_to_state_dict`, `_load_from_state_dic
 
 import inspect
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -48,6 +50,17 @@ below_autograd = torch._C._AutoDispatchBelowADInplaceOrView
 def in_forward_mode() -> bool:
     """Returns whether tensors may have tangents. Replacement: `forward_ad.unpack_dual` of every argument."""
     return forward_ad._current_level >= 0
+
+
+@contextmanager
+def untraced() -> Iterator[None]:
+    """What `torch.jit.trace` records leaves out what is computed within. Replacement: nothing in Python."""
+    state = torch._C._get_tracing_state()
+    torch._C._set_tracing_state(None)  # type: ignore[arg-type]
+    try:
+        yield
+    finally:
+        torch._C._set_tracing_state(state)
 
 
 # ---- tensors

@@ -69,6 +69,18 @@ def test_below_autograd() -> None:
     assert not view._is_view()
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_untraced() -> None:
+    def function(x: torch.Tensor) -> torch.Tensor:
+        with private_torch.untraced():
+            constant = torch.ones(2).cumsum(0)
+        return x + constant
+
+    traced = torch.jit.trace(function, torch.zeros(2))
+    assert "cumsum" not in str(traced.graph)
+    assert torch.equal(traced(torch.ones(2)), torch.tensor([2.0, 3.0]))
+
+
 def test_in_forward_mode() -> None:
     assert not private_torch.in_forward_mode()
     with forward_ad.dual_level():

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers.trainer_callback import TrainerCallback
 
-from ..sparsity import Sparsifier
+from .optimizers import sparsifier_in, sparsity_of
 
 
 class SparseCallback(TrainerCallback):
@@ -44,19 +44,11 @@ class SparseCallback(TrainerCallback):
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, optimizer: Any = None, **_: Any) -> None:
         sparsifier = sparsifier_in(optimizer)
         if sparsifier is not None:
-            nnz, size = (sum(getattr(site, what) for site in sparsifier.sites) for what in ("nnz", "size"))
             for entry in (logs, state.log_history[-1] if state.log_history else None):
                 if entry is not None:
-                    entry["sparsity"] = 1 - nnz / max(1, size)
+                    entry["sparsity"] = sparsity_of(sparsifier)
 
     def _watch(self, module: nn.Module, inputs: Any, output: Any) -> None:
         loss = getattr(output, "loss", None)
         if module.training and loss is not None and torch.is_grad_enabled():
             self.losses.append(loss.detach().float().mean())
-
-
-def sparsifier_in(optimizer: Any) -> Sparsifier | None:
-    """Returns the `Sparsifier` inside the wrappers of an optimizer, of accelerate say."""
-    while optimizer is not None and not isinstance(optimizer, Sparsifier):
-        optimizer = vars(optimizer).get("optimizer")
-    return optimizer

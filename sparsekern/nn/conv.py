@@ -103,8 +103,9 @@ class Conv2dProduct(PatternLayer):
         views, density = super()._views(kernel, topology), 1 - topology.sparsity
         if kernel != "csr" or topology.device.type != "cpu":
             return views
-        held = getattr(self, "kernel", "") == kernel  # keeps the form of its columns, for which code was compiled
-        packed = density > PACKED_UNTIL and self._topology.views == PACKED if held else density > PACKED_ABOVE
+        held = vars(self).get("_topology")
+        keeps = held is not None and self.kernel == kernel  # the form of its columns, for which code was compiled
+        packed = density > PACKED_UNTIL and held.views == PACKED if keeps else density > PACKED_ABOVE
         return PACKED if packed else views
 
     def use_of(self, input: Tensor) -> tuple[int, int | None] | None:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..private_torch import FakeTensor
+from ..private_torch import FakeTensor, untraced
 from ..topology import Topology
 from .effective import WeightAccess
 from .kernel_choice import KERNELS, NONZEROS_ONLY, Choice, Plan, Step, card_of
@@ -82,6 +82,10 @@ class Planned(WeightAccess):
         if sizes is None or stage <= self.refined:
             return
         self.refined = stage
+        with untraced():
+            self._refine(sizes)
+
+    def _refine(self, sizes: tuple[int, int | None]) -> None:
         device = self.topology.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self.stored.dtype
         use = Use(*sizes, dtype)

@@ -59,7 +59,7 @@ def test_conversions_keep_what_is_frozen() -> None:
 
 
 def test_sparsify_says_what_it_takes() -> None:
-    with pytest.raises(ValueError, match="or a sparsity, got 'rigl'"):
+    with pytest.raises(ValueError, match="a sparsity, or masks, got 'rigl'"):
         sk.sparsify(network(), "rigl")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="meta device"):
         sk.sparsify(network().to("meta"), 0.5)

@@ -72,7 +72,11 @@ ROOMS = [
     _room("sparsity.methods", "forty published methods"),
     _room("sparsity.engine", "carries out a method, step by step", "sparsity.sparsify", "sparsity.engine"),
     _room("sparsity", "sparsify, Sparsifier; the public names", "sparsity.sparsifier", "sparsity", "api"),
-    _room("integrations", "what transformers is told", "integrations.transformers", "integrations.trainer"),
+    _room(
+        "integrations",
+        "what transformers and Lightning are told",
+        *(f"integrations.{name}" for name in ("optimizers", "transformers", "trainer", "lightning")),
+    ),
     _room("models, data", "networks and data sets of the papers", "models", "data"),
     _room("training", "a training run: its configuration, its folder; many runs at a time"),
     _room("bench", "measures beside every peer that is installed"),
