@@ -55,12 +55,13 @@ def in_forward_mode() -> bool:
 @contextmanager
 def untraced() -> Iterator[None]:
     """What `torch.jit.trace` records leaves out what is computed within. Replacement: nothing in Python."""
-    state = torch._C._get_tracing_state()
-    torch._C._set_tracing_state(None)  # type: ignore[arg-type]
+    tracer: Any = torch._C
+    state = tracer._get_tracing_state()
+    tracer._set_tracing_state(None)
     try:
         yield
     finally:
-        torch._C._set_tracing_state(state)
+        tracer._set_tracing_state(state)
 
 
 # ---- tensors

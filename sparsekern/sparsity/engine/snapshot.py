@@ -129,7 +129,7 @@ def _there(value: Tensor, places: Tensor | None, active: Topology) -> Tensor:
 def _filed(saved: dict[str, Any]) -> tuple[dict[str, Any], bool]:
     """Returns copies: in a file that vanishes with them and True, or in memory and False, where they are of a GPU or no
     file can be had."""
-    with suppress(Exception):  # no room, no folder, or state of an optimizer that can't be pickled
+    with suppress(OSError, RuntimeError):
         if all(tensor.device.type == "cpu" for tensor in _tensors(saved)):
             with tempfile.NamedTemporaryFile(prefix="sparsekern-") as file:
                 torch.save(saved, file.name)
