@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import floor, prod
@@ -12,9 +11,8 @@ import torch
 from torch import Tensor
 
 from . import ops
-from .ops.bit_index import bit_mask, drop_bits
 from .ops.columns import columns_of
-from .ops.csr import check_pattern, check_vectors, coordinate_blocks, flat_coordinates
+from .ops.csr import check_pattern, check_vectors, flat_coordinates
 from .ops.expand import gathered
 from .ops.index import Index
 from .ops.tile_pattern import tile_side
@@ -137,8 +135,6 @@ class Topology:
         if not 0 <= nnz <= size:
             raise ValueError(f"nnz must be between 0 and {size}, the weights of shape {tuple(shape)}, got {nnz}")
         seed = int(torch.randint(2**63 - 1, (), generator=generator, device="cpu"))
-        if nnz == size:
-            return cls.from_mask(torch.ones(shape, dtype=torch.bool), capacity=capacity, nnz=nnz, views=views)
         return cls.from_coordinates(ops.random_subset(nnz, size, seed), shape, capacity=capacity, views=views)
 
     # ---- facts
@@ -194,17 +190,10 @@ class Topology:
         """Returns the flat index of every position in use, int64 `[nnz]`, ascending."""
         return flat_coordinates(self.row_ptr, self.col, self.cols, self.nnz)
 
-    def coordinate_blocks(self) -> Iterator[tuple[int, Tensor]]:
-        """Yields `coordinates` in blocks of whole rows, behind the position of the first: little memory is needed."""
-        return coordinate_blocks(self.row_ptr, self.col, self.cols)
-
     def mask(self) -> Tensor:
         """Bool tensor of the weight's shape."""
-        if "packed" in self.views:
-            return bit_mask(self.columns, self.cols).reshape(self.shape)
         mask = torch.zeros(prod(self.shape), dtype=torch.bool, device=self.device)
-        for _, coordinates in self.coordinate_blocks():
-            mask[coordinates] = True
+        mask[self.coordinates()] = True
         return mask.reshape(self.shape)
 
     def to_csr(self, values: Tensor) -> Tensor:
@@ -271,18 +260,8 @@ class Topology:
         nnz = None if kept is None else kept + grow.numel()
         return self.trusted(self.shape, row_ptr, col, self.views, nnz=nnz), index_map
 
-    def drop(self, keep: Tensor, *, kept: int | None = None) -> Topology:
-        """Makes the pattern without the positions whose `keep` (bool `[nnz]`) is False, with the same room, as `rewire`
-        does. A bitmask needs little memory for it."""
-        if "packed" not in self.views:
-            return self.rewire(keep, self.row_ptr.new_empty(0, dtype=torch.int64), kept=kept)[0]
-        row_ptr, bits = drop_bits(self.row_ptr, self.columns, keep, self.cols)
-        return self._with(row_ptr=row_ptr, columns=bits, built=(), nnz=int(row_ptr[-1]))
-
     def with_capacity(self, capacity: int) -> Topology:
         """The same pattern with room for `capacity` nonzeros."""
-        if "packed" in self.views and capacity >= self.nnz:
-            return self._with(capacity=capacity, built=())
         empty = torch.empty(0, dtype=torch.int64, device=self.device)
         keep = torch.ones(self.nnz, dtype=torch.bool, device=self.device)
         return self.rewire(keep, empty, capacity=capacity, kept=self.nnz)[0]

@@ -170,10 +170,6 @@ class PatternLayer(Planned):
             raise ValueError(f"topology must have the weight's shape {self.weight_shape}, got {topology.shape}")
         self._install(topology, *self.choose_kernel(topology))
 
-    def park_topology(self, topology: Topology) -> None:
-        """Installs a pattern in the smallest form that there is, until `set_topology` does it with a kernel."""
-        self._install(topology, "dense", "for the moment, until memory of the last pattern is free")
-
     def _install(self, topology: Topology, kernel: str, reason: str) -> None:
         topology = topology.with_views(self._views(kernel, topology))
         index = topology.index  # made before anything changes

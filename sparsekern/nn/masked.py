@@ -102,11 +102,6 @@ class MaskedLayer(PatternLayer):
         """Whether the operator masks the weight itself."""
         return self.kernel == "bits" and self.transform is None
 
-    @property
-    def copied(self) -> bool:
-        """Whether products take a copy of the active entries of the weight, not the weight itself."""
-        return not self._fused and (not self._unmasked or self.transform is not None)
-
     def _recorder(self, input: Tensor) -> Record | None:
         """Returns the callback that records the second moment of the gradient; None if this layer records none."""
         if self.weight_gradient != "moment" or not (torch.is_grad_enabled() and self.master.requires_grad):
@@ -140,14 +135,12 @@ class MaskedLayer(PatternLayer):
         return entries if self.transform is None else self.transform(entries)
 
     @torch.no_grad()
-    def shed(self, parked: bool = False) -> None:
+    def shed(self) -> None:
         """Turns this layer, in place, into the one that holds its nonzeros only, a `SparseLinear` or `SparseConv2d`.
 
-        The weight makes way for `values`, a new Parameter: give it to the optimizer (`Sparsifier` does). `parked`: the
-        caller is to `set_topology`, when the weight has gone."""
+        The weight makes way for `values`, a new Parameter: give it to the optimizer (`Sparsifier` does)."""
         weight, topology = self.master, self.topology.with_capacity(self.topology.nnz)
-        entries = topology.gather(weight)
-        values = nn.Parameter(entries if self.transform is None else self.transform(entries), weight.requires_grad)
+        values = nn.Parameter(topology.from_csr(self.active_weight(weight)[: topology.nnz]), weight.requires_grad)
         hand_on_marks(weight, values)
         names = ("master", "weight_gradient", "transform", "moment", "signature", "samples", "_passes", "_unmasked")
         for name in names:
@@ -157,7 +150,7 @@ class MaskedLayer(PatternLayer):
         self.register_parameter("bias", self._parameters.pop("bias"))  # behind it, as everywhere
         if topology.device.type != "cpu":
             self.plan = None  # nonzeros have another one there
-        self.park_topology(topology) if parked else self.set_topology(topology)
+        self.set_topology(topology)
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *arguments: Any) -> None:
         """A state without the master weight but with nonzeros is that of a layer that has shed the others."""

@@ -39,15 +39,10 @@ class SparseLayer(PatternLayer):
     def reset_weight(self, generator: torch.Generator | None) -> None:
         """Draws weights uniformly in +-sqrt(3 / fan-in of the row)."""
         fan_in = self.row_ptr.diff()
-        bound = (3.0 / fan_in.clamp(min=1)).sqrt()
-        drawn = torch.rand(self.topology.nnz, generator=generator, device="cpu").to(bound.device).mul_(2).sub_(1)
-        begin = 0
-        for counts, bounds in zip(fan_in.split(64), bound.split(64), strict=True):  # in the caches
-            each = bounds.repeat_interleave(counts)
-            drawn[begin : begin + len(each)].mul_(each)
-            begin += len(each)
+        bound = (3.0 / fan_in.clamp(min=1)).sqrt().repeat_interleave(fan_in)
+        drawn = torch.rand(bound.numel(), generator=generator, device="cpu").to(bound.device)
         self.values.zero_()
-        self.values[: drawn.numel()] = drawn.to(self.values)
+        self.values[: bound.numel()] = (bound * (2 * drawn - 1)).to(self.values)
 
     def take_weight(self, module: nn.Module) -> None:
         topology = self.topology

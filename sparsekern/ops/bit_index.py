@@ -6,9 +6,6 @@ from torch import Tensor
 from .csr import check_extent, check_host, rows_of
 from .index import TILE
 from .library import define
-from .rewire import rewire
-
-BLOCK = 1 << 16  # entries whose columns `drop_bits` makes at a time
 
 
 def bit_index(row_ptr: Tensor, col: Tensor, cols: int) -> Tensor:
@@ -28,27 +25,8 @@ def bit_columns(row_ptr: Tensor, bits: Tensor, cols: int, capacity: int) -> Tens
 
 
 def bit_mask(bits: Tensor, cols: int) -> Tensor:
-    """Returns a bitmask as bool `[rows, cols]`. Takes no more memory than the result, if rows are whole words."""
-    powers = torch.tensor([1, 2, 4, 8, 16, 32, 64, 128], dtype=torch.uint8, device=bits.device)
-    mask = bits.contiguous().view(torch.uint8).unsqueeze(-1).bitwise_and(powers).ne_(0)
-    return mask.view(torch.bool).flatten(1)[:, :cols].contiguous()
-
-
-def drop_bits(row_ptr: Tensor, bits: Tensor, keep: Tensor, cols: int) -> tuple[Tensor, Tensor]:
-    """Returns pointers and bitmask without the entries whose `keep`, bool `[nnz]`, is False. Columns exist only of a
-    few rows at a time. On the CPU."""
-    new_ptr, new_bits, end = torch.zeros_like(row_ptr), torch.empty_like(bits), 0
-    none, step = row_ptr.new_empty(0, dtype=torch.int64), max(1, BLOCK // max(1, cols))
-    for first in range(0, len(bits), step):
-        pointers = row_ptr[first : first + step + 1]
-        begin, size = int(pointers[0]), int(pointers[-1] - pointers[0])
-        own, stays = pointers - begin, keep[begin : begin + size]
-        col = bit_columns(own, bits[first : first + step], cols, size)
-        left, col, _ = rewire(own, col, stays, none, size, cols)
-        new_bits[first : first + step] = bit_index(left, col, cols)
-        new_ptr[first + 1 : first + step + 1] = left[1:] + end
-        end += int(left[-1])
-    return new_ptr, new_bits
+    """Returns a bitmask as bool `[rows, cols]`."""
+    return ((bits[:, :, None] >> torch.arange(TILE, device=bits.device)) & 1).bool().flatten(1)[:, :cols]
 
 
 def bit_index_reference(row_ptr: Tensor, col: Tensor, cols: int) -> Tensor:

@@ -1,42 +1,20 @@
 """CSR patterns: checks of those that come from outside, and what every reference asks of them."""
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor
-
-BLOCK = 1 << 16  # positions
 
 
 def rows_of(row_ptr: Tensor, nnz: int | None = None) -> Tensor:
     """Returns the row of every position in use, int64 `[nnz]`; if `nnz` is given, the device is not asked for it."""
-    return torch.repeat_interleave(row_ptr.diff().long(), output_size=nnz)
+    counts = row_ptr.diff().long()
+    return torch.repeat_interleave(torch.arange(counts.numel(), device=row_ptr.device), counts, output_size=nnz)
 
 
 def flat_coordinates(row_ptr: Tensor, col: Tensor, cols: int, nnz: int | None = None) -> Tensor:
     """Returns `coordinates` of a pattern that is known to be one: `r * cols + c` of every position in use, int64
     `[nnz]`."""
     nnz = int(row_ptr[-1]) if nnz is None else nnz
-    if row_ptr.device.type != "cpu" or nnz <= BLOCK:
-        return rows_of(row_ptr, nnz).mul_(cols).add_(col[:nnz])
-    coordinates = torch.empty(nnz, dtype=torch.int64)
-    for begin, block in coordinate_blocks(row_ptr, col, cols):
-        coordinates[begin : begin + len(block)] = block
-    return coordinates
-
-
-def coordinate_blocks(row_ptr: Tensor, col: Tensor, cols: int) -> Iterator[tuple[int, Tensor]]:
-    """Yields `flat_coordinates` of a few rows at a time, about `BLOCK` of them, behind the position of the first, so
-    that little memory is needed; on a GPU, which would have to be waited for, those of all rows."""
-    rows = row_ptr.numel() - 1
-    if row_ptr.device.type != "cpu":
-        yield 0, flat_coordinates(row_ptr, col, cols)
-        return
-    step = max(1, BLOCK * rows // max(1, int(row_ptr[-1])))
-    for first in range(0, rows, step):
-        pointers = row_ptr[first : first + step + 1]
-        begin, end = int(pointers[0]), int(pointers[-1])
-        yield begin, rows_of(pointers, end - begin).add_(first).mul_(cols).add_(col[begin:end])
+    return rows_of(row_ptr, nnz).mul_(cols).add_(col[:nnz])
 
 
 def check_pattern(row_ptr: Tensor, col: Tensor, cols: int, pointers: str = "row_ptr", columns: str = "col") -> None:

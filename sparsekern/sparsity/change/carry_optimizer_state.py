@@ -5,7 +5,7 @@ position. A grown weight gets the state that the optimizer would create for a ne
 """
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -13,72 +13,32 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ...nn import PatternLayer
 from ...nn.marks import hand_on_marks
-from ...topology import Topology
-from .moves import Moves
 from .optimizer_layout import Entry, States
 from .transaction import Transaction
 
 
 @torch.no_grad()
-def carry(
-    change: Transaction,
-    states: States,
-    layer: Any,
-    followers: Sequence[Any],
-    topology: Topology,
-    moves: Moves,
-    parked: bool = False,
-) -> None:
-    """Gives the draft of a layer another pattern, and moves values, gradient and the optimizer's state.
+def carry(change: Transaction, states: States, layer: Any, index_map: Tensor) -> None:
+    """Moves the values of a layer's draft, the gradient, and the optimizer's state by `index_map`.
 
     The optimizer's state are its tensors of the shape of `values`, whatever its class. A grown weight starts at 0, with
-    the state that the optimizer's own first step would create. Where the new pattern has more or less room, a new
-    Parameter takes the place of the old one in the layer and in the optimizer; otherwise all tensors stay the same.
+    the state that the optimizer's own first step would create. Where the map is longer or shorter than the Parameter, a
+    new Parameter takes its place in the layer and in the optimizer.
 
     Args:
-        followers: drafts of copies of the layer, whose values move, too.
-        parked: the pattern is soon to get less room.
+        index_map: int32 `[new capacity]`, the old position of each new position, -1 for a grown weight.
     """
-    old, room = layer.values, topology.capacity
-    fresh, entries = _Fresh(old), states.alike(old)
-    install = PatternLayer.park_topology if parked else PatternLayer.set_topology
-    install(layer, topology)  # first: building the index takes memory of its own
-    if room == old.numel():
-        held = [(tensor, 0.0) for each in (layer, *followers) for tensor in _writable(change, each.values)]
-        change.move(moves, [*held, *((entry.tensor, fresh.of(entry)) for entry in entries)])
-    else:
-        for each in (layer, *followers):
-            grad = None if each.values.grad is None else moves.moved(each.values.grad, 0.0, room)
-            put_values(change, each, moves.moved(each.values.detach(), 0.0, room), grad)
-        hand_over(change, states, old, layer.values, entries, lambda e: moves.moved(e.tensor, fresh.of(e), room))
-    for follower in followers:
-        install(follower, topology.clone())
+    parameter, fresh = layer.values, {}
 
+    def moved(entry: Entry) -> Tensor:
+        if entry.optimizer not in fresh:
+            fresh[entry.optimizer] = fresh_state(entry.optimizer, parameter) or {}
+        return gather(entry.tensor, index_map, fresh[entry.optimizer].get(entry.key, 0.0))
 
-def _writable(change: Transaction, parameter: nn.Parameter) -> list[Tensor]:
-    """Returns values and gradient of a Parameter. A gradient that can't be written to is exchanged for a copy."""
-    grad = parameter.grad
-    if grad is None:
-        return [parameter]
-    if grad.is_inference() or not grad.is_contiguous():
-        grad = grad.clone(memory_format=torch.contiguous_format)
-        change.call(setattr, parameter, "grad", grad)
-    return [parameter, grad]
-
-
-class _Fresh:
-    """What optimizers create for a new weight; each is asked once."""
-
-    def __init__(self, parameter: Tensor) -> None:
-        self.parameter = parameter
-        self._found: dict[Optimizer, dict[str, Tensor]] = {}
-
-    def of(self, entry: Entry) -> float | Tensor:
-        if entry.optimizer not in self._found:
-            self._found[entry.optimizer] = fresh_state(entry.optimizer, self.parameter) or {}
-        return self._found[entry.optimizer].get(entry.key, 0.0)
+    entries = [entry for entry in states.of(parameter) if entry.tensor.shape == parameter.shape]
+    carry_values(change, layer, index_map)
+    hand_over(change, states, parameter, layer.values, entries, moved)
 
 
 def hand_over(
@@ -101,6 +61,14 @@ def hand_over(
         states.replace(change, old, new)
 
 
+@torch.no_grad()
+def carry_values(change: Transaction, layer: Any, index_map: Tensor) -> None:
+    """Moves the values of a layer's draft and its gradient by `index_map`."""
+    parameter = layer.values
+    grad = None if parameter.grad is None else gather(parameter.grad, index_map, 0.0)
+    put_values(change, layer, gather(parameter, index_map, 0.0), grad)
+
+
 def put_values(change: Transaction, layer: Any, values: Tensor, grad: Tensor | None) -> None:
     """Gives a layer's draft these values, in a new Parameter if they are more or fewer than before."""
     parameter = layer.values
@@ -111,6 +79,12 @@ def put_values(change: Transaction, layer: Any, values: Tensor, grad: Tensor | N
         layer.values = nn.Parameter(values, requires_grad=parameter.requires_grad)
         layer.values.grad = grad
         hand_on_marks(parameter, layer.values)
+
+
+def gather(tensor: Tensor, index_map: Tensor, fill: float | Tensor) -> Tensor:
+    """Returns `tensor[index_map]`, with `fill` where the map is negative."""
+    moved = tensor.detach()[index_map.clamp(min=0)] if tensor.numel() else tensor.new_zeros(index_map.shape)
+    return moved.masked_fill_(index_map < 0, fill)
 
 
 @cache

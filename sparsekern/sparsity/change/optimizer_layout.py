@@ -81,10 +81,6 @@ class States:
                 seen.add(id(entry.tensor))
                 yield entry
 
-    def alike(self, parameter: Tensor) -> list[Entry]:
-        """Returns the tensors of the Parameter's shape that belong to it."""
-        return [entry for entry in self.of(parameter) if entry.tensor.shape == parameter.shape]
-
     def _of(self, parameter: Tensor) -> Iterator[Entry]:
         for i, optimizer in enumerate(self.optimizers):
             if parameter in optimizer.state:

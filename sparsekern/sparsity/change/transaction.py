@@ -12,7 +12,6 @@ from torch import Tensor
 
 from ...nn import PatternLayer
 from ...private_torch import MODULE_CONTENTS, without_overrides
-from .moves import Filled, Moves, Scratch
 
 Layer = TypeVar("Layer", bound=PatternLayer)
 Site = TypeVar("Site")
@@ -37,7 +36,7 @@ class Transaction:
     """
 
     def __init__(self) -> None:
-        self._calls: list[partial | tuple[Moves, list[Filled]]] = []
+        self._calls: list[partial] = []
         self._layers: list[tuple[Any, Any, dict[str, Any]]] = []  # layer, draft, what the layer was
         self._contents: dict[int, tuple[Any, Any]] = {}  # of dicts and lists: the original and its draft
         self._sites: list[tuple[Any, Any]] = []  # site, draft
@@ -94,11 +93,6 @@ class Transaction:
             raise ValueError(f"expected a tensor of shape {tuple(target.shape)}, got {tuple(value.shape)}")
         self._calls.append(partial(torch.Tensor.copy_, target, value))
 
-    def move(self, moves: Moves, tensors: Sequence[Filled]) -> None:
-        """Moves weights within these tensors, once where several are of the same memory (SAM)."""
-        own = {tensor.data_ptr(): (tensor.detach(), fill) for tensor, fill in tensors}
-        self._calls.append((moves, list(own.values())))
-
     def assign(self, owner: Any, **attributes: Any) -> None:
         """Sets attributes of an object that keeps them in its `__dict__`."""
         self._calls.append(partial(dict.update, vars(owner), attributes))
@@ -109,7 +103,7 @@ class Transaction:
 
     def commit(self) -> None:
         """Exchanges everything that was collected."""
-        calls, old = self._called(), []
+        calls, old = [*self._calls], []
         for layer, draft, was in self._layers:
             calls += _becomes(layer, draft, was)
             old.append(was)
@@ -117,13 +111,6 @@ class Transaction:
             old.append(list(container.values()) if isinstance(container, dict) else list(container))
             calls += _filled(container, draft)
         at_once(calls)  # what was there before lives until this is over
-
-    def _called(self) -> list[partial]:
-        scratch = Scratch(max((each[0].room for each in self._calls if isinstance(each, tuple)), default=0))
-        calls: list[partial] = []
-        for each in self._calls:
-            calls += each[0].calls(each[1], scratch) if isinstance(each, tuple) else [each]
-        return calls
 
     def forget(self) -> None:
         """Drops everything, in the drafts, too, which refer to each other: memory is free at once."""

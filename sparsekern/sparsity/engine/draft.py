@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ... import ops
-from ...nn import MaskedLayer
 from ..change.optimizer_layout import States
 from ..change.transaction import Transaction
 from ..sites.capacity import roomy
@@ -45,7 +44,6 @@ class Progress:
         armed: the layers are prepared for the coming step.
         first: sites, the patterns that the model came with, and those that the first change gave it.
         snapshot: what weights and optimizer state are rewound to.
-        spare: the room that is left to layers, by name, whose pattern is parked (`Engine.give_back`).
     """
 
     sites: list[Any]
@@ -62,7 +60,6 @@ class Progress:
     armed: bool = False
     first: list[tuple[Any, Any, Any]] = field(default_factory=list)
     snapshot: Snapshot | None = None
-    spare: dict[str, int] = field(default_factory=dict)
 
 
 class Draft:
@@ -121,7 +118,7 @@ class Draft:
             self._prepare_step()
         changed = self.engine.due(now)
         if now.steps == now.storage.until:
-            self.settle(parked=True)
+            self.settle()
             now.frozen |= now.steps >= self.method.when.stop
         self.rewind(changed)
         now.armed = False
@@ -187,10 +184,8 @@ class Draft:
         chosen = plan(self.method, sites, step, self.generator, gradients)
         needed = [exchange.kept + exchange.grow.numel() for exchange in chosen]
         rooms = capacities(self.method, sites, needed, step)
-        for site, exchange, room in zip(sites, chosen, rooms, strict=True):
-            self._note(site, site.rewire(*exchange, room, *self._along(site)))
-            if room < site.active.capacity:
-                self.now.spare = {**self.now.spare, site.name: room}
+        for site, exchange, capacity in zip(sites, chosen, rooms, strict=True):
+            self._note(site, site.rewire(*exchange, capacity, *self._along(site)))
 
     def remask(self, sites: Sequence[MasterSite | StashedSite]) -> None:
         """Gives the sites masks over all weights."""
@@ -202,31 +197,20 @@ class Draft:
             shared = [site.shared(mask) for site, mask in zip(sites, chosen, strict=True)]
             told = ops.host.numbers([*(ops.host.count(mask) for mask in chosen), *shared])
         counts, commons = told[: len(sites)], told[len(sites) :]
-        total, settles = sum(counts), self.now.steps == self.now.storage.until
-        for site, count, common in zip(sites, counts, commons, strict=True):
+        total = sum(counts)
+        for site, mask, count, common in zip(sites, chosen, counts, commons, strict=True):
             capacity = roomy(count, site.size, total, len(sites))
-            mask = chosen.pop(0)  # which is not needed any more
-            self._note(site, site.remask(mask, count, common, capacity, *self._along(site), settles))
+            self._note(site, site.remask(mask, count, common, capacity, *self._along(site)))
 
-    def give_back(self) -> None:
-        """Leaves one of the layers with spare room no more than it needs, and gives it its kernel."""
+    def settle(self) -> None:
+        """Ends all changes by masks: every layer holds its nonzeros only."""
         self.begin()
-        (name, room), *others = self.now.spare.items()
-        site = next(site for site in self.now.sites if site.name == name)
-        site.resize(room, *self._along(site))
-        self.now.spare = dict(others)
-
-    def settle(self, parked: bool = False) -> None:
-        """Ends all changes by masks: every layer holds its nonzeros only. `parked`: `give_back` follows."""
-        self.begin()
-        now, shed = self.now, [site for site in self.now.sites if isinstance(site.module, MaskedLayer)]
+        now = self.now
         if now.storage.sheds:
             check_states(now.sites, self.states)
             now.reallocated = True
             self._check_copies(now.sites)
-        now.sites = [site.settle(*self._along(site), parked) for site in now.sites]
-        if parked:
-            now.spare = {site.name: site.nnz for site in shed}
+        now.sites = [site.settle(*self._along(site)) for site in now.sites]
         now.storage, now.settled = NONZEROS, True
 
     def undo_first_change(self) -> None:
@@ -264,4 +248,3 @@ def drafted(engine: Engine) -> Iterator[Draft]:
         draft.commit()
     finally:
         draft.transaction.forget()
-        vars(draft).clear()  # it lives on in a frame, but not the Parameters that were replaced

@@ -122,12 +122,10 @@ class Engine:
             self._each(self.method.rule.stepped, self.generator)
         with drafted(self) as draft:
             draft.finish_step(due)
-        self.give_back()
         self.arm()
         return loss
 
     def _check(self) -> None:
-        self.give_back()
         for site in self.now.sites:
             site.check_loaded(self.optimizer)
         if self.now.unloaded:
@@ -199,7 +197,6 @@ class Engine:
 
     def zero_grad(self, set_to_none: bool) -> None:
         """Clears gradients, and what an armed step has recorded so far."""
-        self.give_back()
         self.optimizer.zero_grad(set_to_none)
         if not self.now.armed:
             self.arm()
@@ -211,20 +208,10 @@ class Engine:
         loss = float(parallel.mean(torch.tensor(float(train_loss), dtype=torch.double)))
         with drafted(self) as draft:
             draft.finish_epoch(loss)
-        self.give_back()
-
-    def give_back(self) -> None:
-        """Gives back the room that layers do not need any more, and makes the index of their kernels: of one after
-        another, once what they had before is free. What is interrupted goes on in the next step, or when the state is
-        asked for."""
-        while self.now.spare:
-            with drafted(self) as draft:
-                draft.give_back()
 
     def freeze(self) -> None:
         """Ends all changes of pattern; layers settle."""
         with drafted(self) as draft:
-            draft.settle(parked=True)
+            draft.settle()
             draft.now.frozen = True
-        self.give_back()
         self.arm()

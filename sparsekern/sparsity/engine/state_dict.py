@@ -12,7 +12,6 @@ from .snapshot import Snapshot
 def state_of(engine: Engine) -> dict[str, Any]:
     """Returns optimizer state with `[nnz]` entries for sparse weights, counters, the generator, and each layer's
     kernel, all in plain values that `torch.save` can hold."""
-    engine.give_back()
     now = engine.now
     return {
         "method": engine.method.name,
@@ -22,7 +21,7 @@ def state_of(engine: Engine) -> dict[str, Any]:
         "settled": now.settled,
         "frozen": now.frozen,
         **({"unloaded": True} if now.unloaded else {}),
-        "snapshot": None if now.snapshot is None else now.snapshot.state(now.sites),
+        "snapshot": None if now.snapshot is None else now.snapshot.state(),
         "generator": engine.generator.get_state(),
         "optimizer": pack(engine.optimizer, now.sites),
         "sites": {site.name: site.state() for site in now.sites},

@@ -12,12 +12,9 @@ from .growth import Growth, Kept, each_by_itself, places
 
 
 def _by_dense_gradient(site: Site, n: int, keep: Kept | None, seed: int) -> tuple[Tensor, Tensor]:
-    scores = site.dense_gradient().abs_().flatten()  # it is nobody else's
-    for begin, active in site.active.coordinate_blocks():
-        if keep is None:
-            scores[active] = -torch.inf
-        else:
-            scores[active] = torch.where(keep[0][begin : begin + len(active)], -torch.inf, scores[active])
+    scores = site.dense_gradient().abs().flatten()
+    active = site.active.coordinates()
+    scores[active] = -torch.inf if keep is None else torch.where(keep[0], -torch.inf, scores[active])
     n = min(n, site.size - (site.nnz if keep is None else keep[1]))
     coordinates = places(ops.topk_mask([scores], n, False)[0], n)
     return coordinates, scores[coordinates]

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .. import growth
 from ..method import Method
-from ..parts import scopes, views
+from ..parts import scopes, scores, views
 from ..parts.distributions import Distribution, apportion
 from ..parts.schedules import Cadence, Stages, constant
 from ..rule import Rule
@@ -34,8 +34,8 @@ class AdaptiveThreshold(Rule):
 
     def exchange(self, sites: Sequence[Site], step: int) -> list[tuple[Tensor, int]]:
         threshold, total = float(sites[0].tracked["threshold"]), sum(site.nnz for site in sites)
-        weights = [site.weight for site in sites]
-        below = views.marked([weight.abs() < threshold for weight in weights])
+        sizes = [scores.magnitude(site) for site in sites]
+        below = views.marked([score < threshold for score in sizes])
         removed = sum(max(0, min(n, site.nnz - 1)) for n, site in zip(below, sites, strict=True))
         wanted = SHARE * total if self.pruned is None else self.pruned
         factor = 0.5 if removed > 1.1 * wanted else 2.0 if removed < 0.9 * wanted else 1.0
@@ -43,7 +43,7 @@ class AdaptiveThreshold(Rule):
             site.tracked["threshold"] = torch.tensor(threshold * factor, dtype=torch.double)
         absent = [site.size - site.nnz for site in sites]
         removed = min(removed, sum(absent))
-        stays = views.network.largest(weights, [total - removed], minimum=1, absolute=True)
+        stays = views.network.largest(sizes, [total - removed], minimum=1)
         left = views.marked(stays)
         return list(zip(stays, apportion(left, absent, removed), strict=True))
 

@@ -28,10 +28,6 @@ def momentum(site: LayerSite) -> Tensor:
     return torch.zeros_like(site.weight) if own is None else own.abs()
 
 
-def _mean(moments: Tensor, active: Tensor) -> float:
-    return float(moments[active].mean()) if active.any() else 0.0
-
-
 @dataclass(frozen=True)
 class SparseMomentum(Rule):
     """Makes masks by magnitude and momentum, and keeps absent weights at 0 after every step."""
@@ -46,17 +42,19 @@ class SparseMomentum(Rule):
         site.weight.copy_(site.module.dense_weight())
 
     def masks(self, sites: Sequence[LayerSite], step: int, losses: Sequence[float]) -> list[Tensor]:
-        shares = [_mean(momentum(site), site.active.mask()) for site in sites]
+        active, moments = [site.active.mask() for site in sites], [momentum(site) for site in sites]
+        shares = [float(m[mask].mean()) if mask.any() else 0.0 for m, mask in zip(moments, active, strict=True)]
         removed = [self._removed(site, share, shares, step) for site, share in zip(sites, shares, strict=True)]
+        magnitudes = [site.weight.abs().masked_fill(~mask, -1) for site, mask in zip(sites, active, strict=True)]
+        stays = views.layer.largest(magnitudes, [site.nnz - n for site, n in zip(sites, removed, strict=True)])
         free = [site.size - site.nnz + n for site, n in zip(sites, removed, strict=True)]
         grown = apportion(shares, [floor(0.99 * n) for n in free], sum(removed))
         if sum(grown) < sum(removed):
             grown = apportion(shares, free, sum(removed))
-        masks = []
-        for site, n, more in zip(sites, removed, grown, strict=True):  # what one layer takes is free before the next
-            (mask,) = views.layer.largest([site.weight.abs().masked_fill_(~site.active.mask(), -1)], [site.nnz - n])
-            masks.append(mask.logical_or_(views.layer.largest([momentum(site).masked_fill_(mask, -1)], [more])[0]))
-            site.keep_only(mask)
+        candidates = [m.masked_fill(keep, -1) for m, keep in zip(moments, stays, strict=True)]
+        masks = [a | b for a, b in zip(stays, views.layer.largest(candidates, grown), strict=True)]
+        for site, mask in zip(sites, masks, strict=True):
+            site.become(site.weight * mask)
         return masks
 
     def _removed(self, site: LayerSite, share: float, shares: Sequence[float], step: int) -> int:

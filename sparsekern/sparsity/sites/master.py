@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...nn import MaskedLayer, PatternLayer
+from ...nn import MaskedLayer
 from ...nn.masked import Gradient, signature
 from ...ops import active_values
 from .. import parallel
@@ -62,24 +62,22 @@ class MasterSite(Remasked, LayerSite[MaskedLayer]):
         change: Transaction,
         states: States,
         followers: Sequence[MaskedLayer],
-        parked: bool = False,
     ) -> bool:
         """Makes `mask` the pattern. Returns whether the capacity changed.
 
         Args:
             mask: bool of the weight's shape, with `nnz` entries True, of which `common` are in use (`shared`).
             capacity: room for so many weights, if there is not enough or far too much now.
-            parked: the layer is to `settle` before it is used.
         """
         old = self.active
         self.check_followers(followers)
         topology = self._next(mask, nnz, common, capacity)
         if topology is not None:
             self.module = change.layer(self.module)
-            install = PatternLayer.park_topology if parked else PatternLayer.set_topology
-            install(self.module, topology)
+            self.module.set_topology(topology)
             for follower in map(change.layer, followers):
-                install(follower, topology.clone())
+                follower.set_topology(topology.clone())
+            self._remember(mask)
         self.note_change(old.nnz, common)
         return self.active.capacity != old.capacity
 
@@ -141,14 +139,12 @@ class MasterSite(Remasked, LayerSite[MaskedLayer]):
             )
 
     @torch.no_grad()
-    def settle(
-        self, change: Transaction, states: States, followers: Sequence[MaskedLayer], parked: bool = False
-    ) -> Site:
+    def settle(self, change: Transaction, states: States, followers: Sequence[MaskedLayer]) -> Site:
         """Drops the pruned weights from the layer and from the optimizer's state."""
         self.module = change.layer(self.module)
         for layer in (self.module, *map(change.layer, followers)):
             if isinstance(layer, MaskedLayer):  # otherwise a state dict has done it
-                layer.shed(parked)
+                layer.shed()
         master, anew = self._master, set()
         for optimizer in states.optimizers:
             held = optimizer.state.get(master, {})

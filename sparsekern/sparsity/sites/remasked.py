@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ... import ops
@@ -11,20 +10,32 @@ from .site import LayerSite
 
 
 class Remasked(LayerSite):
-    """A layer whose next pattern is given by a mask."""
+    """A layer whose next pattern is given by a mask.
+
+    The mask in use is kept, one byte a weight, and compared with the next one."""
+
+    _mask: tuple[Tensor, Tensor] | None = None  # the row pointers that it belongs to, and the mask
+
+    def kept(self) -> list[Tensor]:
+        return [*super().kept(), *(() if self._mask is None else self._mask[1:])]
+
+    def _remember(self, mask: Tensor) -> None:
+        self._mask = self.active.row_ptr, mask
 
     def state(self) -> dict[str, Any]:
-        return {**super().state(), "capacity": self.active.capacity}
+        return {**super().state(), "capacity": self.active.capacity, "compared": self._mask is not None}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        super().load_state(state)
+        self._mask = None
+        if state.get("compared"):
+            self._remember(self.active.mask())
 
     def shared(self, mask: Tensor) -> Tensor:
         """Returns how many weights a mask and the one in use have in common, 0-d int64."""
-        active = self.active
-        if "packed" in active.views:
-            return ops.host.count(active.mask().logical_and_(mask))
-        common = torch.zeros((), dtype=torch.int64, device=mask.device)
-        for _, own in active.coordinate_blocks():
-            common += mask.take(own).count_nonzero()
-        return common
+        if self._mask is None or self._mask[0] is not self.active.row_ptr:
+            self._remember(self.active.mask())
+        return ops.host.count(mask & self._mask[1])  # type: ignore[index]
 
     def _next(self, mask: Tensor, nnz: int, common: int, capacity: int) -> Topology | None:
         """Returns the pattern of a mask of `nnz` weights, None if it is the one in use.

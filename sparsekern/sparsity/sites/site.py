@@ -7,15 +7,14 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
+from ... import ops
 from ...nn import PatternLayer, Probe, SparseLayer
 from ...nn.masked import Gradient
 from ...topology import Topology
 from .. import parallel
-from ..change.carry_optimizer_state import carry
-from ..change.moves import Resized, rewired
+from ..change.carry_optimizer_state import carry, carry_values
 from ..change.optimizer_layout import States, state_of
 from ..change.transaction import Transaction
-from .first import FirstPattern
 
 Layer = TypeVar("Layer", bound=PatternLayer)
 
@@ -39,12 +38,14 @@ class LayerSite(Generic[Layer]):
 
     def __init__(self, name: str, module: Layer) -> None:
         self.name, self.module = name, module
+        topology = module.topology
         self.loads = module.loads
         self.optimizer: torch.optim.Optimizer | None = None
         self.tracked: dict[str, Tensor] = {}
         self.facts: dict[str, float | Tensor] = {}
         self.changes: dict[str, Any] = {"flips": 0, "iou_last": 1.0}
-        self.first = FirstPattern.of(module.topology)
+        # The first pattern; None if it was all weights.
+        self.first = None if topology.nnz == self.size else (topology.row_ptr, topology.col[: topology.nnz])
 
     # ---- facts
 
@@ -159,15 +160,8 @@ class LayerSite(Generic[Layer]):
             raise RuntimeError(f"the pattern of {self.name} does not change at the moment")
         self.change.copy(self.weight, weight)
 
-    def keep_only(self, mask: Tensor) -> None:
-        """Sets the weights outside a mask to 0 together with the change of pattern."""
-        if self.change is None:
-            raise RuntimeError(f"the pattern of {self.name} does not change at the moment")
-        self.change.call(torch.Tensor.mul_, self.weight, mask)
-
     def note_change(self, before: int, common: int) -> None:
         """Notes flips and overlap of a change that kept `common` of `before` weights."""
-        self.first = None if self.first is None else self.first.alone()
         union = before + self.nnz - common
         self.changes = {"flips": union - common, "iou_last": common / max(1, union)}
 
@@ -176,8 +170,10 @@ class LayerSite(Generic[Layer]):
         active = self.active
         if self.first is None:
             return active.nnz / max(1, self.size)
-        common = self.first.common(active)
-        return common / max(1, len(self.first) + active.nnz - common)
+        row_ptr, col = self.first
+        first = ops.coordinates(row_ptr, col, active.cols)
+        common = int(torch.isin(active.coordinates(), first, assume_unique=True).sum())
+        return common / max(1, first.numel() + active.nnz - common)
 
     def kept(self) -> list[Tensor]:
         """Returns the tensors that are kept for the layer's weights beside the layer and the optimizer."""
@@ -190,13 +186,9 @@ class LayerSite(Generic[Layer]):
     def check_loaded(self, optimizer: torch.optim.Optimizer) -> None:
         """Raises a `RuntimeError` if the optimizer's state belongs to other weights than a loaded pattern has."""
 
-    def settle(self, change: Transaction, states: States, followers: Sequence[Layer], parked: bool = False) -> "Site":
+    def settle(self, change: Transaction, states: States, followers: Sequence[Layer]) -> "Site":
         """Ends all changes of pattern: the layer holds its nonzeros only. Returns the site that takes this one's
-        place.
-
-        Args:
-            parked: `Site.resize` follows.
-        """
+        place."""
         raise NotImplementedError
 
     # ---- files
@@ -207,7 +199,7 @@ class LayerSite(Generic[Layer]):
             **self.module.plan_state(),
             "changes": self.changes,
             "facts": LayerSite.measures(self),
-            "first": None if self.first is None else self.first.state(),
+            "first": self.first,
             "tracked": self.tracked,
         }
 
@@ -215,8 +207,10 @@ class LayerSite(Generic[Layer]):
         """Gives the layer the capacity that it has in a saved state."""
 
     def load_state(self, state: dict[str, Any]) -> None:
-        self.first = FirstPattern.loaded(state["first"], self.active)
+        if state["first"] is not None:
+            Topology(self.active.shape, *state["first"])  # raises if the file is damaged
         self.loads = self.module.loads
+        self.first = state["first"]
         self.changes, self.facts = dict(state["changes"]), dict(state["facts"])
         device = self.parameter.device
         self.tracked = {name: tensor.to(device, copy=True) for name, tensor in state["tracked"].items()}
@@ -245,9 +239,7 @@ class Site(LayerSite[SparseLayer]):
         grad = self.module.values.grad
         return None if grad is None else grad[: self.nnz]
 
-    def settle(
-        self, change: Transaction, states: States, followers: Sequence[SparseLayer], parked: bool = False
-    ) -> "Site":
+    def settle(self, change: Transaction, states: States, followers: Sequence[SparseLayer]) -> "Site":
         return self
 
     def dense_gradient(self) -> Tensor:
@@ -264,7 +256,7 @@ class Site(LayerSite[SparseLayer]):
         followers: Sequence[SparseLayer],
     ) -> bool:
         """Drops and grows weights, and moves optimizer state, gradient and followers along. Returns whether the
-        capacity changes: at once if it grows, otherwise by `resize`.
+        capacity changed.
 
         Args:
             keep: bool `[nnz]`, False where an active weight is dropped; `kept` entries are True.
@@ -276,22 +268,22 @@ class Site(LayerSite[SparseLayer]):
         if capacity == old.capacity and not grow.numel() and kept == old.nnz:
             self.note_change(old.nnz, old.nnz)
             return False
-        self.module, own = change.layer(self.module), [change.layer(follower) for follower in followers]
-        changed = rewired(old, keep, grow, max(capacity, old.capacity), kept)
-        carry(change, states, self.module, own, *changed, parked=capacity < old.capacity)
+        topology, index_map = old.rewire(keep, grow, capacity=capacity, kept=kept)
+        self.module = change.layer(self.module)
+        self.module.set_topology(topology)  # first: building the index takes memory of its own
+        carry(change, states, self.module, index_map)
+        for follower in map(change.layer, followers):
+            carry_values(change, follower, index_map)
+            follower.set_topology(topology.clone())
         self.note_change(old.nnz, kept)
-        return capacity != old.capacity
+        return topology.capacity != old.capacity
 
     def fit(self, state: dict[str, Any], change: Transaction, states: States, followers: Sequence[SparseLayer]) -> None:
-        if state.get("capacity", self.active.capacity) != self.active.capacity:
-            self.resize(state["capacity"], change, states, followers)
-
-    def resize(self, capacity: int, change: Transaction, states: States, followers: Sequence[SparseLayer]) -> None:
-        """Gives the layer room for so many weights, and chooses its kernel anew."""
-        self.check_followers(followers)
-        topology, own = self.active.with_capacity(capacity), [change.layer(follower) for follower in followers]
-        self.module = change.layer(self.module)
-        carry(change, states, self.module, own, topology, Resized(self.nnz))
+        capacity = state.get("capacity", self.active.capacity)
+        if capacity != self.active.capacity:
+            none = self.active.coordinates()[:0]
+            stays = torch.ones(self.nnz, dtype=torch.bool, device=none.device)
+            self.rewire(stays, none, self.nnz, capacity, change, states, followers)
 
     def state(self) -> dict[str, Any]:
         return {**super().state(), "capacity": self.active.capacity}

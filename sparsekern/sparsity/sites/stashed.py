@@ -47,8 +47,7 @@ class StashedSite(Remasked, Site):
         if name not in self.stashed:
             self.stashed[name] = values.new_zeros(self.shape)
         dense, active = self.stashed[name], self.active
-        for begin, own in active.coordinate_blocks():
-            dense.view(-1)[own] = values[begin : begin + len(own)]
+        dense.view(-1)[active.coordinates()] = active.to_csr(values)
         return dense
 
     @torch.no_grad()
@@ -61,7 +60,6 @@ class StashedSite(Remasked, Site):
         change: Transaction,
         states: States,
         followers: Sequence[SparseLayer],
-        parked: bool = False,
     ) -> bool:
         """Makes `mask` the pattern, as `MasterSite.remask` does. Values and optimizer state are exchanged with the
         stashed ones."""
@@ -72,7 +70,7 @@ class StashedSite(Remasked, Site):
             self.note_change(old.nnz, common)
             return False
         self.module = layer = change.layer(self.module)
-        dense, entries = self.weight, states.alike(parameter)
+        dense, entries = self.weight, [e for e in states.of(parameter) if e.tensor.shape == parameter.shape]
         moved = {entry.name: topology.gather(self._stash(f"state {entry.name}", entry.tensor)) for entry in entries}
         for follower in map(change.layer, followers):
             own = dense.clone()
@@ -82,15 +80,14 @@ class StashedSite(Remasked, Site):
         put_values(change, layer, topology.gather(dense), None)
         layer.set_topology(topology)
         hand_over(change, states, parameter, layer.values, entries, lambda entry: moved[entry.name])
+        self._remember(mask)
         self.note_change(old.nnz, common)
         return topology.capacity != old.capacity
 
     def kept(self) -> list[Tensor]:
         return [*super().kept(), *self.stashed.values()]
 
-    def settle(
-        self, change: Transaction, states: States, followers: Sequence[SparseLayer], parked: bool = False
-    ) -> Site:
+    def settle(self, change: Transaction, states: States, followers: Sequence[SparseLayer]) -> Site:
         return Site.after(self)
 
     def state(self) -> dict[str, Any]:
