@@ -12,7 +12,19 @@
 namespace sparsekern {
 namespace {
 
+// What a layer without inputs computes: the bias.
+void spread(const Bias& bias, const Batch& y) {
+  const int64_t bytes = y.features * y.size;
+  for (int64_t b = 0; b < y.rows; ++b) {
+    if (bias)
+      std::memcpy(y.at(b, 0), bias->const_data_ptr(), bytes);
+    else
+      std::memset(y.at(b, 0), 0, bytes);
+  }
+}
+
 void forward(const PackedWeight& w, const Batch& x, const Bias& bias, const Batch& y) {
+  if (w.cols == 0) return spread(bias, y);
   if (x.rows <= kFewInputs) return few_forward(w, x, bias, y);
   if (!w.full()) return w.size == 2 ? panels_forward(w, x, bias, y) : blocks_forward(w, x, bias, y);
   const Tensor weight = matrix(w.at(0), x.dtype, w.cols, w.rows(), 1, w.cols);
@@ -21,6 +33,7 @@ void forward(const PackedWeight& w, const Batch& x, const Bias& bias, const Batc
 }
 
 void input_gradient(const PackedWeight& w, const Batch& delta, const Batch& out) {
+  if (w.rows() == 0) return spread({}, out);
   if (delta.rows <= kFewInputs) return few_input_gradient(w, delta, out);
   if (!w.full()) return w.size == 2 ? panels_input_gradient(w, delta, out) : blocks_input_gradient(w, delta, out);
   multiply(out.all(), delta.all(), matrix(w.at(0), delta.dtype, w.rows(), w.cols, w.cols));
