@@ -103,7 +103,7 @@ class Conv2dProduct(PatternLayer):
         views, density = super()._views(kernel, topology), 1 - topology.sparsity
         if kernel != "csr" or topology.device.type != "cpu":
             return views
-        held = vars(self).get("_topology")
+        held: Any = vars(self).get("_topology")
         keeps = held is not None and self.kernel == kernel  # the form of its columns, for which code was compiled
         packed = density > PACKED_UNTIL and held.views == PACKED if keeps else density > PACKED_ABOVE
         return PACKED if packed else views
