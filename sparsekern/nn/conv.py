@@ -103,9 +103,10 @@ class Conv2dProduct(PatternLayer):
         views, density = super()._views(kernel, topology), 1 - topology.sparsity
         if kernel != "csr" or topology.device.type != "cpu":
             return views
-        held: Any = vars(self).get("_topology")
-        keeps = held is not None and self.kernel == kernel  # the form of its columns, for which code was compiled
-        packed = density > PACKED_UNTIL and held.views == PACKED if keeps else density > PACKED_ABOVE
+        held = vars(self).get("_topology")
+        packed = density > PACKED_ABOVE
+        if held is not None and self.kernel == kernel:  # keeps the form of its columns, for which code was compiled
+            packed = density > PACKED_UNTIL and held.views == PACKED
         return PACKED if packed else views
 
     def use_of(self, input: Tensor) -> tuple[int, int | None] | None:
