@@ -178,7 +178,7 @@ def test_writes_the_memory_format(batch: int) -> None:
         assert grad_input.is_contiguous(memory_format=memory_format)
         results.append((output, grad_input, grad_values))
     for plain, last in zip(*results, strict=True):
-        assert torch.equal(plain, last)
+        torch.testing.assert_close(plain, last, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.usefixtures("isa")
