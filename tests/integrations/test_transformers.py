@@ -171,7 +171,8 @@ def test_fine_tunes_a_pruned_model_with_its_zeros_kept(tmp_path: Path) -> None:
     assert not torch.equal(before, after)
     trainer.save_model(str(tmp_path / "saved"))
     again = BertForSequenceClassification.from_pretrained(tmp_path / "saved")
-    assert torch.equal(again(tokens()).logits, model.eval()(tokens()).logits)
+    assert torch.equal(query(again).values, query(model).values)
+    torch.testing.assert_close(again(tokens()).logits, model.eval()(tokens()).logits)  # by kernels for other batches
 
 
 def test_the_sparsity_is_logged(tmp_path: Path) -> None:
