@@ -42,7 +42,6 @@ def listen() -> None:
 
 def note(model: Any) -> None:
     """Tells packages that are imported that layers of `model` were exchanged."""
-    for own in ("transformers",):
-        module = sys.modules.get(f"{__name__}.{own}")
-        if module is not None:
-            module.note(model)
+    transformers = sys.modules.get(f"{__name__}.transformers")
+    if transformers is not None:
+        transformers.note(model)

@@ -25,7 +25,8 @@ class SparseCallback(Callback):
         ...         return sk.Sparsifier(self.net, torch.optim.SGD(self.net.parameters(), lr=0.1), self.method)
         >>> Trainer(callbacks=[SparseCallback()], max_epochs=100).fit(Network(), loader)
 
-    The loss is what `training_step` returns.
+    The loss is what `training_step` returns. Of an epoch in which a run was resumed it counts the steps since
+    then only.
     """
 
     def __init__(self) -> None:

@@ -18,7 +18,8 @@ class SparseCallback(TrainerCallback):
         >>> optimizer = sk.Sparsifier(model, torch.optim.AdamW(model.parameters()), method)
         >>> trainer = Trainer(model, args, optimizers=(optimizer, None), callbacks=[SparseCallback()], ...)
 
-    The loss is that of the model's output, before it is scaled for accumulated gradients.
+    The loss is that of the model's output, before it is scaled for accumulated gradients. Of an epoch in which a run
+    was resumed it counts the steps since then only.
     """
 
     def __init__(self) -> None:
