@@ -17,7 +17,7 @@ import torch
 from benchmarks import goals
 from sparsekern.bench import markdown, measure, memory, training_step
 from sparsekern.bench.report import write, write_text
-from sparsekern.nn import processor
+from sparsekern.nn import crossovers, processor
 
 RESULTS = Path(__file__).parent / "results"
 BENCHMARKS = {
@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if unknown := set(arguments.benchmarks) - set(BENCHMARKS):
         parser.error(f"unknown benchmark {', '.join(sorted(unknown))}; known: {', '.join(BENCHMARKS)}")
-    machine = f"cpu-{re.sub(r'[^a-z0-9]+', '-', processor.here().name.lower()).strip('-')}-{arguments.threads}t"
+    machine = f"cpu-{family()}-{arguments.threads}t"
     start = time.perf_counter()
 
     def progress(text: str) -> None:
@@ -66,6 +66,13 @@ def main(argv: list[str] | None = None) -> int:
         write(path, BENCHMARKS[name](**options))
     report(arguments.out, machine)
     return 0
+
+
+def family() -> str:
+    """The name of this processor's family if its crossovers are committed, else what the system calls the processor."""
+    here = processor.here()
+    own = (name for name, table in crossovers.families().items() if table.processor.family == here.family)
+    return next(own, re.sub(r"[^a-z0-9]+", "-", here.name.lower()).strip("-"))
 
 
 def report(folder: Path, machine: str) -> None:
