@@ -1,7 +1,7 @@
 """Writes the tables of README.md and docs/performance.md anew from the committed results.
 
-`python -m benchmarks.tables [MACHINE]`, the first committed machine by default. A table stands between `<!-- name -->`
-and `<!-- /name -->`; one whose results are not there stays as it is.
+`python -m benchmarks.tables`. Between `<!-- name -->` and `<!-- /name -->` stands one table for every machine that has
+results of it.
 """
 
 import json
@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = (ROOT / "README.md", ROOT / "docs" / "performance.md")
 RESULTS = Path(__file__).parent / "results"
 CIFAR = RESULTS / "cifar10-resnet20" / "results.json"
+FAMILIES = {"amd-zen4-avx512": "AMD Zen 4", "intel-icelake-avx512": "Intel Ice Lake"}
 LINEAR_SPARSITIES = (0.3, 0.4, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99)
 CONV_SPARSITIES = (0.3, 0.4, 0.5, 0.8, 0.9, 0.95, 0.98)
 PEERS = {
@@ -30,8 +31,8 @@ VARIANTS = {"dense": "dense", "masked": "masked dense", "sparsekern": "**sparsek
 Rows = list[dict]
 
 
-def main(argv: Sequence[str]) -> int:
-    for page, text in written(argv[0] if argv else machines()[0]).items():
+def main() -> int:
+    for page, text in written().items():
         page.write_text(text)
     return 0
 
@@ -41,29 +42,41 @@ def machines() -> list[str]:
     return sorted(path.name.removesuffix("-kernels.json") for path in RESULTS.glob("cpu-*-kernels.json"))
 
 
-def written(machine: str) -> dict[Path, str]:
-    """The pages with the tables of a machine's results.
+def written() -> dict[Path, str]:
+    """The pages with the tables of the committed results.
 
     Raises:
         ValueError: no page has a place for one of them.
     """
     pages = {page: page.read_text() for page in PAGES}
-    for name in TABLES:
+    for name, (kinds, _) in TABLES.items():
         if not any(f"<!-- {name} -->" in text for text in pages.values()):
             raise ValueError(f"no page has <!-- {name} --> ... <!-- /{name} -->")
-        if (table := render(name, machine)) is not None:
-            pages = {page: put(text, name, table) for page, text in pages.items()}
+        found = (
+            [render(name, [CIFAR])] if kinds == ("cifar",) else [_captioned(name, machine) for machine in machines()]
+        )
+        text = "\n\n".join(table for table in found if table is not None)
+        pages = {page: put(old, name, text) for page, old in pages.items()}
     return pages
 
 
-def render(name: str, machine: str) -> str | None:
-    """The table `name` of a machine's results, None if some of these are not committed."""
-    kinds, table = TABLES[name]
-    paths = [CIFAR if kind == "cifar" else RESULTS / f"{machine}-{kind}.json" for kind in kinds]
+def _captioned(name: str, machine: str) -> str | None:
+    """The table `name` of a machine's results below what it was measured with."""
+    paths = [RESULTS / f"{machine}-{kind}.json" for kind in TABLES[name][0]]
+    if (table := render(name, paths)) is None:
+        return None
+    report = json.loads(paths[0].read_text())
+    family = FAMILIES.get(machine.removeprefix("cpu-").rpartition("-")[0], report["cpu"])
+    caption = f"{family}, {report['threads']} threads, measured on {report['date'][:10]}:"
+    return f"{caption}\n\n{table}"
+
+
+def render(name: str, paths: Sequence[Path]) -> str | None:
+    """The table `name` of its results, None if some of these are not committed."""
     if not all(path.exists() for path in paths):
         return None
     reports = [json.loads(path.read_text()) for path in paths]
-    return table(*(report["table" if path == CIFAR else "rows"] for path, report in zip(paths, reports, strict=True)))
+    return TABLES[name][1](*(report["table" if "table" in report else "rows"] for report in reports))
 
 
 def put(text: str, name: str, table: str) -> str:
@@ -92,10 +105,14 @@ def gains(kernels: Rows, convolved: Rows, trained: Rows, held: Rows) -> str:
     at = sparsities.index(0.95) + 1
     for model, name in (("vgg16", "VGG-16"), ("resnet20", "ResNet-20")):
         own = [row for row in trained if row["case"] == f"step {model}/32x32"]
-        ms = {row["impl"]: row["ms"] for row in own if row["pattern"] in ("", "uniform")}
-        for dense, title in (("dense", "whole step"), ("dense-channels-last", "beside dense in channels_last")):
+        ms = {row["impl"]: row["ms"] for row in own if row["pattern"] in ("", "uniform") and row["ms"]}
+        fastest = {kind: min(t for impl, t in ms.items() if impl.startswith(kind)) for kind in ("sparsekern", "dense")}
+        for title, ratio in (
+            ("whole step", ms["sparsekern"] / ms["dense"]),
+            ("fastest beside fastest", fastest["sparsekern"] / fastest["dense"]),
+        ):
             cells = [""] * (len(sparsities) + 1)
-            cells[at - 1] = _number(ms["sparsekern"] / ms[dense])
+            cells[at - 1] = _number(ratio)
             lines.append([f"{name}, {title}", *cells])
     byte = {row["impl"]: row["bytes"] for row in held}
     cells = [""] * (len(sparsities) + 1)
@@ -214,4 +231,4 @@ TABLES: dict[str, tuple[tuple[str, ...], Callable[..., str]]] = {
 }
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())
