@@ -39,7 +39,7 @@ def main() -> int:
 
 def machines() -> list[str]:
     """The machines of the committed results."""
-    return sorted(path.name.removesuffix("-kernels.json") for path in RESULTS.glob("cpu-*-kernels.json"))
+    return sorted({path.stem.rpartition("-")[0] for path in RESULTS.glob("cpu-*.json")})
 
 
 def written() -> dict[Path, str]:
