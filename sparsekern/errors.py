@@ -22,13 +22,13 @@ def choose(kind: str, name: str, known: list[str]) -> str:
     raise UsageError(f"unknown {kind} {name!r}; {hint}")
 
 
-def require(name: str) -> ModuleType:
-    """Imports an optional package; raises a `UsageError` that tells how to install it."""
+def require(name: str, extra: str = "cli") -> ModuleType:
+    """Imports an optional package; raises a `UsageError` that tells by which extra of ours it is installed."""
     try:
         return importlib.import_module(name)
     except ImportError as error:
         package = {"sklearn": "scikit-learn", "yaml": "pyyaml"}.get(name.partition(".")[0], name.partition(".")[0])
-        raise UsageError(f"this needs {package}; install it with: pip install 'sparsekern[cli]'") from error
+        raise UsageError(f"this needs {package}; install it with: pip install 'sparsekern[{extra}]'") from error
 
 
 def first_line(error: BaseException) -> str:

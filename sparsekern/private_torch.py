@@ -22,6 +22,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd import forward_ad
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 from torch.nn.modules.dropout import _DropoutNd as Dropout
+from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 __all__ = ["BatchNorm", "Dropout", "FakeTensor", "tree_leaves", "tree_map_only"]
@@ -62,6 +63,15 @@ def untraced() -> Iterator[None]:
         yield
     finally:
         tracer._set_tracing_state(state)
+
+
+@contextmanager
+def unrecorded() -> Iterator[None]:
+    """What is computed within is a constant of the program that `torch.export` or `torch.jit.trace` records.
+
+    Replacement: constants that are made anew with every pattern, whoever asks for them or not."""
+    with untraced(), _disable_current_modes(), without_overrides():
+        yield
 
 
 # ---- tensors

@@ -352,3 +352,11 @@ class SparseWeight:
 
     def to_dense(self) -> Tensor:
         return self.topology.dense(self.values)
+
+    def to_sparse_csr(self) -> Tensor:
+        """The weight viewed as a matrix `[rows, cols]`, as a CSR tensor of PyTorch with an int32 index of its own;
+        differentiable in `values`."""
+        topology = self.topology
+        columns = topology.col[: topology.nnz].clone()
+        values, size = topology.to_csr(self.values), (topology.rows, topology.cols)
+        return torch.sparse_csr_tensor(topology.row_ptr.clone(), columns, values, size, check_invariants=False)

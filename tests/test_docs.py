@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from torch import nn
 
 import sparsekern as sk
 from benchmarks import tables
+from sparsekern import export
 
 STEPS = 96
 ROOT = Path(__file__).parents[1]
@@ -76,3 +78,15 @@ def test_a_method_of_your_own_trains_in_the_ten_lines(names: dict, capsys: pytes
     lowest = min(float(score[mask].min()) for score, mask in zip(scores, masks, strict=True))
     assert lowest >= max(float(score[~mask].max()) for score, mask in zip(scores, masks, strict=True))
     names["loss_fn"](names["model"](names["loader"][0][0]), names["loader"][0][1]).backward()
+
+
+def test_a_reader_of_files_without_pytorch(tmp_path: Path):
+    names: dict = {}
+    exec(snippets("docs/files.md")[0], names)
+    model = sk.sparsify(nn.Sequential(nn.Conv2d(4, 6, 3), nn.ReLU(), nn.Conv2d(6, 5, 1)), 0.7, include="*")
+    export.save(model, tmp_path / "model.safetensors", "safetensors")
+    found = names["dense_weights"](str(tmp_path / "model.safetensors"))
+    assert [*found] == ["0", "2"]
+    for name, weight in found.items():
+        layer: Any = model.get_submodule(name)
+        assert torch.equal(torch.from_numpy(weight), layer.dense_weight())

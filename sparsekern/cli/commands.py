@@ -57,6 +57,15 @@ fp32: a wrong one gets no number.
   sparsekern bench convolutions --case "step conv3x3/64-64 90%" --impl sparsekern-csr,sparseprop
 """
 
+EXPORT = """\
+Writes the network of a run, as its last checkpoint has it, for other programs.
+
+  dense         dense.pt: the state dict of the network of plain PyTorch, zeros in place; safetensors if FILE ends so
+  csr           csr.pt: the same, sparse weights as CSR tensors of PyTorch
+  safetensors   nonzeros.safetensors: values, row pointers and columns (docs/files.md)
+  onnx          model.onnx: a graph for onnxruntime, for any number of samples; needs sparsekern[onnx]
+"""
+
 CALIBRATE = """\
 Measures, in less than a minute, from which density on another kernel is faster on this machine. Layers
 that compute with as many threads choose by it from then on; a run that has begun keeps its kernels.
@@ -132,6 +141,19 @@ def _plot(commands: Any) -> None:
     parser.add_argument("folder", type=Path, metavar="DIR", help="folder of a run or of a comparison")
 
 
+def _export(commands: Any) -> None:
+    parser = commands.add_parser(
+        "export",
+        help="write the network of a run for other programs",
+        description=EXPORT,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("folder", type=Path, metavar="RUN", help="folder of a run")
+    parser.add_argument("--format", choices=["dense", "csr", "safetensors", "onnx"], required=True)
+    parser.add_argument("--out", type=Path, metavar="FILE", help="(default: in RUN, see above)")
+    parser.add_argument("--overwrite", action="store_true", help="replace the file that is there")
+
+
 def _bench(commands: Any) -> None:
     add_bench_arguments(
         commands.add_parser("bench", help="measure kernels and memory beside every peer that is installed")
@@ -192,7 +214,7 @@ def _demo(commands: Any) -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/demo"), metavar="DIR", help="(default runs/demo)")
 
 
-COMMANDS = (_train, _compare, _methods, _info, _plot, _bench, _calibrate, _demo)
+COMMANDS = (_train, _compare, _methods, _info, _plot, _export, _bench, _calibrate, _demo)
 
 
 class Parser(argparse.ArgumentParser):

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import copy
 from math import prod
 from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from ..ops.csr import check_pattern
 from ..ops.index import Index
 from ..ops.window import Window
+from ..private_torch import unrecorded
 from ..topology import PACKED, Topology, kept
 from . import copies
 from .planned import UNSEEN, Planned
 from .probe import Probe
 
 Layer = TypeVar("Layer", bound="PatternLayer")
-OLD_BUFFERS = ("row_ptr", "col", "t_ptr", "t_row", "t_pos", "tile_ptr", "t_tile_ptr", "bits")  # of version 0.1
 
 
 class PatternLayer(Planned):
-    """A layer whose weight has a sparsity pattern: the pattern, its kernel, conversion and files.
+    """A layer whose weight has a sparsity pattern: the pattern, its kernel, and conversion (`SavedLayer`: files).
 
     A layer inherits from two subclasses. One stores the weight (`SparseLayer`, `MaskedLayer`): it names the Parameter
     (`WEIGHT`) and moves weights in and out. The other multiplies (`LinearProduct`, `Conv2dProduct`): it names the dense
@@ -127,14 +125,34 @@ class PatternLayer(Planned):
         """Copies the weights of the dense twin or of a layer with a pattern."""
         raise NotImplementedError
 
-    def adopt(self, weight: Tensor, row_ptr: Tensor, col: Tensor) -> Tensor:
-        """Installs a saved pattern; returns the saved weight as the Parameter holds it."""
+    def entries(self, coordinates: Tensor) -> Tensor:
+        """Returns the active entries of the weight by operators of PyTorch alone.
+
+        Args:
+            coordinates: their flat indices, int64 `[nnz]`, ascending.
+        """
         raise NotImplementedError
 
     @property
     def stored(self) -> nn.Parameter:
         """The Parameter of the weight."""
         return getattr(self, self.WEIGHT)
+
+    # ---- graphs for other programs
+
+    def plain(self, input: Tensor) -> Tensor:
+        """Computes the forward pass by operators of PyTorch alone, the only ones that ONNX knows.
+
+        The weight is scattered from its entries. In a graph both are constants, and what runs the graph scatters once,
+        when it loads it: the file holds the nonzeros only."""
+        with unrecorded():
+            coordinates = self.topology.coordinates()
+            if prod(self.weight_shape) < 2**31:
+                coordinates = coordinates.int()  # half the size in the file
+        coordinates = coordinates.long()
+        entries = self.entries(coordinates)
+        weight = entries.new_zeros(prod(self.weight_shape)).scatter(0, coordinates, entries)
+        return self.dense_product(self.prepare(input), weight.reshape(self.weight_shape))
 
     # ---- pattern
 
@@ -266,94 +284,6 @@ class PatternLayer(Planned):
         if self.bias is not None:
             dense.bias.copy_(self.bias).requires_grad_(self.bias.requires_grad)
         return dense.train(self.training)
-
-    # ---- files
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> PatternLayer:
-        twin = type(self).__new__(type(self))
-        memo[id(self)] = twin
-        twin.__setstate__(copy.deepcopy(self.__getstate__(), memo))
-        copies.note(self, twin)
-        return twin
-
-    def check_copy(self) -> None:
-        """Refuses to compute with weights that were written to a copy, as those of another pattern."""
-        if self.outdated and copies.written(self):
-            raise RuntimeError(
-                f"this {type(self).__name__} is a copy that got weights of another pattern than it has: averages of a "
-                "model whose pattern changes (EMA, SWA) must be given to Sparsifier(followers=)"
-            )
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Returns the state of copies and pickles. They are not armed, whatever this layer records at the moment, and
-        they are in step with this layer, whatever it is a copy of."""
-        return {**self.__dict__, "probe": None, "outdated": False}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        if "weight" in self._parameters:  # of version 0.1
-            weights = self._parameters
-            self._parameters = {self.WEIGHT if name == "weight" else name: weights[name] for name in weights}
-        if "_index" not in state:  # of version 0.1, where the index tensors were buffers
-            buffers: Any = self._buffers
-            row_ptr, col, *_ = (buffers.pop(name) for name in OLD_BUFFERS)
-            self._non_persistent_buffers_set.difference_update(OLD_BUFFERS)
-            self._install(Topology.trusted(self.weight_shape, row_ptr, col), self.kernel, self.reason)
-        elif len(self._index.tiles) and self._index.col.dim() == 1:  # when tiles stood beside `col`
-            self._index = self._topology.index
-
-    def _save_to_state_dict(self, destination: dict, prefix: str, keep_vars: bool) -> None:
-        super()._save_to_state_dict(destination, prefix, keep_vars)
-        # Copies: an EMA that blends a state dict in place must not reach the index.
-        destination[prefix + "row_ptr"] = self.row_ptr.clone()
-        destination[prefix + "col"] = self.col[: self.topology.nnz].clone()
-
-    def _load_from_state_dict(
-        self,
-        state_dict: dict,
-        prefix: str,
-        local_metadata: dict,
-        strict: bool,
-        missing_keys: list,
-        unexpected_keys: list,
-        error_msgs: list,
-    ) -> None:
-        own = {key: value for key, value in state_dict.items() if key.startswith(prefix)}
-        name = prefix + self.WEIGHT
-        saved = [own.get(name), own.pop(prefix + "row_ptr", None), own.pop(prefix + "col", None)]
-        if all(tensor is not None for tensor in saved):
-            try:
-                with torch.no_grad():
-                    own[name] = self.adopt(*saved)  # type: ignore[arg-type]
-            except ValueError as error:
-                error_msgs.append(f"{name}: {error}")
-                return
-        elif strict:
-            missing_keys.extend(
-                prefix + key for key, tensor in zip(("row_ptr", "col"), saved[1:], strict=True) if tensor is None
-            )
-            if self.stored.shape != self.weight_shape:  # nonzeros mean nothing without their pattern
-                own.pop(name, None)
-        super()._load_from_state_dict(own, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
-        self._follow_weight()  # `assign=True` may bring a weight of another device
-        copies.synchronized(self)
-
-    def _adopt_pattern(self, row_ptr: Tensor, col: Tensor, capacity: int) -> Topology:
-        """Installs a saved pattern with room for `capacity` nonzeros."""
-        rows, cols, nnz = self.weight_shape[0], prod(self.weight_shape[1:]), col.numel()
-        if row_ptr.shape != (rows + 1,) or int(row_ptr[-1]) != nnz:
-            found = f"{row_ptr.numel() - 1} rows that end with {int(row_ptr[-1])}" if row_ptr.numel() else "none"
-            raise ValueError(f"expected {rows} rows that end with the last of {nnz} columns, got {found}")
-        check_pattern(row_ptr, col, cols)
-        old = self.topology
-        device = self._index_device(old)
-        padded = torch.zeros(capacity, dtype=torch.int32, device=device)
-        padded[:nnz] = col
-        # A copy: a state dict holds the tensors of the model it was taken from.
-        topology = Topology.trusted(self.weight_shape, row_ptr.to(device, torch.int32, copy=True), padded)
-        self.loads += capacity != old.capacity or not topology.same_pattern(old)
-        self.set_topology(topology)
-        return topology
 
 
 def parameter_of(layer: nn.Module) -> nn.Parameter:

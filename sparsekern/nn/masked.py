@@ -11,18 +11,19 @@ from ..ops import active_values, straight_through
 from ..ops.passes import Passes, Use
 from ..ops.straight_through import Record, effective
 from ..private_torch import in_forward_mode
-from ..topology import Topology
+from ..topology import SparseWeight, Topology
 from .conv import Conv2dProduct, SparseConv2d
-from .layer import PatternLayer, parameter_of
+from .layer import parameter_of
 from .linear import LinearProduct, SparseLinear
 from .marks import hand_on_marks
+from .saved import SavedLayer, is_csr
 from .sparse import SparseLayer
 
 Gradient = Literal["dense", "active", "moment"]
 GRADIENTS = get_args(Gradient)
 
 
-class MaskedLayer(PatternLayer):
+class MaskedLayer(SavedLayer):
     """A layer that multiplies the entries of its dense weight at its pattern: forward and input gradient cost what a
     layer that holds its nonzeros costs, and a change of pattern moves no weight. Patterns of one capacity
     (`Topology.from_mask(mask, capacity=...)`) keep compiled code valid.
@@ -68,7 +69,10 @@ class MaskedLayer(PatternLayer):
     def forward(self, input: Tensor) -> Tensor:
         if self.outdated:
             self.check_copy()
-        if not is_compiling() and self.refined <= self.training:
+        if is_compiling():
+            if torch.onnx.is_in_onnx_export():
+                return self.plain(input)
+        elif self.refined <= self.training:
             self.refine(input)
         input = self.prepare(input)
         whole = self._unmasked or self._fused  # the weight is an operand, and so has a gradient at every entry
@@ -79,7 +83,8 @@ class MaskedLayer(PatternLayer):
             output = self._multiply(input, self.master)
         else:
             output = self._multiply(input, self.master.detach())
-            output = straight_through(output, input, self.master, self.window, record)
+            if torch.is_grad_enabled() and self.master.requires_grad:
+                output = straight_through(output, input, self.master, self.window, record)
         return output if self.probe is None else self.probe.watch(output, input, self.master)
 
     def _differentiable_weight(self) -> Tensor:
@@ -155,9 +160,10 @@ class MaskedLayer(PatternLayer):
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *arguments: Any) -> None:
         """A state without the master weight but with nonzeros is that of a layer that has shed the others."""
         old, name = prefix + "weight", prefix + self.WEIGHT
-        if old in state_dict and name not in state_dict:  # of a dense layer, or of version 0.1
+        bare = prefix + "values" in state_dict or is_csr(state_dict.get(old))
+        if old in state_dict and name not in state_dict and not bare:  # of a dense layer, or of version 0.1
             state_dict = {name if key == old else key: value for key, value in state_dict.items()}
-        if prefix + "values" in state_dict and name not in state_dict:
+        if bare and name not in state_dict:
             self.shed()
             self._load_from_state_dict(state_dict, prefix, *arguments)  # that of its new class
         else:
@@ -167,6 +173,14 @@ class MaskedLayer(PatternLayer):
         super()._install(topology, kernel, reason)
         whole = topology.nnz == prod(self.weight_shape)
         self._unmasked = whole and self.backend != "sparse" and kernel != "csr"  # the weight itself is multiplied
+
+    @property
+    def sparse_weight(self) -> SparseWeight:
+        return SparseWeight(self.active_weight(self.master), self.topology)
+
+    def entries(self, coordinates: Tensor) -> Tensor:
+        entries = self.master.reshape(-1).gather(0, coordinates)
+        return entries if self.transform is None else self.transform(entries)
 
     def dense_weight(self) -> Tensor:
         active = self.active_weight(self.master)

@@ -8,9 +8,10 @@ from torch.compiler import is_compiling
 
 from ..topology import SparseWeight
 from .layer import PatternLayer
+from .saved import SavedLayer
 
 
-class SparseLayer(PatternLayer):
+class SparseLayer(SavedLayer):
     """A layer with a weight of which only the nonzeros exist.
 
     Attributes:
@@ -23,7 +24,10 @@ class SparseLayer(PatternLayer):
     def forward(self, input: Tensor) -> Tensor:
         if self.outdated:
             self.check_copy()
-        if not is_compiling() and self.refined <= self.training:
+        if is_compiling():
+            if torch.onnx.is_in_onnx_export():
+                return self.plain(input)
+        elif self.refined <= self.training:
             self.refine(input)
         input = self.prepare(input)
         output = self.product(input, self.values)
@@ -51,6 +55,9 @@ class SparseLayer(PatternLayer):
             return
         dense: Any = module.dense_weight() if isinstance(module, PatternLayer) else module.weight
         self.values.copy_(topology.gather(dense))
+
+    def entries(self, coordinates: Tensor) -> Tensor:
+        return self.values if len(coordinates) == len(self.values) else self.values[: len(coordinates)]
 
     def dense_weight(self) -> Tensor:
         return self.topology.dense(self.values)

@@ -9,7 +9,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from ..errors import RunError, UsageError, first_line
+from ..errors import RunError, UsageError, first_line, require
+from ..nn.saved import metadata
 from .schema import check
 
 try:
@@ -48,6 +49,15 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def write_safetensors(path: Path, model: Any) -> None:
+    """Writes the state dict of a model as safetensors, with the shapes of its sparse weights."""
+    safetensors, save_model = require("safetensors"), require("safetensors.torch").save_model
+    try:
+        write(path, lambda file: save_model(model, str(file), metadata=metadata(model)))
+    except safetensors.SafetensorError as error:  # which it makes of what the system says
+        raise RunError(f"cannot write {path}: {first_line(error)}") from error
 
 
 def write_text(path: Path, text: str) -> None:

@@ -51,7 +51,7 @@ def train_epochs(
 
 def finish(run: Run, folder: Path) -> dict:
     """Writes the weights, the picture and, last, the summary of a trained run; returns the summary."""
-    run_folder.save_weights(folder, run.model.state_dict())
+    run_folder.save_weights(folder, run.model)
     figures.draw_run(folder / run_folder.REPORT, run.config, run.history)
     summary = summarise(run)
     run_folder.save_summary(folder, summary)

@@ -3,15 +3,14 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from ..errors import RunError, UsageError, first_line, require
+from ..errors import UsageError, first_line
 from ..settings import DEFAULTS, brief
 from . import checksum, config
 from .config import RESUMABLE
-from .files import locked, read_json, write, write_json, write_lines
+from .files import locked, read_json, write, write_json, write_lines, write_safetensors
 from .schema import check, count, finite
 
 VERSION = 2  # 1, of release 0.1, has no checksum
@@ -149,14 +148,9 @@ def _check_same_run(folder: Path, there: dict, here: dict) -> None:
             )
 
 
-def save_weights(folder: Path, state: dict[str, Any]) -> None:
+def save_weights(folder: Path, model: torch.nn.Module) -> None:
     """Writes the model's state dict as safetensors."""
-    safetensors = require("safetensors")
-    tensors = {name: t.detach().contiguous().cpu() for name, t in state.items() if isinstance(t, torch.Tensor)}
-    try:
-        write(folder / WEIGHTS, lambda f: require("safetensors.torch").save_file(tensors, f, metadata={"format": "pt"}))
-    except safetensors.SafetensorError as error:  # which it makes of what the system says
-        raise RunError(f"cannot write {folder / WEIGHTS}: {first_line(error)}") from error
+    write_safetensors(folder / WEIGHTS, model)
 
 
 def save_summary(folder: Path, summary: dict) -> None:

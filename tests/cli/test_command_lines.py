@@ -64,6 +64,11 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["train", "--metod", "rigl"], "unrecognized arguments: --metod rigl; did you mean --method?"),
         (["info", "--modle=mlp"], "did you mean --model?"),
         (["trian"], "unknown 'trian'; did you mean train?"),
+        (["export", "nowhere", "--format", "csr"], "there is no folder nowhere"),
+        (["export", "folder", "--format", "dense"], "folder holds no run: there is no checkpoint.pt in it"),
+        (["export", "folder", "--format", "onxx"], "unknown 'onxx'; did you mean onnx?"),
+        (["export", "folder", "--format", "csr", "--out", "file"], "file exists already: choose another file"),
+        (["export", "folder", "--format", "csr", "--out", "a/b"], "cannot write a/b: there is no folder a"),
         (["bench", "kernel"], "unknown 'kernel'; did you mean kernels?"),
         (["train", "--config", "nothing.yaml"], "cannot read nothing.yaml"),
         (["train", "--config", "folder"], "cannot read folder"),
@@ -108,6 +113,7 @@ FLAGS = {
     "bench": "device json threads case impl model run",
     "calibrate": "threads",
     "plot": "",
+    "export": "format out overwrite",
     "methods": "json",
 }
 
@@ -122,7 +128,7 @@ def random_line(rng: random.Random) -> list[str]:
         line += ["--methods", "set", "--out", "folder"]
     elif command == "bench":
         line += [rng.choice(["kernels", "nothing"]), "--case", "no such case"]
-    elif command in ("plot", "methods", "calibrate"):
+    elif command in ("plot", "export", "methods", "calibrate"):
         line.append(rng.choice(VALUES))
     for name in rng.sample(names, min(len(names), rng.randint(1, 3))):
         line += [f"--{name}", rng.choice(VALUES)][: rng.choice([1, 2, 2, 2, 2, 2, 2, 2])]

@@ -47,7 +47,7 @@ ROOMS = [
         "nn: a layer",
         "what layers with a pattern share: kernel choice, weight access",
         *(f"nn.{name}" for name in ("processor", "crossovers", "kernel_choice", "marks", "copies", "effective")),
-        *(f"nn.{name}" for name in ("planned", "probe", "layer")),
+        *(f"nn.{name}" for name in ("planned", "probe", "layer", "saved")),
     ),
     _room(
         "nn: the layers",
@@ -79,6 +79,7 @@ ROOMS = [
     ),
     _room("models, data", "networks and data sets of the papers", "models", "data"),
     _room("training", "a training run: its configuration, its folder; many runs at a time"),
+    _room("export", "files for other programs: dense, CSR, nonzeros, ONNX"),
     _room("bench", "measures beside every peer that is installed"),
     _room("cli", "the command line"),
 ]

@@ -182,7 +182,7 @@ def test_weights_that_do_not_fit(tmp_path: Path):
     resource.setrlimit(resource.RLIMIT_FSIZE, (2**14, before[1]))
     try:
         with pytest.raises(RunError, match=r"cannot write .*model\.safetensors"):
-            run_folder.save_weights(tmp_path, {"w": torch.zeros(2**14)})
+            run_folder.save_weights(tmp_path, torch.nn.Linear(2**7, 2**7))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert not list(tmp_path.iterdir())

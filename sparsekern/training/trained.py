@@ -1,0 +1,63 @@
+"""The network of a run, without its data and its optimizer."""
+
+import math
+import warnings
+from pathlib import Path
+from typing import NamedTuple
+
+from torch import nn
+
+from .. import methods, models
+from ..errors import UsageError, first_line
+from ..nn import PatternLayer
+from ..nn.conversion.saved import patterned
+from ..sparsity.sites.storage import named
+from ..topology import Topology
+from . import run_folder
+
+
+class Trained(NamedTuple):
+    """The network of a run.
+
+    Attributes:
+        model: in evaluation mode, on the CPU.
+        shape: of one input.
+        epochs: for how many it was trained.
+    """
+
+    model: nn.Module
+    shape: tuple[int, ...]
+    epochs: int
+
+
+def trained(folder: Path) -> Trained:
+    """Returns the network of the run in a folder as its last checkpoint has it.
+
+    Raises:
+        UsageError: there is no run, or it is damaged.
+    """
+    if not (folder / run_folder.CHECKPOINT).is_file():
+        raise UsageError(f"{folder} holds no run: there is no {run_folder.CHECKPOINT} in it")
+    state = run_folder.load(folder)
+    config, data = state["config"], state["data"]
+    shape = tuple(data["shape"])
+    steps = math.ceil(data["train"] / config["batch_size"])
+    counts = {"total_steps": config["horizon"] * steps, "steps_per_epoch": steps}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about how it trains
+            method = methods.get(config["method"])(sparsity=config["sparsity"], **counts, **config["set"])
+        storage = named(method.storage)
+
+        def masked(layer: nn.Module, pattern: Topology) -> PatternLayer:
+            return storage.twin(layer, pattern, "auto")
+
+        model = models.build(config["model"], shape, data["classes"], config["width"])
+        model = patterned(model, state["model"], masked)
+        model.load_state_dict(state["model"])
+    except UsageError:
+        raise
+    except Exception as error:  # what does not fit raises whatever it leads to
+        path = folder / run_folder.CHECKPOINT
+        raise UsageError(f"{path} is of another model than its configuration: {first_line(error)}") from error
+    return Trained(model.eval(), shape, state["epoch"])
