@@ -359,4 +359,4 @@ class SparseWeight:
         topology = self.topology
         columns = topology.col[: topology.nnz].clone()
         values, size = topology.to_csr(self.values), (topology.rows, topology.cols)
-        return torch.sparse_csr_tensor(topology.row_ptr.clone(), columns, values, size, check_invariants=False)
+        return torch.sparse_csr_tensor(topology.row_ptr.clone(), columns, values, size)

@@ -81,6 +81,18 @@ def test_untraced() -> None:
     assert torch.equal(traced(torch.ones(2)), torch.tensor([2.0, 3.0]))
 
 
+def test_unrecorded() -> None:
+    class Module(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            with private_torch.unrecorded():
+                constant = torch.ones(2).cumsum(0)
+            return x + constant
+
+    program = torch.export.export(Module(), (torch.zeros(2),))
+    assert "cumsum" not in program.graph_module.code
+    assert torch.equal(program.module()(torch.ones(2)), torch.tensor([2.0, 3.0]))
+
+
 def test_in_forward_mode() -> None:
     assert not private_torch.in_forward_mode()
     with forward_ad.dual_level():

@@ -1,6 +1,7 @@
 """`sparsekern export`: the network of a run as a file for other programs."""
 
 import argparse
+import warnings
 
 import torch
 
@@ -20,7 +21,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError(f"there is no folder {folder}")
     check_free(path, arguments.overwrite)
     run = trained(folder)
-    example = torch.zeros(2, *run.shape)
-    export.save(run.model, path, format, example=example, overwrite=arguments.overwrite)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PyTorch's own, of what is in beta
+        export.save(run.model, path, format, example=torch.zeros(2, *run.shape), overwrite=arguments.overwrite)
     print(f"{path}: {format}, {path.stat().st_size / 2**20:.2f} MiB, after epoch {run.epochs}")
     return 0
