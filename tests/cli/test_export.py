@@ -1,5 +1,6 @@
 """`sparsekern export`: the network of a run of every storage in every format that needs no other package."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,13 @@ def test_files_are_not_lost(folder: Path, tmp_path: Path, capsys: pytest.Capture
         assert main(["export", str(folder), "--format", "dense", "--overwrite", "--out", str(folder / name)]) == 2
         assert "belongs to the run itself" in capsys.readouterr().err
     assert run_folder.complete(folder, 2)
+
+
+def test_without_the_extra(folder: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    assert main(["export", str(folder), "--format", "onnx"]) == 2
+    assert "this needs onnx; install it with: pip install 'sparsekern[onnx]'" in capsys.readouterr().err
+    assert not (folder / "model.onnx").exists()
 
 
 def test_damaged_runs(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
