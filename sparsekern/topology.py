@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from . import ops
+from .ops.bit_index import bit_mask
 from .ops.columns import columns_of
 from .ops.csr import check_pattern, check_vectors, flat_coordinates
 from .ops.expand import gathered
@@ -135,6 +136,8 @@ class Topology:
         if not 0 <= nnz <= size:
             raise ValueError(f"nnz must be between 0 and {size}, the weights of shape {tuple(shape)}, got {nnz}")
         seed = int(torch.randint(2**63 - 1, (), generator=generator, device="cpu"))
+        if nnz == size:
+            return cls.from_mask(torch.ones(shape, dtype=torch.bool), capacity=capacity, nnz=nnz, views=views)
         return cls.from_coordinates(ops.random_subset(nnz, size, seed), shape, capacity=capacity, views=views)
 
     # ---- facts
@@ -191,7 +194,9 @@ class Topology:
         return flat_coordinates(self.row_ptr, self.col, self.cols, self.nnz)
 
     def mask(self) -> Tensor:
-        """Bool tensor of the weight's shape."""
+        """Bool tensor of the weight's shape, a new one."""
+        if self.views == PACKED:
+            return bit_mask(self.columns, self.cols).reshape(self.shape)
         mask = torch.zeros(prod(self.shape), dtype=torch.bool, device=self.device)
         mask[self.coordinates()] = True
         return mask.reshape(self.shape)

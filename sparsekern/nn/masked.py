@@ -107,6 +107,11 @@ class MaskedLayer(SavedLayer):
         """Whether the operator masks the weight itself."""
         return self.kernel == "bits" and self.transform is None
 
+    @property
+    def copied(self) -> bool:
+        """Whether products take a copy of the active entries of the weight, not the weight itself."""
+        return not self._fused and (not self._unmasked or self.transform is not None)
+
     def _recorder(self, input: Tensor) -> Record | None:
         """Returns the callback that records the second moment of the gradient; None if this layer records none."""
         if self.weight_gradient != "moment" or not (torch.is_grad_enabled() and self.master.requires_grad):

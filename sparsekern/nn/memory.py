@@ -60,8 +60,8 @@ def memory_report(model: nn.Module, optimizer: Any = None) -> MemoryReport:
 
     Counted from the tensors that exist; a gradient is counted for every parameter that requires one, whether it is
     allocated at this moment or not. Slack is the room for nonzeros that no nonzero uses: values, index, gradient and
-    state. Scratch is what a dense product on an expanded weight takes and, where the weight is dense, the copy of its
-    active entries; activations and the packed copies of them that
+    state. Scratch is what a dense product on an expanded weight takes and, where the weight is dense and only some of
+    it multiplied, the copy of these entries; activations and the packed copies of them that
     the kernels keep per thread (64 columns of inputs and outputs for each of up to four panels) are not counted.
     What a `Sparsifier` keeps for a layer's weights (`Sparsifier.kept_bytes`) counts as optimizer state.
     The dense twin has the optimizer's own state tensors at its size.
@@ -100,7 +100,7 @@ def _dense_row(name: str, parameter: nn.Parameter, state: Any) -> dict[str, Any]
 
 def _masked_row(layer: MaskedLayer, state: Any) -> dict[str, Any]:
     weight = layer.master
-    copy = layer.topology.capacity * weight.element_size()
+    copy = layer.topology.capacity * weight.element_size() * layer.copied
     row = _dense_row("", weight, state)
     if layer.weight_gradient == "moment":  # lives as long as the gradient does
         row["gradients"] += weight.numel() * torch.promote_types(weight.dtype, torch.float32).itemsize

@@ -43,10 +43,12 @@ class SparseLayer(SavedLayer):
     def reset_weight(self, generator: torch.Generator | None) -> None:
         """Draws weights uniformly in +-sqrt(3 / fan-in of the row)."""
         fan_in = self.row_ptr.diff()
-        bound = (3.0 / fan_in.clamp(min=1)).sqrt().repeat_interleave(fan_in)
-        drawn = torch.rand(bound.numel(), generator=generator, device="cpu").to(bound.device)
+        bounds = (3.0 / fan_in.clamp(min=1)).sqrt()
+        drawn = torch.rand(self.topology.nnz, generator=generator, device="cpu").mul_(2).sub_(1)
+        for row, bound in zip(drawn.split(fan_in.tolist()), bounds.tolist(), strict=True):
+            row.mul_(bound)
         self.values.zero_()
-        self.values[: bound.numel()] = (bound * (2 * drawn - 1)).to(self.values)
+        self.values[: drawn.numel()] = drawn.to(self.values)
 
     def take_weight(self, module: nn.Module) -> None:
         topology = self.topology

@@ -25,8 +25,12 @@ def bit_columns(row_ptr: Tensor, bits: Tensor, cols: int, capacity: int) -> Tens
 
 
 def bit_mask(bits: Tensor, cols: int) -> Tensor:
-    """Returns a bitmask as bool `[rows, cols]`."""
-    return ((bits[:, :, None] >> torch.arange(TILE, device=bits.device)) & 1).bool().flatten(1)[:, :cols]
+    """Returns a bitmask as bool `[rows, cols]`, contiguous. The result is all the memory that is needed, if rows are
+    whole words."""
+    places = torch.arange(8, dtype=torch.uint8, device=bits.device)
+    powers = torch.ones_like(places) << places
+    mask = bits.contiguous().view(torch.uint8).unsqueeze(-1).bitwise_and(powers).ne_(0)
+    return mask.view(torch.bool).flatten(1)[:, :cols].contiguous()
 
 
 def bit_index_reference(row_ptr: Tensor, col: Tensor, cols: int) -> Tensor:

@@ -6,8 +6,7 @@ from torch import Tensor
 
 def rows_of(row_ptr: Tensor, nnz: int | None = None) -> Tensor:
     """Returns the row of every position in use, int64 `[nnz]`; if `nnz` is given, the device is not asked for it."""
-    counts = row_ptr.diff().long()
-    return torch.repeat_interleave(torch.arange(counts.numel(), device=row_ptr.device), counts, output_size=nnz)
+    return torch.repeat_interleave(row_ptr.diff().long(), output_size=nnz)
 
 
 def flat_coordinates(row_ptr: Tensor, col: Tensor, cols: int, nnz: int | None = None) -> Tensor:

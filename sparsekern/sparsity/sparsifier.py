@@ -219,7 +219,7 @@ class Sparsifier(torch.optim.Optimizer):
 
     def kept_bytes(self, layer: nn.Module) -> int:
         """Returns the bytes that are kept for a layer's weights beside the layer and the optimizer: the method's
-        statistics, stashed weights and their state, the mask in use, the rewind snapshot."""
+        statistics, stashed weights and their state, the rewind snapshot."""
         sites, snapshot = [site for site in self.sites if site.module is layer], self.engine.now.snapshot
         return sum(t.nbytes for s in sites for t in (*s.kept(), *(snapshot.kept(s) if snapshot else ())))
 

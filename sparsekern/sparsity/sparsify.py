@@ -14,7 +14,7 @@ from ..nn import PatternLayer, Weights, matching, prunable_layers
 from ..nn.conversion.exchange import exchange
 from ..nn.kernel_choice import check_backend
 from ..private_torch import COMPILED_CHILD, compiled_itself
-from ..topology import Topology, kept
+from ..topology import COLUMNS, PACKED, Topology, kept
 from . import parallel
 from .method import Method
 from .methods.before import fixed
@@ -229,12 +229,17 @@ def _patterns(
         removed = network.removed
     elif not storage.keeps_pruned or (method.sparsity(0) > 0 and not method.when.fires(0)):
         counts = share(shapes, total, generator)
-        fresh = [Topology.random(s, n, generator=generator) for s, n in zip(shapes, counts, strict=True)]
+        fresh = [_random(shape, n, generator) for shape, n in zip(shapes, counts, strict=True)]
     else:
-        fresh = [Topology.from_mask(torch.ones(shape, dtype=torch.bool)) for shape in shapes]
+        fresh = [Topology.from_mask(torch.ones(shape, dtype=torch.bool), views=PACKED) for shape in shapes]
     own = dict(zip(dense, fresh, strict=True))
     patterns = [layer.topology if isinstance(layer, PatternLayer) else own[name] for name, layer in layers.items()]
     return patterns, removed
+
+
+def _random(shape: tuple[int, ...], nnz: int, generator: torch.Generator) -> Topology:
+    views = PACKED if nnz == prod(shape) else COLUMNS  # of all weights a list would be as long as the weights
+    return Topology.random(shape, nnz, generator=generator, views=views)
 
 
 def _check_minimum(method: Method, units: Sequence[int]) -> None:

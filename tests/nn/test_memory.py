@@ -50,7 +50,7 @@ def test_what_a_method_keeps_beside_the_optimizer_is_counted(name: str, numbers:
         optimizer.epoch_end(1.0)
     site = optimizer.sites[0]
     assert site.nnz < site.size == 216
-    kept = numbers * 4 * 216 + 216 + ("snr" in name) * 8  # the mask; a counter
+    kept = numbers * 4 * 216 + ("snr" in name) * 8  # a counter
     assert optimizer.kept_bytes(model[0]) == kept
     own, alone = (sk.memory_report(model, o).rows[0] for o in (optimizer, optimizer.optimizer))
     assert own["optimizer"] == alone["optimizer"] + kept

@@ -17,6 +17,7 @@ from ..method import Method
 from ..parts import views
 from ..parts.distributions import apportion
 from ..parts.schedules import final
+from ..parts.scores import magnitude
 from ..parts.views import View, summed
 from ..sites.capacity import roomy
 from ..sites.site import LayerSite, Site
@@ -71,7 +72,7 @@ def _plan(
         counts = _limit(method, counts, [len(scores) for _, scores in proposals])
     keep, kept = _keep(method, sites, targets, counts)
     if method.grow is None:
-        none = [site.active.coordinates()[:0] for site in sites]
+        none = [site.active.row_ptr.new_empty(0, dtype=torch.int64) for site in sites]
         return list(map(Exchange, keep, none, ops.host.counts(keep) if kept is None else kept))
     if proposals is None:
         kept = ops.host.counts(keep) if kept is None else kept
@@ -129,7 +130,7 @@ def _masks(
     view, shapes = method.view, [site.shape for site in sites]
     total = kept(method.sparsity(step), sum(view.units(shape) for shape in shapes))
     counts = view.counts(shapes, total, generator)
-    marks = view.largest([method.drop(site) for site in sites], counts, view.min_per_layer)
+    marks = _highest(method, sites, counts)
     return [view.weights(mark, shape) for mark, shape in zip(marks, shapes, strict=True)]
 
 
@@ -163,12 +164,16 @@ def _keep(
     method: Method, sites: Sequence[Site], targets: Sequence[int], counts: Sequence[int]
 ) -> tuple[list[Tensor], list[int] | None]:
     """Returns what stays in each site, and how many weights that is unless it depends on the scores."""
-    scores = [method.drop(site) for site in sites]
     keep = [target - count for target, count in zip(targets, counts, strict=True)]
-    return (
-        method.view.largest(scores, keep, method.view.min_per_layer),
-        method.view.taken(scores, keep, method.view.min_per_layer),
-    )
+    taken = method.view.taken([site.weight for site in sites], keep, method.view.min_per_layer)
+    return _highest(method, sites, keep), taken
+
+
+def _highest(method: Method, sites: Sequence[LayerSite], counts: Sequence[int]) -> list[Tensor]:
+    """Marks what scores highest by `Method.drop`. Magnitudes are compared without a copy of the weights."""
+    absolute = method.drop is magnitude
+    scores = [site.weight if absolute else method.drop(site) for site in sites]
+    return method.view.largest(scores, counts, method.view.min_per_layer, absolute)
 
 
 def _propose(

@@ -9,7 +9,7 @@ from torch import Tensor
 from ...topology import kept
 from .. import growth
 from ..method import Method
-from ..parts import scores, views
+from ..parts import views
 from ..parts.distributions import Distribution
 from ..parts.schedules import Schedule, cosine, cubic
 from ..rule import Rule
@@ -30,11 +30,11 @@ class PruneAndRegenerate(Rule):
     rate: Schedule
 
     def exchange(self, sites: Sequence[Site], step: int) -> list[tuple[Tensor, int]]:
-        sizes = [scores.magnitude(site) for site in sites]
+        weights = [site.weight for site in sites]
         total = min(kept(self.sparsity(step), sum(site.size for site in sites)), sum(site.nnz for site in sites))
-        left = views.marked(views.network.largest(sizes, [total]))
+        left = views.marked(views.network.largest(weights, [total], absolute=True))
         counts = [min(n, ceil(self.rate(step) * n - 1e-9)) for n in left]
-        stays = views.layer.largest(sizes, [n - k for n, k in zip(left, counts, strict=True)])
+        stays = views.layer.largest(weights, [n - k for n, k in zip(left, counts, strict=True)], absolute=True)
         return list(zip(stays, counts, strict=True))
 
 

@@ -47,21 +47,24 @@ class View:
         extents = [(shape[0], 1) if self.filters else tuple(shape) for shape in shapes]
         return self.share(extents, total, generator)
 
-    def largest(self, scores: Sequence[Tensor], counts: Sequence[int], minimum: int = 0) -> list[Tensor]:
+    def largest(
+        self, scores: Sequence[Tensor], counts: Sequence[int], minimum: int = 0, absolute: bool = False
+    ) -> list[Tensor]:
         """Marks the highest scores.
 
         Args:
             minimum: that many are marked in every layer, wherever their scores stand.
+            absolute: compare magnitudes.
 
         Raises:
             ValueError: a score is NaN.
         """
         own = self.taken(scores, counts, minimum)
         if own is not None:
-            return [ops.topk_mask([s], k, False)[0] for s, k in zip(scores, own, strict=True)]
+            return [ops.topk_mask([s], k, absolute)[0] for s, k in zip(scores, own, strict=True)]
         if minimum:
-            scores = [_protect(s, min(minimum, s.numel())) for s in scores]
-        return ops.topk_mask(list(scores), sum(counts), False)
+            scores = [_protect(s, min(minimum, s.numel()), absolute) for s in scores]
+        return ops.topk_mask(list(scores), sum(counts), absolute)
 
     def taken(self, scores: Sequence[Tensor], counts: Sequence[int], minimum: int = 0) -> list[int] | None:
         """Returns how many `largest` marks in each layer; None if that is up to the scores."""
@@ -84,8 +87,8 @@ def summed(total: int, layers: int) -> list[int]:
     return [total] + [0] * (layers - 1)
 
 
-def _protect(scores: Tensor, minimum: int) -> Tensor:
-    return torch.where(ops.topk_mask([scores], minimum, False)[0], torch.inf, scores)
+def _protect(scores: Tensor, minimum: int, absolute: bool) -> Tensor:
+    return torch.where(ops.topk_mask([scores], minimum, absolute)[0], torch.inf, scores)
 
 
 network = View()

@@ -77,7 +77,6 @@ class MasterSite(Remasked, LayerSite[MaskedLayer]):
             self.module.set_topology(topology)
             for follower in map(change.layer, followers):
                 follower.set_topology(topology.clone())
-            self._remember(mask)
         self.note_change(old.nnz, common)
         return self.active.capacity != old.capacity
 

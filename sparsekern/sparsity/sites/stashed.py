@@ -80,7 +80,6 @@ class StashedSite(Remasked, Site):
         put_values(change, layer, topology.gather(dense), None)
         layer.set_topology(topology)
         hand_over(change, states, parameter, layer.values, entries, lambda entry: moved[entry.name])
-        self._remember(mask)
         self.note_change(old.nnz, common)
         return topology.capacity != old.capacity
 
