@@ -265,8 +265,20 @@ class Topology:
         nnz = None if kept is None else kept + grow.numel()
         return self.trusted(self.shape, row_ptr, col, self.views, nnz=nnz), index_map
 
+    def drop(self, keep: Tensor, kept: int, capacity: int) -> Topology:
+        """Makes the pattern without the positions whose `keep` (bool `[nnz]`) is False, `kept` of which are True, as
+        `rewire` does; of a bitmask with less memory."""
+        if self.views != PACKED:
+            grow = torch.empty(0, dtype=torch.int64, device=self.device)
+            return self.rewire(keep, grow, capacity=capacity, kept=kept)[0]
+        mask = self.mask()
+        mask = torch.zeros_like(mask).masked_scatter_(mask, keep)
+        return self.from_mask(mask, nnz=kept, views=PACKED).with_capacity(capacity)
+
     def with_capacity(self, capacity: int) -> Topology:
         """The same pattern with room for `capacity` nonzeros."""
+        if self.views == PACKED and capacity >= self.nnz:
+            return self._with(capacity=capacity)
         empty = torch.empty(0, dtype=torch.int64, device=self.device)
         keep = torch.ones(self.nnz, dtype=torch.bool, device=self.device)
         return self.rewire(keep, empty, capacity=capacity, kept=self.nnz)[0]

@@ -1,5 +1,6 @@
 """Layers with a dense master weight and a mask, whose zeros are not multiplied."""
 
+from collections.abc import Callable
 from math import prod
 from typing import Any, ClassVar, Literal, get_args
 
@@ -145,12 +146,17 @@ class MaskedLayer(SavedLayer):
         return entries if self.transform is None else self.transform(entries)
 
     @torch.no_grad()
-    def shed(self) -> None:
+    def shed(self, move: Callable[[Tensor, float], Tensor] | None = None) -> None:
         """Turns this layer, in place, into the one that holds its nonzeros only, a `SparseLinear` or `SparseConv2d`.
 
-        The weight makes way for `values`, a new Parameter: give it to the optimizer (`Sparsifier` does)."""
+        The weight makes way for `values`, a new Parameter: give it to the optimizer (`Sparsifier` does).
+
+        Args:
+            move: makes the values of the weight; None: they are gathered, and transformed.
+        """
         weight, topology = self.master, self.topology.with_capacity(self.topology.nnz)
-        values = nn.Parameter(topology.from_csr(self.active_weight(weight)[: topology.nnz]), weight.requires_grad)
+        entries = topology.gather(weight) if move is None else move(weight, 0.0)
+        values = nn.Parameter(entries if self.transform is None else self.transform(entries), weight.requires_grad)
         hand_on_marks(weight, values)
         names = ("master", "weight_gradient", "transform", "moment", "signature", "samples", "_passes", "_unmasked")
         for name in names:

@@ -17,27 +17,27 @@ from ...nn.marks import hand_on_marks
 from .optimizer_layout import Entry, States
 from .transaction import Transaction
 
+# What becomes of a tensor of a layer, and what is in it for a new weight, or none.
+Move = Callable[[Tensor, float | Tensor], Tensor]
+
 
 @torch.no_grad()
-def carry(change: Transaction, states: States, layer: Any, index_map: Tensor) -> None:
-    """Moves the values of a layer's draft, the gradient, and the optimizer's state by `index_map`.
+def carry(change: Transaction, states: States, layer: Any, move: Move) -> None:
+    """Moves the values of a layer's draft, the gradient, and the optimizer's state.
 
     The optimizer's state are its tensors of the shape of `values`, whatever its class. A grown weight starts at 0, with
-    the state that the optimizer's own first step would create. Where the map is longer or shorter than the Parameter, a
-    new Parameter takes its place in the layer and in the optimizer.
-
-    Args:
-        index_map: int32 `[new capacity]`, the old position of each new position, -1 for a grown weight.
+    the state that the optimizer's own first step would create. Where the result is longer or shorter than the
+    Parameter, a new Parameter takes its place in the layer and in the optimizer.
     """
     parameter, fresh = layer.values, {}
 
     def moved(entry: Entry) -> Tensor:
         if entry.optimizer not in fresh:
             fresh[entry.optimizer] = fresh_state(entry.optimizer, parameter) or {}
-        return gather(entry.tensor, index_map, fresh[entry.optimizer].get(entry.key, 0.0))
+        return move(entry.tensor, fresh[entry.optimizer].get(entry.key, 0.0))
 
     entries = [entry for entry in states.of(parameter) if entry.tensor.shape == parameter.shape]
-    carry_values(change, layer, index_map)
+    carry_values(change, layer, move)
     hand_over(change, states, parameter, layer.values, entries, moved)
 
 
@@ -57,16 +57,17 @@ def hand_over(
             change.copy(entry.tensor, tensor)
         else:
             change.contents(entry.container)[entry.key] = tensor
+            change.shrunk.append(tensor)
     if new is not old:
         states.replace(change, old, new)
 
 
 @torch.no_grad()
-def carry_values(change: Transaction, layer: Any, index_map: Tensor) -> None:
-    """Moves the values of a layer's draft and its gradient by `index_map`."""
+def carry_values(change: Transaction, layer: Any, move: Move) -> None:
+    """Moves the values of a layer's draft and its gradient."""
     parameter = layer.values
-    grad = None if parameter.grad is None else gather(parameter.grad, index_map, 0.0)
-    put_values(change, layer, gather(parameter, index_map, 0.0), grad)
+    grad = None if parameter.grad is None else move(parameter.grad, 0.0)
+    put_values(change, layer, move(parameter, 0.0), grad)
 
 
 def put_values(change: Transaction, layer: Any, values: Tensor, grad: Tensor | None) -> None:
@@ -79,12 +80,17 @@ def put_values(change: Transaction, layer: Any, values: Tensor, grad: Tensor | N
         layer.values = nn.Parameter(values, requires_grad=parameter.requires_grad)
         layer.values.grad = grad
         hand_on_marks(parameter, layer.values)
+        change.shrunk += [layer.values] if grad is None else [layer.values, grad]
 
 
-def gather(tensor: Tensor, index_map: Tensor, fill: float | Tensor) -> Tensor:
-    """Returns `tensor[index_map]`, with `fill` where the map is negative."""
-    moved = tensor.detach()[index_map.clamp(min=0)] if tensor.numel() else tensor.new_zeros(index_map.shape)
-    return moved.masked_fill_(index_map < 0, fill)
+def by_map(index_map: Tensor) -> Move:
+    """Moves weights by an int32 tensor `[new capacity]`, the old position of each new one, -1 for a grown weight."""
+
+    def moved(tensor: Tensor, fill: float | Tensor) -> Tensor:
+        moved = tensor.detach()[index_map.clamp(min=0)] if tensor.numel() else tensor.new_zeros(index_map.shape)
+        return moved.masked_fill_(index_map < 0, fill)
+
+    return moved
 
 
 @cache

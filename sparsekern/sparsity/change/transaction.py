@@ -33,6 +33,10 @@ class Transaction:
     Until `commit` nothing is altered that others see: new tensors are made beside the old ones, and layers, dicts and
     lists are changed in drafts. Whatever interrupts a change leaves everything as it was before it or, after the
     commit, as it is after it.
+
+    Attributes:
+        moved: where memory begins within which weights move.
+        shrunk: tensors that may be the front of a larger memory after the commit, of which no more is needed.
     """
 
     def __init__(self) -> None:
@@ -40,6 +44,9 @@ class Transaction:
         self._layers: list[tuple[Any, Any, dict[str, Any]]] = []  # layer, draft, what the layer was
         self._contents: dict[int, tuple[Any, Any]] = {}  # of dicts and lists: the original and its draft
         self._sites: list[tuple[Any, Any]] = []  # site, draft
+        self._scratch: dict[torch.dtype, Tensor] = {}
+        self.moved: set[int] = set()
+        self.shrunk: list[Tensor] = []
 
     def layer(self, layer: Layer) -> Layer:
         """Returns a draft of a layer, which may get a new pattern, new Parameters or another class.
@@ -88,7 +95,9 @@ class Transaction:
         return self._contents[id(container)][1]
 
     def copy(self, target: Tensor, value: Tensor) -> None:
-        """Puts `value` into `target`, which stays the same tensor."""
+        """Puts `value` into `target`, which stays the same tensor. Does nothing if they are one."""
+        if value is target:
+            return
         if target.shape != value.shape or target.device != value.device:
             raise ValueError(f"expected a tensor of shape {tuple(target.shape)}, got {tuple(value.shape)}")
         self._calls.append(partial(torch.Tensor.copy_, target, value))
@@ -100,6 +109,12 @@ class Transaction:
     def call(self, function: Any, *arguments: Any) -> None:
         """Calls a function that is not written in Python and can't fail."""
         self._calls.append(partial(function, *arguments))
+
+    def scratch(self, size: int, dtype: torch.dtype) -> Tensor:
+        """Returns memory on the CPU, `[size]`, for what is called between two other calls; all share it."""
+        if dtype not in self._scratch:
+            self._scratch[dtype] = torch.empty(size, dtype=dtype, device="cpu")
+        return self._scratch[dtype]
 
     def commit(self) -> None:
         """Exchanges everything that was collected."""
@@ -116,7 +131,7 @@ class Transaction:
         """Drops everything, in the drafts, too, which refer to each other: memory is free at once."""
         for _, draft in self._sites:
             vars(draft).clear()
-        for held in (self._calls, self._layers, self._contents, self._sites):
+        for held in (self._calls, self._layers, self._contents, self._sites, self._scratch):
             held.clear()
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ... import ops
+from ..change.kept import trim
 from ..change.optimizer_layout import States
 from ..change.transaction import Transaction
 from ..sites.capacity import roomy
@@ -87,6 +88,7 @@ class Draft:
         if self._begun:
             own = self.engine.generator
             self.transaction.call(torch.Generator.set_state, own, self.generator.get_state())
+            self.transaction.call(list.extend, self.engine.shrunk, self.transaction.shrunk)
             self.now.sites = self.transaction.sites(self.now.sites)
         self.transaction.assign(self.engine, now=self.now)
         self.transaction.commit()
@@ -248,3 +250,5 @@ def drafted(engine: Engine) -> Iterator[Draft]:
         draft.commit()
     finally:
         draft.transaction.forget()
+        vars(draft).clear()  # whoever still holds the draft holds no tensor that was replaced
+    trim(engine.shrunk)

@@ -30,6 +30,7 @@ import torch
 from torch import nn
 
 from .. import parallel
+from ..change.kept import trim
 from ..growth.gradients import Batches
 from ..method import Method
 from ..model.wrappers import bare
@@ -50,6 +51,7 @@ class Engine:
         now: how far training has come. A change of pattern exchanges it as a whole.
         gradients: the backward passes that growth takes its statistics from.
         followers: for each copy of the model that follows it, its layers by name.
+        shrunk: tensors of a change of pattern that was interrupted when it was over, but had not given memory back.
     """
 
     def __init__(
@@ -73,6 +75,7 @@ class Engine:
         seed = parallel.common_seed(int(torch.randint(2**62, ()))) if generator is None else 0
         self.generator = generator or torch.Generator().manual_seed(seed)
         self._eager = EagerSteps()
+        self.shrunk: list[torch.Tensor] = []
         for site in sites:
             site.optimizer = optimizer
         if sites and not isinstance(sites[0], storage.site):
@@ -126,6 +129,7 @@ class Engine:
         return loss
 
     def _check(self) -> None:
+        trim(self.shrunk)
         for site in self.now.sites:
             site.check_loaded(self.optimizer)
         if self.now.unloaded:

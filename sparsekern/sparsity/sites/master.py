@@ -10,7 +10,8 @@ from ...nn import MaskedLayer
 from ...nn.masked import Gradient, signature
 from ...ops import active_values
 from .. import parallel
-from ..change.carry_optimizer_state import fresh_state, hand_over
+from ..change.carry_optimizer_state import Move, fresh_state, hand_over
+from ..change.kept import Kept
 from ..change.optimizer_layout import States
 from ..change.transaction import Transaction
 from .remasked import Remasked
@@ -140,10 +141,12 @@ class MasterSite(Remasked, LayerSite[MaskedLayer]):
     @torch.no_grad()
     def settle(self, change: Transaction, states: States, followers: Sequence[MaskedLayer]) -> Site:
         """Drops the pruned weights from the layer and from the optimizer's state."""
-        self.module = change.layer(self.module)
+        self.module, move = change.layer(self.module), self._move(change)
         for layer in (self.module, *map(change.layer, followers)):
             if isinstance(layer, MaskedLayer):  # otherwise a state dict has done it
-                layer.shed()
+                layer.shed(move)
+                change.shrunk.append(layer.stored)
+        move = move or (lambda tensor, _: self.active.gather(tensor))
         master, anew = self._master, set()
         for optimizer in states.optimizers:
             held = optimizer.state.get(master, {})
@@ -152,5 +155,12 @@ class MasterSite(Remasked, LayerSite[MaskedLayer]):
                 change.contents(optimizer.state).pop(master)
                 anew |= {id(tensor) for tensor in held.values()}
         entries = [e for e in states.of(master) if e.tensor.shape == master.shape and id(e.tensor) not in anew]
-        hand_over(change, states, master, self.parameter, entries, lambda entry: self.active.gather(entry.tensor))
+        hand_over(change, states, master, self.parameter, entries, lambda entry: move(entry.tensor, 0.0))
         return Site.after(self)
+
+    def _move(self, change: Transaction) -> Move | None:
+        """Returns what leaves the active entries of dense tensors in their memory, if that is how they are stored."""
+        layer = self.module
+        if layer.stored.device.type != "cpu" or not isinstance(layer, MaskedLayer) or layer.transform is not None:
+            return None
+        return Kept(change, self.active.mask().view(-1), self.nnz, self.nnz)

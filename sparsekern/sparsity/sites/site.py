@@ -12,7 +12,8 @@ from ...nn import PatternLayer, Probe, SparseLayer
 from ...nn.masked import Gradient
 from ...topology import Topology
 from .. import parallel
-from ..change.carry_optimizer_state import carry, carry_values
+from ..change.carry_optimizer_state import by_map, carry, carry_values
+from ..change.kept import Kept
 from ..change.optimizer_layout import States, state_of
 from ..change.transaction import Transaction
 
@@ -268,12 +269,16 @@ class Site(LayerSite[SparseLayer]):
         if capacity == old.capacity and not grow.numel() and kept == old.nnz:
             self.note_change(old.nnz, old.nnz)
             return False
-        topology, index_map = old.rewire(keep, grow, capacity=capacity, kept=kept)
+        if grow.numel() or keep.device.type != "cpu":
+            topology, index_map = old.rewire(keep, grow, capacity=capacity, kept=kept)
+            move = by_map(index_map)
+        else:
+            topology, move = old.drop(keep, kept, capacity), Kept(change, keep, kept, capacity)
         self.module = change.layer(self.module)
         self.module.set_topology(topology)  # first: building the index takes memory of its own
-        carry(change, states, self.module, index_map)
+        carry(change, states, self.module, move)
         for follower in map(change.layer, followers):
-            carry_values(change, follower, index_map)
+            carry_values(change, follower, move)
             follower.set_topology(topology.clone())
         self.note_change(old.nnz, kept)
         return topology.capacity != old.capacity

@@ -185,3 +185,28 @@ def test_a_change_leaves_nothing_behind(case: str) -> None:
 def loose(case: str) -> int:
     """How much a count depends on the weights, and so on the update that an interrupted step made twice."""
     return 200 if case.startswith("snr") else 0
+
+
+def test_memory_is_given_back_after_an_interruption(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the next step, if the change was over."""
+    run = Run("gmp, room given back", lambda p: torch.optim.Adam(p, lr=0.05))
+    run.train(run.at)
+
+    def larger() -> list[Tensor]:
+        held = [tensor for state in run.optimizer.state.values() for tensor in state.values()]
+        held += [*run.model.parameters(), *run.average.parameters()]
+        return [tensor for tensor in held if tensor.untyped_storage().nbytes() > tensor.nbytes]
+
+    rooms = {name: p.numel() for name, p in run.model.named_parameters()}
+    with monkeypatch.context() as patch:
+        patch.setattr("sparsekern.sparsity.engine.draft.trim", interrupted)
+        with pytest.raises(Interrupt):
+            run.step()
+    assert any(p.numel() < rooms[name] for name, p in run.model.named_parameters())
+    assert len(larger()) == 4 * len(run.optimizer.sites)  # values, those of the average, two moments
+    run.step()
+    assert not larger()
+
+
+def interrupted(*_: Any) -> None:
+    raise Interrupt

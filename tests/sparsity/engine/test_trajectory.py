@@ -26,7 +26,7 @@ from support.trajectories import (
 from torch import Tensor, nn
 
 import sparsekern as sk
-from sparsekern.sparsity.change.carry_optimizer_state import carry
+from sparsekern.sparsity.change.carry_optimizer_state import by_map, carry
 from sparsekern.sparsity.change.optimizer_layout import States
 from sparsekern.sparsity.change.transaction import Transaction
 
@@ -174,7 +174,7 @@ def test_adafactor_state_is_carried() -> None:
     absent = (~layer.topology.mask()).flatten().nonzero().flatten()[: nnz - int(keep.sum())]
     _, index_map = layer.topology.rewire(keep, absent)
     change = Transaction()
-    carry(change, States(optimizer), change.layer(layer), index_map)
+    carry(change, States(optimizer), change.layer(layer), by_map(index_map))
     change.commit()
     moved = optimizer.state[layer.values]["variance"]
     torch.testing.assert_close(moved[index_map >= 0], variance[keep])

@@ -1,0 +1,81 @@
+"""Drops weights within the memory that they have, on the CPU."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from .transaction import Transaction
+
+# So many entries move at once: as many as `masked_select` takes without memory of its own.
+CHUNK = (1 << 15) - 1
+
+
+class Kept:
+    """What becomes of a layer's tensors when only some of the weights stay: these move to the front, in their order.
+
+    They do so as the transaction commits, a few at a time, so that no tensor ever exists twice.
+
+    Args:
+        change: the transaction.
+        keep: bool `[n]`, which entries stay; `kept` of them are True.
+        room: how many entries the tensors have afterwards.
+    """
+
+    def __init__(self, change: Transaction, keep: Tensor, kept: int, room: int) -> None:
+        self._change, self._keep, self._kept, self._room = change, keep, kept, room
+        self._marks = keep.split(CHUNK)
+        self._counts = [int(mark.count_nonzero()) for mark in self._marks]
+
+    def __call__(self, tensor: Tensor, fill: float | Tensor) -> Tensor:
+        """Returns what becomes of a tensor of `n` entries or more, with `fill` behind those that stay: itself, its
+        front or, if there is no other way, a new one."""
+        if not _plain(tensor):
+            return self._copied(tensor, fill)
+        entries = tensor.detach().view(-1)
+        if self._room > len(entries):
+            moved = entries.new_empty(self._room)
+            self.into(entries, moved, fill)
+            return moved
+        front = entries[: self._room].detach()
+        if entries.data_ptr() not in self._change.moved:  # there are optimizers that hold the same memory twice
+            self._change.moved.add(entries.data_ptr())
+            self.into(entries, front, fill)
+        return tensor if tensor.shape == front.shape else front
+
+    def into(self, source: Tensor, target: Tensor, fill: float | Tensor = 0.0) -> None:
+        """Puts the entries of `source` that stay into `target` `[room]`, which may be the front of it."""
+        if not _plain(source) or not _plain(target):
+            self._change.copy(target, self._copied(source, fill))
+            return
+        scratch, target = self._change.scratch(CHUNK, source.dtype), target.detach()
+        moves, start, end = source.data_ptr() != target.data_ptr(), 0, 0
+        for entries, mark, count in zip(source[: len(self._keep)].split(CHUNK), self._marks, self._counts, strict=True):
+            start, end = end, end + count
+            moves |= count < len(mark)  # up to here all are where they belong
+            if moves and count:
+                self._change.call(partial(torch.masked_select, entries, mark, out=scratch[:count]))
+                self._change.call(torch.Tensor.copy_, target[start:end], scratch[:count])
+        self._change.call(torch.Tensor.fill_, target[end:], fill)
+
+    def _copied(self, tensor: Tensor, fill: float | Tensor) -> Tensor:
+        moved = tensor.detach().new_empty(self._room)
+        moved[: self._kept] = tensor.detach().reshape(-1)[: len(self._keep)][self._keep]
+        moved[self._kept :] = fill
+        return moved
+
+
+def _plain(tensor: Tensor) -> bool:
+    """Returns whether a tensor can be written to, entry after entry in the order of memory."""
+    return type(tensor) in (Tensor, nn.Parameter) and tensor.is_contiguous() and not tensor.is_inference()
+
+
+def trim(tensors: list[Tensor]) -> None:
+    """Gives back the memory behind the end of each tensor, and takes it off the list. The tensors stay the same."""
+    while tensors:
+        tensor = tensors[-1]
+        if tensor.device.type == "cpu" and tensor.untyped_storage().nbytes() > tensor.nbytes:
+            tensor.data = tensor.detach().clone()
+        tensors.pop()
