@@ -21,7 +21,7 @@ def state_of(engine: Engine) -> dict[str, Any]:
         "settled": now.settled,
         "frozen": now.frozen,
         **({"unloaded": True} if now.unloaded else {}),
-        "snapshot": None if now.snapshot is None else now.snapshot.state(),
+        "snapshot": None if now.snapshot is None else now.snapshot.state(now.sites),
         "generator": engine.generator.get_state(),
         "optimizer": pack(engine.optimizer, now.sites),
         "sites": {site.name: site.state() for site in now.sites},

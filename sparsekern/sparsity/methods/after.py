@@ -146,8 +146,9 @@ def lottery(
     `sparsity` (Heddes et al., section 4), or of `fraction`. **`total_steps` covers all of them, split evenly**, with
     what is left over in the last; in each the learning rate follows the whole of its schedule. The command line sees to
     that; elsewhere `method.rule.clock(step)` is the step of an ordinary run of `total_steps` whose learning rate
-    belongs here. After the first round layers and optimizer state hold the nonzeros only; of the rewind snapshot the
-    values of pruned weights are dropped.
+    belongs here. After the first round layers and optimizer state hold the nonzeros only. What is returned to lies in a
+    temporary file on the CPU, if at most half of what is free there is needed for it, and otherwise in memory, where
+    the values of pruned weights are dropped after a round.
 
     The official code (open_lth) removes in each round 20 % of what is left, rounded up; here counts are exact. It ranks
     all prunable weights together, as here, but leaves the output layer of LeNet and VGG dense; the paper's smallest
