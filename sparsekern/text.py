@@ -1,5 +1,6 @@
 """Columns and quantities for a terminal."""
 
+import re
 from collections.abc import Collection
 
 
@@ -22,3 +23,8 @@ def size(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1024
     return f"{count:.2f} GiB"
+
+
+def file_name(text: str) -> str:
+    """Returns a name with nothing in it that parts a path: that of a method may be the place of a file."""
+    return re.sub(r"[/\\:]+", "-", text).strip("-")

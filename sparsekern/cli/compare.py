@@ -12,6 +12,7 @@ from .. import methods
 from ..data import load
 from ..errors import RunError, UsageError, choose
 from ..settings import BACKENDS
+from ..text import file_name
 from ..training import configure, emerges, known_options
 from ..training.files import folder as make_folder
 from ..training.files import locked
@@ -62,7 +63,7 @@ def _results(out: Path, cells: list[Cell], grid: dict, failed: list[dict], facts
 def _cells(grid: dict, given: dict, options: list, out: Path) -> list[Cell]:
     """The runs, seed by seed so that an interrupted comparison has whole seeds; raises on any wrong flag."""
     for method in grid["methods"]:
-        choose("method", method, methods.names())
+        methods.get(method)
     for backend in grid["backends"]:
         choose("backend", backend, BACKENDS)
     used: set[str] = set()
@@ -77,7 +78,7 @@ def _cells(grid: dict, given: dict, options: list, out: Path) -> list[Cell]:
                     if sparsity is not None:
                         flags["sparsity"] = sparsity
                     parts = [method, "" if sparsity is None else f"{sparsity:g}", "" if dense else backend]
-                    name = "-".join([*filter(None, parts), f"seed{seed}"])
+                    name = file_name("-".join([*filter(None, parts), f"seed{seed}"]))
                     cells.append(Cell(flags, configure(**flags), out / name))
     if unused := [key for key, _ in options if key not in used]:
         raise UsageError(f"--set {unused[0]}: none of {', '.join(grid['methods'])} has this option")

@@ -5,14 +5,13 @@ import inspect
 import json
 
 from .. import methods as registry
-from ..errors import choose
 from ..text import columns
 from ..training import known_options
 
 
 def run(arguments: argparse.Namespace) -> int:
     if arguments.name is not None:
-        print(explain(choose("method", arguments.name, registry.names())))
+        print(explain(arguments.name))
         return 0
     rows = [registry.describe(name) for name in registry.names()]
     if arguments.json:

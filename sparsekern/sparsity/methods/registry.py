@@ -1,14 +1,15 @@
 """The list of methods by canonical name, and how a constructor gets on it."""
 
-import difflib
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from functools import wraps
-from inspect import Parameter, Signature, signature
+from inspect import Parameter, Signature, getdoc, signature
 from typing import Any, Concatenate, ParamSpec, Protocol, cast, overload
 
+from ...errors import UsageError, choose
 from ..method import Method
+from .own import find, installed
 from .request import Request
 
 P = ParamSpec("P")
@@ -28,9 +29,16 @@ class Entry:
 
 
 class Maker(Protocol[P]):
-    """Makes a method: `sk.methods.NAME`."""
+    """Makes a method: `sk.methods.NAME`.
+
+    Attributes:
+        entry: what is listed of it.
+        build: makes it of a request and all options.
+    """
 
     __name__: str
+    entry: Entry
+    build: Callable[..., Method]
 
     def __call__(
         self,
@@ -49,9 +57,7 @@ class Vary(Protocol[P]):
     def __call__(self, vary: Callable[Concatenate[Method, ...], Method], /) -> Maker[...]: ...
 
 
-_entries: dict[str, Entry] = {}
-_makers: dict[str, Callable[..., Method]] = {}
-_builders: dict[str, Callable[..., Method]] = {}  # of a request, and of all options
+_makers: dict[str, Any] = {}  # those of this package
 
 
 def listed(
@@ -79,17 +85,17 @@ def variant_of(base: Maker[P], title: str, **facts: Any) -> Vary[P]:
     Args:
         facts: fields of `Entry` that differ from those of `base`.
     """
-    build, known = _builders[base.__name__], signature(base).parameters
+    known = signature(base).parameters
 
     def register(vary: Callable[..., Method]) -> Any:
         own = dict(list(signature(vary).parameters.items())[1:])
         inherited = dict(list(known.items())[3:])
 
         def varied(request: Request, **options: Any) -> Method:
-            method = build(request, **{key: value for key, value in options.items() if key in inherited})
+            method = base.build(request, **{key: value for key, value in options.items() if key in inherited})
             return vary(method, **{key: value for key, value in options.items() if key in own})
 
-        entry = replace(_entries[base.__name__], title=title, **facts)
+        entry = replace(base.entry, title=title, **facts)
         return _list(vary, varied, (inherited | own).values(), known["sparsity"].default, entry)
 
     return cast(Vary[P], register)
@@ -125,29 +131,38 @@ def _list(
     facade: Any = make
     facade.__signature__ = known
     facade.__annotations__ = {key: p.annotation for key, p in known.parameters.items()} | {"return": Method}
-    _builders[name], _makers[name], _entries[name] = build, facade, entry
+    facade.build, facade.entry = build, entry
+    if source.__module__.startswith(__name__.rpartition(".")[0]):  # others may copy a method with its name
+        _makers[name] = facade
     return facade
 
 
 def names() -> list[str]:
-    """Returns the canonical names."""
-    return list(_makers)
+    """Returns the canonical names, then those of entry points (`sparsekern.methods`) of other packages."""
+    return [*_makers, *(name for name in installed() if name not in _makers)]
 
 
 def get(name: str) -> Callable[..., Method]:
-    """Returns the constructor of a method by its canonical name.
+    """Returns the constructor of a method by its name, or by its place: `module:function`, `file.py:function`.
 
     Raises:
-        ValueError: no method has that name; the message lists the nearest.
+        ValueError: no method has that name, and the message lists the nearest; or a method of somebody else cannot be
+            imported.
     """
-    if name not in _makers:
-        near = difflib.get_close_matches(name, _makers, n=3, cutoff=0.4) or names()
-        raise ValueError(f"unknown method {name!r}; did you mean {', '.join(near)}?")
-    return _makers[name]
+    if ":" not in name:
+        choose("method", name, names())
+    return _makers.get(name) or find(name)
 
 
 def describe(name: str) -> dict[str, Any]:
     """Returns name, title, paper, year, storage, when the pattern changes, the gradient that the method needs, and
-    whether `sparsify` needs data for it."""
-    get(name)
-    return {"name": name, **asdict(_entries[name])}
+    whether `sparsify` needs data for it; of a method of another package, what it says of itself."""
+    unknown = Entry("", storage="", changes="", gradient="")
+    try:
+        made = get(name)
+    except UsageError as error:
+        if name not in installed():
+            raise
+        return {"name": name, **asdict(replace(unknown, title=str(error)))}
+    title = (getdoc(made) or "").partition("\n")[0]
+    return {"name": name, **asdict(getattr(made, "entry", replace(unknown, title=title)))}
