@@ -26,6 +26,7 @@ BACKENDS = ["auto", "sparse", "masked", "dense"]
 OPTIMIZERS = ["sgd", "adam", "adamw"]
 SCHEDULES = ["constant", "step", "cosine"]
 UNITS = ["step", "epoch"]
+LOGGERS = ["tensorboard", "wandb"]
 LEARNING_RATE = {"sgd": 0.05, "adam": 1e-3, "adamw": 1e-3}
 DEFAULTS: dict[str, Any] = {
     "method": "gse_grabo",
@@ -58,6 +59,7 @@ DEFAULTS: dict[str, Any] = {
     "threads": None,
     "seed": 0,
     "device": "cpu",
+    "log": [],
 }
 
 

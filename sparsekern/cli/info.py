@@ -94,6 +94,6 @@ def layers(given: dict, download: bool) -> str:
 
 def _usual(model: str) -> str:
     """The data set whose shape a model is shown unless the user names another."""
-    if model.startswith(models.TORCHVISION):
+    if ":" in model:
         return "imagefolder"
     return DEFAULTS["data"] if model in models.FLAT else "cifar10"

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import settings
-from ..settings import BACKENDS, DATA, DEFAULTS, MODELS, OPTIMIZERS, SCHEDULES, UNITS, Range, brief
+from ..settings import BACKENDS, DATA, DEFAULTS, LOGGERS, MODELS, OPTIMIZERS, SCHEDULES, UNITS, Range, brief
 
 
 def number(allowed: Range) -> Any:
@@ -72,7 +72,11 @@ def add_arguments(parser: argparse.ArgumentParser, *, grid: bool = False) -> Non
     )
     group = parser.add_argument_group("sparsity")
     if not grid:
-        group.add_argument("--method", metavar="NAME", help="sparse training method, see `sparsekern methods`")
+        group.add_argument(
+            "--method",
+            metavar="NAME",
+            help="sparse training method, see `sparsekern methods`; one of your own: module:function, FILE.py:function",
+        )
         group.add_argument("--sparsity", type=fraction, metavar="S", help="fraction of weights that are zero")
     group.add_argument("--distribution", metavar="D", help="how layers share the sparsity: uniform, er, erk, global")
     group.add_argument(
@@ -89,7 +93,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, grid: bool = False) -> Non
     group.add_argument("--data-dir", metavar="PATH", help="folder of the data set; the file, for csv")
     group.add_argument("--download", action="store_true", help="fetch the data set into --data-dir")
     group.add_argument("--target", metavar="COLUMN", help="csv: the column to predict")
-    group.add_argument("--model", metavar="NAME", help=", ".join([*MODELS, "torchvision:NAME"]))
+    group.add_argument("--model", metavar="NAME", help=", ".join([*MODELS, "torchvision:NAME", "timm:NAME"]))
     group.add_argument("--width", type=above_zero, metavar="W", help="multiplies the hidden sizes, the channels")
 
     group = parser.add_argument_group("training")
@@ -117,6 +121,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, grid: bool = False) -> Non
         )
     group.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1")
     group.add_argument("--threads", type=processors, metavar="N", help="of torch (default: its own)")
+    group.add_argument("--log", action="append", choices=LOGGERS, help="also draw the run there, repeatable")
     for action in parser._actions:
         if action.dest == "help" or action.required or action.dest not in {*DEFAULTS, "download"}:
             continue

@@ -8,8 +8,10 @@ from pathlib import Path
 
 from ..data import load
 from ..errors import UsageError
+from ..text import file_name
 from ..training import Run, configure, finish, restore, run_folder, train_epochs
 from ..training.files import folder as make_folder
+from ..training.loggers import opened
 from ..training.loop import require_packages
 from . import recipes
 from .progress import Progress
@@ -63,10 +65,12 @@ def train(session: Run, folder: Path) -> int:
     total = config["epochs"] * session.steps_per_epoch
     print(f"{describe(config)}\n{folder}", flush=True)
     try:
-        with Progress(total, session.step, config["method"]) as progress:
+        bar = Progress(total, session.step, config["method"])
+        with bar as progress, opened(config["log"], folder, config, session.step) as draw:
 
             def told() -> None:
                 progress.line(_line(session))
+                draw(session.history[-1])
                 progress.check()
 
             train_epochs(session, folder, progress.step, progress.check, told)
@@ -88,7 +92,7 @@ def _new_folder(config: dict) -> Path:
     """Makes a folder in runs/ that nobody has, not even a process that looks for one at the same moment."""
     parts = [config["data"], config["model"], config["method"]]
     parts += [f"{config['sparsity']:g}"] if config["sparsity"] else []
-    base = make_folder(Path("runs")) / "-".join([*parts, f"seed{config['seed']}"])
+    base = make_folder(Path("runs")) / file_name("-".join([*parts, f"seed{config['seed']}"]))
     for path in chain([base], (base.with_name(f"{base.name}-{i}") for i in count(2))):
         with suppress(FileExistsError):
             path.mkdir()

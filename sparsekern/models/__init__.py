@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from ..errors import UsageError, choose, first_line
-from . import mobilenet, plain, resnet, torchvision, vgg, wide
+from . import mobilenet, plain, resnet, timm, torchvision, vgg, wide
 
 # (shape of one input [, height, width], classes, factor of the widths) -> network
 MODELS: dict[str, Callable[[tuple[int, ...], int, float], nn.Module]] = {
@@ -28,23 +28,24 @@ MODELS: dict[str, Callable[[tuple[int, ...], int, float], nn.Module]] = {
     "wrn28-8": wide.wrn28_8,
     "mobilenetv1": mobilenet.mobilenetv1,
 }
-TORCHVISION = "torchvision:"
+LIBRARIES = {"torchvision": torchvision, "timm": timm}  # whose models are called LIBRARY:NAME
 FLAT = {"mlp", "lenet300"}
 
 
 def check(name: str) -> None:
     """Raises a `UsageError` that names the nearest models unless there is a model `name`."""
-    if name.startswith(TORCHVISION):
-        torchvision.check(name.removeprefix(TORCHVISION))
+    library, colon, model = name.partition(":")
+    if colon and library in LIBRARIES:
+        LIBRARIES[library].check(model)
     else:
-        choose("model", name, [*MODELS, f"{TORCHVISION}NAME"])
+        choose("model", name, [*MODELS, *(f"{library}:NAME" for library in LIBRARIES)])
 
 
 def build(name: str, shape: tuple[int, ...], classes: int, width: float = 1.0) -> nn.Module:
     """A freshly initialised network, from torch's own generator.
 
     Those of this package draw their weights with variance 2 / fan (He et al. 2015) and have zero biases; those that
-    torchvision makes whole are initialised by it.
+    another library makes whole are initialised by it.
 
     Args:
         shape: of one input, without the batch dimension; `(channels, height, width)` for a convolutional network.
@@ -59,10 +60,11 @@ def build(name: str, shape: tuple[int, ...], classes: int, width: float = 1.0) -
         raise UsageError(f"{name} is convolutional and takes images, not rows of {shape[0]} numbers; try --model mlp")
     if name in MODELS:
         _check_size(name, shape, classes, width)
-    if name.startswith(TORCHVISION):
-        model = torchvision.build(name.removeprefix(TORCHVISION), shape, classes, width)
-    else:
+    if name in MODELS:
         model = MODELS[name](shape, classes, width)
+    else:
+        library, _, model_name = name.partition(":")
+        model = LIBRARIES[library].build(model_name, shape, classes, width)
     if name not in FLAT:
         _try(name, model, shape, classes)
     return model

@@ -6,7 +6,8 @@ Errors name a setting as the command line spells it: `weight_decay` is `--weight
 import inspect
 import math
 import warnings
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import torch
 
@@ -17,6 +18,7 @@ from ..settings import (
     BACKENDS,
     DEFAULTS,
     LEARNING_RATE,
+    LOGGERS,
     OPTIMIZERS,
     SCHEDULES,
     UNITS,
@@ -28,10 +30,11 @@ from ..settings import (
     real,
     seeds,
 )
+from . import loggers
 from .schema import Later, Schema, one_of, problems
 
 # What a resumed run may change: none alters what the finished epochs computed.
-RESUMABLE = {"epochs", "threads", "data_dir"}
+RESUMABLE = {"epochs", "threads", "data_dir", "log"}
 
 
 def _milestones(value: Any) -> str | None:
@@ -61,6 +64,7 @@ SCHEMA: dict[str, Schema] = {
     "amp": (one_of(["bf16", "fp16"]), null),
     "threads": (processors, null),
     "seed": seeds,
+    "log": Later([one_of(LOGGERS)]),
 }
 
 
@@ -140,10 +144,11 @@ def check(config: dict) -> None:
     Raises:
         UsageError: a name is unknown, an option of the method has another type, or a device is missing.
     """
-    choose("method", config["method"], methods.names())
+    methods.get(config["method"])
     choose("data set", config["data"], list(DATA))
     models.check(config["model"])
     _check_options(config["method"], config["set"])
+    loggers.check(config["log"])
     if _check_device(config["device"]) == "cpu" and config["amp"] == "fp16":
         raise UsageError("--amp fp16 needs a CUDA device; on the CPU use --amp bf16")
     if _largest(config) >= real.high:
@@ -180,8 +185,11 @@ def _check_options(method: str, options: dict) -> None:
     hints = get_type_hints(methods.get(method))
     for key, value in options.items():
         choose(f"option of {method}", key, known_options(method))
-        kinds = get_args(hints[key]) or (hints[key],)
-        if get_origin(hints[key]) is Literal:
+        hint = hints.get(key, Any)
+        if hint is Any:  # of a method of the user's own
+            continue
+        kinds = get_args(hint) if get_origin(hint) in (Literal, Union, UnionType) else (get_origin(hint) or hint,)
+        if get_origin(hint) is Literal:
             choose(f"value of --set {key}", str(value), list(kinds))
             continue
         kinds = tuple(kind for kind in kinds if isinstance(kind, type))

@@ -54,8 +54,8 @@ def command(cell: Cell) -> list[str]:
         flag = as_flag(name)
         if name == "set":
             command += [part for key, setting in value for part in (flag, f"{key}={setting}")]
-        elif name == "exclude":
-            command += [f"{flag}={pattern}" for pattern in value]
+        elif name in ("exclude", "log"):
+            command += [f"{flag}={part}" for part in value]
         elif name == "milestones":
             command.append(f"{flag}={','.join(map(str, value))}")
         elif value is True:

@@ -121,6 +121,12 @@ def test_what_does_not_fit_is_refused(name: str, shape: tuple[int, ...], width: 
         models.build(name, shape, 10, width)
 
 
+def test_missing_timm_names_the_extra(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(__import__("sys").modules, "timm", None)
+    with pytest.raises(UsageError, match=r"timm.*sparsekern\[timm\]"):
+        models.build("timm:resnet18", (3, 32, 32), 10)
+
+
 def test_missing_torchvision_names_the_extra(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(__import__("sys").modules, "torchvision.models.resnet", None)
     with pytest.raises(UsageError, match=r"torchvision.*sparsekern\[cli\]"):
