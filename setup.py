@@ -17,10 +17,21 @@ import sysconfig
 from pathlib import Path
 from typing import Any
 
+import setuptools
 from setuptools import Extension, setup
 
 ROOT = Path(__file__).parent
 ARCHITECTURES = "8.0;9.0;10.0+PTX"
+SETUPTOOLS = 77  # reads the licence in pyproject.toml
+
+
+def check_tools() -> None:
+    """Ends the build with what is to be installed, where pip does not see to it (`--no-build-isolation`)."""
+    if int(setuptools.__version__.partition(".")[0]) < SETUPTOOLS:
+        sys.exit(
+            f"sparsekern is built by setuptools {SETUPTOOLS} or newer, this is {setuptools.__version__}: "
+            "pip install --upgrade setuptools"
+        )
 
 
 def missing() -> str | None:
@@ -102,7 +113,12 @@ def build() -> dict:
             sys.exit(f"SPARSEKERN_CUDA=1: {reason}")
         print(f"sparsekern: {reason}, the package will run on plain PyTorch", file=sys.stderr)
         return {}
-    import torch
+    try:
+        import torch
+    except ImportError:
+        sys.exit(
+            "sparsekern: the kernels are compiled against PyTorch, which is not installed: pip install torch ninja"
+        )
     from torch.utils.cpp_extension import BuildExtension, include_paths, library_paths
 
     debug, sanitize = os.environ.get("DEBUG") == "1", os.environ.get("SANITIZE")
@@ -140,4 +156,5 @@ def build() -> dict:
     return {"ext_modules": extensions, "cmdclass": {"build_ext": BuildExtension}}
 
 
+check_tools()
 setup(**build())

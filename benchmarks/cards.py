@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from sparsekern.bench.linear import GPU_DTYPES
-from sparsekern.bench.report import write_text
 from sparsekern.text import columns
+from sparsekern.training.files import write_text
 
 PACKAGE = Path(__file__).parents[1] / "sparsekern"
 PRODUCTS = ("forward", "input_gradient", "weight_gradient")

@@ -16,8 +16,9 @@ import torch
 
 from benchmarks import goals
 from sparsekern.bench import markdown, measure, memory, training_step
-from sparsekern.bench.report import write, write_text
+from sparsekern.bench.report import write
 from sparsekern.nn import crossovers, processor
+from sparsekern.training.files import write_text
 
 RESULTS = Path(__file__).parent / "results"
 BENCHMARKS = {

@@ -16,7 +16,8 @@ import torch
 
 from sparsekern.bench import markdown
 from sparsekern.bench.measure import add_gpu_rows, blank
-from sparsekern.bench.report import write, write_text
+from sparsekern.bench.report import write
+from sparsekern.training.files import write_text
 
 UNFINISHED = 3  # as `benchmarks.gpu_tests` has it
 RESULTS = Path(__file__).parent / "results"

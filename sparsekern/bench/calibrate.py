@@ -119,7 +119,7 @@ def calibrate(threads: int, *, effort: Effort = QUICK, progress: Callable[[str],
     An interruption leaves what was there before.
 
     Raises:
-        OSError: the file cannot be written.
+        RunError: the file cannot be written.
     """
     path = crossovers.cache_file(threads)
     write(path, run(threads=threads, effort=effort, progress=progress))

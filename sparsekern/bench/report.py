@@ -3,7 +3,6 @@
 import json
 import os
 import platform
-import tempfile
 from collections.abc import Iterable
 from datetime import datetime, timezone
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 from .. import __version__
 from ..nn import processor
 from ..ops import extension
+from ..training.files import write_text
 from .peer import Peer
 
 
@@ -49,15 +49,3 @@ def write(path: Path, report: dict) -> None:
         text = f'{text[:-2]},\n "{name}": [\n{lines}\n ]\n}}'
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, text + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w") as file:
-            file.write(text)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise

@@ -12,6 +12,7 @@ from ..bench import markdown, measure, memory, training_step
 from ..bench.case import matching
 from ..bench.report import write
 from ..bench.suites import SUITES
+from ..training.files import folder
 
 FILTERED = ("kernels", "convolutions", "moments")
 
@@ -25,8 +26,10 @@ def run(arguments: argparse.Namespace) -> int:
         return _usage("--threads goes with the CPU, and with train and memory")
     threads = arguments.threads or torch.get_num_threads()
     target = arguments.json
-    if target is not None and (problem := _unwritable(target)):
-        return _usage(problem)
+    if target is not None:
+        if target.is_dir():
+            return _usage(f"cannot write {target}: it is a folder")
+        folder(target.parent)
     if (arguments.case or arguments.impl) and arguments.what not in FILTERED:
         return _usage(f"--case and --impl go with {', '.join(FILTERED)}")
     if (arguments.model or arguments.runs or arguments.compiled) and arguments.what != "train":
@@ -92,13 +95,3 @@ def say_busy() -> None:
 def _usage(problem: str) -> int:
     _say(f"sparsekern bench: {problem}")
     return 2
-
-
-def _unwritable(path: Path) -> str | None:
-    if path.is_dir():
-        return f"cannot write {path}: it is a folder"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        return f"cannot write {path}: {error.strerror or error}"
-    return None

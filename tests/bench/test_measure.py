@@ -17,6 +17,7 @@ from sparsekern.bench.peer import Implementation, Peer
 from sparsekern.bench.problem import Problem
 from sparsekern.bench.timing import CpuTimer, Timing, _visits, interleave, pinned
 from sparsekern.cli import main
+from sparsekern.errors import RunError
 
 FIELDS = {"case", "impl", "device", "dtype", "sparsity", "batch", "ms", "ratio_to_dense", "bytes"}
 MEASURED = FIELDS | {"min_ms", "q1_ms", "q3_ms", "n", "error", "threads"}
@@ -155,8 +156,8 @@ def test_reports_are_saved_as_they_grow_and_whole_or_not_at_all(tmp_path: Path) 
 
 def test_a_failed_rename_leaves_no_temporary_file(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
-    with pytest.raises(OSError, match="folder"):
-        report.write_text(tmp_path / "folder", "text")
+    with pytest.raises(RunError, match=r"cannot write .*folder"):
+        report.write(tmp_path / "folder", {"rows": []})
     assert os.listdir(tmp_path) == ["folder"]
 
 
