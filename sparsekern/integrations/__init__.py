@@ -10,7 +10,11 @@ from importlib.util import find_spec
 from typing import Any
 
 # The module with whose import it is time, and the one of this package that then tells it.
-TOLD = {"transformers.modeling_utils": f"{__name__}.transformers"}
+TOLD = {
+    "transformers.modeling_utils": f"{__name__}.transformers",
+    "peft.tuners.lora.model": f"{__name__}.peft",
+    "timm.optim._param_groups": f"{__name__}.timm",
+}
 
 
 class _Teller(MetaPathFinder):

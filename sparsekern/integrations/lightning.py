@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import StochasticWeightAveraging, WeightAveraging
 from torch import Tensor
 
-from .optimizers import sparsifier_in, sparsity_of
+from .optimizers import EpochLoss, sparsifier_in, sparsity_of
 
 
 class SparseCallback(Callback):
     """Tells the method the mean loss of every epoch, which `snr` decides by, and logs the sparsity.
+
+    The averages of Lightning's `WeightAveraging`, `EMAWeightAveraging` and `StochasticWeightAveraging` follow the
+    changes of pattern; without this callback the first change refuses them.
 
     Example:
         >>> class Network(LightningModule):
@@ -25,27 +28,55 @@ class SparseCallback(Callback):
         ...         return sk.Sparsifier(self.net, torch.optim.SGD(self.net.parameters(), lr=0.1), self.method)
         >>> Trainer(callbacks=[SparseCallback()], max_epochs=100).fit(Network(), loader)
 
-    The loss is what `training_step` returns. Of an epoch in which a run was resumed it counts the steps since
-    then only.
+    The loss is what `training_step` returns. Checkpoints hold what an epoch has summed up so far.
     """
 
     def __init__(self) -> None:
-        self.losses: list[Tensor] = []
+        self.loss = EpochLoss()
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.loss.state()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.loss.load(state_dict)
+
+    def on_fit_start(self, trainer: Any, module: Any) -> None:
+        averages = [
+            callback._average_model
+            for callback in trainer.callbacks
+            if isinstance(callback, WeightAveraging | StochasticWeightAveraging) and callback._average_model is not None
+        ]
+        for sparsifier in filter(None, map(sparsifier_in, trainer.optimizers)):
+            for average in averages:
+                if trainer.ckpt_path is None:  # since it was copied, the method may have begun with another pattern
+                    part = getattr(average, "module", average)
+                    part.load_state_dict(module.state_dict())
+                sparsifier.follow(average)
 
     def on_train_epoch_start(self, trainer: Any, module: Any) -> None:
-        self.losses.clear()
+        self.loss.clear()
+
+    def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
+        """Stops what moves weights while `StochasticWeightAveraging`, which has put its average into the model, passes
+        over the data for batch norm: Lightning still steps the optimizer at the end, without a backward pass."""
+        if getattr(trainer.fit_loop, "_skip_backward", False):
+            for sparsifier in filter(None, map(sparsifier_in, trainer.optimizers)):
+                if not sparsifier.frozen:
+                    sparsifier.freeze()
+                sparsifier.zero_grad()
 
     def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
         if isinstance(loss, Tensor):
-            self.losses.append(loss.detach().float().mean())
+            self.loss.add(loss)
 
     def on_train_epoch_end(self, trainer: Any, module: Any) -> None:
-        for optimizer in trainer.optimizers:
-            sparsifier = sparsifier_in(optimizer)
-            if sparsifier is None:
-                continue
-            if not self.losses:
-                raise RuntimeError("training_step returned no loss in this epoch; SparseCallback takes it from there")
-            sparsifier.epoch_end(float(torch.stack(self.losses).mean()))
+        sparsifiers = [*filter(None, map(sparsifier_in, trainer.optimizers))]
+        if not sparsifiers:
+            return
+        if not self.loss.count:
+            raise RuntimeError("training_step returned no loss in this epoch; SparseCallback takes it from there")
+        mean = self.loss.take()
+        for sparsifier in sparsifiers:
+            sparsifier.epoch_end(mean)
             module.log("sparsity", sparsity_of(sparsifier))

@@ -5,42 +5,50 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from transformers.trainer_callback import TrainerCallback
+from torch import nn
+from transformers.trainer_callback import ExportableState, TrainerCallback
 
-from .optimizers import sparsifier_in, sparsity_of
+from .optimizers import EpochLoss, sparsifier_in, sparsity_of
 
 
-class SparseCallback(TrainerCallback):
+class SparseCallback(TrainerCallback, ExportableState):
     """Tells the method the mean loss of every epoch, which `snr` decides by, and adds the sparsity to the logs.
 
     Example:
         >>> optimizer = sk.Sparsifier(model, torch.optim.AdamW(model.parameters()), method)
         >>> trainer = Trainer(model, args, optimizers=(optimizer, None), callbacks=[SparseCallback()], ...)
 
-    The loss is that of the model's output, before it is scaled for accumulated gradients. Of an epoch in which a run
-    was resumed it counts the steps since then only.
+    The loss is that of the model's output, before it is scaled for accumulated gradients. Checkpoints hold what an
+    epoch has summed up so far.
     """
 
     def __init__(self) -> None:
-        self.losses: list[Tensor] = []
+        self.loss = EpochLoss()
         self.hook: Any = None
 
+    def state(self) -> dict[str, Any]:
+        """Returns what transformers writes into `trainer_state.json`."""
+        return {"args": {}, "attributes": {"saved": self.loss.state()}}
+
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
-        self.losses.clear()
+        self.loss.clear()
+        # transformers gives states back to callbacks only if it is asked to, and wants those that it will save.
+        saved = state.stateful_callbacks.setdefault(type(self).__name__, self.state())
+        if state.global_step > 0 and isinstance(saved, dict):
+            self.loss.load(saved["attributes"]["saved"])
         self.hook = model.register_forward_hook(self._watch)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.hook.remove()
 
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, optimizer: Any = None, **_: Any) -> None:
+        if self.loss.count and float(state.epoch or 0).is_integer():
+            self._tell(optimizer)  # of the epoch with whose last step the checkpoint was saved, before its end
+
     def on_epoch_end(self, args: Any, state: Any, control: Any, optimizer: Any = None, **_: Any) -> None:
-        sparsifier = sparsifier_in(optimizer)
-        if sparsifier is None:
-            return
-        if not self.losses:
+        if sparsifier_in(optimizer) is not None and not self.loss.count:
             raise RuntimeError("the model returned no loss in this epoch; SparseCallback takes that of its output")
-        sparsifier.epoch_end(float(torch.stack(self.losses).mean()))
-        self.losses.clear()
+        self._tell(optimizer)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, optimizer: Any = None, **_: Any) -> None:
         sparsifier = sparsifier_in(optimizer)
@@ -49,7 +57,12 @@ class SparseCallback(TrainerCallback):
                 if entry is not None:
                     entry["sparsity"] = sparsity_of(sparsifier)
 
+    def _tell(self, optimizer: Any) -> None:
+        sparsifier = sparsifier_in(optimizer)
+        if sparsifier is not None:
+            sparsifier.epoch_end(self.loss.take())
+
     def _watch(self, module: nn.Module, inputs: Any, output: Any) -> None:
-        loss = getattr(output, "loss", None)
+        loss = output.get("loss") if isinstance(output, dict) else getattr(output, "loss", None)
         if module.training and loss is not None and torch.is_grad_enabled():
-            self.losses.append(loss.detach().float().mean())
+            self.loss.add(loss)

@@ -1,19 +1,21 @@
 """transformers: `save_pretrained` notes that layers are sparse, and `from_pretrained` gives them back.
 
-The note is a `quantization_config` in `config.json`, since transformers lets others make the layers of such models.
-Where `sparsekern` is not imported it warns of an unknown method, and its report lists the weights that it lacks.
+The note is a `quantization_config` in `config.json`, since transformers lets others make the layers of such models. In
+the file it names no method: where `sparsekern` is not imported, transformers takes that for an error. Of a method that
+it does not know it would only warn, and give the layers random weights.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import wraps
 from typing import Any
 
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 from transformers.modeling_utils import PreTrainedModel
-from transformers.quantizers.auto import register_quantization_config, register_quantizer
+from transformers.quantizers.auto import AutoHfQuantizer, register_quantization_config, register_quantizer
 from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
@@ -23,6 +25,7 @@ from ..nn.conversion.exchange import exchange
 from ..topology import Topology
 
 METHOD = "sparsekern"
+NOTE = "import sparsekern before from_pretrained: it makes the sparse layers of this model"
 PATTERN = ("row_ptr", "col")
 
 
@@ -33,10 +36,8 @@ class SparseConfig(QuantizationConfigMixin):
     def __init__(self, **_: Any) -> None:
         self.quant_method = METHOD  # type: ignore[assignment]
 
-    @staticmethod
-    def of(noted: Any) -> str | None:
-        """Returns the method of a note, a dictionary or an object."""
-        return (noted if isinstance(noted, dict) else vars(noted)).get("quant_method")
+    def to_dict(self) -> dict[str, Any]:
+        return {METHOD: NOTE}
 
 
 @register_quantizer(METHOD)
@@ -132,11 +133,30 @@ def note(model: nn.Module) -> None:
     for part in model.modules():
         if isinstance(part, PreTrainedModel):
             noted: Any = getattr(part.config, "quantization_config", None)
-            ours = (
-                noted is not None and (noted if isinstance(noted, dict) else vars(noted)).get("quant_method") == METHOD
-            )
             sparse = any(isinstance(layer, PatternLayer) for layer in part.modules())
             if sparse and noted is None:
-                part.config.quantization_config = {"quant_method": METHOD}
-            elif ours and not any(isinstance(layer, PatternLayer) for layer in model.modules()):
+                part.config.quantization_config = SparseConfig()
+            elif is_ours(noted) and not any(isinstance(layer, PatternLayer) for layer in model.modules()):
                 del part.config.quantization_config
+
+
+def is_ours(noted: Any) -> bool:
+    """Tells whether a note says that layers are sparse, that of an earlier release included."""
+    if isinstance(noted, dict):
+        return METHOD in noted or noted.get("quant_method") == METHOD
+    return isinstance(noted, SparseConfig)
+
+
+def _knowing(supports: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    @wraps(supports)
+    def supports_quant_method(noted: Any) -> bool:
+        if not is_ours(noted):
+            return supports(noted)
+        if isinstance(noted, dict):
+            noted["quant_method"] = METHOD
+        return True
+
+    return supports_quant_method
+
+
+AutoHfQuantizer.supports_quant_method = staticmethod(_knowing(AutoHfQuantizer.supports_quant_method))

@@ -11,6 +11,7 @@ from torch import nn
 from .. import private_torch
 from ..nn import flops
 from .engine import state_dict as files
+from .engine.discovery import followers_of
 from .engine.engine import Engine
 from .engine.report import Report, remarks, site_row
 from .growth.gradients import Batches
@@ -126,6 +127,16 @@ class Sparsifier(torch.optim.Optimizer):
     def followers(self) -> list[dict[str, Any]]:
         """The layers of each follower, by name."""
         return self.engine.followers
+
+    def follow(self, copy: nn.Module) -> None:
+        """Lets a copy of the model (EMA, SWA) follow its changes of pattern from here on, as `followers=` do.
+
+        Raises:
+            ValueError: it lacks a layer, or has another pattern than the model by now.
+        """
+        layers = followers_of(copy, self.sites)
+        if layers not in self.followers:
+            self.followers.append(layers)
 
     @property
     def generator(self) -> torch.Generator:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 
 import sparsekern as sk
 
@@ -98,3 +98,48 @@ def test_weights_of_another_pattern_are_not_computed_with() -> None:
         swa(torch.randn(2, 20))
     swa.module.load_state_dict(model.state_dict())
     assert torch.equal(swa(torch.ones(2, 20)), model(torch.ones(2, 20)))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_an_average_that_joins_later_follows(name: str) -> None:
+    model, optimizer = training(name)
+    early, late = average(model), None
+    optimizer.follow(early)
+    optimizer.follow(early)  # twice is once
+    assert len(optimizer.followers) == 1
+    for i in range(24):
+        step(model, optimizer, i)
+        for ema in (early, late):
+            if ema is not None:
+                ema.update_parameters(model)
+        if i == 6:
+            optimizer.follow(late := copy.deepcopy(early))
+            stale = copy.deepcopy(early)
+    assert late is not None
+    for (key, a), (_, b) in zip(early.state_dict().items(), late.state_dict().items(), strict=True):
+        assert torch.equal(a, b), key
+    with pytest.raises(ValueError, match=r"another pattern than the model's|lacks the sparse layer"):
+        optimizer.follow(stale)
+
+
+def test_batch_norm_of_an_average_is_updated_as_that_of_its_dense_twin() -> None:
+    torch.manual_seed(0)
+    method = sk.methods.rigl(sparsity=0.7, total_steps=12, every=3)
+    layers = (nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 6, 3), nn.BatchNorm2d(6), nn.Flatten())
+    model = sk.sparsify(nn.Sequential(*layers, nn.Linear(24, 4)), method)
+    swa = AveragedModel(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    optimizer = sk.Sparsifier(model, optimizer, method, followers=[swa])
+    batches = torch.randn(12, 8, 3, 6, 6)
+    for x in batches:
+        optimizer.zero_grad()
+        model(x).square().mean().backward()
+        optimizer.step()
+        swa.update_parameters(model)
+    dense = copy.deepcopy(swa)
+    sk.densify(dense.module)
+    for averaged in (swa, dense):
+        update_bn(batches, averaged)
+    for key in ("1.running_mean", "1.running_var", "4.running_mean", "4.running_var"):
+        torch.testing.assert_close(swa.module.state_dict()[key], dense.module.state_dict()[key])
+    torch.testing.assert_close(swa.eval()(batches[0]), dense.eval()(batches[0]))
