@@ -188,6 +188,10 @@ class PatternLayer(Planned):
             raise ValueError(f"topology must have the weight's shape {self.weight_shape}, got {topology.shape}")
         self._install(topology, *self.choose_kernel(topology))
 
+    def park_topology(self, topology: Topology) -> None:
+        """Installs a pattern in the smallest form that there is: the layer gets another before it multiplies."""
+        self._install(topology, "dense", "for the moment")
+
     def _install(self, topology: Topology, kernel: str, reason: str) -> None:
         topology = topology.with_views(self._views(kernel, topology))
         index = topology.index  # made before anything changes

@@ -199,10 +199,10 @@ class Draft:
             shared = [site.shared(mask) for site, mask in zip(sites, chosen, strict=True)]
             told = ops.host.numbers([*(ops.host.count(mask) for mask in chosen), *shared])
         counts, commons = told[: len(sites)], told[len(sites) :]
-        total = sum(counts)
+        total, settles = sum(counts), self.now.steps == self.now.storage.until
         for site, mask, count, common in zip(sites, chosen, counts, commons, strict=True):
             capacity = roomy(count, site.size, total, len(sites))
-            self._note(site, site.remask(mask, count, common, capacity, *self._along(site)))
+            self._note(site, site.remask(mask, count, common, capacity, *self._along(site), settles))
 
     def settle(self) -> None:
         """Ends all changes by masks: every layer holds its nonzeros only."""

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...nn import MaskedLayer
+from ...nn import MaskedLayer, PatternLayer
 from ...nn.masked import Gradient, signature
 from ...ops import active_values
 from .. import parallel
@@ -63,21 +63,25 @@ class MasterSite(Remasked, LayerSite[MaskedLayer]):
         change: Transaction,
         states: States,
         followers: Sequence[MaskedLayer],
+        settles: bool = False,
     ) -> bool:
         """Makes `mask` the pattern. Returns whether the capacity changed.
 
         Args:
             mask: bool of the weight's shape, with `nnz` entries True, of which `common` are in use (`shared`).
             capacity: room for so many weights, if there is not enough or far too much now.
+            settles: `settle` comes next.
         """
         old = self.active
         self.check_followers(followers)
         topology = self._next(mask, nnz, common, capacity)
         if topology is not None:
-            self.module = change.layer(self.module)
-            self.module.set_topology(topology)
+            self.module, install = change.layer(self.module), PatternLayer.set_topology
+            if settles:  # no index is built that nothing reads
+                install = PatternLayer.park_topology
+            install(self.module, topology)
             for follower in map(change.layer, followers):
-                follower.set_topology(topology.clone())
+                install(follower, topology.clone())
         self.note_change(old.nnz, common)
         return self.active.capacity != old.capacity
 

@@ -60,6 +60,7 @@ class StashedSite(Remasked, Site):
         change: Transaction,
         states: States,
         followers: Sequence[SparseLayer],
+        settles: bool = False,
     ) -> bool:
         """Makes `mask` the pattern, as `MasterSite.remask` does. Values and optimizer state are exchanged with the
         stashed ones."""
