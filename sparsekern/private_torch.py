@@ -144,6 +144,23 @@ def reduced_parameters(model: nn.Module) -> list[Tensor] | None:
     return getattr(model, "_module_parameters", None)
 
 
+def reduce_anew(wrapped: Any) -> None:
+    """Makes a `DistributedDataParallel` reduce the gradients of the Parameters that its model has now, in the way in
+    which it is unpickled. Its options and its communication hook stay.
+
+    Replacement: none. Users would wrap the model again after a step that replaced Parameters."""
+    ignored = wrapped.parameters_to_ignore
+    wrapped._module_parameters = [p for name, p in wrapped.module.named_parameters() if name not in ignored]
+    parameters, sparse = wrapped._build_params_for_reducer()
+    names = wrapped._build_debug_param_to_name_mapping(parameters)
+    wrapped._ddp_init_helper(parameters, sparse, names, wrapped.static_graph)
+    if wrapped.static_graph:
+        wrapped.reducer._set_static_graph()
+        wrapped.logger._set_static_graph()
+    for hook, state in wrapped._comm_hooks:
+        torch.distributed._register_comm_hook(wrapped.reducer, state, hook)
+
+
 # ---- optimizers
 
 # `GradScaler` hands its scale to a fused optimizer as attributes of the object that it steps, if a class attribute of

@@ -21,6 +21,22 @@ sys.modules["sparsekern"] = package = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(package)
 runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)"""
 
+
+def world_size() -> int:
+    """Returns how many processes torchrun, or a launcher like it, has started together with this one."""
+    return int(os.environ.get("WORLD_SIZE", "1")) if "RANK" in os.environ else 1
+
+
+def rank() -> int:
+    """Returns which of them this process is."""
+    return int(os.environ["RANK"]) if world_size() > 1 else 0
+
+
+def rank_of_machine() -> int:
+    """Returns which of those on this machine this process is."""
+    return int(os.environ.get("LOCAL_RANK", rank()))
+
+
 STOPPED = 130  # exit status after Ctrl-C
 interrupted = False
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.autograd import forward_ad
 from torch.overrides import TorchFunctionMode
@@ -215,6 +216,30 @@ def test_wrappers_hold_the_model(tmp_path: Path) -> None:
     finally:
         dist.destroy_process_group()
     assert private_torch.reduced_parameters(module) is None
+
+
+def test_reduce_anew(tmp_path: Path) -> None:
+    seen: list[int] = []
+
+    def hook(state: None, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
+        seen.extend(parameter.numel() for parameter in bucket.parameters())
+        future: torch.futures.Future[torch.Tensor] = torch.futures.Future()
+        future.set_result(7 * torch.ones_like(bucket.buffer()))
+        return future
+
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/rendezvous", rank=0, world_size=1)
+    try:
+        module = nn.Linear(3, 2)
+        wrapped = nn.parallel.DistributedDataParallel(module)
+        wrapped.register_comm_hook(None, hook)
+        for size in (3, 5):
+            module.weight = nn.Parameter(torch.ones(2, size))
+            private_torch.reduce_anew(wrapped)
+            wrapped(torch.ones(1, size)).sum().backward()
+            assert (module.weight.grad == 7).all()
+        assert sorted(seen) == [2, 2, 6, 10]
+    finally:
+        dist.destroy_process_group()
 
 
 def test_a_gradient_scaler_hands_its_scale_to_optimizers_that_take_it() -> None:

@@ -1,11 +1,12 @@
 """The command `sparsekern`."""
 
+import argparse
 import importlib
 import io
 import os
 import sys
 import warnings
-from contextlib import suppress
+from contextlib import ExitStack, redirect_stderr, redirect_stdout, suppress
 from typing import Any
 
 from .. import process
@@ -36,7 +37,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _status(argv: list[str] | None) -> int:
     try:
-        arguments = commands.parser().parse_args(argv)
+        arguments = _parsed(argv)
         command = importlib.import_module(f".{vars(arguments).pop('command')}", __package__)
         process.listen()
         with warnings.catch_warnings():
@@ -62,11 +63,26 @@ def _status(argv: list[str] | None) -> int:
         raise
 
 
+def _parsed(argv: list[str] | None) -> argparse.Namespace:
+    """Returns the arguments. Where torchrun has started several processes, the first one alone tells a mistake."""
+    with ExitStack() as stack:
+        if process.rank() > 0:
+            nowhere = stack.enter_context(open(os.devnull, "w"))
+            stack.enter_context(redirect_stdout(nowhere))
+            stack.enter_context(redirect_stderr(nowhere))
+        parser = commands.parser()
+        arguments = parser.parse_args(argv)
+        if process.world_size() > 1 and arguments.command != "train":
+            parser.error(f"torchrun is for train alone: call sparsekern {arguments.command} without it")
+        return arguments
+
+
 def _fail(message: str, status: int) -> int:
     if process.interrupted:
         return process.STOPPED
+    which = f"rank {process.rank()}: " if process.rank() > 0 else ""
     with suppress(OSError):
-        print(f"sparsekern: {message}", file=sys.stderr)
+        print(f"sparsekern: {which}{message}", file=sys.stderr)
     return status
 
 

@@ -98,7 +98,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, grid: bool = False) -> Non
 
     group = parser.add_argument_group("training")
     group.add_argument("--epochs", type=positive, metavar="N", help="passes over the data")
-    group.add_argument("--batch-size", type=positive, metavar="B", help="samples per step")
+    group.add_argument("--batch-size", type=positive, metavar="B", help="samples per step, those of all ranks together")
     group.add_argument("--optimizer", choices=OPTIMIZERS)
     group.add_argument(
         "--lr", type=real, metavar="F", help="learning rate; default 0.05 for sgd, 0.001 for adam and adamw"

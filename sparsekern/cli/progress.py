@@ -17,11 +17,11 @@ class Progress:
     once.
     """
 
-    def __init__(self, total: int, done: int, label: str) -> None:
+    def __init__(self, total: int, done: int, label: str, bar: bool = True) -> None:
         self._bar: Any = None
         self._stop = False
         self._previous: Any = None
-        if sys.stderr.isatty() and importlib.util.find_spec("tqdm"):
+        if bar and sys.stderr.isatty() and importlib.util.find_spec("tqdm"):
             from tqdm import tqdm
 
             self._bar = tqdm(total=total, initial=done, desc=label, unit="step", dynamic_ncols=True, leave=False)

@@ -2,17 +2,18 @@
 
 import argparse
 import sys
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import chain, count
 from pathlib import Path
 
-from ..data import load
 from ..errors import UsageError
+from ..sparsity import parallel
 from ..text import file_name
-from ..training import Run, configure, finish, restore, run_folder, train_epochs
+from ..training import Run, configure, finish, ranks, restore, run_folder, train_epochs
 from ..training.files import folder as make_folder
 from ..training.loggers import opened
-from ..training.loop import require_packages
+from ..training.loop import prepared, require_packages
 from . import recipes
 from .progress import Progress
 
@@ -25,21 +26,23 @@ def run(arguments: argparse.Namespace) -> int:
         print(recipes.listing())
         return 0
     require_packages()
-    if resume is not None:
-        if overwrite:
-            raise UsageError("--overwrite and --resume contradict each other")
-        for name in ("recipe", "config"):
-            if name in given:
-                raise UsageError(f"--{name} begins a run; the one to --resume has its settings already")
-        return _resume(resume, given, download)
-    config = configure(**recipes.apply(given))
-    _check_free(out, overwrite)
-    session = Run(config, load(config, download))
-    session.check_batches()
-    folder = _new_folder(config) if out is None else make_folder(out)
-    with run_folder.owned(folder):
+    with ranks.joined():
+        if resume is not None:
+            return _resume(resume, given, download, overwrite)
+        return _begin(out, given, download, overwrite)
+
+
+def _begin(out: Path | None, given: dict, download: bool, overwrite: bool) -> int:
+    with ranks.together():
+        config = configure(**recipes.apply(given))
+        _check_free(out, overwrite)
+    session = prepared(config, download)
+
+    def emptied(folder: Path) -> None:
         _check_free(folder, overwrite)  # another process may have been faster
         run_folder.clear(folder)
+
+    with _owned(lambda: _new_folder(config) if out is None else make_folder(out), emptied) as folder:
         return train(session, folder)
 
 
@@ -48,12 +51,34 @@ def _check_free(folder: Path | None, overwrite: bool) -> None:
         raise UsageError(f"{folder} already holds a run; --resume it, --overwrite it, or choose another --out")
 
 
-def _resume(folder: Path, given: dict, download: bool) -> int:
-    run_folder.check_resumable(folder)
-    with run_folder.owned(folder):
+@contextmanager
+def _owned(find: Callable[[], Path], prepare: Callable[[Path], None] = lambda folder: None) -> Iterator[Path]:
+    """Keeps the folder that `find` gives for rank 0, which prepares it, as long as the context lasts."""
+    with ExitStack() as stack:
+
+        def make() -> Path:
+            folder = find()
+            stack.enter_context(run_folder.owned(folder))
+            prepare(folder)
+            return folder
+
+        yield ranks.from_first(make)
+
+
+def _resume(folder: Path, given: dict, download: bool, overwrite: bool) -> int:
+    def checked() -> Path:
+        if overwrite:
+            raise UsageError("--overwrite and --resume contradict each other")
+        for name in ("recipe", "config"):
+            if name in given:
+                raise UsageError(f"--{name} begins a run; the one to --resume has its settings already")
+        run_folder.check_resumable(folder)
+        return folder
+
+    with _owned(checked):
         session = restore(folder, download, **given)
         epochs = session.config["epochs"]
-        if session.epoch == epochs and run_folder.complete(folder, epochs):
+        if session.epoch == epochs and ranks.from_first(lambda: run_folder.complete(folder, epochs)):
             print(f"{folder} is finished: {epochs} epochs. Prolong it with --epochs N.")
             return 0
         return train(session, folder)
@@ -64,9 +89,13 @@ def train(session: Run, folder: Path) -> int:
     config = session.config
     total = config["epochs"] * session.steps_per_epoch
     print(f"{describe(config)}\n{folder}", flush=True)
+    again = f"torchrun [...] -m sparsekern train --resume {folder}"
     try:
-        bar = Progress(total, session.step, config["method"])
-        with bar as progress, opened(config["log"], folder, config, session.step) as draw:
+        with (
+            Progress(total, session.step, config["method"], bar=ranks.first()) as progress,
+            ranks.watched(f"continue with: {again}", progress.check),
+            opened(config["log"] if ranks.first() else [], folder, config, session.step) as draw,
+        ):
 
             def told() -> None:
                 progress.line(_line(session))
@@ -75,9 +104,9 @@ def train(session: Run, folder: Path) -> int:
 
             train_epochs(session, folder, progress.step, progress.check, told)
     except KeyboardInterrupt:
-        print(
-            f"stopped after epoch {session.epoch}; continue with: sparsekern train --resume {folder}", file=sys.stderr
-        )
+        if ranks.first():
+            again = again if parallel.ranks() > 1 else f"sparsekern train --resume {folder}"
+            print(f"stopped after epoch {session.epoch}; continue with: {again}", file=sys.stderr)
         raise
     summary = finish(session, folder)
     print(
@@ -104,9 +133,10 @@ def describe(config: dict) -> str:
     """Returns a line on a run, for the terminal."""
     sparse = f" at {config['sparsity']:.2%} sparsity" if config["sparsity"] else ""
     sparse += "" if config["method"] == "dense" else f", backend {config['backend']}"
+    on = f" on each of {parallel.ranks()} ranks" if parallel.ranks() > 1 else ""
     return (
         f"{config['method']}{sparse}: {config['model']} on {config['data']}, {config['epochs']} epochs, "
-        f"{config['optimizer']}, seed {config['seed']}, {config['threads']} threads"
+        f"{config['optimizer']}, seed {config['seed']}, {config['threads']} threads{on}"
     )
 
 

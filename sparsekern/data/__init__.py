@@ -9,7 +9,7 @@ from ..errors import choose
 from .cifar import cifar10, cifar100
 from .folders import imagefolder, tiny_imagenet
 from .in_memory import InMemory
-from .interface import Data
+from .interface import WHOLE, Data
 from .small_sets import csv, digits, fashion_mnist, mnist
 
 DATA: dict[str, Callable[[dict, bool], Data]] = {
@@ -36,7 +36,7 @@ SHAPES: dict[str, tuple[tuple[int, ...], int]] = {
 
 Held = InMemory  # its name before version 0.2
 
-__all__ = ["DATA", "SHAPES", "Data", "Held", "InMemory", "load", "stand_in"]
+__all__ = ["DATA", "SHAPES", "WHOLE", "Data", "Held", "InMemory", "load", "stand_in"]
 
 
 def load(config: dict, download: bool = False) -> Data:

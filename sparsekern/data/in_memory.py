@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .interface import Data
+from .interface import WHOLE, Data
 
 PADDING = 4
 
@@ -40,12 +40,13 @@ class Pixels:
     def to(self, device: torch.device) -> "Pixels":
         return Pixels(self.mean.to(device), self.std.to(device), self.augment)
 
-    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+    def __call__(self, images: Tensor, generator: torch.Generator, n: int | None = None, part: slice = WHOLE) -> Tensor:
+        """Returns the inputs of images that are `part` of a batch of `n`, their own number by default."""
         if self.augment:
-            n, _, height, width = images.shape
+            n = len(images) if n is None else n
             top, left = torch.randint(2 * PADDING + 1, (2, n), generator=generator)
             flip = torch.randint(2, (n,), generator=generator).bool()
-            images = _crop(images, height, width, *(t.to(images.device) for t in (top, left, flip)))
+            images = _crop(images, *(drawn[part].to(images.device) for drawn in (top, left, flip)))
         return images.float().sub_(self.mean).div_(self.std)
 
 
@@ -54,8 +55,9 @@ def _count(values: Tensor) -> Tensor:
     return torch.stack([part.flatten().bincount(minlength=256) for part in values.split(256)]).sum(0)
 
 
-def _crop(images: Tensor, height: int, width: int, top: Tensor, left: Tensor, flip: Tensor) -> Tensor:
+def _crop(images: Tensor, top: Tensor, left: Tensor, flip: Tensor) -> Tensor:
     """Pads and crops every image by one gather; `top`, `left`, `flip` are `[n]`."""
+    height, width = images.shape[2:]
     images = F.pad(images, (PADDING, PADDING, PADDING, PADDING))
     n, channels, _, stride = images.shape
     column = torch.arange(width, device=images.device)
@@ -83,10 +85,13 @@ class InMemory:
     def to(self, device: torch.device) -> "InMemory":
         return InMemory(self.x.to(device), self.y.to(device), self.pixels and self.pixels.to(device))
 
-    def batches(self, rows: Tensor, size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-        for part in rows.to(self.y.device).split(size):
-            x = self.x.index_select(0, part)
-            yield self.pixels(x, generator) if self.pixels else x, self.y.index_select(0, part)
+    def batches(
+        self, rows: Tensor, size: int, generator: torch.Generator, part: slice = WHOLE
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        for batch in rows.to(self.y.device).split(size):
+            own = batch[part]
+            x = self.x.index_select(0, own)
+            yield self.pixels(x, generator, len(batch), part) if self.pixels else x, self.y.index_select(0, own)
 
 
 def photographs(train_x: Tensor, train_y: Tensor, test_x: Tensor, test_y: Tensor, classes: int) -> Data:

@@ -7,6 +7,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+WHOLE = slice(None)
+
 
 class Split(Protocol):
     """Samples to train on or to test on."""
@@ -20,11 +22,14 @@ class Split(Protocol):
 
     def to(self, device: torch.device) -> "Split": ...
 
-    def batches(self, rows: Tensor, size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yields the rows `rows`, int64, in batches of `size`: inputs float32 `[b, *shape]`, targets int64 `[b]`.
+    def batches(
+        self, rows: Tensor, size: int, generator: torch.Generator, part: slice = WHOLE
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yields `part` of each batch of `size` of the rows `rows`, int64: inputs float32 `[b, *shape]`, targets int64
+        `[b]`.
 
         All that is random in a training input comes from `generator`, which lives on the CPU. Equal states give equal
-        batches, on any device and with any number of loading processes.
+        batches, on any device, with any number of loading processes, and in whatever parts they are taken.
         """
         ...
 

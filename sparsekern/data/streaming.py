@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ..errors import UsageError, require
-from .interface import Data
+from .interface import WHOLE, Data
 from .pictures import decode
 
 SIZE = 224
@@ -42,11 +42,14 @@ class Streaming:
     def to(self, device: torch.device) -> "Streaming":
         return Streaming(self.paths, self.y, self.augment, device)
 
-    def batches(self, rows: Tensor, size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(
+        self, rows: Tensor, size: int, generator: torch.Generator, part: slice = WHOLE
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         seeds = torch.randint(2**62, (len(rows),), generator=generator)
+        places = [batch[part].tolist() for batch in torch.arange(len(rows)).split(size)]
         loader = DataLoader(
             _Pictures(self.paths, rows, seeds, self.augment),
-            batch_size=size,
+            batch_sampler=places,
             num_workers=min(8, processors(), -(-len(rows) // size)),
             worker_init_fn=_quiet,
             generator=torch.Generator(),  # torch's own one stays as it is
@@ -54,12 +57,12 @@ class Streaming:
         )
         y = self.y.to(self.device)
         batches = iter(loader)
-        for part in rows.to(self.device).split(size):
+        for batch in rows.to(self.device).split(size):
             try:
                 x = next(batches)
             except UsageError as error:  # the loader puts a traceback before what its process said
                 raise UsageError(str(error).strip().splitlines()[-1].partition(": ")[2]) from error
-            yield x.to(self.device, non_blocking=True), y.index_select(0, part)
+            yield x.to(self.device, non_blocking=True), y.index_select(0, batch[part])
 
 
 def processors() -> int:

@@ -168,7 +168,7 @@ class Sparsifier(torch.optim.Optimizer):
     @property
     def reallocated(self) -> bool:
         """Whether they replaced a Parameter because a layer outgrew its capacity, or gave room back as it was pruned:
-        wrap the model in `DistributedDataParallel` again, and expect one recompilation."""
+        expect one recompilation. `DistributedDataParallel` goes on with the new ones."""
         return self.engine.now.reallocated
 
     @property

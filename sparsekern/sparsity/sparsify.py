@@ -113,7 +113,7 @@ def sparsify(
     compiled = [name for name, layer in layers.items() if name.endswith(COMPILED_CHILD) or compiled_itself(layer)]
     if compiled:
         raise ValueError(f"{', '.join(compiled)} are layers compiled by themselves: sparsify first, then compile")
-    generator = generator or torch.Generator().manual_seed(parallel.common_seed(int(torch.randint(2**62, ()))))
+    generator = generator or torch.Generator().manual_seed(parallel.shared(int(torch.randint(2**62, ()))))
     ready = {name: layer for name, layer in layers.items() if not isinstance(layer, PatternLayer)}
     removed: dict[str, Tensor] = {}
     if masks is not None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from ..data import load
 from ..errors import UsageError, require
-from . import config, figures, run_folder
+from . import config, figures, ranks, run_folder
 from .run import Run
 from .summary import epoch_metrics, summarise
 
@@ -19,7 +19,8 @@ def train(run: Run, folder: Path) -> dict:
     """Trains to the last epoch of the configuration and returns the summary, the content of `summary.json`.
 
     Args:
-        folder: exists, and belongs to this process (`run_folder.owned`) where others might write to it.
+        folder: exists, and belongs to this process (`run_folder.owned`) where others might write to it. Of several
+            ranks the first one alone writes.
 
     Raises:
         RunError: the loss is not finite, or a file cannot be written.
@@ -41,20 +42,28 @@ def train_epochs(
     What a callback raises (KeyboardInterrupt, say) ends the training; `restore` goes on from the last checkpoint.
     """
     require_packages()
-    run_folder.save(folder, run.state_dict())
+    _save(run, folder)
     while run.epoch < run.config["epochs"]:
         loss = run.train_epoch(on_step)
         run.history.append(epoch_metrics(run, loss, *run.evaluate(on_test_batch)))
-        run_folder.save(folder, run.state_dict())
+        _save(run, folder)
         on_epoch()
+
+
+def _save(run: Run, folder: Path) -> None:
+    with ranks.together():
+        if ranks.first():
+            run_folder.save(folder, run.state_dict())
 
 
 def finish(run: Run, folder: Path) -> dict:
     """Writes the weights, the picture and, last, the summary of a trained run; returns the summary."""
-    run_folder.save_weights(folder, run.model)
-    figures.draw_run(folder / run_folder.REPORT, run.config, run.history)
     summary = summarise(run)
-    run_folder.save_summary(folder, summary)
+    with ranks.together():
+        if ranks.first():
+            run_folder.save_weights(folder, run.model)
+            figures.draw_run(folder / run_folder.REPORT, run.config, run.history)
+            run_folder.save_summary(folder, summary)
     return summary
 
 
@@ -74,13 +83,27 @@ def restore(folder: Path, download: bool = False, **given: Any) -> Run:
     Raises:
         UsageError: there is no run, it is damaged or finished beyond `epochs`, or other settings are given.
     """
-    state = run_folder.load(folder)
-    settings = config.resume(state["config"], state["epoch"], **given)
-    try:
-        config.check(settings)
-    except UsageError as error:
-        raise UsageError(f"{folder / run_folder.CHECKPOINT}: {error}") from error
-    run = Run(settings, load(settings, download))
-    run.check_batches()
-    run.load_state_dict(state)
+    state = ranks.from_first(lambda: run_folder.load(folder))
+    with ranks.together():
+        settings = config.resume(state["config"], state["epoch"], **given)
+        try:
+            config.check(settings)
+        except UsageError as error:
+            raise UsageError(f"{folder / run_folder.CHECKPOINT}: {error}") from error
+    run = prepared(settings, download)
+    with ranks.together():
+        run.load_state_dict(state)
+    return run
+
+
+def prepared(settings: dict, download: bool = False) -> Run:
+    """Returns a new run of these settings, with its data.
+
+    Raises:
+        UsageError: the data is missing or damaged, or settings, model and data do not fit together.
+    """
+    data = ranks.in_turn(lambda leads: load(settings, download and leads))
+    with ranks.together():
+        run = Run(settings, data)
+        run.check_batches()
     return run

@@ -5,18 +5,21 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from itertools import islice
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from .. import Method, Sparsifier, memory_report, methods, sparsify
-from ..data import Data
+from ..data import WHOLE, Data
 from ..errors import RunError, UsageError, first_line
 from ..models import build
 from ..nn import prunable_layers
 from ..nn.memory import PARTS
 from ..private_torch import BatchNorm
+from ..sparsity import parallel
+from . import ranks
 from .learning_rate import learning_rate
 from .run_folder import VERSION
 
@@ -26,6 +29,10 @@ class Run:
 
     `state_dict` holds all that the next step depends on: a run restored from it continues bit for bit. The
     configuration's seed and number of threads become torch's own.
+
+    Where `torch.distributed` has been initialised, all ranks make the same run, and each trains on its part of every
+    batch. A step is that of one process on whole batches, but for the rounding of sums and for batch norm, which takes
+    the statistics of a rank's part.
 
     Args:
         config: from `configure`.
@@ -37,7 +44,8 @@ class Run:
 
     def __init__(self, config: dict, data: Data) -> None:
         self.config = config
-        self.device = torch.device(config["device"])
+        self.device = ranks.device(config["device"])
+        self.part = slice(parallel.rank(), None, parallel.ranks())  # of every batch
         self.data = data.to(self.device)
         self.steps_per_epoch = math.ceil(len(data.train) / config["batch_size"])
         self.epoch = self.step = 0
@@ -62,6 +70,8 @@ class Run:
         self.forward: Callable[[Tensor], Tensor] = (
             torch.compile(self.model, mode=mode) if config["compile"] else self.model
         )
+        if parallel.ranks() > 1:
+            self.forward = DistributedDataParallel(cast(nn.Module, self.forward))
 
     def _sparsify(self) -> None:
         config = self.config
@@ -86,8 +96,8 @@ class Run:
             self.model,
             inner,
             method,
-            batches=lambda step: self._batches(-2 - step),
-            loss=self.loss,
+            batches=lambda step: ((x, (y, weight)) for x, y, weight in self._parts(-2 - step)),
+            loss=lambda output, target: self.loss(output, target[0]) * target[1],
             generator=generator,
         )
 
@@ -100,7 +110,7 @@ class Run:
 
     def _scored(self, method: Method) -> list[tuple[Tensor, Tensor]]:
         """Returns the batches that the first pattern is scored on, without a row in common; smaller than the paper's
-        if the data would not do."""
+        if the data would not do. Every rank scores on all of them: not all scores are sums over samples."""
         count, size = method.start.batches, method.start.batch_size
         if count > len(self.data.train):
             raise ValueError(
@@ -109,19 +119,34 @@ class Run:
         size = min(size or self.config["batch_size"], max(1, len(self.data.train) // count))
         return list(islice(self._batches(-1, size), count))
 
-    def _batches(self, epoch: int, size: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yields the training batches of an epoch: a function of seed and epoch, so that resuming finds them again.
-        Before the first epoch lie those that patterns are scored on."""
+    def _batches(self, epoch: int, size: int | None = None, part: slice = WHOLE) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yields `part` of each training batch of an epoch: a function of seed and epoch, so that resuming finds them
+        again. Before the first epoch lie those that patterns are scored on."""
         generator = torch.Generator().manual_seed((self.config["seed"] * 1_000_003 + epoch + 1) % 2**64)
         rows = torch.randperm(len(self.data.train), generator=generator)
-        return self.data.train.batches(rows, size or self.config["batch_size"], generator)
+        return self.data.train.batches(rows, size or self.config["batch_size"], generator, part)
+
+    def _parts(self, epoch: int) -> Iterator[tuple[Tensor, Tensor, float]]:
+        """Yields this rank's part of each training batch, and the factor of its mean loss by which the mean over the
+        ranks is that over the batch."""
+        left, size = len(self.data.train), self.config["batch_size"]
+        for x, y in self._batches(epoch, part=self.part):
+            yield x, y, len(y) * parallel.ranks() / min(left, size)
+            left -= size
 
     def check_batches(self) -> None:
         """Raises a `UsageError` if batch norm, or a method that compares the gradients of samples, would have to learn
-        from a batch of one sample."""
+        from a batch of one sample, or a rank from none."""
         rows, batch = len(self.data.train), self.config["batch_size"]
+        smallest, count = rows % batch or min(rows, batch), parallel.ranks()
+        if smallest < count:
+            raise UsageError(
+                f"--batch-size {batch} leaves {smallest} of {rows} training samples in a batch, fewer than the {count} "
+                "ranks; choose another"
+            )
         normed = any(isinstance(m, BatchNorm) for m in self.model.modules())
-        if (batch == 1 or rows % batch == 1) and (normed or self.optimizer.method.rule.gradient(0) == "moment"):
+        compares = self.optimizer.method.rule.gradient(0) == "moment"
+        if (normed and smallest // count == 1) or (compares and smallest == 1):
             raise UsageError(
                 f"--batch-size {batch} leaves one of {rows} training samples alone in a batch, from which "
                 f"{'batch norm' if normed else self.config['method']} cannot learn; choose another"
@@ -136,12 +161,14 @@ class Run:
             RunError: the loss is not finite.
         """
         self.model.train()
+        if parallel.ranks() > 1:  # each draws for samples of its own, dropout say, whatever number of them goes on
+            torch.manual_seed(hash((self.config["seed"], self.epoch, parallel.rank())) % 2**63)
         total = torch.zeros((), device=self.device)
         self.most_bytes = 0
         start, start_cpu = time.perf_counter(), time.process_time()
         try:
-            for x, y in self._batches(self.epoch):
-                self._train_step(x, y, total)
+            for x, y, weight in self._parts(self.epoch):
+                self._train_step(x, y, weight, total)
                 self.most_bytes = self.most_bytes or self.bytes  # patterns that shrink are largest here
                 tick()
         except ValueError as error:  # perhaps of the NaN that a method finds in its scores
@@ -150,7 +177,7 @@ class Run:
                 raise
             reason = first_line(error)
             raise RunError(f"training diverged in epoch {self.epoch + 1}: {reason}; try a smaller --lr") from error
-        mean = total.item() / len(self.data.train)
+        mean = parallel.total(total).item() / len(self.data.train)
         self.seconds.append((time.perf_counter() - start) / self.steps_per_epoch)
         self.cpu_seconds = (time.process_time() - start_cpu) / self.steps_per_epoch
         self.most_bytes = max(self.most_bytes, self.bytes)
@@ -160,8 +187,8 @@ class Run:
         self.epoch += 1
         return mean
 
-    def _train_step(self, x: Tensor, y: Tensor, total: Tensor) -> None:
-        """Takes one step on a batch; adds its summed loss to `total`."""
+    def _train_step(self, x: Tensor, y: Tensor, weight: float, total: Tensor) -> None:
+        """Takes one step on a batch, or on a part of it of this `weight`; adds its summed loss to `total`."""
         optimizer, scaler = self.optimizer, self.scaler
         rate = learning_rate(self.config, optimizer.method.rule.clock(self.step), self.steps_per_epoch)
         for group in optimizer.param_groups:
@@ -170,7 +197,7 @@ class Run:
         with self.autocast:
             loss = self.loss(self.forward(x), y)
         total.add_(loss.detach(), alpha=len(y))
-        scaler.scale(loss).backward()
+        scaler.scale(loss if weight == 1 else loss * weight).backward()
         scaler.step(optimizer)
         scaler.update()
         self.step += 1
@@ -179,18 +206,20 @@ class Run:
     def evaluate(self, tick: Callable[[], None] = lambda: None) -> tuple[float, float]:
         """Returns mean cross-entropy and accuracy on the test rows; calls `tick` after each batch."""
         self.model.eval()
+        ranks.share_buffers(self.model)
         loss = torch.zeros((), device=self.device)
         right = torch.zeros((), dtype=torch.int64, device=self.device)
-        rows = len(self.data.test)
+        rows = torch.arange(len(self.data.test))
+        own = rows[self.part]
         # as much memory as training takes, which needs the activations of every layer at once, or little
         batch = max(self.config["batch_size"], min(2048, 2**18 // math.prod(self.data.shape)))
-        for x, y in self.data.test.batches(torch.arange(rows), batch, torch.Generator()):
+        for x, y in self.data.test.batches(own, batch, torch.Generator()) if len(own) else ():
             with self.autocast:
                 output = self.model(x).float()
             loss += nn.functional.cross_entropy(output, y, reduction="sum")
             right += output.argmax(1).eq(y).sum()
             tick()
-        return loss.item() / rows, right.item() / rows
+        return parallel.total(loss).item() / len(rows), parallel.total(right).item() / len(rows)
 
     def weights(self) -> tuple[int, int]:
         """Returns how many prunable weights are stored, and how many there are; excluded layers do not count."""

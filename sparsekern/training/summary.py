@@ -5,6 +5,7 @@ import sys
 
 import torch
 
+from ..sparsity import parallel
 from .run import Run
 
 
@@ -77,5 +78,6 @@ def summarise(run: Run) -> dict:
         "backend": config["backend"],
         "device": config["device"],
         "threads": config["threads"],
+        "world_size": parallel.ranks(),
         "torch": torch.__version__,
     }

@@ -45,9 +45,14 @@ def state_of(optimizer: Optimizer, parameter: Tensor) -> dict[str, Any]:
 
 class States:
     """The state that an optimizer keeps per weight, wherever it lies: in its `state` and that of optimizers inside it,
-    in dicts whose keys are Parameters, and in lists that are aligned with the Parameters of all groups or of each."""
+    in dicts whose keys are Parameters, and in lists that are aligned with the Parameters of all groups or of each.
+
+    Attributes:
+        replaced: whether a Parameter was replaced by another.
+    """
 
     def __init__(self, optimizer: Optimizer) -> None:
+        self.replaced = False
         self.optimizers = nested(optimizer)
         groups = optimizer.param_groups
         self._rows = [group["params"] for group in groups]
@@ -132,6 +137,7 @@ class States:
 
     def replace(self, change: Transaction, old: nn.Parameter, new: nn.Parameter) -> None:
         """Puts `new` in the place of `old` wherever the optimizers hold it, with its state."""
+        self.replaced = True
         states = [each.state for each in self.optimizers]
         for container in [*self._rows, *states, *(container for _, container, _ in self._found)]:
             now = change.current(container)

@@ -8,6 +8,7 @@ import torch
 
 from ...nn import PatternLayer, SparseLayer, copies, took_part
 from ...topology import kept
+from .. import parallel
 from ..change.optimizer_layout import States, nested
 from ..change.transaction import Transaction
 from ..method import Method
@@ -97,6 +98,18 @@ def check_whole(sites: Sequence[LayerSite]) -> None:
                 "takes whole weights: leave the layer out of the sharding (ignored_params, ignored_states), use "
                 "DistributedDataParallel, or a method whose pattern stays"
             )
+
+
+def check_ranks(sites: Sequence[LayerSite]) -> None:
+    """Raises a `RuntimeError` if the ranks have different weights, for which they would choose different patterns."""
+    if parallel.ranks() == 1:
+        return
+    marks = [copies.fingerprint(site.parameter) for site in sites]
+    if not parallel.agree(torch.stack([mark.to(marks[0].device) for mark in marks])):
+        raise RuntimeError(
+            "the pattern is to change, but the ranks have different weights: nobody averages their gradients, or their "
+            "optimizers draw other random numbers. Train DistributedDataParallel(model), optimizers from one seed"
+        )
 
 
 def check_copies(sites: Sequence[LayerSite], followers: Sequence[Sequence[PatternLayer]], change: Transaction) -> None:

@@ -79,7 +79,7 @@ def share_patterns(sites: Sequence[LayerSite]) -> None:
         return
     for site in sites:
         own = site.active
-        capacity = int(parallel.of_first(torch.tensor([own.capacity], device=own.device)))
+        capacity = parallel.shared(own.capacity)
         if capacity != own.capacity:
             raise ValueError(
                 f"{site.name} has room for {own.capacity} weights on rank {parallel.rank()}, for {capacity} on rank 0: "
@@ -88,3 +88,11 @@ def share_patterns(sites: Sequence[LayerSite]) -> None:
         common = Topology(own.shape, parallel.of_first(own.row_ptr), parallel.of_first(own.col))
         if not common.same_pattern(own):
             site.module.set_topology(common)
+
+
+@torch.no_grad()
+def share_weights(sites: Sequence[LayerSite]) -> None:
+    """Gives every layer the weights of rank 0, which `DistributedDataParallel` does when the model is wrapped: that may
+    come later, and the first pattern may be chosen before."""
+    for parameter in [p for site in sites for p in site.learned] if parallel.ranks() > 1 else ():
+        parameter.copy_(parallel.of_first(parameter))

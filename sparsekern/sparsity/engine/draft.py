@@ -19,7 +19,7 @@ from ..sites.master import MasterSite
 from ..sites.site import LayerSite, Site
 from ..sites.stashed import StashedSite
 from ..sites.storage import NONZEROS, Storage
-from .checks import check_copies, check_states
+from .checks import check_copies, check_ranks, check_states
 from .plan import capacities, masks, plan, warn_of_collapse
 from .snapshot import Snapshot
 
@@ -41,6 +41,7 @@ class Progress:
         settled: layers with a dense weight have become layers that hold their nonzeros only.
         frozen: no pattern changes any more.
         unloaded: the layers hold their nonzeros only, as those of a run that has settled: its state is to be loaded.
+        replaced: Parameters were replaced, which a `DistributedDataParallel` has yet to be told.
         loss_due: the change of pattern waits for the epoch's loss.
         armed: the layers are prepared for the coming step.
         first: sites, the patterns that the model came with, and those that the first change gave it.
@@ -57,6 +58,7 @@ class Progress:
     settled: bool = False
     frozen: bool = False
     unloaded: bool = False
+    replaced: bool = False
     loss_due: bool = False
     armed: bool = False
     first: list[tuple[Any, Any, Any]] = field(default_factory=list)
@@ -90,6 +92,7 @@ class Draft:
             self.transaction.call(torch.Generator.set_state, own, self.generator.get_state())
             self.transaction.call(list.extend, self.engine.shrunk, self.transaction.shrunk)
             self.now.sites = self.transaction.sites(self.now.sites)
+            self.now.replaced |= self.states.replaced
         self.transaction.assign(self.engine, now=self.now)
         self.transaction.commit()
 
@@ -173,6 +176,7 @@ class Draft:
                 raise RuntimeError("the pattern changes in this step, but no backward pass reached a sparse layer")
         if not sites:
             return
+        check_ranks(sites)
         self._check_copies(sites)
         if self.now.storage.moves_weights:
             check_states(self.now.sites, self.states)

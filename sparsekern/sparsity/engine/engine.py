@@ -33,13 +33,13 @@ from .. import parallel
 from ..change.kept import trim
 from ..growth.gradients import Batches
 from ..method import Method
-from ..model.wrappers import bare
+from ..model.wrappers import bare, renew_reduction
 from ..parts.orders import Order
 from ..scoring.network import Loss
 from ..sites.site import LayerSite
 from ..sites.storage import NONZEROS, named
 from .checks import check_network, check_reached
-from .discovery import followers_of, gradients_of, share_patterns, sites_of
+from .discovery import followers_of, gradients_of, share_patterns, share_weights, sites_of
 from .draft import Progress, drafted
 from .eager import EagerSteps
 
@@ -71,8 +71,10 @@ class Engine:
         sites = self.now.sites
         check_network(sites, optimizer, method, storage)
         share_patterns(sites)
+        if method.when.stop > 0:
+            share_weights(sites)
         self.followers = [followers_of(follower, sites) for follower in followers]
-        seed = parallel.common_seed(int(torch.randint(2**62, ()))) if generator is None else 0
+        seed = parallel.shared(int(torch.randint(2**62, ()))) if generator is None else 0
         self.generator = generator or torch.Generator().manual_seed(seed)
         self._eager = EagerSteps()
         self.shrunk: list[torch.Tensor] = []
@@ -183,6 +185,7 @@ class Engine:
     def arm(self) -> bool:
         """Prepares the layers for the coming step: they record where growth needs it, and nothing elsewhere. Returns
         whether they record."""
+        self._renew()
         rule, growth = self.method.rule, self.method.grow
         gradient = rule.gradient(self.now.steps)
         if gradient == "moment" and self.now.frozen:
@@ -197,21 +200,28 @@ class Engine:
         self.now.armed = True
         return probed or moment
 
+    def _renew(self) -> None:
+        """Tells wrappers of the model that Parameters were replaced."""
+        if self.now.replaced:
+            renew_reduction([site.module for site in self.now.sites])
+            self.now.replaced = False
+
     # ---- between steps
 
     def zero_grad(self, set_to_none: bool) -> None:
         """Clears gradients, and what an armed step has recorded so far."""
         self.optimizer.zero_grad(set_to_none)
-        if not self.now.armed:
+        if not self.now.armed or self.now.replaced:
             self.arm()
         for site in self.now.sites:
             site.forget()
 
     def epoch_end(self, train_loss: float) -> None:
         """Notes the mean training loss of an epoch; on several ranks, the mean of theirs."""
-        loss = float(parallel.mean(torch.tensor(float(train_loss), dtype=torch.double)))
+        losses = parallel.gathered(float(train_loss))
         with drafted(self) as draft:
-            draft.finish_epoch(loss)
+            draft.finish_epoch(sum(losses) / len(losses))
+        self._renew()
 
     def freeze(self) -> None:
         """Ends all changes of pattern; layers settle."""

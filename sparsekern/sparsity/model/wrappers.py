@@ -1,11 +1,14 @@
 """Finds the model inside wrappers such as `DistributedDataParallel`. Wrappers are known by their class: the model's own
 modules may have any name."""
 
+import gc
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
+import torch.distributed as dist
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from ... import private_torch
 
@@ -89,6 +92,21 @@ def check_managed(model: nn.Module, parameters: list[torch.Tensor]) -> None:
             "DistributedDataParallel was wrapped around the model before sparsify and does not reduce the sparse "
             "weights: sparsify first, then wrap"
         )
+
+
+def renew_reduction(layers: Sequence[nn.Module]) -> None:
+    """Makes every `DistributedDataParallel` around some of `layers` reduce the gradients of the Parameters that they
+    have now.
+
+    The wrappers are looked for among all objects: trainers wrap the model when the Sparsifier is made already."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return
+    own = set(layers)
+    wrapped = [each for each in gc.get_objects() if issubclass(type(each), DistributedDataParallel)]
+    for each in wrapped:
+        known = {id(parameter) for parameter in private_torch.reduced_parameters(each) or ()}
+        if not own.isdisjoint(each.modules()) and known != {id(p) for p in each.module.parameters()}:
+            private_torch.reduce_anew(each)
 
 
 def former_name(name: str) -> str:

@@ -109,8 +109,9 @@ class MasterSite(Remasked, LayerSite[MaskedLayer]):
         layer, gradient = self.module, self.module.master.grad
         if gradient is None or layer.moment is None or layer.signature is None:
             raise RuntimeError(f"{self.name} recorded no moment of its gradient in this step")
-        recorded, now, ranks = parallel.mean(layer.signature), signature(gradient), parallel.ranks()
-        moment, samples = parallel.total(layer.moment), layer.samples * ranks
+        now, ranks = signature(gradient), parallel.ranks()
+        recorded, moment = parallel.mean(layer.signature), parallel.total(layer.moment)
+        samples = parallel.count(layer.samples, moment.device)
         layer.forget()
         # Comparing them would wait for another device.
         if ranks > 1 or now.device.type != "cpu" or not torch.equal(recorded, now):

@@ -35,7 +35,7 @@ class StashedSite(Remasked, Site):
         ranks = parallel.ranks()
         if ranks > 1:
             gradient, moment = parallel.mean(gradient), parallel.total(moment) / ranks**2
-        return gradient, moment, samples * ranks
+        return gradient, moment, parallel.count(samples, moment.device)
 
     @property
     def weight(self) -> Tensor:
