@@ -157,8 +157,9 @@ def reduce_anew(wrapped: Any) -> None:
     if wrapped.static_graph:
         wrapped.reducer._set_static_graph()
         wrapped.logger._set_static_graph()
+    distributed: Any = torch.distributed
     for hook, state in wrapped._comm_hooks:
-        torch.distributed._register_comm_hook(wrapped.reducer, state, hook)
+        distributed._register_comm_hook(wrapped.reducer, state, hook)
 
 
 # ---- optimizers
