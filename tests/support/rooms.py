@@ -74,8 +74,9 @@ ROOMS = [
     _room("sparsity", "sparsify, Sparsifier; the public names", "sparsity.sparsifier", "sparsity", "api"),
     _room(
         "integrations",
-        "what transformers, Lightning, peft and timm are told",
+        "what transformers, Lightning, peft and timm are told; distributed checkpoints",
         *(f"integrations.{name}" for name in ("optimizers", "transformers", "trainer", "lightning", "peft", "timm")),
+        "integrations.checkpoint",
     ),
     _room("models, data", "networks and data sets of the papers", "models", "data"),
     _room("training", "a training run: its configuration, its folder; many runs at a time"),

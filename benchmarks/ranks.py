@@ -1,0 +1,111 @@
+"""Counts the bytes that data-parallel ranks send each other in a training step, and those that each of them keeps.
+
+python -m benchmarks.ranks                  prints the table of docs/many-machines.md
+python -m benchmarks.ranks --model mlp      of another network
+
+Two processes train with gloo. Every tensor that a collective operation gets is counted, in DistributedDataParallel by
+its communication hook. A ring of W ranks, which gloo and NCCL make of large reductions, sends 2 (W - 1) / W times as
+many bytes from each rank; what a rank keeps does not depend on W.
+"""
+
+import argparse
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+from torch.nn.functional import cross_entropy
+from torch.nn.parallel import DistributedDataParallel
+
+import sparsekern as sk
+from sparsekern import models
+from sparsekern.nn.memory import PARTS
+from sparsekern.text import columns
+
+# Of each method: the options by which its pattern changes in step 2 of 4, as far as it is not the usual one.
+METHODS: dict[str, dict[str, Any]] = {
+    "dense": {},
+    "random": {},
+    "set": {"every": 2},
+    "rigl": {"every": 2},
+    "gse_grabo": {"every": 2, "stop": 1.0},
+    "dpf": {"every": 2, "finetune": 0},
+    "snr": {"every": 2, "burn_in": 0},
+    "snr_frozen": {"every": 2, "burn_in": 0},
+}
+RANKS = (64, 1024)
+SENT = ("all_reduce", "broadcast")
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser("python -m benchmarks.ranks", description=__doc__.splitlines()[0])  # type: ignore
+    parser.add_argument("--model", default="vgg16", help="(default vgg16, for images of 3 x 32 x 32)")
+    parser.add_argument("--sparsity", type=float, default=0.95, help="(default 0.95)")
+    arguments = parser.parse_args(argv)
+    with tempfile.TemporaryDirectory() as scratch:
+        mp.spawn(_rank, (scratch, arguments.model, arguments.sparsity), nprocs=2)
+        found = torch.load(Path(scratch, "found.pt"))
+    head = ["method", "a step reduces", "a change, besides", "a rank keeps", *(f"sends at {w:,}" for w in RANKS)]
+    print(columns([head, *([name, *map(_mb, row)] for name, row in found.items())]))
+    return 0
+
+
+def _mb(size: float) -> str:
+    return f"{size / 1e6:.3g} MB"
+
+
+def _rank(rank: int, scratch: str, model: str, sparsity: float) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{scratch}/store", rank=rank, world_size=2)
+    torch.set_num_threads(1)
+    counted = Counted()
+    found = {name: _measured(name, model, sparsity, counted) for name in METHODS}
+    if rank == 0:
+        torch.save(found, Path(scratch, "found.pt"))
+    dist.destroy_process_group()
+
+
+class Counted:
+    """Counts the bytes that collective operations get."""
+
+    def __init__(self) -> None:
+        self.bytes = 0
+        for name in SENT:
+            setattr(dist, name, self._counting(getattr(dist, name)))
+
+    def _counting(self, send: Any) -> Any:
+        def counting(tensor: torch.Tensor, *arguments: Any, **options: Any) -> Any:
+            self.bytes += tensor.nbytes
+            return send(tensor, *arguments, **options)
+
+        return counting
+
+
+def _measured(name: str, model: str, sparsity: float, counted: Counted) -> list[float]:
+    """Returns the bytes reduced in a step, those that a change of pattern adds, those kept, and those sent by a rank of
+    each of `RANKS`."""
+    torch.manual_seed(0)
+    options = {"total_steps": 8, "steps_per_epoch": 4, **METHODS[name]}
+    method = sk.methods.get(name)(sparsity=None if name == "dense" else sparsity, **options)
+    net = sk.sparsify(models.build(model, (3, 32, 32), 10), method)
+    optimizer = sk.Sparsifier(net, torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9), method)
+    wrapped = DistributedDataParallel(net, broadcast_buffers=False)
+    wrapped.register_comm_hook(None, allreduce_hook)
+    steps = []
+    for _ in range(4):
+        before = counted.bytes
+        optimizer.zero_grad()
+        cross_entropy(wrapped(torch.randn(2, 3, 32, 32)), torch.randint(10, (2,))).backward()
+        optimizer.step()
+        steps.append(counted.bytes - before)
+    usual, most = min(steps), max(steps)
+    total = sk.memory_report(net, optimizer).total
+    buckets = sum(p.nbytes for p in net.parameters())  # of DistributedDataParallel, which copies gradients into them
+    kept = sum(total[part] for part in PARTS) + buckets
+    return [usual, most - usual, kept, *(2 * (w - 1) / w * usual for w in RANKS)]
+
+
+if __name__ == "__main__":
+    main()
