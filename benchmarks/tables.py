@@ -16,7 +16,7 @@ from sparsekern.bench import markdown
 ROOT = Path(__file__).parents[1]
 PAGES = (ROOT / "README.md", ROOT / "docs" / "performance.md")
 RESULTS = Path(__file__).parent / "results"
-CIFAR = RESULTS / "cifar10-resnet20" / "results.json"
+RUNS = {"cifar": RESULTS / "cifar10-resnet20" / "results.json", "digits": RESULTS / "digits-mlp" / "results.json"}
 FAMILIES = {"amd-zen4-avx512": "AMD Zen 4", "intel-icelake-avx512": "Intel Ice Lake"}
 LINEAR_SPARSITIES = (0.3, 0.4, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99)
 CONV_SPARSITIES = (0.3, 0.4, 0.5, 0.8, 0.9, 0.95, 0.98)
@@ -49,12 +49,10 @@ def written() -> dict[Path, str]:
         ValueError: no page has a place for one of them.
     """
     pages = {page: page.read_text() for page in PAGES}
-    for name, (kinds, _) in TABLES.items():
+    for name in TABLES:
         if not any(f"<!-- {name} -->" in text for text in pages.values()):
             raise ValueError(f"no page has <!-- {name} --> ... <!-- /{name} -->")
-        found = (
-            [render(name, [CIFAR])] if kinds == ("cifar",) else [_captioned(name, machine) for machine in machines()]
-        )
+        found = [render(name, [RUNS[name]])] if name in RUNS else [_captioned(name, machine) for machine in machines()]
         text = "\n\n".join(table for table in found if table is not None)
         pages = {page: put(old, name, text) for page, old in pages.items()}
     return pages
@@ -189,6 +187,22 @@ def cifar(rows: Rows) -> str:
     return markdown.table(["", "test accuracy, %", "training, s", "ms per step", "peak MiB"], lines)
 
 
+def digits(rows: Rows) -> str:
+    """The first comparison of a newcomer: every method of it by its defaults, best first."""
+    (dense,) = (row for row in rows if row["method"] == "dense")
+    lines = [
+        [
+            row["method"] if row["method"] == "dense" else f"`{row['method']}`",
+            f"{100 * row['sparsity']:.3g} %",
+            _accuracy(row["accuracy_mean"], row["accuracy_std"]),
+            *(_number(row[key] / dense[key]) for key in ("seconds_per_step", "train_seconds", "peak_weight_bytes")),
+        ]
+        for row in sorted(rows, key=lambda row: (row is not dense, -row["accuracy_mean"]))
+    ]
+    head = ["", "sparsity", "test accuracy, %", "median step", "all steps", "memory"]
+    return markdown.table(head, lines)
+
+
 def _ratio(
     rows: Rows, shape: str, batch: int, sparsity: float, impl: str = "sparsekern", dtype: str = "float32"
 ) -> float | None:
@@ -228,6 +242,7 @@ TABLES: dict[str, tuple[tuple[str, ...], Callable[..., str]]] = {
     "convolutions": (("convolutions",), convolutions),
     "training": (("train",), training),
     "cifar": (("cifar",), cifar),
+    "digits": (("digits",), digits),
 }
 
 if __name__ == "__main__":

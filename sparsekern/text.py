@@ -1,7 +1,8 @@
-"""Columns and quantities for a terminal."""
+"""Tables and quantities, for a terminal and for notebooks."""
 
 import re
 from collections.abc import Collection
+from html import escape
 
 
 def columns(cells: list[list[str]], right: Collection[int] = ()) -> str:
@@ -14,6 +15,20 @@ def columns(cells: list[list[str]], right: Collection[int] = ()) -> str:
         )
         lines.append("  ".join(aligned).rstrip())
     return "\n".join(lines)
+
+
+def html(cells: list[list[str]], right: Collection[int] = ()) -> str:
+    """Returns the same as a table for a notebook; the first row is its head."""
+
+    def row(cells: list[str], tag: str) -> str:
+        sides = ("right" if i in right else "left" for i in range(len(cells)))
+        parts = (
+            f'<{tag} style="text-align: {side}">{escape(cell)}</{tag}>' for cell, side in zip(cells, sides, strict=True)
+        )
+        return f"<tr>{''.join(parts)}</tr>"
+
+    head, *body = cells
+    return f"<table><thead>{row(head, 'th')}</thead><tbody>{''.join(row(cell, 'td') for cell in body)}</tbody></table>"
 
 
 def size(count: float) -> str:

@@ -13,8 +13,14 @@ DECAYS: dict[float, Flags] = {
     0.9: {"weight_decay": 3.7e-3, "set": [("initial", -8)]},
     0.98: {"weight_decay": 1.07e-2, "set": [("initial", -8)]},
 }
+# As their papers do; the default is made for networks without batch norm.
+KEEP = ("initialize", "keep")
+STARTED = ("random", "random_channel", "set", "deepr", "snfs", "granet")
 OPTIONS: dict[str, list] = {
     "optg": [("steepness", 1)],  # of its code; 80 / 10 epochs would prune in two steps
+    **{name: [KEEP] for name in STARTED},
+    "rigl": [KEEP, ("every", 10)],
+    "dsr": [KEEP, ("every", 3)],
 }
 
 

@@ -49,7 +49,8 @@ def _prospr(seed: int) -> Iterable[Trial]:
         yield Trial(model, "dense", None, seed, {**flags, "method": "dense"})
         for method in ("prospr", "snip", "synflow", "random"):
             for sparsity in (0.8, 0.9, 0.95, 0.98):
-                yield Trial(model, method, sparsity, seed, {**flags, "method": method, "sparsity": sparsity})
+                options = {"set": [("initialize", "keep")]} if method == "random" else {}
+                yield Trial(model, method, sparsity, seed, {**flags, "method": method, "sparsity": sparsity, **options})
 
 
 HEURISTICS = ("gse_random", "gse_synflow", "gse_grabo", "gse_graest")

@@ -108,7 +108,7 @@ def draw(folder: Path, dense: Contender, sparse: Contender, percent: str) -> Pat
     names, colours = ["dense", percent], [figures.COLOURS[8], figures.COLOURS[0]]
     for contender, name, colour in zip((dense, sparse), names, colours, strict=True):
         learning.plot(epochs, [100 * a for a in contender.accuracy], color=colour, label=name, linewidth=1.6)
-    learning.legend(frameon=False, fontsize=9, loc="lower right")
+    figures.beside(learning)
     worst = min(a for c in (dense, sparse) for a in c.accuracy[len(c.accuracy) // 4 :])
     learning.set_ylim(100 * worst - 10, 100.5)  # the first epochs may fall below
     figures.title(learning, "accuracy on unseen digits", "epoch", "%")
@@ -126,7 +126,7 @@ def draw(folder: Path, dense: Contender, sparse: Contender, percent: str) -> Pat
         base = [low + value for low, value in zip(base, values, strict=True)]
     for place, value in enumerate(base):
         memory.annotate(f"{value:.2f} MiB", (place, value), (0, 3), textcoords="offset points", ha="center", fontsize=9)
-    memory.legend(frameon=False, fontsize=9)
+    figures.beside(memory)
     figures.title(memory, f"training memory: {base[1] / base[0]:.2f} of dense", "", "MiB")
     for axis in (speed, memory):
         axis.set_xticks([0, 1], names)

@@ -4,6 +4,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 
 from ..settings import fraction
+from ..text import columns
 from ..training import figures, files, run_folder
 from ..training.schema import count, finite
 
@@ -25,7 +26,7 @@ SHAPE = {
 
 
 def write(out: Path, settings: dict, grid: dict, folders: list[Path], failed: list[dict]) -> str:
-    """Writes `results.json`, `table.md` and `figure.png`; returns the table as text."""
+    """Writes `results.json`, `table.md` and `figure.png`; returns the table for a terminal."""
     runs = [{"run": f.name, **run_folder.read_summary(f)} for f in folders if run_folder.finished(f)]
     results = {
         "settings": settings,
@@ -36,11 +37,10 @@ def write(out: Path, settings: dict, grid: dict, folders: list[Path], failed: li
         "runs": runs,
     }
     files.write_json(out / "results.json", results)
-    text = render(results)
-    files.write_text(out / "table.md", text)
+    files.write_text(out / "table.md", render(results))
     if runs:
         figures.draw_comparison(out, results)
-    return text
+    return told(results)
 
 
 def _spread(values: list[float]) -> float | None:
@@ -114,6 +114,72 @@ def _percent(mean: float, spread: float | None, sign: str = "") -> str:
     return f"{100 * mean:{sign}.2f}" + ("" if spread is None else f" ± {100 * spread:.2f}")
 
 
+HEAD = [
+    "sparsity, %",
+    "rank",
+    "method",
+    "backend",
+    "seeds",
+    "test accuracy, %",
+    "test loss",
+    "weights",
+    "ms per step",
+    "of dense",
+    "training, s",
+    "peak memory, MiB",
+    "of the weights, KiB",
+]
+PAIRED = ["sparsity, %", "method", "backend", "mean difference", "by seed"]
+TWINS = "Test accuracy minus that of the masked dense twin with the same seed, in points:"
+TEXTS = {"method", "backend", "by seed"}  # columns without numbers
+
+
+def _lines(results: dict) -> list[list[str]]:
+    """A line of cells for every row of the table, below `HEAD`."""
+    dense = next((row["seconds_per_step"] for row in results["table"] if row["method"] == "dense"), None)
+    return [
+        [
+            f"{100 * row['sparsity']:g}",
+            "" if row["method"] == "dense" else str(row["rank"]),
+            row["method"],
+            row["backend"],
+            str(len(row["seeds"])),
+            _percent(row["accuracy_mean"], row["accuracy_std"]),
+            f"{row['loss_mean']:.4f}" + ("" if row["loss_std"] is None else f" ± {row['loss_std']:.4f}"),
+            f"{row['nnz']:,}",
+            f"{1e3 * row['seconds_per_step']:.2f}",
+            "" if dense is None else f"{row['seconds_per_step'] / dense:.2f}",
+            f"{row['train_seconds']:.1f}",
+            f"{row['peak_memory_bytes'] / 2**20:.0f}",
+            f"{row['peak_weight_bytes'] / 2**10:,.0f}",
+        ]
+        for row in results["table"]
+    ]
+
+
+def _paired(results: dict) -> list[list[str]]:
+    """A line of cells for every difference, below `PAIRED`."""
+    return [
+        [
+            f"{100 * row['sparsity']:g}",
+            row["method"],
+            row["backend"],
+            _percent(row["mean"], row["std"], "+"),
+            ", ".join(f"{100 * d:+.2f}" for d in row["differences"]),
+        ]
+        for row in results["paired"]
+    ]
+
+
+def _markdown(head: list[str], lines: list[list[str]]) -> list[str]:
+    sides = ["---" if name in TEXTS else "---:" for name in head]
+    return [f"| {' | '.join(head)} |", f"|{'|'.join(sides)}|", *(f"| {' | '.join(line)} |" for line in lines)]
+
+
+def _aligned(head: list[str], lines: list[list[str]]) -> str:
+    return columns([head, *lines], right={i for i, name in enumerate(head) if name not in TEXTS})
+
+
 def render(results: dict) -> str:
     """The results as Markdown."""
     s = results["settings"]
@@ -125,34 +191,19 @@ def render(results: dict) -> str:
         f"seeds {', '.join(map(str, results['seeds']))}; mean ± standard deviation over the seeds."
         + (f" {s['note']}" if s.get("note") else ""),
         "",
-        "| sparsity, % | rank | method | backend | seeds | test accuracy, % | test loss | weights | ms per step | "
-        "training, s | peak memory, MiB | of the weights, KiB |",
-        "|---:|---:|---|---|---:|---:|---:|---:|---:|---:|---:|---:|",
+        *_markdown(HEAD, _lines(results)),
     ]
-    for row in results["table"]:
-        loss = f"{row['loss_mean']:.4f}" + ("" if row["loss_std"] is None else f" ± {row['loss_std']:.4f}")
-        rank = "" if row["method"] == "dense" else row["rank"]
-        peak = f"{row['peak_memory_bytes'] / 2**20:.0f} | {row['peak_weight_bytes'] / 2**10:,.0f}"
-        lines.append(
-            f"| {100 * row['sparsity']:g} | {rank} | {row['method']} | {row['backend']} | {len(row['seeds'])} | "
-            f"{_percent(row['accuracy_mean'], row['accuracy_std'])} | {loss} | {row['nnz']:,} | "
-            f"{1e3 * row['seconds_per_step']:.2f} | {row['train_seconds']:.0f} | {peak} |"
-        )
     if results["paired"]:
-        lines += [
-            "",
-            "Test accuracy minus that of the masked dense twin with the same seed, in points:",
-            "",
-            "| sparsity, % | method | backend | mean difference | by seed |",
-            "|---:|---|---|---:|---|",
-        ]
-        for row in results["paired"]:
-            each = ", ".join(f"{100 * d:+.2f}" for d in row["differences"])
-            lines.append(
-                f"| {100 * row['sparsity']:g} | {row['method']} | {row['backend']} | "
-                f"{_percent(row['mean'], row['std'], '+')} | {each} |"
-            )
+        lines += ["", TWINS, "", *_markdown(PAIRED, _paired(results))]
     if results["failed"]:
         lines += ["", "Failed runs:", ""]
         lines += [f"- {f['run']}: status {f['status']}, {f['error']} ({f['log']})" for f in results["failed"]]
     return "\n".join(lines) + "\n"
+
+
+def told(results: dict) -> str:
+    """The same tables, aligned for a terminal."""
+    tables = [_aligned(HEAD, _lines(results))]
+    if results["paired"]:
+        tables += [TWINS, _aligned(PAIRED, _paired(results))]
+    return "\n\n".join(tables) + "\n"

@@ -13,7 +13,7 @@ from ..nn import flops
 from .engine import state_dict as files
 from .engine.discovery import followers_of
 from .engine.engine import Engine
-from .engine.report import Report, remarks, site_row
+from .engine.report import Report, parameters, remarks, site_row
 from .growth.gradients import Batches
 from .method import Method
 from .scoring.network import Loss
@@ -244,7 +244,8 @@ class Sparsifier(torch.optim.Optimizer):
         model = self.engine.model
         cost = flops(model, *inputs, **options) if inputs or options else None
         notes = (*self.method.notes, *remarks(model, self.sites, self.optimizer))
-        return Report(self.method.name, self.steps, notes, [site_row(site) for site in self.sites], cost)
+        rows = [site_row(site) for site in self.sites]
+        return Report(self.method.name, self.steps, notes, rows, cost, parameters(model))
 
     def state_dict(self) -> dict[str, Any]:
         """Returns optimizer state with `[nnz]` entries for sparse weights, counters, and each layer's kernel.

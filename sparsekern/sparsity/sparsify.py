@@ -10,7 +10,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
-from ..nn import PatternLayer, Weights, matching, prunable_layers
+from ..nn import MaskedLayer, PatternLayer, Weights, matching, prunable_layers
 from ..nn.conversion.exchange import exchange
 from ..nn.kernel_choice import check_backend
 from ..private_torch import COMPILED_CHILD, compiled_itself
@@ -23,7 +23,7 @@ from .model.zeros import take_zeros
 from .parts import distributions
 from .parts.distributions import Distribution
 from .parts.schedules import constant, final
-from .scoring.network import Batches, Loss, Network
+from .scoring.network import Batches, Initialize, Loss, Network
 from .sites.capacity import roomy
 from .sites.storage import Storage, named
 
@@ -48,15 +48,17 @@ def sparsify(
     or, for methods whose pruned weights go on learning, a dense master weight; returns the model.
 
     Build the optimizer afterwards, and wrap the model (`DistributedDataParallel`, `AveragedModel`) afterwards: the
-    weights are new Parameters. Weights keep their values, except where the method draws new ones for the pattern
-    (`gse_*`). Layers keep their names, hooks and attributes, Parameters their attributes and, where the gradient keeps
-    its number of dimensions, their hooks; lists, tuples, dicts and sets among the attributes of the model's modules get
-    the new layers as well. Which share of the weights became sparse, what stays dense, and why, is logged
-    ("sparsekern", INFO), and warned of where more than a tenth stays dense that nobody excluded.
+    weights are new Parameters. Weights keep their values, except where the first pattern is random: there they are
+    multiplied by sqrt(dense fan-in / fan-in) of their row, since activations would fade from layer to layer otherwise
+    (`initialize="keep"` of the method leaves them), or drawn anew for the pattern (`gse_*`). Layers keep their names,
+    hooks and attributes, Parameters their attributes and, where the gradient keeps its number of dimensions, their
+    hooks; lists, tuples, dicts and sets among the attributes of the model's modules get the new layers as well. Which
+    share of the weights became sparse, what stays dense, and why, is logged ("sparsekern", INFO), and warned of where
+    more than a tenth stays dense that nobody excluded.
 
     Args:
-        method: a `Method`, or the sparsity of a static random pattern. May be left out where masks are given, which
-            then stay as they are (`methods.fixed()`).
+        method: a `Method`, or the sparsity of a static random pattern, as `methods.random` has it. May be left out
+            where masks are given, which then stay as they are (`methods.fixed()`).
         distribution: "uniform", "er", "erk", "global" or a function; how a random pattern is shared by the layers.
             The method's own by default.
         include: names and glob patterns of layers to prune although the method leaves them out (of a ViT `dpf` prunes
@@ -128,8 +130,8 @@ def sparsify(
         if method.moves_counts:
             pattern = pattern.with_capacity(roomy(pattern.nnz, prod(pattern.shape), total, len(layers)))
         twins[name] = storage.twin(layers[name], pattern, backend)
-        if name in ready:
-            _initialize(twins[name], method, generator)
+        if name in ready and not (masks is not None and (zeros is not None or method.start.initialize == "rescale")):
+            _initialize(twins[name], method.start.initialize, generator)
     model = exchange(model, twins)
     with torch.no_grad():
         for name, gone in removed.items():
@@ -173,17 +175,19 @@ def _warn_of_empty(patterns: dict[str, Topology], method: Method) -> None:
 
 
 @torch.no_grad()
-def _initialize(layer: Any, method: Method, generator: torch.Generator) -> None:
-    """Draws new weights for the pattern, or scales the present ones, where the method says so."""
-    way = method.start.initialize
+def _initialize(layer: Any, way: Initialize, generator: torch.Generator) -> None:
+    """Draws new weights for the pattern, or scales the present ones, see `Start.initialize`."""
     if way in ("fan_in", "evci"):
         layer.reset_parameters(generator)
     if way == "evci":
         layer.values.mul_(2**0.5)
     if way == "rescale":
         fan_in = layer.row_ptr.diff()
-        growth = (layer.topology.cols / fan_in.clamp(min=1)).sqrt().repeat_interleave(fan_in)
-        layer.values[: growth.numel()] *= growth
+        growth = (layer.topology.cols / fan_in.clamp(min=1)).sqrt()
+        if isinstance(layer, MaskedLayer):
+            layer.master *= growth.view(-1, *[1] * (layer.master.dim() - 1))
+        else:
+            layer.values[: layer.topology.nnz] *= growth.repeat_interleave(fan_in)
 
 
 def _shape(layer: Any) -> tuple[int, ...]:

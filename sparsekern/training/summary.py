@@ -5,13 +5,14 @@ import sys
 
 import torch
 
+from ..nn.memory import PARTS
 from ..sparsity import parallel
 from .run import Run
 
 
 def epoch_metrics(run: Run, train_loss: float, test_loss: float, accuracy: float) -> dict:
     """Returns what `metrics.jsonl` holds of an epoch."""
-    nnz, prunable = run.weights()
+    (nnz, prunable), total = run.weights(), run.memory.total
     return {
         "epoch": run.epoch,
         "step": run.step,
@@ -24,6 +25,7 @@ def epoch_metrics(run: Run, train_loss: float, test_loss: float, accuracy: float
         "seconds_per_step": run.seconds[-1],
         "cpu_seconds_per_step": run.cpu_seconds,
         "weight_bytes": run.most_bytes,
+        "dense_weight_bytes": sum(total[f"dense_{part}"] for part in PARTS),
         "layers": [_plain(row) for row in run.optimizer.report().rows],
     }
 

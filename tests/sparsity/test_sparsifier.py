@@ -2,6 +2,8 @@
 
 import copy
 import warnings
+from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 import torch
@@ -268,3 +270,27 @@ def test_dense_method_leaves_the_model_alone() -> None:
     again = sk.Sparsifier(model, torch.optim.Adam(model.parameters()), method)
     again.load_state_dict(optimizer.state_dict())
     assert again.steps == 2
+
+
+def test_a_report_has_full_names_aligned_columns_and_the_whole_model() -> None:
+    names = ["encoder.layer.0.attention.self.query", "encoder.layer.10.attention.self.query"]
+    model: Any = nn.Module()
+    for name in names:
+        model.register_module(name.replace(".", "_"), nn.Linear(40, 40))
+    model.head = nn.Linear(40, 2)
+    sk.sparsify(model, 0.9, exclude="head")
+    optimizer = sk.Sparsifier(model, torch.optim.SGD(model.parameters(), lr=0.1), sk.methods.random(0.9))
+    report = optimizer.report()
+    absent, whole = 2 * 1440, 2 * 1640 + 82
+    assert report.parameters == whole
+    assert report.model_sparsity == pytest.approx(absent / whole)
+    _, head, *lines = str(report).splitlines()
+    assert [line.split()[0] for line in lines[:2]] == [name.replace(".", "_") for name in names]
+    end = head.index("sparsity") + len("sparsity")
+    for line, number in zip(lines, ("0.9000", "0.9000", "0.9000", f"{absent / whole:.4f}"), strict=False):
+        assert line[:end].endswith(f" {number}")
+    assert f"{whole - absent:,}" in lines[3]
+    page = report._repr_html_()
+    cells = [cell.text for cell in ElementTree.fromstring(f"<div>{page}</div>").iter("td")]
+    assert len(cells) == 4 * 8
+    assert cells[:4] == [names[0].replace(".", "_"), "40 x 40", "160", "0.9000"]

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from support.networks import layers, network
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.nn.utils import prune
 
@@ -16,6 +16,13 @@ from sparsekern.sparsity.scoring.network import mean_gradient
 from sparsekern.topology import kept
 
 
+def rescaled(weight: Tensor, mask: Tensor) -> Tensor:
+    """The masked weight, each row times sqrt(dense fan-in / fan-in)."""
+    rows = mask.flatten(1)
+    growth = (rows.shape[1] / rows.sum(1).clamp(min=1)).sqrt()
+    return weight * mask * growth.view(-1, *[1] * (weight.dim() - 1))
+
+
 def test_a_float_gives_an_exact_static_random_pattern_on_the_weights() -> None:
     model = network()
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
@@ -23,10 +30,39 @@ def test_a_float_gives_an_exact_static_random_pattern_on_the_weights() -> None:
     assert sum(m.topology.nnz for m in layers(model)) == kept(0.9, 1200 + 800 + 100)
     for index in (0, 2, 4):
         layer = model[index]
-        torch.testing.assert_close(
-            layer.topology.dense(layer.values.detach()), before[f"{index}.weight"] * layer.topology.mask()
-        )
+        torch.testing.assert_close(layer.weight.detach(), rescaled(before[f"{index}.weight"], layer.topology.mask()))
         torch.testing.assert_close(layer.bias.detach(), before[f"{index}.bias"])
+
+
+RANDOM = ["random", "set", "deepr", "dsr", "snfs", "rigl", "granet"]
+
+
+@pytest.mark.parametrize("name", [*RANDOM, "random_channel"])
+def test_a_random_first_pattern_keeps_the_scale_unless_told(name: str) -> None:
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 16, 40), nn.ReLU(), nn.Linear(40, 5))
+    batch = [(torch.randn(2, 3, 6, 6), torch.zeros(2).long())]
+    for options, scale in (({}, rescaled), ({"initialize": "keep"}, torch.mul)):
+        method = sk.methods.get(name)(sparsity=0.8, total_steps=60, steps_per_epoch=10, **options)
+        model = sk.sparsify(copy.deepcopy(net), method, batches=batch, loss=cross_entropy)
+        sparse = [n for n, m in model.named_modules() if isinstance(m, PatternLayer)]
+        assert len(sparse) == (2 if name == "dsr" else 3)
+        for layer, dense in ((model.get_submodule(n), net.get_submodule(n)) for n in sparse):
+            torch.testing.assert_close(layer.weight.detach(), scale(dense.weight.detach(), layer.topology.mask()))
+
+
+def test_weights_that_were_scored_or_given_stay_as_they_are() -> None:
+    net, batch = network(), [(torch.randn(4, 30), torch.zeros(4).long())]
+    masks = {name: torch.rand(net.get_submodule(name).weight.shape) < 0.5 for name in ("0", "2", "4")}
+    for method, options in (
+        (sk.methods.snip(0.8), {"batches": batch, "loss": cross_entropy}),
+        (sk.methods.magnitude_init(0.8), {}),
+        (sk.methods.rigl(0.5, 100), {"masks": masks}),
+        (sk.methods.gmp(0.8, 100, 10), {}),
+    ):
+        model = sk.sparsify(copy.deepcopy(net), method, **options)  # type: ignore[arg-type]
+        for name in ("0", "2", "4"):
+            layer, dense = model.get_submodule(name), net.get_submodule(name)
+            assert torch.equal(layer.weight.detach(), dense.weight.detach() * layer.topology.mask())
 
 
 @pytest.mark.parametrize(

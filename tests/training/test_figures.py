@@ -1,5 +1,6 @@
 """The pictures of runs: which panels are drawn, and of what."""
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -88,29 +89,81 @@ def test_layers_that_are_named_late_begin_at_zero(monkeypatch: pytest.MonkeyPatc
     assert list(drawn(monkeypatch, history)["error of pruning"].lines[2].get_ydata()) == pytest.approx([0, 0.1])
 
 
-def point(method: str, sparsity: float, accuracy: float) -> dict:
-    return {"method": method, "backend": "auto", "sparsity": sparsity, "accuracy_mean": accuracy, "accuracy_std": None}
+def test_legends_cover_no_curve(monkeypatch: pytest.MonkeyPatch):
+    for history in ([snr(n, NAMES) for n in (1, 2, 3)], [dpf(n, NAMES) for n in (1, 2)]):
+        axes = drawn(monkeypatch, history)
+        (figure,) = {axis.figure for axis in axes.values()}
+        figure.draw_without_rendering()
+        legends = [axis.get_legend() for axis in axes.values() if axis.get_legend() is not None]
+        assert len(legends) >= 3
+        for legend in legends:
+            box = legend.get_window_extent()
+            assert not any(box.overlaps(axis.get_window_extent()) for axis in axes.values())
+            assert figure.bbox.x0 <= box.x0 < box.x1 <= figure.bbox.x1
+
+
+def test_time_and_memory_begin_at_zero_beside_the_dense_network(monkeypatch: pytest.MonkeyPatch):
+    sizes = {"seconds_per_step": 0.002, "weight_bytes": 3 * 2**20, "dense_weight_bytes": 8 * 2**20}
+    axes = drawn(monkeypatch, [dpf(n, NAMES) | sizes for n in (1, 2)])
+    time, memory = axes["time per step"], axes["memory of the weights"]
+    assert list(time.lines[0].get_ydata()) == [2, 2]
+    assert [list(line.get_ydata()) for line in memory.lines] == [[3, 3], [8, 8]]
+    assert time.get_ylim()[0] == memory.get_ylim()[0] == 0
+
+
+def point(method: str, sparsity: float, accuracy: float, **more: float) -> dict:
+    return {
+        "method": method, "backend": "auto", "sparsity": sparsity, "accuracy_mean": accuracy, "accuracy_std": None,
+        **more,
+    }  # fmt: skip
+
+
+def compared(monkeypatch: pytest.MonkeyPatch, table: list[dict], **more: Any) -> Any:
+    """The picture of a comparison."""
+    kept = []
+    monkeypatch.setattr(comparison, "save", lambda drawing, path: kept.append(drawing))
+    settings = {"model": "lenet300", "data": "mnist", "epochs": 1}
+    figures.draw_comparison(Path("."), {"table": table, "settings": settings, "seeds": [0], **more})
+    kept[0].draw_without_rendering()
+    return kept[0]
+
+
+def places(axis: Any) -> dict[tuple[str, float], str]:
+    """The colours of the points by the name of their row and their number."""
+    names = [label.get_text() for label in axis.figure.axes[0].get_yticklabels()]
+    dots = [line for line in axis.lines if line.get_marker() in ("o", "s", "D")]
+    return {(names[round(d.get_ydata()[0])], round(float(d.get_xdata()[0]), 6)): d.get_color() for d in dots}
 
 
 def test_comparison_of_forty_methods_can_be_read(monkeypatch: pytest.MonkeyPatch):
-    kept = []
-    monkeypatch.setattr(comparison, "save", lambda drawing, path: kept.append(drawing))
     table = [point(f"method{i}", s, 0.98 - 0.001 * i * s) for s in (0.9, 0.98) for i in range(38)]
     table += [point("random", 0.9, 0.9), point("random", 0.98, 0.11), point("snr", 0.72, 0.97), point("dense", 0, 0.98)]
-    settings = {"model": "lenet300", "data": "mnist", "epochs": 1}
-    figures.draw_comparison(Path("."), {"table": table, "settings": settings, "seeds": [0]})
-    (axis,) = kept[0].axes
-    kept[0].draw_without_rendering()
-    legend = axis.get_legend()
-    names = [text.get_text() for text in legend.get_texts()]
-    assert len(names) == 41
-    assert {"dense  98.00", "snr  97.00 at 72 %", "method0", "random"} <= set(names)
-    assert names.index("method0") < names.index("method37") < names.index("random")
-    looks = {(line.get_color(), line.get_marker()) for line, *_ in axis.containers}
-    assert len(looks) == 40
-    box, page = legend.get_window_extent(), kept[0].bbox
-    assert page.y0 <= box.y0 < box.y1 <= page.y1
-    assert axis.get_position().width > 0.4
-    assert axis.get_ylim()[0] > 80
-    assert "random 98 % (11.0)" in axis.get_xlabel()
-    assert [label.get_text() for label in axis.get_xticklabels()] == ["90 %", "98 %"]
+    drawing = compared(monkeypatch, table)
+    (axis,) = drawing.axes
+    names = [label.get_text() for label in axis.get_yticklabels()]
+    assert (len(names), names[0], names[1], names[-1]) == (41, "dense", "method0", "random")
+    assert "snr, 72 %" in names
+    boxes = [label.get_window_extent() for label in axis.get_yticklabels()]
+    assert not any(a.overlaps(b) for a, b in pairwise(boxes))
+    assert axis.get_xlim()[0] > 80
+    assert [text.get_text() for text in axis.texts] == ["◂ 90.0, 11.0"]
+    assert [text.get_text() for text in axis.get_legend().get_texts()] == ["90 %", "98 %"]
+
+
+def test_points_stand_where_their_numbers_are(monkeypatch: pytest.MonkeyPatch):
+    """One standard deviation around the accuracy; time and memory from 0 on, a line at the dense network's."""
+    cost = {"seconds_per_step": 0.002, "peak_weight_bytes": 2**21}
+    table = [
+        point("rigl", 0.9, 0.95, **cost) | {"accuracy_std": 0.01},
+        point("set", 0.9, 0.94, **cost),
+        point("dense", 0.0, 0.98, seconds_per_step=0.006, peak_weight_bytes=2**23),
+    ]
+    accuracy, time, memory = compared(monkeypatch, table, sparsities=[0.9]).axes
+    assert places(accuracy).keys() == {("dense", 98), ("rigl", 95), ("set", 94)}
+    assert places(time).keys() == {("dense", 6), ("rigl", 2), ("set", 2)}
+    assert places(memory).keys() == {("dense", 8), ("rigl", 2), ("set", 2)}
+    assert time.get_xlim()[0] == memory.get_xlim()[0] == 0
+    (bar,) = [c for c in accuracy.containers if c.has_xerr]
+    assert bar.lines[2][0].get_segments()[0][:, 0].tolist() == pytest.approx([94, 96])
+    assert accuracy.get_legend() is None
+    assert "90 % sparse" in accuracy.figure.get_suptitle()

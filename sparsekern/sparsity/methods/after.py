@@ -1,6 +1,7 @@
 """Pruning after training: rounds of training, the smallest weights removed between them."""
 
 from dataclasses import dataclass, replace
+from math import ceil
 from typing import Any, cast
 
 from ..method import Method
@@ -51,6 +52,11 @@ def _rounds(
     total, count = request.steps, len(levels)
     request.check(total >= count, f"takes {count} rounds, at least one step each, but the run has {total}")
     length = total // count if length is None else length
+    epoch = request.steps_per_epoch or 0
+    if (shortest := min(length, total - (count - 1) * length)) < epoch:
+        request.warn(
+            f"trains a round for {shortest} steps, less than an epoch of {epoch}", ceil(total * epoch / shortest)
+        )
     begins = ", ".join(str(i * length) for i in range(count))
     request.note(f"sparsity {', '.join(f'{100 * level:.4g}' for level in levels)} % from steps {begins} on")
     return Method(

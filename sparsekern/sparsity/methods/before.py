@@ -30,12 +30,13 @@ def fixed() -> Method:
 
 
 @listed("Random pattern")
-def random(request: Request, *, share: str | Distribution = "uniform", initialize: str = "keep") -> Method:
+def random(request: Request, *, share: str | Distribution = "uniform", initialize: str = "rescale") -> Method:
     """Draws a static random pattern, exactly G(n, M) in each layer.
 
     Args:
         share: how the weights are shared by the layers: "uniform", "er", "erk", "global".
-        initialize: "keep" keeps the weights of the model, "fan_in" draws new ones for the pattern, as `gse_*` do.
+        initialize: "rescale" multiplies the weights of the model by sqrt(dense fan-in / fan-in) of their row, so that
+            outputs keep their scale; "keep" takes them as they are; "fan_in" draws new ones, as `gse_*` do.
     """
     return Method(request.name, constant(request.sparsity), start=starts.drawn(share, initialize))
 

@@ -67,15 +67,17 @@ def _most_salient(sparsity: float, network: Network) -> list[Tensor]:
 
 
 @listed("Random channels", needs_batches=True)
-def random_channel(request: Request, *, min_per_layer: int = 0) -> Method:
+def random_channel(request: Request, *, min_per_layer: int = 0, initialize: Initialize = "rescale") -> Method:
     """Removes channels by chance: the fraction `sparsity` of those of each group of tied layers, so that
     n - floor(sparsity n) of n stay in all. Which channels can be removed, and what goes with them, is as in
     `prospr_channel`. Of the batches it takes the first input, to trace the model with, and no `loss`.
 
     Args:
         min_per_layer: so many channels stay in each group of tied layers; the others share what is left.
+        initialize: "rescale" multiplies weights by sqrt(fan-in / the fan-in that is left), "keep" leaves them.
     """
-    start = Start(partial(_any, request.sparsity), batches=1, needs_loss=False, unit="channel")
+    choose = partial(_any, request.sparsity)
+    start = Start(choose, batches=1, needs_loss=False, unit="channel", initialize=initialize)
     view = replace(views.network, min_per_layer=min_per_layer)
     return Method(request.name, constant(request.sparsity), start=start, view=view)
 

@@ -43,7 +43,14 @@ class FixedSigns(Rule):
 
 
 @listed("DeepR", paper="Bellec, Kappel, Maass, Legenstein, ICLR", year=2018, changes="every step")
-def deepr(request: Request, *, l1: float = 1e-5, noise: float = 1e-5, share: str | Distribution = "er") -> Method:
+def deepr(
+    request: Request,
+    *,
+    l1: float = 1e-5,
+    noise: float = 1e-5,
+    share: str | Distribution = "er",
+    initialize: str = "rescale",
+) -> Method:
     """DeepR: Deep Rewiring, Training very sparse deep networks (Bellec et al., ICLR 2018, arXiv 1711.05136). Weights
     that would change their sign make way for others, drawn at random.
 
@@ -62,13 +69,15 @@ def deepr(request: Request, *, l1: float = 1e-5, noise: float = 1e-5, share: str
         l1: alpha, the pull of theta to 0.
         noise: standard deviation of the noise, in units of the learning rate.
         share: how the layers share the weights: "er" (SET), "erk", "uniform"; the scripts set each layer by hand.
+        initialize: "rescale" multiplies the weights of the model by sqrt(dense fan-in / fan-in) of their row, so that
+            outputs keep their scale; "keep" takes them as they are, as the scripts do; "fan_in" draws new ones.
     """
     request.check(l1 >= 0 and noise >= 0, f"takes l1 and noise of at least 0, got {l1} and {noise}")
     return Method(
         request.name,
         constant(request.sparsity),
         request.often(Cadence(1, start=0)),
-        start=drawn(share),
+        start=drawn(share, initialize),
         view=views.layer,
         grow=growth.uniform(),
         rule=FixedSigns(l1, noise),

@@ -8,7 +8,9 @@ from ..parts.schedules import Cadence, cubic
 from ..scoring.network import Start
 from ..sites.storage import Master
 from .registry import listed, variant_of
-from .request import Request
+from .request import CHANGES, Request
+
+PERIOD, LEAST, MASKS = 16, 4, 40
 
 
 @listed(
@@ -19,7 +21,9 @@ from .request import Request
     changes="every 16 steps",
     gradient="dense",
 )
-def dpf(request: Request, *, every: int = 16, stop: float = 0.75, finetune: int = 0, min_per_layer: int = 0) -> Method:
+def dpf(
+    request: Request, *, every: int | None = None, stop: float = 0.75, finetune: int = 0, min_per_layer: int = 0
+) -> Method:
     """DPF: Dynamic Model Pruning with Feedback (Lin et al., ICLR 2020, arXiv 2006.07253). The network computes with its
     largest weights, and all weights learn.
 
@@ -31,7 +35,8 @@ def dpf(request: Request, *, every: int = 16, stop: float = 0.75, finetune: int 
     linear layer stay dense.
 
     Args:
-        every: p, steps between masks, in short runs, too.
+        every: p, steps between masks: 16, in short runs fewer, down to 4, so that 40 masks are made while the sparsity
+            rises. What few masks prune at a time is too much for the network to recover from.
         stop: n as a fraction of the pruning epochs, the second learning rate drop (225 of 300).
         finetune: so many epochs at the end train the final pattern alone (the paper's +FT has 60): the layers then hold
             their nonzeros only, and the optimizer's state shrinks with them.
@@ -45,6 +50,10 @@ def dpf(request: Request, *, every: int = 16, stop: float = 0.75, finetune: int 
         end >= period, f"raises its sparsity by epochs and needs one of {period} steps to prune in, got {end}"
     )
     ramp = min(max(1, round(stop * (epochs - finetune))), end // period) * period  # the last epoch may be a part
+    if every is None:
+        every = PERIOD if steps < CHANGES * PERIOD else min(PERIOD, max(LEAST, ramp // MASKS))
+        if every != PERIOD:
+            request.note(f"a mask every {every} steps instead of {PERIOD}, for {MASKS} while the sparsity rises")
     return Method(
         request.name,
         cubic(request.sparsity, ramp, period),

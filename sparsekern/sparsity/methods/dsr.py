@@ -18,8 +18,11 @@ from .registry import listed
 from .request import Request
 
 # Wide ResNet-28-2, 200 epochs of 391 steps: 20,000 weights of the 10 % that are active, and the epochs at which the
-# period doubles, the last one being that of the last change.
-SHARE, STEPS, PERIOD, EPOCHS = 0.13, 78200, 100, (25 / 200, 80 / 200, 140 / 200, 190 / 200)
+# period doubles, the last one being that of the last change. As many changes of the first period, without doubling,
+# would take the share FIRST of the run.
+SHARE, PERIOD, EPOCHS = 0.13, 100, (25 / 200, 80 / 200, 140 / 200, 190 / 200)
+CHANGES, FIRST = 287, 0.369
+COST = 1  # of a change, in training steps
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,7 @@ def dsr(
     threshold: float = 1e-3,
     every: int | None = None,
     share: str | Distribution = "uniform",
+    initialize: str = "rescale",
 ) -> Method:
     """DSR: Parameter Efficient Training of Deep Convolutional Neural Networks by Dynamic Sparse Reparameterization
     (Mostafa and Wang, ICML 2019, arXiv 1902.05967).
@@ -72,24 +76,24 @@ def dsr(
             The official code takes them at every sparsity, and 600 for its small MNIST network.
         threshold: H at the first change.
         every: steps between the first changes; doubled after 12.5 %, 40 % and 70 % of the run, none after 95 %. The
-            paper's 100 in its 78,200 steps, shorter in proportion in a shorter run.
+            paper's 100 in its 78,200 steps, in a shorter run less in proportion, down to 10.
         share: of the first pattern: "uniform", "er" or "erk".
+        initialize: "rescale" multiplies the weights of the model by sqrt(dense fan-in / fan-in) of their row, so that
+            outputs keep their scale; "keep" takes them as they are, as the paper does; "fan_in" draws new ones.
     """
     steps = request.steps
     request.check(
         threshold > 0 and (pruned is None or pruned >= 1),
         f"takes threshold > 0 and pruned >= 1, got {threshold} and {pruned}",
     )
-    period = every if every is not None else min(PERIOD, max(1, PERIOD * steps // STEPS))
-    if every is None and period != PERIOD:
-        request.note(f"a first change every {period} steps instead of {PERIOD}, for the paper's number of changes")
+    period = request.pace(every, PERIOD, FIRST * steps, CHANGES, COST)
     ends = [int(part * steps) for part in EPOCHS]
     starts = [1, *(end + 1 for end in ends)]
     return Method(
         request.name,
         constant(request.sparsity),
         request.often(Stages(tuple(Cadence(period * 2**i, starts[i], end) for i, end in enumerate(ends)))),
-        start=drawn(share, scope=scopes.without_first_and_shortcuts),
+        start=drawn(share, initialize, scopes.without_first_and_shortcuts),
         grow=growth.uniform_elsewhere(),
         rule=AdaptiveThreshold(pruned, threshold),
     )

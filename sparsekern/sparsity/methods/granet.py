@@ -20,6 +20,7 @@ from .request import Request
 
 # The paper's number of changes, kept where a run is too short for the paper's period: 160 epochs of 391 steps.
 CHANGES = 62
+COST = 2  # of a change, in training steps
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ def granet(
     every: int | None = None,
     stop: float = 0.6875,
     share: str | Distribution = "erk",
+    initialize: str = "rescale",
 ) -> Method:
     """GraNet: Sparse Training via Boosting Pruning Plasticity with Neuroregeneration (Liu et al., NeurIPS 2021, arXiv
     2106.10404). Gradual magnitude pruning of a sparse network, which regenerates as many weights as it drops.
@@ -66,14 +68,16 @@ def granet(
         initial: s_0, the sparsity of the first pattern; that of the run if it is lower. The paper compares with gradual
             magnitude pruning from s_0 = 0.
         rate: of the exchange, at the first step.
-        every: Delta T, 1000 in the paper's CIFAR runs; shorter runs scale it to their 62 changes, down to 10 steps.
+        every: Delta T, 1000 in the paper's CIFAR runs; shorter runs scale it to their 62 changes, down to 20.
         stop: fraction of the run after which the sparsity is final, T_end (epoch 110 of 160 in the code; 30 of 100 on
             ImageNet).
         share: of the first pattern: "erk", "er" or "uniform".
+        initialize: "rescale" multiplies the weights of the model by sqrt(dense fan-in / fan-in) of their row, so that
+            outputs keep their scale; "keep" takes them as they are, as the paper does; "fan_in" draws new ones.
     """
     request.check(0 <= initial < 1, f"takes an initial sparsity in [0, 1), got {initial}")
     steps, last, sparsity = request.steps, request.end(stop), request.sparsity
-    when = request.paced(every, 1000, steps - 1, CHANGES, shortest=max(1, min(10, (steps - 1) // 3)))
+    when = request.paced(every, 1000, steps - 1, CHANGES, COST)
     end = min(max(1, round(last / when.period)), (steps - 1) // when.period) * when.period
     request.check(end > 0, f"prunes every {when.period} steps, so never in a run of {steps}; give a smaller every")
     ramp, exchange = cubic(sparsity, end, when.period, min(initial, sparsity)), cosine(rate, steps, min(rate, 0.005))
@@ -81,7 +85,7 @@ def granet(
         request.name,
         ramp,
         when,
-        start=drawn(share),
+        start=drawn(share, initialize),
         view=views.layer,
         grow=growth.dense_gradient(exchange),
         rule=PruneAndRegenerate(ramp, exchange),

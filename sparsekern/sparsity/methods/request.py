@@ -2,11 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import ceil
 from typing import TypeVar, cast
 
 from ..parts.schedules import Cadence, Stages
 
 When = TypeVar("When", Cadence, Stages)
+CHANGES = 3  # that a run should have at least
+SPACING = 10  # times what a change costs, so that changes take a tenth of the time at most
 
 
 @dataclass
@@ -64,20 +67,50 @@ class Request:
         self.check(0 < stop <= 1, f"takes stop as a fraction of the run in (0, 1], got {stop}")
         return stop * self.steps
 
-    def paced(self, every: int | None, period: int, stop: float, changes: int, shortest: int = 1) -> Cadence:
-        """Returns the multiples of `every`, or else of the paper's period, up to `stop`. A run too short for the
-        paper's number of changes has a shorter period, so that the number is the paper's, but never below `shortest`.
+    def each_epoch(self, every: int | None, cost: int) -> int:
+        """Returns `every`, or else the steps of an epoch, which papers count in: an epoch is never stretched."""
+        if every is None and self.epoch < SPACING * cost:
+            self.note(f"changes at every epoch of {self.epoch} steps take more than a tenth of the time; every= spaces")
+        return self.epoch if every is None else every
+
+    def pace(self, every: int | None, period: int, stop: float, changes: int, cost: int) -> int:
+        """Returns `every`, or else the steps from one change to the next: the paper's `period`, in a shorter run fewer,
+        so that the number of changes up to `stop` is the paper's, but at least `SPACING` times the `cost` of a change.
+        What this would leave fewer than three changes is less, and warned of.
+
+        Args:
+            cost: time of a change, in training steps of the sparse network, rounded up.
         """
-        chosen = every if every is not None else min(period, max(shortest, int(stop // changes)))
-        if every is None and chosen != period:
-            self.note(f"a change every {chosen} steps instead of {period}, for the paper's {changes} changes")
-        return self.often(Cadence(chosen, stop=stop))
+        if every is not None:
+            return every
+        scaled, spaced, room = int(stop // changes), SPACING * cost, max(1, int(stop // CHANGES))
+        chosen = min(period, max(scaled, min(spaced, room)))
+        if chosen < min(period, spaced):
+            self.warn(
+                f"spends more than a tenth of the time on changes of its pattern, every {chosen} of {self.steps} steps",
+                ceil(CHANGES * spaced * self.steps / stop),
+            )
+        if chosen != period:
+            tenth, paper = "so that changes take a tenth of the time at most", f"for the paper's {changes} changes"
+            why = {room: "for three changes", spaced: tenth, scaled: paper}[chosen]
+            self.note(f"a change every {chosen} steps instead of {period}, {why}")
+        return chosen
+
+    def paced(self, every: int | None, period: int, stop: float, changes: int, cost: int) -> Cadence:
+        """Returns the multiples of `pace` up to `stop`."""
+        return self.often(Cadence(self.pace(every, period, stop, changes, cost), stop=stop))
 
     def often(self, cadence: When) -> When:
         """Returns the cadence; the caller is warned if it fires fewer than three times in the run."""
-        if cadence.count(self.steps) < 3:
-            self.warnings.append(f"{self.name} changes its pattern fewer than three times in {self.steps} steps")
+        if cadence.count(self.steps) < CHANGES:
+            third = cadence.first + (CHANGES - 1) * cadence.period
+            enough = ceil(third * self.steps / max(1, min(cadence.stop, self.steps))) + 1
+            self.warn(f"changes its pattern fewer than three times in {self.steps} steps", enough)
         return cadence
+
+    def warn(self, what: str, steps: int) -> None:
+        """Warns the caller that the run is too short, and of how many `steps` would do."""
+        self.warnings.append(f"{self.name} {what}; about {steps} steps would do (more epochs or smaller batches)")
 
     def emerges(self) -> None:
         """Notes that a given sparsity is not used."""

@@ -11,6 +11,7 @@ from .request import Request
 
 # The paper's number of changes, kept where a run is too short for the paper's period.
 CHANGES = 240
+COST = 2  # of a change, in training steps
 
 
 @listed(
@@ -28,7 +29,7 @@ def rigl(
     stop: float = 0.75,
     share: str | Distribution = "erk",
     dense_first: bool = False,
-    initialize: str = "keep",
+    initialize: str = "rescale",
 ) -> Method:
     """RigL: Rigging the Lottery, Making All Tickets Winners (Evci et al., ICML 2020, arXiv 1911.11134).
 
@@ -39,18 +40,19 @@ def rigl(
 
     Args:
         rate: alpha.
-        every: Delta T, 100 in the paper; shorter runs scale it towards the paper's number of changes, down to 10, as
-            a change costs a weight update.
+        every: Delta T, 100 in the paper; shorter runs scale it to the paper's 240 changes, down to 20.
         stop: fraction of the run after which the pattern is frozen, T_end.
         share: how the layers share the weights: "erk", "er" or "uniform".
         dense_first: leave the first layer dense, as the paper does with its uniform distribution.
-        initialize: "keep" keeps the weights of the model, "fan_in" draws new ones for the pattern, as `gse_*` do.
+        initialize: "rescale" multiplies the weights of the model by sqrt(dense fan-in / fan-in) of their row, so that
+            outputs keep their scale; "keep" takes them as they are, as the paper does; "fan_in" draws new ones, as
+            `gse_*` do.
     """
     end = request.end(stop)
     return Method(
         request.name,
         constant(request.sparsity),
-        request.paced(every, 100, end, CHANGES, shortest=10),
+        request.paced(every, 100, end, CHANGES, COST),
         start=drawn(share, initialize, scopes.without_first if dense_first else scopes.everything),
         view=views.layer,
         grow=growth.dense_gradient(cosine(rate, end), replaces_step=True),

@@ -13,6 +13,7 @@ from .registry import listed
 from .request import Request, check_choice
 
 Decay = Literal["constant", "cosine"]
+COST = 1  # of a change, in training steps
 
 
 @listed("SET", paper="Mocanu et al., Nature Communications", year=2018, changes="every epoch")
@@ -25,7 +26,7 @@ def set(
     scope: str = "layer",
     every: int | None = None,
     share: str | Distribution = "er",
-    initialize: str = "keep",
+    initialize: str = "rescale",
 ) -> Method:
     """SET: Scalable training of artificial neural networks with adaptive sparse connectivity (Mocanu et al., Nature
     Communications 2018, arXiv 1707.04780).
@@ -44,9 +45,11 @@ def set(
         scope: "layer", or "global" for magnitudes compared over the network and growth in proportion to layer size.
         every: steps between changes, an epoch by default.
         share: how the layers share the weights: "er", "erk", "uniform".
-        initialize: "keep" keeps the weights of the model, "fan_in" draws new ones for the pattern, as `gse_*` do.
+        initialize: "rescale" multiplies the weights of the model by sqrt(dense fan-in / fan-in) of their row, so that
+            outputs keep their scale; "keep" takes them as they are, as the paper does; "fan_in" draws new ones, as
+            `gse_*` do.
     """
-    period, end = request.epoch if every is None else every, request.end(stop)
+    period, end = request.each_epoch(every, COST), request.end(stop)
     check_choice("scope", scope, ("layer", "global"))
     check_choice("decay", decay, get_args(Decay))
     exchange = constant(rate) if decay == "constant" else cosine(rate, end)

@@ -15,7 +15,9 @@ from ..rule import Rule
 from ..scoring.network import drawn
 from ..sites.site import LayerSite
 from .registry import listed
-from .request import Request, check
+from .request import Request, check, check_choice
+
+COST = 1  # of a change, in training steps
 
 
 def momentum(site: LayerSite) -> Tensor:
@@ -74,7 +76,12 @@ class SparseMomentum(Rule):
     gradient="dense",
 )
 def snfs(
-    request: Request, *, rate: float = 0.5, every: int | None = None, share: str | Distribution = "uniform"
+    request: Request,
+    *,
+    rate: float = 0.5,
+    every: int | None = None,
+    share: str | Distribution = "uniform",
+    initialize: str = "rescale",
 ) -> Method:
     """SNFS: Sparse Networks from Scratch, Faster Training without Losing Performance (Dettmers and Zettlemoyer 2019,
     arXiv 1907.04840). Weights move to where the optimizer's momentum is large, between layers and within them.
@@ -97,16 +104,19 @@ def snfs(
         rate: p at the first step.
         every: steps between changes, an epoch by default.
         share: of the first, random pattern: "uniform", "er" or "erk".
+        initialize: "rescale" multiplies the weights of the model by sqrt(dense fan-in / fan-in) of their row, so that
+            outputs keep their scale; "keep" takes them as they are, as the paper does.
     """
-    steps, period = request.steps, request.epoch if every is None else every
+    steps, period = request.steps, request.each_epoch(every, COST)
     check(0 <= rate <= 1, f"rate must lie in [0, 1], got {rate}")
+    check_choice("initialize", initialize, ("rescale", "keep"))
     exchange = cosine(rate, steps, min(rate, 0.005))
     return Method(
         request.name,
         constant(request.sparsity),
         request.often(Cadence(period, stop=steps - 1)),
         storage="master",
-        start=drawn(share),
+        start=drawn(share, initialize),
         view=views.layer,
         rule=SparseMomentum(exchange),
     )

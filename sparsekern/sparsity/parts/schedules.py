@@ -120,6 +120,11 @@ class Cadence:
         if self.period < 1:
             raise ValueError(f"period must be at least one step, got {self.period}")
 
+    @property
+    def first(self) -> int:
+        """The first of the multiples; step 0, where nothing has been learned, does not count."""
+        return -(-max(self.start, 1) // self.period) * self.period
+
     def fires(self, step: int) -> bool:
         return (self.start <= step <= self.stop and step % self.period == 0) or step == self.last
 
@@ -131,7 +136,7 @@ class Cadence:
     def count(self, total_steps: int) -> int:
         """Returns how many times it fires in a run of `total_steps`."""
         last = min(self.stop, total_steps - 1)
-        return max(0, int(last // self.period) - (max(self.start, 1) - 1) // self.period)
+        return max(0, int((last - self.first) // self.period) + 1)
 
 
 @dataclass(frozen=True)
@@ -139,6 +144,15 @@ class Stages:
     """One cadence after another; between them they fire at no step twice."""
 
     cadences: tuple[Cadence, ...]
+
+    @property
+    def first(self) -> int:
+        return self.cadences[0].first
+
+    @property
+    def period(self) -> int:
+        """The longest."""
+        return max(cadence.period for cadence in self.cadences)
 
     @property
     def stop(self) -> float:

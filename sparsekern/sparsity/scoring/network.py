@@ -92,9 +92,10 @@ class Start:
         unit: what the method's sparsity counts.
         scope: which layers are pruned.
         share: how the layers share the weights of a random pattern.
-        initialize: "keep" the weights of the model, or draw them with variance 1 / the "fan_in" of the pattern's row,
-            or 2 / fan-in ("evci", Evci et al. 2022, arXiv 2010.03533), or "rescale" those of the model, so that the
-            variance of a row's output is that of the dense row.
+        initialize: which values the weights begin with. "keep" those of the model; "rescale" them by
+            sqrt(dense fan-in / fan-in) of each row, so that the variance of its output is that of the dense row; or
+            draw new ones with variance 1 / fan-in ("fan_in") or 2 / fan-in ("evci", Evci et al. 2022, arXiv
+            2010.03533).
         given: whether the pattern is that of the masks that `sparsify` gets, of whatever sparsity.
     """
 
@@ -117,10 +118,10 @@ class Start:
         return replace(self, choose=replace(cast(Any, self.choose), **changes))
 
 
-RANDOM = Start()
+RANDOM = Start(initialize="rescale")
 
 
-def drawn(share: str | Distribution, initialize: str = "keep", scope: Scope = scopes.everything) -> Start:
+def drawn(share: str | Distribution, initialize: str = "rescale", scope: Scope = scopes.everything) -> Start:
     """Returns the start of a random pattern. Names as in `distributions.by_name` and `Start.initialize`."""
     return Start(share=by_name(share), initialize=cast(Initialize, initialize), scope=scope)
 

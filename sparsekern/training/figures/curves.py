@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from ...errors import require
-from .style import COLOURS, INK, figure, remark, save, spread, title
+from .style import COLOURS, INK, beside, figure, remark, save, spread, title
 
 MOST_ROWS = 24  # of layers whose numbers can be read in a picture
 MASKS = {"magnitude_sparsity": "magnitude", "snr_sparsity": "signal to noise", "sparsity": "both"}
@@ -15,6 +16,7 @@ def draw_run(path: Path, config: dict, history: list[dict]) -> Path:
     """Draws loss, accuracy, sparsity of each layer and how far its pattern moved from the first.
 
     Where a method reports them: the sparsity of each of its masks, the change of its mask, and the error of pruning.
+    At last the time of a step and the memory of the weights, from 0 on.
     """
     panels = [_draw_loss, _draw_accuracy, _draw_layers, _draw_change]
     rows = history[-1]["layers"]
@@ -25,8 +27,10 @@ def draw_run(path: Path, config: dict, history: list[dict]) -> Path:
         panels.append(_draw_flips)
     if _all_have(rows, "error"):
         panels.append(_draw_error)
+    panels += [panel for key, panel in COSTS.items() if all(row.get(key) for row in history)]
     columns = 2 if len(panels) <= 4 else 3
-    drawing, axes = figure(columns, -(-len(panels) // columns))
+    longest = max((len(row["name"]) for row in rows), default=0)  # names stand beside the axes
+    drawing, axes = figure(columns, -(-len(panels) // columns), width=5.2 + 0.1 * min(40, max(0, longest - 8)))
     for axis, panel in zip(axes, panels, strict=False):
         panel(axis, history)
         if panel not in (_draw_layers, _draw_masks):
@@ -58,7 +62,7 @@ def _draw_loss(axis: Any, history: list[dict]) -> None:
     axis.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
     axis.yaxis.set_major_formatter("{x:g}")
     axis.yaxis.set_minor_formatter(ticker.NullFormatter())
-    axis.legend(frameon=False, fontsize=9)
+    beside(axis)
     title(axis, "loss", "epoch")
 
 
@@ -111,8 +115,7 @@ def draw_masks(axis: Any, layers: list[dict]) -> None:
         heights = [y + 0.27 * (i - 1) for y in range(len(layers))]
         axis.barh(heights, [100 * row[key] for row in layers], color=COLOURS[(5, 4, 0)[i]], height=0.27, label=label)
     _name_layers(axis, layers)
-    axis.set_ylim(len(layers) - 0.4, -0.6 - 0.12 * len(layers))  # room for the legend
-    axis.legend(frameon=False, fontsize=8, loc="upper left", ncols=3)
+    beside(axis)
 
 
 def _draw_change(axis: Any, history: list[dict]) -> None:
@@ -163,5 +166,26 @@ def _draw_lines(axis: Any, epochs: Sequence[int], names: list[str], lines: list[
         axis.plot(epochs, line, color=colour, label=name if i in named else None, linewidth=1.4, marker=marker)
     axis.set_ylim(0, None)
     heading = f"layer, 6 of {len(names)}" if many else "layer"
-    style = {"framealpha": 0.8, "edgecolor": "none"}  # legible where it cannot help but cover a line
-    axis.legend(**style, fontsize=8, ncols=1 + len(named) // 6, title=heading, title_fontsize=8)
+    beside(axis, heading)
+
+
+def _draw_time(axis: Any, history: list[dict]) -> None:
+    values = [1e3 * row["seconds_per_step"] for row in history]
+    axis.plot(_epochs(history), values, color=COLOURS[0], marker=_marker(history))
+    axis.set_ylim(0, 1.1 * max(values))
+    title(axis, f"time per step: {median(values):.2f} ms", "epoch", "ms, mean of the epoch")
+
+
+def _draw_memory(axis: Any, history: list[dict]) -> None:
+    """Draws what weights, indices, gradients and optimizer state take together, beside the dense network's."""
+    values = [row["weight_bytes"] / 2**20 for row in history]
+    axis.plot(_epochs(history), values, color=COLOURS[0], marker=_marker(history))
+    dense = history[-1].get("dense_weight_bytes", 0) / 2**20
+    if dense:
+        axis.axhline(dense, color=INK, linestyle=":", linewidth=1.2)
+        axis.annotate("dense", (1, dense), (0, 3), ("axes fraction", "data"), "offset points", ha="right", fontsize=8)
+    axis.set_ylim(0, 1.15 * max(*values, dense))
+    title(axis, f"memory of the weights: {values[-1]:.2f} MiB", "epoch", "MiB, with gradients and optimizer")
+
+
+COSTS = {"seconds_per_step": _draw_time, "weight_bytes": _draw_memory}  # of an epoch

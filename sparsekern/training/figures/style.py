@@ -10,14 +10,18 @@ INK, GRID = "#333333", "#dddddd"
 COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f3c8d", "#8c564b", "#666666", "#b8a000"]
 
 
-def figure(columns: int, rows: int, width: float = 5.2, height: float = 3.6) -> tuple[Any, list]:
-    """Returns an empty figure and its axes, row by row, in the style of every picture."""
+def figure(columns: int, rows: int, width: float = 5.2, height: float = 3.6, **options: Any) -> tuple[Any, list]:
+    """Returns an empty figure and its axes, row by row, in the style of every picture.
+
+    Args:
+        options: of `Figure.subplots`.
+    """
     require("matplotlib")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     canvas = FigureCanvasAgg(Figure(figsize=(width * columns, height * rows), dpi=120, layout="constrained"))
-    axes = list(canvas.figure.subplots(rows, columns, squeeze=False).flat)
+    axes = list(canvas.figure.subplots(rows, columns, squeeze=False, **options).flat)
     for axis in axes:
         axis.spines[["top", "right"]].set_visible(False)
         axis.spines[["left", "bottom"]].set_color(INK)
@@ -33,19 +37,24 @@ def title(axis: Any, text: str, x: str, y: str = "") -> None:
     axis.set_ylabel(y, fontsize=9, color=INK)
 
 
+def beside(axis: Any, heading: str | None = None) -> None:
+    """Puts the legend to the right of the axes, where it covers nothing."""
+    axis.legend(frameon=False, fontsize=8, title=heading, title_fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+
+
 def save(drawing: Any, path: Path) -> Path:
     write(path, lambda file: drawing.savefig(file, format="png"))
     return path
 
 
-def cut(axis: Any, means: list[tuple[str, float]], depth: float) -> list[str]:
-    """Ends the axis below what is not `depth` points worse than the best, as that would flatten all else; returns what
-    then lies outside, with its number."""
+def cut(axis: Any, means: list[tuple[str, float]], depth: float, along: str = "y") -> list[str]:
+    """Ends the axis `along` x or y below what is not `depth` points worse than the best, as that would flatten all
+    else; returns what then lies outside, with its number."""
     best = max(mean for _, mean in means)
     inside = [mean for _, mean in means if mean > best - depth]
     if len(inside) < len(means):
         margin = 0.15 * (best - min(inside)) + 0.3
-        axis.set_ylim(min(inside) - margin, best + margin)
+        getattr(axis, f"set_{along}lim")(min(inside) - margin, best + margin)
     return [f"{name} ({mean:.1f})" for name, mean in means if mean <= best - depth]
 
 

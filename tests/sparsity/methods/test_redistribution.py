@@ -24,7 +24,9 @@ from sparsekern.sparsity.parts.schedules import Cadence, Stages
 
 def dsr(threshold: float, pruned: int, sparsity: float = 0.8) -> tuple[Any, sk.Sparsifier]:
     torch.manual_seed(0)
-    method = sk.methods.dsr(sparsity=sparsity, total_steps=100, every=1, threshold=threshold, pruned=pruned)
+    method = sk.methods.dsr(
+        sparsity=sparsity, total_steps=100, every=1, threshold=threshold, pruned=pruned, initialize="keep"
+    )
     model = sk.sparsify(network(), method)
     return model, sk.Sparsifier(model, torch.optim.SGD(model.parameters(), lr=0.0, momentum=0.9), method)
 
