@@ -3,14 +3,17 @@
 from . import ops
 from .nn import (
     Flops,
+    MaskedConv1d,
     MaskedConv2d,
     MaskedLinear,
     MemoryReport,
+    SparseConv1d,
     SparseConv2d,
     SparseLinear,
     densify,
     flops,
     memory_report,
+    register_layer,
 )
 from .nn.channels.shrink import shrink
 from .sparsity import Method, Sparsifier, methods, sparsify
@@ -18,10 +21,12 @@ from .topology import SparseWeight, Topology
 
 __all__ = [
     "Flops",
+    "MaskedConv1d",
     "MaskedConv2d",
     "MaskedLinear",
     "MemoryReport",
     "Method",
+    "SparseConv1d",
     "SparseConv2d",
     "SparseLinear",
     "SparseWeight",
@@ -32,6 +37,7 @@ __all__ = [
     "memory_report",
     "methods",
     "ops",
+    "register_layer",
     "shrink",
     "sparsify",
 ]

@@ -90,3 +90,18 @@ def test_a_reader_of_files_without_pytorch(tmp_path: Path):
     for name, weight in found.items():
         layer: Any = model.get_submodule(name)
         assert torch.equal(torch.from_numpy(weight), layer.dense_weight())
+
+
+def test_a_layer_of_your_own_is_taken_apart_and_put_together() -> None:
+    names: dict = {"torch": torch, "sk": sk}
+    exec(snippets("docs/extending.md")[0], names)
+    x = torch.randn(4, 32)
+    assert [name for name, layer in names["model"].named_modules() if isinstance(layer, sk.SparseLinear)] == [
+        "0.a",
+        "0.b",
+        "1",
+    ]
+    expected = names["model"](x)
+    dense = sk.densify(names["model"])
+    assert type(dense[0]) is names["Gated"]
+    torch.testing.assert_close(dense(x), expected)

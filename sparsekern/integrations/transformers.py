@@ -20,13 +20,17 @@ from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from ..nn import PatternLayer
-from ..nn.conversion.convert import MASKED, SPARSE
 from ..nn.conversion.exchange import exchange
+from ..nn.conversion.parts import put_together, take_apart
+from ..nn.conversion.registry import MASKED, SPARSE, register_layer, twin_of
 from ..topology import Topology
+from .conv1d import Conv1D, MaskedConv1D, SparseConv1D
 
 METHOD = "sparsekern"
 NOTE = "import sparsekern before from_pretrained: it makes the sparse layers of this model"
 PATTERN = ("row_ptr", "col")
+
+register_layer(Conv1D, (SparseConv1D, MaskedConv1D))
 
 
 @register_quantization_config(METHOD)
@@ -56,12 +60,17 @@ class SparseLoader(HfQuantizer):
     ) -> None:
         if not checkpoint_files:
             raise ValueError("a checkpoint with sparse layers is loaded from its files, not from a state_dict")
+        patterns = [*saved_patterns(checkpoint_files)]
+        prefix = f"{model.base_model_prefix}."
+        wanted = [own for n, *_ in patterns for own in (n, prefix + n, n.removeprefix(prefix))]
+        model, originals = take_apart(model, wanted)
         twins = {}
-        for name, kind, row_ptr, col in saved_patterns(checkpoint_files):
+        for name, kind, row_ptr, col in patterns:
             own = own_name(model, name)
             if own is not None:
                 twins[own] = twin(model.get_submodule(own), name, kind, row_ptr, col)
         exchange(model, twins)
+        put_together(model, originals)
 
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **_: Any) -> PreTrainedModel:
         """Nothing is quantized: the model is an ordinary one from here on, but for the note in its configuration."""
@@ -105,27 +114,21 @@ def own_name(model: PreTrainedModel, name: str) -> str | None:
     return next((n for n in (name, prefix + name, name.removeprefix(prefix)) if n in names), None)
 
 
-def twin(layer: nn.Module, name: str, kind: str, row_ptr: Tensor, col: Tensor) -> PatternLayer:
+def twin(layer: Any, name: str, kind: str, row_ptr: Tensor, col: Tensor) -> PatternLayer:
     """Makes the sparse or masked twin of a dense layer, on its device, its weights unset.
 
     Raises:
         ValueError: the layer is of another class or shape than the saved one.
     """
-    classes: dict[type[nn.Module], type[PatternLayer]] = {**(SPARSE if kind == "values" else MASKED)}
-    made = classes.get(type(layer))
+    classes: dict[Any, type[PatternLayer]] = {**(SPARSE if kind == "values" else MASKED)}
+    made = classes.get(twin_of(layer))
     if made is None:
         raise ValueError(f"{name} is sparse in the checkpoint, but a {type(layer).__name__} in this model")
-    shape = tuple(layer.weight.shape)  # type: ignore[union-attr,arg-type]
+    shape = tuple(made.rows_of(layer.weight.detach().to("meta")).shape)
     if row_ptr.numel() != shape[0] + 1:
         raise ValueError(f"{name} has {row_ptr.numel() - 1} outputs in the checkpoint, but {shape[0]} in this model")
     topology = Topology(shape, row_ptr.to(torch.int32), col.to(torch.int32))
-    return made(
-        **{key: getattr(layer, key) for key in made.SETTINGS},  # type: ignore[arg-type]
-        bias=layer.bias is not None,
-        device=layer.weight.device,
-        dtype=layer.weight.dtype,
-        topology=topology,
-    ).train(layer.training)
+    return made.blank(layer, topology)
 
 
 def note(model: nn.Module) -> None:

@@ -38,13 +38,15 @@ class Conv2dProduct(PatternLayer):
         "padding_mode",
     )
     VIEWS: ClassVar[dict[str, frozenset[str]]] = {"csr": frozenset({"counts"}), "bits": frozenset({"bits"})}
+    BATCHED = 4
+    DIMS = 2  # of the input; with one, the first number of each pair is that of a height of 1
 
     in_channels: int
     out_channels: int
-    kernel_size: tuple[int, int]
-    stride: tuple[int, int]
-    padding: tuple[int, int] | str
-    dilation: tuple[int, int]
+    kernel_size: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: tuple[int, ...] | str
+    dilation: tuple[int, ...]
     groups: int
     padding_mode: str
     window: Window
@@ -77,18 +79,18 @@ class Conv2dProduct(PatternLayer):
         if not isinstance(padding, str):
             if not isinstance(padding, int) and len(padding) != 2:
                 raise ValueError(f"padding must be a number, a pair of them, 'same' or 'valid', got {padding!r}")
-            padding = (sides[0], sides[2])
+            padding = (sides[0], sides[2])[-self.DIMS :]
         settings = {
             "in_channels": in_channels,
             "out_channels": out_channels,
-            "kernel_size": tuple(kernel),
-            "stride": tuple(strides),
+            "kernel_size": tuple(kernel[-self.DIMS :]),
+            "stride": tuple(strides[-self.DIMS :]),
             "padding": padding,
-            "dilation": tuple(dilations),
+            "dilation": tuple(dilations[-self.DIMS :]),
             "groups": groups,
             "padding_mode": padding_mode,
         }
-        shape = (out_channels, in_channels // groups, *kernel)
+        shape = (out_channels, in_channels // groups, *settings["kernel_size"])
         super().__init__(settings, shape, bias, device, dtype, sparsity, topology, backend, generator, **options)
         # What the operator is told, made once; modes other than zeros are applied before it.
         self._border = None if padding_mode == "zeros" else [*sides[2:], *sides[:2]]
@@ -126,6 +128,7 @@ class Conv2dProduct(PatternLayer):
         return convolve(op, input, values, self.index_on(values.device), self.bias, self.window)
 
     def masked_product(self, input: Tensor, weight: Tensor, active: bool) -> Tensor:
+        weight = weight.reshape(*weight.shape[:2], *self.window.kernel_size)
         return convolve(masked, input, weight, self.index_on(weight.device), self.bias, self.window, active)
 
     def dense_product(self, input: Tensor, weight: Tensor) -> Tensor:
@@ -134,7 +137,8 @@ class Conv2dProduct(PatternLayer):
 
     def extra_repr(self) -> str:
         parts = [f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"]
-        usual = {"padding": (0, 0), "dilation": (1, 1), "groups": 1, "padding_mode": "zeros"}
+        usual: dict[str, Any] = {"padding": (0,) * self.DIMS, "dilation": (1,) * self.DIMS}
+        usual |= {"groups": 1, "padding_mode": "zeros"}
         parts += [f"{name}={getattr(self, name)!r}" for name, value in usual.items() if getattr(self, name) != value]
         return ", ".join([*parts, *(["bias=False"] if self.bias is None else []), self.pattern_repr()])
 

@@ -26,6 +26,21 @@ class WeightAccess(nn.Module):
     def topology(self) -> Topology:
         raise NotImplementedError
 
+    @classmethod
+    def rows_of(cls, weight: Tensor) -> Tensor:
+        """Returns a weight of the dense twin, or a mask of it, as the pattern has it, contiguous: one output a row."""
+        return weight
+
+    @classmethod
+    def weight_of(cls, rows: Tensor) -> Tensor:
+        """Undoes `rows_of`, as a view."""
+        return rows
+
+    @property
+    def dense_shape(self) -> tuple[int, ...]:
+        """The shape of `weight`, which is that of the dense twin."""
+        return self.weight_shape
+
     def __init__(self) -> None:
         super().__init__()
         self._parameters = _Parameters()
@@ -85,9 +100,9 @@ class WeightAccess(nn.Module):
         if name != "weight" or param is None:
             super().register_parameter(name, param)
             return
-        if tuple(param.shape) != self.weight_shape:
-            raise ValueError(f"weight must have shape {self.weight_shape}, got {tuple(param.shape)}")
-        extra = int(((param != 0) & ~self.topology.mask()).count_nonzero())
+        if tuple(param.shape) != self.dense_shape:
+            raise ValueError(f"weight must have shape {self.dense_shape}, got {tuple(param.shape)}")
+        extra = int(((self.rows_of(param) != 0) & ~self.topology.mask()).count_nonzero())
         if extra:
             raise ValueError(
                 f"the weight assigned to this {type(self).__name__} has {extra} nonzeros where the layer has none: "
@@ -167,13 +182,21 @@ class EffectiveWeight(Tensor):
         stored = layer.stored
         self = Tensor._make_wrapper_subclass(
             cls,
-            layer.weight_shape,
+            layer.dense_shape,
             dtype=stored.dtype,
             device=stored.device,
             requires_grad=stored.requires_grad and not detached,
         )
         self._layer, self._detached = layer, detached
         return self
+
+    def __getattr__(self, name: str) -> Any:
+        """Returns an attribute that somebody has attached to the Parameter, such as the mark by which transformers
+        tells what a checkpoint has filled from what is to be drawn anew."""
+        marks = {} if name in EffectiveWeight.__annotations__ else vars(self._layer.stored)
+        if name not in marks:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        return marks[name]
 
     def __init__(self, layer: WeightAccess, detached: bool = False) -> None:
         super().__init__()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..private_torch import tree_leaves
-from .conversion.convert import densify
+from .conversion.convert import with_dense_layers
 from .layer import PatternLayer
 from .masked import MaskedLayer
 
@@ -57,17 +57,19 @@ def flops(model: nn.Module, *inputs: Any, **options: Any) -> Flops:
     """
     from torch.utils.flop_counter import FlopCounterMode  # brings Triton, which takes its time
 
-    twin = densify(copy.deepcopy(model)).eval()
+    twin = with_dense_layers(copy.deepcopy(model)).eval()
     saved = [0, 0]  # of what the twin multiplies: forward, backward
     for name, layer in model.named_modules():
         if not isinstance(layer, PatternLayer):
             continue
-        rows, absent = layer.weight_shape[0], prod(layer.weight_shape) - layer.topology.nnz
+        absent = prod(layer.weight_shape) - layer.topology.nnz
         dense = isinstance(layer, MaskedLayer) and layer.weight_gradient != "active"
         weight = layer.stored.requires_grad and not dense
 
-        def count(_: nn.Module, given: tuple, output: Tensor, rows=rows, absent=absent, weight=weight) -> None:
-            products = 2 * (output.numel() // max(1, rows)) * absent
+        def count(_: nn.Module, given: tuple, output: Tensor, layer=layer, absent=absent, weight=weight) -> None:
+            if not given:  # a weight that its owner multiplies
+                return
+            products = 2 * layer.uses(given[0], output) * absent
             saved[0] += products
             saved[1] += products * (given[0].requires_grad + weight)
 

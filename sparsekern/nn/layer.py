@@ -3,43 +3,39 @@
 from __future__ import annotations
 
 from math import prod
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from ..ops.index import Index
-from ..ops.window import Window
+from ..ops.straight_through import Geometry
 from ..private_torch import unrecorded
 from ..topology import PACKED, Topology, kept
 from . import copies
-from .planned import UNSEEN, Planned
+from .planned import UNSEEN
 from .probe import Probe
+from .twins import Twin
 
-Layer = TypeVar("Layer", bound="PatternLayer")
 
-
-class PatternLayer(Planned):
-    """A layer whose weight has a sparsity pattern: the pattern, its kernel, and conversion (`SavedLayer`: files).
+class PatternLayer(Twin):
+    """A layer whose weight has a sparsity pattern.
 
     A layer inherits from two subclasses. One stores the weight (`SparseLayer`, `MaskedLayer`): it names the Parameter
     (`WEIGHT`) and moves weights in and out. The other multiplies (`LinearProduct`, `Conv2dProduct`): it names the dense
     twin (`DENSE`) and the attributes that give the shape of both (`SETTINGS`).
 
+    What they share stands in four files: `effective.py` (`layer.weight`), `planned.py` (the kernel and why), `twins.py`
+    (the dense twin) and `saved.py` (copies and state dicts).
+
     Attributes:
         bias: Parameter `[out]` or None.
-        weight_shape: shape of the weight of the dense twin.
+        weight_shape: shape of the weight as the pattern has it.
         kernel, reason: the kernel in use and why; see `Planned`.
     """
 
     WEIGHT: ClassVar[str]
-    DENSE: ClassVar[type[nn.Module]]
-    SETTINGS: ClassVar[tuple[str, ...]]
     VIEWS: ClassVar[dict[str, frozenset[str]]]  # the parts of the index that each kernel reads
-
-    bias: nn.Parameter | None
-    _topology: Topology
-    _index: Index
 
     def __init__(
         self,
@@ -63,7 +59,7 @@ class PatternLayer(Planned):
             raise ValueError("expected exactly one of sparsity and topology")
         elif device is None:
             device = topology.device
-        self.weight_shape, self.backend = weight_shape, backend
+        self.weight_shape, self.backend, self.dense_class = weight_shape, backend, None
         self.probe: Probe | None = None
         self.use, self.refined = None, UNSEEN
         self.loads = 0  # how often a state dict brought another pattern
@@ -74,18 +70,16 @@ class PatternLayer(Planned):
         self.set_topology(topology.to(self._index_device(topology)))
         self.reset_parameters(generator)
 
-    @torch.no_grad()
-    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Draws new weights by the rule of the storage, and a bias as the dense layer does."""
-        self.reset_weight(generator)
-        if self.bias is not None:
-            limit = max(1, prod(self.weight_shape[1:])) ** -0.5
-            drawn = torch.rand(self.bias.numel(), generator=generator, device="cpu").to(self.bias.device)
-            self.bias.copy_(limit * (2 * drawn - 1))
-
     # ---- the product, which a subclass defines
 
-    window: Window | None = None  # of a convolution
+    window: Geometry | None = None  # of a product other than that of a linear layer
+    expands: ClassVar[bool] = False  # whether every call makes the whole dense weight
+    hidden: ClassVar[bool] = False  # whether nobody sees what enters and leaves the product
+    BATCHED: ClassVar[int] = 2  # how many dimensions an input with a batch has, as it is multiplied
+
+    def uses(self, input: Tensor, output: Tensor) -> int:
+        """Returns how often a pass multiplies each weight: at each position of the output of every sample."""
+        return output.numel() // max(1, self.weight_shape[0])
 
     def prepare(self, input: Tensor) -> Tensor:
         """Returns the input that is multiplied: padded, where the padding mode is not zeros."""
@@ -115,14 +109,6 @@ class PatternLayer(Planned):
 
     def empty_weight(self, capacity: int, **factory: Any) -> Tensor:
         """Returns an uninitialised tensor for the Parameter."""
-        raise NotImplementedError
-
-    def reset_weight(self, generator: torch.Generator | None) -> None:
-        """Draws new weights."""
-        raise NotImplementedError
-
-    def take_weight(self, module: nn.Module) -> None:
-        """Copies the weights of the dense twin or of a layer with a pattern."""
         raise NotImplementedError
 
     def entries(self, coordinates: Tensor) -> Tensor:
@@ -227,69 +213,3 @@ class PatternLayer(Planned):
     def pattern_repr(self) -> str:
         topology = self.topology
         return f"nnz={topology.nnz}, sparsity={topology.sparsity:.4f}, kernel={self.kernel}"
-
-    # ---- conversion
-
-    @classmethod
-    def from_dense(
-        cls: type[Layer], module: nn.Module, mask: Tensor, *, backend: str = "auto", **options: Any
-    ) -> Layer:
-        """Makes a layer with the bias of `module` and its weights where `mask` (bool, the weight's shape) is True."""
-        cls.check_twin(module)
-        weight: Any = module.weight
-        if mask.shape != weight.shape:
-            raise ValueError(f"mask must have shape {tuple(weight.shape)}, got {tuple(mask.shape)}")
-        return cls.from_topology(module, Topology.from_mask(mask.to(weight.device)), backend=backend, **options)
-
-    @classmethod
-    def from_topology(
-        cls: type[Layer], module: nn.Module, topology: Topology, *, backend: str = "auto", **options: Any
-    ) -> Layer:
-        """Makes a layer with the bias of `module` and its weights on `topology`; weights that it lacks are zero.
-
-        Args:
-            module: the dense twin, or another layer with a pattern that has the same twin.
-        """
-        cls.check_twin(module)
-        weight: Any = parameter_of(module)
-        bias: Any = module.bias
-        layer = cls(
-            **{name: getattr(module, name) for name in cls.SETTINGS},  # type: ignore[arg-type]
-            bias=bias is not None,
-            device=weight.device,
-            dtype=weight.dtype,
-            topology=topology,
-            backend=backend,
-            **options,
-        )
-        with torch.no_grad():
-            layer.take_weight(module)
-            if layer.bias is not None:
-                layer.bias.copy_(bias).requires_grad_(bias.requires_grad)
-        layer.stored.requires_grad_(weight.requires_grad)
-        return layer.train(module.training)
-
-    @classmethod
-    def check_twin(cls, module: nn.Module) -> None:
-        if not isinstance(module, cls.DENSE) and getattr(module, "DENSE", None) is not cls.DENSE:
-            raise ValueError(f"expected a torch.nn.{cls.DENSE.__name__}, got {type(module).__name__}")
-
-    @torch.no_grad()
-    def to_dense(self) -> nn.Module:
-        """Returns the dense twin, zeros in place."""
-        dense: Any = nn.utils.skip_init(
-            self.DENSE,
-            **{name: getattr(self, name) for name in self.SETTINGS},
-            bias=self.bias is not None,
-            device=self.stored.device,
-            dtype=self.stored.dtype,
-        )
-        dense.weight.copy_(self.dense_weight()).requires_grad_(self.stored.requires_grad)
-        if self.bias is not None:
-            dense.bias.copy_(self.bias).requires_grad_(self.bias.requires_grad)
-        return dense.train(self.training)
-
-
-def parameter_of(layer: nn.Module) -> nn.Parameter:
-    """The Parameter that holds the weight of a dense layer or of one with a pattern."""
-    return layer.stored if isinstance(layer, PatternLayer) else layer.weight  # type: ignore[return-value]

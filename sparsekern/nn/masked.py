@@ -14,7 +14,6 @@ from ..ops.straight_through import Record, effective
 from ..private_torch import in_forward_mode
 from ..topology import SparseWeight, Topology
 from .conv import Conv2dProduct, SparseConv2d
-from .layer import parameter_of
 from .linear import LinearProduct, SparseLinear
 from .marks import hand_on_marks
 from .saved import SavedLayer, is_csr
@@ -117,7 +116,7 @@ class MaskedLayer(SavedLayer):
         """Returns the callback that records the second moment of the gradient; None if this layer records none."""
         if self.weight_gradient != "moment" or not (torch.is_grad_enabled() and self.master.requires_grad):
             return None
-        if input.dim() < (2 if self.window is None else 4):
+        if input.dim() < self.BATCHED:
             raise ValueError(
                 f"the second moment over samples needs a batch of them, [B, ...], got an input of {tuple(input.shape)}"
             )
@@ -173,7 +172,8 @@ class MaskedLayer(SavedLayer):
         old, name = prefix + "weight", prefix + self.WEIGHT
         bare = prefix + "values" in state_dict or is_csr(state_dict.get(old))
         if old in state_dict and name not in state_dict and not bare:  # of a dense layer, or of version 0.1
-            state_dict = {name if key == old else key: value for key, value in state_dict.items()}
+            rest = {key: value for key, value in state_dict.items() if key != old}
+            state_dict = {**rest, name: self.rows_of(state_dict[old])}
         if bare and name not in state_dict:
             self.shed()
             self._load_from_state_dict(state_dict, prefix, *arguments)  # that of its new class
@@ -196,11 +196,11 @@ class MaskedLayer(SavedLayer):
     def dense_weight(self) -> Tensor:
         active = self.active_weight(self.master)
         if self.weight_gradient == "active":
-            return self.topology.dense(active)
-        return effective(self.master, self.topology.dense(active.detach()))
+            return self.weight_of(self.topology.dense(active))
+        return self.weight_of(effective(self.master, self.topology.dense(active.detach())))
 
     def dense_gradient(self) -> Tensor | None:
-        return self.master.grad
+        return None if self.master.grad is None else self.weight_of(self.master.grad)
 
     @torch.no_grad()
     def write_weight(self, dense: Tensor) -> None:
@@ -208,7 +208,7 @@ class MaskedLayer(SavedLayer):
             raise RuntimeError(
                 f"the weight of this {type(self).__name__} is a function of its master weight: write to layer.master"
             )
-        torch.where(self.topology.mask(), dense, self.master, out=self.master)
+        torch.where(self.topology.mask(), self.rows_of(dense), self.master, out=self.master)
 
     def __getstate__(self) -> dict[str, Any]:
         """Returns the state of copies and pickles, which have not seen a backward pass."""
@@ -225,8 +225,11 @@ class MaskedLayer(SavedLayer):
         nn.init.kaiming_uniform_(self.master, a=5**0.5, generator=generator)
 
     def take_weight(self, module: nn.Module) -> None:
-        whole = module.dense_weight() if isinstance(module, SparseLayer) else parameter_of(module)
-        self.master.copy_(whole)
+        if isinstance(module, MaskedLayer):
+            self.master.copy_(module.master)
+        else:
+            dense: Any = module.dense_weight() if isinstance(module, SparseLayer) else module.weight
+            self.master.copy_(self.rows_of(dense))
 
     def adopt(self, weight: Tensor, row_ptr: Tensor, col: Tensor) -> Tensor:
         if weight.shape != self.weight_shape:

@@ -110,6 +110,8 @@ def _masked_row(layer: MaskedLayer, state: Any) -> dict[str, Any]:
 def _panel(layer: PatternLayer) -> int:
     """Bytes of the panels of the expanded weight, if the layer's kernel has them."""
     size, device = prod(layer.weight_shape), layer.stored.device.type
+    if layer.expands:
+        return size * layer.stored.element_size()
     if layer.kernel != "dense" or (device == "cpu" and layer.topology.nnz == size):  # nothing is expanded
         return 0
     threads = extension is not None and device == "cpu" and layer.window is None

@@ -10,7 +10,7 @@ from torch import Tensor
 from .. import ops
 from ..ops.conv2d_gradient_moment import moment_of
 from ..ops.passes import Passes, Use, running, use_of
-from ..ops.straight_through import weight_gradient
+from ..ops.straight_through import gradient_and_moment, weight_gradient
 from ..ops.window import Window
 
 
@@ -191,7 +191,7 @@ class ConvProbe(Probe):
         return weight_gradient(delta.to(wide), h.to(wide), self.weight_shape, self.window)
 
     def _moment(self, h: Tensor, delta: Tensor) -> tuple[Tensor, Tensor]:
-        return moment_of(delta, h, self.window)
+        return gradient_and_moment(delta, h, self.weight_shape, self.window)
 
 
 def _batched(tensor: Tensor) -> Tensor:
@@ -216,5 +216,6 @@ class _Recorder(torch.autograd.Function):
         if use is not None:
             (input,) = ctx.saved_tensors
             # Under autocast the output, and so its gradient, is narrower than the input.
-            ctx.probe.record(use, input.to(grad_output.dtype), grad_output.detach(), ctx.weight)
+            input = input.to(grad_output.dtype) if input.is_floating_point() else input
+            ctx.probe.record(use, input, grad_output.detach(), ctx.weight)
         return grad_output, None, None, None

@@ -56,20 +56,20 @@ class SparseLayer(SavedLayer):
             self.values.copy_(topology.from_csr(module.topology.to_csr(module.values)))
             return
         dense: Any = module.dense_weight() if isinstance(module, PatternLayer) else module.weight
-        self.values.copy_(topology.gather(dense))
+        self.values.copy_(topology.gather(self.rows_of(dense)))
 
     def entries(self, coordinates: Tensor) -> Tensor:
         return self.values if len(coordinates) == len(self.values) else self.values[: len(coordinates)]
 
     def dense_weight(self) -> Tensor:
-        return self.topology.dense(self.values)
+        return self.weight_of(self.topology.dense(self.values))
 
     def dense_gradient(self) -> Tensor | None:
-        return None if self.values.grad is None else self.topology.dense(self.values.grad)
+        return None if self.values.grad is None else self.weight_of(self.topology.dense(self.values.grad))
 
     @torch.no_grad()
     def write_weight(self, dense: Tensor) -> None:
-        self.values.copy_(self.topology.gather(dense))
+        self.values.copy_(self.topology.gather(self.rows_of(dense)))
 
     def _save_to_state_dict(self, destination: dict, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)

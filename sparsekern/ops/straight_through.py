@@ -13,13 +13,15 @@ from torch import Tensor
 
 from .conv2d_gradient_moment import moment_of
 from .passes import Use, running, use_of
+from .torch_products import Convolution, Lookup
 from .window import Window
 
 Record = Callable[[Use, Tensor, Tensor, int], None]
+Geometry = Window | Convolution | Lookup  # of a product that is not that of a linear layer
 
 
 def straight_through(
-    output: Tensor, input: Tensor, weight: Tensor, window: Window | None = None, record: Record | None = None
+    output: Tensor, input: Tensor, weight: Tensor, window: Geometry | None = None, record: Record | None = None
 ) -> Tensor:
     """Returns `output`; in its backward pass `weight` gets, at every entry, the gradient of the weight that took part
     in the product (Lin et al., Dynamic Model Pruning with Feedback, ICLR 2020, eq. 3).
@@ -28,7 +30,7 @@ def straight_through(
         output: the product of `input` with `active_values(weight.detach(), index)`.
         input: `[*, cols]`, or of a convolution `[batch, channels, height, width]` or without the batch.
         weight: dense; only its shape and dtype matter.
-        window: that of a convolution; a linear layer has none.
+        window: that of a convolution, or of another product; a linear layer has none.
         record: if given, a backward pass that is asked for the gradient calls it with its use of the weight, the
             gradient, the second moment of the samples' shares of it, in fp32 or wider, and the number of samples; they
             are the first dimension of `input`.
@@ -42,24 +44,37 @@ def effective(weight: Tensor, masked: Tensor) -> Tensor:
 
 
 def weight_gradient(
-    grad_output: Tensor, input: Tensor, shape: tuple[int, ...] = (), window: Window | None = None
+    grad_output: Tensor, input: Tensor, shape: tuple[int, ...] = (), window: Geometry | None = None
 ) -> Tensor:
-    """Computes dL/dW, dense: of a linear layer, or of a convolution whose weight has `shape`."""
+    """Computes dL/dW, dense: of a linear layer, or of a convolution whose weight has `shape`, which may leave out a
+    height of 1."""
     if window is None:
         samples = prod(input.shape[:-1])  # -1 would be ambiguous where there are no features
         return grad_output.reshape(samples, grad_output.shape[-1]).t() @ input.reshape(samples, input.shape[-1])
+    if isinstance(window, Convolution | Lookup):
+        return window.weight_gradient(grad_output, input, shape)
     window = Window(*window)
     input = window.padded(input)
     if input.dim() == 3:
         input, grad_output = input.unsqueeze(0), grad_output.unsqueeze(0)
-    weight = input.new_empty(1).expand(shape)  # of which only the shape matters
-    return window.backward(grad_output, input, weight, [False, True, False])[1]
+    weight = input.new_empty(1).expand(*shape[:2], *window.kernel_size)  # of which only the shape matters
+    return window.backward(grad_output, input, weight, [False, True, False])[1].reshape(shape)
+
+
+def gradient_and_moment(
+    grad_output: Tensor, input: Tensor, shape: tuple[int, ...], window: Geometry | None
+) -> tuple[Tensor, Tensor]:
+    """Computes `weight_gradient` and its second moment over samples, both of `shape`, in fp32 or wider."""
+    if isinstance(window, Convolution | Lookup):
+        return window.moment(grad_output, input, shape)
+    gradient, moment = moment_of(grad_output, input, window)
+    return gradient.reshape(shape), moment.reshape(shape)
 
 
 class _StraightThrough(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, output: Tensor, input: Tensor, weight: Tensor, window: Window | None, record: Record | None
+        ctx: Any, output: Tensor, input: Tensor, weight: Tensor, window: Geometry | None, record: Record | None
     ) -> Tensor:
         if ctx.needs_input_grad[2]:
             ctx.save_for_backward(input)
@@ -78,13 +93,13 @@ class _StraightThrough(torch.autograd.Function):
             return delta, None, None, None, None
         (input,) = ctx.saved_tensors
         # Under autocast the output, and so its gradient, is narrower than the input.
-        input = input.to(delta.dtype)
+        input = input.to(delta.dtype) if input.is_floating_point() else input
         if ctx.record is None:
             gradient = weight_gradient(delta, input, ctx.shape, ctx.window)
         elif (use := use_of(ctx, ctx.began_in)) is None:
             gradient = None
         else:
-            gradient, moment = moment_of(delta, input, ctx.window)
+            gradient, moment = gradient_and_moment(delta, input, ctx.shape, ctx.window)
             ctx.record(use, gradient, moment, input.shape[0])
         return delta, None, gradient, None, None
 

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from ..nn import MaskedLayer, PatternLayer, Weights, matching, prunable_layers
 from ..nn.conversion.exchange import exchange
+from ..nn.conversion.parts import taking_apart
+from ..nn.conversion.registry import sparse_class
 from ..nn.kernel_choice import check_backend
 from ..private_torch import COMPILED_CHILD, compiled_itself
 from ..topology import COLUMNS, PACKED, Topology, kept
@@ -31,12 +33,13 @@ log = logging.getLogger("sparsekern")
 CHOSEN = "left out by exclude or masks"
 
 
+@taking_apart
 def sparsify(
     model: nn.Module,
     method: Method | float | None = None,
     *,
     distribution: str | Distribution | None = None,
-    include: Iterable[str] = (),
+    include: Iterable[str | type[nn.Module]] = (),
     exclude: Iterable[str] = (),
     masks: dict[str, Tensor] | Literal["nonzero"] | None = None,
     batches: Batches | None = None,
@@ -44,7 +47,7 @@ def sparsify(
     backend: str = "auto",
     generator: torch.Generator | None = None,
 ) -> nn.Module:
-    """Exchanges the linear layers and 2-D convolutions of `model`, in place, for layers that hold their nonzeros only,
+    """Exchanges the linear layers and convolutions of `model`, in place, for layers that hold their nonzeros only,
     or, for methods whose pruned weights go on learning, a dense master weight; returns the model.
 
     Build the optimizer afterwards, and wrap the model (`DistributedDataParallel`, `AveragedModel`) afterwards: the
@@ -62,8 +65,9 @@ def sparsify(
         distribution: "uniform", "er", "erk", "global" or a function; how a random pattern is shared by the layers.
             The method's own by default.
         include: names and glob patterns of layers to prune although the method leaves them out (of a ViT `dpf` prunes
-            the patch embedding only: `include="*"` takes the linear layers, too).
-        exclude: names and glob patterns of layers to leave dense.
+            the patch embedding only: `include="*"` takes the linear layers, too); names and classes of layers that are
+            left dense by default: embeddings, recurrent layers.
+        exclude: names and glob patterns of layers to leave dense, or of modules around them.
         masks: bool tensors of the weights' shapes by layer name, True where a weight stays; layers without one are
             left dense. "nonzero": the zeros of a model that was pruned before stay zero, wherever more than 1 % of a
             layer are. Masks of `torch.nn.utils.prune` and of `torch.ao.pruning` (torchao) are read, and removed. What
@@ -94,8 +98,9 @@ def sparsify(
     if masks is not None and include:
         raise ValueError("masks say which layers become sparse: include adds nothing to them")
     zeros = take_zeros(model, exclude) if masks == "nonzero" else None
-    every = prunable_layers(model)
-    layers = prunable_layers(model, exclude) if exclude else every
+    wanted = cast("list[str]", [*include, *(masks if isinstance(masks, dict) else ())])
+    every = prunable_layers(model, include=wanted)
+    layers = prunable_layers(model, exclude, wanted) if exclude else every
     masks = zeros.masks if zeros is not None else cast("dict[str, Tensor] | None", masks)
     if masks is not None:
         unknown = sorted(set(masks) - set(layers))
@@ -104,7 +109,7 @@ def sparsify(
         why = dict.fromkeys(set(every) - set(masks), CHOSEN) | (zeros.dense if zeros is not None else {})
         layers = {name: layer for name, layer in layers.items() if name in masks}
     else:
-        scope = {*method.start.scope(every), *(matching(every, include, "include") if include else ())}
+        scope = {*method.start.scope(every), *(matching(every, wanted, "include") if wanted else ())}
         why = {
             name: CHOSEN if name in scope else f"not in the scope of {method.name} (include= takes it)"
             for name in every
@@ -161,7 +166,7 @@ def _tell(model: nn.Module, why: dict[str, str]) -> None:
     weights = Weights(model, why)
     log.info("%s", weights)
     if weights.left(CHOSEN) > 0.1:
-        warnings.warn(str(weights), stacklevel=3)
+        warnings.warn(str(weights), stacklevel=4)
 
 
 def _warn_of_empty(patterns: dict[str, Topology], method: Method) -> None:
@@ -170,7 +175,7 @@ def _warn_of_empty(patterns: dict[str, Topology], method: Method) -> None:
         way = "min_per_layer" if method.start.choose is not None else 'distribution="erk" or "er"'
         warnings.warn(
             f"layer collapse: {', '.join(empty)} has no weight left; {way} keeps some, exclude= leaves the layer dense",
-            stacklevel=3,
+            stacklevel=4,
         )
 
 
@@ -191,15 +196,17 @@ def _initialize(layer: Any, way: Initialize, generator: torch.Generator) -> None
 
 
 def _shape(layer: Any) -> tuple[int, ...]:
-    return layer.weight_shape if isinstance(layer, PatternLayer) else tuple(layer.weight.shape)
+    if isinstance(layer, PatternLayer):
+        return layer.weight_shape
+    return tuple(sparse_class(layer).rows_of(layer.weight.detach().to("meta")).shape)
 
 
-def _masked(name: str, layer: nn.Module, mask: Tensor) -> Topology:
-    shape = _shape(layer)
+def _masked(name: str, layer: Any, mask: Tensor) -> Topology:
+    shape = layer.dense_shape if isinstance(layer, PatternLayer) else tuple(layer.weight.shape)
     if mask.dtype != torch.bool or tuple(mask.shape) != shape:
         got = f"{mask.dtype} {tuple(mask.shape)}"
         raise ValueError(f"the mask of {name} must be a bool tensor of shape {shape}, got {got}")
-    return Topology.from_mask(mask)
+    return Topology.from_mask(sparse_class(layer).rows_of(mask))
 
 
 def _patterns(
@@ -223,13 +230,14 @@ def _patterns(
     start = method.start
     share = start.share if distribution is None else distributions.by_name(distribution)
     if distribution is not None and (storage.keeps_pruned or (start.choose and not method.view.per_layer)):
-        warnings.warn(f"{method.name} shares the sparsity by itself; distribution is not used", stacklevel=3)
+        warnings.warn(f"{method.name} shares the sparsity by itself; distribution is not used", stacklevel=4)
     removed: dict[str, Tensor] = {}
     if start.choose is not None:
         _check_data(method, batches, loss)
         counts = share(shapes, total, generator)
         network = Network(model, dense, counts, method.view, batches or (), cast(Loss, loss), generator)
-        fresh = [Topology.from_mask(mask) for mask in start.choose(network)]
+        chosen = zip(dense.values(), start.choose(network), strict=True)
+        fresh = [Topology.from_mask(sparse_class(layer).rows_of(mask)) for layer, mask in chosen]
         removed = network.removed
     elif not storage.keeps_pruned or (method.sparsity(0) > 0 and not method.when.fires(0)):
         counts = share(shapes, total, generator)

@@ -239,3 +239,10 @@ def test_a_weight_made_by_a_transform_is_not_written() -> None:
     assert torch.equal(model[0].weight, model[0].to_dense().weight)
     with pytest.raises(RuntimeError, match=r"write to layer\.master"):
         model[0].weight.data.mul_(2)
+
+
+def test_marks_of_the_parameter_are_seen_through_the_weight() -> None:
+    layer: Any = sk.SparseLinear(4, 3, sparsity=0.5)
+    layer.stored.mark = "mine"
+    assert layer.weight.mark == "mine"
+    assert not hasattr(layer.weight, "other")

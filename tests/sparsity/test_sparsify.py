@@ -173,7 +173,10 @@ class Conv1D(nn.Module):
 
 
 class ScaledConv(nn.Conv2d):
-    """A subclass."""
+    """A subclass that does something else."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return 2 * super().forward(input)
 
 
 class Experts(nn.Module):
@@ -186,9 +189,9 @@ class Experts(nn.Module):
 
 
 OTHERS = [
-    (Conv1D, 64, "no sparse layer"), (lambda: nn.Conv1d(2, 4, 3), 24, "no sparse layer"),
-    (lambda: nn.Conv3d(1, 2, 2), 16, "no sparse layer"), (lambda: nn.ConvTranspose2d(2, 2, 3), 36, "no sparse layer"),
-    (lambda: nn.GRU(4, 4), 96, "no sparse layer"), (lambda: ScaledConv(2, 2, 3), 36, "a subclass"),
+    (Conv1D, 64, "no sparse layer"), (lambda: nn.Bilinear(2, 3, 4), 24, "no sparse layer"),
+    (lambda: nn.ConvTranspose2d(2, 2, 3, groups=2), 18, "no sparse layer of transposed convolutions in groups"),
+    (lambda: nn.GRU(4, 4), 96, "left dense unless"), (lambda: ScaledConv(2, 2, 3), 36, "a subclass"),
     (Experts, 256, "no sparse layer"), (lambda: nn.utils.spectral_norm(nn.Linear(8, 8)), 64, "computes its weight"),
     (lambda: nn.utils.parametrizations.orthogonal(nn.Linear(8, 8)), 64, "computes its weight"),
 ]  # fmt: skip

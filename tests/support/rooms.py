@@ -47,12 +47,25 @@ ROOMS = [
         "nn: a layer",
         "what layers with a pattern share: kernel choice, weight access",
         *(f"nn.{name}" for name in ("processor", "crossovers", "kernel_choice", "marks", "copies", "effective")),
-        *(f"nn.{name}" for name in ("planned", "probe", "layer", "saved")),
+        *(f"nn.{name}" for name in ("planned", "probe", "twins", "layer", "saved")),
     ),
     _room(
         "nn: the layers",
-        "SparseLinear, SparseConv2d, MaskedLinear, MaskedConv2d",
-        *(f"nn.{name}" for name in ("sparse", "linear", "conv", "masked")),
+        "linear layers, convolutions, attention: nonzeros, or a dense weight and a mask",
+        *(
+            f"nn.{name}"
+            for name in (
+                "sparse",
+                "linear",
+                "conv",
+                "conv1d",
+                "expanded",
+                "masked",
+                "attention",
+                "embedding",
+                "recurrent",
+            )
+        ),
     ),
     _room("nn.conversion", "layers are found in a model and exchanged"),
     _room("nn.channels", "channels that are one, constant, or pruned as a whole"),
@@ -75,7 +88,8 @@ ROOMS = [
     _room(
         "integrations",
         "what transformers, Lightning, peft and timm are told; distributed checkpoints",
-        *(f"integrations.{name}" for name in ("optimizers", "transformers", "trainer", "lightning", "peft", "timm")),
+        *(f"integrations.{name}" for name in ("optimizers", "conv1d", "transformers", "trainer", "lightning")),
+        *(f"integrations.{name}" for name in ("peft", "timm")),
         "integrations.checkpoint",
     ),
     _room("models, data", "networks and data sets of the papers", "models", "data"),

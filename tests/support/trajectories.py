@@ -62,9 +62,42 @@ KINDS = ("linear", "conv")
 CONV = [("conv", "momentum"), ("conv", "adamw-fused")]
 
 
+class Attentive(nn.Module):
+    """A 1-D convolution, attention and linear layers over `[batch, 12]`, four values at each of three positions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.attention = nn.Conv1d(4, 6, 3, padding=1), nn.MultiheadAttention(6, 2, batch_first=True)
+        self.up, self.down, self.head = nn.Linear(6, 10), nn.Linear(10, 6), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x.reshape(-1, 4, 3)).transpose(1, 2)
+        x = x + self.attention(x, x, x)[0]
+        return self.head(x + self.down(self.up(x).tanh())).mean(1)
+
+
+class Volumes(nn.Module):
+    """3-D and transposed convolutions, and linear layers, over `[batch, 12]`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.wider = nn.Conv3d(1, 4, 2, padding=1), nn.ConvTranspose3d(4, 2, 2)
+        self.line = nn.ConvTranspose1d(2, 4, 2)
+        self.up, self.down = nn.Linear(4, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.wider(self.first(x.reshape(-1, 1, 2, 2, 3)).tanh()).flatten(2)
+        return self.down(self.up(self.line(x).tanh().mean(2)).tanh())
+
+
+MODULES: dict[str, Callable[[], nn.Module]] = {"attention": Attentive, "volumes": Volumes}
+
+
 def network(kind: str) -> nn.Module:
     if kind == "conv":
         return convnet().double()
+    if kind in MODULES:
+        return MODULES[kind]().double()
     return nn.Sequential(nn.Linear(12, 20), nn.Tanh(), nn.Linear(20, 15), nn.Tanh(), nn.Linear(15, 3)).double()
 
 
@@ -82,12 +115,17 @@ def _batches(kind: str, n: int) -> list[tuple[Tensor, Tensor]]:
 
 
 def prepare(
-    kind: str, name: str, build: Callable, backend: str = "sparse", seed: int = 3, device: str = "cpu"
+    kind: str, name: str, build: Callable, backend: str = "sparse", seed: int = 3, device: str = "cpu", **options: Any
 ) -> tuple[nn.Module, sk.Sparsifier]:
     torch.manual_seed(seed)
     method, data = make(name), batches(kind, 4, device)
     model = sk.sparsify(
-        network(kind).to(device), method, batches=data, loss=nn.functional.cross_entropy, backend=backend
+        network(kind).to(device),
+        method,
+        batches=data,
+        loss=nn.functional.cross_entropy,
+        backend=backend,
+        **options,
     )
     growth: dict[str, Any] = {"batches": data, "loss": nn.functional.cross_entropy}
     return model, sk.Sparsifier(model, build(model.parameters()), method, **growth)

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
+from ..conversion.registry import acts_as, twin_of
+from ..layer import PatternLayer
 from .zeros import ZeroChannels
 
 # Of one tensor, which evaluation leaves as it is.
@@ -63,11 +65,17 @@ MOVES: set[Any] = RESHAPES | {
 JOINS: set[Any] = {torch.cat, torch.concat, torch.concatenate}
 
 
+def is_layer(module: nn.Module) -> bool:
+    """Whether it is a linear layer or 2-D convolution, dense, sparse or masked. Channels of others are not followed."""
+    kind = twin_of(module)
+    return kind in (nn.Linear, nn.Conv2d) and (isinstance(module, PatternLayer) or acts_as(type(module), kind))
+
+
 class Tracer(fx.Tracer):
-    """`ZeroChannels` are single operations, as torch's own modules and layers with a pattern are."""
+    """Layers and `ZeroChannels` are single operations, as torch's own modules are."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, ZeroChannels) or super().is_leaf_module(m, module_qualified_name)
+        return isinstance(m, ZeroChannels) or is_layer(m) or super().is_leaf_module(m, module_qualified_name)
 
 
 def trace(model: nn.Module, settings: dict[str, Any] | None = None) -> fx.GraphModule:

@@ -7,7 +7,8 @@ from torch import Tensor, fx, nn
 
 from ... import private_torch
 from ...private_torch import BatchNorm
-from ..conversion.convert import SPARSE, shared_parameters
+from ..conversion.coverage import shared_parameters
+from ..conversion.registry import twin_of
 from ..layer import PatternLayer
 from .constants import by_channel, layer_constants, norm_constants
 from .disjoint_sets import ChannelSets
@@ -24,6 +25,7 @@ from .graph import (
     fixed,
     image,
     in_place,
+    is_layer,
     landed,
     settings_of,
     sizes_only,
@@ -133,8 +135,7 @@ class ChannelTrace(fx.Interpreter):
             self.channels.pin(self.axes[node].ids)
 
     def layer(self, n: fx.Node, module: Any) -> Axis:
-        dense = module.DENSE if isinstance(module, PatternLayer) else type(module)
-        dim = -1 if dense is nn.Linear else -3
+        dim = -1 if twin_of(module) is nn.Linear else -3
         source, rows = self.along(n.args[0], dim), self.rows[module]
         if module in self.columns:
             self.channels.join(self.columns[module], source.ids)
@@ -262,11 +263,6 @@ class ChannelTrace(fx.Interpreter):
                 tied = any(id(p) in shared for p in module.parameters(recurse=False))
                 if not called or not own or tied or module in read:
                     self.channels.pin(ids)
-
-
-def is_layer(module: nn.Module) -> bool:
-    """Whether it is a linear layer or convolution, dense, sparse or masked."""
-    return type(module) in SPARSE or isinstance(module, PatternLayer)
 
 
 def row_count(layer: Any) -> int:

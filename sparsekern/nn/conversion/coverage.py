@@ -5,11 +5,12 @@ from math import prod
 from typing import Any
 
 from torch import nn
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from ... import private_torch
 from ..layer import PatternLayer
+from .registry import ON_DEMAND, SPARSE, acts_as, registered
 
-DENSE = (nn.Linear, nn.Conv2d)  # what there are sparse layers of
 EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
 FREE = "not made sparse"
 
@@ -25,13 +26,23 @@ def shared_parameters(model: nn.Module) -> set[int]:
 
 def obstacle(layer: Any, shared: set[int]) -> str | None:
     """Returns why a layer cannot be made sparse; None if it can, or is."""
-    known = isinstance(layer, PatternLayer)
-    if not known and not isinstance(layer, DENSE):
-        return "no sparse layer of this class"
-    if not known and (nn.utils.parametrize.is_parametrized(layer) or "weight" not in private_torch.parameters(layer)):
-        return "computes its weight (weight norm, a mask?)"
-    if not known and type(layer) not in DENSE:
-        return "a subclass, whose owner may read its weight"
+    if not isinstance(layer, PatternLayer):
+        kind = registered(type(layer))
+        if kind is None:
+            return "no sparse layer of this class"
+        computed = kind in SPARSE and "weight" not in private_torch.parameters(layer)
+        if computed or nn.utils.parametrize.is_parametrized(layer):
+            return "computes its weight (weight norm, a mask?)"
+        if not acts_as(type(layer), kind):
+            return "a subclass that overrides what a layer does (sk.register_layer takes it)"
+        if kind not in SPARSE and kind in ON_DEMAND:
+            return "left dense unless include= names it"
+        if kind not in SPARSE:
+            return "no sparse layer of this class"
+        if (reason := SPARSE[kind].refuses(layer)) is not None:
+            return reason
+        if isinstance(layer, NonDynamicallyQuantizableLinear):
+            return "its owner reads its weight"
     if "forward" in vars(layer):
         return "its forward is replaced"
     if any(id(parameter) in shared for parameter in layer.parameters(recurse=False)):

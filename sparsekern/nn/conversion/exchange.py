@@ -3,7 +3,6 @@
 import inspect
 from collections import deque
 from collections.abc import Mapping
-from functools import cache
 from types import MethodType
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary, ref
@@ -12,12 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from ... import integrations, private_torch
+from ...topology import Topology
 from ..layer import PatternLayer
 from ..marks import hand_on_marks
+from .registry import MASKED, SPARSE, twin_of
 
 HOOKS = frozenset(name for name in vars(nn.Module()) if name.endswith("_hooks"))
 PARTS = ("_parameters", "_buffers", "_modules")
-LAYERS = PatternLayer.__module__.rpartition(".")[0]  # the package of the layers that users may subclass
 
 
 def exchange(model: nn.Module, twins: Mapping[str, nn.Module]) -> nn.Module:
@@ -39,6 +39,7 @@ def exchange(model: nn.Module, twins: Mapping[str, nn.Module]) -> nn.Module:
             if new is not value:
                 vars(module)[key] = new
     for old, (name, twin) in pairs.items():
+        _originals.pop(twin, None)  # perhaps it comes back
         _watch(old, name, twin, model)
     integrations.note(model)
     return model
@@ -71,7 +72,7 @@ def _replaced(value: Any, twins: Mapping[nn.Module, nn.Module], seen: set[int]) 
 def hand_on(old: nn.Module, new: nn.Module, name: str) -> None:
     """Gives `new` the hooks of `old`, whose handles then remove them from there, and whatever is no part of its class:
     attributes, Parameters, buffers and modules; and the Parameters of `new` the attributes and hooks of theirs."""
-    own, there = own_names(type(old)), vars(new)
+    own, there = own_names(old), vars(new)
     for key, value in list(vars(old).items()):
         if key in HOOKS:
             hooks = {
@@ -87,8 +88,10 @@ def hand_on(old: nn.Module, new: nn.Module, name: str) -> None:
             there[key] = _method(new, value) if getattr(value, "__self__", None) is old else value
     there["_is_full_backward_hook"] = vars(old)["_is_full_backward_hook"]
     there["_non_persistent_buffers_set"] |= vars(old)["_non_persistent_buffers_set"] - own
+    if twin_of(old) not in SPARSE:
+        return
     hand_on_marks(_weight(old), _weight(new), name)
-    if old.bias is not None:
+    if getattr(old, "bias", None) is not None:
         hand_on_marks(old.bias, new.bias, name)
 
 
@@ -106,18 +109,37 @@ def _bound_to(module: nn.Module, hook: Any) -> Any:
 
 
 def _weight(layer: Any) -> Tensor:
-    return layer.stored if isinstance(layer, PatternLayer) else layer.weight
+    if isinstance(layer, PatternLayer):
+        return layer.stored
+    return layer.weight if twin_of(layer) in SPARSE else next(layer.parameters())
 
 
-@cache
-def own_names(kind: type[nn.Module]) -> frozenset[str]:
-    """The attributes that every layer of this class has, Parameters, buffers and modules included."""
-    if issubclass(kind, PatternLayer):
-        base: Any = next(base for base in kind.__mro__ if base.__module__.startswith(LAYERS))
-        layer = base(1, 1, 1, sparsity=0.0, generator=torch.Generator())
-    else:
-        layer = kind(1, 1, 1, device="meta")
+def own_names(layer: nn.Module) -> frozenset[str]:
+    """The attributes that every layer of this class has, Parameters, buffers and modules included; of a class that is
+    not registered all that this one has."""
+    known = {*SPARSE, *SPARSE.values(), *MASKED.values()}
+    kind: Any = next((base for base in type(layer).__mro__ if base in known), None)
+    return _names(layer) if kind is None else _own_names(kind, layer)
+
+
+def _own_names(kind: Any, layer: Any) -> frozenset[str]:
+    if kind not in _known_names:
+        pattern = issubclass(kind, PatternLayer)
+        settings = (kind if pattern else SPARSE[kind]).settings_of(layer)
+        if pattern:
+            none = Topology.from_coordinates(torch.empty(0, dtype=torch.int64), layer.weight_shape)
+            example = kind(**settings, device="meta", topology=none, generator=torch.Generator())
+        else:
+            example = SPARSE[kind].new_dense(settings, bias=True, device="meta")
+        _known_names[kind] = _names(example)
+    return _known_names[kind]
+
+
+def _names(layer: nn.Module) -> frozenset[str]:
     return frozenset().union(vars(layer), *(vars(layer)[part] for part in PARTS))
+
+
+_known_names: dict[type[nn.Module], frozenset[str]] = {}
 
 
 class Original(NamedTuple):

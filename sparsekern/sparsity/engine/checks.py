@@ -27,6 +27,7 @@ def check_network(
         ValueError: something does not fit.
     """
     check_held(sites, optimizer)
+    check_open(sites, method)
     check_sparsity(sites, method, storage)
     warn_of_decay(sites, optimizer)
     if method.rule.rewind is not None and len(nested(optimizer)) > 1:
@@ -52,6 +53,18 @@ def check_held(sites: Sequence[LayerSite], optimizer: torch.optim.Optimizer) -> 
     if missing:
         warn = "was it built before sparsify? Build it from model.parameters() afterwards"
         raise ValueError(f"the optimizer does not hold the sparse weights of {', '.join(missing)}; {warn}")
+
+
+def check_open(sites: Sequence[LayerSite], method: Method) -> None:
+    """Raises a `ValueError` if the method looks at what enters and leaves a product that PyTorch hides."""
+    hidden = [site.name for site in sites if site.module.hidden]
+    guided = method.grow is not None and method.grow.guided
+    if hidden and (guided or method.rule.gradient(0) == "moment"):
+        raise ValueError(
+            f"{method.name} looks at the inputs and output gradients of every layer, but those of {', '.join(hidden)} "
+            "are hidden inside PyTorch's recurrence: leave recurrent layers dense, or take a method that looks at "
+            "gradients of weights only"
+        )
 
 
 def check_sparsity(sites: Sequence[LayerSite], method: Method, storage: Storage) -> None:

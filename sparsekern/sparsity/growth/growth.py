@@ -33,6 +33,7 @@ class Growth:
             proportion to their size; None: every layer has as many candidates as it could grow.
         batches: how many batches the gradients are of; 1: that of the armed step.
         inputs: it asks what the model is called with.
+        guided: it asks what enters and leaves the products of the layers, beyond the gradients of their weights.
     """
 
     candidates: Propose
@@ -44,6 +45,7 @@ class Growth:
     multiplier: float | None = None
     batches: int = 1
     inputs: bool = False
+    guided: bool = False
 
     def __post_init__(self) -> None:
         for rate in (self.rate(0), final(self.rate)):

@@ -41,7 +41,7 @@ class SparseMomentum(Rule):
         return {}
 
     def stepped(self, site: LayerSite, step: int, lr: float, generator: torch.Generator) -> None:
-        site.weight.copy_(site.module.dense_weight())
+        site.weight.copy_(site.module.rows_of(site.module.dense_weight()))
 
     def masks(self, sites: Sequence[LayerSite], step: int, losses: Sequence[float]) -> list[Tensor]:
         active, moments = [site.active.mask() for site in sites], [momentum(site) for site in sites]

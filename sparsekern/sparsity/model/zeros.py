@@ -10,6 +10,7 @@ from torch.nn.utils import parametrize, prune
 
 from ... import private_torch
 from ...nn import PatternLayer, matching, prunable_layers
+from ...nn.conversion.registry import SPARSE, twin_of
 
 log = logging.getLogger("sparsekern")
 FEW = 0.01  # zeros up to this fraction of a layer are taken for chance
@@ -38,7 +39,7 @@ def take_zeros(model: nn.Module, exclude: Iterable[str] = ()) -> Zeros:
         ValueError: a bias is masked, whose zeros no layer keeps; no layer has zeros. Nothing was changed then.
     """
     masked = {name: mask for name, layer in model.named_modules() if (mask := masking_of(layer)) is not None}
-    known = {name for name, layer in model.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d | PatternLayer)}
+    known = {name for name, layer in model.named_modules() if twin_of(layer) in SPARSE}
     gone = matching(known, exclude, "exclude")
     masked = {name: mask for name, mask in masked.items() if name not in gone}
     biases = [name for name in masked if "bias_mask" in private_torch.buffers(model.get_submodule(name))]
@@ -66,13 +67,13 @@ def take_zeros(model: nn.Module, exclude: Iterable[str] = ()) -> Zeros:
 
 
 def nonzeros(layer: Any) -> Tensor:
-    return layer.topology.mask() if isinstance(layer, PatternLayer) else layer.weight != 0
+    return layer.weight_of(layer.topology.mask()) if isinstance(layer, PatternLayer) else layer.weight != 0
 
 
 def masking_of(layer: nn.Module) -> Tensor | None:
     """Returns the mask that computes the weight of a linear layer or a convolution, bool; None if nothing does, or
     something else."""
-    if not isinstance(layer, nn.Linear | nn.Conv2d):
+    if isinstance(layer, PatternLayer) or twin_of(layer) not in SPARSE:
         return None
     if "weight_mask" in private_torch.buffers(layer) and "weight_orig" in private_torch.parameters(layer):
         return layer.get_buffer("weight_mask").bool()

@@ -4,7 +4,10 @@ from collections.abc import Callable
 
 from torch import nn
 
-from ...nn import PatternLayer
+from ...nn.conv import Conv2dProduct
+from ...nn.conversion.registry import sparse_class
+from ...nn.expanded import ConvNdProduct
+from ...nn.linear import LinearProduct
 
 Layers = dict[str, nn.Module]
 Scope = Callable[[Layers], Layers]
@@ -17,7 +20,7 @@ def everything(layers: Layers) -> Layers:
 
 def without_classifier(layers: Layers) -> Layers:
     """Takes all but the last linear layer; that one, too, if it is the only layer."""
-    linear = [name for name, layer in layers.items() if _is(layer, nn.Linear)]
+    linear = [name for name, layer in layers.items() if issubclass(sparse_class(layer), LinearProduct)]
     return (
         {name: layer for name, layer in layers.items() if name != linear[-1]} if linear and len(layers) > 1 else layers
     )
@@ -25,7 +28,7 @@ def without_classifier(layers: Layers) -> Layers:
 
 def convolutions(layers: Layers) -> Layers:
     """Takes the convolutions; in a network without any, as `without_classifier`."""
-    return {name: layer for name, layer in layers.items() if _is(layer, nn.Conv2d)} or without_classifier(layers)
+    return {name: layer for name, layer in layers.items() if _convolves(layer)} or without_classifier(layers)
 
 
 def without_first(layers: Layers) -> Layers:
@@ -35,7 +38,7 @@ def without_first(layers: Layers) -> Layers:
 
 def without_first_and_shortcuts(layers: Layers) -> Layers:
     """Takes all but the first convolution and those of shortcuts, told by "shortcut" or "downsample" in their names."""
-    convolved = [name for name, layer in layers.items() if _is(layer, nn.Conv2d)]
+    convolved = [name for name, layer in layers.items() if _convolves(layer)]
     dense = {name for name in convolved if "shortcut" in name or "downsample" in name} | {*convolved[:1]}
     return {name: layer for name, layer in layers.items() if name not in dense} or layers
 
@@ -60,5 +63,5 @@ def by_name(name: str | Scope) -> Scope:
     return NAMES[name]
 
 
-def _is(layer: nn.Module, kind: type[nn.Module]) -> bool:
-    return isinstance(layer, kind) or (isinstance(layer, PatternLayer) and layer.DENSE is kind)
+def _convolves(layer: nn.Module) -> bool:
+    return issubclass(sparse_class(layer), Conv2dProduct | ConvNdProduct)

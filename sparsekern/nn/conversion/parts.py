@@ -1,0 +1,103 @@
+"""Layers that are exchanged for several layers with one weight each, and put together again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec
+
+from torch import nn
+
+from ..layer import PatternLayer
+from .coverage import shared_parameters
+from .exchange import exchange
+from .registry import PARTS, acts_as, asked, registered
+
+Options = ParamSpec("Options")
+MARK = "taken_apart"  # the attribute that holds the class of what a module took the place of
+
+
+def take_apart(model: nn.Module, wanted: Iterable[str] = ()) -> tuple[nn.Module, dict[nn.Module, nn.Module]]:
+    """Exchanges the layers that are registered with a function for what it makes of them.
+
+    Args:
+        wanted: names of layers, or of parts of them, that are taken only where they are named.
+
+    Returns:
+        The model, and what each module that it has now took the place of.
+    """
+    originals, shared = {}, shared_parameters(model)
+    refused: set[nn.Module] = set()
+    while found := {
+        name: module
+        for name, module in model.named_modules()
+        if _divisible(module, shared) and module not in refused and asked(name, module, wanted)
+    }:
+        made = {name: PARTS[registered(type(module))](module) for name, module in found.items()}  # type: ignore[index]
+        refused |= {found[name] for name, parts in made.items() if parts is None}
+        made = {name: parts for name, parts in made.items() if parts is not None}
+        for name, parts in made.items():
+            vars(parts)[MARK] = type(found[name])
+            originals[parts] = found[name]
+        model = exchange(model, made)
+    return model, originals
+
+
+def put_together(model: nn.Module, originals: dict[nn.Module, nn.Module] | None = None) -> nn.Module:
+    """Puts together what was taken apart, and has no sparse layers inside.
+
+    Args:
+        originals: what modules took the place of and nobody has changed since; others are made anew.
+    """
+    while True:
+        whole: dict[str, nn.Module] = {}
+        for name, module in model.named_modules():
+            if MARK not in vars(module) or any(isinstance(part, PatternLayer) for part in module.modules()):
+                continue
+            original = None if originals is None else originals.get(module)
+            if original is None and hasattr(module, "whole"):
+                original = module.whole()  # type: ignore[operator]
+            if original is not None:
+                vars(original).pop(MARK, None)
+                whole[name] = original
+        if not whole:
+            return model
+        model = exchange(model, whole)
+
+
+def taking_apart(
+    convert: Callable[Concatenate[nn.Module, Options], nn.Module],
+) -> Callable[Concatenate[nn.Module, Options], nn.Module]:
+    """Lets a function that makes layers of a model sparse see layers with one weight each. Where all stay dense, or
+    it raises, the model gets back what it had."""
+
+    @wraps(convert)
+    def wrapped(model: nn.Module, *arguments: Options.args, **options: Options.kwargs) -> nn.Module:
+        masks: Any = options.get("masks")
+        options["include"] = include = named(model, options.get("include", ()))  # type: ignore[arg-type]
+        model, originals = take_apart(model, [*include, *(masks if isinstance(masks, dict) else ())])
+        try:
+            return put_together(convert(model, *arguments, **options), originals)
+        except BaseException:
+            put_together(model, originals)
+            raise
+
+    return wrapped
+
+
+def named(model: nn.Module, chosen: Iterable[str | type[nn.Module]]) -> list[str]:
+    """Returns names and glob patterns, and the names of the modules of each class among them."""
+    found: list[str] = []
+    for one in [chosen] if isinstance(chosen, str | type) else chosen:
+        own = [name for name, module in model.named_modules() if isinstance(one, type) and isinstance(module, one)]
+        if isinstance(one, type) and not own:
+            raise ValueError(f"the model has no {one.__name__}")
+        found += own if isinstance(one, type) else [one]
+    return found
+
+
+def _divisible(module: nn.Module, shared: set[int]) -> bool:
+    kind = registered(type(module))
+    if kind not in PARTS or MARK in vars(module) or "forward" in vars(module):
+        return False
+    return acts_as(type(module), kind) and not any(id(parameter) in shared for parameter in module.parameters())

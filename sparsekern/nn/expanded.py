@@ -1,0 +1,278 @@
+"""Layers without kernels of their own: PyTorch multiplies the expanded weight.
+
+Values, gradients of values and optimizer state have the size of the nonzeros. A call makes the dense weight, and a
+backward pass its dense gradient, for as long as it runs: neither takes less time than the dense layer does.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..ops.straight_through import weight_gradient
+from ..ops.torch_products import Convolution, features
+from ..topology import Topology
+from .conv import PADDING_MODES
+from .kernel_choice import Plan, Step, check_backend
+from .layer import PatternLayer
+from .masked import MaskedLayer
+from .planned import Use
+from .probe import ConvProbe
+from .sparse import SparseLayer
+
+Size = int | tuple[int, ...]
+
+
+class ExpandedProduct(PatternLayer):
+    """A product with the expanded weight."""
+
+    expands = True
+
+    VIEWS: ClassVar[dict[str, frozenset[str]]] = {}
+
+    def new_plan(self, use: Use, card: str | None) -> Plan:
+        check_backend(self.backend)
+        why = f"no kernel multiplies the nonzeros of a {self.DENSE.__name__}: PyTorch's product with the whole weight"
+        return Plan(card, (Step(0.0, "masked" if self.backend == "masked" else "dense", why),))
+
+    def use_of(self, input: Tensor) -> None:
+        return None  # the kernel is the same for all
+
+    def product(self, input: Tensor, values: Tensor) -> Tensor:
+        return self.dense_product(input, self.topology.dense(values))
+
+
+class ConvNdProduct(ExpandedProduct):
+    """The constructor and the product of 3-D and of transposed convolutions with a pattern."""
+
+    DIMS: ClassVar[int]
+    TRANSPOSED: ClassVar[bool] = False
+
+    in_channels: int
+    out_channels: int
+    groups: int
+    padding_mode: str
+    window: Convolution
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Size,
+        stride: Size = 1,
+        padding: Size | str = 0,
+        dilation: Size = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str = "zeros",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        output_padding: Size = 0,
+        sparsity: float | None = None,
+        topology: Topology | None = None,
+        backend: str = "auto",
+        generator: torch.Generator | None = None,
+        **options: Any,
+    ) -> None:
+        if groups < 1 or in_channels % groups or out_channels % groups:
+            raise ValueError(f"groups must divide {in_channels} input and {out_channels} output channels, got {groups}")
+        if padding_mode not in PADDING_MODES:
+            raise ValueError(f"padding_mode must be one of {', '.join(PADDING_MODES)}, got {padding_mode!r}")
+        kernel, strides, dilations, more = (
+            self._sizes(size) for size in (kernel_size, stride, dilation, output_padding)
+        )
+        settings = {
+            "in_channels": in_channels,
+            "out_channels": out_channels,
+            "kernel_size": kernel,
+            "stride": strides,
+            "padding": padding if isinstance(padding, str) else self._sizes(padding),
+            "dilation": dilations,
+            "groups": groups,
+            "padding_mode": padding_mode,
+        }
+        if self.TRANSPOSED:
+            settings["output_padding"] = more
+        shape = (out_channels, in_channels // groups, *kernel)
+        super().__init__(settings, shape, bias, device, dtype, sparsity, topology, backend, generator, **options)
+        before = [0] * self.DIMS  # padding that PyTorch's convolution does not apply itself, at the end of each side
+        if padding == "same":
+            totals = [d * (k - 1) for d, k in zip(dilations, kernel, strict=True)]
+            inside, before = [total // 2 for total in totals], [total % 2 for total in totals]
+        else:
+            inside = [0] * self.DIMS if isinstance(padding, str) else list(self._sizes(padding))
+        self._border: list[int] | None = None
+        if padding_mode != "zeros":
+            sides = [(side, side + extra) for side, extra in zip(inside, before, strict=True)]
+            self._border, inside = [n for pair in reversed(sides) for n in pair], [0] * self.DIMS
+        elif any(before):
+            self._border = [n for extra in reversed(before) for n in (0, extra)]
+        self.window = Convolution(list(strides), inside, list(dilations), self.TRANSPOSED, list(more), groups)
+
+    def _sizes(self, value: Size) -> tuple[int, ...]:
+        sizes = (value,) * self.DIMS if isinstance(value, int) else tuple(value)
+        if len(sizes) != self.DIMS:
+            raise ValueError(f"expected a number or {self.DIMS} of them, got {value!r}")
+        return sizes
+
+    def prepare(self, input: Tensor) -> Tensor:
+        if self._border is None:
+            return input
+        return F.pad(input, self._border, mode="constant" if self.padding_mode == "zeros" else self.padding_mode)
+
+    def dense_product(self, input: Tensor, weight: Tensor) -> Tensor:
+        batched = input.dim() > self.DIMS + 1
+        output = torch.convolution(
+            input if batched else input.unsqueeze(0), self.weight_of(weight), self.bias, *self.window
+        )
+        return output if batched else output[0]
+
+    def new_probe(self) -> ConvNdProbe:
+        return ConvNdProbe(self.weight_shape, self.window)
+
+    def extra_repr(self) -> str:
+        parts = [f"{self.in_channels}, {self.out_channels}"]
+        parts += [f"{name}={getattr(self, name)!r}" for name in self.SETTINGS[2:]]
+        return ", ".join([*parts, f"bias={self.bias is not None}", self.pattern_repr()])
+
+
+class ConvNdProbe(ConvProbe):
+    """h and delta `[batch, channels, *size]`, or without the batch. Gradients at some entries are taken from the whole
+    gradient."""
+
+    window: Convolution
+
+    def __init__(self, weight_shape: tuple[int, ...], window: Convolution) -> None:
+        super(ConvProbe, self).__init__()
+        self.weight_shape, self.window = weight_shape, window
+
+    def _features(self, tensor: Tensor) -> Tensor:
+        return features(tensor, self.window.dims)
+
+    def _sampled(self, h: Tensor, delta: Tensor, coordinates: Tensor) -> Tensor:
+        return self._dense(h, delta).reshape(-1)[coordinates]
+
+    def _signed(self, h: Tensor, delta: Tensor, signs: Any) -> tuple[Tensor, Tensor]:
+        dims, groups = self.window.dims, self.window.groups
+        h, delta = (x if x.dim() > dims + 1 else x.unsqueeze(0) for x in (h, delta))
+        h, delta = (x.to(torch.promote_types(x.dtype, torch.float32)) for x in (h, delta))
+        batch, _, *size = delta.shape
+        xi = signs(delta[:, :1].numel()).to(h).reshape(batch, 1, *size)
+        cols = weight_gradient(xi.expand(batch, groups, *size), h, (groups, *self.weight_shape[1:]), self.window)
+        rows = (delta * xi).transpose(0, 1).flatten(1).sum(1)
+        return rows, cols.reshape(groups, -1) if groups > 1 else cols.flatten()
+
+
+class Conv3dProduct(ConvNdProduct):
+    DENSE, DIMS, BATCHED = nn.Conv3d, 3, 5
+    SETTINGS = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
+
+
+class TransposedProduct(ConvNdProduct):
+    """Patterns and rows are `[out, in, *kernel]`; `layer.weight` is `[in, out, *kernel]`, as that of the dense twin."""
+
+    TRANSPOSED = True
+    SETTINGS = (*Conv3dProduct.SETTINGS, "output_padding")
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Size,
+        stride: Size = 1,
+        padding: Size = 0,
+        output_padding: Size = 0,
+        groups: int = 1,
+        bias: bool = True,
+        dilation: Size = 1,
+        padding_mode: str = "zeros",
+        **options: Any,
+    ) -> None:
+        if groups != 1 or padding_mode != "zeros":
+            raise ValueError(f"expected one group and zero padding, got groups={groups}, padding_mode={padding_mode!r}")
+        options["output_padding"] = output_padding
+        super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, 1, bias, **options)
+
+    @staticmethod
+    def refuses(layer: Any) -> str | None:
+        return "no sparse layer of transposed convolutions in groups" if layer.groups > 1 else None
+
+    def uses(self, input: Tensor, output: Tensor) -> int:
+        return input.numel() // max(1, self.in_channels)
+
+    @classmethod
+    def rows_of(cls, weight: Tensor) -> Tensor:
+        return weight.transpose(0, 1).contiguous()
+
+    @classmethod
+    def weight_of(cls, rows: Tensor) -> Tensor:
+        return rows.transpose(0, 1)
+
+    @property
+    def dense_shape(self) -> tuple[int, ...]:
+        out, channels, *kernel = self.weight_shape
+        return (channels, out, *kernel)
+
+
+class ConvTranspose1dProduct(TransposedProduct):
+    DENSE, DIMS, BATCHED = nn.ConvTranspose1d, 1, 3
+
+
+class ConvTranspose2dProduct(TransposedProduct):
+    DENSE, DIMS, BATCHED = nn.ConvTranspose2d, 2, 4
+
+
+class ConvTranspose3dProduct(TransposedProduct):
+    DENSE, DIMS, BATCHED = nn.ConvTranspose3d, 3, 5
+
+
+class SparseConv3d(Conv3dProduct, SparseLayer):
+    """3-D convolution that holds its nonzeros only. Constructor and attributes are those of `SparseConv2d`."""
+
+
+class MaskedConv3d(Conv3dProduct, MaskedLayer):
+    """3-D convolution with a dense master weight and a mask. Constructor and attributes are those of `MaskedConv2d`."""
+
+    SPARSE = SparseConv3d
+
+
+class SparseConvTranspose1d(ConvTranspose1dProduct, SparseLayer):
+    """Transposed 1-D convolution that holds its nonzeros only."""
+
+
+class MaskedConvTranspose1d(ConvTranspose1dProduct, MaskedLayer):
+    """Transposed 1-D convolution with a dense master weight and a mask."""
+
+    SPARSE = SparseConvTranspose1d
+
+
+class SparseConvTranspose2d(ConvTranspose2dProduct, SparseLayer):
+    """Transposed 2-D convolution that holds its nonzeros only."""
+
+
+class MaskedConvTranspose2d(ConvTranspose2dProduct, MaskedLayer):
+    """Transposed 2-D convolution with a dense master weight and a mask."""
+
+    SPARSE = SparseConvTranspose2d
+
+
+class SparseConvTranspose3d(ConvTranspose3dProduct, SparseLayer):
+    """Transposed 3-D convolution that holds its nonzeros only."""
+
+
+class MaskedConvTranspose3d(ConvTranspose3dProduct, MaskedLayer):
+    """Transposed 3-D convolution with a dense master weight and a mask."""
+
+    SPARSE = SparseConvTranspose3d
+
+
+EXPANDED: list[tuple[type[SparseLayer], type[MaskedLayer]]] = [
+    (SparseConv3d, MaskedConv3d),
+    (SparseConvTranspose1d, MaskedConvTranspose1d),
+    (SparseConvTranspose2d, MaskedConvTranspose2d),
+    (SparseConvTranspose3d, MaskedConvTranspose3d),
+]

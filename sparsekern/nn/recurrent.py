@@ -1,0 +1,190 @@
+"""Recurrent layers whose weights have a pattern: PyTorch's own recurrence, with the expanded weights.
+
+Values, their gradients and optimizer state have the size of the nonzeros. A call makes the dense weights, and its
+backward pass their dense gradients; neither takes less time than the dense layer does.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor, nn
+
+from ..private_torch import in_forward_mode
+from ..topology import Topology
+from .expanded import ExpandedProduct
+from .masked import MaskedLayer
+from .probe import Probe
+from .sparse import SparseLayer
+
+KINDS = (nn.RNN, nn.LSTM, nn.GRU)
+SETTINGS = ("input_size", "hidden_size", "num_layers", "batch_first", "dropout", "bidirectional", "proj_size")
+
+
+class SplitRecurrent(nn.Module):
+    """An `nn.RNN`, `nn.LSTM` or `nn.GRU` whose weights are layers of their own, under the names that they have there.
+
+    It is called as the whole one, and computes the same.
+    """
+
+    def __init__(self, whole: Any) -> None:
+        super().__init__()
+        for name in SETTINGS:
+            setattr(self, name, getattr(whole, name))
+        for name, parameter in whole.named_parameters():
+            if parameter.dim() > 1:
+                self.add_module(name, Matrix.of(parameter))
+            else:
+                self.register_parameter(name, parameter)
+        # Not among the modules: it only lends its forward, and has no memory.
+        self._bare = (copy.deepcopy(whole).to("meta"),)
+        self.train(whole.training)
+
+    @classmethod
+    def of(cls, whole: nn.RNNBase) -> SplitRecurrent:
+        return cls(whole)
+
+    def train(self, mode: bool = True) -> SplitRecurrent:
+        self._bare[0].train(mode)
+        return super().train(mode)
+
+    def forward(self, input: Any, hx: Any = None) -> Any:
+        weights: dict[str, Any] = {name: layer() for name, layer in self.named_children()}
+        weights |= dict(self.named_parameters(recurse=False))
+        bare = copy.copy(self._bare[0])  # which keeps the weights that it was called with
+        return torch.func.functional_call(bare, weights, (input, hx))
+
+    @torch.no_grad()
+    def whole(self) -> nn.Module | None:
+        """Returns the layer with PyTorch's own weights; None if one of them is no dense matrix."""
+        layers = dict(self.named_children())
+        if any(type(layer) is not Matrix for layer in layers.values()):
+            return None
+        device = next(self.parameters()).device
+        whole: Any = copy.deepcopy(self._bare[0]).to_empty(device=device)
+        for name, parameter in [*self.named_parameters(recurse=False), *((n, m.weight) for n, m in layers.items())]:
+            setattr(whole, name, parameter)
+        whole.flatten_parameters()
+        return whole.train(self.training)
+
+    def flatten_parameters(self) -> None:
+        """Does nothing: there is no weight that could be flattened."""
+
+    def extra_repr(self) -> str:
+        return f"{type(self._bare[0]).__name__}: {self._bare[0].extra_repr()}"
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *arguments: Any) -> None:
+        """Takes a state of the whole one, too, for weights that take a dense one."""
+        for name, _ in self.named_children():
+            if prefix + name in state_dict:
+                state_dict[f"{prefix}{name}.weight"] = state_dict.pop(prefix + name)
+        super()._load_from_state_dict(state_dict, prefix, *arguments)
+
+
+class Matrix(nn.Module):
+    """A weight `[rows, cols]`, which a call returns."""
+
+    def __init__(self, rows: int, cols: int, device: Any = None, dtype: torch.dtype | None = None) -> None:
+        super().__init__()
+        self.rows, self.cols = rows, cols
+        self.weight = nn.Parameter(torch.empty(rows, cols, device=device, dtype=dtype))
+        self.register_parameter("bias", None)
+
+    @classmethod
+    def of(cls, weight: nn.Parameter) -> Matrix:
+        made = cls(*weight.shape, device="meta")
+        made.weight = weight
+        return made
+
+    def forward(self) -> Tensor:
+        return self.weight
+
+
+class MatrixProduct(ExpandedProduct):
+    """The constructor of a weight with a pattern, which its owner multiplies."""
+
+    DENSE, SETTINGS = Matrix, ("rows", "cols")
+    hidden = True
+
+    def __init__(
+        self,
+        rows: int,
+        cols: int,
+        bias: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        sparsity: float | None = None,
+        topology: Topology | None = None,
+        backend: str = "auto",
+        generator: torch.Generator | None = None,
+        **options: Any,
+    ) -> None:
+        if bias:
+            raise ValueError("a matrix has no bias")
+        settings = {"rows": rows, "cols": cols}
+        super().__init__(
+            settings, (rows, cols), False, device, dtype, sparsity, topology, backend, generator, **options
+        )
+
+    @classmethod
+    def new_dense(cls, settings: dict[str, Any], bias: bool, **factory: Any) -> nn.Module:
+        return Matrix(**settings, **factory)
+
+    def forward(self) -> Tensor:  # type: ignore[override]
+        if self.outdated:
+            self.check_copy()  # type: ignore[attr-defined]
+        if isinstance(self, MaskedLayer):
+            if self.weight_gradient == "moment":
+                _unknown("second moment over samples")
+            weight = self._differentiable_weight() if in_forward_mode() else self.dense_weight()
+        else:
+            weight = self.dense_weight()
+        return weight if self.probe is None else self.probe.watch(weight, weight.new_empty(0), self.stored)
+
+    def new_probe(self) -> MatrixProbe:
+        return MatrixProbe()
+
+    def extra_repr(self) -> str:
+        return f"{self.rows}, {self.cols}, {self.pattern_repr()}"
+
+
+class MatrixProbe(Probe):
+    """delta is the gradient of the weight itself. What enters and leaves the products is not known."""
+
+    def _sampled(self, h: Tensor, delta: Tensor, coordinates: Tensor) -> Tensor:
+        return delta.reshape(-1)[coordinates]
+
+    def _dense(self, h: Tensor, delta: Tensor) -> Tensor:
+        return delta.to(torch.promote_types(delta.dtype, torch.float32), copy=True)
+
+    def _features(self, tensor: Tensor) -> Tensor:
+        _unknown("sums of inputs and output gradients")
+
+    def _columns(self, h: Tensor) -> Tensor:
+        _unknown("sums of inputs and output gradients")
+
+    def _signed(self, h: Tensor, delta: Tensor, signs: Any) -> tuple[Tensor, Tensor]:
+        _unknown("sums of inputs and output gradients")
+
+    def _moment(self, h: Tensor, delta: Tensor) -> tuple[Tensor, Tensor]:
+        _unknown("second moment over samples")
+
+
+def _unknown(what: str) -> NoReturn:
+    raise NotImplementedError(
+        f"the {what} of a recurrent weight is not known inside PyTorch's recurrence: take a method without it "
+        "(set, rigl, gmp, dpf), or leave recurrent layers dense"
+    )
+
+
+class SparseMatrix(MatrixProduct, SparseLayer):
+    """A weight of which only the nonzeros exist; a call returns it, expanded."""
+
+
+class MaskedMatrix(MatrixProduct, MaskedLayer):
+    """A dense weight under a mask; a call returns it, zero off the pattern."""
+
+    SPARSE = SparseMatrix

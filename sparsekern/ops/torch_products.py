@@ -1,0 +1,82 @@
+"""Products that PyTorch computes itself, with a dense weight: what their weight gets in a backward pass.
+
+They stand where a `Window` stands for 2-D convolutions: `straight_through` and probes ask them. Weights are `[out, in /
+groups, *kernel]`, those of transposed convolutions too.
+"""
+
+from __future__ import annotations
+
+from math import prod
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Convolution(NamedTuple):
+    """A convolution of any number of dimensions, or a transposed one, as `torch.convolution` takes it."""
+
+    stride: list[int]
+    padding: list[int]
+    dilation: list[int]
+    transposed: bool
+    output_padding: list[int]
+    groups: int
+
+    @property
+    def dims(self) -> int:
+        return len(self.stride)
+
+    def weight_gradient(self, delta: Tensor, input: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """Computes dL/dW of the weight of this shape for an input with or without the batch."""
+        if input.dim() == self.dims + 1:
+            input, delta = input.unsqueeze(0), delta.unsqueeze(0)
+        weight = input.new_empty(1).expand(shape)  # of which only the shape matters
+        weight = weight.transpose(0, 1) if self.transposed else weight
+        options = (self.stride, self.padding, self.dilation, self.transposed, self.output_padding, self.groups)
+        mask = [False, True, False]
+        gradient = torch.ops.aten.convolution_backward(delta, input, weight, None, *options, mask)[1]
+        return gradient.transpose(0, 1) if self.transposed else gradient
+
+    def moment(self, delta: Tensor, input: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+        """Computes the gradient and the sum of the squares of the samples' shares of it, in fp32 or wider; as many
+        products as samples."""
+        return moment_by_samples(self, delta, input, shape)
+
+
+class Lookup(NamedTuple):
+    """An embedding as `torch.nn.functional.embedding` takes it: the product of its weight `[entries, width]` with
+    one-hot vectors."""
+
+    padding_idx: int
+    scale_grad_by_freq: bool
+
+    def weight_gradient(self, delta: Tensor, input: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """Computes dL/dW of the weight of this shape for the indices `input`."""
+        options = (shape[0], self.padding_idx, self.scale_grad_by_freq)
+        return torch.ops.aten.embedding_dense_backward(delta.contiguous(), input, *options)
+
+    def moment(self, delta: Tensor, input: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+        """Does what `Convolution.moment` does."""
+        return moment_by_samples(self, delta, input, shape)
+
+
+def moment_by_samples(
+    product: Convolution | Lookup, delta: Tensor, input: Tensor, shape: tuple[int, ...]
+) -> tuple[Tensor, Tensor]:
+    wide = torch.promote_types(delta.dtype, torch.float32)
+    gradient, moment = (torch.zeros(shape, dtype=wide, device=delta.device) for _ in range(2))
+    for own, sample in zip(delta.to(wide).split(1), input.split(1), strict=True):
+        sample = sample.to(wide) if sample.is_floating_point() else sample
+        share = product.weight_gradient(own, sample, shape)
+        gradient += share
+        moment += share.square()
+    return gradient, moment
+
+
+def features(tensor: Tensor, dims: int) -> Tensor:
+    """Returns the sums of absolute values for each channel of `[batch, channels, *size]`, or without the batch, in fp32
+    or wider."""
+    tensor = tensor.abs().to(torch.promote_types(tensor.dtype, torch.float32))
+    size = prod(tensor.shape[tensor.dim() - dims :])
+    return tensor.reshape(-1, tensor.shape[-dims - 1], size).sum((0, 2))
