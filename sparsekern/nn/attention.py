@@ -113,7 +113,7 @@ class SplitAttention(nn.MultiheadAttention):
         q, k, v = (
             layer(x) for layer, x in ((self.q_proj, query), (self.k_proj, key), (self.v_proj, value))
         )  # [batch, length, width]
-        batch, given = len(q), k.shape[1]
+        batch, given = q.shape[0], k.shape[1]  # `len` would make a constant of it in exported programs
         if self.bias_k is not None:
             k = torch.cat([k, self.bias_k.expand(batch, 1, -1)], 1)
             v = torch.cat([v, self.bias_v.expand(batch, 1, -1)], 1)  # type: ignore[union-attr]

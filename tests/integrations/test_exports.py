@@ -1,5 +1,6 @@
 """What other programs make of sparse models: onnxruntime, torchao, TensorBoard."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,36 @@ def test_a_sparse_model_is_exported_as_any_other(name: str, tmp_path: Path) -> N
     model, x = model_of(name), torch.randn(3, 3, 6, 6)
     torch.onnx.export(model, (x,), tmp_path / "model.onnx", dynamo=True, external_data=False, verbose=False)
     torch.testing.assert_close(run(tmp_path / "model.onnx", x), model(x).detach(), rtol=1e-4, atol=1e-5)
+
+
+class Attention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.head = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True), nn.Linear(16, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.layer(x))
+
+
+@pytest.mark.parametrize(
+    ("make", "shape"),
+    [
+        (lambda: nn.Sequential(nn.Conv1d(4, 8, 3, padding=1), nn.ReLU(), nn.Conv1d(8, 4, 3, groups=2)), (4, 10)),
+        (lambda: nn.Sequential(nn.ConvTranspose2d(4, 8, 3, stride=2, output_padding=1)), (4, 5, 5)),
+        (lambda: nn.Sequential(nn.Conv3d(4, 8, 3, padding="same")), (4, 5, 5, 5)),
+        (Attention, (5, 16)),
+    ],
+)
+def test_other_layers(make: Any, shape: tuple[int, ...], tmp_path: Path) -> None:
+    plain = make().eval()
+    model = sk.sparsify(copy.deepcopy(plain), 0.8, include="*").eval()
+    export.save(model, tmp_path / "model.onnx", "onnx", example=torch.randn(2, *shape))
+    x = torch.randn(3, *shape)
+    torch.testing.assert_close(run(tmp_path / "model.onnx", x), model(x).detach(), rtol=1e-4, atol=1e-5)
+    for format in ("csr", "safetensors", "dense"):
+        file = tmp_path / f"{format}.{'safetensors' if format == 'safetensors' else 'pt'}"
+        export.save(model, file, format)
+        torch.testing.assert_close(export.load(copy.deepcopy(plain), file)(x), model(x))
 
 
 def test_the_file_holds_the_nonzeros_and_the_weight_is_scattered_once(tmp_path: Path) -> None:

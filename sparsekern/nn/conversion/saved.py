@@ -8,8 +8,10 @@ from torch import Tensor, nn
 from ...topology import Topology
 from ..layer import PatternLayer
 from ..saved import is_csr
-from .convert import SPARSE, masked_twin, sparse_twin
+from .convert import masked_twin, sparse_twin
 from .exchange import exchange
+from .parts import put_together, take_apart
+from .registry import SPARSE, twin_of
 
 
 def patterned(
@@ -29,23 +31,27 @@ def patterned(
     Raises:
         ValueError: a layer of the state is another one in the model, or there is none.
     """
+    found = list(patterns(state))
+    model, originals = take_apart(model, [name for name, *_ in found])
     layers, twins = dict(model.named_modules()), {}
-    for name, row_ptr, col, bare in patterns(state):
+    for name, row_ptr, col, bare in found:
         layer = layers.get(name)
         if isinstance(layer, PatternLayer):
             continue
-        if layer is None or type(layer) not in SPARSE:
+        dense = None if layer is None else twin_of(layer)
+        kind = None if dense is None else SPARSE.get(dense)
+        if layer is None or kind is None:
             here = f"is a {type(layer).__name__}" if layer is not None else "does not exist"
             raise ValueError(
                 f"{name or 'the model'} has a sparsity pattern in the saved state, but {here} in the model"
             )
         weight: Tensor = layer.weight  # type: ignore[assignment]
         try:
-            topology = Topology(tuple(weight.shape), row_ptr.to(torch.int32), col.to(torch.int32))
+            topology = Topology(tuple(kind.rows_of(weight).shape), row_ptr.to(torch.int32), col.to(torch.int32))
         except ValueError as error:
             raise ValueError(f"{name or 'the model'}: {error}") from error
         twins[name] = (sparse_twin if bare else masked)(layer, topology)
-    return exchange(model, twins)
+    return put_together(exchange(model, twins), originals)
 
 
 def patterns(state: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor, Tensor, bool]]:
