@@ -14,6 +14,7 @@ from .nn import (
     flops,
     memory_report,
     register_layer,
+    semi_structured,
 )
 from .nn.channels.shrink import shrink
 from .sparsity import Method, Sparsifier, methods, sparsify
@@ -38,6 +39,7 @@ __all__ = [
     "methods",
     "ops",
     "register_layer",
+    "semi_structured",
     "shrink",
     "sparsify",
 ]

@@ -33,6 +33,7 @@ DEFAULTS: dict[str, Any] = {
     "sparsity": 0.9,
     "distribution": None,
     "exclude": [],
+    "overrides": {},
     "set": {},
     "backend": "auto",
     "data": "digits",

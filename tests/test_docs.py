@@ -64,6 +64,14 @@ def test_fine_tuning(capsys: pytest.CaptureFixture):
     assert float(capsys.readouterr().out.split()[-1]) == pytest.approx(0.7, abs=1e-3)
 
 
+def test_overrides_and_several_methods(capsys: pytest.CaptureFixture):
+    names: dict = {}
+    for snippet in snippets("docs/overrides.md"):
+        exec(snippet, names)
+    assert "set after 30 steps" in capsys.readouterr().out
+    assert [row["name"] for row in names["optimizer"].report().rows] == ["2", "0"]
+
+
 def test_a_method_of_your_own_trains_in_the_ten_lines(names: dict, capsys: pytest.CaptureFixture):
     exec(snippets("docs/methods.md")[0], names)
     loop = [line for line in snippets("README.md")[0].splitlines() if not line.startswith(("import", "method ="))]

@@ -43,10 +43,23 @@ def setting(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not equals or not all(part.isidentifier() for part in key.split(".")):
         raise argparse.ArgumentTypeError(f"expected KEY=VALUE, got {text!r}")
+    return key, literal(value)
+
+
+def literal(text: str) -> Any:
+    """Returns what a Python literal says; other text as it is."""
     try:
-        return key, ast.literal_eval({"true": "True", "false": "False", "none": "None"}.get(value, value))
+        return ast.literal_eval({"true": "True", "false": "False", "none": "None"}.get(text, text))
     except (ValueError, SyntaxError):
-        return key, value
+        return text
+
+
+def override(text: str) -> tuple[str, Any]:
+    """Splits `LAYERS=VALUE`; the value is read as a Python literal if it is one."""
+    key, equals, value = text.rpartition("=") if "{" not in text else text.partition("=")
+    if not equals or not key:
+        raise argparse.ArgumentTypeError(f"expected LAYERS=VALUE, got {text!r}")
+    return key, literal(value)
 
 
 def add_arguments(parser: argparse.ArgumentParser, *, grid: bool = False) -> None:
@@ -81,6 +94,14 @@ def add_arguments(parser: argparse.ArgumentParser, *, grid: bool = False) -> Non
     group.add_argument("--distribution", metavar="D", help="how layers share the sparsity: uniform, er, erk, global")
     group.add_argument(
         "--exclude", action="append", metavar="NAME", help="layer to keep dense; name or glob, repeatable"
+    )
+    group.add_argument(
+        "--overrides",
+        action="append",
+        type=override,
+        metavar="LAYERS=VALUE",
+        help="another setting for the layers of a name, glob or class (nn.Conv2d): a sparsity, none, or a method; "
+        "repeatable",
     )
     group.add_argument(
         "--set", action="append", type=setting, metavar="KEY=VALUE", help="option of the method, repeatable"

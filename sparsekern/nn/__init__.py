@@ -16,6 +16,7 @@ from .linear import SparseLinear
 from .masked import MaskedConv2d, MaskedLayer, MaskedLinear
 from .memory import MemoryReport, memory_report
 from .probe import Probe
+from .semi_structured import semi_structured
 from .sparse import SparseLayer
 
 __all__ = [
@@ -44,6 +45,7 @@ __all__ = [
     "memory_report",
     "prunable_layers",
     "register_layer",
+    "semi_structured",
     "shrink",
     "sparse_twin",
     "took_part",

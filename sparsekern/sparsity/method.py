@@ -1,14 +1,16 @@
 """A method is a composition: a schedule, when the pattern changes, what is dropped, what grows, over which view."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 
 from ..topology import kept
 from .growth.growth import Growth
 from .old_fields import accepts_old_fields
-from .parts import scores, views
+from .parts import scores, structures, views
 from .parts.orders import Order
-from .parts.schedules import NEVER, Cadence, Schedule, Stages, final
+from .parts.schedules import NEVER, Cadence, Schedule, Stages, final, towards
 from .parts.scores import Score
+from .parts.structures import FanIn, NofM
 from .parts.views import View
 from .rule import NO_RULE, Rule
 from .scoring.network import RANDOM, Start
@@ -33,6 +35,7 @@ class Method:
         grow: which absent weights come to life, and how many; None: none does.
         rule: what goes beyond this composition.
         notes: what the method adapted to the length of the run, for reports.
+        again: makes the method anew, of another sparsity; see `at`.
     """
 
     name: str
@@ -45,6 +48,7 @@ class Method:
     grow: Growth | None = None
     rule: Rule = NO_RULE
     notes: tuple[str, ...] = ()
+    again: Callable[[float], "Method"] | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "storage", named(self.storage))
@@ -68,3 +72,45 @@ class Method:
     def moves_counts(self) -> bool:
         """Whether weights move between layers, so that a layer needs room for more than it has."""
         return self.grow is not None and not self.view.per_layer
+
+    @property
+    def has_sparsity(self) -> bool:
+        """Whether the method reaches a sparsity that it was given, so that some layers can be given another one."""
+        return self.again is not None or final(self.sparsity) > 0
+
+    def at(self, sparsity: float) -> "Method":
+        """Returns the method for layers of another sparsity. Patterns change at the same steps: where these depend on
+        the sparsity (`lottery`), and in a composition of one's own, the present schedule is scaled.
+
+        Raises:
+            ValueError: `sparsity` is not in [0, 1), or the method finds its own.
+        """
+        kept(sparsity, 1)
+        made = None if self.again is None else self.again(sparsity)
+        if made is not None and (made.when, made.storage) == (self.when, self.storage):
+            return made
+        if not final(self.sparsity):
+            raise ValueError(
+                f"{self.name} reaches no sparsity that it is given: give these layers a method of their own"
+            )
+        return replace(self, sparsity=towards(sparsity, self.sparsity))
+
+    def structured(self, name: str) -> "Method":
+        """Returns the method with patterns of a structure: "2:4" (N of every M inputs), "4x4" (blocks of outputs by
+        inputs) or "fan_in" (as many weights in every row); see `parts/structures.py`. Growth keeps fan-in only.
+
+        Raises:
+            ValueError: there is none of this name, or the method cannot have it.
+        """
+        structure, sparsity = structures.by_name(name), final(self.sparsity)
+        if isinstance(structure, NofM) and abs(sparsity - (1 - structure.n / structure.m)) > 1e-9:
+            raise ValueError(
+                f"{name} is a sparsity of {1 - structure.n / structure.m:g}, but {self.name} has {sparsity:g}"
+            )
+        grow = self.grow
+        if grow is not None:
+            if grow.by_row is None or not isinstance(structure, FanIn):
+                raise ValueError(f"{self.name} of these options does not grow weights by {name}")
+            grow = replace(grow, candidates=grow.by_row)
+        view = replace(self.view, structure=structure, per_layer=self.view.per_layer or structure.per_layer)
+        return replace(self, view=view, grow=grow)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from .engine.engine import Engine
 from .engine.report import Report, parameters, remarks, site_row
 from .growth.gradients import Batches
 from .method import Method
+from .model.overrides import Key
 from .scoring.network import Loss
 
 REFUSED = ("Muon", "LBFGS", "SparseAdam")
@@ -48,15 +49,24 @@ class Sparsifier(torch.optim.Optimizer):
         >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
         >>> optimizer = sk.Sparsifier(model, optimizer, method)
 
+    Several methods share a model by a `Sparsifier` each, which drives the layers that `sparsify(overrides=)` made for
+    its method, or those of `layers`, and touches no others. Each has an optimizer of its own, or one stands around the
+    other, `Sparsifier(model, Sparsifier(model, optimizer, first), second)`: then the loop, the state dict and the
+    report of the outer one are those of both. Where a change takes the place of the optimizer's step (`rigl`), it does
+    so for all weights of this optimizer.
+
     Args:
         model: a model after `sparsify`.
-        optimizer: built from the model's parameters after `sparsify`; any with per-element state.
+        optimizer: built from the model's parameters after `sparsify`; any with per-element state. Or the `Sparsifier`
+            of other layers.
         followers: copies of the model (`AveragedModel`, EMA) whose patterns follow the model's.
         batches: for a method that grows by the gradients of more than one batch (`gse_*(batches=)`): an iterable of
             (x, y), of which every change takes the first ones anew, or a function of the step that returns one. The
             model computes them as it stands after the step, in its own precision, and is left as it was.
         loss: `loss(output, y)` of these batches, mean over the batch.
         generator: source of the method's random choices; seeded from PyTorch's default one if None.
+        layers: the layers that the method drives, names, globs and classes as in `sparsify(overrides=)`; by default
+            those that `sparsify` made for it, or all if it made them for one method.
 
     Raises:
         ValueError: the optimizer is Muon, LBFGS or SparseAdam, or does not hold the model's sparse weights that require
@@ -79,6 +89,7 @@ class Sparsifier(torch.optim.Optimizer):
         batches: Batches | None = None,
         loss: Loss | None = None,
         generator: torch.Generator | None = None,
+        layers: Key | Iterable[Key] = (),
     ) -> None:
         if type(optimizer).__name__ in REFUSED:
             raise ValueError(
@@ -89,7 +100,10 @@ class Sparsifier(torch.optim.Optimizer):
             raise ValueError(f"expected a Method (sparsekern.methods.NAME(...)), got {method!r}")
         # What it sets of groups and state comes to nothing, since there is no engine yet.
         super().__init__([{"params": []}], getattr(optimizer, "defaults", {}))
-        self.engine = Engine(model, optimizer, method, followers, batches, loss, generator)
+        inner = optimizer.engine if isinstance(optimizer, Sparsifier) else None
+        optimizer = optimizer if inner is None else inner.optimizer
+        keys = [layers] if isinstance(layers, str | type) else list(layers)
+        self.engine = Engine(model, optimizer, method, followers, batches, loss, generator, keys, inner)
 
     def __getattr__(self, name: str) -> Any:
         if name in ("engine", "optimizer"):  # of a copy in the making
@@ -105,7 +119,7 @@ class Sparsifier(torch.optim.Optimizer):
         return {key: value for key, value in vars(self).items() if key not in left_out}
 
     def __repr__(self) -> str:
-        return f"Sparsifier({self.method.name}, {self.optimizer!r})"
+        return f"Sparsifier({' + '.join(each.method.name for each in self.engine.chain)}, {self.optimizer!r})"
 
     # ---- what it is made of
 
@@ -163,13 +177,13 @@ class Sparsifier(torch.optim.Optimizer):
     @property
     def rewired(self) -> bool:
         """Whether the last step, or a call of `epoch_end` since the one before it, changed a pattern."""
-        return self.engine.now.rewired
+        return any(engine.now.rewired for engine in self.engine.chain)
 
     @property
     def reallocated(self) -> bool:
         """Whether they replaced a Parameter because a layer outgrew its capacity, or gave room back as it was pruned:
         expect one recompilation. `DistributedDataParallel` goes on with the new ones."""
-        return self.engine.now.reallocated
+        return any(engine.now.reallocated for engine in self.engine.chain)
 
     @property
     def settled(self) -> bool:
@@ -231,8 +245,9 @@ class Sparsifier(torch.optim.Optimizer):
     def kept_bytes(self, layer: nn.Module) -> int:
         """Returns the bytes that are kept for a layer's weights beside the layer and the optimizer: the method's
         statistics, stashed weights and their state, the rewind snapshot."""
-        sites, snapshot = [site for site in self.sites if site.module is layer], self.engine.now.snapshot
-        return sum(t.nbytes for s in sites for t in (*s.kept(), *(snapshot.kept(s) if snapshot else ())))
+        pairs = [(site, each.now.snapshot) for each in self.engine.chain for site in each.now.sites]
+        own = [(site, snapshot) for site, snapshot in pairs if site.module is layer]
+        return sum(t.nbytes for s, snapshot in own for t in (*s.kept(), *(snapshot.kept(s) if snapshot else ())))
 
     def report(self, *inputs: Any, **options: Any) -> Report:
         """Returns shape, nnz, sparsity, flips, IoU with the last and the first pattern, and the kernel of each layer.
@@ -243,9 +258,11 @@ class Sparsifier(torch.optim.Optimizer):
         """
         model = self.engine.model
         cost = flops(model, *inputs, **options) if inputs or options else None
-        notes = (*self.method.notes, *remarks(model, self.sites, self.optimizer))
-        rows = [site_row(site) for site in self.sites]
-        return Report(self.method.name, self.steps, notes, rows, cost, parameters(model))
+        methods = [each.method for each in self.engine.chain]
+        sites = [site for each in self.engine.chain for site in each.now.sites]
+        notes = (*(note for method in methods for note in method.notes), *remarks(model, sites, self.optimizer))
+        name, rows = " + ".join(method.name for method in methods), [site_row(site) for site in sites]
+        return Report(name, self.steps, notes, rows, cost, parameters(model))
 
     def state_dict(self) -> dict[str, Any]:
         """Returns optimizer state with `[nnz]` entries for sparse weights, counters, and each layer's kernel.

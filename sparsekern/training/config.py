@@ -30,7 +30,7 @@ from ..settings import (
     real,
     seeds,
 )
-from . import loggers
+from . import loggers, overrides
 from .schema import Later, Schema, one_of, problems
 
 # What a resumed run may change: none alters what the finished epochs computed.
@@ -53,6 +53,7 @@ SCHEMA: dict[str, Schema] = {
     **dict.fromkeys(("nesterov", "compile"), bool),
     "sparsity": (fraction, null),
     "exclude": [str],
+    "overrides": Later(overrides.schema),
     "set": dict,
     "backend": one_of(BACKENDS),
     "optimizer": one_of(OPTIMIZERS),
@@ -71,7 +72,8 @@ SCHEMA: dict[str, Schema] = {
 def configure(**given: Any) -> dict:
     """Returns the full configuration of a run from the settings that are given; `DEFAULTS` has the others.
 
-    `set` holds the options of the method, a dictionary or pairs. `horizon`, the epochs that schedules span, is added.
+    `set` holds the options of the method, `overrides` the settings of some layers, each a dictionary or pairs.
+    `horizon`, the epochs that schedules span, is added.
 
     Raises:
         UsageError: an unknown name, a value of another type, or settings that contradict each other.
@@ -82,7 +84,7 @@ def configure(**given: Any) -> dict:
     for name in given:
         choose("setting", name, list(DEFAULTS))
     config = DEFAULTS | given
-    config["set"] = dict(config["set"])
+    config["set"], config["overrides"] = dict(config["set"]), dict(config["overrides"])
     if config["lr"] is None and config["optimizer"] in LEARNING_RATE:
         config["lr"] = LEARNING_RATE[config["optimizer"]]
     config["horizon"] = config["epochs"]
@@ -109,8 +111,8 @@ def resume(config: dict, epochs_done: int, **given: Any) -> dict:
     Raises:
         UsageError: another setting is given another value, or the run is past the epochs that are asked for.
     """
-    if "set" in given:
-        given["set"] = dict(given["set"])
+    for name in {"set", "overrides"} & given.keys():
+        given[name] = dict(given[name])
     for name, value in given.items():
         if name not in RESUMABLE and value != config.get(name):
             flag = as_flag(name)
@@ -149,6 +151,9 @@ def check(config: dict) -> None:
     models.check(config["model"])
     _check_options(config["method"], config["set"])
     loggers.check(config["log"])
+    for _, name, options in overrides.methods_in(config["overrides"]):
+        methods.get(name)
+        _check_options(name, options)
     if _check_device(config["device"]) == "cpu" and config["amp"] == "fp16":
         raise UsageError("--amp fp16 needs a CUDA device; on the CPU use --amp bf16")
     if _largest(config) >= real.high:

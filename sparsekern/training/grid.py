@@ -52,7 +52,7 @@ def command(cell: Cell) -> list[str]:
         command += ["--out", str(cell.folder)]
     for name, value in flags.items():
         flag = as_flag(name)
-        if name == "set":
+        if name in ("set", "overrides"):
             command += [part for key, setting in value for part in (flag, f"{key}={setting}")]
         elif name in ("exclude", "log"):
             command += [f"{flag}={part}" for part in value]

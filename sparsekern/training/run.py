@@ -21,6 +21,7 @@ from ..private_torch import BatchNorm
 from ..sparsity import parallel
 from . import ranks
 from .learning_rate import learning_rate
+from .overrides import built
 from .run_folder import VERSION
 
 
@@ -76,30 +77,33 @@ class Run:
     def _sparsify(self) -> None:
         config = self.config
         generator = torch.Generator().manual_seed(config["seed"])
-        method = methods.get(config["method"])(
-            sparsity=config["sparsity"],
-            total_steps=config["horizon"] * self.steps_per_epoch,
-            steps_per_epoch=self.steps_per_epoch,
-            **config["set"],
-        )
+        method = self._method(config["method"], config["sparsity"], config["set"])
+        overrides = built(config["overrides"], self._method, config["sparsity"])
+        every = [*(value for value in overrides.values() if isinstance(value, Method)), method]
         options: dict = {"exclude": config["exclude"], "backend": config["backend"], "generator": generator}
         if config["distribution"]:
             options["distribution"] = config["distribution"]
-        if method.needs_batches:
-            options |= {"batches": self._scored(method), "loss": self.loss}
-        self.model = sparsify(self.model, method, **options)
-        inner = self._optimizer()
-        count = method.grow.batches if method.grow is not None else 1
-        if count > self.steps_per_epoch:
-            raise ValueError(f"--set batches={count} is more than the {self.steps_per_epoch} batches of an epoch")
-        self.optimizer = Sparsifier(
-            self.model,
-            inner,
-            method,
-            batches=lambda step: ((x, (y, weight)) for x, y, weight in self._parts(-2 - step)),
-            loss=lambda output, target: self.loss(output, target[0]) * target[1],
-            generator=generator,
-        )
+        scoring = next((each for each in every if each.needs_batches), None)
+        if scoring is not None:
+            options |= {"batches": self._scored(scoring), "loss": self.loss}
+        self.model = sparsify(self.model, method, overrides=overrides, **options)
+        self.optimizer: Any = self._optimizer()
+        for each in every:
+            count = each.grow.batches if each.grow is not None else 1
+            if count > self.steps_per_epoch:
+                raise ValueError(f"--set batches={count} is more than the {self.steps_per_epoch} batches of an epoch")
+            self.optimizer = Sparsifier(
+                self.model,
+                self.optimizer,
+                each,
+                batches=lambda step: ((x, (y, weight)) for x, y, weight in self._parts(-2 - step)),
+                loss=lambda output, target: self.loss(output, target[0]) * target[1],
+                generator=generator,
+            )
+
+    def _method(self, name: str, sparsity: float | None, options: dict) -> Method:
+        total = self.config["horizon"] * self.steps_per_epoch
+        return methods.get(name)(sparsity, total, self.steps_per_epoch, **options)
 
     def _optimizer(self) -> torch.optim.Optimizer:
         config, parameters = self.config, self.model.parameters()

@@ -83,7 +83,13 @@ ROOMS = [
     _room("sparsity.growth", "which absent weights may grow, and their gradients"),
     _room("sparsity: method", "what a method is made of", "sparsity.rule", "sparsity.old_fields", "sparsity.method"),
     _room("sparsity.methods", "forty published methods"),
-    _room("sparsity.engine", "carries out a method, step by step", "sparsity.sparsify", "sparsity.engine"),
+    _room(
+        "sparsity.engine",
+        "carries out a method, step by step",
+        "sparsity.sparsify",
+        "sparsity.first_pattern",
+        "sparsity.engine",
+    ),
     _room("sparsity", "sparsify, Sparsifier; the public names", "sparsity.sparsifier", "sparsity", "api"),
     _room(
         "integrations",

@@ -48,8 +48,8 @@ SCORING = {"synflow": {"rounds": 4}, "iter_snip": {"rounds": 3}, "force": {"roun
 
 
 def make(name: str, **options: Any) -> sk.Method:
-    options = {**OPTIONS.get(name, {}), **SCORING.get(name, {}), **options}
-    return sk.methods.get(name.partition(",")[0])(sparsity=0.7, total_steps=STEPS, steps_per_epoch=EPOCH, **options)
+    options = {"sparsity": 0.7, **OPTIONS.get(name, {}), **SCORING.get(name, {}), **options}
+    return sk.methods.get(name.partition(",")[0])(total_steps=STEPS, steps_per_epoch=EPOCH, **options)
 
 
 NAMES = [*sk.methods.names(), "gse_graest, two batches"]

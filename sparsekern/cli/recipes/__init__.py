@@ -126,4 +126,7 @@ def apply(given: dict[str, Any], grid: list[str] | None = None) -> dict[str, Any
         if flag in given and given[flag] != flags.get(flag):
             flags = {key: value for key, value in flags.items() if key not in dependents}
     settings = options | dict(given.get("set", []))
+    if "overrides" in given and "overrides" in flags:  # of two that match a layer the first counts
+        own = dict(given["overrides"])
+        given["overrides"] = own | {key: value for key, value in flags["overrides"].items() if key not in own}
     return flags | given | ({"set": list(settings.items())} if settings else {})

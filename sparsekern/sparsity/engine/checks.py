@@ -28,7 +28,6 @@ def check_network(
     """
     check_held(sites, optimizer)
     check_open(sites, method)
-    check_sparsity(sites, method, storage)
     warn_of_decay(sites, optimizer)
     if method.rule.rewind is not None and len(nested(optimizer)) > 1:
         raise ValueError(
@@ -71,15 +70,16 @@ def check_sparsity(sites: Sequence[LayerSite], method: Method, storage: Storage)
     """Raises a `ValueError` if the layers have another number of weights than a method that keeps it would have.
 
     Patterns that were given as masks or came with a state dict are as they are, and a weight more or less for each
-    layer may be rounding."""
+    layer may be rounding, or as many as a structure takes."""
     keeps = not storage.keeps_pruned and method.sparsity(0) == final(method.sparsity)
     if not keeps or method.start.unit == "channel" or method.start.given:
         return
     if any(site.module.loads or getattr(site.module, "pattern_given", False) for site in sites):
         return
     nnz, size = sum(site.nnz for site in sites), sum(site.size for site in sites)
-    expected = kept(method.sparsity(0), size)
-    if abs(nnz - expected) > len(sites):
+    expected, structure = kept(method.sparsity(0), size), method.view.structure
+    rounding = len(sites) if structure is None else sum(structure.slack(site.shape) for site in sites)
+    if abs(nnz - expected) > rounding:
         raise ValueError(
             f"the model has {nnz} of {size} weights, a sparsity of {1 - nnz / size:.4g}, but {method.name} keeps the "
             f"{expected} of a sparsity of {method.sparsity(0):.4g}: make the model by sparsify(model, method) with "

@@ -11,23 +11,72 @@ from ...topology import Topology
 from .. import parallel
 from ..growth.gradients import ArmedStep, Batches, GrowthBatches
 from ..method import Method
+from ..model.overrides import Key, Part, part_of, taken
 from ..model.wrappers import check_managed, own_modules
 from ..scoring.network import Loss
 from ..sites.site import LayerSite
 from ..sites.storage import Storage
 
 
-def sites_of(model: nn.Module, method: Method, storage: Storage) -> list[Any]:
-    """Returns a site for every layer that has the method's storage.
+def sites_of(model: nn.Module, method: Method, storage: Storage, layers: Sequence[Key]) -> list[Any]:
+    """Returns a site for every layer that the method drives and that has its storage.
+
+    Args:
+        layers: which layers these are, as keys of overrides; if there are none, those that `sparsify` made for the
+            method, or all if it made them for one method.
 
     Raises:
-        ValueError: the model has none, or `DistributedDataParallel` was wrapped around it before it had them.
+        ValueError: the model has none, or `DistributedDataParallel` was wrapped around it before it had them; several
+            parts of it were made for a method of this name; a rewinding method is to drive a part of it.
     """
-    sites = storage.sites(list(own_modules(model)))
+    modules = dict(own_modules(model))
+    patterned = {name: module for name, module in modules.items() if isinstance(module, PatternLayer)}
+    parts = {name: part for name, layer in patterned.items() if (part := part_of(layer)) is not None}
+    own = patterned
+    if layers:
+        own = {name: patterned[name] for name in taken(modules, patterned, layers, "layers")}
+    elif not storage.prunes and any(part.source for part in parts.values()):
+        own = {name: patterned[name] for name, part in parts.items() if part.method == method.name}
+    elif len({part.method for part in parts.values()}) > 1:
+        own = {name: patterned[name] for name in _made_for(parts, method)}
+    sites = storage.sites(list(own.items()))
     if not sites and storage.prunes:
         raise ValueError(f"the model has no {storage.noun}: call sparsify(model, {method.name}) first")
+    if len(own) < len(patterned) and method.rule.rewind is not None:
+        raise ValueError(f"{method.name} returns the whole model to an earlier step: it cannot drive a part of it")
     check_managed(model, [site.parameter for site in sites])
     return sites
+
+
+def _made_for(parts: dict[str, Part], method: Method) -> list[str]:
+    """Returns the layers that `sparsify` made for a method of this name."""
+    own = {name: part for name, part in parts.items() if part.method == method.name}
+    if not own:
+        names = ", ".join(sorted({part.method for part in parts.values()}))
+        raise ValueError(
+            f"the model's sparse layers were made for {names}, none for {method.name}: say which ones it drives by "
+            'layers=["NAME", ...]; layers="*" takes all'
+        )
+    sources = list(dict.fromkeys(part.source for part in own.values()))
+    if len(sources) > 1:
+        which = " and ".join(repr(source) if source else "the model" for source in sources)
+        raise ValueError(
+            f"{which} have methods called {method.name}: say which layers this one drives by layers=, or call them "
+            "apart, dataclasses.replace(method, name=...)"
+        )
+    return list(own)
+
+
+def methods_of(sites: Sequence[LayerSite], method: Method) -> dict[str, Method]:
+    """Returns, by layer name, the method at the sparsity of an override, for the layers that have one."""
+    made: dict[tuple[str, float], Method] = {}
+    found = {}
+    for site in sites:
+        part = part_of(site.module)
+        if part is not None and part.sparsity is not None and method.has_sparsity:
+            share = part.key, part.sparsity
+            found[site.name] = made[share] = made.get(share) or method.at(part.sparsity)
+    return found
 
 
 def gradients_of(model: nn.Module, method: Method, batches: Batches | None, loss: Loss | None) -> ArmedStep:

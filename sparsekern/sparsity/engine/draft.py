@@ -14,6 +14,7 @@ from ... import ops
 from ..change.kept import trim
 from ..change.optimizer_layout import States
 from ..change.transaction import Transaction
+from ..method import Method
 from ..sites.capacity import roomy
 from ..sites.master import MasterSite
 from ..sites.site import LayerSite, Site
@@ -187,16 +188,21 @@ class Draft:
         """Drops and grows weights of the sites."""
         gradients, step = self.engine.gradients, self.now.steps
         gradients.begin(step)
-        chosen = plan(self.method, sites, step, self.generator, gradients)
-        needed = [exchange.kept + exchange.grow.numel() for exchange in chosen]
-        rooms = capacities(self.method, sites, needed, step)
-        for site, exchange, capacity in zip(sites, chosen, rooms, strict=True):
-            self._note(site, site.rewire(*exchange, capacity, *self._along(site)))
+        for method, own in self.engine.parts(sites):
+            chosen = plan(method, own, step, self.generator, gradients)
+            needed = [exchange.kept + exchange.grow.numel() for exchange in chosen]
+            rooms = capacities(method, own, needed, step)
+            for site, exchange, capacity in zip(own, chosen, rooms, strict=True):
+                self._note(site, site.rewire(*exchange, capacity, *self._along(site)))
 
     def remask(self, sites: Sequence[MasterSite | StashedSite]) -> None:
         """Gives the sites masks over all weights."""
+        for method, own in self.engine.parts(sites):
+            self._remask(method, own)
+
+    def _remask(self, method: Method, sites: Sequence[MasterSite | StashedSite]) -> None:
         with ops.host.gathered():
-            chosen = masks(self.method, sites, self.now.steps, self.now.losses, self.generator)
+            chosen = masks(method, sites, self.now.steps, self.now.losses, self.generator)
             if not chosen:
                 return
             # A device is waited for once, not for every layer.

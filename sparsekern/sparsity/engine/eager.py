@@ -22,7 +22,19 @@ class EagerSteps:
         """Switches on or off. Does nothing where nothing has been compiled."""
         if on == (self._undo is not None) or not private_torch.something_compiled():
             return
-        torch.compiler.set_stance("force_eager" if on else "default")
         if self._undo is not None:
-            self._undo.detach()
-        self._undo = weakref.finalize(owner, torch.compiler.set_stance, "default") if on else None
+            self._undo()
+            self._undo = None
+        else:
+            _recording.append(self)
+            torch.compiler.set_stance("force_eager")
+            self._undo = weakref.finalize(owner, _ended, self)
+
+
+_recording: list[EagerSteps] = []  # several Sparsifiers may share a model
+
+
+def _ended(steps: EagerSteps) -> None:
+    _recording.remove(steps)
+    if not _recording:
+        torch.compiler.set_stance("default")

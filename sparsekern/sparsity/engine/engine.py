@@ -33,13 +33,15 @@ from .. import parallel
 from ..change.kept import trim
 from ..growth.gradients import Batches
 from ..method import Method
+from ..model.overrides import Key
 from ..model.wrappers import bare, renew_reduction
 from ..parts.orders import Order
 from ..scoring.network import Loss
 from ..sites.site import LayerSite
 from ..sites.storage import NONZEROS, named
-from .checks import check_network, check_reached
-from .discovery import followers_of, gradients_of, share_patterns, share_weights, sites_of
+from . import drivers
+from .checks import check_network, check_reached, check_sparsity
+from .discovery import followers_of, gradients_of, methods_of, share_patterns, share_weights, sites_of
 from .draft import Progress, drafted
 from .eager import EagerSteps
 
@@ -48,6 +50,9 @@ class Engine:
     """The layers of a model whose pattern a method changes, and what changes with them; see `Sparsifier`.
 
     Attributes:
+        optimizer: the optimizer of all weights.
+        inner: the engine of a `Sparsifier` that drives other layers and steps the optimizer; None: this one does.
+        own: by layer name, the method at the sparsity of an override.
         now: how far training has come. A change of pattern exchanges it as a whole.
         gradients: the backward passes that growth takes its statistics from.
         followers: for each copy of the model that follows it, its layers by name.
@@ -63,13 +68,19 @@ class Engine:
         batches: Batches | None,
         loss: Loss | None,
         generator: torch.Generator | None,
+        layers: Sequence[Key] = (),
+        inner: Engine | None = None,
     ) -> None:
-        self.model, self.optimizer, self.method = bare(model), optimizer, method
+        self.model, self.optimizer, self.method, self.inner = bare(model), optimizer, method, inner
         self.gradients = gradients_of(model, method, batches, loss)
         storage = named(method.storage)
-        self.now = Progress(sites_of(model, method, storage), storage)
+        self.now = Progress(sites_of(model, method, storage, layers), storage)
         sites = self.now.sites
+        self.own = methods_of(sites, method)
+        drivers.take(self, sites)
         check_network(sites, optimizer, method, storage)
+        for own, some in self.parts(sites):
+            check_sparsity(some, own, storage)
         share_patterns(sites)
         if method.when.stop > 0:
             share_weights(sites)
@@ -89,7 +100,7 @@ class Engine:
     def _start(self) -> None:
         for site in self.now.sites:
             with torch.no_grad():
-                site.tracked = self.method.rule.begin(site)
+                site.tracked = self.method_of(site).rule.begin(site)
         came = [site.active for site in self.now.sites]
         with drafted(self) as draft:
             draft.start()
@@ -108,30 +119,56 @@ class Engine:
         """Returns whether the pattern changes in the step to come or, where the change precedes it, before it."""
         return bool(now.sites) and not now.frozen and self.method.when.fires(now.steps)
 
+    @property
+    def chain(self) -> list[Engine]:
+        """This engine and those inside it."""
+        return [self, *([] if self.inner is None else self.inner.chain)]
+
+    def method_of(self, site: LayerSite) -> Method:
+        """Returns the method at the sparsity of a layer."""
+        return self.own.get(site.name, self.method)
+
+    def parts(self, sites: Sequence[Any]) -> list[tuple[Method, list[Any]]]:
+        """Returns the sites that share a sparsity, with the method at this sparsity."""
+        parts: dict[int, tuple[Method, list[Any]]] = {}
+        for site in sites:
+            method = self.method_of(site)
+            parts.setdefault(id(method), (method, []))[1].append(site)
+        return list(parts.values())
+
     def followers_of(self, site: LayerSite) -> list[Any]:
         return [layers[site.name] for layers in self.followers]
 
     # ---- a step
 
-    def step(self, closure: Callable[[], Any] | None) -> Any:
-        """Makes one step of training, after its backward pass or with a closure that makes it."""
+    def step(self, closure: Callable[[], Any] | None, update: bool = True) -> Any:
+        """Makes one step of training, after its backward pass or with a closure that makes it. `update`: the optimizer
+        steps, unless a change of pattern takes the place of that."""
         self._check()
         due = self.due(self.now)
-        if due and self.order.replaces_step:
-            loss = None
-            if closure is not None:
-                with torch.enable_grad():
-                    loss = closure()
-        else:
-            loss = self.optimizer.step(self._followed(closure))  # type: ignore[arg-type]
-            self._each(self.method.rule.stepped, self.generator)
+        replaced = due and self.order.replaces_step
+        update = update and not replaced
+        loss = self._update(closure if replaced else self._followed(closure), update)
+        if update:
+            self._each("stepped", self.generator)
         with drafted(self) as draft:
             draft.finish_step(due)
         self.arm()
         return loss
 
+    def _update(self, closure: Callable[[], Any] | None, update: bool) -> Any:
+        if self.inner is not None:
+            return self.inner.step(closure, update)
+        if update:
+            return self.optimizer.step(closure)  # type: ignore[arg-type]
+        if closure is None:
+            return None
+        with torch.enable_grad():
+            return closure()
+
     def _check(self) -> None:
         trim(self.shrunk)
+        drivers.check(self, self.now.sites)
         for site in self.now.sites:
             site.check_loaded(self.optimizer)
         if self.now.unloaded:
@@ -164,10 +201,10 @@ class Engine:
         for site in self.now.sites:
             if not site.parameter.numel():  # nothing to be stepped, and optimizers divide by its size
                 site.parameter.grad = None
-        self._each(self.method.rule.follow)
+        self._each("follow")
 
     @torch.no_grad()
-    def _each(self, hook: Callable[..., None], *arguments: Any) -> None:
+    def _each(self, hook: str, *arguments: Any) -> None:
         """Calls a hook of the method's rule for every layer that got a gradient."""
         if self.now.frozen:
             return
@@ -180,7 +217,8 @@ class Engine:
                     f"{site.name} is trained, but the optimizer does not hold its weight: it was frozen when the "
                     "optimizer was built. Give it to add_param_group when you unfreeze it"
                 )
-            hook(site, self.now.steps, float(rates[id(site.parameter)]), *arguments)
+            rate = float(rates[id(site.parameter)])
+            getattr(self.method_of(site).rule, hook)(site, self.now.steps, rate, *arguments)
 
     def arm(self) -> bool:
         """Prepares the layers for the coming step: they record where growth needs it, and nothing elsewhere. Returns
@@ -211,17 +249,19 @@ class Engine:
     def zero_grad(self, set_to_none: bool) -> None:
         """Clears gradients, and what an armed step has recorded so far."""
         self.optimizer.zero_grad(set_to_none)
-        if not self.now.armed or self.now.replaced:
-            self.arm()
-        for site in self.now.sites:
-            site.forget()
+        for engine in self.chain:
+            if not engine.now.armed or engine.now.replaced:
+                engine.arm()
+            for site in engine.now.sites:
+                site.forget()
 
     def epoch_end(self, train_loss: float) -> None:
         """Notes the mean training loss of an epoch; on several ranks, the mean of theirs."""
         losses = parallel.gathered(float(train_loss))
-        with drafted(self) as draft:
-            draft.finish_epoch(sum(losses) / len(losses))
-        self._renew()
+        for engine in self.chain:
+            with drafted(engine) as draft:
+                draft.finish_epoch(sum(losses) / len(losses))
+            engine._renew()
 
     def freeze(self) -> None:
         """Ends all changes of pattern; layers settle."""

@@ -62,6 +62,11 @@ def _plan(
         stays = _stays(keep, kept) if method.grow is not None and method.grow.from_dropped else [None] * len(sites)
         proposals = _propose(method, sites, counts, stays, seeds, gradients)
         return _grown(method, views.layer, sites, keep, kept, counts, proposals)
+    if method.view.structure is not None and method.grow is None:
+        keep = _structured(method, sites, step, generator)
+        return [
+            Exchange(k, k.new_empty(0, dtype=torch.int64), n) for k, n in zip(keep, ops.host.counts(keep), strict=True)
+        ]
     targets = _targets(method, sites, step, generator)
     counts = _exchanged(method, targets, step)
     seeds = torch.randint(2**62, (len(sites),), generator=generator).tolist()
@@ -130,8 +135,27 @@ def _masks(
     view, shapes = method.view, [site.shape for site in sites]
     total = kept(method.sparsity(step), sum(view.units(shape) for shape in shapes))
     counts = view.counts(shapes, total, generator)
+    if view.structure is not None:
+        return view.masks([method.drop(site) for site in sites], counts, shapes)
     marks = _highest(method, sites, counts)
     return [view.weights(mark, shape) for mark, shape in zip(marks, shapes, strict=True)]
+
+
+def _structured(method: Method, sites: Sequence[Site], step: int, generator: torch.Generator) -> list[Tensor]:
+    """Returns which active weights stay where they go together: the scores of all weights are compared, absent ones
+    last."""
+    view, shapes = method.view, [site.shape for site in sites]
+    units = [view.units(shape) for shape in shapes]
+    counts = view.counts(shapes, kept(method.sparsity(step), sum(units)), generator)
+    if view.per_layer:  # no layer gains weights
+        there = [site.nnz * n // max(1, site.size) for site, n in zip(sites, units, strict=True)]
+        counts = apportion(counts, there, sum(counts))
+    places = [site.active.coordinates() for site in sites]
+    scores = []
+    for site, place in zip(sites, places, strict=True):
+        own = method.drop(site)
+        scores.append(own.new_full((site.size,), -torch.inf).index_copy_(0, place, own))
+    return [mask.flatten()[place] for mask, place in zip(view.masks(scores, counts, shapes), places, strict=True)]
 
 
 def _targets(method: Method, sites: Sequence[Site], step: int, generator: torch.Generator) -> list[int]:

@@ -11,7 +11,14 @@ from .snapshot import Snapshot
 
 def state_of(engine: Engine) -> dict[str, Any]:
     """Returns optimizer state with `[nnz]` entries for sparse weights, counters, the generator, and each layer's
-    kernel, all in plain values that `torch.save` can hold."""
+    kernel, all in plain values that `torch.save` can hold. "inner" has the same of engines inside it, but for the
+    optimizer, which is theirs, too."""
+    own, *inner = [_state(each) for each in engine.chain]
+    sites = [site for each in engine.chain for site in each.now.sites]
+    return {**own, "optimizer": pack(engine.optimizer, sites), **({"inner": inner} if inner else {})}
+
+
+def _state(engine: Engine) -> dict[str, Any]:
     now = engine.now
     return {
         "method": engine.method.name,
@@ -23,7 +30,6 @@ def state_of(engine: Engine) -> dict[str, Any]:
         **({"unloaded": True} if now.unloaded else {}),
         "snapshot": None if now.snapshot is None else now.snapshot.state(now.sites),
         "generator": engine.generator.get_state(),
-        "optimizer": pack(engine.optimizer, now.sites),
         "sites": {site.name: site.state() for site in now.sites},
     }
 
@@ -34,8 +40,19 @@ def load(engine: Engine, state: dict[str, Any]) -> None:
     Raises:
         ValueError: the state is of another method or model, or the model's state was not loaded before.
     """
-    if state.get("method") != engine.method.name:
-        raise ValueError(f"expected the state of method {engine.method.name}, got {state.get('method')}")
+    states = [state, *state.get("inner", [])]
+    expected, found = ([each.method.name for each in engine.chain], [each.get("method") for each in states])
+    if expected != found:
+        raise ValueError(f"expected the state of method {' + '.join(expected)}, got {' + '.join(map(str, found))}")
+    for each, own in zip(engine.chain, states, strict=True):
+        _fit(each, own)
+    unpack(engine.optimizer, [site for each in engine.chain for site in each.now.sites], state["optimizer"])
+    for each, own in zip(engine.chain, states, strict=True):
+        _restore(each, own)
+
+
+def _fit(engine: Engine, state: dict[str, Any]) -> None:
+    """Gives the layers the storage and the capacities that they have in a state."""
     saved = renamed(engine.now.sites, state["sites"])
     if state["steps"]:  # otherwise the state is of what the first change made
         with drafted(engine) as draft:
@@ -49,8 +66,10 @@ def load(engine: Engine, state: dict[str, Any]) -> None:
             draft.settle()
         draft.now.frozen = state["frozen"]
         draft.fit(saved)
-    now = engine.now
-    unpack(engine.optimizer, now.sites, state["optimizer"])
+
+
+def _restore(engine: Engine, state: dict[str, Any]) -> None:
+    now, saved = engine.now, renamed(engine.now.sites, state["sites"])
     for site in now.sites:
         site.load_state(saved[site.name])
     now.steps, now.losses = state["steps"], list(state["losses"])

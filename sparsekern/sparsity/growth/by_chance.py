@@ -8,7 +8,7 @@ from torch import Tensor
 from ... import ops
 from ..parts.schedules import ZERO, Schedule
 from ..sites.site import Site
-from .growth import Growth, Kept, each_by_itself
+from .growth import Growth, Kept, each_by_itself, refilled
 
 
 def _uniformly(site: Site, n: int, keep: Kept | None, seed: int) -> tuple[Tensor, Tensor]:
@@ -24,9 +24,14 @@ def _uniformly(site: Site, n: int, keep: Kept | None, seed: int) -> tuple[Tensor
     return coordinates, torch.zeros(n, device=col.device)
 
 
+def _by_row(site: Site, n: int, keep: Kept | None, seed: int) -> tuple[Tensor, Tensor]:
+    drawn = torch.rand(site.size, generator=torch.Generator().manual_seed(seed))
+    return refilled(drawn.to(site.active.device), site, keep)
+
+
 def uniform(rate: Schedule = ZERO) -> Growth:
     """Grows absent weights, every one equally likely (SET)."""
-    return Growth(partial(each_by_itself, _uniformly), rate)
+    return Growth(partial(each_by_itself, _uniformly), rate, by_row=partial(each_by_itself, _by_row))
 
 
 def uniform_elsewhere(rate: Schedule = ZERO) -> Growth:

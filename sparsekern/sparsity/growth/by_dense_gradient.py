@@ -8,7 +8,7 @@ from torch import Tensor
 from ... import ops
 from ..parts.schedules import ZERO, Schedule
 from ..sites.site import Site
-from .growth import Growth, Kept, each_by_itself, places
+from .growth import Growth, Kept, each_by_itself, places, refilled
 
 
 def _by_dense_gradient(site: Site, n: int, keep: Kept | None, seed: int) -> tuple[Tensor, Tensor]:
@@ -18,6 +18,10 @@ def _by_dense_gradient(site: Site, n: int, keep: Kept | None, seed: int) -> tupl
     n = min(n, site.size - (site.nnz if keep is None else keep[1]))
     coordinates = places(ops.topk_mask([scores], n, False)[0], n)
     return coordinates, scores[coordinates]
+
+
+def _by_row(site: Site, n: int, keep: Kept | None, seed: int) -> tuple[Tensor, Tensor]:
+    return refilled(site.dense_gradient().abs().flatten(), site, keep)
 
 
 def dense_gradient(rate: Schedule = ZERO, *, from_dropped: bool = True, replaces_step: bool = False) -> Growth:
@@ -30,4 +34,5 @@ def dense_gradient(rate: Schedule = ZERO, *, from_dropped: bool = True, replaces
         from_dropped=from_dropped,
         revives=from_dropped,
         replaces_step=replaces_step,
+        by_row=partial(each_by_itself, _by_row) if from_dropped else None,
     )

@@ -34,6 +34,8 @@ class Growth:
         batches: how many batches the gradients are of; 1: that of the armed step.
         inputs: it asks what the model is called with.
         guided: it asks what enters and leaves the products of the layers, beyond the gradients of their weights.
+        by_row: proposes, in the place of `candidates`, as many weights in each row as the row has lost; None: there is
+            no such way.
     """
 
     candidates: Propose
@@ -46,6 +48,7 @@ class Growth:
     batches: int = 1
     inputs: bool = False
     guided: bool = False
+    by_row: Propose | None = None
 
     def __post_init__(self) -> None:
         for rate in (self.rate(0), final(self.rate)):
@@ -80,3 +83,21 @@ def each_by_itself(
 ) -> Candidates:
     """Asks every site by itself."""
     return [candidates(*own) for own in zip(sites, quotas, keep, seeds, strict=True)]
+
+
+def refilled(scores: Tensor, site: Site, keep: Kept | None) -> tuple[Tensor, Tensor]:
+    """Returns the entries of the highest scores that give every row as many weights as it had, flat coordinates and
+    scores, where `keep` is left of them. Of equal scores the lower column is taken.
+
+    Args:
+        scores: `[rows * cols]`; overwritten.
+    """
+    topology = site.active
+    stays = topology.coordinates() if keep is None else topology.coordinates()[keep[0]]
+    left = torch.bincount(stays // max(1, topology.cols), minlength=topology.rows)
+    scores[stays] = -torch.inf
+    ranked = scores.reshape(topology.rows, topology.cols).sort(dim=1, descending=True, stable=True)
+    ranks = torch.arange(topology.cols, device=scores.device)
+    taken = ranks < (topology.row_ptr.diff() - left)[:, None]
+    rows = torch.arange(topology.rows, device=scores.device)[:, None] * topology.cols
+    return (ranked.indices + rows)[taken], ranked.values[taken]

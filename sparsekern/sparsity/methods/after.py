@@ -11,7 +11,7 @@ from ..parts.scopes import Scope
 from ..rule import Rule
 from ..scoring.network import Start
 from ..sites.storage import Master
-from .registry import listed, variant_of
+from .registry import ALL, listed, variant_of
 from .request import Request, check
 
 # The sparsities of the lottery tickets in the paper of Heddes et al.
@@ -81,6 +81,7 @@ def _with_rounds(method: Method, **changes: Any) -> Method:
     storage="dense weight, then nonzeros",
     changes="once, half-way",
     gradient="dense, then active",
+    structures=ALL,
 )
 def magnitude_after(
     request: Request, *, stop: float = 0.5, scope: str | Scope = "everything", min_per_layer: int = 0
@@ -135,6 +136,7 @@ def oneshot_ft(base: Method, *, stop: float = 5 / 6) -> Method:
     storage="dense weight, then nonzeros",
     changes="after each of up to six rounds",
     gradient="dense, then active",
+    structures=ALL,
 )
 def lottery(
     request: Request,

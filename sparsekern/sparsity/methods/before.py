@@ -8,7 +8,7 @@ from ..parts.distributions import Distribution
 from ..parts.schedules import constant
 from ..parts.scopes import Scope
 from ..scoring import network as starts
-from .registry import listed, variant_of
+from .registry import ALL, listed, variant_of
 from .request import Request, check
 
 
@@ -29,7 +29,7 @@ def fixed() -> Method:
     return Method("fixed", constant(0.0), start=replace(starts.RANDOM, given=True))
 
 
-@listed("Random pattern")
+@listed("Random pattern", structures=ALL)
 def random(request: Request, *, share: str | Distribution = "uniform", initialize: str = "rescale") -> Method:
     """Draws a static random pattern, exactly G(n, M) in each layer.
 
@@ -41,13 +41,20 @@ def random(request: Request, *, share: str | Distribution = "uniform", initializ
     return Method(request.name, constant(request.sparsity), start=starts.drawn(share, initialize))
 
 
-@listed("Magnitude at initialisation")
+@listed("Magnitude at initialisation", structures=ALL)
 def magnitude_init(request: Request) -> Method:
     """Keeps the globally largest |w| of the initial weights, a static pattern."""
     return Method(request.name, constant(request.sparsity), start=starts.elementwise(scores.magnitude))
 
 
-@listed("SNIP", paper="Lee, Ajanthan, Torr, ICLR", year=2019, gradient="dense, once before", needs_batches=True)
+@listed(
+    "SNIP",
+    paper="Lee, Ajanthan, Torr, ICLR",
+    year=2019,
+    gradient="dense, once before",
+    needs_batches=True,
+    structures=ALL,
+)
 def snip(request: Request, *, scope: str | Scope = "everything") -> Method:
     """SNIP: Single-shot Network Pruning based on Connection Sensitivity (Lee et al., ICLR 2019, arXiv 1810.02340).
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 from ..method import Method
 from ..parts import views
 from ..parts.schedules import Cadence, constant
-from .registry import listed
+from .registry import ALL, listed
 from .request import Request
 
 
@@ -16,6 +16,7 @@ from .request import Request
     storage="dense weight",
     changes="every step",
     gradient="dense",
+    structures=ALL,
 )
 def dnw(request: Request, *, min_per_layer: int = 0) -> Method:
     """DNW: Discovering Neural Wirings (Wortsman, Farhadi, Rastegari, NeurIPS 2019, arXiv 1906.00586), section 4.3, for

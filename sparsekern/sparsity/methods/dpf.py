@@ -7,7 +7,7 @@ from ..parts import scopes, scores, views
 from ..parts.schedules import Cadence, cubic
 from ..scoring.network import Start
 from ..sites.storage import Master
-from .registry import listed, variant_of
+from .registry import ALL, listed, variant_of
 from .request import CHANGES, Request
 
 PERIOD, LEAST, MASKS = 16, 4, 40
@@ -20,6 +20,7 @@ PERIOD, LEAST, MASKS = 16, 4, 40
     storage="dense weight",
     changes="every 16 steps",
     gradient="dense",
+    structures=ALL,
 )
 def dpf(
     request: Request, *, every: int | None = None, stop: float = 0.75, finetune: int = 0, min_per_layer: int = 0
@@ -70,7 +71,7 @@ def dpf_layerwise(base: Method) -> Method:
     return replace(base, view=replace(base.view, per_layer=True))
 
 
-@variant_of(dpf, "DPF of filters")
+@variant_of(dpf, "DPF of filters", structures="")
 def dpf_filter(base: Method, *, normalise: bool = False) -> Method:
     """Changes `dpf` (arXiv 2006.07253): masks are of whole filters (output channels), the globally largest ||F||_2;
     `sparsity` is the fraction of filters that are zero. Their bias and batch norm are left alone. `sparsekern.shrink`

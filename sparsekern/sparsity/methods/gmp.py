@@ -5,11 +5,13 @@ from ..parts import scopes, views
 from ..parts.schedules import Cadence, cubic
 from ..parts.scopes import Scope
 from ..scoring.network import Start
-from .registry import listed
+from .registry import ALL, listed
 from .request import Request
 
 
-@listed("Gradual magnitude pruning", paper="Zhu, Gupta, ICLR workshop", year=2018, changes="every epoch")
+@listed(
+    "Gradual magnitude pruning", paper="Zhu, Gupta, ICLR workshop", year=2018, changes="every epoch", structures=ALL
+)
 def gmp(request: Request, *, every: int | None = None, stop: float = 0.75, scope: str | Scope = "everything") -> Method:
     """GMP: To prune, or not to prune, exploring the efficacy of pruning for model compression (Zhu and Gupta, ICLR
     workshop 2018, arXiv 1710.01878): starts dense and prunes each layer by magnitude.

@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
-from functools import wraps
+from functools import partial, wraps
 from inspect import Parameter, Signature, getdoc, signature
 from typing import Any, Concatenate, ParamSpec, Protocol, cast, overload
 
@@ -13,11 +13,20 @@ from .own import find, installed
 from .request import Request
 
 P = ParamSpec("P")
+STRUCTURE = "structure"  # the option of all methods whose entry lists some
+ALL, ROWS = "N:M, AxB, fan_in", "fan_in"
+EXPLAINED = {
+    ALL: 'structure: "N:M" keeps N of every M inputs, "AxB" blocks of A outputs by B inputs, "fan_in" as many weights\n'
+    "        in every output; None: any pattern.",
+    ROWS: 'structure: "fan_in" keeps as many weights in every output; None: any pattern.',
+}
+NEWLINES = "\n\n"
 
 
 @dataclass(frozen=True)
 class Entry:
-    """Holds what `sparsekern methods` prints of a method; `gradient` is the gradient by the weights that it needs."""
+    """Holds what `sparsekern methods` prints of a method; `gradient` is the gradient by the weights that it needs,
+    `structures` what its option of this name takes."""
 
     title: str
     paper: str | None = None
@@ -26,10 +35,11 @@ class Entry:
     changes: str = "never"
     gradient: str = "active"
     needs_batches: bool = False
+    structures: str = ""
 
 
 class Maker(Protocol[P]):
-    """Makes a method: `sk.methods.NAME`.
+    """Makes a method: `sk.methods.NAME`. `structure` is an option of those that list some; give it by name.
 
     Attributes:
         entry: what is listed of it.
@@ -45,6 +55,7 @@ class Maker(Protocol[P]):
         sparsity: float = ...,
         total_steps: int | None = None,
         steps_per_epoch: int | None = None,
+        structure: str | None = None,
         *args: P.args,
         **options: P.kwargs,
     ) -> Method: ...
@@ -111,6 +122,9 @@ def _list(
     name, either = source.__name__, Parameter.POSITIONAL_OR_KEYWORD
     first = Parameter("sparsity", either, default=sparsity, annotation=float if sparsity is not None else float | None)
     others = [Parameter(key, either, default=None, annotation=int | None) for key in ("total_steps", "steps_per_epoch")]
+    options = [option for option in options if option.name != STRUCTURE]
+    if entry.structures:
+        options.append(Parameter(STRUCTURE, Parameter.KEYWORD_ONLY, default=None, annotation=str | None))
     known = Signature([first, *others, *options], return_annotation=Method)
 
     @wraps(source)
@@ -120,21 +134,38 @@ def _list(
         except TypeError as error:
             raise TypeError(f"{name}() {error}") from None
         given.apply_defaults()
-        request = Request(name, *(given.arguments.pop(key) for key in ("sparsity", "total_steps", "steps_per_epoch")))
+        own = dict(given.arguments)
+        run: Any = tuple(own.pop(key) for key in ("sparsity", "total_steps", "steps_per_epoch"))
+        request = Request(name, *run)
         try:
-            method = build(request, **given.arguments)
+            method = _built(build, request, own)
         finally:
             for warning in request.warnings:
                 warnings.warn(warning, stacklevel=2)
-        return replace(method, notes=tuple(request.notes))
+        again = None if first.default is None else partial(_again, facade, run[1:], own)
+        return replace(method, notes=tuple(request.notes), again=again)
 
     facade: Any = make
+    if entry.structures:
+        text = getdoc(source) or ""
+        facade.__doc__ = f"{text}{'' if 'Args:' in text else NEWLINES + 'Args:'}\n    {EXPLAINED[entry.structures]}\n"
     facade.__signature__ = known
     facade.__annotations__ = {key: p.annotation for key, p in known.parameters.items()} | {"return": Method}
     facade.build, facade.entry = build, entry
     if source.__module__.startswith(__name__.rpartition(".")[0]):  # others may copy a method with its name
         _makers[name] = facade
     return facade
+
+
+def _again(maker: Maker[...], steps: tuple[int | None, int | None], options: dict[str, Any], sparsity: float) -> Method:
+    """Makes a method with the same options, but another sparsity."""
+    return _built(maker.build, Request(maker.__name__, sparsity, *steps), options)
+
+
+def _built(build: Callable[..., Method], request: Request, options: dict[str, Any]) -> Method:
+    own = {key: value for key, value in options.items() if key != STRUCTURE}
+    method = build(request, **own)
+    return method if options.get(STRUCTURE) is None else method.structured(options[STRUCTURE])
 
 
 def names() -> list[str]:

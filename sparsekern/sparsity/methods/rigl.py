@@ -6,7 +6,7 @@ from ..parts import scopes, views
 from ..parts.distributions import Distribution
 from ..parts.schedules import constant, cosine
 from ..scoring.network import drawn
-from .registry import listed
+from .registry import ROWS, listed
 from .request import Request
 
 # The paper's number of changes, kept where a run is too short for the paper's period.
@@ -20,6 +20,7 @@ COST = 2  # of a change, in training steps
     year=2020,
     changes="every 100 steps until 75 % of the run",
     gradient="dense at changes",
+    structures=ROWS,
 )
 def rigl(
     request: Request,
@@ -37,6 +38,10 @@ def rigl(
     grows as many by the largest |dL/dw| outside the kept set, at value 0. What was just dropped may return and then
     keeps its value and optimizer state, as in the official code. rate_t = rate / 2 (1 + cos(pi t / T_end)). The
     official code's noise of 1e-5 against ties is left out: of equal scores the lower index wins.
+
+    `structure="fan_in"` is SRigL without ablation of neurons (Lasby et al., ICLR 2024, arXiv 2305.02299): what a layer
+    drops is chosen as above, and every output grows as many weights as it has lost, by its largest |dL/dw|. Its fan-in
+    is the same number in all outputs of a layer, rounded to the nearest that gives the layer's sparsity.
 
     Args:
         rate: alpha.

@@ -9,14 +9,14 @@ from ..parts import views
 from ..parts.distributions import Distribution
 from ..parts.schedules import Cadence, constant, cosine
 from ..scoring.network import drawn
-from .registry import listed
+from .registry import ROWS, listed
 from .request import Request, check_choice
 
 Decay = Literal["constant", "cosine"]
 COST = 1  # of a change, in training steps
 
 
-@listed("SET", paper="Mocanu et al., Nature Communications", year=2018, changes="every epoch")
+@listed("SET", paper="Mocanu et al., Nature Communications", year=2018, changes="every epoch", structures=ROWS)
 def set(
     request: Request,
     *,
@@ -37,6 +37,8 @@ def set(
 
     The SET of the GraBo paper (arXiv 2401.06898) is
     `set(rate=0.2, decay="cosine", stop=0.6, scope="global", every=1000, share="uniform", initialize="fan_in")`.
+
+    With `structure="fan_in"` every output grows as many weights as it has lost, and keeps its fan-in.
 
     Args:
         rate: zeta, the fraction exchanged, at the first change.

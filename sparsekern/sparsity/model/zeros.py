@@ -1,7 +1,7 @@
 """Finds the zeros of a model that was pruned before: in its weights, or in masks that compute them."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any, NamedTuple
 
 import torch
@@ -30,17 +30,20 @@ class Zeros(NamedTuple):
 
 
 @torch.no_grad()
-def take_zeros(model: nn.Module, exclude: Iterable[str] = ()) -> Zeros:
+def take_zeros(model: nn.Module, exclude: Iterable[str] = (), without: Collection[str] = ()) -> Zeros:
     """Reads the zeros of the layers of a model, and ends what masks their weights (`torch.nn.utils.prune`,
     `torch.ao.pruning`), which then are Parameters with the zeros in them. A layer that is sparse already keeps its
     pattern.
+
+    Args:
+        exclude: names and globs of layers to leave alone.
+        without: names of modules to leave alone.
 
     Raises:
         ValueError: a bias is masked, whose zeros no layer keeps; no layer has zeros. Nothing was changed then.
     """
     masked = {name: mask for name, layer in model.named_modules() if (mask := masking_of(layer)) is not None}
-    known = {name for name, layer in model.named_modules() if twin_of(layer) in SPARSE}
-    gone = matching(known, exclude, "exclude")
+    gone = matching(maskable(model), exclude, "exclude") | {*without}
     masked = {name: mask for name, mask in masked.items() if name not in gone}
     biases = [name for name in masked if "bias_mask" in private_torch.buffers(model.get_submodule(name))]
     if biases:
@@ -52,6 +55,8 @@ def take_zeros(model: nn.Module, exclude: Iterable[str] = ()) -> Zeros:
         end_masking(model.get_submodule(name))
     found = Zeros({}, {})
     for name, layer in prunable_layers(model, exclude).items():
+        if name in gone:
+            continue
         mask = masked[name] if name in masked else nonzeros(layer)
         zeros, size = int((~mask).sum()), mask.numel()
         if isinstance(layer, PatternLayer) or FEW * size < zeros < size:
@@ -64,6 +69,11 @@ def take_zeros(model: nn.Module, exclude: Iterable[str] = ()) -> Zeros:
             f"no layer has zeros: of {', '.join(found.dense)} at most {FEW:.0%} of the weights are, or all"
         )
     return found
+
+
+def maskable(model: nn.Module) -> list[str]:
+    """Returns the names of the layers that have zeros or may be masked."""
+    return [name for name, layer in model.named_modules() if twin_of(layer) in SPARSE]
 
 
 def nonzeros(layer: Any) -> Tensor:

@@ -108,6 +108,21 @@ def stairs(levels: Sequence[float], period: int) -> Schedule:
 
 
 @dataclass(frozen=True)
+class Towards:
+    final: float
+    schedule: Schedule
+
+    def __call__(self, step: int) -> float:
+        value, last = self.schedule(step), final(self.schedule)
+        return self.final if value == last else self.final * value / last
+
+
+def towards(final: float, schedule: Schedule) -> Schedule:
+    """The values of `schedule`, which ends above 0, in proportion, so that it ends with `final`."""
+    return Towards(final, schedule)
+
+
+@dataclass(frozen=True)
 class Cadence:
     """The steps at which the pattern changes: the multiples of `period` in [start, stop], and `last`."""
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ... import ops
 from .distributions import Distribution, apportion, uniform
+from .structures import Structure
 
 
 @dataclass(frozen=True)
@@ -21,12 +22,14 @@ class View:
         filters: what is counted, scored and marked is not a weight but an output channel with all its weights.
         share: how the layers share a scheduled sparsity, if each has its own count.
         min_per_layer: so many weights, or filters, stay in every layer.
+        structure: which weights stay together; blocks are counted and scored as filters are.
     """
 
     per_layer: bool = False
     filters: bool = False
     share: Distribution = uniform
     min_per_layer: int = 0
+    structure: Structure | None = None
 
     def __post_init__(self) -> None:
         if self.min_per_layer < 0:
@@ -34,18 +37,44 @@ class View:
 
     def units(self, shape: Sequence[int]) -> int:
         """Returns how many things there are to choose from in a weight of this shape."""
-        return shape[0] if self.filters else prod(shape)
+        return prod(self.extents(shape))
+
+    def extents(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """Returns how many of them there are along each dimension."""
+        if self.structure is not None:
+            return self.structure.extents(shape)
+        return (shape[0], 1) if self.filters else tuple(shape)
 
     def weights(self, marks: Tensor, shape: Sequence[int]) -> Tensor:
         """Returns the weights, a bool tensor of `shape`, that belong to the marked units."""
+        if self.structure is not None:
+            return self.structure.weights(marks, shape)
         return marks.reshape(-1, *[1] * (len(shape) - 1)).expand(*shape) if self.filters else marks.reshape(*shape)
 
     def counts(self, shapes: Sequence[Sequence[int]], total: int, generator: torch.Generator) -> list[int]:
         """Returns how many of `total` units each layer keeps; over the network only the sum counts."""
         if not self.per_layer:
             return summed(total, len(shapes))
-        extents = [(shape[0], 1) if self.filters else tuple(shape) for shape in shapes]
-        return self.share(extents, total, generator)
+        counts = self.share([self.extents(shape) for shape in shapes], total, generator)
+        return counts if self.structure is None else self.structure.rounded(counts, shapes)
+
+    def masks(self, scores: Sequence[Tensor], counts: Sequence[int], shapes: Sequence[Sequence[int]]) -> list[Tensor]:
+        """Returns which weights belong to the highest scores, bool tensors of `shapes`.
+
+        Args:
+            scores: of the weights, of their shapes, or of filters.
+
+        Raises:
+            ValueError: a score is NaN.
+        """
+        structure = self.structure
+        if structure is None:
+            marks = self.largest(scores, counts, self.min_per_layer)
+        else:
+            scores = [structure.scores(score.reshape(tuple(s))) for score, s in zip(scores, shapes, strict=True)]
+            own = [structure.marks(score, count) for score, count in zip(scores, counts, strict=True)]
+            marks = [mark for mark in own if mark is not None] or self.largest(scores, counts, self.min_per_layer)
+        return [self.weights(mark, shape) for mark, shape in zip(marks, shapes, strict=True)]
 
     def largest(
         self, scores: Sequence[Tensor], counts: Sequence[int], minimum: int = 0, absolute: bool = False

@@ -72,7 +72,7 @@ class Network:
             ValueError: a score is NaN.
         """
         scores = [parallel.total(score.detach()) for score in scores]
-        return self.view.largest(scores, self.counts, self.view.min_per_layer)
+        return self.view.masks(scores, self.counts, [tuple(score.shape) for score in scores])
 
 
 Initialize = Literal["keep", "fan_in", "evci", "rescale"]
