@@ -64,6 +64,7 @@ class PatternLayer(Twin):
         self.use, self.refined = None, UNSEEN
         self.loads = 0  # how often a state dict brought another pattern
         self.pattern_given = False  # by masks, of whatever sparsity
+        self.part: Any = None  # whose settings it has, where `sparsify` made it
         factory: dict[str, Any] = {"device": device, "dtype": dtype}
         self.register_parameter(self.WEIGHT, nn.Parameter(self.empty_weight(topology.capacity, **factory)))
         self.register_parameter("bias", nn.Parameter(torch.empty(weight_shape[0], **factory)) if bias else None)

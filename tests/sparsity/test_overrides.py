@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 from torch.nn.utils import prune
 
 import sparsekern as sk
-from sparsekern.nn import PatternLayer
+from sparsekern.nn import PatternLayer, prunable_layers
 from sparsekern.sparsity import schedules
 from sparsekern.topology import kept
 
@@ -174,7 +174,7 @@ def test_an_override_of_every_layer_is_the_method_at_that_sparsity(name: str) ->
     """Bit for bit, whatever the method: random, scored, scheduled, with rules or masks of its own."""
     runs = []
     for method, overridden in ((make(name), False), (make(name, sparsity=0.9), True)):
-        reference = method.start.scope(dict(network("linear").named_children()))
+        reference = method.start.scope(prunable_layers(network("linear")))
         overrides = {f"[{''.join(reference)}]": 0.7} if overridden else {}
         model, sparsifier = prepared(method, overrides)
         for batch in batches("linear"):
