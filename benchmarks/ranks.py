@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+from torch.multiprocessing.spawn import spawn
 from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--sparsity", type=float, default=0.95, help="(default 0.95)")
     arguments = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as scratch:
-        mp.spawn(_rank, (scratch, arguments.model, arguments.sparsity), nprocs=2)
+        spawn(_rank, (scratch, arguments.model, arguments.sparsity), nprocs=2)
         found = torch.load(Path(scratch, "found.pt"))
     head = ["method", "a step reduces", "a change, besides", "a rank keeps", *(f"sends at {w:,}" for w in RANKS)]
     print(columns([head, *([name, *map(_mb, row)] for name, row in found.items())]))

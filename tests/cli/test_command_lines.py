@@ -245,8 +245,8 @@ def test_ctrl_c_that_a_library_swallows_stops_the_run(tmp_path: Path, monkeypatc
         return original(*arguments)
 
     module = importlib.import_module("sparsekern.cli.train")
-    original = module.load
-    monkeypatch.setattr(module, "load", load)
+    original = module.prepared
+    monkeypatch.setattr(module, "prepared", load)
     assert main(["train", *SMALL, "--method", "random", "--out", str(tmp_path / "run")]) == 130
     assert asked
     monkeypatch.undo()
