@@ -111,7 +111,7 @@ def test_which_layers_an_override_takes(overrides: dict, expected: dict | None) 
         ({"head": {"sparsity": 0.5, "distribution": "erx"}}, "distribution must be one of"),
         ({"head": sk.methods.fixed()}, "fixed keeps a pattern that is there"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else "-".join(map(str, value)),
 )
 def test_what_is_refused(overrides: dict, message: str) -> None:
     model = net()
