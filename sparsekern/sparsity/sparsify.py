@@ -25,7 +25,7 @@ from .model.wrappers import check_free
 from .model.zeros import maskable, take_zeros
 from .parts.distributions import Distribution
 from .parts.schedules import constant, final
-from .scoring.network import Batches, Loss
+from .scoring.network import Batches, Loss, Start
 from .sites.capacity import roomy
 from .sites.storage import named
 
@@ -66,18 +66,18 @@ def sparsify(
     or, for methods whose pruned weights go on learning, a dense master weight; returns the model.
 
     Build the optimizer afterwards, and wrap the model (`DistributedDataParallel`, `AveragedModel`) afterwards: the
-    weights are new Parameters. Weights keep their values, except where the first pattern is random: there they are
-    multiplied by sqrt(dense fan-in / fan-in) of their row, since activations would fade from layer to layer otherwise
-    (`initialize="keep"` of the method leaves them), or drawn anew for the pattern (`gse_*`). Layers keep their names,
-    hooks and attributes, Parameters their attributes and, where the gradient keeps its number of dimensions, their
-    hooks; lists, tuples, dicts and sets among the attributes of the model's modules get the new layers as well. Which
-    share of the weights became sparse, what stays dense, and why, is logged ("sparsekern", INFO), and warned of where
-    more than a tenth stays dense that nobody excluded.
+    weights are new Parameters. Weights keep their values, except where a method begins with a random pattern: there
+    they are multiplied by sqrt(dense fan-in / fan-in) of their row, since activations would fade from layer to layer
+    otherwise (`initialize="keep"` of the method leaves them), or drawn anew for the pattern (`gse_*`). Layers keep
+    their names, hooks and attributes, Parameters their attributes and, where the gradient keeps its number of
+    dimensions, their hooks; lists, tuples, dicts and sets among the attributes of the model's modules get the new
+    layers as well. Which share of the weights became sparse, what stays dense, and why, is logged ("sparsekern", INFO),
+    and warned of where more than a tenth stays dense that nobody excluded.
 
     Args:
-        method: a `Method`, or the sparsity of a static random pattern, as `methods.random` has it. May be left out
-            where masks are given, which then stay as they are (`methods.fixed()`), and where overrides are: other
-            layers then stay dense.
+        method: a `Method`, or the sparsity of a static random pattern, under which weights keep their values. May be
+            left out where masks are given, which then stay as they are (`methods.fixed()`), and where overrides are:
+            other layers then stay dense.
         distribution: "uniform", "er", "erk", "global" or a function; how a random pattern is shared by the layers.
             The method's own by default.
         include: names and glob patterns of layers to prune although the method leaves them out (of a ViT `dpf` prunes
@@ -200,9 +200,9 @@ def _pruning(method: Method, given: bool) -> Method | None:
 
 
 def static(sparsity: float) -> Method:
-    """Returns the method of a random pattern that stays."""
+    """Returns the method of a random pattern that stays, on weights as they are."""
     kept(sparsity, 1)
-    return Method("static", constant(sparsity), again=static)
+    return Method("static", constant(sparsity), start=Start(), again=static)
 
 
 def _shares(

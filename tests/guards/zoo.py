@@ -118,11 +118,15 @@ def _same_pass(model: nn.Module, sparsifier: sk.Sparsifier, x: Tensor, y: Tensor
     torch.testing.assert_close(output, expected)
     for name, parameter in twin.named_parameters():
         owner, _, own = name.rpartition(".")
-        layer = model.get_submodule(owner)
-        if own == "weight" and isinstance(layer, sk.nn.PatternLayer):
-            got = layer.stored.grad
-            want = parameter.grad if isinstance(layer, sk.nn.MaskedLayer) else parameter.grad[layer.topology.mask()]
-            got = got if isinstance(layer, sk.nn.MaskedLayer) else got[: layer.topology.nnz]
-        else:
-            got, want = getattr(layer, own).grad, parameter.grad
-        torch.testing.assert_close(got, want, msg=lambda message, name=name: f"gradient of {name}: {message}")
+        module, wanted = model.get_submodule(owner), [parameter.grad]
+        layers = [(module, own)]
+        if own.startswith("in_proj_"):  # attention is taken apart
+            layers = [(getattr(module, f"{part}_proj"), own.removeprefix("in_proj_")) for part in "qkv"]
+            wanted = parameter.grad.chunk(3)
+        for (layer, entry), want in zip(layers, wanted, strict=True):
+            got = getattr(layer, entry).grad
+            if entry == "weight" and isinstance(layer, sk.nn.PatternLayer):
+                got = layer.stored.grad
+                if not isinstance(layer, sk.nn.MaskedLayer):
+                    got, want = got[: layer.topology.nnz], want[layer.topology.mask()]
+            torch.testing.assert_close(got, want, msg=lambda message, name=name: f"gradient of {name}: {message}")

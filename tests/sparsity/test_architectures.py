@@ -17,13 +17,14 @@ MODELS = {
     "resnet50": 0,
     "vgg11": 0,
     "mobilenet_v2": 0,
-    "vit": 2,
+    "vit": 0,
     "densenet121": 0,
     "efficientnet_b0": 0,
     "convnext_tiny": 0,
     "shufflenet_v2_x0_5": 0,
     "swin": 0,
 }
+PROJECTIONS = ("q_proj", "k_proj", "v_proj")
 
 
 def network(name: str) -> nn.Module:
@@ -43,9 +44,14 @@ def network(name: str) -> nn.Module:
 
 def masked_twin(dense: nn.Module, sparse: nn.Module) -> nn.Module:
     for name, layer in sparse.named_modules():
+        owner, _, last = name.rpartition(".")
         if isinstance(layer, SparseLayer):
             with torch.no_grad():
-                dense.get_submodule(name).weight.mul_(layer.topology.mask())
+                if isinstance(attention := dense.get_submodule(owner), nn.MultiheadAttention) and last in PROJECTIONS:
+                    weight = attention.in_proj_weight.chunk(3)[PROJECTIONS.index(last)]
+                else:
+                    weight = dense.get_submodule(name).weight
+                weight.mul_(layer.topology.mask())
     return dense
 
 
@@ -53,7 +59,11 @@ def gradients(model: nn.Module, x: Tensor) -> tuple[Tensor, dict[str, Any]]:
     torch.manual_seed(1)  # dropout and stochastic depth
     output = model(x)
     nn.functional.cross_entropy(output, torch.tensor([1, 2, 0])).backward()
-    return output.detach(), {name: p.grad for name, p in model.named_parameters()}
+    found: dict[str, Any] = {name: p.grad for name, p in model.named_parameters()}
+    for name in [name for name in found if ".in_proj_" in name]:  # of the dense twin, as the sparse one has them
+        parts = zip(PROJECTIONS, found.pop(name).chunk(3), strict=True)
+        found |= {name.replace("in_proj_", f"{projection}."): part for projection, part in parts}
+    return output.detach(), found
 
 
 @pytest.mark.parametrize("name", MODELS)

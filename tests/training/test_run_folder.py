@@ -211,14 +211,14 @@ def test_one_process_at_a_time(run: Path, capsys: pytest.CaptureFixture):
 
 
 def test_the_slower_of_two_new_runs_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
-    original = command.load
+    original = command.prepared
 
-    def load(*args: object) -> object:  # meanwhile another process begins and ends
-        monkeypatch.setattr(command, "load", original)
+    def prepared(*args: object) -> object:  # meanwhile another process begins and ends
+        monkeypatch.setattr(command, "prepared", original)
         assert main(["train", *FLAGS, "--epochs", "1", "--out", str(tmp_path / "run")]) == 0
         return original(*args)
 
-    monkeypatch.setattr(command, "load", load)
+    monkeypatch.setattr(command, "prepared", prepared)
     line = refused(capsys, "train", *FLAGS, "--epochs", "2", "--out", str(tmp_path / "run"))
     assert "already holds a run" in line
     assert run_folder.read_summary(tmp_path / "run")["epochs"] == 1
