@@ -35,8 +35,9 @@ def _deterministic() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
-    if "torch._dynamo" in sys.modules:  # a sparsifier that was armed when its test ended
-        torch.compiler.set_stance("default")
+    if "torch._dynamo" in sys.modules:
+        torch.compiler.set_stance("default")  # a sparsifier that was armed when its test ended
+        torch.compiler.reset()  # PyTorch compiles the forward of a class anew eight times at most
 
 
 @pytest.fixture(params=DEVICES)
