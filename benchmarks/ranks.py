@@ -1,11 +1,10 @@
 """Counts the bytes that data-parallel ranks send each other in a training step, and those that each of them keeps.
 
-python -m benchmarks.ranks                  prints the table of docs/many-machines.md
+python -m benchmarks.ranks                  writes results/ranks-vgg16.json; then python -m benchmarks.tables
 python -m benchmarks.ranks --model mlp      of another network
 
 Two processes train with gloo. Every tensor that a collective operation gets is counted, in DistributedDataParallel by
-its communication hook. A ring of W ranks, which gloo and NCCL make of large reductions, sends 2 (W - 1) / W times as
-many bytes from each rank; what a rank keeps does not depend on W.
+its communication hook. What a rank keeps does not depend on the number of ranks.
 """
 
 import argparse
@@ -22,8 +21,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 import sparsekern as sk
 from sparsekern import models
+from sparsekern.bench.report import header, write
 from sparsekern.nn.memory import PARTS
-from sparsekern.text import columns
 
 # Of each method: the options by which its pattern changes in step 2 of 4, as far as it is not the usual one.
 METHODS: dict[str, dict[str, Any]] = {
@@ -36,7 +35,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "snr": {"every": 2, "burn_in": 0},
     "snr_frozen": {"every": 2, "burn_in": 0},
 }
-RANKS = (64, 1024)
+RESULTS = Path(__file__).parent / "results"
 SENT = ("all_reduce", "broadcast")
 
 
@@ -44,17 +43,17 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser("python -m benchmarks.ranks", description=__doc__.splitlines()[0])  # type: ignore
     parser.add_argument("--model", default="vgg16", help="(default vgg16, for images of 3 x 32 x 32)")
     parser.add_argument("--sparsity", type=float, default=0.95, help="(default 0.95)")
+    parser.add_argument("--out", type=Path, default=RESULTS, metavar="DIR", help="(default: benchmarks/results)")
     arguments = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as scratch:
         spawn(_rank, (scratch, arguments.model, arguments.sparsity), nprocs=2)
         found = torch.load(Path(scratch, "found.pt"))
-    head = ["method", "a step reduces", "a change, besides", "a rank keeps", *(f"sends at {w:,}" for w in RANKS)]
-    print(columns([head, *([name, *map(_mb, row)] for name, row in found.items())]))
+    settings = {"model": arguments.model, "sparsity": arguments.sparsity, "ranks": 2}
+    rows = [{"method": name, **row} for name, row in found.items()]
+    path = arguments.out / f"ranks-{arguments.model}.json"
+    write(path, header("ranks", 1) | settings | {"rows": rows})
+    print(path)
     return 0
-
-
-def _mb(size: float) -> str:
-    return f"{size / 1e6:.3g} MB"
 
 
 def _rank(rank: int, scratch: str, model: str, sparsity: float) -> None:
@@ -83,9 +82,8 @@ class Counted:
         return counting
 
 
-def _measured(name: str, model: str, sparsity: float, counted: Counted) -> list[float]:
-    """Returns the bytes reduced in a step, those that a change of pattern adds, those kept, and those sent by a rank of
-    each of `RANKS`."""
+def _measured(name: str, model: str, sparsity: float, counted: Counted) -> dict[str, int]:
+    """Returns the bytes reduced in a step, those that a change of pattern adds, and those that a rank keeps."""
     torch.manual_seed(0)
     options = {"total_steps": 8, "steps_per_epoch": 4, **METHODS[name]}
     method = sk.methods.get(name)(sparsity=None if name == "dense" else sparsity, **options)
@@ -104,7 +102,7 @@ def _measured(name: str, model: str, sparsity: float, counted: Counted) -> list[
     total = sk.memory_report(net, optimizer).total
     buckets = sum(p.nbytes for p in net.parameters())  # of DistributedDataParallel, which copies gradients into them
     kept = sum(total[part] for part in PARTS) + buckets
-    return [usual, most - usual, kept, *(2 * (w - 1) / w * usual for w in RANKS)]
+    return {"step": usual, "change": most - usual, "kept": kept}
 
 
 if __name__ == "__main__":

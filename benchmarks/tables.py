@@ -1,4 +1,4 @@
-"""Writes the tables of README.md and docs/performance.md anew from the committed results.
+"""Writes the tables of README.md, docs/performance.md and docs/many-machines.md anew from the committed results.
 
 `python -m benchmarks.tables`. Between `<!-- name -->` and `<!-- /name -->` stands one table for every machine that has
 results of it.
@@ -14,9 +14,14 @@ from benchmarks.goals import CONV_STEP, NEVER_SLOWER, STEP
 from sparsekern.bench import markdown
 
 ROOT = Path(__file__).parents[1]
-PAGES = (ROOT / "README.md", ROOT / "docs" / "performance.md")
+PAGES = (ROOT / "README.md", ROOT / "docs" / "performance.md", ROOT / "docs" / "many-machines.md")
 RESULTS = Path(__file__).parent / "results"
-RUNS = {"cifar": RESULTS / "cifar10-resnet20" / "results.json", "digits": RESULTS / "digits-mlp" / "results.json"}
+RUNS = {  # of no machine in particular
+    "cifar": RESULTS / "cifar10-resnet20" / "results.json",
+    "digits": RESULTS / "digits-mlp" / "results.json",
+    "ranks": RESULTS / "ranks-vgg16.json",
+}
+RANKS = (64, 1024)
 FAMILIES = {"amd-zen4-avx512": "AMD Zen 4", "intel-icelake-avx512": "Intel Ice Lake"}
 LINEAR_SPARSITIES = (0.3, 0.4, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99)
 CONV_SPARSITIES = (0.3, 0.4, 0.5, 0.8, 0.9, 0.95, 0.98)
@@ -203,6 +208,21 @@ def digits(rows: Rows) -> str:
     return markdown.table(head, lines)
 
 
+def ranks(rows: Rows) -> str:
+    """Bytes of data-parallel training. A ring of W ranks, which gloo and NCCL make of large reductions, sends
+    2 (W - 1) / W times what a step reduces from each."""
+    lines = []
+    for row in rows:
+        sent = (2 * (count - 1) / count * row["step"] for count in RANKS)
+        lines.append([f"`{row['method']}`", *map(_bytes, (row["step"], row["change"], row["kept"], *sent))])
+    of = [f"a rank of {count:,} sends" for count in RANKS]
+    return markdown.table(["", "a step reduces", "a change of pattern, besides", "a rank keeps", *of], lines)
+
+
+def _bytes(size: float) -> str:
+    return f"{size / 1e6:.3g} MB" if size >= 1e4 else f"{size:.0f} B" if size else "0"
+
+
 def _ratio(
     rows: Rows, shape: str, batch: int, sparsity: float, impl: str = "sparsekern", dtype: str = "float32"
 ) -> float | None:
@@ -244,6 +264,7 @@ TABLES: dict[str, tuple[tuple[str, ...], Callable[..., str]]] = {
     "training": (("train",), training),
     "cifar": (("cifar",), cifar),
     "digits": (("digits",), digits),
+    "ranks": (("ranks",), ranks),
 }
 
 if __name__ == "__main__":

@@ -168,8 +168,8 @@ def sparsify(
         removed |= gone
     twins: dict[str, Any] = {}
     for key, own in parts.items():
-        pruned = set(patterns) if masks == "nonzero" else set()
-        twins |= _twins(own, chosen[key], shares[key].driven, backend, generator, set(patterns), pruned)
+        stay = patterns if masks == "nonzero" or shares[key].driven.start.initialize == "rescale" else ()
+        twins |= _twins(own, chosen[key], shares[key].driven, backend, generator, stay)
         for name in own:
             noted = {"part": shares[key].part, **({"pattern_given": True} if name in patterns else {})}
             vars(twins[name]).update(noted)
@@ -238,22 +238,20 @@ def _twins(
     method: Method,
     backend: str,
     generator: torch.Generator,
-    given: Container[str],
-    pruned: Container[str],
+    stay: Container[str],
 ) -> dict[str, Any]:
-    """Returns the layers that take the places of those of one share. Where the pattern was given weights are not
-    rescaled, and where the model was `pruned` before none are drawn."""
+    """Returns the layers that take the places of those of one share; the weights of those in `stay` keep their
+    values."""
     ready = [name for name, layer in layers.items() if not isinstance(layer, PatternLayer)]
     _warn_of_empty({name: patterns[name] for name in ready}, method)
     total = sum(pattern.nnz for pattern in patterns.values())
-    way = method.start.initialize
     twins = {}
     for name, pattern in patterns.items():
         if method.moves_counts:
             pattern = pattern.with_capacity(roomy(pattern.nnz, prod(pattern.shape), total, len(layers)))
         twins[name] = named(method.storage).twin(layers[name], pattern, backend)
-        if name in ready and name not in pruned and not (name in given and way == "rescale"):
-            initialize(twins[name], way, generator)
+        if name in ready and name not in stay:
+            initialize(twins[name], method.start.initialize, generator)
     return twins
 
 

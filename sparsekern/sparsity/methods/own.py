@@ -80,7 +80,7 @@ def constructor(name: str, function: Callable[..., Any]) -> Callable[..., Method
     facade.__signature__ = Signature([first, *others, *options], return_annotation=Method)
     try:
         facade.__annotations__ = get_type_hints(function)
-    except Exception:  # names that only a type checker imports
+    except (NameError, AttributeError, TypeError):  # names that only a type checker imports
         facade.__annotations__ = {}
     return facade
 
