@@ -95,10 +95,13 @@ def test_a_network_that_disagrees_gets_no_number(monkeypatch: pytest.MonkeyPatch
 
 def test_every_gradient_is_compared() -> None:
     sparse, masked = (Step(MODEL, variant, Pattern(), 8) for variant in ("sparsekern", "masked"))
-    assert training_step.error(sparse, masked) < 1e-5
+    exact = Step(MODEL, "masked", Pattern(), 8).double().gradients()
+    assert exact["output"].dtype == torch.float64
+    assert training_step.error(masked, exact) < 1e-5
+    assert training_step.error(sparse, exact) < 1e-5
     with torch.no_grad():
         sparse.network.get_submodule("fc1").bias[0] += 0.5
-    assert training_step.error(sparse, masked) > training_step.TOLERANCE
+    assert training_step.error(sparse, exact) > training_step.TOLERANCE
 
 
 def test_a_step_of_every_variant_moves_what_is_there() -> None:
