@@ -1,25 +1,29 @@
-"""Writes the tables of README.md, docs/performance.md and docs/many-machines.md anew from the committed results.
+"""Writes the tables and figures of README.md and docs/ anew from the committed results: `python -m benchmarks.tables`.
 
-`python -m benchmarks.tables`. Between `<!-- name -->` and `<!-- /name -->` stands one table for every machine that has
-results of it.
+Between `<!-- name -->` and `<!-- /name -->` stands one table for every machine that has results of it. Figures within
+sentences: `benchmarks/inline.py`.
 """
 
 import json
 import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from benchmarks import index, inline, run_tables
 from benchmarks.goals import CONV_STEP, NEVER_SLOWER, STEP
+from benchmarks.lookup import Rows, accuracy, number, percents, ratio, ratios
 from sparsekern.bench import markdown
 
 ROOT = Path(__file__).parents[1]
-PAGES = (ROOT / "README.md", ROOT / "docs" / "performance.md", ROOT / "docs" / "many-machines.md")
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 RESULTS = Path(__file__).parent / "results"
 RUNS = {  # of no machine in particular
     "cifar": RESULTS / "cifar10-resnet20" / "results.json",
     "digits": RESULTS / "digits-mlp" / "results.json",
     "ranks": RESULTS / "ranks-vgg16.json",
+    "twins": RESULTS / "mnist-lenet300" / "results.json",
+    **dict.fromkeys(run_tables.BASELINES, RESULTS / "paper-baselines" / "results.json"),
 }
 RANKS = (64, 1024)
 FAMILIES = {"amd-zen4-avx512": "AMD Zen 4", "intel-icelake-avx512": "Intel Ice Lake"}
@@ -32,8 +36,6 @@ PEERS = {
     "sparsekern": "**sparsekern**",
 }
 VARIANTS = {"dense": "dense", "masked": "masked dense", "sparsekern": "**sparsekern**"}
-
-Rows = list[dict]
 
 
 def main() -> int:
@@ -48,7 +50,7 @@ def machines() -> list[str]:
 
 
 def written() -> dict[Path, str]:
-    """The pages with the tables of the committed results.
+    """The pages with the tables and figures of the committed results.
 
     Raises:
         ValueError: no page has a place for one of them.
@@ -60,7 +62,25 @@ def written() -> dict[Path, str]:
         found = [render(name, [RUNS[name]])] if name in RUNS else [_captioned(name, machine) for machine in machines()]
         text = "\n\n".join(table for table in found if table is not None)
         pages = {page: put(old, name, text) for page, old in pages.items()}
-    return pages
+    known = {title(machine): _rows(machine) for machine in machines()}
+    pages = {page: put(text, "results", index.table(FAMILIES)) for page, text in pages.items()}
+    return {page: inline.put(text, known) for page, text in pages.items()}
+
+
+def title(machine: str) -> str:
+    """What to call the processor of a machine's results."""
+    family = machine.removeprefix("cpu-").rpartition("-")[0]
+    return FAMILIES.get(family, family)
+
+
+def _rows(machine: str) -> dict[str, Rows]:
+    """The rows of a machine's results by benchmark."""
+    return {path.stem.rpartition("-")[2]: _read(path) for path in RESULTS.glob(f"{machine}-*.json")}
+
+
+def _read(path: Path) -> Rows:
+    report = json.loads(path.read_text())
+    return next(report[key] for key in ("table", "rows", "runs") if key in report)
 
 
 def _captioned(name: str, machine: str) -> str | None:
@@ -69,17 +89,12 @@ def _captioned(name: str, machine: str) -> str | None:
     if (table := render(name, paths)) is None:
         return None
     report = json.loads(paths[0].read_text())
-    family = FAMILIES.get(machine.removeprefix("cpu-").rpartition("-")[0], report["cpu"])
-    caption = f"{family}, {report['threads']} threads, measured on {report['date'][:10]}:"
-    return f"{caption}\n\n{table}"
+    return f"{title(machine)}, {report['threads']} threads, measured on {report['date'][:10]}:\n\n{table}"
 
 
 def render(name: str, paths: Sequence[Path]) -> str | None:
     """The table `name` of its results, None if some of these are not committed."""
-    if not all(path.exists() for path in paths):
-        return None
-    reports = [json.loads(path.read_text()) for path in paths]
-    return TABLES[name][1](*(report["table" if "table" in report else "rows"] for report in reports))
+    return TABLES[name][1](*map(_read, paths)) if all(path.exists() for path in paths) else None
 
 
 def put(text: str, name: str, table: str) -> str:
@@ -94,8 +109,8 @@ def gains(kernels: Rows, convolved: Rows, held: Rows) -> str:
     lines = [
         [
             name,
-            *_ratios(rows, shape, batch, sparsities, crossing=False, dtype=dtype),
-            _ratios(rows, shape, batch, LINEAR_SPARSITIES, dtype=dtype)[-1],
+            *ratios(rows, shape, batch, sparsities, crossing=False, dtype=dtype),
+            ratios(rows, shape, batch, LINEAR_SPARSITIES, dtype=dtype)[-1],
         ]
         for name, rows, shape, batch, dtype in (
             ("linear, 1024 x 1024, batch 128", kernels, "1024x1024", 128, "float32"),
@@ -107,9 +122,9 @@ def gains(kernels: Rows, convolved: Rows, held: Rows) -> str:
     ]
     byte = {row["impl"]: row["bytes"] for row in held}
     cells = [""] * (len(sparsities) + 1)
-    cells[-2] = _number(byte["sparsekern"] / byte["dense"])
+    cells[-2] = number(byte["sparsekern"] / byte["dense"])
     lines.append(["peak memory, three 4096 x 4096 layers", *cells])
-    return markdown.table(["divided by dense", *_percents(sparsities), "below 1 from"], lines)
+    return markdown.table(["divided by dense", *percents(sparsities), "below 1 from"], lines)
 
 
 def networks(rows: Rows) -> str:
@@ -119,8 +134,8 @@ def networks(rows: Rows) -> str:
         own = [row for row in rows if row["case"] == f"step {model}/32x32"]
         ms = {row["impl"]: row["ms"] for row in own if row["pattern"] in ("", "uniform") and row["ms"]}
         fastest = {kind: min(t for impl, t in ms.items() if impl.startswith(kind)) for kind in ("sparsekern", "dense")}
-        ratios = (ms["sparsekern"] / ms["dense"], fastest["sparsekern"] / fastest["dense"])
-        lines.append([name, *map(_number, ratios)])
+        found = (ms["sparsekern"] / ms["dense"], fastest["sparsekern"] / fastest["dense"])
+        lines.append([name, *map(number, found)])
     return markdown.table(["95 % sparse, divided by dense", "whole step", "fastest beside fastest"], lines)
 
 
@@ -128,15 +143,15 @@ def linear(rows: Rows) -> str:
     lines = []
     for shape, batch in sorted(STEP):
         inputs, outputs = shape.split("x")
-        lines.append([f"{inputs} x {outputs}, {batch}", *_ratios(rows, shape, batch, LINEAR_SPARSITIES)])
+        lines.append([f"{inputs} x {outputs}, {batch}", *ratios(rows, shape, batch, LINEAR_SPARSITIES)])
     lines.sort(key=lambda line: int(line[0].split()[0]))
-    return markdown.table(["layer, batch", *_percents(LINEAR_SPARSITIES), "faster than dense from"], lines)
+    return markdown.table(["layer, batch", *percents(LINEAR_SPARSITIES), "faster than dense from"], lines)
 
 
 def peers(rows: Rows) -> str:
     sparsities = (0.8, 0.9, 0.95, 0.98, 0.99)
-    lines = [[name, *_ratios(rows, "1024x1024", 128, sparsities, impl, crossing=False)] for impl, name in PEERS.items()]
-    return markdown.table(["step", *_percents(sparsities)], lines)
+    lines = [[name, *ratios(rows, "1024x1024", 128, sparsities, impl, crossing=False)] for impl, name in PEERS.items()]
+    return markdown.table(["step", *percents(sparsities)], lines)
 
 
 def convolutions(rows: Rows) -> str:
@@ -146,11 +161,11 @@ def convolutions(rows: Rows) -> str:
         square, _, stride = kernel.partition("s")
         title = f"{square.replace('x', ' x ')}, {channels.replace('-', ' → ')}"
         title += f", stride {stride}" if stride else ""
-        cells = _ratios(rows, shape, batch, CONV_SPARSITIES)
-        theirs = [_ratio(rows, shape, batch, 0.9, impl) for impl in ("sparseprop", "sparseprop-width")]
-        best = min((ratio for ratio in theirs if ratio is not None), default=None)
-        lines.append([f"{title}, {size.replace('x', ' x ')}, {batch}", *cells, _number(best)])
-    head = ["convolution, input, batch", *_percents(CONV_SPARSITIES), "faster than dense from", "SparseProp, 90 %"]
+        cells = ratios(rows, shape, batch, CONV_SPARSITIES)
+        theirs = [ratio(rows, shape, batch, 0.9, impl) for impl in ("sparseprop", "sparseprop-width")]
+        best = min((each for each in theirs if each is not None), default=None)
+        lines.append([f"{title}, {size.replace('x', ' x ')}, {batch}", *cells, number(best)])
+    head = ["convolution, input, batch", *percents(CONV_SPARSITIES), "faster than dense from", "SparseProp, 90 %"]
     return markdown.table(head, lines)
 
 
@@ -163,16 +178,12 @@ def training(rows: Rows) -> str:
         model = row["case"].split()[1].split("/")[0]
         ms = "" if row["ms"] is None else f"{row['ms']:.0f}"
         held = "" if row["bytes"] is None else f"{row['bytes'] / 2**20:.0f}"
-        lines.append([f"{model}, {impl}{pattern}", ms, _number(row["ratio_to_dense"]), held])
+        lines.append([f"{model}, {impl}{pattern}", ms, number(row["ratio_to_dense"]), held])
     return markdown.table(["network", "ms", "ratio to dense", "peak MiB"], lines)
 
 
 def memory(rows: Rows) -> str:
     return markdown.table([row["impl"] for row in rows], [[f"{row['bytes'] / 2**20:.0f} MiB" for row in rows]])
-
-
-def _accuracy(mean: float, std: float | None) -> str:
-    return f"{100 * mean:.2f}" if std is None else f"{100 * mean:.2f} ± {100 * std:.2f}"
 
 
 def cifar(rows: Rows) -> str:
@@ -182,7 +193,7 @@ def cifar(rows: Rows) -> str:
             row["method"]
             if row["method"] == "dense"
             else f"{row['method']} {row['sparsity']:.0%}, {names[row['backend']]}",
-            _accuracy(row["accuracy_mean"], row["accuracy_std"]),
+            accuracy(row["accuracy_mean"], row["accuracy_std"]),
             f"{row['train_seconds']:.0f}",
             f"{1e3 * row['seconds_per_step']:.0f}",
             f"{row['peak_memory_bytes'] / 2**20:.0f}",
@@ -199,8 +210,8 @@ def digits(rows: Rows) -> str:
         [
             row["method"] if row["method"] == "dense" else f"`{row['method']}`",
             f"{100 * row['sparsity']:.3g} %",
-            _accuracy(row["accuracy_mean"], row["accuracy_std"]),
-            *(_number(row[key] / dense[key]) for key in ("seconds_per_step", "train_seconds", "peak_weight_bytes")),
+            accuracy(row["accuracy_mean"], row["accuracy_std"]),
+            *(number(row[key] / dense[key]) for key in ("seconds_per_step", "train_seconds", "peak_weight_bytes")),
         ]
         for row in sorted(rows, key=lambda row: (row is not dense, -row["accuracy_mean"]))
     ]
@@ -223,37 +234,6 @@ def _bytes(size: float) -> str:
     return f"{size / 1e6:.3g} MB" if size >= 1e4 else f"{size:.0f} B" if size else "0"
 
 
-def _ratio(
-    rows: Rows, shape: str, batch: int, sparsity: float, impl: str = "sparsekern", dtype: str = "float32"
-) -> float | None:
-    key = (f"step {shape}", batch, sparsity, impl, dtype)
-    columns = ("case", "batch", "sparsity", "impl", "dtype")
-    return next((row["ratio_to_dense"] for row in rows if tuple(row[c] for c in columns) == key), None)
-
-
-def _ratios(
-    rows: Rows,
-    shape: str,
-    batch: int,
-    sparsities: Sequence[float],
-    impl: str = "sparsekern",
-    crossing: bool = True,
-    dtype: str = "float32",
-) -> list[str]:
-    ratios = {s: _ratio(rows, shape, batch, s, impl, dtype) for s in sparsities}
-    cells = [_number(ratio) for ratio in ratios.values()]
-    points = [(s, ratio) for s, ratio in ratios.items() if ratio is not None]
-    return [*cells, markdown.crossover(points).replace("%", " %")] if crossing else cells
-
-
-def _number(ratio: float | None) -> str:
-    return "" if ratio is None else f"{ratio:.2f}" if ratio >= 0.1 else f"{ratio:.3f}"
-
-
-def _percents(sparsities: Iterable[float]) -> list[str]:
-    return [f"{s:.0%}".replace("%", " %") for s in sparsities]
-
-
 TABLES: dict[str, tuple[tuple[str, ...], Callable[..., str]]] = {
     "gains": (("kernels", "convolutions", "memory"), gains),
     "networks": (("train",), networks),
@@ -265,6 +245,8 @@ TABLES: dict[str, tuple[tuple[str, ...], Callable[..., str]]] = {
     "cifar": (("cifar",), cifar),
     "digits": (("digits",), digits),
     "ranks": (("ranks",), ranks),
+    "twins": (("twins",), run_tables.twins),
+    **{name: ((name,), table) for name, table in run_tables.BASELINES.items()},
 }
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from support.pages import PAGES, ROOT, snippets
 from torch import nn
 
 import sparsekern as sk
@@ -13,14 +14,6 @@ from benchmarks import tables
 from sparsekern import export
 
 STEPS = 96
-ROOT = Path(__file__).parents[1]
-PAGES = sorted(
-    [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("csrc/**/*.md"), ROOT / "benchmarks" / "README.md"]
-)
-
-
-def snippets(page: str) -> list[str]:
-    return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -73,7 +66,8 @@ def test_overrides_and_several_methods(capsys: pytest.CaptureFixture):
 
 
 def test_a_method_of_your_own_trains_in_the_ten_lines(names: dict, capsys: pytest.CaptureFixture):
-    exec(snippets("docs/methods.md")[0], names)
+    for snippet in snippets("docs/your-own-method.md")[:2]:
+        exec(snippet, names)
     loop = [line for line in snippets("README.md")[0].splitlines() if not line.startswith(("import", "method ="))]
     exec("\n".join(loop), names)
     optimizer = names["optimizer"]

@@ -1,0 +1,94 @@
+"""The index of the committed results, which docs/results.md shows."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from sparsekern.bench import markdown
+
+RESULTS = Path(__file__).parent / "results"
+LINK = "../benchmarks/results"
+UNKNOWN = "not recorded"
+
+
+class Result(NamedTuple):
+    """A file or folder of results.
+
+    Attributes:
+        what: what was measured.
+        command: regenerates it; a name in brackets stands for a command further down on the page.
+        machine, date: as they were noted when it was committed, where the file itself does not say.
+    """
+
+    what: str
+    command: str
+    machine: str = UNKNOWN
+    date: str = ""
+
+
+CPU = {  # cpu-<machine>-<benchmark>.json, by `python -m benchmarks.cpu <benchmark>`
+    "kernels": "linear layers: single products and whole steps, beside every peer",
+    "convolutions": "convolutions: single products and whole steps, beside every peer",
+    "moments": "gradients with their second moment over the samples, beside BackPACK",
+    "train": "training steps of VGG-16 and ResNet-20, their parts and peak memory",
+    "memory": "peak memory of training steps of three 4096 x 4096 layers",
+    "threshold": "the k-th largest of 25 million magnitudes",
+}
+OTHERS = {
+    "digits-mlp": Result(
+        "eleven methods by their defaults, seven layers of 512 on digits", "[digits]", "Intel Ice Lake", "2026-11-30"
+    ),
+    "mnist-lenet300": Result("eight methods at 98 % and their masked twins", "[mnist]", date="2026-11-21"),
+    "cifar10-resnet20": Result("ResNet-20, 3 epochs: `gse_grabo` and its masked twin", "[cifar]", date="2026-11-21"),
+    "paper-baselines": Result(
+        "every method at 90 and 98 % on MNIST; the papers' orderings", "[papers]", date="2026-11-22"
+    ),
+    "paper-prospr": Result("`prospr`, `snip`, `synflow`, `random` from 80 to 98 %", "[papers]", date="2026-11-22"),
+    "paper-grabo": Result(
+        "the sampled subset of `gse_*`; networks 1 to 8 times as wide", "[papers]", date="2026-11-21"
+    ),
+    "paper-snr": Result("`snr` and its two criteria beside `dpf` and `grasp_abs`", "[papers]", date="2026-11-22"),
+    "paper-cifar": Result("ResNet-20, 8 epochs: `dpf`, `optg`", "[papers]", date="2026-11-21"),
+    "ranks-vgg16": Result("bytes that data-parallel ranks reduce and keep", "`python -m benchmarks.ranks`"),
+    "gpu-compilation": Result(
+        "registers and shared memory of every Triton kernel", "`make gpu-compile`", "any; no GPU needed", "2026-11-22"
+    ),
+}
+
+
+def table(families: Mapping[str, str]) -> str:
+    """Returns the index, a row for each result.
+
+    Args:
+        families: what to call a processor, by the name of its family.
+
+    Raises:
+        ValueError: a committed file is in no row.
+    """
+    lines, listed = [], set()
+    for path in sorted(RESULTS.glob("cpu-*.json")):
+        machine, _, benchmark = path.stem.removeprefix("cpu-").rpartition("-")
+        family = families.get(machine.rpartition("-")[0], machine)
+        lines.append(_line(path, Result(CPU[benchmark], f"`python -m benchmarks.cpu {benchmark}`", family)))
+        listed |= {path.name, f"cpu-{machine}.md"}
+    for name, result in OTHERS.items():
+        path = RESULTS / name if (RESULTS / name).is_dir() else RESULTS / f"{name}.json"
+        lines.append(_line(path, result))
+        listed |= {path.name, f"{name}.md"}
+    if unlisted := {path.name for path in RESULTS.iterdir()} - listed:
+        raise ValueError(f"benchmarks/index.py does not list {', '.join(sorted(unlisted))}")
+    return markdown.table(["result", "what", "machine", "date", "command"], lines).replace("---:", "---")
+
+
+def _line(path: Path, result: Result) -> list[str]:
+    machine, date, shown = result.machine, result.date, f"{path.name}/table.md"
+    if path.suffix == ".json":
+        report, shown = json.loads(path.read_text()), path.name
+        date = report.get("date", date)[:10]
+        machine = report.get("cpu", machine) if machine == UNKNOWN else machine
+        machine += f", {report['threads']} thread{'s' * (report['threads'] > 1)}" if "threads" in report else ""
+    command = result.command
+    if command.startswith("["):
+        command = f"{command}(#{command.strip('[]')})"
+    return [f"[{path.stem}]({LINK}/{shown})", result.what, machine, date, command]

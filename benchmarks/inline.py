@@ -1,0 +1,106 @@
+"""Figures within sentences.
+
+`<!-- = step 1024x1024 128 masked 0.9 -->1.20 on AMD Zen 4<!-- /= -->` in a page is a figure of the committed results.
+The first word of the mark is a function of `FIGURES`, the other words are its arguments. Where several machines have
+such results, each is named.
+"""
+
+import json
+import re
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from statistics import fmean
+
+from benchmarks.lookup import Rows, number, ratio, ratios
+from benchmarks.papers import ranking
+
+RESULTS = Path(__file__).parent / "results"
+MARK = re.compile(r"<!-- = (.+?) -->.*?<!-- /= -->", re.DOTALL)
+GRID = (0.3, 0.4, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99)
+Machines = dict[str, dict[str, Rows]]  # the rows of each benchmark by the name of the processor
+
+
+def put(text: str, machines: Machines) -> str:
+    """Returns the text with the figures at its marks."""
+    return MARK.sub(lambda mark: f"<!-- = {mark[1]} -->{figure(mark[1], machines)}<!-- /= -->", text)
+
+
+def figure(words: str, machines: Machines) -> str:
+    """Returns the figure that a mark asks for.
+
+    Raises:
+        ValueError: no machine has it.
+    """
+    name, *arguments = words.split()
+    if name in RUNS:
+        return RUNS[name](*arguments)
+    found = {title: FIGURES[name](rows, *arguments) for title, rows in machines.items()}
+    known = [f"{value} on {title}" for title, value in found.items() if value]
+    if not known:
+        raise ValueError(f"no results have the figure {words!r}")
+    return " and ".join(filter(None, [", ".join(known[:-1]), known[-1]]))
+
+
+def _layers(rows: dict[str, Rows], shape: str) -> Rows:
+    return rows.get("convolutions" if shape.startswith("conv") else "kernels", [])
+
+
+def _time(
+    pass_: str, rows: dict[str, Rows], shape: str, batch: str, impl: str, sparsity: str, dtype: str = "float32"
+) -> str | None:
+    """The training step of a layer, or its forward pass, divided by the dense layer's."""
+    return number(ratio(_layers(rows, shape), shape, int(batch), float(sparsity), impl, dtype, pass_))
+
+
+def crossover(rows: dict[str, Rows], shape: str, batch: str, dtype: str = "float32") -> str | None:
+    """The sparsity from which on the training step takes less time than the dense layer's."""
+    *cells, last = ratios(_layers(rows, shape), shape, int(batch), GRID, dtype=dtype) if _layers(rows, shape) else [""]
+    return last if any(cells) else None
+
+
+def peak(rows: dict[str, Rows], impl: str) -> str | None:
+    """The peak memory of training steps of the memory benchmark, divided by the dense network's."""
+    held = {row["impl"]: row["bytes"] for row in rows.get("memory", [])}
+    return number(held[impl] / held["dense"]) if held else None
+
+
+def network(rows: dict[str, Rows], model: str, impl: str, key: str = "ms") -> str | None:
+    """The training step of a network, or with the key `bytes` its peak memory, divided by the dense network's."""
+    own = [row for row in rows.get("train", []) if row["case"].startswith(f"step {model}/")]
+    found = {row["impl"]: row[key] for row in own if row["pattern"] in ("", "uniform")}
+    return number(found[impl] / found["dense"]) if found else None
+
+
+def threshold(rows: dict[str, Rows], impl: str) -> str | None:
+    """The milliseconds of the k-th largest magnitude."""
+    return next((f"{row['ms']:.0f} ms" for row in rows.get("threshold", []) if row["impl"] == impl), None)
+
+
+def moment(rows: dict[str, Rows], layer: str, impl: str, base: str, pass_: str = "step") -> str | None:
+    """The time of a layer with the second moment of its gradients, divided by that of another implementation."""
+    found = {row["impl"]: row["ms"] for row in rows.get("moments", []) if row["case"] == f"{pass_} {layer}"}
+    return number(found[impl] / found[base]) if found else None
+
+
+def method(name: str, sparsity: str, what: str) -> str:
+    """What a method reached in `results/paper-baselines`: `accuracy` in %, `milliseconds` or `bytes` of the dense
+    network's."""
+    runs = json.loads((RESULTS / "paper-baselines" / "results.json").read_text())["runs"]
+    own = [run for run in runs if run["what"] == name and run["at"] == (float(sparsity) or None)]
+    if what == "accuracy":
+        return f"{100 * fmean(run['test_accuracy'] for run in own):.2f} %"
+    dense = [run for run in runs if run["what"] == "dense"]
+    return number(ranking.costs(own)[what] / ranking.costs(dense)[what])
+
+
+FIGURES: dict[str, Callable[..., str | None]] = {
+    "step": partial(_time, "step"),
+    "forward": partial(_time, "forward"),
+    "crossover": crossover,
+    "peak": peak,
+    "network": network,
+    "threshold": threshold,
+    "moment": moment,
+}
+RUNS: dict[str, Callable[..., str]] = {"method": method}

@@ -1,0 +1,71 @@
+"""Tables of training runs: accuracy, time and memory of methods."""
+
+from functools import partial
+from statistics import fmean, stdev
+
+from benchmarks.lookup import Rows, accuracy, number, percents
+from benchmarks.papers import ranking
+from sparsekern.bench import markdown
+
+SPARSITIES = (0.9, 0.98)
+# The methods of `results/paper-baselines`, by the question that docs/which-method.md asks.
+GROUPS = {
+    "methods-dynamic": ("rigl", "set", "gse_grabo", "gse_graest", "gse_synflow", "gse_random", "dsr", "deepr"),
+    "methods-before": (
+        *("snip", "snip_mb", "iter_snip", "force", "grasp", "grasp_abs", "grasp_magnitude"),
+        *("synflow", "prospr", "prospr_first_order", "magnitude_init", "random"),
+    ),
+    "methods-pruning": ("granet", "gmp", "magnitude_after", "oneshot_ft", "lottery", "rewind"),
+    "methods-dense": ("dnw", "dpf", "dpf_layerwise", "snfs", "str", "optg"),
+    "methods-channels": ("prospr_channel", "three_sp", "random_channel", "dpf_filter", "sfp"),
+}
+EMERGENT = ("dense", "snr", "snr_frozen")
+
+
+def methods(names: tuple[str, ...], runs: Rows) -> str:
+    """The methods of a group at 90 and 98 %, the best at 98 % first; time and memory divided by the dense network's."""
+    dense = ranking.costs([run for run in runs if run["what"] == "dense"])
+    own = {name: [[run for run in runs if (run["what"], run["at"]) == (name, s)] for s in SPARSITIES] for name in names}
+    lines = []
+    for name in sorted(names, key=lambda name: -_mean(own[name][-1])):
+        cells = [cell for found in own[name] for cell in (_reached(found), *_costs(found, dense))]
+        lines.append([f"`{name}`", *cells])
+    heads = [f"{title}, {at}" for at in percents(SPARSITIES) for title in ("accuracy", "time", "memory")]
+    return markdown.table(["", *heads], lines)
+
+
+def emergent(runs: Rows) -> str:
+    """The methods that find their own sparsity, and the dense network."""
+    dense = ranking.costs([run for run in runs if run["what"] == "dense"])
+    lines = []
+    for name in EMERGENT:
+        found = [run for run in runs if run["what"] == name]
+        sparsity = f"{100 * fmean(run['sparsity'] for run in found):.3g} %"
+        lines.append([name if name == "dense" else f"`{name}`", sparsity, _reached(found), *_costs(found, dense)])
+    return markdown.table(["", "sparsity", "accuracy", "time", "memory"], lines)
+
+
+def twins(rows: Rows) -> str:
+    """Accuracies on nonzeros beside those of the masked twin, the best first."""
+    means = {(row["method"], row["backend"]): accuracy(row["accuracy_mean"], row["accuracy_std"]) for row in rows}
+    sparse = sorted((row for row in rows if row["backend"] == "sparse"), key=lambda row: -row["accuracy_mean"])
+    lines = [["dense", means["dense", "auto"], ""]]
+    lines += [[f"`{row['method']}`", *(means[row["method"], b] for b in ("sparse", "masked"))] for row in sparse]
+    return markdown.table(["", "on nonzeros", "masked twin"], lines)
+
+
+def _mean(runs: Rows) -> float:
+    return fmean(run["test_accuracy"] for run in runs)
+
+
+def _reached(runs: Rows) -> str:
+    found = [run["test_accuracy"] for run in runs]
+    return accuracy(fmean(found), stdev(found) if len(found) > 1 else None)
+
+
+def _costs(runs: Rows, dense: dict[str, float]) -> list[str]:
+    own = ranking.costs(runs)
+    return [number(own[key] / dense[key]) for key in ("milliseconds", "bytes")]
+
+
+BASELINES = {name: partial(methods, names) for name, names in GROUPS.items()} | {"methods-emergent": emergent}
