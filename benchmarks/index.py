@@ -77,7 +77,9 @@ def table(families: Mapping[str, str]) -> str:
         lines.append(_line(path, result))
         listed |= {path.name, f"{name}.md"}
     if unlisted := {path.name for path in RESULTS.iterdir()} - listed:
-        raise ValueError(f"benchmarks/index.py does not list {', '.join(sorted(unlisted))}")
+        raise ValueError(
+            f"benchmarks/index.py does not list {', '.join(sorted(unlisted))}: add what it is, and its command"
+        )
     return markdown.table(["result", "what", "machine", "date", "command"], lines).replace("---:", "---")
 
 
