@@ -18,15 +18,15 @@ exit status: 0 done, 1 a run failed, 2 wrong usage, 130 stopped by Ctrl-C (the l
 """
 
 TRAIN = """\
-Trains one network. DIR then holds config.json, metrics.jsonl (a line per epoch), checkpoint.pt (after every epoch),
+Trains one network. Its folder gets config.json, metrics.jsonl (a line per epoch), checkpoint.pt (after every epoch),
 summary.json, model.safetensors and report.png.
 
-  sparsekern train                                          digits, 90 % sparse, half a minute
+  sparsekern train                                          digits, 90 % sparse, in half a minute
   sparsekern train --method rigl --sparsity 0.98 --data mnist --data-dir data --download --model lenet300
   sparsekern train --method gse_grabo --set every=50 --out runs/try
-  sparsekern train --recipe dpf-resnet20 --data-dir data --epochs 8   a paper's settings (--recipe list), shortened
+  sparsekern train --recipe dpf-resnet20 --data-dir data --epochs 8   the settings of a paper, shortened
   sparsekern train --resume runs/try                        continues bit for bit after Ctrl-C
-  sparsekern train --resume runs/try --epochs 40            prolongs a run; schedules keep their first horizon
+  sparsekern train --resume runs/try --epochs 40            trains longer; schedules keep their length
 """
 
 COMPARE = """\
@@ -42,14 +42,14 @@ option, --set METHOD.KEY=VALUE to one.
 """
 
 BENCH = """\
-  kernels        forward, input gradient, weight gradient and whole step of linear layers, beside every peer installed
-  convolutions   the same of convolutions
+  kernels        forward, input gradient, weight gradient and whole step of linear layers, beside other packages
+  convolutions   the same for convolutions
   moments        gradients with their second moment over samples, beside gradients alone and BackPACK
   train          whole training steps of networks: time, where it goes, peak memory
   memory         peak resident memory of training steps: dense, masked, sparse
   threshold      the k-th largest of 25 million magnitudes
 
-With --device cuda the same on a GPU; train in bf16, too, threshold as the mask of 100 million weights.
+--device cuda measures on a GPU: train also in bf16, threshold as the mask of 100 million weights.
 
 Prints tables; --json keeps every row. Results are checked before they are timed, those of train in
 fp32: a wrong one gets no number.
@@ -71,8 +71,8 @@ Measures, in less than a minute, from which density on another kernel is faster 
 that compute with as many threads choose by it from then on; a run that has begun keeps its kernels.
 Let nothing else run meanwhile.
 
-The table lies in the user's cache directory, or in $SPARSEKERN_CACHE; `sparsekern info` says which one
-is in use. Without one, layers go by the nearest processor that was measured for this package.
+The table is stored in the cache directory of the user, or in $SPARSEKERN_CACHE; `sparsekern info` says which one
+is in use. Without one, layers use that of the most similar processor that this package has a table of.
 """
 
 DEMO = """\
@@ -107,10 +107,24 @@ def _compare(commands: Any) -> None:
         argument_default=argparse.SUPPRESS,
     )
     group = parser.add_argument_group("grid")
-    group.add_argument("--methods", type=numbers(str), required=True, metavar="A,B")
-    group.add_argument("--sparsities", type=numbers(fraction), default=[0.9], metavar="S,S", help="(default 0.9)")
-    group.add_argument("--seeds", type=numbers(seeds), default=[0, 1, 2], metavar="N,N", help="(default 0,1,2)")
-    group.add_argument("--backends", type=numbers(str), default=["auto"], metavar="B,B", help="(default auto)")
+    group.add_argument("--methods", type=numbers(str), required=True, metavar="A,B", help="see `sparsekern methods`")
+    group.add_argument(
+        "--sparsities", type=numbers(fraction), default=[0.9], metavar="S,S", help="fractions of zeros (default 0.9)"
+    )
+    group.add_argument(
+        "--seeds",
+        type=numbers(seeds),
+        default=[0, 1, 2],
+        metavar="N,N",
+        help="of each method and sparsity (default 0,1,2)",
+    )
+    group.add_argument(
+        "--backends",
+        type=numbers(str),
+        default=["auto"],
+        metavar="B,B",
+        help="auto, sparse, masked, dense (default auto)",
+    )
     group.add_argument("--jobs", type=positive, default=1, metavar="N", help="runs at a time (default 1)")
     group.add_argument("--note", default="", metavar="TEXT", help="what readers of the table should know of the data")
     group.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the comparison")
@@ -136,7 +150,9 @@ def _info(commands: Any) -> None:
 
 def _plot(commands: Any) -> None:
     parser = commands.add_parser(
-        "plot", help="draw a run or a comparison again", description="Draws report.png or figure.png again from DIR."
+        "plot",
+        help="draw the pictures of a run or a comparison again",
+        description="Draws report.png or figure.png again from DIR.",
     )
     parser.add_argument("folder", type=Path, metavar="DIR", help="folder of a run or of a comparison")
 
@@ -155,9 +171,7 @@ def _export(commands: Any) -> None:
 
 
 def _bench(commands: Any) -> None:
-    add_bench_arguments(
-        commands.add_parser("bench", help="measure kernels and memory beside every peer that is installed")
-    )
+    add_bench_arguments(commands.add_parser("bench", help="measure time and memory beside other packages"))
 
 
 def add_bench_arguments(parser: argparse.ArgumentParser) -> None:
@@ -172,10 +186,12 @@ def add_bench_arguments(parser: argparse.ArgumentParser) -> None:
         help="what to measure (default cpu)",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the report there")
-    parser.add_argument("--threads", type=processors, metavar="N", help="threads (default: torch's)")
+    parser.add_argument("--threads", type=processors, metavar="N", help="threads of PyTorch (default: its own)")
     parser.add_argument("--quick", action="store_true", help="a few seconds: small sizes, few cases")
     parser.add_argument(
-        "--case", metavar="WORDS", help="kernels, convolutions, moments: only cases that have every word, 90%% say"
+        "--case",
+        metavar="WORDS",
+        help='kernels, convolutions, moments: only cases with all of these words, as in "step 90%%"',
     )
     parser.add_argument("--impl", metavar="NAME,NAME", help="kernels, convolutions, moments: only these, and dense")
     parser.add_argument("--model", metavar="NAME,NAME", help="train: networks (default vgg16,resnet20)")
@@ -194,24 +210,32 @@ def add_bench_arguments(parser: argparse.ArgumentParser) -> None:
 def _calibrate(commands: Any) -> None:
     parser = commands.add_parser(
         "calibrate",
-        help="measure this machine, by which layers choose their kernels",
+        help="measure this machine, so that layers choose the fastest kernels",
         description=CALIBRATE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--threads", type=processors, metavar="N", help="threads (default: torch's)")
+    parser.add_argument("--threads", type=processors, metavar="N", help="threads of PyTorch (default: its own)")
 
 
 def _demo(commands: Any) -> None:
-    parser = commands.add_parser("demo", help="a sparse network beside its dense twin, in a minute", description=DEMO)
-    parser.add_argument("--epochs", type=positive, default=30, metavar="N", help="(default 30)")
-    parser.add_argument("--sparsity", type=fraction, default=0.95, metavar="S", help="(default 0.95)")
+    parser = commands.add_parser(
+        "demo", help="train a sparse network and the same network dense, in two minutes", description=DEMO
+    )
+    parser.add_argument(
+        "--epochs", type=positive, default=30, metavar="N", help="passes over the data, of each network (default 30)"
+    )
+    parser.add_argument(
+        "--sparsity", type=fraction, default=0.95, metavar="S", help="fraction of weights that are zero (default 0.95)"
+    )
     parser.add_argument(
         "--width", type=above_zero, default=1.0, metavar="W", help="multiplies the hidden sizes (default 1)"
     )
-    parser.add_argument("--seed", type=seeds, default=0, help="(default 0)")
-    text = "of torch (default 1: threads that wait for each other on a busy machine would blur the comparison)"
+    parser.add_argument("--seed", type=seeds, default=0, metavar="N", help="of both networks (default 0)")
+    text = "threads of PyTorch (default 1, whose times vary least on a busy machine)"
     parser.add_argument("--threads", type=processors, default=1, metavar="N", help=text)
-    parser.add_argument("--out", type=Path, default=Path("runs/demo"), metavar="DIR", help="(default runs/demo)")
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/demo"), metavar="DIR", help="folder of the picture (default runs/demo)"
+    )
 
 
 COMMANDS = (_train, _compare, _methods, _info, _plot, _export, _bench, _calibrate, _demo)

@@ -74,14 +74,14 @@ def add_arguments(parser: argparse.ArgumentParser, *, grid: bool = False) -> Non
         type=Path,
         metavar="FILE",
         default=argparse.SUPPRESS,
-        help="settings of a run, under the flags given besides: YAML, or the config.json of another run",
+        help="settings from a YAML file, or from the config.json of another run; flags take precedence",
     )
     source.add_argument(
         "--recipe",
         metavar="NAME",
         default=argparse.SUPPRESS,
-        help="a paper's settings, under the flags given besides; another --epochs scales its milestones; "
-        "`sparsekern train --recipe list` tells them all",
+        help="settings of a paper; flags take precedence, and another --epochs scales the milestones; "
+        "`sparsekern train --recipe list` lists them",
     )
     group = parser.add_argument_group("sparsity")
     if not grid:
@@ -100,14 +100,17 @@ def add_arguments(parser: argparse.ArgumentParser, *, grid: bool = False) -> Non
         action="append",
         type=override,
         metavar="LAYERS=VALUE",
-        help="another setting for the layers of a name, glob or class (nn.Conv2d): a sparsity, none, or a method; "
-        "repeatable",
+        help="another setting for layers by name, glob or class (nn.Conv2d): a sparsity, none, or a method; repeatable",
     )
     group.add_argument(
         "--set", action="append", type=setting, metavar="KEY=VALUE", help="option of the method, repeatable"
     )
     if not grid:
-        group.add_argument("--backend", choices=BACKENDS, help="auto: fastest kernel per layer; masked: dense twin")
+        group.add_argument(
+            "--backend",
+            choices=BACKENDS,
+            help="auto: the fastest kernel of each layer; masked: dense products with masks, to verify",
+        )
 
     group = parser.add_argument_group("data and model")
     group.add_argument("--data", metavar="NAME", help=", ".join(DATA))
@@ -115,7 +118,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, grid: bool = False) -> Non
     group.add_argument("--download", action="store_true", help="fetch the data set into --data-dir")
     group.add_argument("--target", metavar="COLUMN", help="csv: the column to predict")
     group.add_argument("--model", metavar="NAME", help=", ".join([*MODELS, "torchvision:NAME", "timm:NAME"]))
-    group.add_argument("--width", type=above_zero, metavar="W", help="multiplies the hidden sizes, the channels")
+    group.add_argument("--width", type=above_zero, metavar="W", help="factor of the hidden sizes or channels")
 
     group = parser.add_argument_group("training")
     group.add_argument("--epochs", type=positive, metavar="N", help="passes over the data")
@@ -124,25 +127,34 @@ def add_arguments(parser: argparse.ArgumentParser, *, grid: bool = False) -> Non
     group.add_argument(
         "--lr", type=real, metavar="F", help="learning rate; default 0.05 for sgd, 0.001 for adam and adamw"
     )
-    group.add_argument("--momentum", type=fraction, metavar="F", help="of sgd")
-    group.add_argument("--nesterov", action="store_true", help="of sgd")
+    group.add_argument("--momentum", type=fraction, metavar="F", help="optimizer sgd")
+    group.add_argument("--nesterov", action="store_true", help="optimizer sgd")
     group.add_argument("--weight-decay", type=real, metavar="F", help="(default 0)")
     group.add_argument("--schedule", choices=SCHEDULES, help="of the learning rate")
-    group.add_argument("--schedule-unit", choices=UNITS, help="cosine falls at every step, or once an epoch")
-    group.add_argument("--milestones", type=numbers(positive), metavar="E,E", help="epochs at which step decays")
-    group.add_argument("--gamma", type=above_zero, metavar="F", help="factor of a step decay")
-    group.add_argument("--final-lr", type=real, metavar="F", help="learning rate that cosine ends with (default 0)")
+    group.add_argument(
+        "--schedule-unit", choices=UNITS, help="schedule cosine: it falls at every step, or once an epoch"
+    )
+    group.add_argument(
+        "--milestones",
+        type=numbers(positive),
+        metavar="E,E",
+        help="schedule step: epochs at which the learning rate drops",
+    )
+    group.add_argument("--gamma", type=above_zero, metavar="F", help="schedule step: factor of each drop")
+    group.add_argument(
+        "--final-lr", type=real, metavar="F", help="schedule cosine: the learning rate at the end (default 0)"
+    )
     group.add_argument("--warmup", type=natural, metavar="N", help="epochs of linear warm-up (default 0)")
     group.add_argument("--label-smoothing", type=fraction, metavar="F", help="(default 0)")
     group.add_argument("--amp", choices=["bf16", "fp16"], help="mixed precision")
     group.add_argument("--compile", action="store_true", help="torch.compile the model; on a GPU with CUDA graphs")
     if not grid:
         group.add_argument(
-            "--seed", type=seeds, metavar="N", help="decides weights, pattern, data order and split (default 0)"
+            "--seed", type=seeds, metavar="N", help="of weights, pattern, order and split of the data (default 0)"
         )
     group.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1")
-    group.add_argument("--threads", type=processors, metavar="N", help="of torch (default: its own)")
-    group.add_argument("--log", action="append", choices=LOGGERS, help="also draw the run there, repeatable")
+    group.add_argument("--threads", type=processors, metavar="N", help="threads of PyTorch (default: its own)")
+    group.add_argument("--log", action="append", choices=LOGGERS, help="also log the run there, repeatable")
     for action in parser._actions:
         if action.dest == "help" or action.required or action.dest not in {*DEFAULTS, "download"}:
             continue
