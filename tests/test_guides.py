@@ -106,7 +106,7 @@ COMMANDS = sorted(
         (str(page.relative_to(ROOT)), line)
         for page in PAGES
         for language, block in FENCE.findall(page.read_text())
-        if not language
+        if language in ("", "sh")
         for line in lines(block)
     }
     | {("help", re.split(r"\s{3,}", line)[0]) for text in HELP for line in lines(text)}
