@@ -3,7 +3,7 @@
 
 from typing import Any
 
-DATA = ("digits", "mnist", "fashion-mnist", "cifar10", "cifar100", "tiny-imagenet", "imagefolder", "csv")
+DATA = ("digits", "mnist", "fashion-mnist", "cifar10", "cifar100", "tiny-imagenet", "imagefolder", "csv", "text")
 MODELS = (
     "mlp",
     "lenet300",
@@ -21,6 +21,8 @@ MODELS = (
     "wrn28-4",
     "wrn28-8",
     "mobilenetv1",
+    "vit-tiny",
+    "gpt-mini",
 )
 BACKENDS = ["auto", "sparse", "masked", "dense"]
 OPTIMIZERS = ["sgd", "adam", "adamw"]
@@ -28,6 +30,7 @@ SCHEDULES = ["constant", "step", "cosine"]
 UNITS = ["step", "epoch"]
 LOGGERS = ["tensorboard", "wandb"]
 LEARNING_RATE = {"sgd": 0.05, "adam": 1e-3, "adamw": 1e-3}
+CONTEXT = 128
 DEFAULTS: dict[str, Any] = {
     "method": "gse_grabo",
     "sparsity": 0.9,
@@ -39,6 +42,7 @@ DEFAULTS: dict[str, Any] = {
     "data": "digits",
     "data_dir": None,
     "target": None,
+    "context": None,
     "model": "mlp",
     "width": 1.0,
     "epochs": 20,

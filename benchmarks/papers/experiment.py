@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from benchmarks.papers.orderings import Claim
@@ -24,6 +25,16 @@ class Trial:
         """The name of its folder."""
         parts = [self.group, self.what, "" if self.at is None else f"{self.at:g}", f"seed{self.seed}"]
         return "-".join(part for part in parts if part)
+
+    @property
+    def cell(self) -> tuple[str, str, float | None]:
+        """What its seeds have in common."""
+        return self.group, self.what, self.at
+
+    @property
+    def measured(self) -> bool:
+        """Whether its step is measured: what only trains for longer takes as long."""
+        return "epochs" not in self.flags
 
 
 @dataclass(frozen=True)
@@ -51,6 +62,9 @@ class Experiment:
         curves: what is drawn over the epochs.
         claims: orderings of the methods that papers found. With them the table ranks the methods of a sparsity.
         samples: of the test set.
+        data_dir: by default.
+        tables: Markdown lines of the runs, in place of tables of accuracies.
+        draw: draws them into a folder, in place of pictures of accuracies.
     """
 
     source: str
@@ -63,3 +77,6 @@ class Experiment:
     curves: tuple[Curves, ...] = ()
     claims: tuple[Claim, ...] = ()
     samples: int = 10_000
+    data_dir: str | None = None
+    tables: Callable[[list[dict]], list[str]] | None = None
+    draw: Callable[[Path, list[dict]], object] | None = None

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from itertools import pairwise
 from math import prod
 
-from benchmarks.papers import baselines
+from benchmarks.papers import baselines, cifar, language
 from benchmarks.papers.experiment import Curves, Experiment, Flags, Trial
 
 SNR_SPARSITIES = (0.7, 0.8, 0.95)
@@ -188,4 +188,7 @@ Published: ResNet-56 at 98 %: GraBo 86.08, RigL 85.62, random 73.98. Width, by c
 weights: ResNet-56 on CIFAR-100 from 68.80 to 72.70 with four times the width and 94 %.""",
     ),
     "baselines": baselines.EXPERIMENT,
+    "resnet20": cifar.METHODS_EXPERIMENT,
+    "width": cifar.WIDTH_EXPERIMENT,
+    "gpt": language.EXPERIMENT,
 }

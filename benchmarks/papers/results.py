@@ -5,20 +5,22 @@ from math import prod
 from pathlib import Path
 from statistics import fmean, stdev
 
-from benchmarks.papers import figures, orderings, ranking
+from benchmarks.papers import figures, measure, orderings, ranking
 from benchmarks.papers.experiment import Experiment, Trial
 from sparsekern.training import run_folder
 from sparsekern.training.files import folder as make_folder
 from sparsekern.training.files import read_lines, write_json, write_text
 
 SUMMARY = ("model", "data", "test_accuracy", "test_loss", "sparsity", "nnz", "prunable", "epochs", "seconds_per_step")
+MORE = ("steps", "peak_memory_bytes", "test_bits_per_byte")
 NAMED = 12  # of the runs that lack
 LAYER = ("name", "sparsity", "magnitude_sparsity", "snr_sparsity")
 
 
 def write(out: Path, experiment: Experiment, folders: dict[Trial, Path], note: str = "") -> str:
     """Writes `results.json`, `table.md` and `figure.png` of the runs that are finished; returns the table."""
-    found = [row(run, path) for run, path in folders.items() if run_folder.finished(path)]
+    times = measure.read(out / "times.json")
+    found = [row(run, path, times.get(run.cell)) for run, path in folders.items() if run_folder.finished(path)]
     missing = [run.name for run, path in folders.items() if not run_folder.finished(path)]
     if any(run["data"] == "imagefolder" for run in found):
         note = "Images from a folder, not CIFAR-10's own files: accuracies compare with each other only. " + note
@@ -36,15 +38,17 @@ def write(out: Path, experiment: Experiment, folders: dict[Trial, Path], note: s
     write_json(out / "results.json", results)
     text = render(experiment, results)
     write_text(out / "table.md", text)
-    if found and experiment.claims:
+    if found and experiment.draw is not None:
+        experiment.draw(out, found)
+    elif found and experiment.claims:
         ranking.draw(out, found)
     elif found:
         figures.draw(out / "figure.png", experiment, found)
     return text
 
 
-def row(run: Trial, path: Path) -> dict:
-    """A run: what it was, what it reached, and how it went epoch by epoch."""
+def row(run: Trial, path: Path, milliseconds: float | None = None) -> dict:
+    """A run: what it was, what it reached, and how it went epoch by epoch; `milliseconds` of a step, if measured."""
     summary, history = run_folder.read_summary(path), read_lines(path / run_folder.METRICS)
     return {
         "name": run.name,
@@ -55,7 +59,9 @@ def row(run: Trial, path: Path) -> dict:
         **{key: summary[key] for key in SUMMARY},
         "train_seconds": summary["train_seconds"],
         "threads": summary["threads"],
+        "milliseconds": milliseconds,
         "peak_weight_bytes": summary.get("peak_weight_bytes"),
+        **{key: summary[key] for key in MORE if key in summary},
         "cpu_seconds": [epoch["cpu_seconds_per_step"] for epoch in history if "cpu_seconds_per_step" in epoch],
         "accuracy": [epoch["test_accuracy"] for epoch in history],
         "sparsities": [epoch["sparsity"] for epoch in history],
@@ -80,9 +86,13 @@ def render(experiment: Experiment, results: dict) -> str:
     runs = results["runs"]
     seeds = sorted(unique(run["seed"] for run in runs))
     means = "mean ± standard deviation over the seeds " if len(seeds) > 1 else "seed "
-    lines = [f"# {experiment.source}", "", f"Test accuracy in %, {means}{', '.join(map(str, seeds))}."]
+    what = "Test accuracy in %, " if experiment.tables is None else ""
+    spread = f"{what}{means}{', '.join(map(str, seeds))}."
+    lines = [f"# {experiment.source}", "", spread[0].upper() + spread[1:]]
     if results["note"]:
         lines += ["", results["note"]]
+    if experiment.tables is not None and runs:
+        lines += ["", *experiment.tables(runs)]
     if experiment.claims and runs:
         lines += [
             "",
@@ -92,7 +102,7 @@ def render(experiment: Experiment, results: dict) -> str:
             "",
             *orderings.render(results["orderings"]),
         ]
-    for group in [] if experiment.claims else unique(run["group"] for run in runs):
+    for group in [] if experiment.claims or experiment.tables else unique(run["group"] for run in runs):
         members = [run for run in runs if run["group"] == group]
         lines += ["", *table(members, experiment.axis[group])]
     threads = ", ".join(str(count) for count in unique(run["threads"] for run in runs))

@@ -3,8 +3,6 @@
 import argparse
 import warnings
 
-import torch
-
 from .. import export
 from ..errors import UsageError
 from ..export.files import FORMATS, check_free
@@ -23,6 +21,6 @@ def run(arguments: argparse.Namespace) -> int:
     run = trained(folder)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PyTorch's own, of what is in beta
-        export.save(run.model, path, format, example=torch.zeros(2, *run.shape), overwrite=arguments.overwrite)
+        export.save(run.model, path, format, example=run.example, overwrite=arguments.overwrite)
     print(f"{path}: {format}, {path.stat().st_size / 2**20:.2f} MiB, after epoch {run.epochs}")
     return 0

@@ -78,10 +78,10 @@ def layers(given: dict, download: bool) -> str:
         given = given | {"data": _usual(given.get("model", DEFAULTS["model"]))}
     config = configure(**given)
     known = config["data"] in SHAPES and not (config["data_dir"] or download)
-    session = Run(config, stand_in(config["data"], config["batch_size"]) if known else load(config, download))
+    session = Run(config, stand_in(config) if known else load(config, download))
     rows = session.optimizer.report().rows
-    image = " x ".join(map(str, session.data.shape))
-    title = f"{config['model']} on {config['data']} ({image}, {session.data.classes} classes)"
+    size = " x ".join(map(str, session.data.shape))
+    title = f"{config['model']} on {config['data']} ({size}, {session.data.classes} classes)"
     if not rows:
         return f"{title}\nno sparse layer"
     cells = [["layer", "shape", "nonzeros", "sparsity", "kernel", "reason"]]
@@ -94,6 +94,8 @@ def layers(given: dict, download: bool) -> str:
 
 def _usual(model: str) -> str:
     """The data set whose shape a model is shown unless the user names another."""
+    if model in models.TOKENS:
+        return "text"
     if ":" in model:
         return "imagefolder"
     return DEFAULTS["data"] if model in models.FLAT else "cifar10"

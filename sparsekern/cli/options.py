@@ -114,9 +114,12 @@ def add_arguments(parser: argparse.ArgumentParser, *, grid: bool = False) -> Non
 
     group = parser.add_argument_group("data and model")
     group.add_argument("--data", metavar="NAME", help=", ".join(DATA))
-    group.add_argument("--data-dir", metavar="PATH", help="folder of the data set; the file, for csv")
+    group.add_argument(
+        "--data-dir", metavar="PATH", help="folder of the data set; of csv the file; of text also a pattern"
+    )
     group.add_argument("--download", action="store_true", help="fetch the data set into --data-dir")
     group.add_argument("--target", metavar="COLUMN", help="csv: the column to predict")
+    group.add_argument("--context", type=positive, metavar="N", help="text: bytes that a sample has (default 128)")
     group.add_argument("--model", metavar="NAME", help=", ".join([*MODELS, "torchvision:NAME", "timm:NAME"]))
     group.add_argument("--width", type=above_zero, metavar="W", help="factor of the hidden sizes or channels")
 

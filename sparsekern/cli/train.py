@@ -142,8 +142,10 @@ def describe(config: dict) -> str:
 
 def _line(session: Run) -> str:
     now = session.history[-1]
+    bits = f" ({now['test_bits_per_byte']:.3f} bits per byte)" if "test_bits_per_byte" in now else ""
     return (
         f"epoch {now['epoch']:{len(str(session.config['epochs']))}}/{session.config['epochs']}"
-        f"  train loss {now['train_loss']:.4f}  test loss {now['test_loss']:.4f}  accuracy {now['test_accuracy']:7.2%}"
+        f"  train loss {now['train_loss']:.4f}  test loss {now['test_loss']:.4f}{bits}"
+        f"  accuracy {now['test_accuracy']:7.2%}"
         f"  sparsity {now['sparsity']:.2%}  {now['seconds_per_step'] * 1e3:.2f} ms/step"
     )

@@ -1,7 +1,7 @@
 """The interface between a run and its data."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -26,7 +26,7 @@ class Split(Protocol):
         self, rows: Tensor, size: int, generator: torch.Generator, part: slice = WHOLE
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Yields `part` of each batch of `size` of the rows `rows`, int64: inputs float32 `[b, *shape]`, targets int64
-        `[b]`.
+        `[b]`; or tokens and the ones that follow them, both int64 `[b, *shape]`.
 
         All that is random in a training input comes from `generator`, which lives on the CPU. Equal states give equal
         batches, on any device, with any number of loading processes, and in whatever parts they are taken.
@@ -36,11 +36,16 @@ class Split(Protocol):
 
 @dataclass(frozen=True)
 class Data:
-    """A classification problem, targets in `[0, classes)`."""
+    """A classification problem, targets in `[0, classes)`.
+
+    Attributes:
+        tokens: whether inputs are sequences of tokens, which are classes, too, each with a target of its own.
+    """
 
     train: Split
     test: Split
     classes: int
+    tokens: bool = False
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -58,4 +63,4 @@ class Data:
         }
 
     def to(self, device: torch.device) -> "Data":
-        return Data(self.train.to(device), self.test.to(device), self.classes)
+        return replace(self, train=self.train.to(device), test=self.test.to(device))

@@ -4,12 +4,12 @@ import os
 from collections.abc import Callable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..errors import UsageError, choose, first_line
-from . import mobilenet, plain, resnet, timm, torchvision, vgg, wide
+from . import mobilenet, plain, resnet, timm, torchvision, transformer, vgg, wide
 
-# (shape of one input [, height, width], classes, factor of the widths) -> network
+# (shape of one input, classes, factor of the widths) -> network
 MODELS: dict[str, Callable[[tuple[int, ...], int, float], nn.Module]] = {
     "mlp": plain.mlp,
     "lenet300": plain.lenet300,
@@ -27,9 +27,13 @@ MODELS: dict[str, Callable[[tuple[int, ...], int, float], nn.Module]] = {
     "wrn28-4": wide.wrn28_4,
     "wrn28-8": wide.wrn28_8,
     "mobilenetv1": mobilenet.mobilenetv1,
+    "vit-tiny": transformer.vit_tiny,
+    "gpt-mini": transformer.gpt_mini,
 }
 LIBRARIES = {"torchvision": torchvision, "timm": timm}  # whose models are called LIBRARY:NAME
-FLAT = {"mlp", "lenet300"}
+FLAT = {"mlp", "lenet300"}  # take inputs of any shape
+TOKENS = {"gpt-mini"}  # take tokens `[batch, length]`, int64, and give logits `[batch, length, classes]`
+DENSE = {"gpt-mini": ["head"]}  # layers that stay dense by default
 
 
 def check(name: str) -> None:
@@ -44,11 +48,12 @@ def check(name: str) -> None:
 def build(name: str, shape: tuple[int, ...], classes: int, width: float = 1.0) -> nn.Module:
     """A freshly initialised network, from torch's own generator.
 
-    Those of this package draw their weights with variance 2 / fan (He et al. 2015) and have zero biases; those that
-    another library makes whole are initialised by it.
+    Those of this package have zero biases and weights of variance 2 / fan (He et al. 2015), transformers those of
+    GPT-2; those that another library makes whole are initialised by it.
 
     Args:
-        shape: of one input, without the batch dimension; `(channels, height, width)` for a convolutional network.
+        shape: of one input, without the batch dimension: `(channels, height, width)` of an image, `(length,)` of
+            a text.
         classes: number of outputs.
         width: multiplies every hidden size, that is, the channels of a convolution.
 
@@ -56,8 +61,8 @@ def build(name: str, shape: tuple[int, ...], classes: int, width: float = 1.0) -
         UsageError: there is no such model, or it cannot take such inputs.
     """
     check(name)
-    if name not in FLAT and len(shape) != 3:
-        raise UsageError(f"{name} is convolutional and takes images, not rows of {shape[0]} numbers; try --model mlp")
+    if name not in FLAT | TOKENS and len(shape) != 3:
+        raise UsageError(f"{name} takes images, not rows of {shape[0]} numbers; try --model mlp")
     if name in MODELS:
         _check_size(name, shape, classes, width)
     if name in MODELS:
@@ -86,15 +91,20 @@ def _check_size(name: str, shape: tuple[int, ...], classes: int, width: float) -
 
 @torch.no_grad()
 def _try(name: str, model: nn.Module, shape: tuple[int, ...], classes: int) -> None:
-    """Shows the network one image: some need three channels, some shrink a small image to nothing."""
+    """Shows the network one input: some need three channels, some shrink a small image to nothing."""
     image = " x ".join(map(str, shape))
     training = model.training
     model.eval()
     try:
-        output = model(torch.zeros(1, *shape))
+        output = model(example(name, shape, 1))
     except (RuntimeError, ValueError, AssertionError) as error:
         raise UsageError(f"{name} cannot take images of {image}: {str(error).splitlines()[0]}") from error
     finally:
         model.train(training)
-    if not isinstance(output, torch.Tensor) or output.shape != (1, classes):
+    if not isinstance(output, torch.Tensor) or output.shape != (1, *(shape if name in TOKENS else ()), classes):
         raise UsageError(f"{name} is not a classifier of {image} images into {classes} classes")
+
+
+def example(name: str, shape: tuple[int, ...], batch: int) -> Tensor:
+    """Returns a batch of inputs of zeros for the network `name`: int64 tokens, or float32."""
+    return torch.zeros(batch, *shape, dtype=torch.int64 if name in TOKENS else torch.float32)

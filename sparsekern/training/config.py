@@ -16,6 +16,7 @@ from ..data import DATA
 from ..errors import UsageError, choose
 from ..settings import (
     BACKENDS,
+    CONTEXT,
     DEFAULTS,
     LEARNING_RATE,
     LOGGERS,
@@ -59,6 +60,7 @@ SCHEMA: dict[str, Schema] = {
     "optimizer": one_of(OPTIMIZERS),
     "schedule": one_of(SCHEDULES),
     "schedule_unit": Later(one_of(UNITS)),
+    "context": Later((positive, null)),
     "milestones": _milestones,
     "final_lr": (real, null),
     "warmup": natural,
@@ -87,6 +89,10 @@ def configure(**given: Any) -> dict:
     config["set"], config["overrides"] = dict(config["set"]), dict(config["overrides"])
     if config["lr"] is None and config["optimizer"] in LEARNING_RATE:
         config["lr"] = LEARNING_RATE[config["optimizer"]]
+    if config["context"] is None and config["data"] == "text":
+        config["context"] = CONTEXT
+    if "exclude" not in given:
+        config["exclude"] = models.DENSE.get(config["model"], [])
     config["horizon"] = config["epochs"]
     for problem in problems(config, SCHEMA):
         raise UsageError(problem)
@@ -174,6 +180,12 @@ def _check_together(config: dict, given: dict) -> None:
         raise UsageError("--final-lr and --schedule-unit belong to --schedule cosine")
     if config["target"] is not None and config["data"] != "csv":
         raise UsageError("--target belongs to --data csv")
+    if config["context"] is not None and config["data"] != "text":
+        raise UsageError("--context belongs to --data text")
+    if config["data"] == "text" and config["model"] not in models.TOKENS:
+        raise UsageError(f"--data text needs a --model of text: {', '.join(models.TOKENS)}")
+    if config["data"] != "text" and config["model"] in models.TOKENS:
+        raise UsageError(f"{config['model']} needs --data text")
 
 
 def _largest(config: dict) -> float:

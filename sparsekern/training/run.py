@@ -56,7 +56,7 @@ class Run:
         self.history: list[dict] = []
         torch.set_num_threads(config["threads"])
         torch.manual_seed(config["seed"])
-        self.loss: Callable[[Tensor, Tensor], Tensor] = nn.CrossEntropyLoss(label_smoothing=config["label_smoothing"])
+        self.loss = _loss(config["label_smoothing"])
         self.model = build(config["model"], data.shape, data.classes, config["width"]).to(self.device)
         try:
             self._sparsify()
@@ -120,7 +120,9 @@ class Run:
             raise ValueError(
                 f"{method.name} scores on {count} batches, but there are {len(self.data.train)} training samples"
             )
-        size = min(size or self.config["batch_size"], max(1, len(self.data.train) // count))
+        if size is None or self.data.tokens:  # papers count images, and a sequence is many samples
+            size = self.config["batch_size"]
+        size = min(size, max(1, len(self.data.train) // count))
         return list(islice(self._batches(-1, size), count))
 
     def _batches(self, epoch: int, size: int | None = None, part: slice = WHOLE) -> Iterator[tuple[Tensor, Tensor]]:
@@ -208,7 +210,8 @@ class Run:
 
     @torch.no_grad()
     def evaluate(self, tick: Callable[[], None] = lambda: None) -> tuple[float, float]:
-        """Returns mean cross-entropy and accuracy on the test rows; calls `tick` after each batch."""
+        """Returns mean cross-entropy and accuracy on the test rows, of every token in them; calls `tick` after each
+        batch."""
         self.model.eval()
         ranks.share_buffers(self.model)
         loss = torch.zeros((), device=self.device)
@@ -216,14 +219,16 @@ class Run:
         rows = torch.arange(len(self.data.test))
         own = rows[self.part]
         # as much memory as training takes, which needs the activations of every layer at once, or little
-        batch = max(self.config["batch_size"], min(2048, 2**18 // math.prod(self.data.shape)))
+        inputs = math.prod(self.data.shape) * (self.data.classes if self.data.tokens else 1)
+        batch = max(self.config["batch_size"], min(2048, 2**18 // inputs))
         for x, y in self.data.test.batches(own, batch, torch.Generator()) if len(own) else ():
             with self.autocast:
                 output = self.model(x).float()
-            loss += nn.functional.cross_entropy(output, y, reduction="sum")
-            right += output.argmax(1).eq(y).sum()
+            loss += nn.functional.cross_entropy(output.flatten(0, -2), y.flatten(), reduction="sum")
+            right += output.argmax(-1).eq(y).sum()
             tick()
-        return parallel.total(loss).item() / len(rows), parallel.total(right).item() / len(rows)
+        count = len(rows) * (math.prod(self.data.shape) if self.data.tokens else 1)
+        return parallel.total(loss).item() / count, parallel.total(right).item() / count
 
     def weights(self) -> tuple[int, int]:
         """Returns how many prunable weights are stored, and how many there are; excluded layers do not count."""
@@ -280,3 +285,9 @@ class Run:
             raise UsageError(f"the checkpoint is of another model: {first_line(error)}") from error
         self.epoch, self.step = state["epoch"], state["step"]
         self.seconds, self.history = list(state["seconds"]), list(state["history"])
+
+
+def _loss(label_smoothing: float) -> Callable[[Tensor, Tensor], Tensor]:
+    """Returns the mean cross-entropy of logits `[*, classes]` and targets `[*]`."""
+    loss = nn.CrossEntropyLoss(label_smoothing=label_smoothing)
+    return lambda output, target: loss(output.flatten(0, -2), target.flatten())

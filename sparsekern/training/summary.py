@@ -1,5 +1,6 @@
 """Figures of a run, as its folder keeps them: a line of `metrics.jsonl` for each epoch, and `summary.json`."""
 
+import math
 import os
 import sys
 
@@ -20,6 +21,7 @@ def epoch_metrics(run: Run, train_loss: float, test_loss: float, accuracy: float
         "train_loss": train_loss,
         "test_loss": test_loss,
         "test_accuracy": accuracy,
+        **({"test_bits_per_byte": test_loss / math.log(2)} if run.data.tokens else {}),
         "sparsity": 1 - nnz / prunable,
         "nnz": nnz,
         "seconds_per_step": run.seconds[-1],
@@ -67,7 +69,7 @@ def summarise(run: Run) -> dict:
         "sparsity_target": config["sparsity"],
         **{key: last[key] for key in ("sparsity", "nnz")},
         "prunable": run.weights()[1],
-        **{key: last[key] for key in ("train_loss", "test_loss", "test_accuracy")},
+        **{key: last[key] for key in ("train_loss", "test_loss", "test_accuracy", "test_bits_per_byte") if key in last},
         "epochs": run.epoch,
         "steps": run.step,
         "seconds_per_step": sorted(run.seconds)[len(run.seconds) // 2],

@@ -5,7 +5,7 @@ import warnings
 from pathlib import Path
 from typing import NamedTuple
 
-from torch import nn
+from torch import Tensor, nn
 
 from .. import methods, models
 from ..errors import UsageError, first_line
@@ -22,11 +22,13 @@ class Trained(NamedTuple):
     Attributes:
         model: in evaluation mode, on the CPU.
         shape: of one input.
+        example: two inputs of zeros.
         epochs: for how many it was trained.
     """
 
     model: nn.Module
     shape: tuple[int, ...]
+    example: Tensor
     epochs: int
 
 
@@ -60,4 +62,4 @@ def trained(folder: Path) -> Trained:
     except Exception as error:  # what does not fit raises whatever it leads to
         path = folder / run_folder.CHECKPOINT
         raise UsageError(f"{path} is of another model than its configuration: {first_line(error)}") from error
-    return Trained(model.eval(), shape, state["epoch"])
+    return Trained(model.eval(), shape, models.example(config["model"], shape, 2), state["epoch"])

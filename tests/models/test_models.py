@@ -26,6 +26,7 @@ PARAMETERS = {
     "wrn28-4": 5_849_050,
     "wrn28-8": 23_354_842,
     "mobilenetv1": 3_217_226,
+    "vit-tiny": 6 * (4 * 192 * 193 + 2 * 192 * 768 + 960 + 4 * 192) + 192 * (49 + 64 + 2) + 1930,
 }
 
 
@@ -34,7 +35,7 @@ def parameters(model: nn.Module) -> int:
 
 
 def test_every_model_is_counted():
-    assert PARAMETERS.keys() == models.MODELS.keys()
+    assert PARAMETERS.keys() | models.TOKENS == models.MODELS.keys()
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
@@ -72,9 +73,10 @@ def test_takes_any_image(name: str, shape: tuple[int, ...]):
 def test_width_multiplies_channels(name: str):
     half = models.build(name, (3, 32, 32), 10, width=0.5)
     whole = models.build(name, (3, 32, 32), 10)
-    for a, b in zip(half.parameters(), whole.parameters(), strict=True):
+    for (key, a), b in zip(half.named_parameters(), whole.parameters(), strict=True):
+        dimension = 1 if key == "position.weight" else 0
         outputs = 1 if b.shape[0] == 10 else 2
-        assert b.shape[0] == outputs * a.shape[0]
+        assert b.shape[dimension] == outputs * a.shape[dimension]
 
 
 def test_weights_come_from_torchs_generator():
@@ -114,6 +116,8 @@ def test_width_of_torchvisions_own():
         ("vgg16", (1, 28, 28), 1, "1 x 28 x 28"),
         ("vgg16", (3, 224, 224), 0.5, "--width"),
         ("resnet20", (12,), 1, "rows of 12 numbers"),
+        ("vit-tiny", (3, 30, 32), 1, "patches of 4 x 4"),
+        ("gpt-mini", (3, 32, 32), 1, "--data text"),
     ],
 )
 def test_what_does_not_fit_is_refused(name: str, shape: tuple[int, ...], width: float, expected: str):

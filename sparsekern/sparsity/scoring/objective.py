@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ...nn import PatternLayer
 from ..model.inputs import arguments
@@ -49,7 +50,9 @@ class Objective:
     def product(self, values: Sequence[Tensor], batch: Batch, vector: Sequence[Tensor]) -> list[Tensor]:
         """Returns the Hessian at `values` times `vector`, by differentiating the gradient (Pearlmutter 1994)."""
         values = _leaves(values)
-        gradients = torch.autograd.grad(self(values, batch), values, create_graph=True, materialize_grads=True)
+        with sdpa_kernel(SDPBackend.MATH):  # the others have no second derivatives
+            loss = self(values, batch)
+        gradients = torch.autograd.grad(loss, values, create_graph=True, materialize_grads=True)
         bent = [(g, v) for g, v in zip(gradients, vector, strict=True) if g.requires_grad]
         if not bent:  # the loss is linear
             return [torch.zeros_like(value) for value in values]

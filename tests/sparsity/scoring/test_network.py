@@ -17,6 +17,7 @@ from sparsekern.sparsity.methods.synflow import flow_scores
 from sparsekern.sparsity.model.inputs import arguments
 from sparsekern.sparsity.scoring.linearised import linearised
 from sparsekern.sparsity.scoring.network import Network, scoring, untouched
+from sparsekern.sparsity.scoring.objective import Objective
 from sparsekern.topology import kept
 
 
@@ -288,3 +289,27 @@ def test_synflow_refuses() -> None:
         nn.init.constant_(model[i].weight, 1e300)
     with pytest.raises(ValueError, match="exceeds the range"):
         sk.sparsify(model, make("synflow"), batches=data((30,)))
+
+
+def test_second_derivatives_pass_through_pytorchs_attention():
+    """The Hessian times a vector, in fp32 on the kernels that have none, beside attention that is written out."""
+
+    def attention(written_out: bool) -> Callable[[nn.Module, Tensor], Tensor]:
+        def forward(self: nn.Module, x: Tensor) -> Tensor:
+            q, k, v = self.linear(x).chunk(3, -1)
+            if not written_out:
+                return nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+            hidden = torch.ones(7, 7, dtype=torch.bool).triu(1)
+            return (q @ k.transpose(-1, -2) / 8**0.5).masked_fill(hidden, -torch.inf).softmax(-1) @ v
+
+        return forward
+
+    linear, x, y = nn.Linear(8, 24), torch.randn(2, 3, 7, 8), torch.randn(2, 3, 7, 8)
+    vector, found = [torch.randn(24, 8), torch.randn(24)], []
+    for written_out in (False, True):
+        model = type("Attention", (nn.Module,), {"forward": attention(written_out)})()
+        model.linear = linear
+        objective = Objective(model, nn.functional.mse_loss)
+        found.append(objective.product(list(model.parameters()), (x, y), vector))
+    torch.testing.assert_close(found[0], found[1])
+    assert any(part.abs().max() > 1e-3 for part in found[0])
