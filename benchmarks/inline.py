@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from statistics import fmean
 
+from benchmarks.goals import STEP
 from benchmarks.lookup import Rows, number, ratio, ratios
 from benchmarks.papers import ranking
 
@@ -59,6 +60,21 @@ def crossover(rows: dict[str, Rows], shape: str, batch: str, dtype: str = "float
     return last if any(cells) else None
 
 
+def crossovers(rows: dict[str, Rows]) -> str | None:
+    """The lowest and the highest sparsity from which on linear layers take less time than dense ones."""
+    found = [crossover(rows, shape, str(batch)) for shape, batch in STEP]
+    numbers = [int(each.removesuffix(" %")) for each in found if each and each[0].isdigit()]
+    return f"{min(numbers)} to {max(numbers)} %" if numbers else None
+
+
+def slowest(rows: dict[str, Rows]) -> str | None:
+    """The longest training step of a linear layer at any sparsity, divided by the dense layer's."""
+    own = (row for row in rows.get("kernels", []) if row["impl"] == "sparsekern" and row["dtype"] == "float32")
+    cases = {(f"step {shape}", batch) for shape, batch in STEP}
+    found = [row["ratio_to_dense"] for row in own if (row["case"], row["batch"]) in cases]
+    return number(max(found)) if found else None
+
+
 def peak(rows: dict[str, Rows], impl: str) -> str | None:
     """The peak memory of training steps of the memory benchmark, divided by the dense network's."""
     held = {row["impl"]: row["bytes"] for row in rows.get("memory", [])}
@@ -98,6 +114,8 @@ FIGURES: dict[str, Callable[..., str | None]] = {
     "step": partial(_time, "step"),
     "forward": partial(_time, "forward"),
     "crossover": crossover,
+    "crossovers": crossovers,
+    "slowest": slowest,
     "peak": peak,
     "network": network,
     "threshold": threshold,

@@ -161,13 +161,13 @@ def draw() -> str:
     width, height = matrix + count * DOTS + 20, top + count * step + 50
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
-        'role="img" aria-label="The rooms of sparsekern and what each imports">',
+        'role="img" aria-label="The components of sparsekern and what each imports">',
         f"<style>{STYLE}</style>",
         f'<rect width="{width}" height="{height}" fill="white"/>',
-        f'<text x="{LEFT}" y="28" class="title">The rooms of sparsekern</text>',
+        f'<text x="{LEFT}" y="28" class="title">The components of sparsekern</text>',
         f'<text x="{LEFT}" y="48" class="small">Each stands on those below it; csrc/ holds the compiled kernels of ops.'
         "</text>",
-        f'<text x="{matrix}" y="28" class="small">a dot: the room of the row imports that of the column</text>',
+        f'<text x="{matrix}" y="28" class="small">a dot: the component of the row imports that of the column</text>',
     ]
     for number, room in enumerate(ROOMS):
         y = top + (count - 1 - number) * step
