@@ -9,7 +9,7 @@ OUT ?= benchmarks/results
 GPU_PYTHON := $(if $(filter file,$(origin PYTHON)),$(BIN)/python,$(PYTHON))
 GPU_READY := $(if $(filter file,$(origin PYTHON)),.venv/requirements-dev)
 
-.PHONY: demo test test-installed test-integrations bench build lint format fuzz kill kernels kernels-arm cross sanitize peers gpu gpu-device gpu-build gpu-test \
+.PHONY: demo test test-installed test-integrations docs notebooks bench build lint format fuzz kill kernels kernels-arm cross sanitize peers gpu gpu-device gpu-build gpu-test \
   gpu-bench gpu-sanitize gpu-compile clean
 
 demo: build
@@ -72,16 +72,25 @@ test-installed: build .venv/requirements-dev
 	cd / && SPARSEKERN_CPP=0 PYTHONPATH=$(CURDIR)/build/plain $(IMPORT) assert not ops.extension"
 	SPARSEKERN_CPP=0 PYTHONPATH=build/plain $(BIN)/pytest -n 2 $(KERNEL_TESTS)
 
-# Other packages beside ours, in an environment of their own on top of .venv/.
-OTHERS := build/integrations
-test-integrations: build $(OTHERS)/ready
-	$(OTHERS)/bin/python -m pytest tests/integrations
+# Other packages beside ours.
+test-integrations: build build/integrations/ready
+	build/integrations/bin/python -m pytest tests/integrations
 
-$(OTHERS)/ready: requirements-integrations.txt .venv/requirements-dev
-	rm -rf $(OTHERS)
-	$(BIN)/python -m venv $(OTHERS)
-	$(BIN)/python -c 'import site; print(site.getsitepackages()[0])' > $$(echo $(OTHERS)/lib/python3*/site-packages)/below.pth
-	$(OTHERS)/bin/python -m pip install -q -r $<
+# The documentation as a site, in build/site/html: warnings are errors. Nothing is fetched once the packages are there.
+docs: build build/docs/ready
+	build/docs/bin/python -m docs.site
+	cd build/site && ../docs/bin/zensical build --clean --strict
+
+# The notebooks with their outputs, as they are committed.
+notebooks: build build/docs/ready
+	build/docs/bin/python -m docs.site.notebooks
+
+# An environment on top of .venv/, with the packages of a requirements file of its name.
+build/%/ready: requirements-%.txt .venv/requirements-dev
+	rm -rf $(@D)
+	$(BIN)/python -m venv $(@D)
+	$(BIN)/python -c 'import site; print(site.getsitepackages()[0])' > $$(echo $(@D)/lib/python3*/site-packages)/below.pth
+	$(@D)/bin/python -m pip install -q -r $<
 	touch $@
 
 # The kernels, and the CUDA sources as serial code, under the address and undefined-behaviour sanitizers; then the

@@ -1,22 +1,32 @@
-"""The Python of the documentation runs as it stands; links and paths lead somewhere."""
+"""The documentation is true: links and paths lead somewhere, commands exist, figures are those of the results.
 
+`test_guides.py` runs its code.
+"""
+
+import importlib
+import importlib.util
+import os
 import re
+import shlex
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from support.pages import PAGES, ROOT, snippets
-from torch import nn
+import yaml
+from support.pages import PAGES, ROOT, blocks, name
 
-import sparsekern as sk
-from benchmarks import tables
-from sparsekern import export
+from benchmarks import index, inline, tables
+from docs.site import methods as method_pages
+from sparsekern.cli import commands
 
-STEPS = 96
+LANGUAGES = {"python", "sh", "yaml", "toml", "text", "cpp"}  # `text` is neither run nor parsed
+NAV = yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]
+HELP = (commands.TRAIN, commands.COMPARE, commands.BENCH)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+@pytest.mark.parametrize("page", PAGES, ids=name)
 def test_links_and_paths_lead_somewhere(page: Path) -> None:
     text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
     for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text):
@@ -25,85 +35,120 @@ def test_links_and_paths_lead_somewhere(page: Path) -> None:
         return
     for path in re.findall(r"`((?:sparsekern|csrc|tests|docs|benchmarks)/[\w./-]+)`", text):
         assert "NAME" in path or (ROOT / path).exists(), f"there is no {path}"
+    for target in re.findall(r"`make ([\w-]+)", text):
+        assert_target(target)
+
+
+def assert_target(target: str) -> None:
+    assert re.search(rf"^{target}:|^\.PHONY:.*\b{target}\b", makefile(), re.MULTILINE), f"no make {target}"
+
+
+def makefile() -> str:
+    return (ROOT / "Makefile").read_text().replace("\\\n", " ")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_lists_and_tables_stand_apart_as_the_site_needs_it(page: Path) -> None:
+    before = ""
+    for number, line in enumerate(re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL).splitlines(), 1):
+        item = re.match(r"( *)(- |\d+\. )", line)
+        inside = re.match(r" *(- |\d+\. )| |$|#|<!--", before)
+        assert not item or inside, f"line {number}: an empty line is missing before the list"
+        assert not item or len(item[1]) % 4 == 0, f"line {number}: indent a list within a list by four spaces"
+        starts = line.startswith("|") and not before.startswith("|")
+        assert not starts or re.match(r"$|<!--", before), f"line {number}: an empty line is missing before the table"
+        before = line
+
+
+def test_the_navigation_has_every_page() -> None:
+    def entries(nav: list[Any]) -> Iterator[str]:
+        for entry in nav:
+            inside = next(iter(entry.values())) if isinstance(entry, dict) else entry
+            yield from entries(inside) if isinstance(inside, list) else [inside]
+
+    listed = [entry for entry in entries(NAV) if not entry.endswith("/")]
+    assert len(listed) == len({*listed})
+    assert {*listed} == {"index.md" if name(page) == "README.md" else name(page) for page in PAGES}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_commands_exist_with_their_flags(page: Path) -> None:
+    for block in blocks(page):
+        assert block.language in LANGUAGES, f"line {block.line}: what is {block.language!r}?"
+        if block.language == "sh":
+            check_commands(block.commands())
+        elif block.language == "yaml":
+            assert yaml.safe_load(block.text)
+        elif block.language == "toml" and sys.version_info >= (3, 11):
+            assert importlib.import_module("tomllib").loads(block.text)
+
+
+@pytest.mark.parametrize("text", HELP)
+def test_commands_of_the_help_exist_with_their_flags(text: str) -> None:
+    found = re.findall(r"^  (sparsekern .*?)(?:   .*)?$", text, re.MULTILINE)
+    assert found
+    check_commands(list(map(shlex.split, found)))
+
+
+@pytest.mark.parametrize("method", method_pages.NAMES)
+def test_commands_of_the_page_of_a_method(method: str) -> None:
+    _, shell = blocks(ROOT / method, method_pages.usage(method))
+    check_commands(shell.commands())
+
+
+def check_commands(lines: list[list[str]]) -> None:
+    for program, *words in lines:
+        if program == "torchrun":
+            arguments = torchrun().parse_args(words)
+            assert arguments.module
+            program, words = arguments.training_script, arguments.training_script_args
+        if program == "sparsekern":
+            commands.parser().parse_args(words)
+        elif program == "make":
+            for target in words:
+                assert "=" in target or assert_target(target) is None
+        elif program == "python":
+            assert words[0] == "-m"
+            assert importlib.util.find_spec(words[1]), f"no module {words[1]}"
+        elif program == "pip":
+            extras = re.findall(r"\[(\w+)\]", " ".join(words))
+            known = (ROOT / "pyproject.toml").read_text()
+            assert all(re.search(rf"^{extra} = \[", known, re.MULTILINE) for extra in extras)
+        else:
+            assert os.access(ROOT / program, os.X_OK), f"what is {program}?"
+
+
+def torchrun() -> Any:
+    return importlib.import_module("torch.distributed.run").get_args_parser()
+
+
+# ---- figures
 
 
 def test_tables_are_those_of_the_committed_results() -> None:
     for page, text in tables.written().items():
         assert page.read_text() == text, "write them anew: python -m benchmarks.tables"
+    assert method_pages.GUIDE.read_text() == method_pages.written(), "write it anew: python -m docs.site.methods"
 
 
-@pytest.fixture
-def names() -> dict:
-    torch.manual_seed(0)
-    batches = [(x, x[:, :10].argmax(1)) for x in torch.randn(STEPS, 32, 20)]
-    model = nn.Sequential(nn.Linear(20, 30), nn.ReLU(), nn.Linear(30, 10))
-    return {
-        "torch": torch,
-        "sk": sk,
-        "steps": STEPS,
-        "model": model,
-        "loader": batches,
-        "loss_fn": nn.CrossEntropyLoss(),
-    }
+def test_figures_within_sentences() -> None:
+    machines = {"A": {"kernels": [row("csr", 0.9, 0.5), row("masked", 0.9, 1.25)]}, "B": {}}
+    text = "takes <!-- = step 8x4 2 masked 0.9 -->old<!-- /= --> of it"
+    assert inline.put(text, machines) == "takes <!-- = step 8x4 2 masked 0.9 -->1.25 on A<!-- /= --> of it"
+    assert inline.figure("step 8x4 2 csr 0.9", machines | {"B": machines["A"]}) == "0.50 on A and 0.50 on B"
+    with pytest.raises(ValueError, match=r"no results have the figure .step 8x4 2 csr 0\.8."):
+        inline.figure("step 8x4 2 csr 0.8", machines)
 
 
-def test_ten_lines(names: dict, capsys: pytest.CaptureFixture):
-    exec(snippets("README.md")[0], names)
-    assert "gse_grabo after 96 steps, sparsity 0.95" in capsys.readouterr().out
+def row(impl: str, sparsity: float, ratio: float) -> dict[str, Any]:
+    case = {"case": "step 8x4", "batch": 2, "dtype": "float32"}
+    return {**case, "impl": impl, "sparsity": sparsity, "ratio_to_dense": ratio}
 
 
-def test_fine_tuning(capsys: pytest.CaptureFixture):
-    exec(snippets("docs/fine-tuning.md")[0], {})
-    assert float(capsys.readouterr().out.split()[-1]) == pytest.approx(0.7, abs=1e-3)
-
-
-def test_overrides_and_several_methods(capsys: pytest.CaptureFixture):
-    names: dict = {}
-    for snippet in snippets("docs/overrides.md"):
-        exec(snippet, names)
-    assert "set after 30 steps" in capsys.readouterr().out
-    assert [row["name"] for row in names["optimizer"].report().rows] == ["2", "0"]
-
-
-def test_a_method_of_your_own_trains_in_the_ten_lines(names: dict, capsys: pytest.CaptureFixture):
-    for snippet in snippets("docs/your-own-method.md")[:2]:
-        exec(snippet, names)
-    loop = [line for line in snippets("README.md")[0].splitlines() if not line.startswith(("import", "method ="))]
-    exec("\n".join(loop), names)
-    optimizer = names["optimizer"]
-    assert "saliency after 96 steps, sparsity 0.9" in capsys.readouterr().out
-    for site in optimizer.sites:
-        assert site.tracked["saliency"].count_nonzero() > site.nnz  # pruned weights are followed, too
-    masks = [site.active.mask() for site in optimizer.sites]
-    scores = [site.tracked["saliency"] for site in optimizer.sites]
-    assert sum(int(mask.sum()) for mask in masks) == 90
-    lowest = min(float(score[mask].min()) for score, mask in zip(scores, masks, strict=True))
-    assert lowest >= max(float(score[~mask].max()) for score, mask in zip(scores, masks, strict=True))
-    names["loss_fn"](names["model"](names["loader"][0][0]), names["loader"][0][1]).backward()
-
-
-def test_a_reader_of_files_without_pytorch(tmp_path: Path):
-    names: dict = {}
-    exec(snippets("docs/files.md")[0], names)
-    model = sk.sparsify(nn.Sequential(nn.Conv2d(4, 6, 3), nn.ReLU(), nn.Conv2d(6, 5, 1)), 0.7, include="*")
-    export.save(model, tmp_path / "model.safetensors", "safetensors")
-    found = names["dense_weights"](str(tmp_path / "model.safetensors"))
-    assert [*found] == ["0", "2"]
-    for name, weight in found.items():
-        layer: Any = model.get_submodule(name)
-        assert torch.equal(torch.from_numpy(weight), layer.dense_weight())
-
-
-def test_a_layer_of_your_own_is_taken_apart_and_put_together() -> None:
-    names: dict = {"torch": torch, "sk": sk}
-    exec(snippets("docs/extending.md")[0], names)
-    x = torch.randn(4, 32)
-    assert [name for name, layer in names["model"].named_modules() if isinstance(layer, sk.SparseLinear)] == [
-        "0.a",
-        "0.b",
-        "1",
-    ]
-    expected = names["model"](x)
-    dense = sk.densify(names["model"])
-    assert type(dense[0]) is names["Gated"]
-    torch.testing.assert_close(dense(x), expected)
+def test_every_result_is_in_the_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert index.table(tables.FAMILIES).count("\n| [") == len([p for p in index.RESULTS.iterdir() if p.suffix != ".md"])
+    (tmp_path / "new.json").write_text("{}")
+    monkeypatch.setattr(index, "RESULTS", tmp_path)
+    monkeypatch.setattr(index, "OTHERS", {})
+    with pytest.raises(ValueError, match=r"benchmarks/index\.py does not list new\.json"):
+        index.table(tables.FAMILIES)

@@ -1,73 +1,89 @@
-"""The guides run as they stand: the blocks of a page one after another, in an empty folder. Every command parses."""
+"""The code of the documentation runs as it stands: pages, notebooks, examples of docstrings, the page of every method.
 
-import re
-import shlex
+The blocks of a page run one after another, in an empty folder. Those that need other packages: `tests/integrations/`.
+"""
+
+import doctest
+import importlib
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from support.pages import PAGES, ROOT, snippets
+from support.pages import PAGES, ROOT, blocks, name, reader, snippets
 from torch import distributed, nn
 
 import sparsekern as sk
-from benchmarks import index, inline, tables
-from sparsekern.cli import commands
+from docs.site import docstrings, results
+from docs.site import methods as method_pages
+from sparsekern import export
 from sparsekern.ops.library import OPERATORS
 
-FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
-HELP = (commands.TRAIN, commands.COMPARE, commands.BENCH)
+EXAMPLES = [path for path in sorted(ROOT.glob("sparsekern/**/*.py")) if ">>> " in path.read_text()]
+NOTEBOOKS = sorted(ROOT.glob("docs/notebooks/*.ipynb"))
 
 
 @pytest.fixture
-def names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: Callable[[int], None]) -> dict[str, Any]:
+def names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
+    """The names that a reader has, in an empty folder, as the only rank."""
     monkeypatch.chdir(tmp_path)
-    threads(1)  # small networks: two threads would wait for each other
-    torch.manual_seed(0)
-    return {"__name__": "page", "torch": torch, "sk": sk}
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    operators = dict(OPERATORS)
+    yield reader()
+    OPERATORS.clear()
+    OPERATORS.update(operators)
+    distributed.destroy_process_group()
 
 
-def run(page: str, names: dict[str, Any]) -> None:
-    for block in snippets(f"docs/{page}.md"):
-        exec(compile(block, f"docs/{page}.md", "exec"), names)
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_python_runs_as_it_stands(page: Path, names: dict[str, Any], capsys: pytest.CaptureFixture) -> None:
+    for block in blocks(page):
+        if block.language == "python" and block.here:
+            block.run(names)
+    CHECKS.get(name(page), lambda names, out: None)(names, capsys.readouterr().out)
 
 
-def test_quick_start(names: dict, capsys: pytest.CaptureFixture) -> None:
-    run("quick-start", names)
+def check_ten_lines(names: dict[str, Any], out: str) -> None:
+    assert "gse_grabo after 96 steps, sparsity 0.95" in out
+
+
+def check_fine_tuning(names: dict[str, Any], out: str) -> None:
+    assert float(out.split()[-1]) == pytest.approx(0.7, abs=1e-3)
+
+
+def check_overrides(names: dict[str, Any], out: str) -> None:
+    assert "set after 30 steps" in out
+    assert [row["name"] for row in names["optimizer"].report().rows] == ["2", "0"]
+
+
+def check_quick_start(names: dict[str, Any], out: str) -> None:
     assert names["accuracy"] > 0.9
-    assert "rigl after 132 steps, sparsity 0.9000" in capsys.readouterr().out
+    assert "rigl after 132 steps, sparsity 0.9000" in out
     state, other = names["optimizer"].state_dict(), names["resumed"].state_dict()
     assert state["steps"] == other["steps"] == 132
 
 
-def test_concepts(names: dict, capsys: pytest.CaptureFixture) -> None:
-    run("concepts", names)
-    first, second, third = capsys.readouterr().out.splitlines()
+def check_concepts(names: dict[str, Any], out: str) -> None:
+    first, second, third = out.splitlines()
     assert first.startswith("torch.Size([13108]) 13108")
     assert second.startswith("True")
     assert third.startswith("0.9 20 [20, 40, 60")
 
 
-def test_migration(names: dict) -> None:
-    with pytest.warns(UserWarning, match="of the model's 84480 weights are in sparse layers"):
-        run("migration", names)
+def check_migration(names: dict[str, Any], out: str) -> None:
     assert names["optimizer"].steps == 3
 
 
-def test_an_operator_of_your_own(names: dict) -> None:
-    before = dict(OPERATORS)
-    try:
-        run("your-own-kernel", names)
-    finally:
-        OPERATORS.clear()
-        OPERATORS.update(before)
+def check_many_machines(names: dict[str, Any], out: str) -> None:
+    assert Path("runs/step-1000/.metadata").is_file()
 
 
-def test_a_composition_of_your_own_moves_weights(names: dict) -> None:
+def test_a_composition_of_your_own_moves_weights(names: dict[str, Any]) -> None:
     exec(snippets("docs/your-own-method.md")[0], names)
-    model = sk.sparsify(nn.Sequential(nn.Linear(20, 30), nn.ReLU(), nn.Linear(30, 10)), names["method"])
-    optimizer = sk.Sparsifier(model, torch.optim.SGD(model.parameters(), lr=0.1), names["method"])
+    method, model = names["method"], names["model"]
+    optimizer = sk.Sparsifier(sk.sparsify(model, method), torch.optim.SGD(model.parameters(), lr=0.1), method)
     changes = []
     for step in range(names["steps"]):
         model(torch.randn(8, 20)).square().mean().backward()
@@ -75,68 +91,88 @@ def test_a_composition_of_your_own_moves_weights(names: dict) -> None:
         optimizer.zero_grad()
         changes += [step] * optimizer.rewired
     assert changes == [16, 32, 48, 64]  # steps count from 0
-    assert sum(site.nnz for site in optimizer.sites) == 90
+    assert sum(site.nnz for site in optimizer.sites) == 96
 
 
-@pytest.fixture
-def alone() -> Iterator[None]:
-    """A process group of one."""
-    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
-    yield
-    distributed.destroy_process_group()
+def test_a_method_of_your_own_trains_in_the_ten_lines(names: dict[str, Any], capsys: pytest.CaptureFixture) -> None:
+    for snippet in snippets("docs/your-own-method.md")[:2]:
+        exec(snippet, names)
+    loop = [line for line in snippets("README.md")[0].splitlines() if not line.startswith(("import", "method ="))]
+    exec("\n".join(loop), names)
+    optimizer = names["optimizer"]
+    assert "saliency after 96 steps, sparsity 0.9" in capsys.readouterr().out
+    for site in optimizer.sites:
+        assert site.tracked["saliency"].count_nonzero() > site.nnz  # pruned weights are followed, too
+    masks = [site.active.mask() for site in optimizer.sites]
+    scores = [site.tracked["saliency"] for site in optimizer.sites]
+    assert sum(int(mask.sum()) for mask in masks) == 96
+    lowest = min(float(score[mask].min()) for score, mask in zip(scores, masks, strict=True))
+    assert lowest >= max(float(score[~mask].max()) for score, mask in zip(scores, masks, strict=True))
+    names["loss_fn"](names["model"](names["x"]), names["y"]).backward()
 
 
-@pytest.mark.usefixtures("alone")
-def test_many_machines(names: dict) -> None:
-    names["model"] = nn.Sequential(nn.Linear(20, 30), nn.ReLU(), nn.Linear(30, 10))
-    names["method"] = sk.methods.set(0.8, total_steps=100, every=10)
-    run("many-machines", names)
-    assert Path("runs/step-1000/.metadata").is_file()
+def check_a_reader_of_files_without_pytorch(names: dict[str, Any], out: str) -> None:
+    model = sk.sparsify(nn.Sequential(nn.Conv2d(4, 6, 3), nn.ReLU(), nn.Conv2d(6, 5, 1)), 0.7, include="*")
+    export.save(model, "model.safetensors", "safetensors")
+    found = names["dense_weights"]("model.safetensors")
+    assert [*found] == ["0", "2"]
+    for layer_name, weight in found.items():
+        layer: Any = model.get_submodule(layer_name)
+        assert torch.equal(torch.from_numpy(weight), layer.dense_weight())
 
 
-def lines(text: str) -> Iterator[str]:
-    """The commands of a shell block or of a help text."""
-    for line in text.replace("\\\n", " ").splitlines():
-        if found := re.match(r"\s*(?:torchrun .* -m )?(sparsekern .*)", line):
-            yield found[1]
+def check_a_layer_of_your_own(names: dict[str, Any], out: str) -> None:
+    x, model = torch.randn(4, 32), names["model"]
+    sparse = [name for name, layer in model.named_modules() if isinstance(layer, sk.SparseLinear)]
+    assert sparse == ["0.a", "0.b", "1"]
+    expected = model(x)
+    dense = sk.densify(model)
+    assert type(dense[0]) is names["Gated"]
+    torch.testing.assert_close(dense(x), expected)
 
 
-COMMANDS = sorted(
-    {
-        (str(page.relative_to(ROOT)), line)
-        for page in PAGES
-        for language, block in FENCE.findall(page.read_text())
-        if language in ("", "sh")
-        for line in lines(block)
-    }
-    | {("help", re.split(r"\s{3,}", line)[0]) for text in HELP for line in lines(text)}
-)
+CHECKS: dict[str, Callable[[dict[str, Any], str], None]] = {
+    "README.md": check_ten_lines,
+    "docs/fine-tuning.md": check_fine_tuning,
+    "docs/overrides.md": check_overrides,
+    "docs/quick-start.md": check_quick_start,
+    "docs/concepts.md": check_concepts,
+    "docs/migration.md": check_migration,
+    "docs/many-machines.md": check_many_machines,
+    "docs/files.md": check_a_reader_of_files_without_pytorch,
+    "docs/extending.md": check_a_layer_of_your_own,
+}
 
 
-@pytest.mark.parametrize(("page", "line"), COMMANDS)
-def test_commands_parse(page: str, line: str) -> None:
-    arguments = [word for word in shlex.split(line, comments=True)[1:] if word != "..."]
-    assert commands.parser().parse_args(arguments).command == arguments[0]
+@pytest.mark.parametrize("path", [path for path in EXAMPLES if path.stem not in ("lightning", "trainer")], ids=name)
+def test_examples_of_docstrings_run(path: Path, names: dict[str, Any]) -> None:
+    module = importlib.import_module(".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"))
+    found = [test for test in doctest.DocTestFinder().find(module, globs={**vars(module), **names}) if test.examples]
+    assert found
+    for test in found:
+        assert not doctest.DocTestRunner().run(test).failed
 
 
-def test_figures_within_sentences() -> None:
-    machines = {"A": {"kernels": [row("csr", 0.9, 0.5), row("masked", 0.9, 1.25)]}, "B": {}}
-    text = "takes <!-- = step 8x4 2 masked 0.9 -->old<!-- /= --> of it"
-    assert inline.put(text, machines) == "takes <!-- = step 8x4 2 masked 0.9 -->1.25 on A<!-- /= --> of it"
-    assert inline.figure("step 8x4 2 csr 0.9", machines | {"B": machines["A"]}) == "0.50 on A and 0.50 on B"
-    with pytest.raises(ValueError, match=r"no results have the figure .step 8x4 2 csr 0\.8."):
-        inline.figure("step 8x4 2 csr 0.8", machines)
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=name)
+def test_notebooks_run(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    cells = [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
+    assert cells
+    own: dict[str, Any] = {}
+    for i, cell in enumerate(cells):
+        exec(compile("".join(cell["source"]), f"{path.name}, cell {i}", "exec"), own)
 
 
-def row(impl: str, sparsity: float, ratio: float) -> dict[str, Any]:
-    case = {"case": "step 8x4", "batch": 2, "dtype": "float32"}
-    return {**case, "impl": impl, "sparsity": sparsity, "ratio_to_dense": ratio}
+@pytest.mark.parametrize("method", method_pages.NAMES)
+@pytest.mark.filterwarnings("ignore")  # of a run as short as this
+def test_the_page_of_a_method(method: str, names: dict[str, Any]) -> None:
+    python, _ = blocks(ROOT / method, method_pages.usage(method))
+    python.run(names)
+    said = docstrings.options(sk.methods.get(method))
+    assert all(text for _, text in said.values())
 
 
-def test_every_result_is_in_the_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert index.table(tables.FAMILIES).count("\n| [") == len([p for p in index.RESULTS.iterdir() if p.suffix != ".md"])
-    (tmp_path / "new.json").write_text("{}")
-    monkeypatch.setattr(index, "RESULTS", tmp_path)
-    monkeypatch.setattr(index, "OTHERS", {})
-    with pytest.raises(ValueError, match=r"benchmarks/index\.py does not list new\.json"):
-        index.table(tables.FAMILIES)
+def test_measured_results_of_a_method() -> None:
+    text = results.of("rigl")
+    assert "| 98.14 ± 1.40 |" in text  # of benchmarks/results/digits-mlp
+    assert text.endswith("</figure>")

@@ -2,11 +2,11 @@
 
 `docs/files.md` describes what they hold.
 
-Example:
+Examples:
     >>> from sparsekern import export
+    >>> model = sk.sparsify(torchvision.models.resnet18(), 0.9)
     >>> export.save(model, "nonzeros.safetensors", "safetensors")
-    >>> model = export.load(build_network(), "nonzeros.safetensors")  # exchanges its dense layers
-    >>> export.save(model, "model.onnx", "onnx", example=torch.randn(1, 3, 32, 32))
+    >>> model = export.load(torchvision.models.resnet18(), "nonzeros.safetensors")  # exchanges its dense layers
 """
 
 from ..nn.saved import metadata

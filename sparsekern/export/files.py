@@ -91,8 +91,10 @@ def load(model: nn.Module, path: str | Path) -> nn.Module:
         UsageError: there is no such file, or it is damaged.
         ValueError, RuntimeError: it is of another model.
 
-    Example:
-        >>> model = export.load(torchvision.models.resnet18(num_classes=10), "nonzeros.safetensors")
+    Examples:
+        >>> save(sk.sparsify(model, 0.9), "nonzeros.safetensors", "safetensors")
+        >>> model = nn.Sequential(nn.Linear(20, 32), nn.ReLU(), nn.Linear(32, 10))
+        >>> model = load(model, "nonzeros.safetensors")  # the same network
     """
     path = Path(path)
     try:

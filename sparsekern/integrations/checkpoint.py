@@ -3,8 +3,10 @@
 `dcp.load` fills the tensors that it is given, but how many nonzeros a layer has, the checkpoint alone knows. So the
 tensors are made by its list of contents.
 
-Example:
+Examples:
     >>> from sparsekern.integrations import checkpoint
+    >>> model = sk.sparsify(model, method)
+    >>> optimizer = sk.Sparsifier(model, torch.optim.SGD(model.parameters(), lr=0.1), method)
     >>> checkpoint.save("runs/step-1000", model, optimizer)  # on all ranks
     >>> checkpoint.load("runs/step-1000", model, optimizer)  # into a model after sparsify, of any pattern
 """

@@ -17,16 +17,21 @@ class SparseCallback(Callback):
     The averages of Lightning's `WeightAveraging`, `EMAWeightAveraging` and `StochasticWeightAveraging` follow the
     changes of pattern; without this callback the first change refuses them.
 
-    Example:
+    Examples:
         >>> class Network(LightningModule):
         ...     def __init__(self):
         ...         super().__init__()
         ...         self.method = sk.methods.snr(total_steps=10_000, steps_per_epoch=100)
-        ...         self.net = sk.sparsify(network(), self.method)
+        ...         self.net = sk.sparsify(nn.Sequential(nn.Linear(20, 30), nn.ReLU(), nn.Linear(30, 10)), self.method)
+        ...
+        ...     def training_step(self, batch, index):
+        ...         x, y = batch
+        ...         return nn.functional.cross_entropy(self.net(x), y)
         ...
         ...     def configure_optimizers(self):
         ...         return sk.Sparsifier(self.net, torch.optim.SGD(self.net.parameters(), lr=0.1), self.method)
-        >>> Trainer(callbacks=[SparseCallback()], max_epochs=100).fit(Network(), loader)
+        >>> trainer = lightning.pytorch.Trainer(callbacks=[SparseCallback()], max_epochs=2)
+        >>> trainer.fit(Network(), loader)
 
     The loss is what `training_step` returns. Checkpoints hold what an epoch has summed up so far.
     """

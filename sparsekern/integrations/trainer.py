@@ -14,9 +14,9 @@ from .optimizers import EpochLoss, sparsifier_in, sparsity_of
 class SparseCallback(TrainerCallback, ExportableState):
     """Tells the method the mean loss of every epoch, which `snr` decides by, and adds the sparsity to the logs.
 
-    Example:
+    Examples:
         >>> optimizer = sk.Sparsifier(model, torch.optim.AdamW(model.parameters()), method)
-        >>> trainer = Trainer(model, args, optimizers=(optimizer, None), callbacks=[SparseCallback()], ...)
+        >>> trainer = Trainer(model, optimizers=(optimizer, None), callbacks=[SparseCallback()])
 
     The loss is that of the model's output, before it is scaled for accumulated gradients. Checkpoints hold what an
     epoch has summed up so far.

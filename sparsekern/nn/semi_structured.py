@@ -25,10 +25,10 @@ def semi_structured(model: nn.Module) -> nn.Module:
         ValueError: a sparse linear layer is not on a CUDA device of capability 8.0 or higher, not in fp16 or bf16, has
             another pattern or a shape that PyTorch does not take; or there is none. Nothing was changed then.
 
-    Example:
+    Examples:
         >>> model = sk.sparsify(model, sk.methods.oneshot_ft(0.5, total_steps, structure="2:4"))
-        >>> ...  # train
-        >>> model = sk.semi_structured(model.half().eval())
+        >>> # train it, then:
+        >>> model = sk.semi_structured(model.cuda().half().eval())  # doctest: +SKIP
     """
     layers: dict[str, Any] = {
         name: layer

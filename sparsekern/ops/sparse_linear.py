@@ -38,9 +38,9 @@ def sparse_linear(
     Raises:
         ValueError: shapes, dtypes or devices that do not fit each other.
 
-    Example:
-        >>> topology = Topology.random((512, 256), nnz=1000)
-        >>> y = ops.sparse_linear(torch.randn(8, 256), torch.randn(1000), topology.index)  # [8, 512]
+    Examples:
+        >>> topology = sk.Topology.random((512, 256), nnz=1000)
+        >>> y = sk.ops.sparse_linear(torch.randn(8, 256), torch.randn(1000), topology.index)  # [8, 512]
     """
     index = Index.of(index)
     input, values, bias = autocast(input, values, bias)

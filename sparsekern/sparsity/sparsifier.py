@@ -43,7 +43,7 @@ class Sparsifier(torch.optim.Optimizer):
     name.endswith("values")`. Of optimizers that wrap others (SAM, Lookahead) `step(closure)` is called; their state per
     weight follows, too.
 
-    Example:
+    Examples:
         >>> method = sk.methods.rigl(sparsity=0.9, total_steps=10_000)
         >>> model = sk.sparsify(model, method)
         >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)

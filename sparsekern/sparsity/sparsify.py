@@ -109,9 +109,10 @@ def sparsify(
             wrapped or sharded already, or on the meta device, or has layers without a shape; no layer that can be made
             sparse.
 
-    Example:
+    Examples:
+        >>> model = nn.ModuleDict({"conv": nn.Conv2d(1, 8, 3), "body": nn.Linear(64, 64), "head": nn.Linear(64, 10)})
         >>> method = sk.methods.rigl(sparsity=0.9, total_steps=10_000)
-        >>> model = sk.sparsify(model, method, overrides={"*.attn.*": 0.8, "head": None, nn.Conv2d: 0.5})
+        >>> model = sk.sparsify(model, method, overrides={"head": None, "b*": 0.8, nn.Conv2d: 0.5})
     """
     check_backend(backend)
     if isinstance(masks, str) and masks != "nonzero":

@@ -1,12 +1,14 @@
 """Training runs: a configuration, its model, data and optimizer, and a folder from which to resume.
 
-Example:
+Examples:
     >>> from pathlib import Path
     >>> from sparsekern import data, training
-    >>> config = training.configure(method="rigl", sparsity=0.95, epochs=2)
+    >>> folder = Path("runs/try")
+    >>> folder.mkdir(parents=True)
+    >>> config = training.configure(method="rigl", sparsity=0.95, model="lenet300", epochs=2)
     >>> run = training.Run(config, data.load(config))
-    >>> summary = training.train(run, Path("runs/try"))  # an existing folder
-    >>> run = training.restore(Path("runs/try"), epochs=4)  # goes on bit for bit
+    >>> summary = training.train(run, folder)
+    >>> run = training.restore(folder, epochs=4)  # goes on bit for bit
 """
 
 from .config import DEFAULTS, RESUMABLE, configure, emerges, known_options

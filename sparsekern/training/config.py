@@ -80,7 +80,7 @@ def configure(**given: Any) -> dict:
     Raises:
         UsageError: an unknown name, a value of another type, or settings that contradict each other.
 
-    Example:
+    Examples:
         >>> config = configure(method="rigl", sparsity=0.95, epochs=2, set={"every": 50})
     """
     for name in given:

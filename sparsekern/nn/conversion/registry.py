@@ -48,7 +48,7 @@ def register_layer(kind: type[nn.Module], converter: Twins | Parts, *, by_defaul
     Raises:
         ValueError: the pair is of another class, or of something else than layers.
 
-    Example:
+    Examples:
         A layer with two weights in one tensor, as two linear layers::
 
             def parts(layer: Gated) -> nn.Module:

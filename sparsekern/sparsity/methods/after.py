@@ -78,9 +78,9 @@ def _with_rounds(method: Method, **changes: Any) -> Method:
     "Magnitude after training",
     paper="Renda, Frankle, Carbin, ICLR",
     year=2020,
-    storage="dense weight, then nonzeros",
+    storage="dense weights until it prunes, then nonzeros",
     changes="once, half-way",
-    gradient="dense, then active",
+    gradient="dense, then active weights",
     structures=ALL,
 )
 def magnitude_after(
@@ -133,9 +133,9 @@ def oneshot_ft(base: Method, *, stop: float = 5 / 6) -> Method:
     "Lottery ticket",
     paper="Frankle, Carbin, ICLR",
     year=2019,
-    storage="dense weight, then nonzeros",
+    storage="dense weights in the first round, then nonzeros; what it returns to, in a file",
     changes="after each of up to six rounds",
-    gradient="dense, then active",
+    gradient="dense, then active weights",
     structures=ALL,
 )
 def lottery(

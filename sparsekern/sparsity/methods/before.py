@@ -12,7 +12,7 @@ from .registry import ALL, listed, variant_of
 from .request import Request, check
 
 
-@listed("No pruning", storage="dense", gradient="dense", sparsity=0.0)
+@listed("No pruning", storage="dense weights and optimizer state", gradient="dense", sparsity=0.0)
 def dense(request: Request) -> Method:
     """Leaves the network dense: the reference of every comparison. `sparsity` is ignored."""
     return Method(request.name, constant(0.0), storage="dense")
@@ -21,6 +21,7 @@ def dense(request: Request) -> Method:
 def fixed() -> Method:
     """Keeps the pattern of the masks that `sparsify` is given, or of the zeros of the model:
 
+    >>> pruned = torch.nn.utils.prune.l1_unstructured(model[0], "weight", amount=0.7)
     >>> model = sk.sparsify(model, sk.methods.fixed(), masks="nonzero")  # the same as without a method
 
     Fine-tuning needs no `Sparsifier` then: the zeros are not there to be trained. With one it has reports, followers
@@ -51,7 +52,7 @@ def magnitude_init(request: Request) -> Method:
     "SNIP",
     paper="Lee, Ajanthan, Torr, ICLR",
     year=2019,
-    gradient="dense, once before",
+    gradient="active weights; dense once, beforehand",
     needs_batches=True,
     structures=ALL,
 )

@@ -24,7 +24,7 @@ INITIALIZE: dict[Variant, Initialize] = {"plain": "keep", "reinit": "evci", "res
     "3SP, channels",
     paper="van Amersfoort, Alizadeh, Farquhar, Lane, Gal, arXiv 2007.00389",
     year=2020,
-    gradient="dense, once before",
+    gradient="active weights; dense once, beforehand",
     needs_batches=True,
 )
 def three_sp(request: Request, *, variant: Variant = "plain", batches: int = 1, min_per_layer: int = 0) -> Method:

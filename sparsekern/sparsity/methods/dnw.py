@@ -13,7 +13,7 @@ from .request import Request
     "Discovering neural wirings",
     paper="Wortsman, Farhadi, Rastegari, NeurIPS",
     year=2019,
-    storage="dense weight",
+    storage="dense weights and optimizer state",
     changes="every step",
     gradient="dense",
     structures=ALL,

@@ -17,7 +17,7 @@ PERIOD, LEAST, MASKS = 16, 4, 40
     "DPF",
     paper="Lin, Stich, Barba, Dmitriev, Jaggi, ICLR",
     year=2020,
-    storage="dense weight",
+    storage="dense weights and optimizer state",
     changes="every 16 steps",
     gradient="dense",
     structures=ALL,

@@ -41,7 +41,7 @@ class Rounds:
     "Iterative SNIP",
     paper="de Jorge et al., ICLR",
     year=2021,
-    gradient="dense, in every round before",
+    gradient="active weights; dense in every round beforehand",
     needs_batches=True,
 )
 def iter_snip(request: Request, *, rounds: int = 60, batches: int = 1) -> Method:

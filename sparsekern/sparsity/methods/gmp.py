@@ -10,7 +10,12 @@ from .request import Request
 
 
 @listed(
-    "Gradual magnitude pruning", paper="Zhu, Gupta, ICLR workshop", year=2018, changes="every epoch", structures=ALL
+    "Gradual magnitude pruning",
+    paper="Zhu, Gupta, ICLR workshop",
+    year=2018,
+    storage="nonzeros; all weights at first, fewer as it prunes",
+    changes="every epoch",
+    structures=ALL,
 )
 def gmp(request: Request, *, every: int | None = None, stop: float = 0.75, scope: str | Scope = "everything") -> Method:
     """GMP: To prune, or not to prune, exploring the efficacy of pruning for model compression (Zhu and Gupta, ICLR

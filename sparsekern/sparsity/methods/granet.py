@@ -39,7 +39,14 @@ class PruneAndRegenerate(Rule):
         return list(zip(stays, counts, strict=True))
 
 
-@listed("GraNet", paper="Liu et al., NeurIPS", year=2021, changes="every 1000 steps", gradient="dense at changes")
+@listed(
+    "GraNet",
+    paper="Liu et al., NeurIPS",
+    year=2021,
+    storage="nonzeros; half of the weights at first",
+    changes="every 1000 steps",
+    gradient="active weights; dense at changes",
+)
 def granet(
     request: Request,
     *,

@@ -36,7 +36,7 @@ class GradientFlow:
     "GraSP",
     paper="Wang, Zhang, Grosse, ICLR",
     year=2020,
-    gradient="dense, twice differentiated, once before",
+    gradient="active weights; dense, differentiated twice, once beforehand",
     needs_batches=True,
 )
 def grasp(request: Request, *, batches: int = 2, temperature: float = 200.0) -> Method:

@@ -20,7 +20,7 @@ COST = 2  # of a change, in training steps
     paper="Heddes et al.",
     year=2024,
     changes="every 1000 steps until the second learning rate drop",
-    gradient="sampled subset at changes",
+    gradient="active weights; a sampled subset at changes",
 )
 def gse_grabo(
     request: Request,

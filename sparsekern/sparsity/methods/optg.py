@@ -49,7 +49,7 @@ class ScoreOptimizer(Rule):
     "OptG",
     paper="Zhang et al., arXiv 2201.12826",
     year=2022,
-    storage="dense weight and score",
+    storage="dense weights and optimizer state, two numbers for each weight",
     changes="every epoch",
     gradient="dense",
 )

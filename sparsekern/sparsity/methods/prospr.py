@@ -52,7 +52,7 @@ class Prospect:
     "ProsPr",
     paper="Alizadeh et al., ICLR",
     year=2022,
-    gradient="dense, through training steps, once before",
+    gradient="active weights; dense, through training steps, once beforehand",
     needs_batches=True,
 )
 def prospr(

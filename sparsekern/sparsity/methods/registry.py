@@ -33,7 +33,7 @@ class Entry:
     year: int | None = None
     storage: str = "nonzeros"
     changes: str = "never"
-    gradient: str = "active"
+    gradient: str = "active weights"
     needs_batches: bool = False
     structures: str = ""
 
@@ -43,11 +43,13 @@ class Maker(Protocol[P]):
 
     Attributes:
         entry: what is listed of it.
+        base: the name of the method that it varies, if it varies one.
         build: makes it of a request and all options.
     """
 
     __name__: str
     entry: Entry
+    base: str | None
     build: Callable[..., Method]
 
     def __call__(
@@ -107,7 +109,9 @@ def variant_of(base: Maker[P], title: str, **facts: Any) -> Vary[P]:
             return vary(method, **{key: value for key, value in options.items() if key in own})
 
         entry = replace(base.entry, title=title, **facts)
-        return _list(vary, varied, (inherited | own).values(), known["sparsity"].default, entry)
+        made = _list(vary, varied, (inherited | own).values(), known["sparsity"].default, entry)
+        made.base = base.__name__
+        return made
 
     return cast(Vary[P], register)
 
@@ -151,7 +155,7 @@ def _list(
         facade.__doc__ = f"{text}{'' if 'Args:' in text else NEWLINES + 'Args:'}\n    {EXPLAINED[entry.structures]}\n"
     facade.__signature__ = known
     facade.__annotations__ = {key: p.annotation for key, p in known.parameters.items()} | {"return": Method}
-    facade.build, facade.entry = build, entry
+    facade.build, facade.entry, facade.base = build, entry, None
     if source.__module__.startswith(__name__.rpartition(".")[0]):  # others may copy a method with its name
         _makers[name] = facade
     return facade

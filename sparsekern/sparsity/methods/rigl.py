@@ -19,7 +19,7 @@ COST = 2  # of a change, in training steps
     paper="Evci et al., ICML",
     year=2020,
     changes="every 100 steps until 75 % of the run",
-    gradient="dense at changes",
+    gradient="active weights; dense at changes",
     structures=ROWS,
 )
 def rigl(

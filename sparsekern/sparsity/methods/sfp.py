@@ -41,7 +41,7 @@ class SoftFilters(Rule):
     "SFP",
     paper="He, Kang, Dong, Fu, Yang, IJCAI",
     year=2018,
-    storage="dense weight; nonzeros at the end",
+    storage="dense weights and optimizer state; nonzeros at the end",
     changes="at the end; zeros written every epoch",
     gradient="dense",
 )

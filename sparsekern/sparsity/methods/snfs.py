@@ -71,7 +71,7 @@ class SparseMomentum(Rule):
     "SNFS, sparse momentum",
     paper="Dettmers, Zettlemoyer, arXiv 1907.04840",
     year=2019,
-    storage="dense weight (zeros kept) and optimizer state",
+    storage="dense weights and optimizer state",
     changes="every epoch",
     gradient="dense",
 )

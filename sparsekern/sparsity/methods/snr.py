@@ -93,9 +93,9 @@ class SignalToNoise(Rule):
     "SNR pruning",
     paper="Siems, Klein, Archambeau, Mahsereci, ICML workshop",
     year=2021,
-    storage="dense weight and ratio",
+    storage="dense weights and optimizer state, one number for each weight",
     changes="every step after an epoch",
-    gradient="dense, and per-sample second moment",
+    gradient="dense, and its second moment over samples",
     sparsity=None,
 )
 def snr(
@@ -157,7 +157,11 @@ def snr(
     )
 
 
-@variant_of(snr, "SNR pruning, pruned weights frozen", storage="nonzeros; pruned weights and ratio aside")
+@variant_of(
+    snr,
+    "SNR pruning, pruned weights frozen",
+    storage="nonzeros; pruned weights with their state aside, one number for each weight",
+)
 def snr_frozen(base: Method) -> Method:
     """Changes `snr`: pruned weights are frozen (section 5.3). No gradient, decay or moment of the optimizer moves them,
     while their r goes on. A weight that returns has the value and the optimizer state that it had. That it returns when

@@ -72,9 +72,9 @@ class LearnedThresholds(Rule):
     "STR",
     paper="Kusupati et al., ICML",
     year=2020,
-    storage="dense weight; a threshold per layer",
+    storage="dense weights and optimizer state, a threshold for each layer",
     changes="every step",
-    gradient="active",
+    gradient="active weights",
     sparsity=None,
 )
 def str(request: Request, *, initial: float = -3200.0) -> Method:

@@ -18,7 +18,7 @@ from .request import Request
     "SynFlow",
     paper="Tanaka, Kunin, Yamins, Ganguli, NeurIPS",
     year=2020,
-    gradient="dense, of the linearised network, once before",
+    gradient="active weights; dense, of the linearised network, in every round beforehand",
     needs_batches=True,
 )
 def synflow(request: Request, *, rounds: int = 100) -> Method:

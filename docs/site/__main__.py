@@ -1,0 +1,75 @@
+"""Writes the source of the site to build/site/: pages, and the configuration by which `zensical build` makes HTML.
+
+Pages lie there as in the repository, so that links between them are the same here and there. `README.md` is the start
+page. Where the navigation of mkdocs.yml names a folder, it gets all pages that are generated there.
+"""
+
+import re
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from docs.site import methods, notebooks, reference
+
+ROOT = Path(__file__).parents[2]
+OUT = ROOT / "build" / "site"
+COPIED = ("*.md", "docs/*.md", "docs/*.svg", "csrc/*/*.md", "benchmarks/*.md", "benchmarks/results/**/*.md")
+OTHERS = ("docs/*.svg", "benchmarks/results/**/*.png", "benchmarks/results/**/*.json")
+
+
+def main() -> int:
+    shutil.rmtree(OUT, ignore_errors=True)
+    pages, generated = OUT / "pages", {**methods.pages(), **reference.pages()}
+    for path in (path for glob in COPIED for path in ROOT.glob(glob) if path.suffix == ".md"):
+        name = path.relative_to(ROOT).as_posix()
+        _write(pages / ("index.md" if name == "README.md" else name), linked(path))
+    for path in (path for glob in OTHERS for path in ROOT.glob(glob)):
+        _write(pages / path.relative_to(ROOT), path.read_bytes())
+    for path in notebooks.NOTEBOOKS:
+        folder = path.parent.relative_to(ROOT).as_posix()
+        text, pictures = notebooks.page(path)
+        generated[f"{folder}/{path.stem}.md"] = text
+        for name, content in pictures.items():
+            _write(pages / folder / name, content)
+    for name, text in generated.items():
+        _write(pages / name, text)
+    config = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
+    config["nav"] = expanded(config["nav"], sorted(generated))
+    _write(OUT / "mkdocs.yml", yaml.safe_dump(config, sort_keys=False))
+    return 0
+
+
+def linked(path: Path) -> str:
+    """Returns a page of the repository without its links to folders, which the site does not show."""
+
+    def target(link: re.Match[str]) -> str:
+        return link[1] if (path.parent / link[2]).is_dir() else link[0]
+
+    return re.sub(r"\[([^]]*)\]\(([^)#:]+)\)", target, path.read_text())
+
+
+def expanded(nav: list[Any], generated: list[str]) -> list[Any]:
+    """Returns the navigation with pages in place of folders."""
+    found: list[Any] = []
+    for entry in nav:
+        ((title, inside),) = entry.items() if isinstance(entry, dict) else ((None, entry),)
+        if isinstance(inside, list):
+            found.append({title: expanded(inside, generated)})
+        elif inside.endswith("/"):
+            first = [name for name in generated if name == f"{inside}index.md"]
+            found.append({title: first + [name for name in generated if name.startswith(inside) and name not in first]})
+        else:
+            found.append(entry)
+    return found
+
+
+def _write(path: Path, content: str | bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

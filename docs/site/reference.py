@@ -1,0 +1,64 @@
+"""Pages of the API: every public name, described by its docstring."""
+
+import argparse
+from types import ModuleType
+from typing import Any
+
+import sparsekern as sk
+from sparsekern import export, ops, sparsity, training
+from sparsekern.cli import commands
+
+FOLDER = "docs/reference"
+INTEGRATIONS = (  # whose packages need not be installed here
+    "trainer.SparseCallback",
+    "lightning.SparseCallback",
+    "checkpoint.save",
+    "checkpoint.load",
+)
+
+
+def pages() -> dict[str, str]:
+    """Returns the pages by their path in the repository's layout."""
+    parts = [name for name in sparsity.__all__ if name not in (*sk.__all__, "criteria")]  # an older name of `scores`
+    texts = {
+        "sparsekern": _module("sparsekern", sk, [name for name in sk.__all__ if name not in ("methods", "ops")]),
+        "methods": "# sparsekern.methods\n\nThe methods have [a page each](../methods/index.md).\n\n"
+        + _names(sk.methods, ["fixed", "get", "names", "describe"]),
+        "sparsity": _module("sparsekern.sparsity", sparsity, parts),
+        "ops": _module("sparsekern.ops", ops, [name for name in ops.__all__ if name != "extension"]),
+        "export": _module("sparsekern.export", export, export.__all__),
+        "training": _module("sparsekern.training", training, training.__all__),
+        "integrations": "# sparsekern.integrations\n\n"
+        + "\n\n".join(_entry(f"sparsekern.integrations.{name}") for name in INTEGRATIONS),
+        "command-line": _command_line(),
+    }
+    return {f"{FOLDER}/{name}.md": f"{text}\n" for name, text in texts.items()}
+
+
+def _module(title: str, module: ModuleType, names: list[str]) -> str:
+    first = (module.__doc__ or "").strip().partition("\n\n")[0]
+    return f"# {title}\n\n{first}\n\n{_names(module, names)}"
+
+
+def _names(module: Any, names: list[str]) -> str:
+    """Describes names of a module where they are defined; a module or a value among them by its own name."""
+    entries = []
+    for name in names:
+        found = getattr(module, name)
+        if isinstance(found, ModuleType):
+            entries.append(_entry(found.__name__))
+        else:
+            home = getattr(found, "__module__", None)
+            entries.append(_entry(f"{home}.{name}" if home else f"{module.__name__}.{name}"))
+    return "\n\n".join(entries)
+
+
+def _entry(path: str) -> str:
+    return f"::: {path}"
+
+
+def _command_line() -> str:
+    parser = commands.parser()
+    found = next(action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+    texts = [f"## {name}\n\n```text\n{own.format_help().strip()}\n```" for name, own in found.choices.items()]
+    return "\n\n".join([f"# Flags\n\n```text\n{parser.format_help().strip()}\n```", *texts])
