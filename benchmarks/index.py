@@ -50,6 +50,12 @@ OTHERS = {
     ),
     "paper-snr": Result("`snr` and its two criteria beside `dpf` and `grasp_abs`", "[papers]", date="2026-11-22"),
     "paper-cifar": Result("ResNet-20, 8 epochs: `dpf`, `optg`", "[papers]", date="2026-11-21"),
+    "paper-resnet20": Result("nine methods on ResNet-20 at 90, 95 and 98 %; the papers' orderings", "[papers]"),
+    "paper-width": Result("ResNet-20 up to 4 times as wide, with as many weights", "[papers]"),
+    "paper-gpt": Result("six methods on a small transformer, for as many steps and as much time", "[text]"),
+    "fine-tuning": Result(
+        "a small transformer, pruned once and fine-tuned with its zeros kept", "`python -m benchmarks.tuning`"
+    ),
     "ranks-vgg16": Result("bytes that data-parallel ranks reduce and keep", "`python -m benchmarks.ranks`"),
     "gpu-compilation": Result(
         "registers and shared memory of every Triton kernel", "`make gpu-compile`", "any; no GPU needed", "2026-11-22"
@@ -74,7 +80,8 @@ def table(families: Mapping[str, str]) -> str:
         listed |= {path.name, f"cpu-{machine}.md"}
     for name, result in OTHERS.items():
         path = RESULTS / name if (RESULTS / name).is_dir() else RESULTS / f"{name}.json"
-        lines.append(_line(path, result))
+        if path.exists():
+            lines.append(_line(path, result))
         listed |= {path.name, f"{name}.md"}
     if unlisted := {path.name for path in RESULTS.iterdir()} - listed:
         raise ValueError(

@@ -22,6 +22,7 @@ RUNS = {  # of no machine in particular
     "cifar": RESULTS / "cifar10-resnet20" / "results.json",
     "digits": RESULTS / "digits-mlp" / "results.json",
     "ranks": RESULTS / "ranks-vgg16.json",
+    "tuning": RESULTS / "fine-tuning.json",
     "twins": RESULTS / "mnist-lenet300" / "results.json",
     **dict.fromkeys(run_tables.BASELINES, RESULTS / "paper-baselines" / "results.json"),
 }
@@ -246,6 +247,7 @@ TABLES: dict[str, tuple[tuple[str, ...], Callable[..., str]]] = {
     "digits": (("digits",), digits),
     "ranks": (("ranks",), ranks),
     "twins": (("twins",), run_tables.twins),
+    "tuning": (("tuning",), run_tables.tuning),
     **{name: ((name,), table) for name, table in run_tables.BASELINES.items()},
 }
 

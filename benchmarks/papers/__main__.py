@@ -31,6 +31,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seeds", type=numbers(natural), metavar="N,N")
     parser.add_argument("--jobs", type=natural, default=1, metavar="N", help="runs at a time (default 1); 0 only tells")
     parser.add_argument("--threads", type=positive, default=1, metavar="N", help="of each run (default 1)")
+    parser.add_argument("--device", default="cpu", metavar="D", help="cpu, cuda, cuda:1")
     parser.add_argument("--only", type=numbers(str), default=["*"], metavar="GLOB", help="runs by name, 'width-*'")
     parser.add_argument(
         "--runs",
@@ -77,7 +78,7 @@ def main(argv: list[str] | None = None) -> int:
 def cell(experiment: Experiment, run: Trial, places: list[Path], arguments: argparse.Namespace) -> Cell:
     """Returns a run with its flags; the command line goes first where all runs may follow it."""
     flags: Flags = {"data": arguments.data or experiment.data, **experiment.common, **run.flags}
-    flags |= {"threads": arguments.threads, "seed": run.seed}
+    flags |= {"threads": arguments.threads, "seed": run.seed, "device": arguments.device}
     if (data_dir := arguments.data_dir or experiment.data_dir) is not None:
         flags["data_dir"] = data_dir
     if arguments.epochs is not None:
