@@ -79,7 +79,8 @@ def _cell(runs: Sequence[dict], value: Value, form: str) -> str:
 
 
 def draw(folder: Path, runs: list[dict]) -> Path:
-    """`figure.png`: the loss against sparsity, time and memory, a line a method through its sparsities."""
+    """`figure.png`: the loss against sparsity, time and memory, a line a method through its sparsities, of which the
+    highest is filled."""
     steps, timed = ([run for run in runs if run["group"] == group] for group in ("steps", "time"))
     dense = [run for run in steps if run["what"] == "dense"]
     measured = all(run["milliseconds"] is not None for run in steps)
@@ -106,19 +107,21 @@ def draw(folder: Path, runs: list[dict]) -> Path:
     beside(axes[1])
     first = runs[0]
     seeds = len({run["seed"] for run in runs})
-    head = f"{first['model']}, {first['steps']} steps of the dense network, {seeds} seed{'s' * (seeds != 1)}"
+    head = f"{first['model']}, {first['steps']} steps, {seeds} seed{'s' * (seeds != 1)}; filled: the highest sparsity"
     drawing.suptitle(head, fontsize=12, color=INK, x=0.01, ha="left")
     return save(drawing, folder / "figure.png")
 
 
 def _line(axis: Any, runs: list[dict], x: Value, colour: str) -> None:
-    """The means of a method, the highest sparsity filled; of the dense network a square and a level."""
+    """The means of a method, the last one filled; of the dense network a square and a level."""
     ats = sorted({run["at"] for run in runs}, key=lambda at: at or 0)
     cells = [[run for run in runs if run["at"] == at] for at in ats]
     xs = [fmean(x(run) for run in cell) for cell in cells]  # type: ignore[misc]
     ys = [fmean(map(bits, cell)) for cell in cells]
     dense = runs[0]["what"] == "dense"
-    axis.plot(xs, ys, color=colour, marker="s" if dense else "o", markersize=4.5, linewidth=1.2, label=runs[0]["what"])
+    style = {"color": colour, "marker": "s" if dense else "o", "markersize": 4.5, "linewidth": 1.2}
+    axis.plot(xs, ys, markerfacecolor="white", **style)
+    axis.plot(xs[-1:], ys[-1:], label=runs[0]["what"], **style)
     if dense:
         axis.axhline(ys[0], color=INK, linewidth=1.0, linestyle=":")
 
