@@ -162,6 +162,39 @@ def reduce_anew(wrapped: Any) -> None:
         distributed._register_comm_hook(wrapped.reducer, state, hook)
 
 
+def managed_shards(module: Any) -> list[tuple[nn.Module, str, Any]]:
+    """Returns, for each Parameter that a module after `fully_shard` gathers and shards, the module that has it, its
+    name there, and what manages it.
+
+    Replacement: none. Sharded layers could not get more or fewer weights, or other Parameters."""
+    group = module._get_fsdp_state()._fsdp_param_group
+    managed = [] if group is None else group.fsdp_params
+    return [(each._module_info.module, each._module_info.param_name, each) for each in managed]
+
+
+def manages(managed: Any, parameter: nn.Parameter) -> bool:
+    """Returns whether a sharded Parameter, in its present shape, is the one that `managed` gathers and shards."""
+    return managed.sharded_param is parameter and managed._orig_size == parameter.shape
+
+
+@torch.no_grad()
+def shard_anew(managed: Any, name: str, parameter: nn.Parameter) -> None:
+    """Lets another sharded Parameter, perhaps of another name or shape, take the place of the one that is managed.
+
+    `fully_shard` finds sizes from a whole Parameter, which may be one without data; then it takes up the shard as it
+    does after a state dict was assigned. Replacement: none; see `managed_shards`."""
+    info, whole = managed._module_info, torch.empty(parameter.shape, dtype=parameter.dtype, device="meta")
+    whole.requires_grad_(parameter.requires_grad)
+    info.param_name, info.shared_param_names = name, [name for _ in info.shared_modules]
+    managed._init_sharded_param(whole, managed.device, lambda _: managed.fsdp_placement)
+    if managed.post_forward_mesh_info is not None:
+        managed._init_sharded_post_forward_param_metadata(whole)
+    managed.all_gather_outputs = []
+    vars(managed).pop("_unsharded_param", None)
+    managed._setattr_on_modules(parameter)
+    managed.reset_sharded_param()
+
+
 # ---- optimizers
 
 # `GradScaler` hands its scale to a fused optimizer as attributes of the object that it steps, if a class attribute of

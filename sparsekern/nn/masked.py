@@ -12,6 +12,7 @@ from ..ops import active_values, straight_through
 from ..ops.passes import Passes, Use
 from ..ops.straight_through import Record, effective
 from ..private_torch import in_forward_mode
+from ..shards import LOAD, class_as, is_sharded, put, sharded_as, whole
 from ..topology import SparseWeight, Topology
 from .conv import Conv2dProduct, SparseConv2d
 from .linear import LinearProduct, SparseLinear
@@ -57,7 +58,12 @@ class MaskedLayer(SavedLayer):
         self.moment: Tensor | None = None
         self.signature: Tensor | None = None
         self.samples = 0
-        self._passes = Passes()  # that `moment` is of
+        self._passes = Passes()
+
+    @property
+    def passes(self) -> Passes:
+        """The backward passes that `moment` is of."""
+        return self._passes
 
     def forget(self) -> None:
         """Clears what backward passes have recorded."""
@@ -154,13 +160,14 @@ class MaskedLayer(SavedLayer):
             move: makes the values of the weight; None: they are gathered, and transformed.
         """
         weight, topology = self.master, self.topology.with_capacity(self.topology.nnz)
-        entries = topology.gather(weight) if move is None else move(weight, 0.0)
-        values = nn.Parameter(entries if self.transform is None else self.transform(entries), weight.requires_grad)
+        entries = topology.gather(whole(weight)) if move is None else move(weight, 0.0)
+        entries = entries if self.transform is None else self.transform(entries)
+        values = nn.Parameter(sharded_as(entries, weight), weight.requires_grad)
         hand_on_marks(weight, values)
         names = ("master", "weight_gradient", "transform", "moment", "signature", "samples", "_passes", "_unmasked")
         for name in names:
             delattr(self, name)
-        self.__class__ = self.SPARSE  # type: ignore[assignment]
+        self.__class__ = class_as(self.SPARSE, type(self))  # type: ignore[assignment]
         self.register_parameter("values", values)
         self.register_parameter("bias", self._parameters.pop("bias"))  # behind it, as everywhere
         if topology.device.type != "cpu":
@@ -175,6 +182,9 @@ class MaskedLayer(SavedLayer):
             rest = {key: value for key, value in state_dict.items() if key != old}
             state_dict = {**rest, name: self.rows_of(state_dict[old])}
         if bare and name not in state_dict:
+            if is_sharded(self.master):
+                arguments[-1].append(f"{name}: the state has nonzeros, but the sharded layer a dense weight: {LOAD}")
+                return
             self.shed()
             self._load_from_state_dict(state_dict, prefix, *arguments)  # that of its new class
         else:
@@ -194,13 +204,14 @@ class MaskedLayer(SavedLayer):
         return entries if self.transform is None else self.transform(entries)
 
     def dense_weight(self) -> Tensor:
-        active = self.active_weight(self.master)
+        master = whole(self.master)
+        active = self.active_weight(master)
         if self.weight_gradient == "active":
             return self.weight_of(self.topology.dense(active))
-        return self.weight_of(effective(self.master, self.topology.dense(active.detach())))
+        return self.weight_of(effective(master, self.topology.dense(active.detach())))
 
     def dense_gradient(self) -> Tensor | None:
-        return None if self.master.grad is None else self.weight_of(self.master.grad)
+        return None if self.master.grad is None else self.weight_of(whole(self.master.grad))
 
     @torch.no_grad()
     def write_weight(self, dense: Tensor) -> None:
@@ -208,7 +219,8 @@ class MaskedLayer(SavedLayer):
             raise RuntimeError(
                 f"the weight of this {type(self).__name__} is a function of its master weight: write to layer.master"
             )
-        torch.where(self.topology.mask(), self.rows_of(dense), self.master, out=self.master)
+        master = whole(self.master.detach())
+        put(self.master, torch.where(self.topology.mask(), self.rows_of(dense), master, out=master))
 
     def __getstate__(self) -> dict[str, Any]:
         """Returns the state of copies and pickles, which have not seen a backward pass."""
@@ -235,7 +247,7 @@ class MaskedLayer(SavedLayer):
         if weight.shape != self.weight_shape:
             raise ValueError(f"expected a weight of shape {self.weight_shape}, got {tuple(weight.shape)}")
         self._adopt_pattern(row_ptr, col, max(col.numel(), self.topology.capacity))
-        return weight
+        return sharded_as(weight, self.master)
 
 
 def signature(gradient: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from torch import nn
 from ..ops import extension
 from ..ops.expand import PANEL_BYTES, THREAD_PANEL_BYTES
 from ..ops.tile_pattern import BYTES as TILE_BYTES
+from ..shards import nbytes
 from .layer import PatternLayer
 from .masked import MaskedLayer
 from .sparse import SparseLayer
@@ -63,6 +64,7 @@ def memory_report(model: nn.Module, optimizer: Any = None) -> MemoryReport:
     state. Scratch is what a dense product on an expanded weight takes and, where the weight is dense and only some of
     it multiplied, the copy of these entries; activations and the packed copies of them that
     the kernels keep per thread (64 columns of inputs and outputs for each of up to four panels) are not counted.
+    Of weights that `fully_shard` has sharded those of this rank count.
     What a `Sparsifier` keeps for a layer's weights (`Sparsifier.kept_bytes`) counts as optimizer state.
     The dense twin has the optimizer's own state tensors at its size.
 
@@ -88,11 +90,11 @@ def memory_report(model: nn.Module, optimizer: Any = None) -> MemoryReport:
 
 
 def _state_bytes(parameter: nn.Parameter, state: Any) -> int:
-    return sum(t.nbytes for t in state.get(parameter, {}).values() if isinstance(t, torch.Tensor) and t.dim() > 0)
+    return sum(nbytes(t) for t in state.get(parameter, {}).values() if isinstance(t, torch.Tensor) and t.dim() > 0)
 
 
 def _dense_row(name: str, parameter: nn.Parameter, state: Any) -> dict[str, Any]:
-    size = parameter.nbytes
+    size = nbytes(parameter)
     own = {"values": size, "indices": 0, "slack": 0, "gradients": size * parameter.requires_grad, "scratch": 0}
     own["optimizer"] = _state_bytes(parameter, state)
     return {"name": name, **own, **{f"dense_{key}": value for key, value in own.items()}}
@@ -122,6 +124,7 @@ def _panel(layer: PatternLayer) -> int:
 def _sparse_row(layer: SparseLayer, state: Any) -> dict[str, Any]:
     nnz, capacity = layer.topology.nnz, layer.values.numel()
     item, used = layer.values.element_size(), nnz / max(1, capacity)
+    share = nbytes(layer.values) / max(1, capacity * item)  # of this rank
     index = sum(t.nbytes for t in layer.index)
     slots = sum(t.nbytes for t in layer.index if t.shape == (capacity,))
     slots += TILE_BYTES * capacity * (len(layer.index.tiles) > 0)
@@ -130,16 +133,16 @@ def _sparse_row(layer: SparseLayer, state: Any) -> dict[str, Any]:
     dense = prod(layer.weight_shape)
     return {
         "name": "",
-        "values": nnz * item,
+        "values": round(share * nnz * item),
         "indices": index - round(slots * (1 - used)),
-        "gradients": nnz * gradient,
+        "gradients": round(share * nnz * gradient),
         "optimizer": round(moments * used),
-        "slack": (capacity - nnz) * (item + gradient) + round((slots + moments) * (1 - used)),
+        "slack": round(share * (capacity - nnz) * (item + gradient)) + round((slots + moments) * (1 - used)),
         "scratch": _panel(layer),
-        "dense_values": dense * item,
+        "dense_values": round(share * dense * item),
         "dense_indices": 0,
         "dense_slack": 0,
-        "dense_gradients": dense * gradient,
+        "dense_gradients": round(share * dense * gradient),
         "dense_optimizer": round(moments / max(1, capacity) * dense),
         "dense_scratch": 0,
     }

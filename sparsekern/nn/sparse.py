@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.compiler import is_compiling
 
+from ..shards import LOAD, is_sharded, put, sharded_as, whole
 from ..topology import SparseWeight
 from .layer import PatternLayer
 from .saved import SavedLayer
@@ -62,30 +63,35 @@ class SparseLayer(SavedLayer):
         return self.values if len(coordinates) == len(self.values) else self.values[: len(coordinates)]
 
     def dense_weight(self) -> Tensor:
-        return self.weight_of(self.topology.dense(self.values))
+        return self.weight_of(self.topology.dense(whole(self.values)))
 
     def dense_gradient(self) -> Tensor | None:
-        return None if self.values.grad is None else self.weight_of(self.topology.dense(self.values.grad))
+        return None if self.values.grad is None else self.weight_of(self.topology.dense(whole(self.values.grad)))
 
     @torch.no_grad()
     def write_weight(self, dense: Tensor) -> None:
-        self.values.copy_(self.topology.gather(self.rows_of(dense)))
+        put(self.values, self.topology.gather(self.rows_of(dense)))
 
     def _save_to_state_dict(self, destination: dict, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
         values, nnz = destination[prefix + "values"], self.topology.nnz
         if nnz < values.numel():
-            destination[prefix + "values"] = values[:nnz] if keep_vars else _alias(values[:nnz])
+            used = sharded_as(whole(values)[:nnz], values)
+            destination[prefix + "values"] = used if keep_vars else _alias(used)
 
     def adopt(self, weight: Tensor, row_ptr: Tensor, col: Tensor) -> Tensor:
         if weight.shape != col.shape:
             raise ValueError(f"expected a value for each of {col.numel()} columns, got shape {tuple(weight.shape)}")
         capacity = max(col.numel(), self.values.numel())
+        if capacity > self.values.numel() and is_sharded(self.values):
+            raise ValueError(
+                f"the state has {capacity} nonzeros, but the sharded layer has room for {self.values.numel()}: {LOAD}"
+            )
         topology = self._adopt_pattern(row_ptr, col, capacity)
         if capacity != self.values.numel():  # in place: the Parameter stays the one that the optimizer holds
             self.values.data = self.values.new_zeros(capacity)
             self.values.grad = None
-        return topology.from_csr(weight)
+        return sharded_as(topology.from_csr(whole(weight)), self.values)
 
 
 def _alias(part: Tensor) -> Tensor:

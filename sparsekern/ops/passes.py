@@ -44,11 +44,15 @@ class Passes:
     """The backward passes that the gradient of a weight is made of: those whose statistics belong to the next step.
 
     What `torch.autograd.grad` hands out counts where nothing is in `weight.grad`.
+
+    Attributes:
+        elsewhere: the gradient leaves `weight.grad` when a pass ends, as that of a sharded weight does: only `clear`
+            tells that it was cleared.
     """
 
     def __init__(self) -> None:
         self.tasks: list[frozenset[int]] = []
-        self.kept = False
+        self.kept = self.elsewhere = False
 
     def __reduce__(self) -> tuple:
         return Passes, ()  # copies have seen none
@@ -61,6 +65,7 @@ class Passes:
         gradient = weight.grad if weight.is_leaf else None
         # The gradients of a skipped step were cleared, or set to zero.
         empty = gradient is None or (bool(self.tasks) and not gradient.any())
+        empty &= not self.elsewhere
         if not (use.kept or empty) and self.kept:
             return "other"
         first = not self.tasks or (empty and (use.kept or self.kept))

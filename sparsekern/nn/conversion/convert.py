@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 from torch.nn.parameter import UninitializedParameter
 
+from ...shards import is_sharded
 from ...topology import Topology
 from ..layer import PatternLayer
 from ..masked import Gradient, MaskedLayer
@@ -83,11 +84,18 @@ def masked_twin(
 
 def densify(model: nn.Module) -> nn.Module:
     """Exchanges every sparse or masked layer for an ordinary dense one, zeros in place; returns the model. Hooks,
-    attributes and marks stay, as with `sparsify`, and so do the classes of the layers."""
+    attributes and marks stay, as with `sparsify`, and so do the classes of the layers.
+
+    Raises:
+        ValueError: a layer is sharded.
+    """
     return put_together(with_dense_layers(model))
 
 
 def with_dense_layers(model: nn.Module) -> nn.Module:
     """Does what `densify` does, without putting together what was taken apart: layers keep their names."""
     layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, PatternLayer)}
+    sharded = [name for name, layer in layers.items() if is_sharded(layer.stored)]
+    if sharded:
+        raise ValueError(f"{', '.join(sharded)} are sharded: load the model's checkpoint into one without fully_shard")
     return exchange(model, {name: layer.to_dense() for name, layer in layers.items()})

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ...nn.marks import hand_on_marks
+from ...shards import sharded_as, whole
 from .optimizer_layout import Entry, States
 from .transaction import Transaction
 
@@ -56,7 +57,7 @@ def hand_over(
         if new is old:
             change.copy(entry.tensor, tensor)
         else:
-            change.contents(entry.container)[entry.key] = tensor
+            change.contents(entry.container)[entry.key] = tensor = sharded_as(tensor, old)
             change.shrunk.append(tensor)
     if new is not old:
         states.replace(change, old, new)
@@ -73,6 +74,7 @@ def carry_values(change: Transaction, layer: Any, move: Move) -> None:
 def put_values(change: Transaction, layer: Any, values: Tensor, grad: Tensor | None) -> None:
     """Gives a layer's draft these values, in a new Parameter if they are more or fewer than before."""
     parameter = layer.values
+    values, grad = sharded_as(values, parameter), None if grad is None else sharded_as(grad, parameter)
     if values.shape == parameter.shape:
         change.copy(parameter, values)
         change.call(setattr, parameter, "grad", grad)
@@ -87,7 +89,8 @@ def by_map(index_map: Tensor) -> Move:
     """Moves weights by an int32 tensor `[new capacity]`, the old position of each new one, -1 for a grown weight."""
 
     def moved(tensor: Tensor, fill: float | Tensor) -> Tensor:
-        moved = tensor.detach()[index_map.clamp(min=0)] if tensor.numel() else tensor.new_zeros(index_map.shape)
+        tensor = whole(tensor.detach())
+        moved = tensor[index_map.clamp(min=0)] if tensor.numel() else tensor.new_zeros(index_map.shape)
         return moved.masked_fill_(index_map < 0, fill)
 
     return moved

@@ -7,6 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from ...shards import is_sharded, whole
 from .transaction import Transaction
 
 # So many entries move at once: as many as `masked_select` takes without memory of its own.
@@ -61,8 +62,9 @@ class Kept:
         self._change.call(torch.Tensor.fill_, target[end:], fill)
 
     def _copied(self, tensor: Tensor, fill: float | Tensor) -> Tensor:
-        moved = tensor.detach().new_empty(self._room)
-        moved[: self._kept] = tensor.detach().reshape(-1)[: len(self._keep)][self._keep]
+        tensor = whole(tensor.detach())
+        moved = tensor.new_empty(self._room)
+        moved[: self._kept] = tensor.reshape(-1)[: len(self._keep)][self._keep]
         moved[self._kept :] = fill
         return moved
 
@@ -76,6 +78,6 @@ def trim(tensors: list[Tensor]) -> None:
     """Gives back the memory behind the end of each tensor, and takes it off the list. The tensors stay the same."""
     while tensors:
         tensor = tensors[-1]
-        if tensor.device.type == "cpu" and tensor.untyped_storage().nbytes() > tensor.nbytes:
+        if tensor.device.type == "cpu" and not is_sharded(tensor) and tensor.untyped_storage().nbytes() > tensor.nbytes:
             tensor.data = tensor.detach().clone()
         tensors.pop()

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ...nn import PatternLayer
 from ...private_torch import MODULE_CONTENTS, without_overrides
+from ...shards import local, sharded_as
 
 Layer = TypeVar("Layer", bound=PatternLayer)
 Site = TypeVar("Site")
@@ -95,12 +96,13 @@ class Transaction:
         return self._contents[id(container)][1]
 
     def copy(self, target: Tensor, value: Tensor) -> None:
-        """Puts `value` into `target`, which stays the same tensor. Does nothing if they are one."""
+        """Puts `value` into `target`, which stays the same tensor. Does nothing if they are one. Of a sharded target
+        this rank writes its part."""
         if value is target:
             return
         if target.shape != value.shape or target.device != value.device:
             raise ValueError(f"expected a tensor of shape {tuple(target.shape)}, got {tuple(value.shape)}")
-        self._calls.append(partial(torch.Tensor.copy_, target, value))
+        self._calls.append(partial(torch.Tensor.copy_, local(target), local(sharded_as(value, target))))
 
     def assign(self, owner: Any, **attributes: Any) -> None:
         """Sets attributes of an object that keeps them in its `__dict__`."""

@@ -7,21 +7,30 @@ from typing import Any
 import torch
 
 from ...nn import PatternLayer, SparseLayer, copies, took_part
+from ...shards import is_sharded
 from ...topology import kept
 from .. import parallel
 from ..change.optimizer_layout import States, nested
 from ..change.transaction import Transaction
 from ..method import Method
-from ..model.wrappers import former_name, is_sharded
+from ..model.fully_sharded import sharded_layers
+from ..model.wrappers import former_name
 from ..parts.schedules import final
 from ..sites.site import LayerSite
 from ..sites.storage import Storage
 
 
 def check_network(
-    sites: Sequence[LayerSite], optimizer: torch.optim.Optimizer, method: Method, storage: Storage
+    sites: Sequence[LayerSite],
+    optimizer: torch.optim.Optimizer,
+    method: Method,
+    storage: Storage,
+    sharders: Sequence[Any] = (),
 ) -> None:
     """Checks everything before the first step.
+
+    Args:
+        sharders: the modules of the model that `fully_shard` was called on.
 
     Raises:
         ValueError: something does not fit.
@@ -35,7 +44,9 @@ def check_network(
             "has an optimizer of its own inside it: use one like SGD or Adam alone"
         )
     if method.when.stop > 0:
-        check_whole(sites)
+        check_whole(sites, sharded_layers(sharders))
+        if any(is_sharded(site.parameter) for site in sites):
+            check_shards(sites, method)
         if storage.moves_weights or storage.until is not None:
             check_states(sites, States(optimizer))
 
@@ -50,7 +61,7 @@ def check_held(sites: Sequence[LayerSite], optimizer: torch.optim.Optimizer) -> 
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
     missing = [site.name for site in sites if any(p.requires_grad and id(p) not in held for p in site.learned)]
     if missing:
-        warn = "was it built before sparsify? Build it from model.parameters() afterwards"
+        warn = "was it built before sparsify or fully_shard? Build it from model.parameters() afterwards"
         raise ValueError(f"the optimizer does not hold the sparse weights of {', '.join(missing)}; {warn}")
 
 
@@ -101,24 +112,59 @@ def warn_of_decay(sites: Sequence[LayerSite], optimizer: torch.optim.Optimizer) 
         )
 
 
-def check_whole(sites: Sequence[LayerSite]) -> None:
-    """Raises a `ValueError` if a weight is not here as a whole."""
+def check_whole(sites: Sequence[LayerSite], sharded: Sequence[Any] = ()) -> None:
+    """Raises a `ValueError` if a weight is not here as a whole, unless it is that of a layer which `fully_shard` has
+    `sharded`."""
     for site in sites:
         whole = (site.active.capacity,) if isinstance(site.module, SparseLayer) else site.shape
-        if is_sharded(site.parameter) or site.parameter.shape != whole:
+        strange = is_sharded(site.parameter) and not any(layer is site.module for layer in sharded)
+        if strange or site.parameter.shape != whole:
             raise ValueError(
-                f"the weight of {site.name} is sharded (FSDP, tensor parallelism), but its pattern is to change, which "
-                "takes whole weights: leave the layer out of the sharding (ignored_params, ignored_states), use "
-                "DistributedDataParallel, or a method whose pattern stays"
+                f"the weight of {site.name} is sharded otherwise than by fully_shard (FSDP2), but its pattern is to "
+                "change: call fully_shard on the model or a block of it, leave the layer out of the sharding "
+                "(ignored_params, ignored_states), use DistributedDataParallel, or a method whose pattern stays"
             )
+
+
+def check_shards(sites: Sequence[LayerSite], method: Method) -> None:
+    """Raises a `ValueError` if the patterns of sharded weights cannot change as the method wants."""
+    why = None
+    if method.rule.rewind is not None:
+        why = "returns the network to an earlier step, all of which every rank would hold"
+    elif method.grow is not None and method.grow.batches > 1:
+        why = "grows by gradients of more than one batch"
+    elif method.grow is not None and method.grow.inputs:
+        why = "grows by the synaptic flow of a copy of the network, all of which every rank would hold"
+    if why is not None:
+        raise ValueError(
+            f"the weights are sharded, but {method.name} {why}: use DistributedDataParallel in the place of "
+            "fully_shard, or another method"
+        )
+    for site in sites:
+        parameter: Any = site.parameter
+        if is_sharded(parameter) and parameter.device_mesh.size() != parallel.ranks():
+            raise ValueError(
+                f"{site.name} is sharded over {parameter.device_mesh.size()} of {parallel.ranks()} ranks, but its "
+                "pattern is chosen from sums over all of them: call fully_shard with a mesh of all ranks"
+            )
+
+
+def check_order(sites: Sequence[LayerSite], sharders: Sequence[Any]) -> None:
+    """Raises a `RuntimeError` if layers were sharded when the optimizer had their weights already."""
+    late = [] if sharders else [site.name for site in sites if is_sharded(site.parameter)]
+    if late:
+        raise RuntimeError(
+            f"fully_shard has given {', '.join(late)} other Parameters than the optimizer holds: call it after "
+            "sparsify, and before the optimizer and the Sparsifier are built"
+        )
 
 
 def check_ranks(sites: Sequence[LayerSite]) -> None:
     """Raises a `RuntimeError` if the ranks have different weights, for which they would choose different patterns."""
     if parallel.ranks() == 1:
         return
-    marks = [copies.fingerprint(site.parameter) for site in sites]
-    if not parallel.agree(torch.stack([mark.to(marks[0].device) for mark in marks])):
+    marks = [copies.fingerprint(site.parameter) for site in sites if not is_sharded(site.parameter)]
+    if marks and not parallel.agree(torch.stack([mark.to(marks[0].device) for mark in marks])):
         raise RuntimeError(
             "the pattern is to change, but the ranks have different weights: nobody averages their gradients, or their "
             "optimizers draw other random numbers. Train DistributedDataParallel(model), optimizers from one seed"

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from ...nn import PatternLayer
+from ...shards import is_sharded
 from ...topology import Topology
 from .. import parallel
 from ..growth.gradients import ArmedStep, Batches, GrowthBatches
@@ -122,7 +123,7 @@ def share_patterns(sites: Sequence[LayerSite]) -> None:
     """Gives every layer the pattern that it has on rank 0, whose weights `DistributedDataParallel` gave it.
 
     Raises:
-        ValueError: a layer has room for another number of weights there.
+        ValueError: a layer has room for another number of weights there, or it is sharded and has another pattern.
     """
     if parallel.ranks() == 1:
         return
@@ -135,7 +136,14 @@ def share_patterns(sites: Sequence[LayerSite]) -> None:
                 "make it of the same topology on every rank"
             )
         common = Topology(own.shape, parallel.of_first(own.row_ptr), parallel.of_first(own.col))
-        if not common.same_pattern(own):
+        same = common.same_pattern(own)
+        if is_sharded(site.parameter):
+            if not all(parallel.gathered(same)):  # raised on all ranks: none goes on alone
+                raise ValueError(
+                    f"{site.name} has not the same pattern on all ranks, which hold shards of one weight: make it of "
+                    "the same topology on every rank"
+                )
+        elif not same:
             site.module.set_topology(common)
 
 
@@ -143,5 +151,6 @@ def share_patterns(sites: Sequence[LayerSite]) -> None:
 def share_weights(sites: Sequence[LayerSite]) -> None:
     """Gives every layer the weights of rank 0, which `DistributedDataParallel` does when the model is wrapped: that may
     come later, and the first pattern may be chosen before."""
-    for parameter in [p for site in sites for p in site.learned] if parallel.ranks() > 1 else ():
+    learned = [p for site in sites for p in site.learned if not is_sharded(p)]
+    for parameter in learned if parallel.ranks() > 1 else ():
         parameter.copy_(parallel.of_first(parameter))

@@ -33,6 +33,7 @@ from .. import parallel
 from ..change.kept import trim
 from ..growth.gradients import Batches
 from ..method import Method
+from ..model.fully_sharded import renew_shards, reshard, sharders
 from ..model.overrides import Key
 from ..model.wrappers import bare, renew_reduction
 from ..parts.orders import Order
@@ -40,7 +41,7 @@ from ..scoring.network import Loss
 from ..sites.site import LayerSite
 from ..sites.storage import NONZEROS, named
 from . import drivers
-from .checks import check_network, check_reached, check_sparsity
+from .checks import check_network, check_order, check_reached, check_sparsity
 from .discovery import followers_of, gradients_of, methods_of, share_patterns, share_weights, sites_of
 from .draft import Progress, drafted
 from .eager import EagerSteps
@@ -51,6 +52,7 @@ class Engine:
 
     Attributes:
         optimizer: the optimizer of all weights.
+        sharders: the modules of the model that `fully_shard` was called on.
         inner: the engine of a `Sparsifier` that drives other layers and steps the optimizer; None: this one does.
         own: by layer name, the method at the sparsity of an override.
         now: how far training has come. A change of pattern exchanges it as a whole.
@@ -72,13 +74,15 @@ class Engine:
         inner: Engine | None = None,
     ) -> None:
         self.model, self.optimizer, self.method, self.inner = bare(model), optimizer, method, inner
+        self.sharders = sharders(self.model)
+        reshard(self.sharders)
         self.gradients = gradients_of(model, method, batches, loss)
         storage = named(method.storage)
         self.now = Progress(sites_of(model, method, storage, layers), storage)
         sites = self.now.sites
         self.own = methods_of(sites, method)
         drivers.take(self, sites)
-        check_network(sites, optimizer, method, storage)
+        check_network(sites, optimizer, method, storage, self.sharders)
         for own, some in self.parts(sites):
             check_sparsity(some, own, storage)
         share_patterns(sites)
@@ -144,6 +148,7 @@ class Engine:
     def step(self, closure: Callable[[], Any] | None, update: bool = True) -> Any:
         """Makes one step of training, after its backward pass or with a closure that makes it. `update`: the optimizer
         steps, unless a change of pattern takes the place of that."""
+        reshard(self.sharders)
         self._check()
         due = self.due(self.now)
         replaced = due and self.order.replaces_step
@@ -168,6 +173,7 @@ class Engine:
 
     def _check(self) -> None:
         trim(self.shrunk)
+        check_order(self.now.sites, self.sharders)
         drivers.check(self, self.now.sites)
         for site in self.now.sites:
             site.check_loaded(self.optimizer)
@@ -210,7 +216,7 @@ class Engine:
             return
         rates = {id(p): group["lr"] for group in self.optimizer.param_groups for p in group["params"]}
         for site in self.now.sites:
-            if site.grad is None:
+            if site.parameter.grad is None:
                 continue
             if id(site.parameter) not in rates:
                 raise ValueError(
@@ -242,6 +248,7 @@ class Engine:
         """Tells wrappers of the model that Parameters were replaced."""
         if self.now.replaced:
             renew_reduction([site.module for site in self.now.sites])
+            renew_shards(self.sharders)
             self.now.replaced = False
 
     # ---- between steps
@@ -257,6 +264,7 @@ class Engine:
 
     def epoch_end(self, train_loss: float) -> None:
         """Notes the mean training loss of an epoch; on several ranks, the mean of theirs."""
+        reshard(self.sharders)
         losses = parallel.gathered(float(train_loss))
         for engine in self.chain:
             with drafted(engine) as draft:
@@ -265,6 +273,7 @@ class Engine:
 
     def freeze(self) -> None:
         """Ends all changes of pattern; layers settle."""
+        reshard(self.sharders)
         with drafted(self) as draft:
             draft.settle()
             draft.now.frozen = True

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ...nn import SparseLayer
+from ...shards import is_sharded, sharded_as, whole
 from ..change.optimizer_layout import States, nested
 from ..sites.site import LayerSite
 
@@ -44,7 +45,8 @@ def unpack(optimizer: torch.optim.Optimizer, sites: Sequence[LayerSite], packed:
         )
     shared = [each for each in insides if each.param_groups is optimizer.param_groups]
     own = {key: value for key, value in packed.items() if key not in ("nested", "lists")}
-    own["state"] = _each(packed["state"], lengths, _pad)
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    own["state"] = _beside_shards(_each(packed["state"], lengths, _pad), parameters)
     if _ordinary(optimizer.state_dict()):
         optimizer.load_state_dict(own)
     else:
@@ -53,10 +55,9 @@ def unpack(optimizer: torch.optim.Optimizer, sites: Sequence[LayerSite], packed:
         insides, inner = [*insides, optimizer], [*inner, packed["state"]]
     for each in shared:  # as the wrapper had it: what a scheduler sets reaches those inside
         each.param_groups = optimizer.param_groups
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     for each, states in zip(insides, inner, strict=True):
         each.state.clear()
-        for number, state in _each(states, lengths, _pad).items():
+        for number, state in _beside_shards(_each(states, lengths, _pad), parameters).items():
             each.state[parameters[number]] = {k: _beside(v, parameters[number]) for k, v in state.items()}
     held.set_lists({path: _each(tensors, lengths, _pad) for path, tensors in lists.items()})
 
@@ -74,6 +75,17 @@ def _by_number(optimizer: torch.optim.Optimizer, outer: torch.optim.Optimizer) -
 def _beside(value: Any, parameter: Tensor) -> Any:
     """Returns a copy on the device of the Parameter. Scalars, such as a count of steps, stay where they are."""
     return value.to(parameter.device, copy=True) if isinstance(value, Tensor) and value.dim() else copy.copy(value)
+
+
+def _beside_shards(states: dict[int, Any], parameters: Sequence[Tensor]) -> dict[int, Any]:
+    """Returns states, by the numbers of Parameters, sharded as these are."""
+
+    def placed(value: Any, parameter: Tensor) -> Any:
+        if not isinstance(value, Tensor) or is_sharded(value) == is_sharded(parameter):
+            return value
+        return sharded_as(whole(value), parameter) if value.shape == parameter.shape else value
+
+    return {i: {k: placed(v, parameters[i]) for k, v in state.items()} for i, state in states.items()}
 
 
 def _each(entries: dict[int, Any], lengths: dict[int, tuple[int, int]], change: Callable[..., Any]) -> dict[int, Any]:
@@ -95,10 +107,13 @@ def _lengths(optimizer: torch.optim.Optimizer, sites: Sequence[LayerSite]) -> di
 
 
 def _trim(value: Any, nnz: int, capacity: int) -> Any:
-    return value[:nnz].clone() if isinstance(value, Tensor) and value.shape == (capacity,) else value
+    if not isinstance(value, Tensor) or value.shape != (capacity,):
+        return value
+    return sharded_as(whole(value)[:nnz], value) if is_sharded(value) else value[:nnz].clone()
 
 
 def _pad(value: Any, nnz: int, capacity: int) -> Any:
     if not isinstance(value, Tensor) or value.shape != (nnz,):
         return value
+    value = whole(value)
     return torch.cat([value, value.new_zeros(capacity - nnz)])

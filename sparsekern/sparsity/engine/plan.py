@@ -137,7 +137,7 @@ def _masks(
     counts = view.counts(shapes, total, generator)
     if view.structure is not None:
         return view.masks([method.drop(site) for site in sites], counts, shapes)
-    marks = _highest(method, sites, counts)
+    marks = _highest(method, _scores(method, sites), counts)
     return [view.weights(mark, shape) for mark, shape in zip(marks, shapes, strict=True)]
 
 
@@ -189,15 +189,18 @@ def _keep(
 ) -> tuple[list[Tensor], list[int] | None]:
     """Returns what stays in each site, and how many weights that is unless it depends on the scores."""
     keep = [target - count for target, count in zip(targets, counts, strict=True)]
-    taken = method.view.taken([site.weight for site in sites], keep, method.view.min_per_layer)
-    return _highest(method, sites, keep), taken
+    scores = _scores(method, sites)
+    taken = method.view.taken(scores, keep, method.view.min_per_layer)
+    return _highest(method, scores, keep), taken
 
 
-def _highest(method: Method, sites: Sequence[LayerSite], counts: Sequence[int]) -> list[Tensor]:
-    """Marks what scores highest by `Method.drop`. Magnitudes are compared without a copy of the weights."""
-    absolute = method.drop is magnitude
-    scores = [site.weight if absolute else method.drop(site) for site in sites]
-    return method.view.largest(scores, counts, method.view.min_per_layer, absolute)
+def _scores(method: Method, sites: Sequence[LayerSite]) -> list[Tensor]:
+    """Returns the scores by `Method.drop`; of magnitudes the weights, of which no copy is made."""
+    return [site.weight if method.drop is magnitude else method.drop(site) for site in sites]
+
+
+def _highest(method: Method, scores: Sequence[Tensor], counts: Sequence[int]) -> list[Tensor]:
+    return method.view.largest(scores, counts, method.view.min_per_layer, method.drop is magnitude)
 
 
 def _propose(

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from ..model.fully_sharded import reshard
 from .checks import check_saved, renamed
 from .draft import drafted
 from .engine import Engine
@@ -13,6 +14,7 @@ def state_of(engine: Engine) -> dict[str, Any]:
     """Returns optimizer state with `[nnz]` entries for sparse weights, counters, the generator, and each layer's
     kernel, all in plain values that `torch.save` can hold. "inner" has the same of engines inside it, but for the
     optimizer, which is theirs, too."""
+    reshard(engine.sharders)
     own, *inner = [_state(each) for each in engine.chain]
     sites = [site for each in engine.chain for site in each.now.sites]
     return {**own, "optimizer": pack(engine.optimizer, sites), **({"inner": inner} if inner else {})}
@@ -40,6 +42,7 @@ def load(engine: Engine, state: dict[str, Any]) -> None:
     Raises:
         ValueError: the state is of another method or model, or the model's state was not loaded before.
     """
+    reshard(engine.sharders)
     states = [state, *state.get("inner", [])]
     expected, found = ([each.method.name for each in engine.chain], [each.get("method") for each in states])
     if expected != found:

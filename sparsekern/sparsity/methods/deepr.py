@@ -34,7 +34,7 @@ class FixedSigns(Rule):
         drawn = 2 * torch.randint(2, sign.shape, generator=generator, dtype=torch.int8) - 1
         sign.copy_(torch.where(sign == 0, drawn.to(sign.device), sign))
         walk = self.noise * torch.randn(weight.shape, generator=generator).to(weight) - self.l1
-        weight.add_(lr * sign * walk)
+        site.write(weight.add_(lr * sign * walk))
 
     def exchange(self, sites: Sequence[Site], step: int) -> list[tuple[Tensor, int]]:
         stays = [site.weight * site.tracked.pop("sign", site.weight) >= 0 for site in sites]

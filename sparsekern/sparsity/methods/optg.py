@@ -43,6 +43,7 @@ class ScoreOptimizer(Rule):
             lr=lr * self.progress(step),
             momentum=self.momentum,
         )
+        site.write_gradient(gradient)
 
 
 @listed(

@@ -37,11 +37,11 @@ class SparseMomentum(Rule):
     rate: Schedule
 
     def begin(self, site: LayerSite) -> dict[str, Tensor]:
-        site.weight.mul_(site.active.mask())
+        site.write(site.weight.mul_(site.active.mask()))
         return {}
 
     def stepped(self, site: LayerSite, step: int, lr: float, generator: torch.Generator) -> None:
-        site.weight.copy_(site.module.rows_of(site.module.dense_weight()))
+        site.write(site.module.rows_of(site.module.dense_weight()))
 
     def masks(self, sites: Sequence[LayerSite], step: int, losses: Sequence[float]) -> list[Tensor]:
         active, moments = [site.active.mask() for site in sites], [momentum(site) for site in sites]

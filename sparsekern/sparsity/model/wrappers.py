@@ -2,7 +2,6 @@
 modules may have any name."""
 
 import gc
-import sys
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -11,6 +10,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ... import private_torch
+from ...shards import is_sharded
 
 # The attribute that holds the model, by the full name of the class: most of these need not be installed or imported.
 WRAPPERS = {
@@ -72,12 +72,6 @@ def check_free(model: nn.Module) -> None:
             f"{', '.join(sharded[:3])}{', ...' * (len(sharded) > 3)} are sharded (DTensor): sparsify the model first, "
             "then call fully_shard or distribute it"
         )
-
-
-def is_sharded(parameter: torch.Tensor) -> bool:
-    """Returns whether a Parameter is a DTensor. Does not import that class, which takes a second."""
-    tensors = sys.modules.get("torch.distributed.tensor")
-    return tensors is not None and isinstance(parameter, tensors.DTensor)
 
 
 def check_managed(model: nn.Module, parameters: list[torch.Tensor]) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from ...nn import MaskedLayer, PatternLayer
 from ...nn.masked import Gradient, signature
 from ...ops import active_values
+from ...shards import is_sharded, whole
 from .. import parallel
 from ..change.carry_optimizer_state import Move, fresh_state, hand_over
 from ..change.kept import Kept
@@ -29,7 +30,7 @@ class MasterSite(Remasked, LayerSite[MaskedLayer]):
     @property
     def weight(self) -> Tensor:
         """The dense weight."""
-        return self.module.master.detach()
+        return whole(self.module.master.detach())
 
     @property
     def learned(self) -> list[nn.Parameter]:
@@ -38,20 +39,21 @@ class MasterSite(Remasked, LayerSite[MaskedLayer]):
 
     @property
     def grad(self) -> Tensor | None:
-        return self.module.master.grad
+        gradient = self.module.master.grad
+        return None if gradient is None else whole(gradient)
 
     @property
     def missed(self) -> bool:
-        layer, gradient = self.module, self.grad
+        layer = self.module
         unrecorded = layer.weight_gradient == "moment" and layer.moment is None
-        return super().missed or (unrecorded and gradient is not None and not gradient.any())
+        return super().missed or (unrecorded and (gradient := self.grad) is not None and not gradient.any())
 
     @property
     def error(self) -> float:
         """The share of the weight that the mask hides: |w - m w|^2 / |w|^2 (DPF, delta_t)."""
-        weight = self.weight.double()
-        total = weight.square().sum()
-        active = active_values(self.weight, self.module.index).double().square().sum()
+        weight = self.weight
+        total = weight.double().square().sum()
+        active = active_values(weight, self.module.index).double().square().sum()
         return float((1 - active / total).clamp(min=0)) if total > 0 else 0.0
 
     def remask(
@@ -97,6 +99,8 @@ class MasterSite(Remasked, LayerSite[MaskedLayer]):
         layer = self.module
         if isinstance(layer, MaskedLayer) and layer.weight_gradient != gradient:  # modules set attributes slowly
             layer.weight_gradient = gradient
+        if isinstance(layer, MaskedLayer) and gradient == "moment":
+            layer.passes.elsewhere = is_sharded(self.parameter)
 
     def forget(self) -> None:
         super().forget()
@@ -106,7 +110,7 @@ class MasterSite(Remasked, LayerSite[MaskedLayer]):
     def gradient_and_moment(self) -> tuple[Tensor, Tensor, int]:
         """Returns what `LayerSite.gradient_and_moment` does. If the gradient was scaled after the backward pass
         (clipped, unscaled), so is the moment."""
-        layer, gradient = self.module, self.module.master.grad
+        layer, gradient = self.module, self.grad
         if gradient is None or layer.moment is None or layer.signature is None:
             raise RuntimeError(f"{self.name} recorded no moment of its gradient in this step")
         now, ranks = signature(gradient), parallel.ranks()
@@ -134,6 +138,8 @@ class MasterSite(Remasked, LayerSite[MaskedLayer]):
         return scale
 
     def measures(self) -> dict[str, float]:
+        if is_sharded(self.parameter):  # a report of one rank gathers nothing
+            return super().measures()
         return {**super().measures(), "error": self.error}
 
     def check_loaded(self, optimizer: torch.optim.Optimizer) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ... import ops
 from ...nn import PatternLayer, Probe, SparseLayer
 from ...nn.masked import Gradient
+from ...shards import is_sharded, put, whole
 from ...topology import Topology
 from .. import parallel
 from ..change.carry_optimizer_state import by_map, carry, carry_values
@@ -90,7 +91,19 @@ class LayerSite(Generic[Layer]):
     def moments(self) -> dict[str, Tensor]:
         """The optimizer's state tensors of the parameter's shape, by its names."""
         state = {} if self.optimizer is None else state_of(self.optimizer, self.parameter)
-        return {key: t for key, t in state.items() if isinstance(t, Tensor) and t.shape == self.parameter.shape}
+        shape = self.parameter.shape
+        return {key: whole(t) for key, t in state.items() if isinstance(t, Tensor) and t.shape == shape}
+
+    @torch.no_grad()
+    def write(self, weight: Tensor) -> None:
+        """Sets the weight to these values, between changes of pattern."""
+        put(self.parameter, weight)
+
+    @torch.no_grad()
+    def write_gradient(self, gradient: Tensor) -> None:
+        """Sets the gradient of the Parameter to what has become of `grad`."""
+        if (own := self.parameter.grad) is not None:
+            put(own, gradient)
 
     @property
     def learns(self) -> bool:
@@ -114,6 +127,8 @@ class LayerSite(Generic[Layer]):
         """
         self.arm() if probed else self.disarm()
         self.forget()
+        if self.module.probe is not None:
+            self.module.probe.passes.elsewhere = is_sharded(self.parameter)
 
     def arm(self) -> None:
         self.module.probe = self.module.new_probe()
@@ -159,7 +174,7 @@ class LayerSite(Generic[Layer]):
         """Sets the weight to these values together with the change of pattern."""
         if self.change is None:
             raise RuntimeError(f"the pattern of {self.name} does not change at the moment")
-        self.change.copy(self.weight, weight)
+        self.change.copy(self.parameter if weight.shape == self.parameter.shape else self.weight, weight)
 
     def note_change(self, before: int, common: int) -> None:
         """Notes flips and overlap of a change that kept `common` of `before` weights."""
@@ -232,13 +247,17 @@ class Site(LayerSite[SparseLayer]):
     @property
     def weight(self) -> Tensor:
         """Active weights, `[nnz]`."""
-        return self.module.values.detach()[: self.nnz]
+        return whole(self.module.values.detach())[: self.nnz]
 
     @property
     def grad(self) -> Tensor | None:
         """Gradient of the active weights, `[nnz]`, after a backward pass."""
         grad = self.module.values.grad
-        return None if grad is None else grad[: self.nnz]
+        return None if grad is None else whole(grad)[: self.nnz]
+
+    @torch.no_grad()
+    def write(self, weight: Tensor) -> None:
+        put(self.parameter, self.active.from_csr(weight))
 
     def settle(self, change: Transaction, states: States, followers: Sequence[SparseLayer]) -> "Site":
         return self

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ...nn import SparseLayer
+from ...shards import whole
 from .. import parallel
 from ..change.carry_optimizer_state import hand_over, put_values
 from ..change.optimizer_layout import States
@@ -45,9 +46,9 @@ class StashedSite(Remasked, Site):
     def _stash(self, name: str, values: Tensor) -> Tensor:
         """Returns the active values `[capacity]` and the stashed ones in one tensor of the weight's shape."""
         if name not in self.stashed:
-            self.stashed[name] = values.new_zeros(self.shape)
+            self.stashed[name] = torch.zeros(self.shape, dtype=values.dtype, device=values.device)
         dense, active = self.stashed[name], self.active
-        dense.view(-1)[active.coordinates()] = active.to_csr(values)
+        dense.view(-1)[active.coordinates()] = active.to_csr(whole(values))
         return dense
 
     @torch.no_grad()
