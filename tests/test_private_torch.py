@@ -218,6 +218,32 @@ def test_wrappers_hold_the_model(tmp_path: Path) -> None:
     assert private_torch.reduced_parameters(module) is None
 
 
+def test_shard_anew(tmp_path: Path) -> None:
+    from torch.distributed.fsdp import fully_shard
+
+    from sparsekern.shards import sharded_as
+
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/rendezvous", rank=0, world_size=1)
+    try:
+        model = fully_shard(nn.Sequential(nn.Linear(3, 4, bias=False)))
+        assert model(torch.ones(2, 3)).shape == (2, 4)
+        model.reshard()
+        ((layer, name, managed),) = private_torch.managed_shards(model)
+        assert (layer, name) == (model[0], "weight")
+        assert private_torch.manages(managed, layer.weight)
+        parameter = nn.Parameter(sharded_as(torch.arange(15.0).reshape(5, 3), layer.weight))
+        assert not private_torch.manages(managed, parameter)
+        private_torch.shard_anew(managed, "weight", parameter)
+        assert layer.weight is parameter
+        assert private_torch.manages(managed, parameter)
+        output = model(torch.ones(2, 3))
+        assert torch.equal(output, torch.arange(15.0).reshape(5, 3).sum(1).expand(2, 5))
+        output.sum().backward()
+        assert torch.equal(parameter.grad.full_tensor(), torch.full((5, 3), 2.0))  # type: ignore[union-attr]
+    finally:
+        dist.destroy_process_group()
+
+
 def test_reduce_anew(tmp_path: Path) -> None:
     seen: list[int] = []
 

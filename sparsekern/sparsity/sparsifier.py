@@ -71,8 +71,8 @@ class Sparsifier(torch.optim.Optimizer):
     Raises:
         ValueError: the optimizer is Muon, LBFGS or SparseAdam, or does not hold the model's sparse weights that require
             a gradient, or keeps what could not follow them; the model has another sparsity than the method, which keeps
-            it; a weight whose pattern is to change is sharded; a follower lacks a layer; the method needs `batches` and
-            `loss`, and they are missing.
+            it; a weight whose pattern is to change is sharded, but not by `fully_shard`, or the method does not go with
+            that; a follower lacks a layer; the method needs `batches` and `loss`, and they are missing.
     """
 
     # The optimizer inside would not see the scale, so `GradScaler` unscales the gradients (private_torch.AMP_SCALING).

@@ -29,7 +29,8 @@ def shard(model: nn.Module, **options: Any) -> nn.Module:
     """Shards every second child by itself, and the rest with the root."""
     for child in [child for child in model.children() if any(True for _ in child.parameters())][::2]:
         fully_shard(child, **options)
-    return fully_shard(model, **options)
+    fully_shard(model, **options)
+    return model
 
 
 def start(
