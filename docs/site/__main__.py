@@ -43,12 +43,18 @@ def main() -> int:
 
 
 def linked(path: Path) -> str:
-    """Returns a page of the repository without its links to folders, which the site does not show."""
+    """Returns a page of the repository as the site has it: without links to folders, which it does not show, and with
+    links to the start page where they name the README."""
 
     def target(link: re.Match[str]) -> str:
         return link[1] if (path.parent / link[2]).is_dir() else link[0]
 
-    return re.sub(r"\[([^]]*)\]\(([^)#:]+)\)", target, path.read_text())
+    def start(link: re.Match[str]) -> str:
+        readme = (path.parent / link[1] / "README.md").resolve()
+        return f"]({link[1]}index.md" if readme == ROOT / "README.md" else link[0]
+
+    text = re.sub(r"\[([^]]*)\]\(([^)#:]+)\)", target, path.read_text())
+    return re.sub(r"\]\(((?:\.\./)*)README\.md", start, text)
 
 
 def expanded(nav: list[Any], generated: list[str]) -> list[Any]:
