@@ -4,7 +4,8 @@ python -m benchmarks.ranks                  writes results/ranks-vgg16.json; the
 python -m benchmarks.ranks --model mlp      of another network
 
 Two processes train with gloo. Every tensor that a collective operation gets is counted, in DistributedDataParallel by
-its communication hook. What a rank keeps does not depend on the number of ranks.
+its communication hook. What a rank keeps does not depend on the number of ranks; of what fully_shard splits, the sum
+over the ranks does not.
 """
 
 import argparse
@@ -15,6 +16,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+from torch.distributed.fsdp import fully_shard
 from torch.multiprocessing.spawn import spawn
 from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
@@ -23,6 +25,7 @@ import sparsekern as sk
 from sparsekern import models
 from sparsekern.bench.report import header, write
 from sparsekern.nn.memory import PARTS
+from sparsekern.shards import is_sharded, nbytes
 
 # Of each method: the options by which its pattern changes in step 2 of 4, as far as it is not the usual one.
 METHODS: dict[str, dict[str, Any]] = {
@@ -60,7 +63,7 @@ def _rank(rank: int, scratch: str, model: str, sparsity: float) -> None:
     dist.init_process_group("gloo", init_method=f"file://{scratch}/store", rank=rank, world_size=2)
     torch.set_num_threads(1)
     counted = Counted()
-    found = {name: _measured(name, model, sparsity, counted) for name in METHODS}
+    found = {name: _measured(name, model, sparsity, counted) | _sharded(name, model, sparsity) for name in METHODS}
     if rank == 0:
         torch.save(found, Path(scratch, "found.pt"))
     dist.destroy_process_group()
@@ -84,25 +87,51 @@ class Counted:
 
 def _measured(name: str, model: str, sparsity: float, counted: Counted) -> dict[str, int]:
     """Returns the bytes reduced in a step, those that a change of pattern adds, and those that a rank keeps."""
-    torch.manual_seed(0)
-    options = {"total_steps": 8, "steps_per_epoch": 4, **METHODS[name]}
-    method = sk.methods.get(name)(sparsity=None if name == "dense" else sparsity, **options)
-    net = sk.sparsify(models.build(model, (3, 32, 32), 10), method)
+    method, net = _started(name, model, sparsity)
     optimizer = sk.Sparsifier(net, torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9), method)
     wrapped = DistributedDataParallel(net, broadcast_buffers=False)
     wrapped.register_comm_hook(None, allreduce_hook)
     steps = []
     for _ in range(4):
         before = counted.bytes
-        optimizer.zero_grad()
-        cross_entropy(wrapped(torch.randn(2, 3, 32, 32)), torch.randint(10, (2,))).backward()
-        optimizer.step()
+        _step(wrapped, optimizer)
         steps.append(counted.bytes - before)
     usual, most = min(steps), max(steps)
     total = sk.memory_report(net, optimizer).total
     buckets = sum(p.nbytes for p in net.parameters())  # of DistributedDataParallel, which copies gradients into them
     kept = sum(total[part] for part in PARTS) + buckets
     return {"step": usual, "change": most - usual, "kept": kept}
+
+
+def _sharded(name: str, model: str, sparsity: float) -> dict[str, int]:
+    """Returns the bytes that all ranks keep together of what fully_shard splits, and those that every rank keeps
+    besides."""
+    method, net = _started(name, model, sparsity)
+    fully_shard(net)
+    optimizer = sk.Sparsifier(net, torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9), method)
+    for _ in range(4):
+        _step(net, optimizer)
+    total = sk.memory_report(net, optimizer).total
+    own = 0
+    for parameter in net.parameters():  # with its gradient
+        state = [tensor for tensor in optimizer.state[parameter].values() if is_sharded(tensor)]
+        own += 2 * nbytes(parameter) + sum(map(nbytes, state))
+    numbers = torch.tensor([own, sum(total[part] for part in PARTS) - own])
+    dist.all_reduce(numbers)
+    return {"split": int(numbers[0]), "whole": int(numbers[1]) // 2}
+
+
+def _started(name: str, model: str, sparsity: float) -> tuple[sk.Method, torch.nn.Module]:
+    torch.manual_seed(0)
+    options = {"total_steps": 8, "steps_per_epoch": 4, **METHODS[name]}
+    method = sk.methods.get(name)(sparsity=None if name == "dense" else sparsity, **options)
+    return method, sk.sparsify(models.build(model, (3, 32, 32), 10), method)
+
+
+def _step(net: torch.nn.Module, optimizer: sk.Sparsifier) -> None:
+    optimizer.zero_grad()
+    cross_entropy(net(torch.randn(2, 3, 32, 32)), torch.randint(10, (2,))).backward()
+    optimizer.step()
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ RUNS = {  # of no machine in particular
     "cifar": RESULTS / "cifar10-resnet20" / "results.json",
     "digits": RESULTS / "digits-mlp" / "results.json",
     "ranks": RESULTS / "ranks-vgg16.json",
+    "shards": RESULTS / "ranks-vgg16.json",
     "tuning": RESULTS / "fine-tuning.json",
     "twins": RESULTS / "mnist-lenet300" / "results.json",
     **dict.fromkeys(run_tables.BASELINES, RESULTS / "paper-baselines" / "results.json"),
@@ -231,6 +232,16 @@ def ranks(rows: Rows) -> str:
     return markdown.table(["", "a step reduces", "a change of pattern, besides", "a rank keeps", *of], lines)
 
 
+def shards(rows: Rows) -> str:
+    """Bytes of training with fully_shard."""
+    lines = []
+    for row in rows:
+        kept = (row["whole"] + row["split"] / count for count in RANKS)
+        lines.append([f"`{row['method']}`", *map(_bytes, (row["split"], row["whole"], *kept))])
+    of = [f"a rank of {count:,} keeps" for count in RANKS]
+    return markdown.table(["", "all ranks together", "every rank, besides", *of], lines)
+
+
 def _bytes(size: float) -> str:
     return f"{size / 1e6:.3g} MB" if size >= 1e4 else f"{size:.0f} B" if size else "0"
 
@@ -246,6 +257,7 @@ TABLES: dict[str, tuple[tuple[str, ...], Callable[..., str]]] = {
     "cifar": (("cifar",), cifar),
     "digits": (("digits",), digits),
     "ranks": (("ranks",), ranks),
+    "shards": (("ranks",), shards),
     "twins": (("twins",), run_tables.twins),
     "tuning": (("tuning",), run_tables.tuning),
     **{name: ((name,), table) for name, table in run_tables.BASELINES.items()},
