@@ -52,6 +52,7 @@ DEFAULTS: dict[str, Any] = {
     "momentum": 0.9,
     "nesterov": False,
     "weight_decay": 0.0,
+    "clip": 0.0,
     "schedule": "constant",
     "schedule_unit": "step",
     "milestones": [],
@@ -66,6 +67,8 @@ DEFAULTS: dict[str, Any] = {
     "device": "cpu",
     "log": [],
 }
+# What runs did before there was the setting; files without it are of them.
+EARLIER: dict[str, Any] = {"clip": 0.0}
 
 
 class Range:

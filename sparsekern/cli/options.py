@@ -133,6 +133,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, grid: bool = False) -> Non
     group.add_argument("--momentum", type=fraction, metavar="F", help="optimizer sgd")
     group.add_argument("--nesterov", action="store_true", help="optimizer sgd")
     group.add_argument("--weight-decay", type=real, metavar="F", help="(default 0)")
+    group.add_argument("--clip", type=real, metavar="F", help="largest norm of all gradients together; 0: any")
     group.add_argument("--schedule", choices=SCHEDULES, help="of the learning rate")
     group.add_argument(
         "--schedule-unit", choices=UNITS, help="schedule cosine: it falls at every step, or once an epoch"

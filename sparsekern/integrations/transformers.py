@@ -7,9 +7,9 @@ it does not know it would only warn, and give the layers random weights.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from functools import wraps
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial, wraps
+from typing import Any, cast
 
 import torch
 from safetensors import safe_open
@@ -20,9 +20,9 @@ from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from ..nn import PatternLayer
-from ..nn.conversion.exchange import exchange
-from ..nn.conversion.parts import put_together, take_apart
-from ..nn.conversion.registry import MASKED, SPARSE, register_layer, twin_of
+from ..nn.conversion.registry import MASKED, PARTS, SPARSE, register_layer, registered, twin_of
+from ..nn.conversion.saved import patterned
+from ..sparsity.model.overrides import Part, part_of
 from ..topology import Topology
 from .conv1d import Conv1D, MaskedConv1D, SparseConv1D
 
@@ -35,13 +35,18 @@ register_layer(Conv1D, (SparseConv1D, MaskedConv1D))
 
 @register_quantization_config(METHOD)
 class SparseConfig(QuantizationConfigMixin):
-    """The note in `config.json`."""
+    """The note in `config.json`.
 
-    def __init__(self, **_: Any) -> None:
+    Attributes:
+        parts: what `sparsify` noted on the layers that overrides or masks have made differ, see `parts_of`.
+    """
+
+    def __init__(self, parts: Sequence[dict[str, Any]] = (), **_: Any) -> None:
         self.quant_method = METHOD  # type: ignore[assignment]
+        self.parts = list(parts)
 
     def to_dict(self) -> dict[str, Any]:
-        return {METHOD: NOTE}
+        return {METHOD: NOTE, **({"parts": self.parts} if self.parts else {})}
 
 
 @register_quantizer(METHOD)
@@ -60,17 +65,10 @@ class SparseLoader(HfQuantizer):
     ) -> None:
         if not checkpoint_files:
             raise ValueError("a checkpoint with sparse layers is loaded from its files, not from a state_dict")
-        patterns = [*saved_patterns(checkpoint_files)]
-        prefix = f"{model.base_model_prefix}."
-        wanted = [own for n, *_ in patterns for own in (n, prefix + n, n.removeprefix(prefix))]
-        model, originals = take_apart(model, wanted)
-        twins = {}
-        for name, kind, row_ptr, col in patterns:
-            own = own_name(model, name)
-            if own is not None:
-                twins[own] = twin(model.get_submodule(own), name, kind, row_ptr, col)
-        exchange(model, twins)
-        put_together(model, originals)
+        state = renamed(model, saved_patterns(checkpoint_files))
+        patterned(model, state, *(partial(blank, classes) for classes in (MASKED, SPARSE)))
+        remember(model, getattr(self.quantization_config, "parts", ()))
+        note(model)
 
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **_: Any) -> PreTrainedModel:
         """Nothing is quantized: the model is an ordinary one from here on, but for the note in its configuration."""
@@ -80,20 +78,24 @@ class SparseLoader(HfQuantizer):
         return model
 
 
-def saved_patterns(files: Sequence[str]) -> Iterator[tuple[str, str, Tensor, Tensor]]:
-    """Yields name, weight ("values" or "master"), row_ptr and col of every sparse layer in the files."""
+def saved_patterns(files: Sequence[str]) -> dict[str, Tensor]:
+    """Returns the entries of the files that tell the pattern of a sparse layer; weights are told without their
+    entries."""
     found: dict[str, Tensor] = {}
-    weights: dict[str, str] = {}
     for path in files:
         for key, read in _entries(path):
-            layer, _, last = key.rpartition(".")
+            last = key.rpartition(".")[2]
             if last in PATTERN:
                 found[key] = read()
             elif last in ("values", "master"):
-                weights[layer] = last
-    for layer, kind in weights.items():
-        if all(f"{layer}.{part}" in found for part in PATTERN):
-            yield layer, kind, *(found[f"{layer}.{part}"] for part in PATTERN)
+                found[key] = torch.empty(0, device="meta")
+    return found
+
+
+def renamed(model: PreTrainedModel, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Returns the entries of a state whose layers the model has, by their names there."""
+    named = ((own_name(model, key.rpartition(".")[0]), key.rpartition(".")[2], entry) for key, entry in state.items())
+    return {f"{own}.{last}": entry for own, last, entry in named if own is not None}
 
 
 def _entries(path: str) -> Iterator[tuple[str, Any]]:
@@ -108,39 +110,58 @@ def _entries(path: str) -> Iterator[tuple[str, Any]]:
 
 def own_name(model: PreTrainedModel, name: str) -> str | None:
     """Returns the name of a saved layer in this model, which may be the model with or without a head; None if it has no
-    such layer."""
+    such layer. Parts of layers that are yet to be taken apart count."""
     prefix = f"{model.base_model_prefix}."
     names = dict(model.named_modules())
-    return next((n for n in (name, prefix + name, name.removeprefix(prefix)) if n in names), None)
+    for own in (name, prefix + name, name.removeprefix(prefix)):
+        around = type(names.get(own.rpartition(".")[0]))
+        if own in names or registered(around) in PARTS:
+            return own
+    return None
 
 
-def twin(layer: Any, name: str, kind: str, row_ptr: Tensor, col: Tensor) -> PatternLayer:
-    """Makes the sparse or masked twin of a dense layer, on its device, its weights unset.
+def blank(classes: Mapping[type[nn.Module], type[PatternLayer]], layer: Any, topology: Topology) -> PatternLayer:
+    """Makes the sparse or masked twin of a dense layer, on its device, its weights unset."""
+    return classes[cast(Any, twin_of(layer))].blank(layer, topology)
 
-    Raises:
-        ValueError: the layer is of another class or shape than the saved one.
-    """
-    classes: dict[Any, type[PatternLayer]] = {**(SPARSE if kind == "values" else MASKED)}
-    made = classes.get(twin_of(layer))
-    if made is None:
-        raise ValueError(f"{name} is sparse in the checkpoint, but a {type(layer).__name__} in this model")
-    shape = tuple(made.rows_of(layer.weight.detach().to("meta")).shape)
-    if row_ptr.numel() != shape[0] + 1:
-        raise ValueError(f"{name} has {row_ptr.numel() - 1} outputs in the checkpoint, but {shape[0]} in this model")
-    topology = Topology(shape, row_ptr.to(torch.int32), col.to(torch.int32))
-    return made.blank(layer, topology)
+
+def parts_of(model: nn.Module) -> list[dict[str, Any]]:
+    """Returns which layers share a sparsity and a method (`Part`), by name, and whether masks gave their patterns; none
+    where there were neither overrides nor masks."""
+    found: dict[tuple[Part, bool], list[str]] = {}
+    for name, layer in model.named_modules():
+        if isinstance(layer, PatternLayer) and (part := part_of(layer)) is not None:
+            found.setdefault((part, layer.pattern_given), []).append(name)
+    if not any(part.key or given for part, given in found):
+        return []
+    return [{**part._asdict(), "given": given, "layers": names} for (part, given), names in found.items()]
+
+
+def remember(model: PreTrainedModel, parts: Sequence[dict[str, Any]]) -> None:
+    """Notes `parts_of` another model on the layers of this one."""
+    layers = dict(model.named_modules())
+    for group in parts:
+        part = Part(group["method"], group["key"], group["sparsity"])
+        for name in group["layers"]:
+            layer = layers.get(own_name(model, name) or name)
+            if isinstance(layer, PatternLayer):
+                vars(layer).update(part=part, pattern_given=group["given"])
 
 
 def note(model: nn.Module) -> None:
-    """Notes in the configurations of models whether they have sparse layers."""
+    """Notes in the configurations of models whether they have sparse layers, by the names in the outermost model that
+    has this configuration."""
+    seen: set[int] = set()
     for part in model.modules():
-        if isinstance(part, PreTrainedModel):
-            noted: Any = getattr(part.config, "quantization_config", None)
-            sparse = any(isinstance(layer, PatternLayer) for layer in part.modules())
-            if sparse and noted is None:
-                part.config.quantization_config = SparseConfig()
-            elif is_ours(noted) and not any(isinstance(layer, PatternLayer) for layer in model.modules()):
-                del part.config.quantization_config
+        if not isinstance(part, PreTrainedModel) or id(part.config) in seen:
+            continue
+        seen.add(id(part.config))
+        noted: Any = getattr(part.config, "quantization_config", None)
+        sparse = any(isinstance(layer, PatternLayer) for layer in part.modules())
+        if sparse and (noted is None or is_ours(noted)):
+            part.config.quantization_config = SparseConfig(parts_of(part))
+        elif is_ours(noted) and not sparse:
+            del part.config.quantization_config
 
 
 def is_ours(noted: Any) -> bool:

@@ -7,6 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import nn
 
+from .. import text
 from ..ops import extension
 from ..ops.expand import PANEL_BYTES, THREAD_PANEL_BYTES
 from ..ops.tile_pattern import BYTES as TILE_BYTES
@@ -16,6 +17,7 @@ from .masked import MaskedLayer
 from .sparse import SparseLayer
 
 PARTS = ("values", "indices", "slack", "gradients", "optimizer", "scratch")
+NUMBERS = range(1, len(PARTS) + 4)  # the columns of a report that hold numbers
 
 
 @runtime_checkable
@@ -27,7 +29,8 @@ class Keeper(Protocol):
 
 @dataclass(frozen=True)
 class MemoryReport:
-    """Bytes per layer (`rows`) and over the model (`total`): each part of `PARTS`, and `dense_<part>` of the twin."""
+    """Bytes per layer (`rows`) and over the model (`total`): each part of `PARTS`, and `dense_<part>` of the twin.
+    `print` shows them as a table, a notebook too."""
 
     rows: list[dict[str, Any]]
 
@@ -36,24 +39,22 @@ class MemoryReport:
         keys = [*PARTS, *(f"dense_{part}" for part in PARTS)]
         return {key: sum(row[key] for row in self.rows) for key in keys}
 
+    def _table(self) -> list[list[str]]:
+        rows = [*self.rows, {"name": "total", **self.total}]
+        return [["layer", *PARTS, "total", "dense", "ratio"], *map(_cells, rows)]
+
     def __str__(self) -> str:
-        header = f"{'layer':24}" + "".join(f"{part:>12}" for part in PARTS) + f"{'total':>12}{'dense':>12}{'ratio':>8}"
-        lines = [_line(row["name"], row) for row in self.rows]
-        return "\n".join([header, *lines, _line("total", self.total)])
+        return text.columns(self._table(), NUMBERS)
+
+    def _repr_html_(self) -> str:
+        """Returns the report as a notebook shows it."""
+        return text.html(self._table(), NUMBERS)
 
 
-def _line(name: str, row: dict[str, Any]) -> str:
+def _cells(row: dict[str, Any]) -> list[str]:
     ours, dense = sum(row[part] for part in PARTS), sum(row[f"dense_{part}"] for part in PARTS)
-    cells = "".join(f"{_human(row[part]):>12}" for part in PARTS)
-    return f"{name[-24:]:24}{cells}{_human(ours):>12}{_human(dense):>12}{ours / max(1, dense):8.3f}"
-
-
-def _human(size: float) -> str:
-    for unit in ("B", "KiB", "MiB"):
-        if size < 1024:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.2f} GiB"
+    sizes = [*(row[part] for part in PARTS), ours, dense]
+    return [row["name"], *map(text.size, sizes), f"{ours / max(1, dense):.3f}"]
 
 
 def memory_report(model: nn.Module, optimizer: Any = None) -> MemoryReport:

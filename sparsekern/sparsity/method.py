@@ -3,7 +3,9 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
+from .. import text
 from ..topology import kept
+from . import composition
 from .growth.growth import Growth
 from .old_fields import accepts_old_fields
 from .parts import scores, structures, views
@@ -20,7 +22,7 @@ from .sites.storage import NONZEROS, Name, Storage, named
 @accepts_old_fields
 @dataclass(frozen=True)
 class Method:
-    """Says how the pattern of a network begins and changes.
+    """Says how the pattern of a network begins and changes. `print` shows it as a table, a notebook too.
 
     Attributes:
         sparsity: fraction of absent weights at every step; its value at step 0 is the first pattern's.
@@ -54,6 +56,13 @@ class Method:
         object.__setattr__(self, "storage", named(self.storage))
         for sparsity in (self.sparsity(0), final(self.sparsity)):
             kept(sparsity, 1)
+
+    def __str__(self) -> str:
+        return text.columns(composition.rows(self))
+
+    def _repr_html_(self) -> str:
+        """Returns the method as a notebook shows it."""
+        return text.html(composition.rows(self))
 
     @property
     def order(self) -> Order:

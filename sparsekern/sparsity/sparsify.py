@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ..nn import PatternLayer, Weights, matching, prunable_layers
 from ..nn.conversion.exchange import exchange
 from ..nn.conversion.parts import taking_apart
+from ..nn.conversion.registry import demanded
 from ..nn.kernel_choice import check_backend
 from ..private_torch import COMPILED_CHILD, compiled_itself
 from ..topology import Topology, kept
@@ -90,7 +91,8 @@ def sparsify(
             of this override reach together, shared among them as the method shares its own; None, to leave them dense;
             a `Method` of their own, for a `Sparsifier` of its own; or a mapping with "sparsity" and "distribution".
             The method's sparsity is then that of the other layers. Where several match, names (the nearest) come
-            before globs (the first) and globs before classes (the nearest).
+            before globs (the first) and globs before classes (the nearest). Names and classes also take layers
+            that are left dense by default.
         masks: bool tensors of the weights' shapes by layer name, True where a weight stays; layers without one are
             left dense, but for those of overrides. "nonzero": the zeros of a model that was pruned before stay zero,
             wherever more than 1 % of a layer are. Masks of `torch.nn.utils.prune` and of `torch.ao.pruning` (torchao)
@@ -134,8 +136,9 @@ def sparsify(
         taken(modules, maskable(model), overrides or {}, "overrides", dense)  # before anything changes
         patterns, why = take_zeros(model, exclude, under(modules, shares, dense))
     wanted = cast("list[str]", [*include, *(masks if isinstance(masks, dict) else ())])
-    every = prunable_layers(model, include=wanted)
-    layers = prunable_layers(model, exclude, wanted) if exclude else every
+    asked = [*wanted, *demanded(model, overrides or {})]
+    every = prunable_layers(model, include=asked)
+    layers = prunable_layers(model, exclude, asked) if exclude else every
     keys = taken(modules, every, overrides or {}, "overrides", dense)
     if given:
         unknown = sorted(set(patterns) - set(layers))

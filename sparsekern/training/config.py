@@ -64,6 +64,7 @@ SCHEMA: dict[str, Schema] = {
     "milestones": _milestones,
     "final_lr": (real, null),
     "warmup": natural,
+    "clip": Later(real),
     "amp": (one_of(["bf16", "fp16"]), null),
     "threads": (processors, null),
     "seed": seeds,

@@ -204,6 +204,9 @@ class Run:
             loss = self.loss(self.forward(x), y)
         total.add_(loss.detach(), alpha=len(y))
         scaler.scale(loss if weight == 1 else loss * weight).backward()
+        if self.config["clip"]:
+            scaler.unscale_(optimizer)
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.config["clip"])
         scaler.step(optimizer)
         scaler.update()
         self.step += 1

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 import sparsekern as sk
-from sparsekern.nn import prunable_layers
+from sparsekern.nn import PatternLayer, prunable_layers
 from sparsekern.nn.conversion.registry import MASKED, SPARSE
 from sparsekern.nn.recurrent import Matrix, SplitRecurrent
+from sparsekern.topology import kept
 
 RECURRENT: dict[str, Any] = {
     "lstm": lambda: nn.LSTM(5, 4, 2, batch_first=True, bidirectional=True),
@@ -47,6 +48,52 @@ def test_they_are_taken_only_where_they_are_named() -> None:
     assert type(model.rnn.weight_ih_l0) is Matrix
     with pytest.raises(ValueError, match="the model has no GRU"):
         sk.sparsify(Tagger(), 0.5, include=nn.GRU)
+
+
+PARTS = ["rnn.weight_ih_l0", "rnn.weight_hh_l0"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        ({"words": 0.5}, {"words": 0.5}),
+        ({nn.Embedding: 0.5}, {"words": 0.5}),
+        ({"rnn": 0.5}, dict.fromkeys(PARTS, 0.5)),
+        ({nn.LSTM: 0.5, "words": 0.75}, {**dict.fromkeys(PARTS, 0.5), "words": 0.75}),
+        ({"rnn.weight_hh_l0": 0.5, "rnn": None}, {"rnn.weight_hh_l0": 0.5}),
+        ({"rnn.*": 0.5}, dict.fromkeys(PARTS, 0.5)),
+        ({"*": 0.5}, {"head": 0.5}),
+        ({"*": 0.5, nn.Embedding: None, "rnn": None}, {"head": 0.5}),
+        ({nn.LSTM: None}, {}),
+    ],
+    ids=str,
+)
+def test_overrides_name_them(overrides: dict, expected: dict) -> None:
+    model: Any = sk.sparsify(Tagger(), 0.9, overrides=overrides)
+    found = {name: layer.topology for name, layer in model.named_modules() if isinstance(layer, PatternLayer)}
+    assert found.keys() == {"head": 0.9, **expected}.keys()
+    for sparsity in {0.9, *expected.values()}:
+        own = [found[name] for name in found if expected.get(name, 0.9) == sparsity]
+        size = sum(pattern.rows * pattern.cols for pattern in own)
+        assert sum(pattern.nnz for pattern in own) == kept(sparsity, size)
+    assert type(model.rnn) is (SplitRecurrent if any("rnn" in name for name in expected) else nn.LSTM)
+    assert type(sk.densify(model).rnn) is nn.LSTM
+
+
+def test_a_method_of_their_own() -> None:
+    method, body = sk.methods.set(0.5, 20, every=2), sk.methods.gmp(0.8, 20, 5, every=4)
+    model = sk.sparsify(Tagger(), body, overrides={nn.LSTM: method})
+    optimizer: Any = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    optimizer = sk.Sparsifier(model, sk.Sparsifier(model, optimizer, method, layers=[nn.LSTM]), body)
+    for _ in range(20):
+        optimizer.zero_grad()
+        model(torch.randint(20, (4, 7))).square().mean().backward()
+        optimizer.step()
+    assert [(row["name"], row["nnz"]) for row in optimizer.report().rows] == [
+        ("head", kept(0.8, 24)),
+        ("rnn.weight_ih_l0", pytest.approx(kept(0.5, 32 * 14) * 6 / 14, abs=40)),
+        ("rnn.weight_hh_l0", pytest.approx(kept(0.5, 32 * 14) * 8 / 14, abs=40)),
+    ]
 
 
 @pytest.mark.parametrize("kinds", [SPARSE, MASKED], ids=["nonzeros", "mask"])

@@ -3,12 +3,14 @@
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 import torch
 from torch import nn
 
 import sparsekern as sk
+from sparsekern.nn.memory import PARTS
 from sparsekern.ops import extension
 
 SUPPORT = Path(__file__).parents[1] / "support"
@@ -56,3 +58,23 @@ def test_what_a_method_keeps_beside_the_optimizer_is_counted(name: str, numbers:
     assert own["optimizer"] == alone["optimizer"] + kept
     assert own["dense_optimizer"] == alone["dense_optimizer"]
     assert own["gradients"] == 4 * (site.nnz if name == "snr_frozen" else 216 * (1 + (name == "snr"))) + 8 * 4
+
+
+def test_a_report_has_full_names_aligned_columns_and_a_page() -> None:
+    names = [f"encoder_layer_{i}_attention_self_query_of_the_text_model" for i in (0, 10)]
+    model = nn.Module()
+    for name in names:
+        model.register_module(name, nn.Linear(40, 40))
+    sk.sparsify(model, 0.9)
+    report = sk.memory_report(model)
+    head, *lines = str(report).splitlines()
+    assert [line.split()[0] for line in lines] == [*names, "total"]
+    end = head.index("values") + len("values")
+    assert all(line[:end].endswith(f" {size} B") for line, size in zip(lines[:2], (160 * 4 + 40 * 4,) * 2, strict=True))
+    assert len({len(line) for line in lines}) == 1
+    table = ElementTree.fromstring(report._repr_html_())
+    rows = [[cell.text for cell in row] for row in table.iter("tr")]
+    assert [row[0] for row in rows] == ["layer", *names, "total"]
+    total = report.total
+    ours, dense = (sum(total[prefix + part] for part in PARTS) for prefix in ("", "dense_"))
+    assert rows[-1][-1] == f"{ours / dense:.3f}"

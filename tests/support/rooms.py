@@ -81,7 +81,11 @@ ROOMS = [
     _room("sparsity.scoring", "first patterns, scored on the dense network"),
     _room("sparsity.sites", "a layer as methods see it, one class for each storage"),
     _room("sparsity.growth", "which absent weights may grow, and their gradients"),
-    _room("sparsity: method", "what a method is made of", "sparsity.rule", "sparsity.old_fields", "sparsity.method"),
+    _room(
+        "sparsity: method",
+        "what a method is made of",
+        *(f"sparsity.{name}" for name in ("rule", "old_fields", "composition", "method")),
+    ),
     _room("sparsity.methods", "forty published methods"),
     _room(
         "sparsity.engine",

@@ -27,6 +27,7 @@ CASES = {
     "gmp": ["--method", "gmp", "--optimizer", "adam"],
     "snip": ["--method", "snip", "--schedule", "step", "--milestones", "2,3"],
     "masked": ["--method", "set", "--backend", "masked", "--warmup", "2"],
+    "overrides": ["--method", "gmp", "--overrides", "fc1=0.95", "--overrides", "*2=set", "--overrides", "fc3=none"],
     "rounds": ["--method", "rewind", "--schedule", "cosine", "--set", "fraction=0.5"],
     "dense": ["--method", "dense"],
 }

@@ -5,7 +5,7 @@ from re import fullmatch
 from typing import Any
 
 from ...errors import UsageError, choose, first_line, require
-from ...settings import DEFAULTS
+from ...settings import DEFAULTS, EARLIER
 from ...training.config import SCHEMA
 from ...training.files import read_json
 from ...training.schema import check, problems
@@ -67,7 +67,7 @@ def settings_of(path: Path) -> dict[str, Any]:
         UsageError: there is no such file, or it holds something else than settings.
     """
     if path.suffix == ".json":
-        found = read_json(path, dict)
+        found = EARLIER | read_json(path, dict)
     else:
         yaml = require("yaml")
         try:

@@ -11,7 +11,7 @@ from torch import nn
 from ..layer import PatternLayer
 from .coverage import shared_parameters
 from .exchange import exchange
-from .registry import PARTS, acts_as, asked, registered
+from .registry import PARTS, acts_as, asked, demanded, registered
 
 Options = ParamSpec("Options")
 MARK = "taken_apart"  # the attribute that holds the class of what a module took the place of
@@ -74,8 +74,10 @@ def taking_apart(
     @wraps(convert)
     def wrapped(model: nn.Module, *arguments: Options.args, **options: Options.kwargs) -> nn.Module:
         masks: Any = options.get("masks")
+        overrides: Any = options.get("overrides")
         options["include"] = include = named(model, options.get("include", ()))  # type: ignore[arg-type]
-        model, originals = take_apart(model, [*include, *(masks if isinstance(masks, dict) else ())])
+        wanted = [*include, *(masks if isinstance(masks, dict) else ()), *demanded(model, overrides or {})]
+        model, originals = take_apart(model, wanted)
         try:
             return put_together(convert(model, *arguments, **options), originals)
         except BaseException:

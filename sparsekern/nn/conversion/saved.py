@@ -1,6 +1,7 @@
 """Gives a model of plain PyTorch the layers that a saved state is of."""
 
 from collections.abc import Callable, Iterator, Mapping
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -13,17 +14,18 @@ from .exchange import exchange
 from .parts import put_together, take_apart
 from .registry import SPARSE, twin_of
 
+Make: TypeAlias = Callable[[nn.Module, Topology], PatternLayer]
+
 
 def patterned(
-    model: nn.Module,
-    state: Mapping[str, Tensor],
-    masked: Callable[[nn.Module, Topology], PatternLayer] = masked_twin,
+    model: nn.Module, state: Mapping[str, Tensor], masked: Make = masked_twin, sparse: Make = sparse_twin
 ) -> nn.Module:
     """Exchanges the dense layers for which a state dict has a pattern, for layers with this pattern. `load_state_dict`
     then brings their weights, and to other layers with a pattern that of the state.
 
     Args:
         masked: makes the layer where the state has a dense weight and a mask.
+        sparse: makes it where the state has the nonzeros only.
 
     Returns:
         The model, which is the new layer itself if it is such a layer.
@@ -50,7 +52,7 @@ def patterned(
             topology = Topology(tuple(kind.rows_of(weight).shape), row_ptr.to(torch.int32), col.to(torch.int32))
         except ValueError as error:
             raise ValueError(f"{name or 'the model'}: {error}") from error
-        twins[name] = (sparse_twin if bare else masked)(layer, topology)
+        twins[name] = (sparse if bare else masked)(layer, topology)
     return put_together(exchange(model, twins), originals)
 
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from ...nn import PatternLayer
+from ...nn.conversion.parts import MARK
 
 Key = str | type[nn.Module]
 Modules = Mapping[str, nn.Module]
@@ -99,7 +100,9 @@ def _around(name: str) -> list[str]:
 
 
 def _is(module: Any, kind: type[nn.Module]) -> bool:
-    return isinstance(module, kind) or (isinstance(module, PatternLayer) and issubclass(module.DENSE, kind))
+    """Whether a module is of a class, or took the place of one that is."""
+    former = module.DENSE if isinstance(module, PatternLayer) else vars(module).get(MARK, type(module))
+    return isinstance(module, kind) or issubclass(former, kind)
 
 
 def _unused(modules: Modules, layers: list[str], key: Key, found: Mapping[str, Key]) -> str:
