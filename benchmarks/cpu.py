@@ -1,12 +1,11 @@
 """Regenerates the committed results of this machine: `make bench`, or `python -m benchmarks.cpu [kernels memory ...]`.
 
-Writes `benchmarks/results/cpu-<machine>-<benchmark>.json` and, of all that lie there, `cpu-<machine>.md`. Takes about
-half an hour on two cores that do nothing else.
+Writes `benchmarks/results/<family>/<benchmark>.json`, where a family is processors of one make with one instruction set
+and so many threads, and of all that lie there `tables.md`. Results of other families stay. Takes about an hour on two
+cores that do nothing else.
 """
 
 import argparse
-import json
-import re
 import sys
 import time
 from functools import partial
@@ -15,21 +14,23 @@ from pathlib import Path
 import torch
 
 from benchmarks import goals
-from sparsekern.bench import markdown, measure, memory, training_step
+from sparsekern.bench import largest, machines, markdown, measure, memory, scaling, training_step
 from sparsekern.bench.report import write
-from sparsekern.nn import crossovers, processor
+from sparsekern.bench.suites import SUITES
 from sparsekern.training.files import write_text
 
 RESULTS = Path(__file__).parent / "results"
 BENCHMARKS = {
     "kernels": partial(measure.run, "kernels"),
     "convolutions": partial(measure.run, "convolutions"),
+    "crossovers": partial(measure.run, "crossovers"),
     "moments": partial(measure.run, "moments"),
     "train": training_step.run,
     "memory": memory.run,
     "threshold": partial(measure.run, "threshold"),
+    "scaling": scaling.run,
+    "largest": largest.run,
 }
-GROWING = ("kernels", "convolutions", "moments", "train")  # saved after every case
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -38,6 +39,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--quick", action="store_true", help="small sizes, to try this out")
     parser.add_argument("--out", type=Path, default=RESULTS, metavar="DIR", help="(default: benchmarks/results)")
+    parser.add_argument("--seconds", type=float, metavar="S", help="kernels, scaling: of samples, for each case")
     parser.add_argument(
         "--run",
         dest="runs",
@@ -48,43 +50,41 @@ def main(argv: list[str] | None = None) -> int:
         help="train: also the pattern that this run of `sparsekern train` ended with",
     )
     parser.add_argument("--compiled", action="store_true", help="train: also compiled, and sparse in channels_last")
+    parser.add_argument(
+        "--gib", type=float, action="append", metavar="N", help="largest: fill N GiB, repeatable (default 1 and 4)"
+    )
     arguments = parser.parse_args(argv)
     if unknown := set(arguments.benchmarks) - set(BENCHMARKS):
         parser.error(f"unknown benchmark {', '.join(sorted(unknown))}; known: {', '.join(BENCHMARKS)}")
-    machine = f"cpu-{family()}-{arguments.threads}t"
+    folder = arguments.out / machines.name(arguments.threads)
     start = time.perf_counter()
 
     def progress(text: str) -> None:
         print(f"{time.perf_counter() - start:4.0f} s  {text}", file=sys.stderr, flush=True)
 
     for name in arguments.benchmarks or BENCHMARKS:
-        path = arguments.out / f"{machine}-{name}.json"
-        options = {"threads": arguments.threads, "quick": arguments.quick, "progress": progress}
-        if name in GROWING:
-            options["save"] = partial(write, path)
+        save = partial(write, folder / f"{name}.json")
+        options = {"threads": arguments.threads, "quick": arguments.quick, "progress": progress, "save": save}
         if name == "train":
             options |= {"runs": arguments.runs, "compiled": arguments.compiled}
-        write(path, BENCHMARKS[name](**options))
-    report(arguments.out, machine)
+        if name == "largest" and arguments.gib:
+            options["gib"] = arguments.gib
+        if arguments.seconds is not None and (name in SUITES["cpu"] or name == "scaling"):
+            options["seconds" if name == "scaling" else "budget"] = arguments.seconds
+        save(BENCHMARKS[name](**options))
+    report(folder)
     return 0
 
 
-def family() -> str:
-    """The name of this processor's family if its crossovers are committed, else what the system calls the processor."""
-    here = processor.here()
-    own = (name for name, table in crossovers.families().items() if table.processor.family == here.family)
-    return next(own, re.sub(r"[^a-z0-9]+", "-", here.name.lower()).strip("-"))
-
-
-def report(folder: Path, machine: str) -> None:
-    """Writes `<machine>.md` from the JSON files of the machine, and prints how they compare with the goals."""
-    files = {name: folder / f"{machine}-{name}.json" for name in BENCHMARKS}
-    reports = {name: json.loads(path.read_text()) for name, path in files.items() if path.exists()}
+def report(folder: Path) -> None:
+    """Writes `tables.md` from the results in a folder, and prints how they compare with the goals."""
+    found = machines.read(folder)
+    reports = {name: found[name] for name in BENCHMARKS if name in found}
     reached = goals.render({name: found["rows"] for name, found in reports.items()})
     parts = [f"# {name.capitalize()}\n\n{markdown.render(found)}" for name, found in reports.items()]
-    write_text(folder / f"{machine}.md", "\n".join([*parts, reached]))
+    write_text(folder / "tables.md", "\n".join([*parts, reached]))
     print(reached)
-    print(folder / f"{machine}.md")
+    print(folder / "tables.md")
 
 
 if __name__ == "__main__":

@@ -63,7 +63,7 @@ def render(rows: dict[str, list[dict]]) -> str:
     if moments := rows.get("moments"):
         parts += [_moments(moments), _snr_training(moments)]
     for row in rows.get("memory", []):
-        if row["impl"] == "sparsekern":
+        if row["impl"] == "sparsekern" and row["case"].startswith("mlp") and row["sparsity"] == 0.98:
             parts.append(f"Memory of training steps: {_mark(row['bytes'] / 2**20, MEMORY, '.1f')} MiB.")
     times = {row["impl"]: row["ms"] for row in rows.get("threshold", [])}
     if times.get("sparsekern"):

@@ -1,11 +1,10 @@
 """The index of the committed results, which docs/results.md shows."""
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from sparsekern.bench import markdown
+from sparsekern.bench import machines, markdown
 
 RESULTS = Path(__file__).parent / "results"
 LINK = "../benchmarks/results"
@@ -27,13 +26,16 @@ class Result(NamedTuple):
     date: str = ""
 
 
-CPU = {  # cpu-<machine>-<benchmark>.json, by `python -m benchmarks.cpu <benchmark>`
+CPU = {  # <machine>/<benchmark>.json, by `python -m benchmarks.cpu <benchmark>`
     "kernels": "linear layers: single products and whole steps, beside every peer",
     "convolutions": "convolutions: single products and whole steps, beside every peer",
     "moments": "gradients with their second moment over the samples, beside BackPACK",
     "train": "training steps of VGG-16 and ResNet-20, their parts and peak memory",
-    "memory": "peak memory of training steps of three 4096 x 4096 layers",
+    "memory": "memory of training steps, line by line and at its peak",
     "threshold": "the k-th largest of 25 million magnitudes",
+    "crossovers": "from which sparsity on linear layers are faster than dense, by width and batch",
+    "scaling": "time and memory of a training step by nonzeros, width, batch, depth and threads",
+    "largest": "the widest network that trains in a given memory",
 }
 OTHERS = {
     "digits-mlp": Result(
@@ -63,21 +65,18 @@ OTHERS = {
 }
 
 
-def table(families: Mapping[str, str]) -> str:
+def table() -> str:
     """Returns the index, a row for each result.
-
-    Args:
-        families: what to call a processor, by the name of its family.
 
     Raises:
         ValueError: a committed file is in no row.
     """
     lines, listed = [], set()
-    for path in sorted(RESULTS.glob("cpu-*.json")):
-        machine, _, benchmark = path.stem.removeprefix("cpu-").rpartition("-")
-        family = families.get(machine.rpartition("-")[0], machine)
-        lines.append(_line(path, Result(CPU[benchmark], f"`python -m benchmarks.cpu {benchmark}`", family)))
-        listed |= {path.name, f"cpu-{machine}.md"}
+    for path in sorted(RESULTS.glob("*/*.json")):
+        if (benchmark := path.stem) in CPU:
+            family = machines.make(path.parent, json.loads(path.read_text()))
+            lines.append(_line(path, Result(CPU[benchmark], f"`python -m benchmarks.cpu {benchmark}`", family)))
+            listed.add(path.parent.name)
     for name, result in OTHERS.items():
         path = RESULTS / name if (RESULTS / name).is_dir() else RESULTS / f"{name}.json"
         if path.exists():
@@ -91,13 +90,16 @@ def table(families: Mapping[str, str]) -> str:
 
 
 def _line(path: Path, result: Result) -> list[str]:
-    machine, date, shown = result.machine, result.date, f"{path.name}/table.md"
-    if path.suffix == ".json":
-        report, shown = json.loads(path.read_text()), path.name
+    machine, date, shown = result.machine, result.date, path.relative_to(RESULTS).as_posix()
+    name = shown.removesuffix(".json")
+    if path.suffix != ".json":
+        shown += "/table.md"
+    else:
+        report = json.loads(path.read_text())
         date = report.get("date", date)[:10]
         machine = report.get("cpu", machine) if machine == UNKNOWN else machine
         machine += f", {report['threads']} thread{'s' * (report['threads'] > 1)}" if "threads" in report else ""
     command = result.command
     if command.startswith("["):
         command = f"{command}(#{command.strip('[]')})"
-    return [f"[{path.stem}]({LINK}/{shown})", result.what, machine, date, command]
+    return [f"[{name}]({LINK}/{shown})", result.what, machine, date, command]

@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import fmean
 
 from benchmarks.goals import STEP
-from benchmarks.lookup import Rows, number, ratio, ratios
+from benchmarks.lookup import Rows, mlp, number, ratio, ratios
 from benchmarks.papers import ranking
 
 RESULTS = Path(__file__).parent / "results"
@@ -77,7 +77,7 @@ def slowest(rows: dict[str, Rows]) -> str | None:
 
 def peak(rows: dict[str, Rows], impl: str) -> str | None:
     """The peak memory of training steps of the memory benchmark, divided by the dense network's."""
-    held = {row["impl"]: row["bytes"] for row in rows.get("memory", [])}
+    held = {row["impl"]: row["bytes"] for row in mlp(rows.get("memory", []))}
     return number(held[impl] / held["dense"]) if held else None
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from sparsekern.bench import markdown
+from sparsekern.bench.memory import SPARSITY
 
 Rows = list[dict]
 COLUMNS = ("case", "batch", "sparsity", "impl", "dtype")
@@ -49,3 +50,8 @@ def percents(sparsities: Iterable[float]) -> list[str]:
 
 def accuracy(mean: float, std: float | None) -> str:
     return f"{100 * mean:.2f}" if std is None else f"{100 * mean:.2f} ± {100 * std:.2f}"
+
+
+def mlp(rows: Rows) -> Rows:
+    """The rows of the memory benchmark that are of its linear layers: dense, masked, and ours at as many zeros."""
+    return [row for row in rows if row["case"].startswith("mlp") and row["sparsity"] in (0, SPARSITY)]

@@ -1,4 +1,4 @@
-"""Tables of training runs: accuracy, time and memory of methods."""
+"""Tables of training runs: accuracy, time, memory and traffic of methods."""
 
 from functools import partial
 from statistics import fmean, stdev
@@ -7,6 +7,7 @@ from benchmarks.lookup import Rows, accuracy, number, percents
 from benchmarks.papers import ranking
 from sparsekern.bench import markdown
 
+RANKS = (64, 1024)
 SPARSITIES = (0.9, 0.98)
 # The methods of `results/paper-baselines`, by the question that docs/which-method.md asks.
 GROUPS = {
@@ -72,6 +73,64 @@ def tuning(rows: Rows) -> str:
     ]
     head = ["", "bits per byte before", "after", "time of a step", "memory"]
     return f"{TUNED}\n\n{markdown.table(head, lines)}"
+
+
+def cifar(rows: Rows) -> str:
+    names = {"masked": "masked twin", "auto": "on nonzeros", "sparse": "on nonzeros"}
+    lines = [
+        [
+            row["method"]
+            if row["method"] == "dense"
+            else f"{row['method']} {row['sparsity']:.0%}, {names[row['backend']]}",
+            accuracy(row["accuracy_mean"], row["accuracy_std"]),
+            f"{row['train_seconds']:.0f}",
+            f"{1e3 * row['seconds_per_step']:.0f}",
+            f"{row['peak_memory_bytes'] / 2**20:.0f}",
+        ]
+        for row in rows
+    ]
+    return markdown.table(["", "test accuracy, %", "training, s", "ms per step", "peak MiB"], lines)
+
+
+def digits(rows: Rows) -> str:
+    """The first comparison of a newcomer: every method of it by its defaults, best first."""
+    (dense,) = (row for row in rows if row["method"] == "dense")
+    lines = [
+        [
+            row["method"] if row["method"] == "dense" else f"`{row['method']}`",
+            f"{100 * row['sparsity']:.3g} %",
+            accuracy(row["accuracy_mean"], row["accuracy_std"]),
+            *(number(row[key] / dense[key]) for key in ("seconds_per_step", "train_seconds", "peak_weight_bytes")),
+        ]
+        for row in sorted(rows, key=lambda row: (row is not dense, -row["accuracy_mean"]))
+    ]
+    head = ["", "sparsity", "test accuracy, %", "median step", "all steps", "memory"]
+    return markdown.table(head, lines)
+
+
+def ranks(rows: Rows) -> str:
+    """Bytes of data-parallel training. A ring of W ranks, which gloo and NCCL make of large reductions, sends
+    2 (W - 1) / W times what a step reduces from each."""
+    lines = []
+    for row in rows:
+        sent = (2 * (count - 1) / count * row["step"] for count in RANKS)
+        lines.append([f"`{row['method']}`", *map(_bytes, (row["step"], row["change"], row["kept"], *sent))])
+    of = [f"a rank of {count:,} sends" for count in RANKS]
+    return markdown.table(["", "a step reduces", "a change of pattern, besides", "a rank keeps", *of], lines)
+
+
+def shards(rows: Rows) -> str:
+    """Bytes of training with fully_shard."""
+    lines = []
+    for row in rows:
+        kept = (row["whole"] + row["split"] / count for count in RANKS)
+        lines.append([f"`{row['method']}`", *map(_bytes, (row["split"], row["whole"], *kept))])
+    of = [f"a rank of {count:,} keeps" for count in RANKS]
+    return markdown.table(["", "all ranks together", "every rank, besides", *of], lines)
+
+
+def _bytes(size: float) -> str:
+    return f"{size / 1e6:.3g} MB" if size >= 1e4 else f"{size:.0f} B" if size else "0"
 
 
 def _mean(runs: Rows) -> float:

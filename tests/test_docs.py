@@ -146,9 +146,11 @@ def row(impl: str, sparsity: float, ratio: float) -> dict[str, Any]:
 
 
 def test_every_result_is_in_the_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert index.table(tables.FAMILIES).count("\n| [") == len([p for p in index.RESULTS.iterdir() if p.suffix != ".md"])
+    of_machines = [path for folder in tables.folders() for path in folder.glob("*.json")]
+    others = [p for p in index.RESULTS.iterdir() if p.suffix != ".md" and p not in tables.folders()]
+    assert index.table().count("\n| [") == len(of_machines) + len(others)
     (tmp_path / "new.json").write_text("{}")
     monkeypatch.setattr(index, "RESULTS", tmp_path)
     monkeypatch.setattr(index, "OTHERS", {})
     with pytest.raises(ValueError, match=r"benchmarks/index\.py does not list new\.json"):
-        index.table(tables.FAMILIES)
+        index.table()

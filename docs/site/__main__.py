@@ -17,7 +17,7 @@ from docs.site import methods, notebooks, reference
 ROOT = Path(__file__).parents[2]
 OUT = ROOT / "build" / "site"
 COPIED = ("*.md", "docs/*.md", "docs/*.svg", "csrc/*/*.md", "benchmarks/*.md", "benchmarks/results/**/*.md")
-OTHERS = ("docs/*.svg", "benchmarks/results/**/*.png", "benchmarks/results/**/*.json")
+OTHERS = ("docs/*.svg", "docs/pictures/*.png", "benchmarks/results/**/*.png", "benchmarks/results/**/*.json")
 
 
 def main() -> int:

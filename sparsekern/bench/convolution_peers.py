@@ -5,6 +5,7 @@ mode is spared the transposes of its output and input gradient. What a fixed pat
 outside of the time.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -16,7 +17,23 @@ from torch.nn.functional import conv2d
 from ..nn import SparseConv2d
 from ..topology import COLUMNS, PACKED
 from .case import OPS
-from .peer import OURS, TORCH, Implementation, Peer, layer_step, own_layer, package, size, step
+from .peer import (
+    BF16,
+    BF16_OURS,
+    OURS,
+    TORCH,
+    Implementation,
+    Peer,
+    autocast,
+    compiled,
+    in_bf16,
+    layer_step,
+    own_layer,
+    own_layer_in_bf16,
+    package,
+    size,
+    step,
+)
 from .problem import Problem
 
 
@@ -29,6 +46,19 @@ def _dense(p: Problem, op: str, layout: torch.memory_format) -> Implementation:
         "weight_gradient": lambda: gradient(p, dy, x, weight, 1),
     }
     return Implementation(calls[op] if op != "step" else step(forward, p, weight, x, dy), size(weight))
+
+
+def _compiled(p: Problem, op: str) -> Implementation:
+    forward = compiled(conv2d, p.layer.shape, p.layer.batch, p.layer.dtype)
+    call = partial(forward, stride=p.layer.stride, padding=p.layer.padding)
+    return Implementation(step(call, p, p.dense), size(p.dense))
+
+
+def _dense_bf16(p: Problem, op: str) -> Implementation:
+    narrow = in_bf16(p)
+    x, dy, weight = (t.contiguous(memory_format=torch.channels_last) for t in (narrow.x, narrow.dy, p.dense))
+    forward = autocast(partial(conv2d, stride=p.layer.stride, padding=p.layer.padding))
+    return Implementation(step(forward, p, weight, x, dy), size(weight))
 
 
 def _masked(p: Problem, op: str) -> Implementation:
@@ -82,24 +112,28 @@ def kernel(p: Problem, op: str, name: str, views: frozenset[str] = COLUMNS) -> I
     return Implementation(calls[op] if op != "step" else whole(), size(values, *index))
 
 
-def _layer(p: Problem, op: str) -> Implementation:
+def _layer(p: Problem, op: str, build: Callable[..., Implementation] = own_layer) -> Implementation:
     conv = p.layer
     channels = (conv.in_channels, conv.out_channels, conv.kernel, conv.stride, conv.padding)
     layer = SparseConv2d(*channels, bias=op == "step", dtype=p.values.dtype, topology=p.topology)
-    return own_layer(layer, p, op)
+    return build(layer, p, op)
 
 
 _SPARSEPROP = package("sparseprop", needs=("scipy",))
+_STEP = ("step",)
 _ALL = ("float32", "float64", "bfloat16")
 
 # The first one is what the others are divided by.
 PEERS = (
     Peer("dense", OPS, partial(_dense, layout=torch.contiguous_format), **TORCH, dtypes=_ALL),
     Peer("dense-channels-last", OPS, partial(_dense, layout=torch.channels_last), **TORCH, dtypes=_ALL),
+    Peer("dense-channels-last-bf16", _STEP, _dense_bf16, **TORCH, **BF16),
+    Peer("dense-compiled", _STEP, _compiled, **TORCH, dtypes=_ALL),
     Peer("masked", OPS, _masked, **TORCH, dtypes=_ALL),
     Peer("sparseprop", ("forward", "step"), partial(_sparseprop, width=False), **_SPARSEPROP),
     Peer("sparseprop-width", ("forward", "step"), partial(_sparseprop, width=True), **_SPARSEPROP),
     Peer("sparsekern-csr", OPS, partial(kernel, name="sparse_conv2d"), **OURS),
     Peer("sparsekern-expanded", OPS, partial(kernel, name="expanded_conv2d", views=PACKED), **OURS),
     Peer("sparsekern", OPS, _layer, **OURS),
+    Peer("sparsekern-bf16", _STEP, partial(_layer, build=own_layer_in_bf16), **BF16_OURS),
 )

@@ -7,6 +7,9 @@ from .case import Case, cases
 
 SPARSITIES = (0.3, 0.4, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99)
 SHAPES = [(784, 512, 128), (1024, 1024, 32), (1024, 1024, 128), (1024, 1024, 512), (4096, 4096, 128)]
+# Of the map of crossovers.
+WIDTHS, BATCHES = (256, 512, 1024, 2048, 4096), (1, 8, 32, 128, 512)
+MAP_SPARSITIES = (0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98)
 
 GPU_DTYPES = ("bfloat16", "float32")
 GPU_SPARSITIES = (0.8, 0.9, 0.95, 0.98)
@@ -54,6 +57,11 @@ def cpu_cases(quick: bool = False) -> list[Case]:
     for dtype in ("bfloat16", "float64"):
         found += cases((Linear(1024, 1024, 128, s, dtype) for s in (0.8, 0.9, 0.95, 0.98)), ("forward", "step"))
     return found + cases([Linear(16, 16, 1, 0.5)], ("step",))  # which is what the call of a layer costs
+
+
+def crossover_cases(quick: bool = False) -> list[Case]:
+    sizes = [(64, 8)] if quick else product(WIDTHS, BATCHES)
+    return cases((Linear(w, w, batch, s) for (w, batch), s in product(sizes, MAP_SPARSITIES)), ("step",))
 
 
 def gpu_cases(quick: bool = False) -> list[Case]:

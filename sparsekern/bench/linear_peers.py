@@ -5,6 +5,7 @@ transposes included in the time. What a fixed pattern allows to prepare once is 
 the transposed values of a peer that needs them for the input gradient.
 """
 
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -15,7 +16,24 @@ from ..nn import SparseLinear
 from ..topology import COLUMNS, PACKED, TILES, Topology
 from . import mkl
 from .case import OPS
-from .peer import OURS, TORCH, Implementation, Peer, Result, layer_step, own_layer, package, size, step
+from .peer import (
+    BF16,
+    BF16_OURS,
+    OURS,
+    TORCH,
+    Implementation,
+    Peer,
+    Result,
+    autocast,
+    compiled,
+    in_bf16,
+    layer_step,
+    own_layer,
+    own_layer_in_bf16,
+    package,
+    size,
+    step,
+)
 from .problem import Problem
 
 # ---- torch
@@ -29,6 +47,16 @@ def dense(p: Problem, op: str) -> Implementation:
         "weight_gradient": lambda: dy.t() @ x,
     }
     return Implementation(calls[op] if op != "step" else step(linear, p, weight), size(weight))
+
+
+def _compiled(p: Problem, op: str) -> Implementation:
+    return Implementation(
+        step(compiled(linear, p.layer.shape, p.layer.batch, p.layer.dtype), p, p.dense), size(p.dense)
+    )
+
+
+def _dense_bf16(p: Problem, op: str) -> Implementation:
+    return Implementation(step(autocast(linear), in_bf16(p), p.dense), size(p.dense))
 
 
 def _masked(p: Problem, op: str) -> Implementation:
@@ -127,16 +155,18 @@ def kernel(p: Problem, op: str, name: str, views: frozenset[str] = COLUMNS) -> I
     return Implementation(calls[op] if op != "step" else whole(), size(values, *index))
 
 
-def _layer(p: Problem, op: str) -> Implementation:
+def _layer(p: Problem, op: str, build: Callable[..., Implementation] = own_layer) -> Implementation:
     rows, cols = p.topology.shape
-    return own_layer(SparseLinear(cols, rows, op == "step", dtype=p.values.dtype, topology=p.topology), p, op)
+    return build(SparseLinear(cols, rows, op == "step", dtype=p.values.dtype, topology=p.topology), p, op)
 
 
-_PRODUCTS = ("forward", "input_gradient")
+_PRODUCTS, _STEP = ("forward", "input_gradient"), ("step",)
 
 # The first one is what the others are divided by.
 PEERS = (
     Peer("dense", OPS, dense, **TORCH, dtypes=("float32", "float64", "bfloat16")),
+    Peer("dense-compiled", _STEP, _compiled, **TORCH, dtypes=("float32", "float64", "bfloat16")),
+    Peer("dense-bf16", _STEP, _dense_bf16, **TORCH, **BF16),
     Peer("masked", OPS, _masked, **TORCH, dtypes=("float32", "float64", "bfloat16")),
     Peer("torch-csr", OPS, _torch_csr, **TORCH, dtypes=("float32", "float64")),
     Peer("mkl", _PRODUCTS, partial(_mkl, column_major=False), version=mkl.version, missing=mkl.missing),
@@ -147,4 +177,5 @@ PEERS = (
     Peer("sparsekern-tiled", OPS, partial(kernel, name="sparse_linear", views=TILES), **OURS),
     Peer("sparsekern-expanded", OPS, partial(kernel, name="expanded_linear", views=PACKED), **OURS),
     Peer("sparsekern", OPS, _layer, **OURS),
+    Peer("sparsekern-bf16", _STEP, partial(_layer, build=own_layer_in_bf16), **BF16_OURS),
 )

@@ -1,8 +1,10 @@
 """Reports as markdown."""
 
 from collections.abc import Iterable, Sequence
-from math import isnan, nan
+from math import inf, isnan, nan
 from typing import Any
+
+from .analysis import break_even
 
 OP_NAMES = {
     "forward": "Forward",
@@ -17,10 +19,13 @@ def render(report: dict) -> str:
     tables = {
         "kernels": _kernels,
         "convolutions": _kernels,
+        "crossovers": _crossovers,
         "moments": _moments,
         "train": _train,
         "memory": _memory,
         "threshold": _threshold,
+        "scaling": _scaling,
+        "largest": _largest,
     }
     if report["benchmark"] in tables:
         return "\n\n".join([_machine(report), *tables[report["benchmark"]](report["rows"])]) + "\n"
@@ -34,14 +39,10 @@ def render(report: dict) -> str:
 def crossover(points: Iterable[tuple[float, float]]) -> str:
     """The sparsity above which an implementation is faster than dense, interpolated, of `(sparsity, ratio)`."""
     ordered = sorted(points)
-    slower = [i for i, (_, ratio) in enumerate(ordered) if ratio >= 1]
-    if not slower:
+    found = break_even(ordered)
+    if found == -inf:
         return f"below {ordered[0][0]:.0%}"
-    last = slower[-1]
-    if last == len(ordered) - 1:
-        return f"not by {ordered[-1][0]:.0%}"
-    (s0, r0), (s1, r1) = ordered[last], ordered[last + 1]
-    return f"{s0 + (s1 - s0) * (r0 - 1) / (r0 - r1):.0%}"
+    return f"not by {ordered[-1][0]:.0%}" if found == inf else f"{found:.0%}"
 
 
 def _machine(report: dict) -> str:
@@ -102,6 +103,18 @@ def _kernels(rows: list[dict]) -> list[str]:
     if reasons:
         parts.append("No number: " + "; ".join(f"{impl}: {reason}" for impl, reason in sorted(reasons)) + ".")
     return parts
+
+
+def _crossovers(rows: list[dict]) -> list[str]:
+    points: dict[tuple[int, int], list[tuple[float, float]]] = {}
+    for row in rows:
+        if row["impl"] == "sparsekern" and row["ratio_to_dense"] is not None:
+            width = int(row["case"].split()[1].partition("x")[0])
+            points.setdefault((width, row["batch"]), []).append((row["sparsity"], row["ratio_to_dense"]))
+    widths, batches = (sorted({key[i] for key in points}) for i in (0, 1))
+    lines = [[w, *(crossover(points[w, b]) if (w, b) in points else "" for b in batches)] for w in widths]
+    title = "The sparsity from which the step of a square linear layer is faster than dense, by width and batch."
+    return [title, table(["width", *(f"batch {batch}" for batch in batches)], lines)]
 
 
 def _layer(row: dict) -> tuple[str, int, str]:
@@ -173,16 +186,48 @@ def _variant(row: dict) -> str:
 
 
 def _memory(rows: list[dict]) -> list[str]:
+    kind = "resident" if rows[0]["device"] == "cpu" else "allocated"
+    parts = [f"Peak {kind} memory of training steps above that of the imported packages; lines are counted, in MiB."]
+    for case in dict.fromkeys(row["case"] for row in rows):
+        own = [row for row in rows if row["case"] == case]
+        names = list(next((row["lines"] for row in own if "lines" in row), {}))
+        lines = [
+            [
+                row["impl"],
+                f"{row['sparsity']:.0%}",
+                f"{row['bytes'] / 2**20:.1f}",
+                _ratio(row["ratio_to_dense"]),
+                *(f"{row['lines'][name] / 2**20:.1f}" if "lines" in row else "" for name in names),
+            ]
+            for row in own
+        ]
+        head = ["", "sparsity", "MiB", "ratio to dense", *names]
+        parts.append(f"**{case}, batch {own[0]['batch']}**\n\n{table(head, lines)}")
+    return parts
+
+
+def _scaling(rows: list[dict]) -> list[str]:
+    parts = ["Milliseconds and counted MiB of a training step."]
+    for axis in dict.fromkeys(row["axis"] for row in rows):
+        own = [row for row in rows if row["axis"] == axis]
+        found = {(row["impl"], row["size"]): row for row in own}
+        lines = []
+        for size in sorted({row["size"] for row in own}):
+            both = [found.get((impl, size)) for impl in ("dense", "sparsekern")]
+            times = ["" if row is None else f"{row['ms']:.3g}" for row in both]
+            lines.append([f"{size:,}", *times, *("" if row is None else f"{row['bytes'] / 2**20:.1f}" for row in both)])
+        head = [axis, "dense ms", "sparsekern ms", "dense MiB", "sparsekern MiB"]
+        parts.append(table(head, lines))
+    return parts
+
+
+def _largest(rows: list[dict]) -> list[str]:
     lines = [
-        [row["impl"], f"{row['sparsity']:.0%}", f"{row['bytes'] / 2**20:.1f}", _ratio(row["ratio_to_dense"])]
+        [row["case"], row["kind"], f"{row['width']:,}", f"{row['nonzeros']:,}", f"{row['bytes'] / 2**30:.2f}"]
         for row in rows
     ]
-    kind = "resident" if rows[0]["device"] == "cpu" else "allocated"
-    return [
-        f"{rows[0]['case']}, batch {rows[0]['batch']}: peak {kind} memory of training steps above that of the "
-        "imported packages.",
-        table(["", "sparsity", "MiB", "ratio to dense"], lines),
-    ]
+    head = ["", "network", "width", "weights of a layer", "peak GiB"]
+    return ["The widest network found that trains in so much memory.", table(head, lines)]
 
 
 def _threshold(rows: list[dict]) -> list[str]:

@@ -212,8 +212,9 @@ def _checked(problem: Checked, case: Case, peer: Peer, row: dict[str, Any]) -> C
             raise
         row["missing"] = f"failed: {type(error).__name__}: {_line(error)}"
         return lambda: None
-    if not row["error"] <= problem.tolerance:
-        row["missing"] = f"wrong: relative error {row['error']:.1e}, allowed {problem.tolerance:.0e}"
+    allowed = max(problem.tolerance, peer.tolerance)
+    if not row["error"] <= allowed:
+        row["missing"] = f"wrong: relative error {row['error']:.1e}, allowed {allowed:.0e}"
     return built.call
 
 

@@ -1,4 +1,9 @@
-"""`sparsekern bench memory`: peak memory of training steps, each variant in a process of its own."""
+"""`sparsekern bench memory`: the memory of training steps, line by line and at its peak.
+
+Each variant is measured in a process of its own, which prints its row.
+"""
+
+from __future__ import annotations
 
 import argparse
 import gc
@@ -13,12 +18,16 @@ from torch import Tensor, nn
 
 from ..nn import SparseLinear
 from .linear_peers import PEERS
+from .memory_lines import count
+from .network_step import BATCH, Pattern, Step
 from .peak_memory import held, median, peak, reset_peak
 from .report import card, header
 from .timing import synchronize
 
 VARIANTS = ("dense", "masked", "sparsekern")
-WIDTH, LAYERS, BATCH, SPARSITY, STEPS = 4096, 3, 128, 0.98, 3
+MLP, NETWORKS = "mlp", ("vgg16", "resnet20")
+WIDTH, LAYERS, SPARSITY, STEPS = 4096, 3, 0.98, 3
+SPARSITIES = (0.5, 0.8, 0.9, 0.95, SPARSITY, 0.99)
 
 
 def run(
@@ -27,31 +36,40 @@ def run(
     quick: bool = False,
     device: str = "cpu",
     progress: Callable[[str], Any] = lambda text: None,
+    save: Callable[[dict], Any] = lambda report: None,
 ) -> dict:
-    """Three linear layers 4096 x 4096, ReLU between, SGD with momentum, the pattern static: a row per variant.
+    """Three linear layers 4096 x 4096 with ReLU between, then VGG-16 and ResNet-20 on 32 x 32 images: SGD with
+    momentum, batch 128, static patterns. A row for dense, masked at 98 %, and sparse at several sparsities.
 
-    `bytes` is the peak above the imported packages, resident or, on a GPU, allocated there, the median of a few
-    processes; `ratio_to_dense` that of the bytes; `ms` the median of few steps, indicative only.
+    `bytes` is the peak above the imported packages, resident or, on a GPU, allocated there; of the linear layers at
+    98 % the median of a few processes. `ratio_to_dense` is that of the bytes, `ms` the median of few steps,
+    indicative only. `lines` are bytes counted from tensors, see `memory_lines`.
     """
     threads = torch.get_num_threads() if threads is None else threads
-    width = 512 if quick else WIDTH
     report = header("memory", threads, [peer for peer in PEERS if peer.name in VARIANTS], device) | {"rows": []}
-    for variant in VARIANTS:
-        row = {
-            "case": f"mlp of {LAYERS} layers {width}x{width}, SGD with momentum",
-            "impl": variant,
-            "device": card(device),
-            "dtype": "float32",
-            "sparsity": 0.0 if variant == "dense" else SPARSITY,
-            "batch": BATCH,
-            **median("sparsekern.bench.memory", variant, str(width), str(threads), device),
-            "threads": threads,
-        }
-        row["ratio_to_dense"] = round(
-            row["bytes"] / (report["rows"][0]["bytes"] if report["rows"] else row["bytes"]), 4
-        )
-        report["rows"].append(row)
-        progress(f"{variant}: {row['bytes'] / 2**20:.1f} MiB")
+    cells = [("dense", 0.0), ("masked", SPARSITY), *(("sparsekern", s) for s in SPARSITIES)]
+    if quick:
+        cells = [("dense", 0.0), ("masked", SPARSITY), ("sparsekern", SPARSITY)]
+    for network in (MLP,) if quick else (MLP, *NETWORKS):
+        width = 512 if quick else WIDTH
+        dense = 0
+        for variant, sparsity in cells:
+            command = (network, variant, str(sparsity), str(width), str(threads), device)
+            processes = 3 if network == MLP and sparsity in (0, SPARSITY) else 1
+            row = {
+                "case": f"mlp of {LAYERS} layers {width}x{width}, SGD with momentum" if network == MLP else network,
+                "impl": variant,
+                "device": card(device),
+                "dtype": "float32",
+                "sparsity": sparsity,
+                "batch": BATCH,
+                **median("sparsekern.bench.memory", *command, processes=processes),
+                "threads": threads,
+            }
+            dense = dense or row["bytes"]
+            report["rows"].append(row | {"ratio_to_dense": round(row["bytes"] / dense, 4)})
+            save(report)
+            progress(f"{network} {variant} {sparsity:.0%}: {row['bytes'] / 2**20:.1f} MiB")
     return report
 
 
@@ -60,54 +78,79 @@ class _Masked(nn.Linear):
 
     mask: Tensor
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, sparsity: float) -> None:
         super().__init__(width, width)
-        self.register_buffer("mask", torch.empty(width, width, dtype=torch.bool).bernoulli_(1 - SPARSITY))
+        self.register_buffer("mask", torch.empty(width, width, dtype=torch.bool).bernoulli_(1 - sparsity))
 
     def forward(self, input: Tensor) -> Tensor:
         return nn.functional.linear(input, self.weight * self.mask, self.bias)
 
 
-def _layer(variant: str, width: int) -> nn.Module:
+class Mlp:
+    """Training steps of linear layers with ReLU between, by SGD with momentum."""
+
+    def __init__(self, variant: str, sparsity: float, width: int, device: str) -> None:
+        modules = [module for _ in range(LAYERS) for module in (_layer(variant, sparsity, width), nn.ReLU())]
+        self.network = nn.Sequential(*modules[:-1]).to(device)
+        self.optimizer = torch.optim.SGD(self.network.parameters(), lr=0.01, momentum=0.9)
+        self.x, self.y = torch.randn(BATCH, width).to(device), torch.randint(width, (BATCH,)).to(device)
+        self.device = device
+
+    def loss(self) -> Tensor:
+        return nn.functional.cross_entropy(self.network(self.x), self.y)
+
+    def __call__(self) -> None:
+        self.optimizer.zero_grad()
+        self.loss().backward()
+        self.optimizer.step()
+        synchronize(self.device)
+
+
+def _layer(variant: str, sparsity: float, width: int) -> nn.Module:
     if variant == "sparsekern":
-        return SparseLinear(width, width, sparsity=SPARSITY)
-    return _Masked(width) if variant == "masked" else nn.Linear(width, width)
+        return SparseLinear(width, width, sparsity=sparsity)
+    return _Masked(width, sparsity) if variant == "masked" else nn.Linear(width, width)
 
 
-def train(variant: str, width: int, threads: int, device: str) -> dict:
-    """`bytes` and `ms` of a few training steps in this process."""
+def train(network: str, variant: str, sparsity: float, width: int, threads: int, device: str) -> dict:
+    """Returns `bytes`, `ms` and, unless masked, `lines` of a few training steps in this process.
+
+    Args:
+        width: of the MLP.
+    """
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    _steps(variant, 64, 1, device)  # torch imports and loads more at the first step
+
+    def make(small: bool) -> Mlp | Step:
+        if network == MLP:
+            return Mlp(variant, sparsity, 64 if small else width, device)
+        return Step(network, variant, Pattern(sparsity=sparsity), 8 if small else BATCH, 1 / 8 if small else 1, device)
+
+    make(small=True)()  # torch imports and loads more at the first step
     gc.collect()
     base = held(device)
-    times = _steps(variant, width, STEPS, device)
-    return {"ms": round(statistics.median(times) * 1e3, 3), "bytes": peak(device) - base}
-
-
-def _steps(variant: str, width: int, steps: int, device: str) -> list[float]:
-    """Seconds of each step of a new model; the peak starts with the first of them."""
-    modules = [module for _ in range(LAYERS) for module in (_layer(variant, width), nn.ReLU())]
-    model = nn.Sequential(*modules[:-1]).to(device)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
-    x, target = torch.randn(BATCH, width).to(device), torch.randint(width, (BATCH,)).to(device)
+    step = make(small=False)
     reset_peak(device)
-    times = []
-    for _ in range(steps):
-        start = time.perf_counter()
-        optimizer.zero_grad()
-        nn.functional.cross_entropy(model(x), target).backward()
-        optimizer.step()
-        synchronize(device)
-        times.append(time.perf_counter() - start)
-    return times
+    times = [seconds(step) for _ in range(STEPS)]
+    found: dict[str, Any] = {"ms": round(statistics.median(times) * 1e3, 3), "bytes": peak(device) - base}
+    if variant != "masked":  # which keeps masks and masked weights, too
+        found["lines"] = count(step.network, step.optimizer, step.loss)
+    return found
+
+
+def seconds(step: Callable[[], None]) -> float:
+    """Returns the seconds that a step takes."""
+    start = time.perf_counter()
+    step()
+    return time.perf_counter() - start
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
+    parser.add_argument("network")
     parser.add_argument("variant", choices=VARIANTS)
+    parser.add_argument("sparsity", type=float)
     parser.add_argument("width", type=int)
     parser.add_argument("threads", type=int)
     parser.add_argument("device")
-    arguments = parser.parse_args()
-    print(json.dumps(train(arguments.variant, arguments.width, arguments.threads, arguments.device)))
+    print(json.dumps(train(**vars(parser.parse_args()))))

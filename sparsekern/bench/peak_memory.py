@@ -16,20 +16,23 @@ PROCESSES = 3
 RETURNING = {"MALLOC_MMAP_THRESHOLD_": str(128 << 10)}
 
 
-def median(module: str, *arguments: str) -> dict:
-    """Returns what `python -m module` prints as JSON: of `PROCESSES` processes, the one with the median `bytes`.
+def median(module: str, *arguments: str, processes: int | None = None) -> dict:
+    """Returns what `python -m module` prints as JSON: of several processes, `PROCESSES` by default, the one with the
+    median `bytes`; `n` is their number, and `least` and `most` are the `bytes` of the extreme ones.
 
     Raises:
         RuntimeError: one of them failed.
     """
-    results = []
-    for _ in range(PROCESSES):
+    results, processes = [], processes or PROCESSES
+    for _ in range(processes):
         environment = {**RETURNING, **os.environ}
         done = subprocess.run(command(module, *arguments), capture_output=True, text=True, env=environment)
         if done.returncode:
             raise RuntimeError(f"measuring {' '.join(arguments)} failed: {done.stderr.strip().splitlines()[-1]}")
         results.append(json.loads(done.stdout))
-    return sorted(results, key=lambda result: result["bytes"])[PROCESSES // 2] | {"n": PROCESSES}
+    results.sort(key=lambda result: result["bytes"])
+    spread = {"n": processes, "least": results[0]["bytes"], "most": results[-1]["bytes"]}
+    return results[processes // 2] | spread
 
 
 def held(device: str) -> int:

@@ -1,7 +1,9 @@
 """Implementations that are compared: how each is built, and where it comes from."""
 
 from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib import metadata
 from importlib.util import find_spec
 from typing import Any
@@ -10,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .. import __version__ as own_version
-from .problem import Problem
+from .problem import TOLERANCE_16_BITS, Problem
 
 Result = Tensor | tuple[Tensor, ...]
 
@@ -34,6 +36,7 @@ class Peer:
         missing: returns why it cannot run here, or None.
         dtypes: those that it computes in.
         offers: tells whether it has something to compare on a layer at all.
+        tolerance: the largest error of a right result, if that is more than the problem allows.
     """
 
     name: str
@@ -43,6 +46,7 @@ class Peer:
     missing: Callable[[], str | None] = lambda: None
     dtypes: tuple[str, ...] = ("float32",)
     offers: Callable[[Any], bool] = lambda layer: True
+    tolerance: float = 0.0
 
     def why_not(self, dtype: str) -> str | None:
         return self.missing() or (None if dtype in self.dtypes else f"has no {dtype}")
@@ -79,6 +83,36 @@ def layer_step(layer: Any, p: Problem, weight: Tensor) -> Callable[[], Result]:
     return call
 
 
+@lru_cache(maxsize=1)
+def compiled(forward: Callable[..., Tensor], *shape: Any) -> Any:
+    """Returns `torch.compile(forward)` for tensors of one shape; as cases come shape by shape, each compiles once."""
+    torch.compiler.reset()  # or else a limit of recompilations would end in eager mode
+    return torch.compile(forward, dynamic=False)
+
+
+def autocast(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Returns `forward` under autocast to bf16."""
+
+    def narrow(*tensors: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return forward(*tensors)
+
+    return narrow
+
+
+def in_bf16(problem: Problem) -> Problem:
+    """Returns a problem whose input and output gradient are in bf16, as layers around hand them on under autocast."""
+    narrow = copy(problem)
+    narrow.x, narrow.dy = problem.x.bfloat16(), problem.dy.bfloat16()
+    return narrow
+
+
+def own_layer_in_bf16(layer: Any, p: Problem, op: str) -> Implementation:
+    """Builds the step of a layer of ours under autocast to bf16."""
+    layer.forward = autocast(layer.forward)
+    return own_layer(layer, in_bf16(p), op)
+
+
 def own_layer(layer: Any, p: Problem, op: str) -> Implementation:
     """Builds on a layer of ours with the kernel that it chooses itself; its gradients come through autograd."""
     with torch.no_grad():
@@ -108,3 +142,6 @@ def package(name: str, *, needs: tuple[str, ...] = ()) -> dict[str, Any]:
 
 TORCH: dict[str, Any] = {"version": lambda: torch.__version__}
 OURS: dict[str, Any] = {"version": lambda: own_version, "dtypes": ("float32", "float64", "bfloat16")}
+# Under autocast to bf16.
+BF16: dict[str, Any] = {"tolerance": TOLERANCE_16_BITS}
+BF16_OURS: dict[str, Any] = {**OURS, **BF16, "dtypes": ("float32",)}

@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import subprocess
 from collections.abc import Iterable
 from datetime import datetime, timezone
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 from .. import __version__
 from ..nn import processor
 from ..ops import extension
+from ..process import PACKAGE
 from ..training.files import write_text
 from .peer import Peer
 
@@ -23,10 +25,11 @@ def card(device: torch.device | str) -> str:
 
 
 def header(kind: str, threads: int, peers: Iterable[Peer] = (), device: torch.device | str = "cpu") -> dict:
-    """Machine, versions, date, and of every peer its version or why it is missing; of a GPU its name, too."""
+    """Machine, versions, revision, date, and of every peer its version or why it is missing; of a GPU its name, too."""
     return {
         "benchmark": kind,
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "commit": commit(),
         "cpu": processor.here().name,
         "cores": os.cpu_count(),
         "threads": threads,
@@ -38,6 +41,22 @@ def header(kind: str, threads: int, peers: Iterable[Peer] = (), device: torch.de
         "peers": {peer.name: f"missing: {why}" if (why := peer.missing()) else peer.version() for peer in peers},
         **({"card": card(device), "cuda": torch.version.cuda} if torch.device(device).type == "cuda" else {}),
     }
+
+
+def commit() -> str | None:
+    """Returns the revision of the checkout that this package lies in, "-dirty" behind it if code was changed since;
+    None outside of one."""
+
+    def git(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(["git", "-C", PACKAGE, *arguments], capture_output=True, text=True)
+
+    try:
+        if git("ls-files", "--error-unmatch", "__init__.py").returncode:
+            return None
+        changed = git("diff", "--quiet", "HEAD", "--", ".", "../csrc").returncode
+        return git("rev-parse", "--short=12", "HEAD").stdout.strip() + "-dirty" * bool(changed)
+    except OSError:  # no git
+        return None
 
 
 def write(path: Path, report: dict) -> None:

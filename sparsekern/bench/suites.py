@@ -18,6 +18,7 @@ from . import (
 from .case import Suite
 from .problem import Problem
 
+_two = tuple(peer for peer in linear_peers.PEERS if peer.name in ("dense", "sparsekern"))
 _bits = frozenset({"bits"})
 _images = partial(convolutions.ConvProblem, views=_bits, layout=torch.channels_last)
 
@@ -25,6 +26,7 @@ SUITES: dict[str, dict[str, Suite]] = {
     "cpu": {
         "kernels": Suite(linear_peers.PEERS, linear.cpu_cases, Problem),
         "convolutions": Suite(convolution_peers.PEERS, convolutions.cpu_cases, convolutions.ConvProblem),
+        "crossovers": Suite(_two, linear.crossover_cases, Problem, budget=0.4),
         "moments": Suite(moment_peers.PEERS, moments.cpu_cases, moments.MomentProblem),
         "threshold": Suite(threshold.PEERS, threshold.cpu_cases, threshold.KthLargest, budget=6.0),
     },

@@ -8,18 +8,25 @@ from pathlib import Path
 
 import torch
 
-from ..bench import markdown, measure, memory, training_step
+from ..bench import largest, markdown, measure, memory, scaling, training_step
 from ..bench.case import matching
 from ..bench.report import write
 from ..bench.suites import SUITES
 from ..training.files import folder
 
-FILTERED = ("kernels", "convolutions", "moments")
+FILTERED = ("kernels", "convolutions", "crossovers", "moments", "scaling")  # by --case; all but the last by --impl
+MODULES = {"train": training_step, "memory": memory, "scaling": scaling, "largest": largest}
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs `sparsekern bench` and returns its exit status."""
+    if arguments.what == "report":
+        return _report(arguments.folders, arguments.out)
+    if arguments.folders or arguments.out is not None:
+        return _usage("folders and --out go with report")
     gpu = arguments.device == "cuda"
+    if gpu and arguments.what in ("crossovers", "scaling", "largest"):
+        return _usage(f"{arguments.what} measures the CPU")
     if gpu and not torch.cuda.is_available():
         return _usage("there is no CUDA device")
     if gpu and arguments.threads and arguments.what in SUITES["cuda"]:
@@ -32,24 +39,41 @@ def run(arguments: argparse.Namespace) -> int:
         folder(target.parent)
     if (arguments.case or arguments.impl) and arguments.what not in FILTERED:
         return _usage(f"--case and --impl go with {', '.join(FILTERED)}")
+    if arguments.impl and arguments.what == "scaling":
+        return _usage("--impl does not go with scaling")
+    if arguments.gib and arguments.what != "largest":
+        return _usage("--gib goes with largest")
     if (arguments.model or arguments.runs or arguments.compiled) and arguments.what != "train":
         return _usage("--model, --run and --compiled go with train")
     if arguments.what in SUITES["cpu"]:
         return measured(arguments, torch.device(arguments.device))
-    module = {"train": training_step, "memory": memory}[arguments.what]
     options: dict = {"runs": arguments.runs, "compiled": arguments.compiled} if arguments.what == "train" else {}
+    if arguments.gib:
+        options["gib"] = arguments.gib
+    if arguments.case:
+        options["words"] = arguments.case
     if gpu:
         options["device"] = "cuda"
     if arguments.model:
         options["models"] = arguments.model.split(",")
     say_busy()
     try:
-        report = module.run(threads=threads, quick=arguments.quick, progress=_say, **options)
+        report = MODULES[arguments.what].run(threads=threads, quick=arguments.quick, progress=_say, **options)
     except RuntimeError as error:
         _say(f"sparsekern bench: {error}")
         return 1
     _save(arguments.json, report)
     print(markdown.render(report), end="")
+    return 0
+
+
+def _report(folders: list[Path], out: Path | None) -> int:
+    from ..bench import pictures
+
+    if not folders:
+        return _usage("report needs folders with results, each of one machine")
+    for path in pictures.draw(folders, folder(out or Path())):
+        print(path)
     return 0
 
 

@@ -44,10 +44,14 @@ option, --set METHOD.KEY=VALUE to one.
 BENCH = """\
   kernels        forward, input gradient, weight gradient and whole step of linear layers, beside other packages
   convolutions   the same for convolutions
+  crossovers     from which sparsity on linear layers are faster than dense, by width and batch
   moments        gradients with their second moment over samples, beside gradients alone and BackPACK
   train          whole training steps of networks: time, where it goes, peak memory
-  memory         peak resident memory of training steps: dense, masked, sparse
+  memory         memory of training steps, line by line and at its peak: dense, masked, sparse
   threshold      the k-th largest of 25 million magnitudes
+  scaling        time and memory of a step by nonzeros, width, batch, depth and threads, with fitted slopes
+  largest        the widest network that trains in 1 and 4 GiB, dense and sparse
+  report         pictures of results: each folder holds those of one machine, written with --json
 
 --device cuda measures on a GPU: train also in bf16, threshold as the mask of 100 million weights.
 
@@ -55,6 +59,8 @@ Prints tables; --json keeps every row. Results are checked before they are timed
 fp32: a wrong one gets no number.
 
   sparsekern bench convolutions --case "step conv3x3/64-64 90%" --impl sparsekern-csr,sparseprop
+  sparsekern bench kernels --json laptop/kernels.json
+  sparsekern bench report laptop server --out pictures
 """
 
 EXPORT = """\
@@ -178,7 +184,12 @@ def add_bench_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of `sparsekern bench` to its parser."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.description = BENCH
-    parser.add_argument("what", choices=["kernels", "convolutions", "moments", "train", "memory", "threshold"])
+    suites = ["kernels", "convolutions", "crossovers", "moments", "threshold"]
+    parser.add_argument("what", choices=[*suites, "train", "memory", "scaling", "largest", "report"])
+    parser.add_argument(
+        "folders", nargs="*", type=Path, metavar="DIR", help="report: results, a folder for each machine"
+    )
+    parser.add_argument("--out", type=Path, metavar="DIR", help="report: where the pictures go (default: here)")
     parser.add_argument(
         "--device",
         choices=["cpu", "cuda"],
@@ -191,9 +202,12 @@ def add_bench_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--case",
         metavar="WORDS",
-        help='kernels, convolutions, moments: only cases with all of these words, as in "step 90%%"',
+        help='kernels, convolutions, moments, scaling: only cases with all of these words, as in "step 90%%"',
     )
     parser.add_argument("--impl", metavar="NAME,NAME", help="kernels, convolutions, moments: only these, and dense")
+    parser.add_argument(
+        "--gib", type=numbers(above_zero), metavar="N,N", help="largest: memories to be filled, in GiB (default 1,4)"
+    )
     parser.add_argument("--model", metavar="NAME,NAME", help="train: networks (default vgg16,resnet20)")
     parser.add_argument(
         "--run",

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from torch.nn.functional import conv2d
 
-from sparsekern.bench import measure
+from sparsekern.bench import convolution_peers, measure
 from sparsekern.bench.case import OPS, Case, Suite, cases, matching
 from sparsekern.bench.convolution_peers import PEERS
 from sparsekern.bench.convolutions import Conv, ConvProblem, cpu_cases
@@ -27,7 +27,8 @@ def run(layer: Conv, ops: tuple[str, ...] = OPS, peers: tuple[Peer, ...] = PEERS
 
 
 @pytest.mark.parametrize("layer", CONVS, ids=lambda layer: layer.shape)
-def test_every_implementation_is_right_or_says_why_not(layer: Conv) -> None:
+def test_every_implementation_is_right_or_says_why_not(layer: Conv, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(convolution_peers, "compiled", lambda forward, *shape: forward)
     rows = run(layer)
     assert [(row["case"], row["impl"]) for row in rows] == [
         (f"{op} {layer.shape}", peer.name) for op in OPS for peer in PEERS if op in peer.ops
@@ -37,7 +38,7 @@ def test_every_implementation_is_right_or_says_why_not(layer: Conv) -> None:
             assert row["ms"] or row["missing"].startswith(("not installed", "wrong"))
         else:
             assert row["ms"] > 0
-            assert row["error"] < 1e-5
+            assert row["error"] < (2e-2 if row["impl"].endswith("bf16") else 1e-5)
 
 
 def test_a_wrong_gradient_gets_no_number() -> None:

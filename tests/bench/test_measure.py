@@ -3,16 +3,18 @@
 import json
 import os
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from sparsekern.bench import markdown, measure, memory, mkl, peak_memory, report, threshold
+from sparsekern.bench import linear_peers, markdown, measure, memory, mkl, peak_memory, report, threshold
 from sparsekern.bench.case import OPS, Layer, Suite, cases
 from sparsekern.bench.linear import Linear, cpu_cases
 from sparsekern.bench.linear_peers import PEERS
+from sparsekern.bench.network_step import BATCH
 from sparsekern.bench.peer import Implementation, Peer
 from sparsekern.bench.problem import Problem
 from sparsekern.bench.timing import CpuTimer, Timing, _visits, interleave, pinned
@@ -29,10 +31,17 @@ def run(*peers: Peer, ops: tuple[str, ...] = OPS, layer: Layer = LAYER, **option
     return measure.run("kernels", suite=suite, threads=1, budget=0.005, **options)
 
 
+@pytest.fixture
+def no_compilation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`torch.compile` takes ten seconds; another test does."""
+    monkeypatch.setattr(linear_peers, "compiled", lambda forward, *shape: forward)
+
+
 def named(name: str) -> Peer:
     return next(peer for peer in PEERS if peer.name == name)
 
 
+@pytest.mark.usefixtures("no_compilation")
 def test_a_row_for_every_implementation_with_every_field() -> None:
     found = run(*PEERS)
     rows = found["rows"]
@@ -41,7 +50,8 @@ def test_a_row_for_every_implementation_with_every_field() -> None:
     ]
     assert found["complete"]
     assert set(found["peers"]) == {peer.name for peer in PEERS}
-    always = {"dense", "masked", "torch-csr", "sparsekern-csr", "sparsekern-tiled", "sparsekern-expanded", "sparsekern"}
+    installed = {"mkl", "mkl-column", "scipy", "sparseprop"}
+    always = {peer.name for peer in PEERS} - installed
     for row in rows:
         if row["impl"] in always:
             assert set(row) == MEASURED
@@ -52,15 +62,43 @@ def test_a_row_for_every_implementation_with_every_field() -> None:
     assert all(row["ratio_to_dense"] == 1 for row in rows if row["impl"] == "dense")
 
 
+@pytest.mark.usefixtures("no_compilation")
 @pytest.mark.parametrize("dtype", ["float64", "bfloat16"])
 def test_other_dtypes(dtype: str) -> None:
     rows = run(*PEERS, ops=("forward", "step"), layer=replace(LAYER, dtype=dtype))["rows"]
     assert {row["dtype"] for row in rows} == {dtype}
     for row in rows:
-        if row["impl"] == "dense" or row["impl"].startswith("sparsekern"):
+        if row["impl"] in ("dense", "dense-compiled", "sparsekern", "sparsekern-csr"):
             assert row["ms"] is not None
-        if row["impl"] in ("mkl", "sparseprop"):
+        if row["impl"] in ("mkl", "sparseprop", "dense-bf16", "sparsekern-bf16"):
             assert row["ms"] is None
+
+
+def test_a_dense_layer_under_torch_compile_is_right_and_compiles_once_for_all_sparsities(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    calls = []
+    right = partial(torch.compile, backend="aot_eager")  # inductor takes ten seconds
+    monkeypatch.setattr(torch, "compile", lambda *args, **options: calls.append(args) or right(*args, **options))
+    for sparsity in (0.5, 0.9):
+        rows = run(named("dense"), named("dense-compiled"), ops=("step",), layer=replace(LAYER, sparsity=sparsity))
+        assert rows["rows"][1]["ms"] > 0
+        assert rows["rows"][1]["error"] < 1e-5
+    assert len(calls) == 1
+
+
+def test_autocast_rounds_to_bf16_and_more_is_wrong() -> None:
+    off = replace(named("dense"), name="off", build=lambda p, op: scaled(named("dense").build(p, op)), tolerance=2e-2)
+    peers = (named("dense"), named("dense-bf16"), named("sparsekern-bf16"), off)
+    dense, narrow, ours, wrong = run(*peers, ops=("step",))["rows"]
+    for row in (narrow, ours):
+        assert row["ms"] > 0
+        assert dense["error"] < 1e-5 < 1e-3 < row["error"] < 2e-2
+    assert wrong["missing"].startswith("wrong")
+
+
+def scaled(implementation: Implementation) -> Implementation:
+    return Implementation(lambda: tuple(1.05 * result for result in implementation.call()), 0)
 
 
 @pytest.mark.parametrize("op", OPS)
@@ -217,12 +255,25 @@ def test_threshold_gives_no_number_to_a_wrong_answer() -> None:
 
 def test_memory_of_a_step_is_ordered_as_the_storage_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(peak_memory, "PROCESSES", 1)
-    command = "sparsekern.bench.memory"
+    width = 1536
     dense, ours = (
-        peak_memory.median(command, variant, "1536", "1", "cpu")["bytes"] for variant in ("dense", "sparsekern")
+        peak_memory.median("sparsekern.bench.memory", "mlp", variant, sparsity, str(width), "1", "cpu")
+        for variant, sparsity in (("dense", "0"), ("sparsekern", "0.98"))
     )
-    assert dense > 3 * memory.LAYERS * 1536 * 1536 * 4  # weights, gradients, momentum
-    assert ours < dense / 2
+    weights = memory.LAYERS * width * width * 4
+    assert dense["bytes"] > 3 * weights  # weights, gradients, momentum
+    assert ours["bytes"] < dense["bytes"] / 2
+    assert (dense["n"], dense["least"]) == (1, dense["bytes"])
+    biases = memory.LAYERS * width * 4
+    samples = BATCH * 4
+    assert dense["lines"] == {
+        **dict.fromkeys(("values", "gradients", "optimizer"), weights + biases),
+        **dict.fromkeys(("indices", "slack", "scratch"), 0),
+        # the inputs of the layers, which are the outputs of ReLU; the softmax; the labels and their weight
+        "activations": pytest.approx((3 * width + width + 2) * samples, abs=64),
+    }
+    assert ours["lines"]["values"] == pytest.approx(0.02 * weights + biases, abs=64)
+    assert ours["lines"]["activations"] == dense["lines"]["activations"]
 
 
 def test_command_writes_the_report_and_prints_the_table(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -9,9 +9,10 @@ from safetensors.torch import save_file
 from torch import nn
 
 import sparsekern as sk
-from sparsekern.bench import markdown, memory, peak_memory, training_step
+from sparsekern.bench import markdown, memory, network_step, peak_memory, training_step
+from sparsekern.bench.network_step import CLASSES, SHAPE, Pattern, Step, error, load
 from sparsekern.bench.step_parts import PARTS, PYTHON, REST, parts
-from sparsekern.bench.training_step import VARIANTS, Pattern, Step
+from sparsekern.bench.training_step import VARIANTS
 from sparsekern.cli import main
 from sparsekern.models import build
 
@@ -19,7 +20,7 @@ MODEL = "lenet300"
 
 
 def run_folder(path: Path) -> Path:
-    network = sk.sparsify(build(MODEL, training_step.SHAPE, training_step.CLASSES), 0.98, distribution="erk")
+    network = sk.sparsify(build(MODEL, SHAPE, CLASSES), 0.98, distribution="erk")
     save_file(network.state_dict(), path / "model.safetensors")
     (path / "config.json").write_text(json.dumps({"model": MODEL, "method": "rigl"}))
     return path
@@ -27,7 +28,9 @@ def run_folder(path: Path) -> Path:
 
 @pytest.fixture
 def no_children(monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
+    """Without SparseProp, which may not be installed, and without processes that measure memory: 100, 200 ... bytes."""
     calls: list[tuple] = []
+    monkeypatch.setattr(training_step, "VARIANTS", tuple(name for name in VARIANTS if name != "sparseprop"))
     monkeypatch.setattr(training_step, "median", lambda *command: calls.append(command) or {"bytes": 100 * len(calls)})
     return calls
 
@@ -41,21 +44,24 @@ def test_a_row_for_every_variant_and_pattern(tmp_path: Path, no_children: list[t
     assert [(row["impl"], row["pattern"]) for row in rows] == [
         ("dense", ""),
         ("dense-channels-last", ""),
+        ("dense-channels-last-bf16", ""),
         ("masked", "uniform"),
         ("sparsekern", "uniform"),
+        ("sparsekern-bf16", "uniform"),
         ("sparsekern", "rigl"),
     ]
-    assert states == [5]
-    assert [row["sparsity"] for row in rows] == pytest.approx([0, 0, 0.95, 0.95, 0.98], abs=1e-5)
-    assert [row["bytes"] for row in rows] == [100, 200, 300, 400, 500]
-    assert rows[4]["bytes_ratio"] == 5
-    assert no_children[4][1:] == (MODEL, "sparsekern", "4", "1", "cpu", "float32", "rigl", str(tmp_path))
+    assert states == [7]
+    assert [row["sparsity"] for row in rows] == pytest.approx([0, 0, 0, 0.95, 0.95, 0.95, 0.98], abs=1e-5)
+    assert [row["bytes"] for row in rows] == [100, 200, 300, 400, 500, 600, 700]
+    assert rows[6]["bytes_ratio"] == 7
+    assert no_children[6][1:] == (MODEL, "sparsekern", "4", "1", "cpu", "float32", "rigl", str(tmp_path))
     for row in rows:
         assert row["case"] == f"step {MODEL}/32x32"
         assert row["ms"] > 0
         assert set(row["parts"]) == {*PARTS, REST, PYTHON}
     assert rows[0]["ratio_to_dense"] == 1
-    assert 0 < rows[3]["error"] < 1e-4
+    assert 0 < rows[4]["error"] < 1e-4
+    assert 0 < rows[5]["error"] < 1e-4  # compared in fp32
     text = markdown.render(report)
     assert "sparsekern, pattern of rigl" in text
     assert "| mask |" in text
@@ -67,7 +73,7 @@ def test_compiled_and_channels_last_on_request(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setattr(torch, "compile", lambda network: compiled.append(network) or network)
     report = training_step.run(threads=1, quick=True, models=[MODEL], compiled=True)
     rows = {row["impl"]: row for row in report["rows"]}
-    assert list(rows) == [*VARIANTS, *training_step.FURTHER]
+    assert list(rows) == [*training_step.VARIANTS, *training_step.FURTHER]
     assert len(compiled) == 6  # four, and the masked twins of two
     for name, row in rows.items():
         assert row["ms"] > 0
@@ -78,7 +84,7 @@ def test_compiled_and_channels_last_on_request(monkeypatch: pytest.MonkeyPatch, 
 
 
 def test_a_network_that_disagrees_gets_no_number(monkeypatch: pytest.MonkeyPatch, no_children: list[tuple]) -> None:
-    right = training_step.sparsify
+    right = network_step.sparsify
 
     def wrong(network: nn.Module, *arguments, **options) -> nn.Module:
         network = right(network, *arguments, **options)
@@ -86,26 +92,40 @@ def test_a_network_that_disagrees_gets_no_number(monkeypatch: pytest.MonkeyPatch
             next(network.parameters()).mul_(1.1)
         return network
 
-    monkeypatch.setattr(training_step, "sparsify", wrong)
+    monkeypatch.setattr(network_step, "sparsify", wrong)
     report = training_step.run(threads=1, quick=True, models=[MODEL])
-    assert [row["ms"] is None for row in report["rows"]] == [False, False, False, True]
-    assert report["rows"][3]["missing"].startswith("wrong")
+    assert [row["ms"] is None for row in report["rows"]] == [False, False, False, False, True, True]
+    assert report["rows"][4]["missing"].startswith("wrong")
     assert "No number: sparsekern: wrong" in markdown.render(report)
+
+
+def test_sparseprop_has_right_gradients_or_is_said_to_be_absent(
+    monkeypatch: pytest.MonkeyPatch, no_children: list[tuple]
+) -> None:
+    monkeypatch.setattr(training_step, "VARIANTS", ("dense", "sparseprop"))
+    row = training_step.run(threads=1, quick=True, models=[MODEL])["rows"][1]
+    if row["ms"] is None:
+        assert row["missing"].startswith("not installed")
+        assert len(no_children) == 1
+    else:
+        assert row["sparsity"] == pytest.approx(0.95, abs=1e-5)
+        assert 0 < row["error"] < 1e-4
 
 
 def test_every_gradient_is_compared() -> None:
     sparse, masked = (Step(MODEL, variant, Pattern(), 8) for variant in ("sparsekern", "masked"))
     exact = Step(MODEL, "masked", Pattern(), 8).double().gradients()
     assert exact["output"].dtype == torch.float64
-    assert training_step.error(masked, exact) < 1e-5
-    assert training_step.error(sparse, exact) < 1e-5
+    assert error(masked, exact) < 1e-5
+    assert error(sparse, exact) < 1e-5
     with torch.no_grad():
         sparse.network.get_submodule("fc1").bias[0] += 0.5
-    assert training_step.error(sparse, exact) > training_step.TOLERANCE
+    assert error(sparse, exact) > training_step.TOLERANCE
 
 
+@pytest.mark.usefixtures("no_children")
 def test_a_step_of_every_variant_moves_what_is_there() -> None:
-    for variant in VARIANTS:
+    for variant in training_step.VARIANTS:
         step = Step(MODEL, variant, Pattern(), 4)
         before = {name: p.clone() for name, p in step.network.named_parameters()}
         step()
@@ -117,8 +137,8 @@ def test_a_step_of_every_variant_moves_what_is_there() -> None:
 def test_the_pattern_of_a_run(tmp_path: Path) -> None:
     model, pattern = Pattern.of_run(run_folder(tmp_path))
     assert (model, pattern.name) == (MODEL, "rigl")
-    trained = {n: m for n, m in training_step.load(tmp_path).items() if n.endswith("row_ptr")}
-    masks = pattern.masks(build(MODEL, training_step.SHAPE, training_step.CLASSES))
+    trained = {n: m for n, m in load(tmp_path).items() if n.endswith("row_ptr")}
+    masks = pattern.masks(build(MODEL, SHAPE, CLASSES))
     for name, mask in masks.items():
         assert mask.sum(1).tolist() == trained[f"{name}.row_ptr"].diff().tolist()
     (tmp_path / "model.safetensors").unlink()
@@ -154,7 +174,7 @@ def test_memory_follows_the_storage(monkeypatch: pytest.MonkeyPatch) -> None:
         peak_memory.median(command, "mlp", variant, "8", "1", "cpu", "float32", "uniform")["bytes"]
         for variant in ("dense", "sparsekern")
     )
-    weights = sum(p.numel() for p in build("mlp", training_step.SHAPE, training_step.CLASSES).parameters())
+    weights = sum(p.numel() for p in build("mlp", SHAPE, CLASSES).parameters())
     assert dense > 2.5 * 4 * weights  # weights, gradients, momentum, less what the first small step left free
     assert ours < dense / 2
 
@@ -171,7 +191,7 @@ def test_wrong_usage(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
 # ---- on a GPU, of which this needs none
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", ["dense", "dense-channels-last", "masked", "sparsekern"])
 def test_steps_compute_in_bf16_but_are_compared_in_fp32(variant: str) -> None:
     step = Step(MODEL, variant, Pattern(), 4, dtype="bfloat16")
     seen = []
@@ -211,8 +231,8 @@ def test_memory_of_a_gpu_is_what_is_allocated_there(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "A card")
     peak_memory.reset_peak("cuda")
     assert (peak_memory.peak("cuda") - peak_memory.held("cuda"), reset) == (15, ["cuda"])
-    monkeypatch.setattr(memory, "median", lambda *command: children.append(command) or {"bytes": 8, "ms": 1.0})
+    monkeypatch.setattr(memory, "median", lambda *command, **_: children.append(command) or {"bytes": 8, "ms": 1})
     report = memory.run(threads=1, quick=True, device="cuda")
     assert {command[-1] for command in children} == {"cuda"}
     assert {row["device"] for row in report["rows"]} == {"A card"}
-    assert "peak allocated memory" in markdown.render(report)
+    assert "Peak allocated memory" in markdown.render(report)
