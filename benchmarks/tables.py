@@ -18,6 +18,14 @@ ROOT = Path(__file__).parents[1]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 PICTURES = ROOT / "docs" / "pictures"
 RESULTS = Path(__file__).parent / "results"
+DESCRIPTIONS = {  # of pictures, for those who do not see them
+    "linear": "Training step of linear layers divided by dense, against sparsity, with break-evens",
+    "convolutions": "Training step of convolutions divided by dense, against sparsity, with break-evens",
+    "crossovers": "From which sparsity on linear layers are faster than dense, by width and batch",
+    "steps": "Milliseconds of a training step by what they are spent on",
+    "memory": "Memory of a training step against sparsity: values, indices, gradients, optimizer, scratch, activations",
+    "scaling": "Time and memory of a training step by nonzeros, width, batch, depth and threads, with fitted slopes",
+}
 # Of machines: what makes the table, and the benchmarks whose rows it takes.
 MACHINES: dict[str, tuple[Callable[..., str], tuple[str, ...]]] = {
     "gains": (machine_tables.gains, ("kernels", "convolutions", "memory")),
@@ -66,7 +74,7 @@ def written() -> dict[Path, str]:
     """
     pages = {page: page.read_text() for page in PAGES}
     found = {folder: machines.read(folder) for folder in folders()}
-    for name, table in {**of_runs(), **of_machines(found), "results": index.table()}.items():
+    for name, table in {**of_runs(), **of_machines(found), **of_pictures(), "results": index.table()}.items():
         if not any(f"<!-- {name} -->" in text for text in pages.values()):
             raise ValueError(f"no page has <!-- {name} --> ... <!-- /{name} -->")
         pages = {page: put(text, name, table) for page, text in pages.items()}
@@ -76,6 +84,12 @@ def written() -> dict[Path, str]:
 
 def _rows(reports: dict[str, machines.Report]) -> dict[str, list[dict]]:
     return {name: report["rows"] for name, report in reports.items()}
+
+
+def of_pictures() -> dict[str, str]:
+    """The places of the pictures that are drawn."""
+    links = {name: f"![{text}](pictures/{name}.png)" for name, text in DESCRIPTIONS.items()}
+    return {f"picture-{name}": link if (PICTURES / f"{name}.png").exists() else "" for name, link in links.items()}
 
 
 def of_runs() -> dict[str, str]:
