@@ -21,6 +21,10 @@ GROUPS = {
     "methods-channels": ("prospr_channel", "three_sp", "random_channel", "dpf_filter", "sfp"),
 }
 EMERGENT = ("dense", "snr", "snr_frozen")
+CIFAR = """\
+CIFAR-10, ResNet-20, 8 epochs, two seeds; the images were re-encoded as JPEG, so that accuracies compare with each other
+only."""
+RESNET = "CIFAR-10, ResNet-20, one recipe for all methods, two seeds."
 TUNED = """\
 `gpt-mini`, trained on some sources of Python's standard library, pruned once by magnitude in each layer, and fine-tuned
 on others by AdamW. Losses are on the last tenth of these. Time, of the median step, and memory (weights, indices,
@@ -131,6 +135,20 @@ def shards(rows: Rows) -> str:
 
 def _bytes(size: float) -> str:
     return f"{size / 1e6:.3g} MB" if size >= 1e4 else f"{size:.0f} B" if size else "0"
+
+
+def reached(caption: str, runs: Rows) -> str:
+    """Accuracies of all methods at every sparsity below the caption, the best at the highest first."""
+    ats = sorted({run["at"] for run in runs if run["at"]})
+    dense = [run for run in runs if run["what"] == "dense"]
+    found = {
+        what: [[run for run in runs if (run["what"], run["at"]) == (what, at)] for at in ats]
+        for what in dict.fromkeys(run["what"] for run in runs if run["at"])
+    }
+    order = sorted(found, key=lambda what: -_mean(found[what][-1]) if found[what][-1] else 0.0)
+    lines = [[f"`{what}`", *(_reached(own) if own else "" for own in found[what])] for what in order]
+    head = ["test accuracy, %", *percents(ats)]
+    return f"{caption} The dense network reaches {_reached(dense)}.\n\n{markdown.table(head, lines)}"
 
 
 def _mean(runs: Rows) -> float:

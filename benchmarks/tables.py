@@ -9,6 +9,7 @@ import json
 import re
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from benchmarks import index, inline, machine_tables, run_tables
@@ -46,6 +47,8 @@ RUNS: dict[str, tuple[Callable[..., str], Path]] = {
     "shards": (run_tables.shards, RESULTS / "ranks-vgg16.json"),
     "tuning": (run_tables.tuning, RESULTS / "fine-tuning.json"),
     "twins": (run_tables.twins, RESULTS / "mnist-lenet300" / "results.json"),
+    "methods-cifar": (partial(run_tables.reached, run_tables.CIFAR), RESULTS / "paper-cifar" / "results.json"),
+    "methods-resnet": (partial(run_tables.reached, run_tables.RESNET), RESULTS / "paper-resnet20" / "results.json"),
     **{name: (make, RESULTS / "paper-baselines" / "results.json") for name, make in run_tables.BASELINES.items()},
 }
 
