@@ -60,17 +60,20 @@ class Decoder(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Classifies images `[batch, channels, height, width]` by their patches, whose mean the head sees."""
+    """Classifies images `[batch, channels, height, width]` by their patches, whose mean the head sees.
+
+    Patches enter by a linear layer: methods that prune convolutions alone, of networks that have any, prune the blocks.
+    """
 
     def __init__(self, channels: int, patches: int, patch: int, classes: int, depth: int, heads: int, width: int):
         super().__init__()
-        self.patch = nn.Conv2d(channels, width, patch, stride=patch)
+        self.size, self.patch = patch, nn.Linear(channels * patch**2, width)
         self.position = nn.Embedding(patches, width)
         self.blocks = nn.Sequential(*(Block(heads, width, causal=False) for _ in range(depth)))
         self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        x = self.patch(images).flatten(2).transpose(1, 2)
+        x = self.patch(F.unfold(images, self.size, stride=self.size).transpose(1, 2))
         x = self.blocks(x + self.position(torch.arange(x.shape[1], device=x.device)))
         return self.head(self.norm(x).mean(1))
 
