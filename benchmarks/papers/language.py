@@ -9,6 +9,7 @@ from benchmarks.papers.experiment import Experiment, Flags, Trial
 
 METHODS = ("snip", "rigl", "gse_grabo", "dpf", "optg", "gmp")
 SPARSITIES = (0.8, 0.9, 0.95)
+OPTIONS = {"optg": [("steepness", 1)]}  # of its code; 80 / 4 epochs would prune in two steps
 LIBRARY = Path(sysconfig.get_path("stdlib"))
 SOURCES = str(LIBRARY / "a*.py")
 TIMES = Path(__file__).parents[1] / "results" / "paper-gpt" / "times.json"
@@ -31,7 +32,7 @@ def _runs(seed: int) -> Iterable[Trial]:
     for group in ("steps", "time"):
         for sparsity in SPARSITIES:
             for method in METHODS:
-                flags: Flags = {"method": method, "sparsity": sparsity}
+                flags: Flags = {"method": method, "sparsity": sparsity, "set": OPTIONS.get(method, [])}
                 if group == "time":
                     if ("steps", method, sparsity) not in times:
                         continue

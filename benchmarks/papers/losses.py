@@ -5,6 +5,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+from benchmarks.papers import ranking
 from sparsekern.bench import markdown
 from sparsekern.training.figures import COLOURS, INK, beside, figure, save, title
 
@@ -66,7 +67,7 @@ def tables(runs: list[dict]) -> list[str]:
             cells = [[run for run in own if run["what"] == what and run["at"] == at] for at in ats]
             rows.append([f"`{what}`", "", *(_cell(cell, value, form) for cell in cells)])
         lines += ["", *markdown.table([name, "0 %", *(f"{100 * at:g} %" for at in ats)], rows).splitlines()]
-    return lines[1:]
+    return [*lines[1:], "", ranking.collapsed(runs)]
 
 
 def _cell(runs: Sequence[dict], value: Value, form: str) -> str:

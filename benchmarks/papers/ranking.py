@@ -42,13 +42,14 @@ def tables(runs: list[dict]) -> list[str]:
                 groups.setdefault(run["what"], []).append(run)
         order = sorted(groups, key=lambda what: -fmean(run["test_accuracy"] for run in groups[what]))
         lines += [_row(what, groups[what], scale, seeds) for what in order]
-    empty = {f"{run['what']} at {100 * run['at']:g} %": None for run in runs if run["at"] and _empty(run)}
-    lines += ["", f"A layer lost all of its weights: {', '.join(empty) or 'nowhere'}."]
-    return lines[1:]
+    return [*lines[1:], "", collapsed(runs)]
 
 
-def _empty(run: dict) -> bool:
-    return any(layer["sparsity"] == 1 for layer in run["layers"])
+def collapsed(runs: list[dict]) -> str:
+    """Says which methods emptied a layer."""
+    empty = [run for run in runs if run["at"] and any(layer["sparsity"] == 1 for layer in run["layers"])]
+    named = dict.fromkeys(f"{run['what']} at {100 * run['at']:g} %" for run in empty)
+    return f"A layer lost all of its weights: {', '.join(named) or 'nowhere'}."
 
 
 def draw(out: Path, runs: list[dict]) -> Path:

@@ -93,7 +93,7 @@ def configure(**given: Any) -> dict:
     if config["context"] is None and config["data"] == "text":
         config["context"] = CONTEXT
     if "exclude" not in given:
-        config["exclude"] = models.DENSE.get(config["model"], [])
+        config["exclude"] = list(models.DENSE.get(config["model"], []))
     config["horizon"] = config["epochs"]
     for problem in problems(config, SCHEMA):
         raise UsageError(problem)

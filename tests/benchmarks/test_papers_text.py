@@ -17,6 +17,7 @@ def run(what: str, at: float | None, group: str = "steps", seed: int = 0, **valu
     found = {
         "group": group, "what": what, "at": at, "seed": seed, "model": "gpt-mini", "steps": 200, "milliseconds": 400.0,
         "cpu_seconds": [0.3, 0.5], "peak_weight_bytes": 2**20, "peak_memory_bytes": 2**29, "test_bits_per_byte": 2.0,
+        "layers": [{"name": "a", "sparsity": at or 0.0}, {"name": "b", "sparsity": 1.0 if what == "gmp" else 0.5}],
     }  # fmt: skip
     return found | values
 
@@ -57,6 +58,7 @@ def test_tables_and_picture(tmp_path: Path) -> None:
     assert "| `gmp` |  |  | 2.000 |" in text
     assert "| `rigl` |  | 200 | 200 |" in text
     assert "| `rigl` |  | 400 |" in text.partition("steps in this time")[2]
+    assert text.endswith("A layer lost all of its weights: gmp at 90 %.")
     assert losses.draw(tmp_path, runs).read_bytes().startswith(b"\x89PNG")
     assert losses.seconds(runs[2]) == 40.0
 
