@@ -18,6 +18,7 @@ class SparseCallback(Callback):
     changes of pattern; without this callback the first change refuses them.
 
     Examples:
+        >>> from lightning.pytorch import LightningModule, Trainer
         >>> class Network(LightningModule):
         ...     def __init__(self):
         ...         super().__init__()
@@ -30,8 +31,7 @@ class SparseCallback(Callback):
         ...
         ...     def configure_optimizers(self):
         ...         return sk.Sparsifier(self.net, torch.optim.SGD(self.net.parameters(), lr=0.1), self.method)
-        >>> trainer = lightning.pytorch.Trainer(callbacks=[SparseCallback()], max_epochs=2)
-        >>> trainer.fit(Network(), loader)
+        >>> Trainer(callbacks=[SparseCallback()], max_epochs=2).fit(Network(), loader)
 
     The loss is what `training_step` returns. Checkpoints hold what an epoch has summed up so far.
     """

@@ -15,6 +15,8 @@ class SparseCallback(TrainerCallback, ExportableState):
     """Tells the method the mean loss of every epoch, which `snr` decides by, and adds the sparsity to the logs.
 
     Examples:
+        >>> from transformers import Trainer
+        >>> model = sk.sparsify(model, method)
         >>> optimizer = sk.Sparsifier(model, torch.optim.AdamW(model.parameters()), method)
         >>> trainer = Trainer(model, optimizers=(optimizer, None), callbacks=[SparseCallback()])
 
