@@ -17,7 +17,7 @@ from docs.site import methods, notebooks, reference
 ROOT = Path(__file__).parents[2]
 OUT = ROOT / "build" / "site"
 COPIED = ("*.md", "docs/*.md", "docs/*.svg", "csrc/*/*.md", "benchmarks/*.md", "benchmarks/results/**/*.md")
-OTHERS = ("docs/*.svg", "docs/pictures/*.png", "benchmarks/results/**/*.png", "benchmarks/results/**/*.json")
+OTHERS = ("docs/*.svg", "docs/site/*.css", "benchmarks/results/**/*.png", "benchmarks/results/**/*.json")
 
 
 def main() -> int:
@@ -37,24 +37,21 @@ def main() -> int:
     for name, text in generated.items():
         _write(pages / name, text)
     config = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
-    config["nav"] = expanded(config["nav"], sorted(generated))
+    config["nav"] = expanded(config["nav"], list(generated))
     _write(OUT / "mkdocs.yml", yaml.safe_dump(config, sort_keys=False))
     return 0
 
 
 def linked(path: Path) -> str:
-    """Returns a page of the repository as the site has it: without links to folders, which it does not show, and with
-    links to the start page where they name the README."""
+    """Returns a page of the repository, with the start page for README.md, and without links to folders."""
 
     def target(link: re.Match[str]) -> str:
-        return link[1] if (path.parent / link[2]).is_dir() else link[0]
+        place = (path.parent / link[2]).resolve()
+        if place == ROOT / "README.md":
+            return link[0].replace("README.md", "index.md")
+        return link[1] if place.is_dir() else link[0]
 
-    def start(link: re.Match[str]) -> str:
-        readme = (path.parent / link[1] / "README.md").resolve()
-        return f"]({link[1]}index.md" if readme == ROOT / "README.md" else link[0]
-
-    text = re.sub(r"\[([^]]*)\]\(([^)#:]+)\)", target, path.read_text())
-    return re.sub(r"\]\(((?:\.\./)*)README\.md", start, text)
+    return re.sub(r"\[([^]]*)\]\(([^)#:]+)(?:#[\w-]*)?\)", target, path.read_text())
 
 
 def expanded(nav: list[Any], generated: list[str]) -> list[Any]:
@@ -65,8 +62,7 @@ def expanded(nav: list[Any], generated: list[str]) -> list[Any]:
         if isinstance(inside, list):
             found.append({title: expanded(inside, generated)})
         elif inside.endswith("/"):
-            first = [name for name in generated if name == f"{inside}index.md"]
-            found.append({title: first + [name for name in generated if name.startswith(inside) and name not in first]})
+            found.append({title: [name for name in generated if name.startswith(inside)]})
         else:
             found.append(entry)
     return found

@@ -22,9 +22,10 @@ NAMES = [name for name in sk.methods.names() if hasattr(sk.methods, name)]  # th
 
 USE = """\
 ```python
-method = sk.methods.{name}({sparsity}total_steps=epochs * len(loader), steps_per_epoch=len(loader))
+method = sk.methods.{name}({sparsity}total_steps=steps, steps_per_epoch=steps // epochs)
 model = sk.sparsify(model, method{batches})
-optimizer = sk.Sparsifier(model, torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9), method)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+optimizer = sk.Sparsifier(model, optimizer, method)
 ```
 
 ```sh
@@ -35,7 +36,7 @@ sparsekern train --method {name}{flag}
 
 def pages() -> dict[str, str]:
     """Returns the pages by their path in the repository's layout: a list of all methods, and one of each."""
-    return {f"{FOLDER}/index.md": _list(), **{f"{FOLDER}/{name}.md": page(name) for name in NAMES}}
+    return {f"{FOLDER}/index.md": _list(), **{f"{FOLDER}/{name}.md": page(name) for name in sorted(NAMES)}}
 
 
 def page(name: str) -> str:
@@ -61,7 +62,7 @@ def usage(name: str) -> str:
     given = signature(sk.methods.get(name)).parameters["sparsity"].default is Parameter.empty  # others find their own
     return USE.format(
         name=name,
-        sparsity="sparsity=0.9, " if given else "",
+        sparsity="0.9, " if given else "",
         batches=", batches=batches, loss=loss_fn" if sk.methods.describe(name)["needs_batches"] else "",
         flag=" --sparsity 0.9" if given else "",
     ).strip()

@@ -31,16 +31,15 @@ def page(path: Path) -> tuple[str, dict[str, bytes]]:
 def _executed(path: Path) -> nbformat.NotebookNode:
     notebook = nbformat.read(path, as_version=4)
     NotebookClient(notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(ROOT)}}).execute()
+    for cell in notebook.cells:
+        cell.metadata.pop("execution", None)  # times of day
+    notebook.metadata = {"kernelspec": notebook.metadata["kernelspec"], "language_info": {"name": "python"}}
     return notebook
 
 
 def main() -> int:
     for path in NOTEBOOKS:
-        notebook = _executed(path)
-        for cell in notebook.cells:
-            cell.metadata.pop("execution", None)  # times of day
-        notebook.metadata = {"kernelspec": notebook.metadata["kernelspec"]}
-        nbformat.write(notebook, path)
+        nbformat.write(_executed(path), path)
     return 0
 
 

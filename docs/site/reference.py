@@ -61,4 +61,4 @@ def _command_line() -> str:
     parser = commands.parser()
     found = next(action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
     texts = [f"## {name}\n\n```text\n{own.format_help().strip()}\n```" for name, own in found.choices.items()]
-    return "\n\n".join([f"# Flags\n\n```text\n{parser.format_help().strip()}\n```", *texts])
+    return "\n\n".join([f"# Flags of the command line\n\n```text\n{parser.format_help().strip()}\n```", *texts])

@@ -27,7 +27,7 @@ class Group(NamedTuple):
     epochs: int
 
     @property
-    def name(self) -> str:
+    def trained(self) -> str:
         return f"{self.model}, {self.data}, {self.epochs} epochs"
 
 
@@ -55,11 +55,11 @@ def of(method: str) -> str:
         dense = next((own for (name, _), own in runs.items() if name == "dense"), [])
         for (name, _), own in sorted(runs.items(), key=lambda item: item[0][1] or 0):
             if name == method:
-                where = f"[{group.name}]({FROM_METHODS}/{group.folder}/table.md)"
-                lines.append([where, *_cells(own, dense)])
+                where = f"[{group.folder}]({FROM_METHODS}/{group.folder}/table.md)"
+                lines.append([where, group.trained, *_cells(own, dense)])
     if not lines:
         return "No committed result has it yet; [what there is](../results.md)."
-    head = ["trained", "sparsity", "seeds", "test accuracy, %", "dense, %", "step / dense", "memory / dense"]
+    head = ["results", "trained", "sparsity", "seeds", "test accuracy, %", "dense, %", "step / dense", "memory / dense"]
     note = (
         "Divided by those of the dense network of the same runs: processor time of a step, of the seed that took "
         "least; weights, indices, gradients and optimizer state at their most."
@@ -109,11 +109,11 @@ def _draw(axis: Any, method: str, group: Group, runs: Runs) -> None:
     for name, at in sorted(chosen, key=lambda key: (key[0] == "dense", key[1] or 0)):
         means = [100 * fmean(values) for values in zip(*(run["accuracy"] for run in runs[name, at]), strict=True)]
         plain = name == "dense" and method != "dense"
-        label = name if at is None else f"{name}, {100 * at:g} %"
+        label = f"{name}, {100 * fmean(run['sparsity'] for run in runs[name, at]):.3g} %"
         colour, style = (INK, ":") if plain else (next(shades), "-")
         axis.plot(range(1, len(means) + 1), means, label=label, color=colour, linestyle=style, linewidth=1.6)
     axis.xaxis.get_major_locator().set_params(integer=True)
-    title(axis, group.name, "epoch", "test accuracy, %")
+    title(axis, f"{group.folder}: {group.trained}", "epoch", "test accuracy, %")
     beside(axis)
 
 
