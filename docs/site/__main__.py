@@ -17,7 +17,7 @@ from docs.site import methods, notebooks, reference
 ROOT = Path(__file__).parents[2]
 OUT = ROOT / "build" / "site"
 COPIED = ("*.md", "docs/*.md", "docs/*.svg", "csrc/*/*.md", "benchmarks/*.md", "benchmarks/results/**/*.md")
-OTHERS = ("docs/*.svg", "docs/site/*.css", "benchmarks/results/**/*.png", "benchmarks/results/**/*.json")
+OTHERS = ("docs/*.svg", "docs/site/*.css", *(f"benchmarks/results/**/*.{kind}" for kind in ("json", "png", "svg")))
 
 
 def main() -> int:
