@@ -71,7 +71,7 @@ def reader() -> dict[str, Any]:
         "total_steps": STEPS,
         "epochs": 10,
         "loader": batches,
-        "batches": batches[:4],
+        "batches": batches[:40],
         "x": batches[0][0],
         "y": batches[0][1],
         "model": model,
