@@ -57,7 +57,7 @@ def main(argv: list[str] | None = None) -> int:
     if unknown := set(arguments.benchmarks) - set(BENCHMARKS):
         parser.error(f"unknown benchmark {', '.join(sorted(unknown))}; known: {', '.join(BENCHMARKS)}")
     folder = arguments.out / machines.name(arguments.threads)
-    start = time.perf_counter()
+    start, failed = time.perf_counter(), []
 
     def progress(text: str) -> None:
         print(f"{time.perf_counter() - start:4.0f} s  {text}", file=sys.stderr, flush=True)
@@ -71,9 +71,13 @@ def main(argv: list[str] | None = None) -> int:
             options["gib"] = arguments.gib
         if arguments.seconds is not None and (name in SUITES["cpu"] or name == "scaling"):
             options["seconds" if name == "scaling" else "budget"] = arguments.seconds
-        save(BENCHMARKS[name](**options))
+        try:
+            save(BENCHMARKS[name](**options))
+        except RuntimeError as error:  # so much memory is not free, say; the rows so far are saved
+            failed.append(f"{name}: {error}")
     report(folder)
-    return 0
+    print(*failed, sep="\n", end="\n" * bool(failed), file=sys.stderr)
+    return bool(failed)
 
 
 def report(folder: Path) -> None:

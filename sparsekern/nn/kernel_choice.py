@@ -14,6 +14,7 @@ from . import crossovers
 KERNELS = ("csr", "tiled", "bits", "dense", "masked")
 NONZEROS_ONLY = ("csr", "tiled")  # of those for the CPU
 BACKENDS = ("auto", "sparse", "masked", "dense")
+NEVER_TILED = 0.002  # density up to which tiles are nearly empty: their index outgrows that of rows and columns
 NEVER_EXPANDED = 0.05  # density up to which the CPU does not expand a convolution's weight, whatever was measured
 FEW_CHANNELS = 4
 
@@ -166,6 +167,8 @@ def _on_cpu(kind: str, distance: Callable[[dict], float], dtype: torch.dtype, ba
     above = dict(row["above"])
     if kind == "convolutions" and "dense" in above:  # as a whole; linear layers expand theirs piece by piece
         above["dense"] = 1.0 if _oversized(weights) else max(above["dense"], NEVER_EXPANDED)
+    if "tiled" in above:
+        above["tiled"] = max(above["tiled"], NEVER_TILED)
     if backend == "sparse":
         above = {kernel: density for kernel, density in above.items() if kernel in NONZEROS_ONLY}
     taken: list[tuple[float, str]] = []

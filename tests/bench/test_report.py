@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import machine_tables, tables
+from benchmarks import cpu, machine_tables, tables
 from sparsekern.bench import machines, pictures, report
 from sparsekern.bench.analysis import break_even
 from sparsekern.bench.memory_lines import LINES
@@ -99,6 +99,25 @@ def test_folders_that_hold_nothing_to_draw(tmp_path: Path, capsys: pytest.Captur
 def test_a_machine_has_a_name_of_its_own_and_known_families_their_usual_one() -> None:
     assert machines.name(2).endswith("-2t")
     assert machines.title(Path("amd-zen4-avx512-2t"), HEADER) == "AMD Zen 4, 3 threads"
+
+
+def test_one_command_writes_a_file_of_the_machines_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    def fail(**options: Any) -> dict:
+        raise RuntimeError("4 GiB are not free")
+
+    monkeypatch.setitem(cpu.BENCHMARKS, "largest", fail)
+    other = tmp_path / "other-2t"
+    write(other, "threshold", [])
+    before = (other / "threshold.json").read_text()
+    assert cpu.main(["largest", "threshold", "--quick", "--threads", "1", "--out", str(tmp_path)]) == 1
+    assert "largest: 4 GiB are not free" in capsys.readouterr().err
+    own = tmp_path / machines.name(1)
+    assert {path.name for path in own.iterdir()} == {"threshold.json", "tables.md"}
+    assert machines.read(own)["threshold"]["threads"] == 1
+    assert "| torch.kthvalue |" in (own / "tables.md").read_text()
+    assert (other / "threshold.json").read_text() == before
 
 
 def test_every_report_tells_the_revision(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
