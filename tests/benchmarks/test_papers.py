@@ -107,3 +107,15 @@ def test_images_from_a_folder_are_marked(tmp_path: Path, monkeypatch: pytest.Mon
     text = results.write(tmp_path / "out", experiment, {dense: tmp_path / dense.name})
     assert "compare with each other only" in text
     assert json.loads((tmp_path / "out" / "results.json").read_text())["runs"][0]["accuracy"] == [0.5]
+
+
+def test_wider_residual_networks_keep_exactly_as_many_weights():
+    trials = list(EXPERIMENTS["width"].runs(0))
+    assert [trial.at for trial in trials] == [1, 2, 2, 4, 4]
+    for trial in trials[1:]:
+        model = models.build("resnet20", (3, 32, 32), 10, trial.flags["width"])
+        size = sum(p.numel() for p in model.parameters() if p.dim() > 1)
+        assert (
+            kept(trial.flags["sparsity"], size)
+            == 9 * (3 * 16 + 6 * 16**2 + 16 * 32 + 5 * 32**2 + 32 * 64 + 5 * 64**2) + 640
+        )
