@@ -3,7 +3,6 @@
 import json
 import os
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -72,33 +71,6 @@ def test_other_dtypes(dtype: str) -> None:
             assert row["ms"] is not None
         if row["impl"] in ("mkl", "sparseprop", "dense-bf16", "sparsekern-bf16"):
             assert row["ms"] is None
-
-
-def test_a_dense_layer_under_torch_compile_is_right_and_compiles_once_for_all_sparsities(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    calls = []
-    right = partial(torch.compile, backend="aot_eager")  # inductor takes ten seconds
-    monkeypatch.setattr(torch, "compile", lambda *args, **options: calls.append(args) or right(*args, **options))
-    for sparsity in (0.5, 0.9):
-        rows = run(named("dense"), named("dense-compiled"), ops=("step",), layer=replace(LAYER, sparsity=sparsity))
-        assert rows["rows"][1]["ms"] > 0
-        assert rows["rows"][1]["error"] < 1e-5
-    assert len(calls) == 1
-
-
-def test_autocast_rounds_to_bf16_and_more_is_wrong() -> None:
-    off = replace(named("dense"), name="off", build=lambda p, op: scaled(named("dense").build(p, op)), tolerance=2e-2)
-    peers = (named("dense"), named("dense-bf16"), named("sparsekern-bf16"), off)
-    dense, narrow, ours, wrong = run(*peers, ops=("step",))["rows"]
-    for row in (narrow, ours):
-        assert row["ms"] > 0
-        assert dense["error"] < 1e-5 < 1e-3 < row["error"] < 2e-2
-    assert wrong["missing"].startswith("wrong")
-
-
-def scaled(implementation: Implementation) -> Implementation:
-    return Implementation(lambda: tuple(1.05 * result for result in implementation.call()), 0)
 
 
 @pytest.mark.parametrize("op", OPS)

@@ -29,22 +29,22 @@ def draw(machines: Sequence[Machine]) -> Any:
     for axis, (machine, case, rows) in zip(axes, panels, strict=True):
         _draw_bars(axis, rows)
         title(axis, f"{case.removeprefix('step ')}, batch {rows[0]['batch']}, {machine.title}", "")
-    axes[-1].set_xlabel("milliseconds of a profiled step", fontsize=9, color=INK)
+    axes[-1].set_xlabel("milliseconds", fontsize=9, color=INK)
     patch = require("matplotlib.patches").Patch
     used = [part for part in SHOWN if any(spent(row)[part] > 0.005 * row["ms"] for *_, rows in panels for row in rows)]
     handles = [patch(color=COLOURS[SHOWN.index(part)], label=part) for part in used]
-    handles.append(
-        require("matplotlib.lines").Line2D([], [], color=INK, marker="|", linestyle="none", label="not profiled")
-    )
-    head(drawing, "Where the time of a training step goes", handles)
+    head(drawing, "Where the time of a training step goes: the median step, in the shares of a profiled one", handles)
     return drawing
 
 
 def spent(row: Row) -> dict[str, float]:
-    """Returns the milliseconds of each part in `SHOWN`."""
-    parts = row["parts"]
-    rest = sum(parts[part] for part in (*PARTS, REST) if part not in SHOWN) + parts[REST]
-    return {part: rest if part == REST else parts[part] for part in SHOWN}
+    """Returns the milliseconds of the median step by `SHOWN`, as a profiled step divides them.
+
+    The profiled step itself was measured at another moment than the median, and slowed by the profiler.
+    """
+    parts, total = row["parts"], sum(row["parts"].values())
+    joined = sum(parts[part] for part in (*PARTS, REST) if part not in SHOWN) + parts[REST]
+    return {part: (joined if part == REST else parts[part]) / total * row["ms"] for part in SHOWN}
 
 
 def _draw_bars(axis: Any, rows: Sequence[Row]) -> None:
@@ -54,18 +54,10 @@ def _draw_bars(axis: Any, rows: Sequence[Row]) -> None:
         for part, ms in spent(row).items():
             axis.barh(place, ms, left=start, height=0.7, color=COLOURS[SHOWN.index(part)])
             start += ms
-        axis.plot([row["ms"]], [place], color=INK, marker="|", markersize=13, markeredgewidth=2)
-        axis.annotate(
-            f"{row['ms']:.0f}",
-            (max(start, row["ms"]), place),
-            (6, 0),
-            textcoords="offset points",
-            va="center",
-            fontsize=8,
-        )
+        axis.annotate(f"{start:.0f}", (start, place), (6, 0), textcoords="offset points", va="center", fontsize=8)
     axis.set_yticks(range(len(rows)), [_named(row) for row in rows])
     axis.set_ylim(len(rows) - 0.5, -0.5)
-    axis.set_xlim(0, 1.08 * max(max(sum(spent(row).values()), row["ms"]) for row in rows))
+    axis.set_xlim(0, 1.08 * max(row["ms"] for row in rows))
 
 
 def _named(row: Row) -> str:
