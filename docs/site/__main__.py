@@ -12,18 +12,19 @@ from typing import Any
 
 import yaml
 
-from docs.site import methods, notebooks, reference
+from docs.site import docstrings, methods, notebooks, reference
 
 ROOT = Path(__file__).parents[2]
 OUT = ROOT / "build" / "site"
-COPIED = ("*.md", "docs/*.md", "docs/*.svg", "csrc/*/*.md", "benchmarks/*.md", "benchmarks/results/**/*.md")
+PAGES = ("*.md", "docs/*.md", "csrc/*/*.md", "benchmarks/*.md", "benchmarks/results/**/*.md")
 OTHERS = ("docs/*.svg", "docs/site/*.css", *(f"benchmarks/results/**/*.{kind}" for kind in ("json", "png", "svg")))
+METHODS = ("methods.md", "which-method.md")  # where every name that a method has means it
 
 
 def main() -> int:
     shutil.rmtree(OUT, ignore_errors=True)
     pages, generated = OUT / "pages", {**methods.pages(), **reference.pages()}
-    for path in (path for glob in COPIED for path in ROOT.glob(glob) if path.suffix == ".md"):
+    for path in (path for glob in PAGES for path in ROOT.glob(glob)):
         name = path.relative_to(ROOT).as_posix()
         _write(pages / ("index.md" if name == "README.md" else name), linked(path))
     for path in (path for glob in OTHERS for path in ROOT.glob(glob)):
@@ -43,7 +44,8 @@ def main() -> int:
 
 
 def linked(path: Path) -> str:
-    """Returns a page of the repository, with the start page for README.md, and without links to folders."""
+    """Returns a page of the repository: README.md is the start page, links to folders are none, and those pages that
+    speak of methods alone have links to them."""
 
     def target(link: re.Match[str]) -> str:
         place = (path.parent / link[2]).resolve()
@@ -51,7 +53,10 @@ def linked(path: Path) -> str:
             return link[0].replace("README.md", "index.md")
         return link[1] if place.is_dir() else link[0]
 
-    return re.sub(r"\[([^]]*)\]\(([^)#:]+)(?:#[\w-]*)?\)", target, path.read_text())
+    text = path.read_text()
+    if path.name in METHODS:
+        text = docstrings.linked(text, folder="methods/")
+    return re.sub(r"\[([^]]*)\]\(([^)#:]+)(?:#[\w-]*)?\)", target, text)
 
 
 def expanded(nav: list[Any], generated: list[str]) -> list[Any]:

@@ -15,7 +15,7 @@ def text(method: Callable[..., Any]) -> str:
     """Returns the docstring without its section on options, with links to papers and to the pages of other methods."""
     found = (getdoc(method) or "").partition("\nArgs:\n")[0].strip()
     found = re.sub(r"arXiv\s+(\d{4}\.\d{4,5})", r"[arXiv \1](https://arxiv.org/abs/\1)", found)
-    return _linked(found, method.__name__)
+    return linked(found, method.__name__)
 
 
 def arxiv(method: Callable[..., Any]) -> str | None:
@@ -31,7 +31,7 @@ def options(method: Callable[..., Any]) -> dict[str, tuple[Parameter, str]]:
         ValueError: nothing is said of one.
     """
     known = {name: option for name, option in signature(method).parameters.items() if name not in RUN}
-    return {name: (option, _linked(_said(method, name), method.__name__)) for name, option in known.items()}
+    return {name: (option, linked(_said(method, name), method.__name__)) for name, option in known.items()}
 
 
 def _said(method: Any, name: str) -> str:
@@ -58,7 +58,11 @@ def _arguments(docstring: str) -> dict[str, str]:
     return found
 
 
-def _linked(markdown: str, own: str) -> str:
-    """Makes links of the names of other methods."""
+def linked(markdown: str, own: str = "", folder: str = "") -> str:
+    """Makes links of the names of other methods, to their pages in `folder`."""
     names = {*sk.methods.names()} - {own}
-    return re.sub(r"(?<![\[\w`])`(\w+)`", lambda m: f"[{m[0]}]({m[1]}.md)" if m[1] in names else m[0], markdown)
+    return re.sub(
+        r"(?<![\[\w`])`(\w+)`",
+        lambda code: f"[{code[0]}]({folder}{code[1]}.md)" if code[1] in names else code[0],
+        markdown,
+    )

@@ -39,9 +39,10 @@ def groups() -> dict[Group, Runs]:
     """Returns all committed runs of methods with their own options, in groups."""
     found: dict[Group, Runs] = defaultdict(lambda: defaultdict(list))
     for path in sorted(RESULTS.rglob("results.json")):
-        for run in json.loads(path.read_text())["runs"]:
+        for run in json.loads(path.read_text()).get("runs", []):
             method, at = run.get("method", run.get("what")), run.get("sparsity_target", run.get("at"))
-            if run.get("backend") == "masked" or (at is not None and not 0 <= at < 1) or "test_accuracy" not in run:
+            asked = at is None or 0 <= at < 1  # or else it is something else that was varied
+            if run.get("backend") == "masked" or not asked or not run.keys() >= {"test_accuracy", *Group._fields[1:]}:
                 continue
             folder = path.parent.relative_to(RESULTS).as_posix()
             found[Group(folder, run["model"], run["data"], run["epochs"])][method, at or None].append(run)
@@ -55,16 +56,17 @@ def of(method: str) -> str:
         dense = next((own for (name, _), own in runs.items() if name == "dense"), [])
         for (name, _), own in sorted(runs.items(), key=lambda item: item[0][1] or 0):
             if name == method:
-                where = f"[{group.folder}]({FROM_METHODS}/{group.folder}/table.md)"
+                page = "table.md" if (RESULTS / group.folder / "table.md").exists() else "results.json"
+                where = f"[{group.folder}]({FROM_METHODS}/{group.folder}/{page})"
                 lines.append([where, group.trained, *_cells(own, dense)])
     if not lines:
         return "No committed result has it yet; [what there is](../results.md)."
-    head = ["results", "trained", "sparsity", "seeds", "test accuracy, %", "dense, %", "step / dense", "memory / dense"]
+    head = ["results", "trained", "sparsity", "seeds", "accuracy, %", "dense, %", "step", "memory"]
     note = (
-        "Divided by those of the dense network of the same runs: processor time of a step, of the seed that took "
-        "least; weights, indices, gradients and optimizer state at their most."
+        "Accuracy on the test set. Divided by those of the dense network of the same runs: *step*, its processor time, "
+        "of the seed that took least; *memory* of weights, indices, gradients and optimizer state, at its most."
     )
-    return "\n\n".join([table(head, lines), note, *_curves(method)])
+    return "\n\n".join([table(head, lines).replace("---:", "---", 1), note, *_curves(method)])
 
 
 def _cells(runs: list[dict[str, Any]], dense: list[dict[str, Any]]) -> list[str]:

@@ -66,7 +66,7 @@ def deepr(
     gradient descent; with another optimizer its own step comes first and l1 and the noise are added to it.
 
     Args:
-        l1: alpha, the pull of theta to 0.
+        l1: alpha, what a step takes from every theta, in units of the learning rate.
         noise: standard deviation of the noise, in units of the learning rate.
         share: how the layers share the weights: "er" (SET), "erk", "uniform"; the scripts set each layer by hand.
         initialize: "rescale" multiplies the weights of the model by sqrt(dense fan-in / fan-in) of their row, so that

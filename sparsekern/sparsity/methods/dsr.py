@@ -74,7 +74,7 @@ def dsr(
     Args:
         pruned: N_p; by default 13 % of the active weights, what the paper's 20,000 are in a Wide ResNet-28-2 at 90 %.
             The official code takes them at every sparsity, and 600 for its small MNIST network.
-        threshold: H at the first change.
+        threshold: H at the first change, below which weights are dropped.
         every: steps between the first changes; doubled after 12.5 %, 40 % and 70 % of the run, none after 95 %. The
             paper's 100 in its 78,200 steps, in a shorter run less in proportion, down to 10.
         share: of the first pattern: "uniform", "er" or "erk".

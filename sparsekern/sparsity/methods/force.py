@@ -55,7 +55,7 @@ def iter_snip(request: Request, *, rounds: int = 60, batches: int = 1) -> Method
     and every round takes all batches that `sparsify` is given.
 
     Args:
-        rounds: T, 60 in the paper's experiments.
+        rounds: T, how many times weights are removed, 60 in the paper's experiments.
         batches: how many to take on the command line: 1, as in the official code; its recipes take 10 for CIFAR-100 and
             20 for Tiny ImageNet, the paper 40 for ImageNet.
     """

@@ -74,7 +74,7 @@ def granet(
     Args:
         initial: s_0, the sparsity of the first pattern; that of the run if it is lower. The paper compares with gradual
             magnitude pruning from s_0 = 0.
-        rate: of the exchange, at the first step.
+        rate: the fraction of its weights that a layer exchanges, at the first step.
         every: Delta T, 1000 in the paper's CIFAR runs; shorter runs scale it to their 62 changes, down to 20.
         stop: fraction of the run after which the sparsity is final, T_end (epoch 110 of 160 in the code; 30 of 100 on
             ImageNet).

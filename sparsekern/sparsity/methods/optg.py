@@ -71,7 +71,7 @@ def optg(request: Request, *, steepness: float | None = None, momentum: float = 
             1); the default here is 80 / tau, which is 0.5 at 160 epochs and steeper in shorter runs, where 0.5 would
             stop short of s: after 10 epochs the formula has reached 0.92 s. In the last epoch the sparsity is exactly
             s, which the formula only approaches.
-        momentum: of the scores.
+        momentum: that of the scores' SGD.
         share: "global" compares scores over the network; "uniform" and "erk" fix the layers' sparsities (the paper's
             ablations).
     """

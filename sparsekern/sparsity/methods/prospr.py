@@ -83,7 +83,7 @@ def prospr(
     first step's Hessian.
 
     Args:
-        inner_steps: M.
+        inner_steps: M, the training steps after which the loss is taken.
         lr, momentum: of the M steps, the official code's; the paper does not say. No weight decay.
         fresh_batches: every step and the final loss have a batch of their own, M + 1 in all; otherwise they share one.
         batch_size: samples in each, for the command line; otherwise the caller of `sparsify` sees to it.

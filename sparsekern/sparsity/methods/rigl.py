@@ -44,7 +44,7 @@ def rigl(
     is the same number in all outputs of a layer, rounded to the nearest that gives the layer's sparsity.
 
     Args:
-        rate: alpha.
+        rate: alpha, the fraction of its weights that a layer exchanges at the first change.
         every: Delta T, 100 in the paper; shorter runs scale it to the paper's 240 changes, down to 20.
         stop: fraction of the run after which the pattern is frozen, T_end.
         share: how the layers share the weights: "erk", "er" or "uniform".

@@ -101,7 +101,7 @@ def snfs(
     first pattern by itself; here both counts are exact.
 
     Args:
-        rate: p at the first step.
+        rate: p at the first step, the fraction of its weights that a layer drops.
         every: steps between changes, an epoch by default.
         share: of the first, random pattern: "uniform", "er" or "erk".
         initialize: "rescale" multiplies the weights of the model by sqrt(dense fan-in / fan-in) of their row, so that

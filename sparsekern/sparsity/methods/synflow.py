@@ -35,7 +35,7 @@ def synflow(request: Request, *, rounds: int = 100) -> Method:
     and what is pruned stays pruned.
 
     Args:
-        rounds: 100 in the paper.
+        rounds: how many times weights are removed, 100 in the paper.
     """
     request.check(rounds >= 1, f"takes rounds >= 1, got {rounds}")
     start = Start(partial(_choose, rounds), batches=1, needs_loss=False)
