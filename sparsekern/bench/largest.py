@@ -1,13 +1,16 @@
 """`sparsekern bench largest`: the widest network that trains in a given memory, dense and sparse, measured.
 
 A network is three square linear layers as in `scaling`. Each trial trains it for two steps in a process of its own,
-whose peak of resident memory counts as a whole: PyTorch, weights, gradients, momentum, activations.
+whose peak of resident memory counts, above what it held after the imports and a first small step: weights, indices,
+gradients, momentum, activations, and what is needed to make them.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
+import os
 import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,7 +20,7 @@ import torch
 
 from ..process import command
 from .memory import seconds
-from .peak_memory import status
+from .peak_memory import RETURNING, held, peak, reset_peak
 from .report import header
 from .scaling import Size, Step
 
@@ -43,7 +46,7 @@ KINDS = (
     Kind("2^22 nonzeros a layer", "sparsekern", lambda width: min(NONZEROS, width**2), 1, 12 * 4.0 * BATCH),
 )
 
-Peak = Callable[[int], int | None]
+Peak = Callable[[int], int | None]  # of a width
 
 
 def run(
@@ -70,13 +73,13 @@ def run(
             _refuse_too_much(memory)
             trials: dict[int, dict] = {}
 
-            def peak(width: int, kind: Kind = kind, memory: float = memory, trials: dict = trials) -> int | None:
+            def measured(width: int, kind: Kind = kind, memory: float = memory, trials: dict = trials) -> int | None:
                 trials[width] = trial(kind, width, threads, round(memory * GIB))
                 used = trials[width].get("bytes")
                 progress(f"{kind.name}, {memory:g} GiB, width {width:,}: {trials[width]}")
                 return used
 
-            width = search(peak, round(memory * GIB), kind)
+            width = search(measured, round(memory * GIB), kind)
             report["rows"].append(
                 {
                     "case": f"{DEPTH} layers in {memory:g} GiB",
@@ -99,24 +102,24 @@ def run(
     return report
 
 
-def search(peak: Peak, memory: int, kind: Kind) -> int:
+def search(bytes_of: Peak, memory: int, kind: Kind) -> int:
     """Returns the largest width found that trains in `memory` bytes: one that takes `ENOUGH` of them, unless `TRIALS`
     widths were tried before.
 
     Args:
-        peak: returns the bytes that a width takes, None if it does not run in any memory near this.
+        bytes_of: returns the bytes that a width takes, None if it does not run in any memory near this.
 
     Raises:
         RuntimeError: none of the widths that were tried trains.
     """
     small = GRAIN
-    base = peak(small)
+    base = bytes_of(small)
     if base is None or base > memory:
         raise RuntimeError(f"nothing trains in {memory / GIB:g} GiB: {small} units take {base} bytes")
     fits, too_wide, slope = small, None, kind.guess
     width = _rounded(((0.5 * memory) / slope) ** (1 / kind.power))  # the guess is only that
     for _ in range(TRIALS):
-        used = peak(width)
+        used = bytes_of(width)
         if used is None or used > memory:
             too_wide = width if too_wide is None else min(width, too_wide)
         else:
@@ -144,8 +147,9 @@ def trial(kind: Kind, width: int, threads: int, memory: int) -> dict[str, Any]:
 
     A process that takes far more than `memory` is refused it by the system.
     """
-    arguments = (str(KINDS.index(kind)), str(width), str(threads), str(memory + memory // 4 + GIB))
-    done = subprocess.run(command("sparsekern.bench.largest", *arguments), capture_output=True, text=True)
+    arguments = (str(KINDS.index(kind)), str(width), str(threads), str(memory + memory // 4 + 2 * GIB))
+    call, environment = command("sparsekern.bench.largest", *arguments), {**RETURNING, **os.environ}
+    done = subprocess.run(call, capture_output=True, text=True, env=environment)
     if done.returncode:
         lines = done.stderr.strip().splitlines()
         return {"missing": f"failed: {lines[-1] if lines else f'exit status {done.returncode}'}"}
@@ -156,9 +160,13 @@ def _train(kind: Kind, width: int, threads: int, limit: int) -> dict[str, Any]:
     """Trains in this process, of which the system gives `limit` bytes at most, and returns its peak."""
     _limit(limit)
     torch.set_num_threads(threads)
+    Step(Size(GRAIN, kind.nonzeros(GRAIN), threads=threads), kind.impl)()  # torch imports and loads more at the first
+    gc.collect()
+    base = held("cpu")
+    reset_peak("cpu")
     step = Step(Size(width, kind.nonzeros(width), BATCH, DEPTH, threads), kind.impl)
     times = [seconds(step) for _ in range(STEPS)]
-    return {"ms": round(times[-1] * 1e3, 3), "bytes": status("VmHWM")}
+    return {"ms": round(times[-1] * 1e3, 3), "bytes": peak("cpu") - base}
 
 
 def _limit(size: int) -> None:
