@@ -142,10 +142,18 @@ def check_shards(sites: Sequence[LayerSite], method: Method) -> None:
         )
     for site in sites:
         parameter: Any = site.parameter
-        if is_sharded(parameter) and parameter.device_mesh.size() != parallel.ranks():
+        if not is_sharded(parameter):
+            continue
+        mesh = parameter.device_mesh
+        if mesh.size() != parallel.ranks():
             raise ValueError(
-                f"{site.name} is sharded over {parameter.device_mesh.size()} of {parallel.ranks()} ranks, but its "
-                "pattern is chosen from sums over all of them: call fully_shard with a mesh of all ranks"
+                f"{site.name} is sharded over {mesh.size()} of {parallel.ranks()} ranks, but its pattern is chosen "
+                "from sums over all of them: call fully_shard with a mesh of all ranks"
+            )
+        if parameter.device.type != mesh.device_type or any(p.is_shard() and p.dim for p in parameter.placements):
+            raise ValueError(
+                f"{site.name} is sharded otherwise than by rows on the devices that compute: leave out offload_policy "
+                "and shard_placement_fn of fully_shard for layers whose pattern changes"
             )
 
 

@@ -112,7 +112,7 @@ def followers_of(model: nn.Module, sites: Sequence[LayerSite]) -> dict[str, Patt
             break
     for site in sites:
         layer = layers.get(site.name)
-        if layer is None or type(layer) is not type(site.module):
+        if layer is None or not isinstance(site.module, type(layer)):  # fully_shard makes a class of its own
             raise ValueError(f"a follower lacks the sparse layer {site.name}: copy it from the model after sparsify")
         if not layer.topology.same_pattern(site.active):
             raise ValueError(f"a follower's {site.name} has another pattern than the model's: copy it again")

@@ -11,6 +11,7 @@ from support import ranks
 from support.trajectories import EPOCH, OPTIMIZERS, batches, make, network
 from torch import nn
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import Shard
 from torch.nn.functional import cross_entropy
 
 import sparsekern as sk
@@ -22,7 +23,7 @@ REFUSED = {
     "gse_synflow": "grows by the synaptic flow of a copy of the network",
     "gse_graest, two batches": "grows by gradients of more than one batch",
 }
-SAVED = ("gse_grabo", "oneshot_ft")
+SAVED = ("gse_grabo", "oneshot_ft", "random")
 
 
 def shard(model: nn.Module, **options: Any) -> nn.Module:
@@ -34,10 +35,16 @@ def shard(model: nn.Module, **options: Any) -> nn.Module:
 
 
 def start(
-    name: str, world: int, kind: str = "linear", optimizer: str = "momentum", seed: int = 3, **options: Any
+    name: str,
+    world: int,
+    kind: str = "linear",
+    optimizer: str = "momentum",
+    seed: int = 3,
+    sparsity: float = 0.7,
+    **options: Any,
 ) -> tuple[nn.Module, sk.Sparsifier]:
     torch.manual_seed(seed)
-    method, dtype = make(name), torch.float32 if "mp_policy" in options else torch.float64
+    method, dtype = make(name, sparsity=sparsity), torch.float32 if "mp_policy" in options else torch.float64
     model = sk.sparsify(network(kind).to(dtype), method)
     model = shard(model, **options) if world > 1 else model
     return model, sk.Sparsifier(model, OPTIMIZERS[optimizer](model.parameters()), method)
@@ -120,7 +127,13 @@ def refusals(rank: int) -> dict[str, str]:
         model = shard(nn.Sequential(sk.SparseLinear(12, 3, sparsity=0.7)).double())
         sk.Sparsifier(model, OPTIMIZERS["adam"](model.parameters()), method)
 
+    def by_columns() -> None:
+        model = sk.sparsify(network("linear"), make("dpf"))
+        fully_shard(model, shard_placement_fn=lambda p: Shard(1) if p.shape == (20, 12) else None)
+        sk.Sparsifier(model, OPTIMIZERS["adam"](model.parameters()), make("dpf"))
+
     attempts: dict[str, Callable[[], object]] = {
+        "by columns": by_columns,
         "sharded first": lambda: sk.sparsify(shard(network("linear")), method),
         "optimizer first": optimizer_first,
         "sparsifier first": sparsifier_first,
@@ -155,8 +168,8 @@ def save(rank: int, path: Path) -> None:
 
 
 def resumed(path: Path, name: str, rank: int = 0, world: int = 1) -> dict[str, Any]:
-    """What training from a checkpoint comes to, of a model that began otherwise."""
-    model, optimizer = start(name, world, optimizer="adam", seed=4)
+    """What training from a checkpoint comes to, of a model that began otherwise: in one case, with room for less."""
+    model, optimizer = start(name, world, optimizer="adam", seed=4, sparsity=0.9 if name == "random" else 0.7)
     checkpoint.load(path / name, model, optimizer)
     return train(model, optimizer, batches("linear")[12:], rank, world)
 
@@ -228,6 +241,7 @@ def test_what_does_not_go_together_is_said(path: Path) -> None:
         "optimizer first": "built before sparsify or fully_shard?",
         "sparsifier first": "call it after sparsify, and before the optimizer and the Sparsifier are built",
         "other patterns": "has not the same pattern on all ranks",
+        "by columns": "0 is sharded otherwise than by rows",
         "dense again": "load the model's checkpoint into one without fully_shard",
         **REFUSED,
     }
