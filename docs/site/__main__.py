@@ -44,14 +44,14 @@ def main() -> int:
 
 
 def linked(path: Path) -> str:
-    """Returns a page of the repository: README.md is the start page, links to folders are none, and those pages that
-    speak of methods alone have links to them."""
+    """Returns a page of the repository: README.md is the start page, notebooks are pages, links to folders are
+    none, and those pages that speak of methods alone have links to them."""
 
     def target(link: re.Match[str]) -> str:
         place = (path.parent / link[2]).resolve()
         if place == ROOT / "README.md":
             return link[0].replace("README.md", "index.md")
-        return link[1] if place.is_dir() else link[0]
+        return link[1] if place.is_dir() else link[0].replace(".ipynb", ".md")
 
     text = path.read_text()
     if path.name in METHODS:
