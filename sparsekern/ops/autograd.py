@@ -14,6 +14,8 @@ from ..private_torch import below_autograd, in_forward_mode
 from .backend import autograd_extension
 from .library import library
 
+NO_SECOND_DERIVATIVES = "sparse layers have no second derivatives: do without create_graph=True and torch.func"
+
 
 def _dual(tensor: Tensor | None) -> tuple[Any, Tensor | None]:
     """Returns a tensor and its tangent in forward mode, if it has one."""
@@ -46,9 +48,7 @@ def _register(name: str, passed_on: bool) -> None:
         def backward(ctx: Any, grad_output: Tensor) -> tuple:  # type: ignore[override]
             if torch.is_grad_enabled():
                 # The operator below has no formula of its own: its results would pass for constants.
-                raise RuntimeError(
-                    "sparse layers have no second derivatives: do without create_graph=True and torch.func"
-                )
+                raise RuntimeError(NO_SECOND_DERIVATIVES)
             input, values = ctx.saved_tensors
             need = ctx.needs_input_grad[:3]
             gradients = backward_op(grad_output, input, values, ctx.index, *need, *ctx.passed_on)
@@ -68,7 +68,12 @@ def _register(name: str, passed_on: bool) -> None:
         if torch.is_grad_enabled() and (
             input.requires_grad or values.requires_grad or (bias is not None and bias.requires_grad)
         ):
-            return Product.apply(input, values, bias, index, *options)
+            try:
+                return Product.apply(input, values, bias, index, *options)
+            except RuntimeError as error:
+                if "functorch transforms" in str(error):  # that they want functions of another form is not the reason
+                    raise RuntimeError(NO_SECOND_DERIVATIVES) from None
+                raise
         with below_autograd():
             return op(input, values, index, bias, *options)
 
