@@ -31,6 +31,7 @@ UNITS = ["step", "epoch"]
 LOGGERS = ["tensorboard", "wandb"]
 LEARNING_RATE = {"sgd": 0.05, "adam": 1e-3, "adamw": 1e-3}
 CONTEXT = 128
+BATCH_SIZE = {"digits": 32}  # few samples, which would make few steps; of other data 128
 DEFAULTS: dict[str, Any] = {
     "method": "gse_grabo",
     "sparsity": 0.9,
@@ -46,19 +47,19 @@ DEFAULTS: dict[str, Any] = {
     "model": "mlp",
     "width": 1.0,
     "epochs": 20,
-    "batch_size": 128,
+    "batch_size": None,
     "optimizer": "sgd",
     "lr": None,
     "momentum": 0.9,
     "nesterov": False,
     "weight_decay": 0.0,
-    "clip": 0.0,
+    "clip": 1.0,
     "schedule": "constant",
     "schedule_unit": "step",
     "milestones": [],
     "gamma": 0.1,
     "final_lr": None,
-    "warmup": 0,
+    "warmup": None,
     "label_smoothing": 0.0,
     "amp": None,
     "compile": False,
@@ -67,8 +68,8 @@ DEFAULTS: dict[str, Any] = {
     "device": "cpu",
     "log": [],
 }
-# What runs did before there was the setting; files without it are of them.
-EARLIER: dict[str, Any] = {"clip": 0.0}
+# Settings of papers that say nothing of them, and of files from before there was one of them.
+PLAIN: dict[str, Any] = {"clip": 0.0, "warmup": 0}
 
 
 class Range:

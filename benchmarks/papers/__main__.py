@@ -11,6 +11,7 @@ from benchmarks.papers.experiments import EXPERIMENTS
 from sparsekern.cli.options import natural, numbers, positive
 from sparsekern.data import load
 from sparsekern.errors import RunError, UsageError
+from sparsekern.settings import PLAIN
 from sparsekern.training import configure, run_folder
 from sparsekern.training.grid import Cell, check, run_all
 
@@ -77,7 +78,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def cell(experiment: Experiment, run: Trial, places: list[Path], arguments: argparse.Namespace) -> Cell:
     """Returns a run with its flags; the command line goes first where all runs may follow it."""
-    flags: Flags = {"data": arguments.data or experiment.data, **experiment.common, **run.flags}
+    flags: Flags = {**PLAIN, "data": arguments.data or experiment.data, **experiment.common, **run.flags}
     flags |= {"threads": arguments.threads, "seed": run.seed, "device": arguments.device}
     if (data_dir := arguments.data_dir or experiment.data_dir) is not None:
         flags["data_dir"] = data_dir

@@ -18,7 +18,8 @@ KEEP = ("initialize", "keep")
 STARTED = ("random", "random_channel", "set", "deepr", "snfs", "granet")
 OPTIONS: dict[str, list] = {
     "optg": [("steepness", 1)],  # of its code; 80 / 10 epochs would prune in two steps
-    **{name: [KEEP] for name in STARTED},
+    **{name: [KEEP] for name in (*STARTED, "grasp", "prospr_channel")},
+    "three_sp": [("variant", "plain")],
     "rigl": [KEEP, ("every", 10)],
     "dsr": [KEEP, ("every", 3)],
 }

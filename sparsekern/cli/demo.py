@@ -8,6 +8,7 @@ from typing import Any
 
 from ..data import load
 from ..errors import require
+from ..settings import PLAIN
 from ..text import columns, size
 from ..training import Run, configure, figures
 from ..training.files import folder as make_folder
@@ -41,6 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
     folder = make_folder(arguments.out)
     common = {key: getattr(arguments, key) for key in ("epochs", "width", "seed", "threads")}
     common |= {"data": "digits", "model": "mlp", "optimizer": "adam", "batch_size": 64, "schedule": "cosine"}
+    common |= PLAIN
     dense = Contender(method="dense", **common)
     once_an_epoch = {"every": dense.steps_per_epoch}
     sparse = Contender(method="gse_grabo", sparsity=arguments.sparsity, set=once_an_epoch, **common)

@@ -125,7 +125,12 @@ def add_arguments(parser: argparse.ArgumentParser, *, grid: bool = False) -> Non
 
     group = parser.add_argument_group("training")
     group.add_argument("--epochs", type=positive, metavar="N", help="passes over the data")
-    group.add_argument("--batch-size", type=positive, metavar="B", help="samples per step, those of all ranks together")
+    group.add_argument(
+        "--batch-size",
+        type=positive,
+        metavar="B",
+        help="samples per step, those of all ranks together (default 128, of digits 32)",
+    )
     group.add_argument("--optimizer", choices=OPTIMIZERS)
     group.add_argument(
         "--lr", type=real, metavar="F", help="learning rate; default 0.05 for sgd, 0.001 for adam and adamw"
@@ -148,7 +153,9 @@ def add_arguments(parser: argparse.ArgumentParser, *, grid: bool = False) -> Non
     group.add_argument(
         "--final-lr", type=real, metavar="F", help="schedule cosine: the learning rate at the end (default 0)"
     )
-    group.add_argument("--warmup", type=natural, metavar="N", help="epochs of linear warm-up (default 0)")
+    group.add_argument(
+        "--warmup", type=natural, metavar="N", help="epochs of linear warm-up (default 1 in runs of 10 and more)"
+    )
     group.add_argument("--label-smoothing", type=fraction, metavar="F", help="(default 0)")
     group.add_argument("--amp", choices=["bf16", "fp16"], help="mixed precision")
     group.add_argument("--compile", action="store_true", help="torch.compile the model; on a GPU with CUDA graphs")

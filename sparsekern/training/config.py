@@ -16,6 +16,7 @@ from ..data import DATA
 from ..errors import UsageError, choose
 from ..settings import (
     BACKENDS,
+    BATCH_SIZE,
     CONTEXT,
     DEFAULTS,
     LEARNING_RATE,
@@ -94,6 +95,10 @@ def configure(**given: Any) -> dict:
         config["context"] = CONTEXT
     if "exclude" not in given:
         config["exclude"] = list(models.DENSE.get(config["model"], []))
+    if config["batch_size"] is None:
+        config["batch_size"] = BATCH_SIZE.get(config["data"], 128)
+    if config["warmup"] is None:
+        config["warmup"] = int(positive(config["epochs"]) is None and config["epochs"] >= 10)
     config["horizon"] = config["epochs"]
     for problem in problems(config, SCHEMA):
         raise UsageError(problem)

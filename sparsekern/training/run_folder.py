@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from ..errors import UsageError, first_line
-from ..settings import DEFAULTS, EARLIER, brief
+from ..settings import DEFAULTS, PLAIN, brief
 from . import checksum, config
 from .config import RESUMABLE
 from .files import locked, read_json, write, write_json, write_lines, write_safetensors
@@ -102,7 +102,7 @@ def read_config(folder: Path) -> dict:
         if (folder / CHECKPOINT).is_file():  # stopped before the first configuration was written
             return load(folder)["config"]
         raise UsageError(f"{folder} holds no run: there is no {CONFIG} in it")
-    return DEFAULTS | EARLIER | read_json(folder / CONFIG, config.SCHEMA)
+    return DEFAULTS | PLAIN | read_json(folder / CONFIG, config.SCHEMA)
 
 
 def save(folder: Path, state: dict) -> None:
@@ -133,7 +133,7 @@ def load(folder: Path) -> dict:
     check(state, STATE_SHAPE, str(path))
     if len(state["history"]) != state["epoch"] or len(state["seconds"]) != state["epoch"]:
         raise UsageError(f"{path} is damaged: history: expected {state['epoch']} epochs, got {len(state['history'])}")
-    state["config"] = DEFAULTS | EARLIER | state["config"]
+    state["config"] = DEFAULTS | PLAIN | state["config"]
     if (folder / CONFIG).is_file():
         _check_same_run(folder, state["config"], read_config(folder))
     return state

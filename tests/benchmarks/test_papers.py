@@ -35,7 +35,7 @@ def test_wider_networks_keep_exactly_as_many_weights(width: int):
 
 
 def tiny(seed: int) -> list[Trial]:
-    flags = {"model": "lenet300", "width": 0.1, "epochs": 1, "threads": 1}
+    flags = {"model": "lenet300", "width": 0.1, "epochs": 1, "batch_size": 128, "threads": 1}
     sparse = {**flags, "method": "set", "sparsity": 0.8, "set": [("every", 3)]}
     return [
         Trial("digits", "dense", None, seed, {**flags, "method": "dense"}),

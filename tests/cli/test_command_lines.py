@@ -18,7 +18,20 @@ from sparsekern.cli import commands, compare, main
 from sparsekern.errors import RunError
 
 ROOT = Path(__file__).parents[2]
-SMALL = ["--model", "lenet300", "--width", "0.05", "--epochs", "1", "--threads", "1", "--out", "out"]
+SMALL = [
+    "--model",
+    "lenet300",
+    "--width",
+    "0.05",
+    "--epochs",
+    "1",
+    "--threads",
+    "1",
+    "--batch-size",
+    "128",
+    "--out",
+    "out",
+]
 LONG = "x" * 300
 
 

@@ -13,7 +13,7 @@ import pytest
 from sparsekern.cli import compare, main, results
 from sparsekern.training import grid as runs
 
-SMALL = ["--model", "lenet300", "--width", "0.2", "--epochs", "2", "--threads", "1"]
+SMALL = ["--model", "lenet300", "--width", "0.2", "--epochs", "2", "--threads", "1", "--batch-size", "128"]
 
 
 def grid(out: Path, *flags: str) -> int:

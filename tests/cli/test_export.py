@@ -24,7 +24,20 @@ RUNS = {
 @pytest.fixture(scope="module", params=RUNS)
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / request.param
-    flags = ["--model", "lenet300", "--width", "0.1", "--epochs", "2", "--threads", "1", "--out", str(out)]
+    flags = [
+        "--model",
+        "lenet300",
+        "--width",
+        "0.1",
+        "--epochs",
+        "2",
+        "--threads",
+        "1",
+        "--batch-size",
+        "128",
+        "--out",
+        str(out),
+    ]
     assert main(["train", "--method", request.param, *flags, *RUNS[request.param]]) == 0
     return out
 

@@ -87,7 +87,20 @@ def test_list_and_unknown_names(capsys: pytest.CaptureFixture):
 
 
 def test_a_run_keeps_plain_values_and_resumes_without_the_recipe(tmp_path: Path, capsys: pytest.CaptureFixture):
-    small = ["--data", "digits", "--model", "lenet300", "--epochs", "2", "--threads", "1", "--set", "every=5"]
+    small = [
+        "--data",
+        "digits",
+        "--model",
+        "lenet300",
+        "--epochs",
+        "2",
+        "--threads",
+        "1",
+        "--batch-size",
+        "128",
+        "--set",
+        "every=5",
+    ]
     out = ["--out", str(tmp_path)]
     assert main(["train", "--recipe", "grabo-resnet56", *small, *out]) == 0
     config = json.loads((tmp_path / "config.json").read_text())

@@ -10,7 +10,21 @@ from sparsekern.cli import main
 pytest.importorskip("tensorboard")
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-RUN = ["train", "--method", "rigl", "--model", "lenet300", "--width", "0.1", "--threads", "1", "--log", "tensorboard"]
+RUN = [
+    "train",
+    "--method",
+    "rigl",
+    "--model",
+    "lenet300",
+    "--width",
+    "0.1",
+    "--threads",
+    "1",
+    "--batch-size",
+    "128",
+    "--log",
+    "tensorboard",
+]
 
 
 def drawn(folder: Path) -> dict[str, list[tuple[int, float]]]:

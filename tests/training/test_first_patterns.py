@@ -10,7 +10,20 @@ from torch import Tensor
 from sparsekern.cli import main
 from sparsekern.training import run
 
-SMALL = ["--model", "lenet300", "--width", "0.1", "--threads", "1", "--epochs", "1", "--sparsity", "0.5"]
+SMALL = [
+    "--model",
+    "lenet300",
+    "--width",
+    "0.1",
+    "--threads",
+    "1",
+    "--batch-size",
+    "128",
+    "--epochs",
+    "1",
+    "--sparsity",
+    "0.5",
+]
 
 
 @pytest.fixture

@@ -12,7 +12,20 @@ from support.runs import load, same
 from sparsekern.cli import main
 from sparsekern.training import run_folder
 
-FLAGS = ["--model", "lenet300", "--width", "0.1", "--threads", "1", "--sparsity", "0.8", "--epochs", "12"]
+FLAGS = [
+    "--model",
+    "lenet300",
+    "--width",
+    "0.1",
+    "--threads",
+    "1",
+    "--batch-size",
+    "128",
+    "--sparsity",
+    "0.8",
+    "--epochs",
+    "12",
+]
 FLAGS += ["--method", "rigl", "--set", "every=5"]
 
 

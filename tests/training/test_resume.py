@@ -18,8 +18,23 @@ from sparsekern.cli import main
 from sparsekern.errors import RunError, UsageError
 from sparsekern.nn import crossovers
 from sparsekern.training import checksum, configure, learning_rate, run_folder
+from sparsekern.training.files import write_json
+from sparsekern.training.loop import prepared
 
-FLAGS = ["--model", "lenet300", "--width", "0.2", "--threads", "1", "--epochs", "4", "--sparsity", "0.8"]
+FLAGS = [
+    "--model",
+    "lenet300",
+    "--width",
+    "0.2",
+    "--threads",
+    "1",
+    "--batch-size",
+    "128",
+    "--epochs",
+    "4",
+    "--sparsity",
+    "0.8",
+]
 CASES = {
     "rigl": ["--method", "rigl", "--set", "every=5", "--schedule", "cosine"],
     "gse_grabo": ["--method", "gse_grabo", "--set", "every=5", "--nesterov"],
@@ -189,6 +204,32 @@ def test_rounds_restart_the_schedule(tmp_path: Path):
     config = configure(schedule="cosine", lr=0.1, warmup=1, epochs=4)
     assert [first, second] == [learning_rate(config, step, 12) for step in (22, 46)]
     assert rates["oneshot_ft"] == [learning_rate(config, step, 12) for step in (11, 23, 35, 47)]
+
+
+def test_gradients_are_clipped_to_a_norm_of_all_together() -> None:
+    """As a loop of one's own would do it; papers and files from before the setting do not clip."""
+    given = {"model": "lenet300", "width": 0.1, "method": "rigl", "sparsity": 0.8, "epochs": 1, "threads": 1}
+    run, own = (prepared(configure(**given, batch_size=512, clip=clip)) for clip in (0.05, 0.0))
+    run.train_epoch()
+    for x, y, _ in own._parts(0):
+        own.optimizer.zero_grad()
+        own.loss(own.model(x), y).backward()
+        torch.nn.utils.clip_grad_norm_(own.model.parameters(), 0.05)
+        for group in own.optimizer.param_groups:
+            group["lr"] = 0.05
+        own.optimizer.step()
+    same(own.model.state_dict(), run.model.state_dict())
+
+
+def test_defaults_of_short_runs_and_of_files_from_before(tmp_path: Path) -> None:
+    long, short, other = configure(), configure(epochs=9), configure(data="mnist")
+    assert [(c["batch_size"], c["warmup"], c["clip"]) for c in (long, short, other)] == [
+        (32, 1, 1.0),
+        (32, 0, 1.0),
+        (128, 1, 1.0),
+    ]
+    write_json(tmp_path / "config.json", {key: long[key] for key in long if key != "clip"})
+    assert run_folder.read_config(tmp_path) == long | {"clip": 0.0}
 
 
 def test_more_growth_batches_than_an_epoch_has(tmp_path: Path, capsys: pytest.CaptureFixture):

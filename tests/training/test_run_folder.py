@@ -19,8 +19,8 @@ from sparsekern.errors import RunError, UsageError
 from sparsekern.training import checksum, figures, files, run_folder
 from sparsekern.training import grid as runs
 
-FLAGS = ["--model", "lenet300", "--width", "0.1", "--threads", "1", "--sparsity", "0.8", "--method", "set"]
-FLAGS += ["--set", "every=3"]
+FLAGS = ["--model", "lenet300", "--width", "0.1", "--threads", "1", "--batch-size", "128", "--sparsity", "0.8"]
+FLAGS += ["--method", "set", "--set", "every=3"]
 NAMES = ["checkpoint.pt", "config.json", "metrics.jsonl", "model.safetensors", "report.png", "summary.json"]
 
 

@@ -5,7 +5,7 @@ from re import fullmatch
 from typing import Any
 
 from ...errors import UsageError, choose, first_line, require
-from ...settings import DEFAULTS, EARLIER
+from ...settings import DEFAULTS, PLAIN
 from ...training.config import SCHEMA
 from ...training.files import read_json
 from ...training.schema import check, problems
@@ -26,12 +26,13 @@ def names() -> list[str]:
 
 def read(name: str) -> dict[str, Any]:
     """Returns `source`, `flags` and `notes` of a recipe, and `baselines`, the options of other methods by name that its
-    paper compares with.
+    paper compares with. What a paper does not mention (`PLAIN`), clipping say, it does not do.
 
     Raises:
         UsageError: no recipe has that name; the message lists the nearest.
     """
-    return {"baselines": {}, **read_json(FOLDER / f"{choose('recipe', name, names())}.json")}
+    recipe = read_json(FOLDER / f"{choose('recipe', name, names())}.json")
+    return {"baselines": {}, **recipe, "flags": PLAIN | recipe["flags"]}
 
 
 def listing() -> str:
@@ -67,7 +68,7 @@ def settings_of(path: Path) -> dict[str, Any]:
         UsageError: there is no such file, or it holds something else than settings.
     """
     if path.suffix == ".json":
-        found = EARLIER | read_json(path, dict)
+        found = PLAIN | read_json(path, dict)
     else:
         yaml = require("yaml")
         try:
@@ -79,7 +80,7 @@ def settings_of(path: Path) -> dict[str, Any]:
     found.pop("horizon", None)  # a new run's own epochs
     for name in found:
         choose(f"setting in {path}", name, list(DEFAULTS))
-    for problem in problems(DEFAULTS | {"lr": 0.1} | found, SETTINGS):
+    for problem in problems(DEFAULTS | PLAIN | {"lr": 0.1, "batch_size": 128} | found, SETTINGS):
         raise UsageError(f"{path}: {problem}")
     return {name: value for name, value in found.items() if value != DEFAULTS[name]}
 

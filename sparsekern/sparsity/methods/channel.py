@@ -27,7 +27,7 @@ INITIALIZE: dict[Variant, Initialize] = {"plain": "keep", "reinit": "evci", "res
     gradient="active weights; dense once, beforehand",
     needs_batches=True,
 )
-def three_sp(request: Request, *, variant: Variant = "plain", batches: int = 1, min_per_layer: int = 0) -> Method:
+def three_sp(request: Request, *, variant: Variant = "rescale", batches: int = 1, min_per_layer: int = 0) -> Method:
     """3SP: Single Shot Structured Pruning Before Training (van Amersfoort et al. 2020, arXiv 2007.00389): `sparsity`
     is the fraction of channels removed.
 
@@ -42,8 +42,9 @@ def three_sp(request: Request, *, variant: Variant = "plain", batches: int = 1, 
     paper's "sensitivity per FLOP removed".
 
     Args:
-        variant: "plain" trains the weights that were scored; "reinit" draws new ones with variance 2 / the fan-in that
-            is left; "rescale" multiplies them by sqrt(fan-in / the fan-in that is left).
+        variant: "rescale" multiplies the weights that were scored by sqrt(fan-in / the fan-in that is left), without
+            which activations fade in a network without batch norm; "plain" trains them as they are; "reinit" draws new
+            ones with variance 2 / the fan-in that is left. The paper has the three.
         batches: how many to take on the command line.
         min_per_layer: so many channels stay in each group of tied layers.
     """

@@ -9,7 +9,7 @@ from ..model.inputs import divided
 from ..parts import scores
 from ..parts.schedules import constant
 from ..parts.scores import Score, Scored
-from ..scoring.network import Network, Start, scoring
+from ..scoring.network import Initialize, Network, Start, scoring
 from ..scoring.objective import Objective, curvature
 from .registry import listed, variant_of
 from .request import Request
@@ -39,7 +39,7 @@ class GradientFlow:
     gradient="active weights; dense, differentiated twice, once beforehand",
     needs_batches=True,
 )
-def grasp(request: Request, *, batches: int = 2, temperature: float = 200.0) -> Method:
+def grasp(request: Request, *, batches: int = 2, temperature: float = 200.0, initialize: Initialize = "evci") -> Method:
     """GraSP: Picking Winning Tickets Before Training by Preserving Gradient Flow (Wang et al., ICLR 2020,
     arXiv 2002.07376).
 
@@ -59,14 +59,18 @@ def grasp(request: Request, *, batches: int = 2, temperature: float = 200.0) -> 
             `sparsify` is given count.
         temperature: divides the logits before the loss, 200 in the official code; the paper does not say. Of an output
             that is no tensor every floating-point tensor is divided.
+        initialize: "evci" draws new weights for the pattern, with variance 2 / fan-in of the row; "keep" trains the
+            weights that were scored, as in the paper. Those that stay mostly push the same way, and without batch norm
+            the activations grow from layer to layer until the training diverges.
     """
     request.check(batches >= 1, f"takes batches >= 1, got {batches}")
     request.check(temperature > 0, f"takes temperature > 0, got {temperature}")
-    return Method(request.name, constant(request.sparsity), start=Start(GradientFlow(temperature), batches))
+    start = Start(GradientFlow(temperature), batches, initialize=initialize)
+    return Method(request.name, constant(request.sparsity), start=start)
 
 
 @variant_of(grasp, "Magnitude of GraSP", paper="Frankle, Dziugaite, Roy, Carbin, ICLR", year=2021)
-def grasp_abs(base: Method) -> Method:
+def grasp_abs(base: Method, *, initialize: Initialize = "keep") -> Method:
     """GraSP by absolute value: Pruning Neural Networks at Initialization, Why Are We Missing the Mark? (Frankle et al.,
     ICLR 2021, arXiv 2009.08576).
 

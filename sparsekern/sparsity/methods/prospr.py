@@ -11,7 +11,7 @@ from torch import Tensor
 from ..method import Method
 from ..parts.schedules import constant
 from ..scoring.channels import gate_sums, highest_channels, removable_groups
-from ..scoring.network import Network, Start, scoring
+from ..scoring.network import Initialize, Network, Start, scoring
 from ..scoring.objective import Objective, meta_gradient
 from .registry import listed, variant_of
 from .request import Request
@@ -105,7 +105,7 @@ def prospr_first_order(base: Method) -> Method:
 
 
 @variant_of(prospr, "ProsPr, channels")
-def prospr_channel(base: Method, *, min_per_layer: int = 0) -> Method:
+def prospr_channel(base: Method, *, min_per_layer: int = 0, initialize: Initialize = "rescale") -> Method:
     """Changes `prospr` (arXiv 2202.08132): whole output channels are removed, of which `sparsity` is the fraction.
 
     One gate c multiplies the weights of a channel; its score is |dL(w_M)/dc| = |sum_j w_j dL(w_M)/dw_j|, the sum inside
@@ -124,10 +124,12 @@ def prospr_channel(base: Method, *, min_per_layer: int = 0) -> Method:
 
     Args:
         min_per_layer: so many channels stay in each group of tied layers; otherwise one may lose all, with a warning.
+        initialize: "rescale" multiplies the weights that stay by sqrt(fan-in / the fan-in that is left), so that
+            outputs keep their scale; "keep" leaves them as they are, as in the paper, whose networks have batch norm.
     """
     choose = partial(_channels, cast(Prospect, base.start.choose), base.sparsity(0))
     view = replace(base.view, min_per_layer=min_per_layer)
-    return replace(base, start=replace(base.start, choose=choose, unit="channel"), view=view)
+    return replace(base, start=replace(base.start, choose=choose, unit="channel", initialize=initialize), view=view)
 
 
 def _channels(prospect: Prospect, sparsity: float, network: Network) -> list[Tensor]:

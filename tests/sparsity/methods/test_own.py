@@ -43,7 +43,7 @@ def wrong(sparsity):
 
 number = 3
 '''
-SMALL = ["--model", "lenet300", "--width", "0.1", "--threads", "1"]
+SMALL = ["--model", "lenet300", "--width", "0.1", "--threads", "1", "--batch-size", "128"]
 
 
 def same(a: sk.Method, b: sk.Method) -> bool:

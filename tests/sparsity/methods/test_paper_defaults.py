@@ -1,6 +1,7 @@
 """What the five papers' methods do unless told otherwise."""
 
 import copy
+from math import exp
 
 import pytest
 import torch
@@ -43,10 +44,11 @@ def test_snr(name: str) -> None:
 
 
 def test_optg() -> None:
-    method = sk.methods.optg(0.9, 1600, 10)
+    method = sk.methods.optg(0.9, 16_000, 100)
     assert method.rule.momentum == 0.9
     assert method.view is views.network
-    assert [t for t in range(1600) if method.when.fires(t)] == list(range(10, 1600, 10))
+    assert [t for t in range(16_000) if method.when.fires(t)] == list(range(100, 16_000, 100))
+    assert method.sparsity(7000) == pytest.approx(0.9 / (1 + exp(0.5 * (80 - 70))))
 
 
 @pytest.mark.parametrize("name", ["prospr", "prospr_first_order", "prospr_channel"])
