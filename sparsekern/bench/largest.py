@@ -116,8 +116,8 @@ def search(bytes_of: Peak, memory: int, kind: Kind) -> int:
     base = bytes_of(small)
     if base is None or base > memory:
         raise RuntimeError(f"nothing trains in {memory / GIB:g} GiB: {small} units take {base} bytes")
-    fits, too_wide, slope = small, None, kind.guess
-    width = _rounded(((0.5 * memory) / slope) ** (1 / kind.power))  # the guess is only that
+    fits, too_wide, last = small, None, (small**kind.power, base)
+    width = max(2 * small, _rounded((0.5 * memory / kind.guess) ** (1 / kind.power)))  # the guess is only that
     for _ in range(TRIALS):
         used = bytes_of(width)
         if used is None or used > memory:
@@ -128,9 +128,11 @@ def search(bytes_of: Peak, memory: int, kind: Kind) -> int:
                 break
         if used is None:
             width = _rounded((width + fits) / 2)
-        else:
-            slope = max(1e-9, (used - base) / width**kind.power)
-            width = _rounded(((AIM * memory - base) / slope) ** (1 / kind.power))
+        else:  # along the line through the last two points
+            x, before = width**kind.power, last
+            last = x, used
+            slope = max(1e-9, (used - before[1]) / (x - before[0]))
+            width = _rounded(max(0.0, x + (AIM * memory - used) / slope) ** (1 / kind.power))
         if too_wide is not None and width >= too_wide:
             width = _rounded((fits + too_wide) / 2)
         if width <= fits:
