@@ -36,7 +36,9 @@ CPU = {  # <machine>/<benchmark>.json, by `python -m benchmarks.cpu <benchmark>`
     "crossovers": "from which sparsity on linear layers are faster than dense, by width and batch",
     "scaling": "time and memory of a training step by nonzeros, width, batch, depth and threads",
     "largest": "the widest network that trains in a given memory",
+    "changes": "what a change of pattern costs, in training steps",
 }
+COMMANDS = {"changes": "benchmarks.changes"}  # of those that `benchmarks.cpu` does not write
 OTHERS = {
     "digits-mlp": Result(
         "eleven methods by their defaults, seven layers of 512 on digits", "[digits]", "Intel Ice Lake", "2026-11-30"
@@ -75,7 +77,8 @@ def table() -> str:
     for path in sorted(RESULTS.glob("*/*.json")):
         if (benchmark := path.stem) in CPU:
             family = machines.make(path.parent, json.loads(path.read_text()))
-            lines.append(_line(path, Result(CPU[benchmark], f"`python -m benchmarks.cpu {benchmark}`", family)))
+            command = f"`python -m {COMMANDS.get(benchmark, f'benchmarks.cpu {benchmark}')}`"
+            lines.append(_line(path, Result(CPU[benchmark], command, family)))
             listed.add(path.parent.name)
     for name, result in OTHERS.items():
         path = RESULTS / name if (RESULTS / name).is_dir() else RESULTS / f"{name}.json"
