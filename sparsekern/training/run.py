@@ -19,7 +19,7 @@ from ..nn import prunable_layers
 from ..nn.memory import PARTS
 from ..private_torch import BatchNorm
 from ..sparsity import parallel
-from . import ranks
+from . import ranks, short_runs
 from .learning_rate import learning_rate
 from .overrides import built
 from .run_folder import VERSION
@@ -103,6 +103,7 @@ class Run:
 
     def _method(self, name: str, sparsity: float | None, options: dict) -> Method:
         total = self.config["horizon"] * self.steps_per_epoch
+        options = short_runs.options(name, total, self.steps_per_epoch, options)
         return methods.get(name)(sparsity, total, self.steps_per_epoch, **options)
 
     def _optimizer(self) -> torch.optim.Optimizer:

@@ -102,7 +102,14 @@ def read_config(folder: Path) -> dict:
         if (folder / CHECKPOINT).is_file():  # stopped before the first configuration was written
             return load(folder)["config"]
         raise UsageError(f"{folder} holds no run: there is no {CONFIG} in it")
-    return DEFAULTS | PLAIN | read_json(folder / CONFIG, config.SCHEMA)
+    return _whole(read_json(folder / CONFIG, config.SCHEMA))
+
+
+def _whole(found: dict) -> dict:
+    """Returns all settings of a run, those that its file is older than, too."""
+    if found.get("method") == "optg" and "clip" not in found:  # before `short_runs`
+        found = found | {"set": {"steepness": 80 / found.get("horizon", found["epochs"]), **found.get("set", {})}}
+    return DEFAULTS | PLAIN | found
 
 
 def save(folder: Path, state: dict) -> None:
@@ -133,7 +140,7 @@ def load(folder: Path) -> dict:
     check(state, STATE_SHAPE, str(path))
     if len(state["history"]) != state["epoch"] or len(state["seconds"]) != state["epoch"]:
         raise UsageError(f"{path} is damaged: history: expected {state['epoch']} epochs, got {len(state['history'])}")
-    state["config"] = DEFAULTS | PLAIN | state["config"]
+    state["config"] = _whole(state["config"])
     if (folder / CONFIG).is_file():
         _check_same_run(folder, state["config"], read_config(folder))
     return state

@@ -17,7 +17,7 @@ from support.runs import interrupt_at, load, same
 from sparsekern.cli import main
 from sparsekern.errors import RunError, UsageError
 from sparsekern.nn import crossovers
-from sparsekern.training import checksum, configure, learning_rate, run_folder
+from sparsekern.training import checksum, configure, learning_rate, run_folder, short_runs
 from sparsekern.training.files import write_json
 from sparsekern.training.loop import prepared
 
@@ -230,6 +230,19 @@ def test_defaults_of_short_runs_and_of_files_from_before(tmp_path: Path) -> None
     ]
     write_json(tmp_path / "config.json", {key: long[key] for key in long if key != "clip"})
     assert run_folder.read_config(tmp_path) == long | {"clip": 0.0}
+    optg = configure(method="optg")
+    write_json(tmp_path / "config.json", {key: optg[key] for key in optg if key != "clip"})
+    assert run_folder.read_config(tmp_path)["set"] == {"steepness": 4.0}  # 80 / 20
+
+
+def test_masks_of_optg_in_a_short_run() -> None:
+    """Epochs of 45 steps, 20 of them: a mask every second one, and alpha is 10 / 10. What is set is left alone."""
+    assert short_runs.options("optg", 900, 45, {}) == {"every": 90, "steepness": 1.0}
+    assert short_runs.options("optg", 100, 10, {}) == {"every": 10, "steepness": 1.0}  # a tenth of the run
+    assert short_runs.options("optg", 160 * 196, 196, {}) == {"every": 196, "steepness": 0.5}  # the paper's
+    for given in ({"steepness": 4.0}, {"every": 45}):
+        assert short_runs.options("optg", 900, 45, given) == given
+    assert short_runs.options("rigl", 900, 45, {}) == {}
 
 
 def test_more_growth_batches_than_an_epoch_has(tmp_path: Path, capsys: pytest.CaptureFixture):

@@ -74,21 +74,23 @@ def optg(
     is pruned, whatever P_0: so does the official code, whose comparison with the threshold is strict.
 
     Args:
-        every: steps between masks, which are then what epochs are above: by default an epoch, as in the paper; where it
-            has fewer than 80 steps several epochs, up to a tenth of the run, so that the network recovers from a mask.
+        every: steps between masks, which are then what epochs are above: by default an epoch, as in the paper. Where it
+            has few steps, take more, so that the network recovers from a mask.
         steepness: alpha. The paper sets 0.5 in all its experiments, of 100, 160 and 180 epochs (its configurations have
-            1), which is the default here; below 20 epochs it is 10 / tau, since 0.5 would stop short of s. In the last
-            epoch the sparsity is exactly s, which the formula only approaches.
+            1); the default here is 80 / tau, which is 0.5 at 160 epochs and steeper in shorter runs, where 0.5 would
+            stop short of s: after 10 epochs the formula has reached 0.92 s. In the last epoch the sparsity is exactly
+            s, which the formula only approaches.
         momentum: that of the scores' SGD.
         share: "global" compares scores over the network; "uniform" and "erk" fix the layers' sparsities (the paper's
             ablations).
     """
-    steps, period = request.steps, request.epochs_to_recover(every)
+    request.check(every is None or every >= 1, f"takes every >= 1, got {every}")
+    steps, period = request.steps, request.epoch if every is None else every
     epochs = max(1, round(steps / period))
     request.check(epochs >= 2, f"prunes at the start of every epoch but the first, so a run needs two, got {epochs}")
     check(steepness is None or steepness > 0, f"steepness must be above 0, got {steepness}")
     check(0 <= momentum < 1, f"momentum must lie in [0, 1), got {momentum}")
-    alpha = max(0.5, 10 / epochs) if steepness is None else steepness
+    alpha = 80 / epochs if steepness is None else steepness
     return Method(
         request.name,
         late(sigmoid(request.sparsity, epochs, alpha, period), period),

@@ -9,7 +9,6 @@ from ..parts.schedules import Cadence, Stages
 
 When = TypeVar("When", Cadence, Stages)
 CHANGES = 3  # that a run should have at least
-RECOVERY = 80  # steps in which a network recovers from masks that are not chosen to change little
 SPACING = 10  # times what a change costs, so that changes take a tenth of the time at most
 
 
@@ -73,17 +72,6 @@ class Request:
         if every is None and self.epoch < SPACING * cost:
             self.note(f"changes at every epoch of {self.epoch} steps take more than a tenth of the time; every= spaces")
         return self.epoch if every is None else every
-
-    def epochs_to_recover(self, every: int | None) -> int:
-        """Returns `every`, or else the steps of an epoch or, where they are fewer than `RECOVERY`, of several: as many
-        as have these steps, and no more than a tenth of the run."""
-        if every is not None:
-            self.check(every >= 1, f"takes every >= 1, got {every}")
-            return every
-        count = max(1, min(ceil(RECOVERY / self.epoch), self.steps // (10 * self.epoch)))
-        if count > 1:
-            self.note(f"new masks every {count} epochs, since one has {self.epoch} steps to recover in")
-        return count * self.epoch
 
     def pace(self, every: int | None, period: int, stop: float, changes: int, cost: int) -> int:
         """Returns `every`, or else the steps from one change to the next: the paper's `period`, in a shorter run fewer,

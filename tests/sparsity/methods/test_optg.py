@@ -58,7 +58,7 @@ def test_scores_step_against_gradient_times_weight_and_the_smallest_is_pruned() 
 
 
 def test_rate_of_the_scores_follows_the_sparsity() -> None:
-    method = sk.methods.optg(sparsity=0.9, total_steps=1600, steps_per_epoch=10, every=10)
+    method = sk.methods.optg(sparsity=0.9, total_steps=1600, steps_per_epoch=10)
     assert method.sparsity(800) == pytest.approx(0.45)  # epoch tau / 2
     assert method.sparsity(0) == pytest.approx(0, abs=1e-15)
     assert method.sparsity(1599) == 0.9
@@ -68,15 +68,12 @@ def test_rate_of_the_scores_follows_the_sparsity() -> None:
     assert method.sparsity(700) == pytest.approx(paper)
 
 
-def test_short_epochs_leave_a_network_the_steps_to_recover_in() -> None:
-    """The masks of epochs of 45 steps change every second one, in a run of 20 of them; then alpha is 10 / 10."""
-    method = sk.methods.optg(0.9, 900, 45)
+def test_masks_every_so_many_steps() -> None:
+    """They are what epochs are in the formula: 10 of 90 steps, so alpha is 8."""
+    method = sk.methods.optg(0.9, 900, 45, every=90)
     assert [t for t in range(900) if method.when.fires(t)] == list(range(90, 900, 90))
-    assert method.sparsity(360) == pytest.approx(0.9 / (1 + exp(5 - 4)))
+    assert method.sparsity(360) == pytest.approx(0.9 / (1 + exp(-8 * (4 - 5))))
     assert method.sparsity(899) == 0.9
-    assert method.notes == ("optg: new masks every 2 epochs, since one has 45 steps to recover in",)
-    assert sk.methods.optg(0.9, 900, 90).when.period == sk.methods.optg(0.9, 900, 45, every=90).when.period == 90
-    assert sk.methods.optg(0.9, 100, 10).when.period == 10  # no more than a tenth of the run
     with pytest.raises(ValueError, match="takes every >= 1, got 0"):
         sk.methods.optg(0.9, 900, 45, every=0)
 
