@@ -226,12 +226,7 @@ def test_help_and_no_command(capsys: pytest.CaptureFixture):
 
 
 def test_demo_ends_with_a_table_and_a_picture(tmp_path: Path, capsys: pytest.CaptureFixture):
-    assert (
-        main(
-            ["demo", "--epochs", "1", "--width", "0.1", "--threads", "1", "--batch-size", "128", "--out", str(tmp_path)]
-        )
-        == 0
-    )
+    assert main(["demo", "--epochs", "1", "--width", "0.1", "--threads", "1", "--out", str(tmp_path)]) == 0
     out = capsys.readouterr().out
     for row in ("test accuracy", "time per training step", "weights and indices", "gradients", "optimizer state"):
         assert row in out

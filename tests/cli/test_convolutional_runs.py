@@ -146,4 +146,4 @@ def test_tables_are_not_images(tmp_path: Path, capsys: pytest.CaptureFixture):
     (tmp_path / "table.csv").write_text("x,y\n" + "1,a\n2,b\n" * 9)
     table = ["--data", "csv", "--data-dir", str(tmp_path / "table.csv"), "--target", "y"]
     assert main(["train", *table, "--model", "resnet20", "--out", str(tmp_path / "out")]) == 2
-    assert "resnet20 is convolutional" in capsys.readouterr().err
+    assert "resnet20 takes images, not rows of 1 numbers" in capsys.readouterr().err
