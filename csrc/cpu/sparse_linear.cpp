@@ -20,6 +20,8 @@ namespace {
 
 using Bias = std::optional<Tensor>;
 
+constexpr int64_t kResident = 1 << 19;  // bytes that stay in the L2 cache beside others
+
 struct Matrix {
   CsrView csr;  // by output features
   CsrView csc;  // by input features
@@ -72,14 +74,6 @@ std::pair<int64_t, int64_t> rows_of(const TileView& t, int64_t part, int64_t par
 // The same for columns of tiles.
 std::pair<int64_t, int64_t> columns_of(const TileView& t, int64_t part, int64_t parts) {
   return row_range(t.across, 1, part, parts, [&](int64_t j) -> int64_t { return t.start[j * t.down]; });
-}
-
-// What a thread needs to walk tiles: the positions of the rows, or the columns of a row of tiles.
-int64_t worker_bytes(const TileView& t) {
-  int64_t most = t.down * t.side;
-  for (int64_t r = 0; r < t.rows; r += t.side)
-    most = std::max<int64_t>(most, t.row_ptr[std::min(t.rows, r + t.side)] - t.row_ptr[r]);
-  return aligned(most * sizeof(int32_t));
 }
 
 }  // namespace
@@ -178,46 +172,42 @@ std::tuple<Tensor, Tensor, Tensor> sparse_linear_backward(const Tensor& grad_out
 
   const Plan plan(kernels, x.batch, matrix.density(out_features, x.features), nnz + out_features + x.features);
   // Where the sums are smaller than the activations, even and odd panels have sums of their own, so that two threads
-  // can each keep to their panels; else, and in tiles, whose columns it decodes, a thread takes its rows of all panels.
+  // can each keep to their panels; else, and in tiles, a thread takes its rows of all panels.
   const bool split = need_values && !matrix.tiled && plan.panels > 1 && nnz <= x.batch * x.features;
   const int64_t delta_bytes = plan.chunk * plan.packed_bytes(delta.features);
   const int64_t x_bytes = need_values ? plan.chunk * plan.packed_bytes(x.features) : 0;
   const int64_t split_bytes = split ? aligned(2 * nnz * sum_size) : 0;
   const int64_t bias_bytes = need_bias ? plan.panels * out_features * sum_size : 0;
-  const int64_t tile_worker_bytes = matrix.tiled ? worker_bytes(matrix.tiles) : 0;
-  char* memory =
-      workspace(delta_bytes + x_bytes + split_bytes + aligned(bias_bytes) + plan.workers() * tile_worker_bytes);
+  // positions of the rows of tiles
+  const int64_t worker_bytes = matrix.tiled ? aligned(matrix.tiles.down * matrix.tiles.side * sizeof(int32_t)) : 0;
+  char* memory = workspace(delta_bytes + x_bytes + split_bytes + aligned(bias_bytes) + plan.workers() * worker_bytes);
   const Packed packed_delta(kernels, plan, delta, memory), packed_x(kernels, plan, x, memory + delta_bytes);
   char* bias_sums = memory + delta_bytes + x_bytes + split_bytes;
   char* tile_memory = bias_sums + aligned(bias_bytes);
 
   Tensor wide_grad = need_values && narrow && !split ? bytes_like(values, nnz * sum_size) : grad_values;
   char* value_sums = split ? memory + delta_bytes + x_bytes : static_cast<char*>(wide_grad.mutable_data_ptr());
-  // Rows of panels [i, stop)
-  const auto sample_rows = [&](const CsrView& rows, int64_t i, int64_t stop, int64_t begin, int64_t end) {
-    for (; i < stop; ++i)
-      kernels.sample(rows, plan.panel(i), packed_delta.panel(i), packed_x.panel(i), i > split,
-                     value_sums + (split ? i % 2 * nnz * sum_size : 0), begin, end);
-  };
-  const auto sample = [&](int64_t i, int64_t stop, int64_t part, int64_t parts, int64_t worker) {
-    if (!matrix.tiled) {
+  // The nonzeros of panels [i, stop)
+  const auto sample = [&](int64_t i, int64_t stop, int64_t part, int64_t parts) {
+    if (matrix.tiled) {
+      // Panel by panel while the input stays in the L2 cache meanwhile, else while the sums do.
+      const auto [begin, end] = rows_of(matrix.tiles, part, parts);
+      const int64_t step = plan.packed_bytes(x.features) <= kResident ? end - begin : 1;
+      for (int64_t t = begin; t < end; t += step)
+        for (int64_t panel = i; panel < stop; ++panel)
+          kernels.tile_sample(matrix.tiles, plan.panel(panel), packed_delta.panel(panel), packed_x.panel(panel),
+                              panel > 0, value_sums, t, t + step);
+    } else {
       const auto [begin, end] = rows_of(matrix.csr, part, parts);
-      return sample_rows(matrix.csr, i, stop, begin, end);
-    }
-    const TileView& tiles = matrix.tiles;
-    const auto [begin, end] = rows_of(tiles, part, parts);
-    auto* columns = reinterpret_cast<int32_t*>(tile_memory + worker * tile_worker_bytes);
-    for (int64_t t = begin; t < end; ++t) {
-      const int64_t first = t * tiles.side, last = std::min(tiles.rows, first + tiles.side);
-      kernels.tile_columns(tiles, t, columns);
-      sample_rows({tiles.row_ptr, columns, nullptr, tiles.rows, tiles.cols, tiles.row_ptr[first]}, i, stop, first,
-                  last);
+      for (; i < stop; ++i)
+        kernels.sample(matrix.csr, plan.panel(i), packed_delta.panel(i), packed_x.panel(i), i > split,
+                       value_sums + (split ? i % 2 * nnz * sum_size : 0), begin, end);
     }
   };
   const auto multiply = [&](int64_t i, int64_t part, int64_t parts, int64_t worker) {
     if (matrix.tiled) {
       const auto [begin, end] = columns_of(matrix.tiles, part, parts);
-      auto* from = reinterpret_cast<int32_t*>(tile_memory + worker * tile_worker_bytes);
+      auto* from = reinterpret_cast<int32_t*>(tile_memory + worker * worker_bytes);
       positions_from(matrix.tiles, begin, from);
       kernels.tile_transposed(matrix.tiles, plan.panel(i), packed_delta.panel(i), v.const_data_ptr(), from,
                               grad_input.mutable_data_ptr(), begin, end);
@@ -229,7 +219,7 @@ std::tuple<Tensor, Tensor, Tensor> sparse_linear_backward(const Tensor& grad_out
   };
   const auto compute = [&](int64_t i, int64_t part, int64_t parts, int64_t worker, bool own) {
     if (need_input) multiply(i, part, parts, worker);
-    if (own) sample(i, i + 1, part, parts, worker);
+    if (own) sample(i, i + 1, part, parts);
   };
   for (int64_t first = 0; first < plan.panels; first += plan.chunk) {
     const int64_t row_parts = plan.row_parts(first);
@@ -243,7 +233,7 @@ std::tuple<Tensor, Tensor, Tensor> sparse_linear_backward(const Tensor& grad_out
       plan.each(first, [&](int64_t i, int64_t part, int64_t worker) { compute(i, part, row_parts, worker, own); });
     }
     if (need_values && !own) {
-      plan.each_part([&](int64_t part, int64_t parts) { sample(first, plan.stop(first), part, parts, part); });
+      plan.each_part([&](int64_t part, int64_t parts) { sample(first, plan.stop(first), part, parts); });
     }
   }
   if (need_bias) kernels.combine(bias_sums, plan.panels, out_features, 0, out_features, grad_bias.mutable_data_ptr());

@@ -166,24 +166,36 @@ void check_columns(const LinearKernels& kernels, const Pattern& pattern) {
   }
 }
 
-template <class S>
-void check_sample(const LinearKernels& kernels, const CsrView& csr, const Activations<S>& left,
-                  const Activations<S>& right, bool add) {
-  std::vector<Sum<S>> sums = add ? std::vector<Sum<S>>(csr.ptr[csr.rows], 3) : unwritten<Sum<S>>(csr.ptr[csr.rows]);
-  for (int64_t r = 0; r < csr.rows; r += sparsekern::kRowBlock) {
-    CsrView part = csr;
-    part.first = csr.ptr[r];
-    part.index += part.first;
-    kernels.sample(part, left.panel, left.packed.data(), right.packed.data(), add, sums.data(), r,
-                   std::min(csr.rows, r + sparsekern::kRowBlock));
-  }
+// What `sample(sums)` writes or adds are inner products at the nonzeros of `csr`.
+template <class S, class F>
+void check_sample(const char* name, const CsrView& csr, const Activations<S>& left, const Activations<S>& right,
+                  bool add, const F& sample) {
+  const int64_t nnz = csr.ptr[csr.rows];
+  std::vector<Sum<S>> sums = add ? std::vector<Sum<S>>(nnz, 3) : unwritten<Sum<S>>(nnz);
+  sample(sums.data());
   for (int64_t r = 0; r < csr.rows; ++r) {
     for (int32_t k = csr.ptr[r]; k < csr.ptr[r + 1]; ++k) {
       double want = add ? 3 : 0;
       for (int64_t b = 0; b < left.panel.width; ++b) want += left.at(r, b) * right.at(csr.index[k], b);
-      expect(sums[k], want, "sample", add ? ", added" : "", ", row ", r, ", slot ", k);
+      expect(sums[k], want, name, add ? ", added" : "", ", row ", r, ", slot ", k);
     }
   }
+}
+
+template <class S>
+void check_samples(const LinearKernels& kernels, const Pattern& pattern, const Activations<S>& left,
+                   const Activations<S>& right, bool add) {
+  const CsrView csr = pattern.csr.view();
+  check_sample("sample", csr, left, right, add, [&](Sum<S>* sums) {
+    for (int64_t r = 0; r < csr.rows; r += sparsekern::kRowBlock)
+      kernels.sample(csr, left.panel, left.packed.data(), right.packed.data(), add, sums, r,
+                     std::min(csr.rows, r + sparsekern::kRowBlock));
+  });
+  const TileView tiles = pattern.tile_view();
+  check_sample("sample in tiles", csr, left, right, add, [&](Sum<S>* sums) {
+    for (int64_t i = 0; i < tiles.down; ++i)
+      kernels.tile_sample(tiles, left.panel, left.packed.data(), right.packed.data(), add, sums, i, i + 1);
+  });
 }
 
 // Sums of vectors, of which [begin, end) is asked for.
@@ -253,7 +265,7 @@ void check_linear(const LinearKernels& kernels) {
         const Panel panel{columns % 3, columns, width};
         const Activations<S> x(kernels, cols, panel, random), delta(kernels, rows, panel, random);
         check_products<S>(kernels, pattern, wide, x, delta, columns == width ? bias.data() : nullptr);
-        for (const bool add : {false, true}) check_sample<S>(kernels, pattern.csr.view(), delta, x, add);
+        for (const bool add : {false, true}) check_samples<S>(kernels, pattern, delta, x, add);
       }
     }
   }

@@ -95,7 +95,7 @@ void sample_panel(const CsrView& csr, const A* left, const A* right, A* out, boo
 #pragma GCC unroll 8
     for (int n = 0; n < N; ++n) row[n] = load(left + r * W + n * L);
     const auto product = [&](int64_t k) SPARSEKERN_LAMBDA_INLINE {
-      const A* x = right + int64_t(csr.index[k - csr.first]) * W;
+      const A* x = right + int64_t(csr.index[k]) * W;
       Vector<A> product = row[0] * load(x);
 #pragma GCC unroll 8
       for (int n = 1; n < N; ++n) product += row[n] * load(x + n * L);
@@ -128,9 +128,10 @@ void sample(const CsrView& csr, const Panel& panel, const void* left, const void
 }
 
 template <class S>
-constexpr LinearKernels kKernels{kLanes<Sum<S>>,  kPanelVectors<Sum<S>>, sizeof(S),    sizeof(Sum<S>),
-                                 pack<S>,         widen_values<S>,       product<S>,   sample<S>,
-                                 tile_product<S>, tile_transposed<S>,    tile_columns, combine<S>};
+constexpr LinearKernels kKernels{kLanes<Sum<S>>,  kPanelVectors<Sum<S>>, sizeof(S),      sizeof(Sum<S>),
+                                 pack<S>,         widen_values<S>,       product<S>,     sample<S>,
+                                 tile_product<S>, tile_transposed<S>,    tile_sample<S>, tile_columns,
+                                 combine<S>};
 
 }  // namespace
 }  // namespace linear

@@ -20,7 +20,6 @@ struct CsrView {
   const int32_t* position;
   int64_t rows;
   int64_t cols;
-  int64_t first = 0;  // the position that `index` begins with
 };
 
 // Batch columns [begin, begin + columns), padded to `width`.
@@ -66,7 +65,11 @@ struct LinearKernels {
   void (*tile_transposed)(const TileView& tiles, const Panel& panel, const void* packed, const void* values,
                           int32_t* positions, void* out, int64_t begin, int64_t end);
 
-  // The columns of the i-th row of tiles as `sample` takes them.
+  // SDDMM at the nonzeros of rows of tiles [begin, end).
+  void (*tile_sample)(const TileView& tiles, const Panel& panel, const void* left, const void* right, bool add,
+                      void* sums, int64_t begin, int64_t end);
+
+  // The columns of the nonzeros of the i-th row of tiles, in the order of the CSR index.
   void (*tile_columns)(const TileView& tiles, int64_t i, int32_t* columns);
 
   // Elements [begin, end) of the sum of `count` vectors in `A` that lie `stride` apart.

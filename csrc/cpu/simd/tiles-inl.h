@@ -42,6 +42,29 @@ struct Weighted {
   int64_t feature;
 };
 
+// f(row in the tile, position of its first nonzero, how many it has, where a later row's begin) for the rows of a tile
+// with nonzeros, the most first. `at`, of kByte elements, holds the next position of each row, and moves on.
+template <class F>
+SPARSEKERN_INLINE void each_row(const TileView& t, int64_t i, int64_t j, int32_t* at, const F& f) {
+  constexpr int64_t kAhead = 8;  // rows whose nonzeros are asked for before they are used; past the last: any
+  const uint8_t* order = t.row_order + (i * t.across + j) * t.side;
+  const uint8_t* counts = t.row_count + (i * t.across + j) * t.side;
+  const int64_t height = least(t.side, t.rows - i * t.side);
+  for (int64_t r = 0; r < height && counts[r]; ++r) {
+    const int64_t first = at[order[r]];
+    at[order[r]] += counts[r];
+    f(order[r], first, counts[r], at[order[r + kAhead]]);
+  }
+}
+
+constexpr int64_t kByte = 256;
+
+// The first positions of the i-th row of tiles.
+SPARSEKERN_INLINE void begin_rows(const TileView& t, int64_t i, int32_t (&at)[kByte]) {
+  const int64_t height = least(t.side, t.rows - i * t.side);
+  for (int64_t r = 0; r < kByte; ++r) at[r] = t.row_ptr[i * t.side + least(r, height)];
+}
+
 // Rows of tiles [begin, end) of the product with x.
 template <class S, int N>
 void tile_product_panel(const TileView& t, const Sum<S>* x, const Sum<S>* values, const S* bias, int64_t columns,
@@ -49,26 +72,60 @@ void tile_product_panel(const TileView& t, const Sum<S>* x, const Sum<S>* values
   using A = Sum<S>;
   constexpr int64_t W = N * kLanes<A>;
   alignas(64) A block[kMostSide * W];
-  int32_t at[kMostSide];
+  int32_t at[kByte];
   for (int64_t i = begin; i < end; ++i) {
     const int64_t r0 = i * t.side, height = least(t.side, t.rows - r0);
+    begin_rows(t, i, at);
     for (int64_t r = 0; r < height; ++r) {
-      at[r] = t.row_ptr[r0 + r];
       const A first = bias ? widen(bias[r0 + r]) : A(0);
       for (int64_t b = 0; b < W; ++b) block[r * W + b] = first;
     }
     for (int64_t j = 0; j < t.across; ++j) {
-      const uint8_t* order = t.row_order + (i * t.across + j) * t.side;
-      const uint8_t* counts = t.row_count + (i * t.across + j) * t.side;
-      for (int64_t r = 0; r < height && counts[r]; ++r) {
-        const A* value = values + at[order[r]];
-        const uint8_t* col = t.col + at[order[r]];
-        at[order[r]] += counts[r];
-        add_products<A, N>(block + order[r] * W, x + j * t.side * W, counts[r],
+      each_row(t, i, j, at, [&](int64_t row, int64_t k, int64_t count, int64_t ahead) SPARSEKERN_LAMBDA_INLINE {
+        __builtin_prefetch(values + ahead);
+        __builtin_prefetch(t.col + ahead);
+        const A* value = values + k;
+        const uint8_t* col = t.col + k;
+        add_products<A, N>(block + row * W, x + j * t.side * W, count,
                            [&]() SPARSEKERN_LAMBDA_INLINE { return Weighted<A>{*value++, *col++}; });
-      }
+      });
     }
     unpack(block, W, columns, height, out + r0, t.rows);
+  }
+}
+
+// Inner products over the panel's columns at the nonzeros of rows of tiles [begin, end), written or added to `out`.
+template <class A, int N>
+void tile_sample_panel(const TileView& t, const A* left, const A* right, bool add, A* out, int64_t begin, int64_t end) {
+  constexpr int64_t L = kLanes<A>, W = N * L;
+  int32_t at[kByte];
+  for (int64_t i = begin; i < end; ++i) {
+    begin_rows(t, i, at);
+    for (int64_t j = 0; j < t.across; ++j) {
+      each_row(t, i, j, at, [&](int64_t row, int64_t k, int64_t count, int64_t ahead) SPARSEKERN_LAMBDA_INLINE {
+        __builtin_prefetch(out + ahead);
+        __builtin_prefetch(t.col + ahead);
+        Vector<A> weights[N];
+#pragma GCC unroll 8
+        for (int n = 0; n < N; ++n) weights[n] = load(left + (i * t.side + row) * W + n * L);
+        const auto product = [&](int64_t k) SPARSEKERN_LAMBDA_INLINE {
+          const A* x = right + (j * t.side + t.col[k]) * W;
+          Vector<A> product = weights[0] * load(x);
+#pragma GCC unroll 8
+          for (int n = 1; n < N; ++n) product += weights[n] * load(x + n * L);
+          return product;
+        };
+        for (; count >= L; k += L, count -= L) {
+          const Vector<A> sums = sum_lanes<A>([&](int i) SPARSEKERN_LAMBDA_INLINE { return product(k + i); });
+          store(out + k, add ? load(out + k) + sums : sums);
+        }
+        if (count > 0) {  // neighbouring rows have about as many: the branches are foreseen
+          const Vector<A> sums =
+              sum_lanes<A>([&](int i) SPARSEKERN_LAMBDA_INLINE { return i < count ? product(k + i) : Vector<A>{}; });
+          store_part(out + k, add ? load_part(out + k, count, sums) + sums : sums, count);
+        }
+      });
+    }
   }
 }
 
@@ -106,17 +163,12 @@ void tile_transposed_panel(const TileView& t, const Sum<S>* x, const Sum<S>* val
 // Columns of the nonzeros of the i-th row of tiles, in the order of the CSR index.
 void tile_columns(const TileView& t, int64_t i, int32_t* columns) {
   constexpr int64_t kGroup = 16;
-  const int64_t r0 = i * t.side, height = least(t.side, t.rows - r0);
-  int32_t at[kMostSide];
-  for (int64_t r = 0; r < height; ++r) at[r] = t.row_ptr[r0 + r];
+  int32_t at[kByte];
+  begin_rows(t, i, at);
   for (int64_t j = 0; j < t.across; ++j) {
-    const uint8_t* order = t.row_order + (i * t.across + j) * t.side;
-    const uint8_t* counts = t.row_count + (i * t.across + j) * t.side;
-    for (int64_t r = 0; r < height && counts[r]; ++r) {
-      const uint8_t* from = t.col + at[order[r]];
-      int32_t* to = columns + at[order[r]] - t.row_ptr[r0];
-      at[order[r]] += counts[r];
-      int64_t left = counts[r];
+    each_row(t, i, j, at, [&](int64_t, int64_t k, int64_t left, int64_t) SPARSEKERN_LAMBDA_INLINE {
+      const uint8_t* from = t.col + k;
+      int32_t* to = columns + k - t.row_ptr[i * t.side];
       int32_t group[kGroup];
       for (; left > 0; left -= kGroup, from += kGroup, to += kGroup) {  // reads on into the next part of the tiles
         for (int64_t k = 0; k < kGroup; ++k) group[k] = static_cast<int32_t>(j * t.side + from[k]);
@@ -125,7 +177,7 @@ void tile_columns(const TileView& t, int64_t i, int32_t* columns) {
         else
           copy_few<kGroup>(to, group, left);
       }
-    }
+    });
   }
 }
 
@@ -142,6 +194,23 @@ void tile_product(const TileView& t, const Panel& panel, const void* packed, con
   } else if constexpr (N > 1) {
     tile_product<S, N - 1>(t, panel, packed, values, bias, out, begin, end);
   }
+}
+
+template <class A, int N = kPanelVectors<A>>
+SPARSEKERN_INLINE void tile_sample_width(int64_t vectors, const TileView& t, const A* left, const A* right, bool add,
+                                         A* out, int64_t begin, int64_t end) {
+  if (vectors == N)
+    tile_sample_panel<A, N>(t, left, right, add, out, begin, end);
+  else if constexpr (N > 1)
+    tile_sample_width<A, N - 1>(vectors, t, left, right, add, out, begin, end);
+}
+
+template <class S>
+void tile_sample(const TileView& t, const Panel& panel, const void* left, const void* right, bool add, void* sums,
+                 int64_t begin, int64_t end) {
+  using A = Sum<S>;
+  tile_sample_width<A>(panel.width / kLanes<A>, t, static_cast<const A*>(left), static_cast<const A*>(right), add,
+                       static_cast<A*>(sums), begin, end);
 }
 
 template <class S, int N = kPanelVectors<Sum<S>>>

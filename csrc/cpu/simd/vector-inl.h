@@ -79,11 +79,33 @@ SPARSEKERN_INLINE void copy_few(T* to, const T* from, int64_t n) {
   }
 }
 
+#if defined(__x86_64__) && SPARSEKERN_VECTOR_BYTES == 64
+// The first n elements of a vector of floats or doubles, in the registers that choose them.
+template <class S>
+SPARSEKERN_INLINE Vector<S> load_first(const S* p, int64_t n) {
+  if constexpr (sizeof(S) == 4)
+    return (Vector<S>)_mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << n) - 1), p);
+  else
+    return (Vector<S>)_mm512_maskz_loadu_pd(static_cast<__mmask8>((1u << n) - 1), p);
+}
+
+template <class S>
+SPARSEKERN_INLINE void store_first(S* p, Vector<S> v, int64_t n) {
+  if constexpr (sizeof(S) == 4)
+    _mm512_mask_storeu_ps(p, static_cast<__mmask16>((1u << n) - 1), (__m512)v);
+  else
+    _mm512_mask_storeu_pd(p, static_cast<__mmask8>((1u << n) - 1), (__m512d)v);
+}
+#endif
+
 // Part of a vector, for the edges of a matrix.
 template <class S, class V>
 SPARSEKERN_INLINE V load_part(const S* p, int64_t n, V) {
   constexpr int64_t lanes = sizeof(V) / sizeof(V{}[0]);
   if (n >= lanes) return load(p);
+#if defined(__x86_64__) && SPARSEKERN_VECTOR_BYTES == 64
+  if constexpr (sizeof(S) == sizeof(V{}[0])) return load_first(p, n);
+#endif
   S part[lanes] = {};
   copy_few<lanes>(part, p, n);
   return load(part);
@@ -93,6 +115,9 @@ template <class S, class V>
 SPARSEKERN_INLINE void store_part(S* p, V v, int64_t n) {
   constexpr int64_t lanes = sizeof(V) / sizeof(V{}[0]);
   if (n >= lanes) return store(p, v);
+#if defined(__x86_64__) && SPARSEKERN_VECTOR_BYTES == 64
+  if constexpr (sizeof(S) == sizeof(V{}[0])) return store_first(p, v, n);
+#endif
   S part[lanes];
   store(part, v);
   copy_few<lanes>(p, part, n);
