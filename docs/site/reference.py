@@ -1,6 +1,7 @@
 """Pages of the API: every public name, described by its docstring."""
 
 import argparse
+from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
@@ -59,6 +60,16 @@ def _entry(path: str) -> str:
 
 def _command_line() -> str:
     parser = commands.parser()
-    found = next(action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
-    texts = [f"## {name}\n\n```text\n{own.format_help().strip()}\n```" for name, own in found.choices.items()]
-    return "\n\n".join([f"# Flags of the command line\n\n```text\n{parser.format_help().strip()}\n```", *texts])
+    return "\n\n".join(["# Flags of the command line", _help(parser), *_commands(parser, "##")])
+
+
+def _commands(parser: argparse.ArgumentParser, heading: str) -> Iterator[str]:
+    """Yields the help of the commands of a parser, and of theirs (`bench kernels`)."""
+    for action in parser._actions:
+        for own in action.choices.values() if isinstance(action, argparse._SubParsersAction) else ():
+            yield f"{heading} {own.prog.partition(' ')[2]}\n\n{_help(own)}"
+            yield from _commands(own, f"{heading}#")
+
+
+def _help(parser: argparse.ArgumentParser) -> str:
+    return f"```text\n{parser.format_help().strip()}\n```"

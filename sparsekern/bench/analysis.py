@@ -1,4 +1,4 @@
-"""What is read off the rows of a report: break-evens, winners, and how a cost grows."""
+"""Break-evens, winners and growth of costs, read off the rows of a report."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def winner(rows: Iterable[Row]) -> Row | None:
 
 
 class Growth(NamedTuple):
-    """How a cost grows with a size, on logarithmic scales.
+    """The growth of a cost with a size, on logarithmic scales.
 
     Attributes:
         slope: the exponent that fits all points best: 1 if the cost is proportional to the size.

@@ -30,7 +30,7 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Effort:
-    """What is measured, and how long.
+    """The layers and densities to measure, and the time to take.
 
     Attributes:
         linear, convolutions: shapes of layers, as `crossovers.SHAPES` names them, each with a dtype. A layer that does

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from ..errors import UsageError
 from .case import Case, Suite, matching
 from .gpu_timing import GpuTimer
 from .peer import Peer
@@ -99,13 +100,13 @@ def chosen(suite: Suite, impls: Collection[str] | None) -> Suite:
     """Returns a suite with some of its implementations, and the first.
 
     Raises:
-        RuntimeError: it has no such implementation.
+        UsageError: it has no such implementation.
     """
     if impls is None:
         return suite
     names = [peer.name for peer in suite.peers]
     if unknown := sorted({*impls} - {*names}):
-        raise RuntimeError(f"unknown --impl {', '.join(unknown)}; known: {', '.join(names)}")
+        raise UsageError(f"unknown --impl {', '.join(unknown)}; known: {', '.join(names)}")
     return replace(suite, peers=tuple(peer for peer in suite.peers if peer.name in {names[0], *impls}))
 
 

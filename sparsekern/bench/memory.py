@@ -19,10 +19,9 @@ from torch import Tensor, nn
 from ..nn import SparseLinear
 from .linear_peers import PEERS
 from .memory_lines import count
-from .network_step import BATCH, Pattern, Step
+from .network_step import BATCH, Pattern, Step, Training
 from .peak_memory import held, median, peak, reset_peak
 from .report import card, header
-from .timing import synchronize
 
 VARIANTS = ("dense", "masked", "sparsekern")
 MLP, NETWORKS = "mlp", ("vgg16", "resnet20")
@@ -86,7 +85,7 @@ class _Masked(nn.Linear):
         return nn.functional.linear(input, self.weight * self.mask, self.bias)
 
 
-class Mlp:
+class Mlp(Training):
     """Training steps of linear layers with ReLU between, by SGD with momentum."""
 
     def __init__(self, variant: str, sparsity: float, width: int, device: str) -> None:
@@ -94,16 +93,10 @@ class Mlp:
         self.network = nn.Sequential(*modules[:-1]).to(device)
         self.optimizer = torch.optim.SGD(self.network.parameters(), lr=0.01, momentum=0.9)
         self.x, self.y = torch.randn(BATCH, width).to(device), torch.randint(width, (BATCH,)).to(device)
-        self.device = device
+        self.device = torch.device(device)
 
     def loss(self) -> Tensor:
         return nn.functional.cross_entropy(self.network(self.x), self.y)
-
-    def __call__(self) -> None:
-        self.optimizer.zero_grad()
-        self.loss().backward()
-        self.optimizer.step()
-        synchronize(self.device)
 
 
 def _layer(variant: str, sparsity: float, width: int) -> nn.Module:
@@ -121,7 +114,7 @@ def train(network: str, variant: str, sparsity: float, width: int, threads: int,
     torch.set_num_threads(threads)
     torch.manual_seed(0)
 
-    def make(small: bool) -> Mlp | Step:
+    def make(small: bool) -> Training:
         if network == MLP:
             return Mlp(variant, sparsity, 64 if small else width, device)
         return Step(network, variant, Pattern(sparsity=sparsity), 8 if small else BATCH, 1 / 8 if small else 1, device)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,10 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from ..errors import UsageError
 from ..models import build
 from ..nn import prunable_layers
 from ..sparsity import sparsify
 from ..topology import Topology, kept
+from ..training.files import read_json
 from .timing import synchronize
 
 SHAPE, CLASSES, BATCH, SPARSITY = (3, 32, 32), 10, 128, 0.95
@@ -37,15 +38,12 @@ class Pattern:
         """The network of the run in this folder, and the pattern it ended with, named by its method.
 
         Raises:
-            RuntimeError: the folder holds no finished run.
+            UsageError: the folder holds no finished run.
         """
-        try:
-            config = json.loads((folder / "config.json").read_text())
-            (folder / "model.safetensors").stat()
-            model, method = str(config["model"]), str(config["method"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise RuntimeError(f"{folder} does not hold a finished run: {error!r}") from error
-        return model, cls(method, folder)
+        if not (folder / "model.safetensors").is_file():
+            raise UsageError(f"{folder} holds no finished run: there is no model.safetensors in it")
+        config = read_json(folder / "config.json", {"model": str, "method": str})
+        return config["model"], cls(config["method"], folder)
 
     def masks(self, network: nn.Module) -> Masks:
         """Bool masks of the network's layers: every layer at `sparsity`, or the ones of the run's model.safetensors."""
@@ -99,7 +97,29 @@ def _sparseprop(network: nn.Module, masks: Masks, batch: int) -> nn.Module:
         return swap_modules_with_sparse(network, (batch, *SHAPE))
 
 
-class Step:
+class Training:
+    """Training steps of a network, one a call.
+
+    Attributes:
+        device: where `network` and its input are.
+    """
+
+    network: nn.Module
+    optimizer: torch.optim.Optimizer
+    device: torch.device
+
+    def loss(self) -> Tensor:
+        """Returns the loss of a forward pass."""
+        raise NotImplementedError
+
+    def __call__(self) -> None:
+        self.optimizer.zero_grad()
+        self.loss().backward()
+        self.optimizer.step()
+        synchronize(self.device)
+
+
+class Step(Training):
     """Training steps of one variant of a network with SGD and momentum, on a batch of noise; `dtype` is that of
     autocast, if not "float32". A variant is dense, masked, sparseprop or sparsekern; its name says whether images are
     in channels_last, whether autocast is to bf16, and whether the step is compiled.
@@ -119,7 +139,7 @@ class Step:
         dtype: str = "float32",
     ) -> None:
         torch.manual_seed(0)
-        self.network: nn.Module = build(model, SHAPE, CLASSES, width)
+        self.network = build(model, SHAPE, CLASSES, width)
         self.masks: Masks = {}
         kind = variant.partition("-")[0]
         if kind != "dense":
@@ -146,12 +166,6 @@ class Step:
     def loss(self) -> Tensor:
         with torch.autocast(self.device.type, self.narrow, enabled=self.narrow is not None):
             return nn.functional.cross_entropy(self.forward(self.x), self.y)
-
-    def __call__(self) -> None:
-        self.optimizer.zero_grad()
-        self.loss().backward()
-        self.optimizer.step()
-        synchronize(self.device)
 
     def double(self) -> Step:
         """Goes on in fp64, from the same weights and images."""

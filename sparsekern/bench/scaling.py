@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..errors import UsageError
 from ..nn import SparseLinear
 from ..topology import Topology
 from .analysis import growth
@@ -48,7 +49,7 @@ class Size:
 
 @dataclass(frozen=True)
 class Axis:
-    """What varies.
+    """A size that varies while the others stay.
 
     Attributes:
         name: what the rows call it.
@@ -113,13 +114,14 @@ def run(
         only: other axes than those of `axes`.
 
     Raises:
-        RuntimeError: no axis has these words; or a result is wrong.
+        UsageError: no axis has these words.
+        RuntimeError: a result is wrong.
     """
     threads = torch.get_num_threads() if threads is None else threads
     chosen = [axis for axis in only or axes(threads) if all(word in axis.name for word in words.split())]
     if not chosen:
         names = ", ".join(repr(axis.name) for axis in axes(threads))
-        raise RuntimeError(f"no axis has all the words of {words!r}; known: {names}")
+        raise UsageError(f"no axis has all the words of --case {words!r}; known: {names}")
     report = header("scaling", threads) | {"rows": [], "fits": []}
     for axis in chosen:
         for size in axis.sizes[:2] if quick else axis.sizes:

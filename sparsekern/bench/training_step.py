@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from ..errors import UsageError
 from . import peak_memory
 from .linear_peers import PEERS
 from .network_step import BATCH, SHAPE, Pattern, Step, error
@@ -69,11 +70,14 @@ def run(
         compiled: also the dense and the sparse network under `torch.compile`, and in channels_last.
 
     Raises:
-        RuntimeError: a folder without a run of one of the networks, or no memory to read.
+        UsageError: a folder holds no finished run, or that of another network.
+        RuntimeError: the memory of a process cannot be read.
     """
     patterns = [Pattern.of_run(folder) for folder in runs]
     if absent := {model for model, _ in patterns} - set(models):
-        raise RuntimeError(f"the runs are of {', '.join(sorted(absent))}, but measured are {', '.join(models)}")
+        raise UsageError(
+            f"the runs are of {', '.join(sorted(absent))}, but measured are {', '.join(models)}; see --model"
+        )
     threads = torch.get_num_threads() if threads is None else threads
     batch, budget = (4, 0.5) if quick else (BATCH, BUDGET)
     report = header("train", threads, [peer for peer in PEERS if peer.name in VARIANTS], device) | {"rows": []}

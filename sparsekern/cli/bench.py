@@ -12,67 +12,46 @@ from ..bench import largest, markdown, measure, memory, scaling, training_step
 from ..bench.case import matching
 from ..bench.report import write
 from ..bench.suites import SUITES
+from ..errors import RunError, UsageError
 from ..training.files import folder
 
-FILTERED = ("kernels", "convolutions", "crossovers", "moments", "scaling")  # by --case; all but the last by --impl
 MODULES = {"train": training_step, "memory": memory, "scaling": scaling, "largest": largest}
+OPTIONS = ("device", "words", "models", "runs", "compiled", "gib")  # of `run` of some of these
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs `sparsekern bench` and returns its exit status."""
-    if arguments.what == "report":
+    what = arguments.what
+    if what == "report":
         return _report(arguments.folders, arguments.out)
-    if arguments.folders or arguments.out is not None:
-        return _usage("folders and --out go with report")
-    gpu = arguments.device == "cuda"
-    if gpu and arguments.what in ("crossovers", "scaling", "largest"):
-        return _usage(f"{arguments.what} measures the CPU")
-    if gpu and not torch.cuda.is_available():
-        return _usage("there is no CUDA device")
-    if gpu and arguments.threads and arguments.what in SUITES["cuda"]:
-        return _usage("--threads goes with the CPU, and with train and memory")
-    threads = arguments.threads or torch.get_num_threads()
-    target = arguments.json
-    if target is not None:
-        if target.is_dir():
-            return _usage(f"cannot write {target}: it is a folder")
-        folder(target.parent)
-    if (arguments.case or arguments.impl) and arguments.what not in FILTERED:
-        return _usage(f"--case and --impl go with {', '.join(FILTERED)}")
-    if arguments.impl and arguments.what == "scaling":
-        return _usage("--impl does not go with scaling")
-    if arguments.gib and arguments.what != "largest":
-        return _usage("--gib goes with largest")
-    if (arguments.model or arguments.runs or arguments.compiled) and arguments.what != "train":
-        return _usage("--model, --run and --compiled go with train")
-    if arguments.what in SUITES["cpu"]:
-        return measured(arguments, torch.device(arguments.device))
-    options: dict = {"runs": arguments.runs, "compiled": arguments.compiled} if arguments.what == "train" else {}
-    if arguments.gib:
-        options["gib"] = arguments.gib
-    if arguments.case:
-        options["words"] = arguments.case
-    if gpu:
-        options["device"] = "cuda"
-    if arguments.model:
-        options["models"] = arguments.model.split(",")
+    device = vars(arguments).get("device", "cpu")
+    if device == "cuda":
+        if not torch.cuda.is_available():
+            raise UsageError("--device cuda: there is no CUDA device")
+        if arguments.threads and what in SUITES["cuda"]:
+            raise UsageError(f"--threads does not go with {what} on --device cuda")
+    if arguments.json is not None:
+        if arguments.json.is_dir():
+            raise UsageError(f"--json {arguments.json}: expected a file, got a folder")
+        folder(arguments.json.parent)
+    if what in SUITES["cpu"]:
+        return measured(arguments, torch.device(device))
     say_busy()
+    options = {name: value for name in OPTIONS if (value := vars(arguments).get(name))}
+    options |= {"threads": arguments.threads or torch.get_num_threads(), "quick": arguments.quick}
     try:
-        report = MODULES[arguments.what].run(threads=threads, quick=arguments.quick, progress=_say, **options)
+        report = MODULES[what].run(progress=_say, save=partial(_save, arguments.json), **options)
     except RuntimeError as error:
-        _say(f"sparsekern bench: {error}")
-        return 1
+        raise RunError(str(error)) from error
     _save(arguments.json, report)
     print(markdown.render(report), end="")
     return 0
 
 
-def _report(folders: list[Path], out: Path | None) -> int:
+def _report(folders: list[Path], out: Path) -> int:
     from ..bench import pictures
 
-    if not folders:
-        return _usage("report needs folders with results, each of one machine")
-    for path in pictures.draw(folders, folder(out or Path())):
+    for path in pictures.draw(folders, folder(out)):
         print(path)
     return 0
 
@@ -81,17 +60,13 @@ def measured(arguments: argparse.Namespace, device: torch.device, kind: str | No
     """Measures kernels on a device and prints the table; `kind` is that of the suites, `device`'s by default."""
     kind = kind or device.type
     suite = SUITES[kind][arguments.what]
-    impls = set(arguments.impl.split(",")) if arguments.impl else None
-    words = arguments.case or ""
-    try:
-        measure.chosen(suite, impls)
-    except RuntimeError as error:
-        return _usage(str(error))
+    impls = set(arguments.impls) if arguments.impls else None
+    measure.chosen(suite, impls)
     every = suite.cases(arguments.quick)
-    if not matching(every, words):
-        return _usage(f"no case has all the words of {words!r}; one case is {every[0].label!r}")
+    if not matching(every, arguments.words):
+        raise UsageError(f"no case has all the words of --case {arguments.words!r}; one case is {every[0].label!r}")
     say_busy()
-    common: dict = {"words": words, "impls": impls, "progress": _say, "save": partial(_save, arguments.json)}
+    common: dict = {"words": arguments.words, "impls": impls, "progress": _say, "save": partial(_save, arguments.json)}
     if kind == "cpu":
         report = measure.run(arguments.what, threads=arguments.threads, quick=arguments.quick, **common)
     else:
@@ -114,8 +89,3 @@ def say_busy() -> None:
     """Warns if other programs are using the processors."""
     if hasattr(os, "getloadavg") and os.getloadavg()[0] > 0.5 * (os.cpu_count() or 1):
         _say(f"this machine is busy (load {os.getloadavg()[0]:.1f}): times will be noisy")
-
-
-def _usage(problem: str) -> int:
-    _say(f"sparsekern bench: {problem}")
-    return 2

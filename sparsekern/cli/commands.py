@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from .options import above_zero, add_arguments, fraction, numbers, positive, processors, seeds
+from .bench_options import BENCH, add_benchmarks
+from .options import above_zero, add_arguments, numbers, positive, processors, seeds, sparsity
 
 SPARSEKERN = """\
 Sparse training of neural networks: the zeros are neither stored nor multiplied.
@@ -35,32 +36,16 @@ results.json, table.md (mean, standard deviation, ranking) and figure.png. Start
 where it stopped; a run that fails is reported with its log, the others go on.
 
   sparsekern compare --methods dense,random,rigl,gse_grabo --sparsities .9,.95 --seeds 0,1,2 --out runs/grid
+  sparsekern compare --methods all --seeds 0 --out runs/all
   sparsekern compare --methods rigl --sparsities .98 --seeds 0,1,2 --backends sparse,masked --out runs/twins
 
 dense, and a method whose sparsity emerges, is trained once per seed. --set KEY=VALUE goes to every method that has the
 option, --set METHOD.KEY=VALUE to one.
 """
 
-BENCH = """\
-  kernels        forward, input gradient, weight gradient and whole step of linear layers, beside other packages
-  convolutions   the same for convolutions
-  crossovers     from which sparsity on linear layers are faster than dense, by width and batch
-  moments        gradients with their second moment over samples, beside gradients alone and BackPACK
-  train          whole training steps of networks: time, where it goes, peak memory
-  memory         memory of training steps, line by line and at its peak: dense, masked, sparse
-  threshold      the k-th largest of 25 million magnitudes
-  scaling        time and memory of a step by nonzeros, width, batch, depth and threads, with fitted slopes
-  largest        the widest network that trains in 1 and 4 GiB, dense and sparse
-  report         pictures of results: each folder holds those of one machine, written with --json
-
---device cuda measures on a GPU: train also in bf16, threshold as the mask of 100 million weights.
-
-Prints tables; --json keeps every row. Results are checked before they are timed, those of train in
-fp32: a wrong one gets no number.
-
-  sparsekern bench convolutions --case "step conv3x3/64-64 90%" --impl sparsekern-csr,sparseprop
-  sparsekern bench kernels --json laptop/kernels.json
-  sparsekern bench report laptop server --out pictures
+INFO = """\
+Prints versions, the processor, and whether kernels are chosen by what was measured on it; with --model also
+each layer's kernel and why.
 """
 
 EXPORT = """\
@@ -90,11 +75,7 @@ are comparable.
 
 def _train(commands: Any) -> None:
     parser = commands.add_parser(
-        "train",
-        help="train one network",
-        description=TRAIN,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        argument_default=argparse.SUPPRESS,
+        "train", help="train one network", description=TRAIN, argument_default=argparse.SUPPRESS
     )
     add_arguments(parser)
     group = parser.add_argument_group("folder")
@@ -109,13 +90,13 @@ def _compare(commands: Any) -> None:
         "compare",
         help="train a grid of methods, sparsities and seeds",
         description=COMPARE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         argument_default=argparse.SUPPRESS,
     )
     group = parser.add_argument_group("grid")
-    group.add_argument("--methods", type=numbers(str), required=True, metavar="A,B", help="see `sparsekern methods`")
+    text = "names that `sparsekern methods` lists, all, or methods of your own as `train --method` takes them"
+    group.add_argument("--methods", type=numbers(str), required=True, metavar="A,B", help=text)
     group.add_argument(
-        "--sparsities", type=numbers(fraction), default=[0.9], metavar="S,S", help="fractions of zeros (default 0.9)"
+        "--sparsities", type=numbers(sparsity), default=[0.9], metavar="S,S", help="fractions of zeros (default 0.9)"
     )
     group.add_argument(
         "--seeds",
@@ -147,8 +128,7 @@ def _info(commands: Any) -> None:
     parser = commands.add_parser(
         "info",
         help="versions, processor, kernel of each layer",
-        description="Prints versions, the processor, and whether kernels are chosen by what was measured on it; with "
-        "--model also each layer's kernel and why.",
+        description=INFO,
         argument_default=argparse.SUPPRESS,
     )
     add_arguments(parser)
@@ -164,12 +144,7 @@ def _plot(commands: Any) -> None:
 
 
 def _export(commands: Any) -> None:
-    parser = commands.add_parser(
-        "export",
-        help="write the network of a run for other programs",
-        description=EXPORT,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = commands.add_parser("export", help="write the network of a run for other programs", description=EXPORT)
     parser.add_argument("folder", type=Path, metavar="RUN", help="folder of a run")
     parser.add_argument("--format", choices=["dense", "csr", "safetensors", "onnx"], required=True)
     parser.add_argument("--out", type=Path, metavar="FILE", help="(default: in RUN, see above)")
@@ -177,48 +152,9 @@ def _export(commands: Any) -> None:
 
 
 def _bench(commands: Any) -> None:
-    add_bench_arguments(commands.add_parser("bench", help="measure time and memory beside other packages"))
-
-
-def add_bench_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the flags of `sparsekern bench` to its parser."""
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.description = BENCH
-    suites = ["kernels", "convolutions", "crossovers", "moments", "threshold"]
-    parser.add_argument("what", choices=[*suites, "train", "memory", "scaling", "largest", "report"])
-    parser.add_argument(
-        "folders", nargs="*", type=Path, metavar="DIR", help="report: results, a folder for each machine"
+    add_benchmarks(
+        commands.add_parser("bench", help="measure time and memory beside other packages", description=BENCH)
     )
-    parser.add_argument("--out", type=Path, metavar="DIR", help="report: where the pictures go (default: here)")
-    parser.add_argument(
-        "--device",
-        choices=["cpu", "cuda"],
-        default="cpu",
-        help="what to measure (default cpu)",
-    )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the report there")
-    parser.add_argument("--threads", type=processors, metavar="N", help="threads of PyTorch (default: its own)")
-    parser.add_argument("--quick", action="store_true", help="a few seconds: small sizes, few cases")
-    parser.add_argument(
-        "--case",
-        metavar="WORDS",
-        help='kernels, convolutions, moments, scaling: only cases with all of these words, as in "step 90%%"',
-    )
-    parser.add_argument("--impl", metavar="NAME,NAME", help="kernels, convolutions, moments: only these, and dense")
-    parser.add_argument(
-        "--gib", type=numbers(above_zero), metavar="N,N", help="largest: memories to be filled, in GiB (default 1,4)"
-    )
-    parser.add_argument("--model", metavar="NAME,NAME", help="train: networks (default vgg16,resnet20)")
-    parser.add_argument(
-        "--run",
-        dest="runs",
-        action="append",
-        type=Path,
-        default=[],
-        metavar="DIR",
-        help="train: also the pattern that this run of `sparsekern train` ended with, repeatable",
-    )
-    parser.add_argument("--compiled", action="store_true", help="train: also compiled, and sparse in channels_last")
 
 
 def _calibrate(commands: Any) -> None:
@@ -226,7 +162,6 @@ def _calibrate(commands: Any) -> None:
         "calibrate",
         help="measure this machine, so that layers choose the fastest kernels",
         description=CALIBRATE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--threads", type=processors, metavar="N", help="threads of PyTorch (default: its own)")
 
@@ -239,7 +174,7 @@ def _demo(commands: Any) -> None:
         "--epochs", type=positive, default=30, metavar="N", help="passes over the data, of each network (default 30)"
     )
     parser.add_argument(
-        "--sparsity", type=fraction, default=0.95, metavar="S", help="fraction of weights that are zero (default 0.95)"
+        "--sparsity", type=sparsity, default=0.95, metavar="S", help="fraction of weights that are zero (default 0.95)"
     )
     parser.add_argument(
         "--width", type=above_zero, default=1.0, metavar="W", help="multiplies the hidden sizes (default 1)"
@@ -256,7 +191,10 @@ COMMANDS = (_train, _compare, _methods, _info, _plot, _export, _bench, _calibrat
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose errors name what was meant."""
+    """A parser that prints descriptions as they stand, and whose errors name what was meant."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **{"formatter_class": argparse.RawDescriptionHelpFormatter, **options})
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parses all arguments: what a command does not know is its error, with the usage of this command."""
@@ -281,7 +219,7 @@ class Parser(argparse.ArgumentParser):
 
 def parser() -> argparse.ArgumentParser:
     """Returns the parser of the command line."""
-    whole = Parser("sparsekern", description=SPARSEKERN, formatter_class=argparse.RawDescriptionHelpFormatter)
+    whole = Parser("sparsekern", description=SPARSEKERN)
     whole.add_argument("--version", action="version", version=f"sparsekern {__version__}")
     commands = whole.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for add in COMMANDS:

@@ -13,7 +13,7 @@ from ..data import load
 from ..errors import RunError, UsageError, choose
 from ..settings import BACKENDS
 from ..text import file_name
-from ..training import configure, emerges, known_options
+from ..training import configure, emerges, known_options, run_folder
 from ..training.files import folder as make_folder
 from ..training.files import locked
 from ..training.grid import Cell, check, run_all
@@ -24,7 +24,10 @@ from . import recipes, results
 def run(arguments: argparse.Namespace) -> int:
     given = vars(arguments).copy()
     grid = {name: list(dict.fromkeys(given.pop(name))) for name in ("methods", "sparsities", "seeds", "backends")}
+    grid["methods"] = list(dict.fromkeys(_named(grid["methods"])))
     jobs, note, out = given.pop("jobs"), given.pop("note"), given.pop("out")
+    if run_folder.holds_run(out):
+        raise UsageError(f"{out} holds a run, not a comparison; choose another --out")
     if empty := [name for name, values in grid.items() if not values]:
         raise UsageError(f"--{empty[0]} is empty")
     require_packages()
@@ -54,6 +57,12 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _named(given: list[str]) -> Iterator[str]:
+    """Yields the methods that are meant: `all` are those that `sparsekern methods` lists."""
+    for name in given:
+        yield from methods.names() if name == "all" else [name]
+
+
 def _results(out: Path, cells: list[Cell], grid: dict, failed: list[dict], facts: dict) -> str:
     varied = {"method", "sparsity", "seed", "backend", "set", "horizon", "data_dir"}
     settings = {key: value for key, value in cells[0].config.items() if key not in varied}
@@ -80,9 +89,19 @@ def _cells(grid: dict, given: dict, options: list, out: Path) -> list[Cell]:
                     parts = [method, "" if sparsity is None else f"{sparsity:g}", "" if dense else backend]
                     name = file_name("-".join([*filter(None, parts), f"seed{seed}"]))
                     cells.append(Cell(flags, configure(**flags), out / name))
-    if unused := [key for key, _ in options if key not in used]:
-        raise UsageError(f"--set {unused[0]}: none of {', '.join(grid['methods'])} has this option")
+    for key, _ in options:
+        if key not in used:
+            _refuse(key, grid["methods"])
     return cells
+
+
+def _refuse(key: str, given: list[str]) -> None:
+    """Raises the error of an option that none of the methods has."""
+    owner, _, name = key.rpartition(".")
+    if owner and owner not in given:
+        raise UsageError(f"--set {key}: {owner} is not among --methods {','.join(given)}")
+    own = [owner] if owner else given
+    choose(f"option of {', '.join(own)}", name, sorted({each for method in own for each in known_options(method)}))
 
 
 def _own(options: list, method: str, used: set[str]) -> Iterator[tuple[str, Any]]:

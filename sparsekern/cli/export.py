@@ -15,8 +15,6 @@ def run(arguments: argparse.Namespace) -> int:
     path = arguments.out or folder / FORMATS[format]
     if path.parent.resolve() == folder.resolve() and path.name in run_folder.FILES:
         raise UsageError(f"{path} belongs to the run itself: choose another file")
-    if not folder.is_dir():
-        raise UsageError(f"there is no folder {folder}")
     check_free(path, arguments.overwrite)
     run = trained(folder)
     with warnings.catch_warnings():

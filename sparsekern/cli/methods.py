@@ -11,7 +11,7 @@ from ..training import known_options
 
 def run(arguments: argparse.Namespace) -> int:
     if arguments.name is not None:
-        print(explain(arguments.name))
+        print(json.dumps(registry.describe(arguments.name), indent=2) if arguments.json else explain(arguments.name))
         return 0
     rows = [registry.describe(name) for name in registry.names()]
     if arguments.json:

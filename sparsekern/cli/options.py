@@ -29,6 +29,7 @@ natural = number(settings.natural)
 seeds = number(settings.seeds)
 processors = number(settings.processors)
 fraction = number(settings.fraction)
+sparsity = number(Range(float, 0, 1, "a fraction in [0, 1), 0.9 for 90 %"))
 real = number(settings.real)
 above_zero = number(settings.above_zero)
 
@@ -90,7 +91,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, grid: bool = False) -> Non
             metavar="NAME",
             help="sparse training method, see `sparsekern methods`; one of your own: module:function, FILE.py:function",
         )
-        group.add_argument("--sparsity", type=fraction, metavar="S", help="fraction of weights that are zero")
+        group.add_argument("--sparsity", type=sparsity, metavar="S", help="fraction of weights that are zero")
     group.add_argument("--distribution", metavar="D", help="how layers share the sparsity: uniform, er, erk, global")
     group.add_argument(
         "--exclude", action="append", metavar="NAME", help="layer to keep dense; name or glob, repeatable"

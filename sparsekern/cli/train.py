@@ -35,20 +35,16 @@ def run(arguments: argparse.Namespace) -> int:
 def _begin(out: Path | None, given: dict, download: bool, overwrite: bool) -> int:
     with ranks.together():
         config = configure(**recipes.apply(given))
-        _check_free(out, overwrite)
+        if out is not None:
+            run_folder.check_free(out, overwrite)
     session = prepared(config, download)
 
     def emptied(folder: Path) -> None:
-        _check_free(folder, overwrite)  # another process may have been faster
+        run_folder.check_free(folder, overwrite)  # another process may have been faster
         run_folder.clear(folder)
 
     with _owned(lambda: _new_folder(config) if out is None else make_folder(out), emptied) as folder:
         return train(session, folder)
-
-
-def _check_free(folder: Path | None, overwrite: bool) -> None:
-    if folder is not None and run_folder.holds_run(folder) and not overwrite:
-        raise UsageError(f"{folder} already holds a run; --resume it, --overwrite it, or choose another --out")
 
 
 @contextmanager

@@ -105,6 +105,8 @@ def _parsed(path: Path, parse: Callable[[str], Any]) -> Any:
 def folder(path: Path) -> Path:
     """Creates a folder; raises a `UsageError` if it cannot be written to."""
     try:
+        if path.is_file():
+            raise UsageError(f"cannot write to {path}: expected a folder, but it is a file")
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):
             pass

@@ -61,7 +61,19 @@ def holds_run(folder: Path) -> bool:
 def check_resumable(folder: Path) -> None:
     """Raises a `UsageError` unless there is a checkpoint in a folder."""
     if not (folder / CHECKPOINT).is_file():
-        raise UsageError(f"{folder} holds no run to resume: there is no {CHECKPOINT} in it")
+        if not folder.is_dir():
+            raise UsageError(f"there is no folder {folder}")
+        raise UsageError(f"{folder} holds no run: there is no {CHECKPOINT} in it")
+
+
+def check_free(folder: Path, overwrite: bool) -> None:
+    """Raises a `UsageError` if a new run would replace files in a folder and is not to `overwrite` them."""
+    found = [name for name in FILES if (folder / name).exists()]
+    if overwrite or not found:
+        return
+    if holds_run(folder):
+        raise UsageError(f"{folder} already holds a run; --resume it, --overwrite it, or choose another --out")
+    raise UsageError(f"{folder} holds {found[0]}, which is of no run; choose another --out, or --overwrite it")
 
 
 @contextmanager

@@ -38,8 +38,6 @@ def trained(folder: Path) -> Trained:
     Raises:
         UsageError: there is no run, or it is damaged.
     """
-    if not (folder / run_folder.CHECKPOINT).is_file():
-        raise UsageError(f"{folder} holds no run: there is no {run_folder.CHECKPOINT} in it")
     state = run_folder.load(folder)
     config, data = state["config"], state["data"]
     shape = tuple(data["shape"])

@@ -13,7 +13,7 @@ from sparsekern.bench.memory_lines import LINES
 from sparsekern.bench.pictures import break_evens, ratios, steps
 from sparsekern.bench.pictures.machine import load
 from sparsekern.bench.step_parts import PARTS, PYTHON, REST
-from sparsekern.cli import main
+from sparsekern.cli import commands, main
 from sparsekern.errors import UsageError
 
 HEADER = {"cpu": "A processor", "threads": 3, "date": "2026-01-01T00:00:00+00:00"}
@@ -54,10 +54,18 @@ def folder(tmp_path: Path) -> Path:
 
 def test_a_picture_of_everything(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     out = tmp_path / "new"
-    assert main(["bench", "report", str(folder), str(folder), "--out", str(out)]) == 0
+    assert main(["bench", "report", "--out", str(out), str(folder), str(folder)]) == 0
     drawn = [str(out / f"{name}.png") for name in pictures.PICTURES]
     assert capsys.readouterr().out.split() == drawn
     assert all(Path(path).read_bytes().startswith(b"\x89PNG") for path in drawn)
+
+
+def test_folders_stand_before_or_behind_the_flags() -> None:
+    first, second = (
+        commands.parser().parse_args(["bench", "report", *words.split()]) for words in ("a b --out x", "--out x a b")
+    )
+    assert first == second
+    assert (first.folders, first.out) == ([Path("a"), Path("b")], Path("x"))
 
 
 def test_what_pictures_show(folder: Path) -> None:

@@ -14,6 +14,7 @@ from sparsekern.bench.network_step import CLASSES, SHAPE, Pattern, Step, error, 
 from sparsekern.bench.step_parts import PARTS, PYTHON, REST, parts
 from sparsekern.bench.training_step import VARIANTS
 from sparsekern.cli import main
+from sparsekern.errors import UsageError
 from sparsekern.models import build
 
 MODEL = "lenet300"
@@ -142,12 +143,12 @@ def test_the_pattern_of_a_run(tmp_path: Path) -> None:
     for name, mask in masks.items():
         assert mask.sum(1).tolist() == trained[f"{name}.row_ptr"].diff().tolist()
     (tmp_path / "model.safetensors").unlink()
-    with pytest.raises(RuntimeError, match="finished run"):
+    with pytest.raises(UsageError, match="finished run"):
         Pattern.of_run(tmp_path)
 
 
 def test_a_run_of_another_network_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match=MODEL):
+    with pytest.raises(UsageError, match=MODEL):
         training_step.run(threads=1, quick=True, models=["mlp"], runs=[run_folder(tmp_path)])
 
 
@@ -182,7 +183,7 @@ def test_memory_follows_the_storage(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_wrong_usage(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert main(["bench", "kernels", "--model", "mlp"]) == 2
     assert main(["bench", "kernels", "--compiled"]) == 2
-    assert main(["bench", "train", "--run", str(tmp_path)]) == 1
+    assert main(["bench", "train", "--run", str(tmp_path)]) == 2
     assert "finished run" in capsys.readouterr().err
     assert main(["bench", "train", "--model", "nonsense"]) == 2
     assert "unknown model" in capsys.readouterr().err

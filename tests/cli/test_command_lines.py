@@ -12,26 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.runs import SMALL
 
 from sparsekern import data, models, process, settings
 from sparsekern.cli import commands, compare, main
 from sparsekern.errors import RunError
 
 ROOT = Path(__file__).parents[2]
-SMALL = [
-    "--model",
-    "lenet300",
-    "--width",
-    "0.05",
-    "--epochs",
-    "1",
-    "--threads",
-    "1",
-    "--batch-size",
-    "128",
-    "--out",
-    "out",
-]
+TINY = [*SMALL, "--width", "0.05", "--epochs", "1", "--out", "out"]
 LONG = "x" * 300
 
 
@@ -41,6 +29,8 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("text")
     (tmp_path / "table.csv").write_text("x,y\n1,a\n")
     (tmp_path / "folder").mkdir()
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
     (tmp_path / "wrong.yaml").write_text("epoch: 3")
     (tmp_path / "type.yaml").write_text("epochs: many")
 
@@ -48,21 +38,25 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("argv", "expected"),
     [
-        (["train", *SMALL, "--seed", str(2**64)], "a whole number from 0 to 2^64 - 1, got '18446744073709551616'"),
-        (["train", *SMALL, "--lr", "1e300"], "a number, 0 or more and below 1e33, got '1e300'"),
-        (["train", *SMALL, "--weight-decay", "1e300"], "below 1e33"),
-        (["train", *SMALL, "--schedule", "step", "--milestones", "1,2", "--gamma", "1e30"], "grows beyond 1e+33"),
-        (["train", *SMALL, "--width", "3e4"], "lenet300 of --width 30000 has"),
-        (["train", *SMALL, "--width", "1e25"], "is larger than any memory"),
-        (["train", *SMALL, "--model", "smallcnn", "--width", "1e30"], "is larger than any memory"),
-        (["train", *SMALL, "--threads", "99999999999"], "a whole number from 1 to 1024, got '99999999999'"),
-        (["train", *SMALL, "--epochs", "9" * 30], "a whole number, 1 or more"),
-        (["train", *SMALL[:-1], LONG], "File name too long"),
+        (["train", *TINY, "--seed", str(2**64)], "a whole number from 0 to 2^64 - 1, got '18446744073709551616'"),
+        (["train", *TINY, "--lr", "1e300"], "a number, 0 or more and below 1e33, got '1e300'"),
+        (["train", *TINY, "--weight-decay", "1e300"], "below 1e33"),
+        (["train", *TINY, "--schedule", "step", "--milestones", "1,2", "--gamma", "1e30"], "grows beyond 1e+33"),
+        (["train", *TINY, "--width", "3e4"], "lenet300 of --width 30000 has"),
+        (["train", *TINY, "--width", "1e25"], "is larger than any memory"),
+        (["train", *TINY, "--model", "smallcnn", "--width", "1e30"], "is larger than any memory"),
+        (["train", *TINY, "--threads", "99999999999"], "a whole number from 1 to 1024, got '99999999999'"),
+        (["train", *TINY, "--epochs", "9" * 30], "a whole number, 1 or more"),
+        (["train", *TINY[:-1], LONG], "File name too long"),
         (["train", "--resume", LONG], "File name too long"),
-        (["train", *SMALL[:-1], "file"], "cannot write to file"),
-        (["train", *SMALL, "--method", "dense", "--exclude", "*"], "no linear layer or convolution"),
-        (["train", *SMALL, "--method", "gmp", "--set", "every=0"], "every >= 1, got 0"),
-        (["train", *SMALL, "--data", "csv", "--data-dir", "folder", "--target", "y"], "cannot read folder"),
+        (["train", *TINY[:-1], "file"], "cannot write to file: expected a folder, but it is a file"),
+        (["train", *TINY[:-1], "model"], "model holds config.json, which is of no run; choose another --out"),
+        (["train", *TINY, "--sparsity", "90"], "expected a fraction in [0, 1), 0.9 for 90 %, got '90'"),
+        (["train", "--resume", "nowhere"], "there is no folder nowhere"),
+        (["train", "--resume", "folder"], "folder holds no run: there is no checkpoint.pt in it"),
+        (["train", *TINY, "--method", "dense", "--exclude", "*"], "no linear layer or convolution"),
+        (["train", *TINY, "--method", "gmp", "--set", "every=0"], "every >= 1, got 0"),
+        (["train", *TINY, "--data", "csv", "--data-dir", "folder", "--target", "y"], "cannot read folder"),
         (["compare", "--methods", "set", "--seeds", "-1", "--out", "out"], "a whole number from 0"),
         (["compare", "--methods", "set", "--out", LONG], "File name too long"),
         (["compare", "--methods", "set", "--out", "file"], "cannot write to file"),
@@ -136,7 +130,7 @@ def random_line(rng: random.Random) -> list[str]:
     names = FLAGS[command].split()
     line = [command]
     if command == "train":
-        line += SMALL
+        line += TINY
     elif command == "compare":
         line += ["--methods", "set", "--out", "folder"]
     elif command == "bench":
@@ -192,7 +186,7 @@ def test_flags_name_what_there_is():
 
 def test_names_that_the_terminal_cannot_write(tmp_path: Path):
     out = os.fsencode(tmp_path) + b"/\xff"
-    command = [sys.executable, "-m", "sparsekern", "train", *SMALL[:-1], out]
+    command = [sys.executable, "-m", "sparsekern", "train", *TINY[:-1], out]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, env=os.environ | {"PYTHONIOENCODING": "ascii"})
     assert done.returncode == 0, done.stderr
     assert b"\\udcff" in done.stdout
@@ -234,7 +228,7 @@ def test_children_import_nothing_of_the_current_directory(tmp_path: Path, monkey
 
 @pytest.mark.parametrize("seed", [9_300_000_000_000, 2**63, 2**64 - 1])
 def test_large_seeds(seed: int):
-    assert main(["train", *SMALL, "--method", "gse_grabo", "--set", "every=2", "--seed", str(seed)]) == 0
+    assert main(["train", *TINY, "--method", "gse_grabo", "--set", "every=2", "--seed", str(seed)]) == 0
 
 
 def test_stopped_by_the_terminal_in_the_first_seconds(tmp_path: Path):
@@ -260,7 +254,7 @@ def test_ctrl_c_that_a_library_swallows_stops_the_run(tmp_path: Path, monkeypatc
     module = importlib.import_module("sparsekern.cli.train")
     original = module.prepared
     monkeypatch.setattr(module, "prepared", load)
-    assert main(["train", *SMALL, "--method", "random", "--out", str(tmp_path / "run")]) == 130
+    assert main(["train", *TINY, "--method", "random", "--out", str(tmp_path / "run")]) == 130
     assert asked
     monkeypatch.undo()
     assert main(["train", "--resume", str(tmp_path / "run")]) == 0
@@ -278,6 +272,6 @@ def test_a_process_that_ignores_ctrl_c_goes_on(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(module, "train_epochs", train)
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        assert main(["train", *SMALL, "--method", "random", "--out", str(tmp_path / "run")]) == 0
+        assert main(["train", *TINY, "--method", "random", "--out", str(tmp_path / "run")]) == 0
     finally:
         signal.signal(signal.SIGINT, before)

@@ -6,17 +6,18 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from support.runs import SMALL
 from support.trajectories import CHANNELS
 
 from sparsekern import methods
 from sparsekern.cli import main
 from sparsekern.nn.memory import PARTS
 
-SMALL = ["--model", "lenet300", "--width", "0.2", "--threads", "1", "--batch-size", "128"]
+FLAGS = [*SMALL, "--width", "0.2"]
 
 
 def train(*flags: str) -> int:
-    return main(["train", *SMALL, *flags])
+    return main(["train", *FLAGS, *flags])
 
 
 def fails(capsys: pytest.CaptureFixture, *argv: str) -> str:
@@ -97,6 +98,17 @@ def test_a_run_is_not_overwritten_by_accident(folder: Path, capsys: pytest.Captu
     before = (folder / "summary.json").read_bytes()
     assert "--overwrite" in fails(capsys, "train", *SMALL, "--epochs", "1", "--out", str(folder))
     assert (folder / "summary.json").read_bytes() == before
+
+
+def test_files_of_others_are_not_overwritten_by_accident(tmp_path: Path, capsys: pytest.CaptureFixture):
+    (tmp_path / "model.safetensors").write_bytes(b"weights of another program")
+    message = fails(capsys, "train", *FLAGS, "--epochs", "1", "--out", str(tmp_path))
+    assert "holds model.safetensors, which is of no run" in message
+    assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
+
+
+def test_a_comparison_and_a_run_have_folders_of_their_own(folder: Path, capsys: pytest.CaptureFixture):
+    assert "holds a run, not a comparison" in fails(capsys, "compare", "--methods", "set", "--out", str(folder))
 
 
 def test_overwrite_replaces_a_run(tmp_path: Path):
@@ -205,6 +217,8 @@ def test_methods_are_listed(capsys: pytest.CaptureFixture):
     assert "rigl" in capsys.readouterr().err
     assert main(["methods", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
+    assert main(["methods", "rigl", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == rows[methods.names().index("rigl")]
     assert [row["name"] for row in rows] == methods.names()
     assert {"title", "paper", "year", "storage", "changes", "gradient", "needs_batches"} <= set(rows[0])
 

@@ -9,15 +9,17 @@ import time
 from pathlib import Path
 
 import pytest
+from support.runs import SMALL
 
+from sparsekern import methods
 from sparsekern.cli import compare, main, results
 from sparsekern.training import grid as runs
 
-SMALL = ["--model", "lenet300", "--width", "0.2", "--epochs", "2", "--threads", "1", "--batch-size", "128"]
+FLAGS = [*SMALL, "--width", "0.2", "--epochs", "2"]
 
 
 def grid(out: Path, *flags: str) -> int:
-    return main(["compare", *SMALL, "--out", str(out), *flags])
+    return main(["compare", *FLAGS, "--out", str(out), *flags])
 
 
 def row(method: str, seed: int, accuracy: float, backend: str = "sparse", sparsity: float | None = 0.9) -> dict:
@@ -135,13 +137,24 @@ def test_options_go_to_the_methods_that_have_them(tmp_path: Path):
     assert [cell.config["set"] for cell in cells] == [{}, {"every": 7}, {"every": 9}]
 
 
+def test_all_is_every_method_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[str] = []
+    monkeypatch.setattr(compare, "run_all", lambda cells, jobs: begun.extend(c.config["method"] for c in cells) or [])
+    assert grid(tmp_path, "--methods", "set,all", "--seeds", "0") == 0
+    assert begun[0] == "set"
+    assert sorted(begun) == sorted(methods.names())
+
+
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [
         (["--methods", "rigl,sett"], "set"),
         (["--methods", "rigl", "--backends", "sprase"], "sparse"),
         (["--methods", "rigl", "--sparsities", "0.9,1.5"], "[0, 1)"),
-        (["--methods", "random", "--set", "every=5"], "none of random"),
+        (["--methods", "random", "--set", "every=5"], "unknown option of random 'every'; known: initialize"),
+        (["--methods", "random,set", "--set", "evry=5"], "unknown option of random, set 'evry'; did you mean every?"),
+        (["--methods", "random,set", "--set", "rigl.every=5"], "rigl is not among --methods random,set"),
+        (["--methods", "random,set", "--set", "set.evry=5"], "unknown option of set 'evry'; did you mean every?"),
         (["--methods", ""], "empty"),
         (["--methods", "rigl", "--data", "mnist", "--data-dir", "/nowhere"], "--download"),
     ],

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.runs import SMALL
 
 from sparsekern import export, models
 from sparsekern.cli import main
@@ -24,21 +25,8 @@ RUNS = {
 @pytest.fixture(scope="module", params=RUNS)
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / request.param
-    flags = [
-        "--model",
-        "lenet300",
-        "--width",
-        "0.1",
-        "--epochs",
-        "2",
-        "--threads",
-        "1",
-        "--batch-size",
-        "128",
-        "--out",
-        str(out),
-    ]
-    assert main(["train", "--method", request.param, *flags, *RUNS[request.param]]) == 0
+    flags = [*SMALL, "--epochs", "2", *RUNS[request.param], "--out", str(out)]
+    assert main(["train", "--method", request.param, *flags]) == 0
     return out
 
 

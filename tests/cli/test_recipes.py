@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from support.runs import SMALL
 
 from sparsekern import methods, models, training
 from sparsekern.cli import compare, main, recipes
@@ -87,22 +88,8 @@ def test_list_and_unknown_names(capsys: pytest.CaptureFixture):
 
 
 def test_a_run_keeps_plain_values_and_resumes_without_the_recipe(tmp_path: Path, capsys: pytest.CaptureFixture):
-    small = [
-        "--data",
-        "digits",
-        "--model",
-        "lenet300",
-        "--epochs",
-        "2",
-        "--threads",
-        "1",
-        "--batch-size",
-        "128",
-        "--set",
-        "every=5",
-    ]
-    out = ["--out", str(tmp_path)]
-    assert main(["train", "--recipe", "grabo-resnet56", *small, *out]) == 0
+    flags = ["--recipe", "grabo-resnet56", *SMALL, "--data", "digits", "--epochs", "2", "--set", "every=5"]
+    assert main(["train", *flags, "--out", str(tmp_path)]) == 0
     config = json.loads((tmp_path / "config.json").read_text())
     assert config.keys() == training.DEFAULTS.keys() | {"horizon"}
     assert (config["weight_decay"], config["milestones"], config["set"]) == (1e-4, [1, 1], {"every": 5})

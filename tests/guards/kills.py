@@ -17,11 +17,11 @@ import sklearn.datasets  # noqa: F401
 import torch
 import torchvision  # noqa: F401
 from safetensors.torch import load_file
-from support.runs import load, same
+from support.runs import SMALL, load, same
 
 from sparsekern.cli import main
 
-FLAGS = ["--model", "lenet300", "--width", "0.1", "--threads", "1", "--epochs", "4", "--batch-size", "256"]
+FLAGS = [*SMALL, "--epochs", "4", "--batch-size", "256"]
 RUNS: dict[str, list[str]] = {
     "rigl": ["--sparsity", "0.8", "--set", "every=3"],
     "set": ["--sparsity", "0.9", "--set", "every=2", "--backend", "masked", "--schedule", "cosine"],

@@ -4,27 +4,14 @@ import json
 from pathlib import Path
 
 import pytest
+from support.runs import SMALL
 
 from sparsekern.cli import main
 
 pytest.importorskip("tensorboard")
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-RUN = [
-    "train",
-    "--method",
-    "rigl",
-    "--model",
-    "lenet300",
-    "--width",
-    "0.1",
-    "--threads",
-    "1",
-    "--batch-size",
-    "128",
-    "--log",
-    "tensorboard",
-]
+RUN = ["train", *SMALL, "--method", "rigl", "--log", "tensorboard"]
 
 
 def drawn(folder: Path) -> dict[str, list[tuple[int, float]]]:

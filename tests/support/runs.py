@@ -7,6 +7,9 @@ import torch
 
 from sparsekern.training import Run
 
+# Flags of a run of digits that takes a second; those that follow them take precedence.
+SMALL = ["--model", "lenet300", "--width", "0.1", "--threads", "1", "--batch-size", "128"]
+
 
 def load(folder: Path) -> dict:
     return torch.load(folder / "checkpoint.pt", weights_only=True)

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
-from support.runs import interrupt_at, load, same
+from support.runs import SMALL, interrupt_at, load, same
 
 from sparsekern.cli import main
 from sparsekern.training import figures, run_folder
 
-FLAGS = ["--model", "lenet300", "--width", "0.05", "--batch-size", "256", "--threads", "1", "--sparsity", "0.8"]
+FLAGS = [*SMALL, "--width", "0.05", "--batch-size", "256", "--sparsity", "0.8"]
 FLAGS += ["--method", "rigl", "--set", "every=2"]
 RESUME = {"finished": ["--epochs", "3"], "untouched": [], "stopped": []}
 FILES = ["checkpoint.pt", "config.json", "summary.json", "model.safetensors", "metrics.jsonl"]

@@ -4,26 +4,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.runs import load, same
+from support.runs import SMALL, load, same
 from torch import Tensor
 
 from sparsekern.cli import main
 from sparsekern.training import run
 
-SMALL = [
-    "--model",
-    "lenet300",
-    "--width",
-    "0.1",
-    "--threads",
-    "1",
-    "--batch-size",
-    "128",
-    "--epochs",
-    "1",
-    "--sparsity",
-    "0.5",
-]
+FLAGS = [*SMALL, "--epochs", "1", "--sparsity", "0.5"]
 
 
 @pytest.fixture
@@ -55,7 +42,7 @@ def given(monkeypatch: pytest.MonkeyPatch) -> list[list[tuple[Tensor, Tensor]]]:
 def test_as_many_batches_as_the_method_wants(given: list, tmp_path: Path, flags: list[str], sizes: list[int]) -> None:
     states = []
     for part in ("a", "b"):
-        assert main(["train", *SMALL, "--method", *flags, "--out", str(tmp_path / part)]) == 0
+        assert main(["train", *FLAGS, "--method", *flags, "--out", str(tmp_path / part)]) == 0
         states.append(load(tmp_path / part))
     same(*states)
     first, second = given
@@ -71,7 +58,7 @@ def test_as_many_batches_as_the_method_wants(given: list, tmp_path: Path, flags:
 def test_another_seed_has_other_batches(given: list, tmp_path: Path) -> None:
     for seed in "01":
         flags = ["--method", "prospr", "--seed", seed, "--out", str(tmp_path / seed)]
-        assert main(["train", *SMALL, *flags]) == 0
+        assert main(["train", *FLAGS, *flags]) == 0
     assert not torch.equal(given[0][0][0], given[1][0][0])
 
 
@@ -81,5 +68,5 @@ def test_wrong_options(capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
         (["synflow", "--set", "rounds=0"], "rounds >= 1"),
         (["grasp_abs", "--set", "temperature=0.0"], "temperature > 0"),
     ):
-        assert main(["train", *SMALL, "--method", *flags, "--out", str(tmp_path / "out")]) == 2
+        assert main(["train", *FLAGS, "--method", *flags, "--out", str(tmp_path / "out")]) == 2
         assert message in capsys.readouterr().err

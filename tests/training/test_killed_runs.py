@@ -7,26 +7,12 @@ import time
 from pathlib import Path
 
 import pytest
-from support.runs import load, same
+from support.runs import SMALL, load, same
 
 from sparsekern.cli import main
 from sparsekern.training import run_folder
 
-FLAGS = [
-    "--model",
-    "lenet300",
-    "--width",
-    "0.1",
-    "--threads",
-    "1",
-    "--batch-size",
-    "128",
-    "--sparsity",
-    "0.8",
-    "--epochs",
-    "12",
-]
-FLAGS += ["--method", "rigl", "--set", "every=5"]
+FLAGS = [*SMALL, "--sparsity", "0.8", "--epochs", "12", "--method", "rigl", "--set", "every=5"]
 
 
 @pytest.fixture(scope="module")

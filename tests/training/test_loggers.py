@@ -8,11 +8,12 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from support.runs import SMALL
 
 from sparsekern.cli import main
 from sparsekern.training import loggers
 
-RUN = ["train", "--method", "rigl", "--model", "lenet300", "--width", "0.1", "--threads", "1", "--batch-size", "128"]
+RUN = ["train", *SMALL, "--method", "rigl"]
 
 
 class WandB(ModuleType):
@@ -86,7 +87,5 @@ def test_a_full_disk_is_one_line(
     assert main([*RUN, "--log", "wandb", "--epochs", "2", "--out", str(tmp_path)]) == 1
     last = capsys.readouterr().err.splitlines()[-1]
     assert last == f"sparsekern: cannot write to {tmp_path}: No space left on device"
-    assert (
-        main(["train", "--resume", str(tmp_path), "--threads", "1", "--batch-size", "128"]) == 1
-    )  # from the first epoch's checkpoint
+    assert main(["train", "--resume", str(tmp_path)]) == 1  # from the first epoch's checkpoint
     monkeypatch.undo()

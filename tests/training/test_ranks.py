@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 from support import ranks
-from support.runs import interrupt_at, load
+from support.runs import SMALL, interrupt_at, load
 
 from sparsekern import data
 from sparsekern.cli import main
 from sparsekern.training import run_folder
 
-FLAGS = ["--model", "lenet300", "--width", "0.1", "--threads", "1", "--sparsity", "0.8", "--batch-size", "250"]
+FLAGS = [*SMALL, "--sparsity", "0.8", "--batch-size", "250"]
 METHOD = ["--method", "set", "--set", "every=3"]
 
 

@@ -12,7 +12,7 @@ from typing import IO
 
 import pytest
 import torch
-from support.runs import interrupt_at, load, same
+from support.runs import SMALL, interrupt_at, load, same
 
 from sparsekern.cli import main
 from sparsekern.errors import RunError, UsageError
@@ -21,20 +21,7 @@ from sparsekern.training import checksum, configure, learning_rate, run_folder, 
 from sparsekern.training.files import write_json
 from sparsekern.training.loop import prepared
 
-FLAGS = [
-    "--model",
-    "lenet300",
-    "--width",
-    "0.2",
-    "--threads",
-    "1",
-    "--batch-size",
-    "128",
-    "--epochs",
-    "4",
-    "--sparsity",
-    "0.8",
-]
+FLAGS = [*SMALL, "--width", "0.2", "--epochs", "4", "--sparsity", "0.8"]
 CASES = {
     "rigl": ["--method", "rigl", "--set", "every=5", "--schedule", "cosine"],
     "gse_grabo": ["--method", "gse_grabo", "--set", "every=5", "--nesterov"],

@@ -11,7 +11,7 @@ from typing import IO
 
 import pytest
 import torch
-from support.runs import load, same
+from support.runs import SMALL, load, same
 
 from sparsekern.cli import main
 from sparsekern.cli import train as command
@@ -19,8 +19,7 @@ from sparsekern.errors import RunError, UsageError
 from sparsekern.training import checksum, figures, files, run_folder
 from sparsekern.training import grid as runs
 
-FLAGS = ["--model", "lenet300", "--width", "0.1", "--threads", "1", "--batch-size", "128", "--sparsity", "0.8"]
-FLAGS += ["--method", "set", "--set", "every=3"]
+FLAGS = [*SMALL, "--sparsity", "0.8", "--method", "set", "--set", "every=3"]
 NAMES = ["checkpoint.pt", "config.json", "metrics.jsonl", "model.safetensors", "report.png", "summary.json"]
 
 

@@ -86,7 +86,7 @@ def settings_of(path: Path) -> dict[str, Any]:
 
 
 def _number(value: Any) -> Any:
-    """What YAML takes for a text, 1e-3, is a number."""
+    """Returns the number that YAML takes for a text, 1e-3 say; other values as they are."""
     return float(value) if isinstance(value, str) and fullmatch(r"[-+]?\d+e[-+]?\d+", value) else value
 
 

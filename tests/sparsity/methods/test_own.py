@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.runs import SMALL
 
 import sparsekern as sk
 from sparsekern.cli import main
@@ -43,7 +44,6 @@ def wrong(sparsity):
 
 number = 3
 '''
-SMALL = ["--model", "lenet300", "--width", "0.1", "--threads", "1", "--batch-size", "128"]
 
 
 def same(a: sk.Method, b: sk.Method) -> bool:
