@@ -42,7 +42,7 @@ ROOMS = [
     ),
     _room("private_torch", "the private names of PyTorch in use, each with its reason"),
     _room("ops", "operators on flat tensors: CPU, CUDA, Triton and plain PyTorch"),
-    _room("topology", "a sparsity pattern as a frozen value; sharded tensors", "topology", "shards"),
+    _room("topology", "a sparsity pattern as a frozen value; sharded tensors", "topology", "sparse_weight", "shards"),
     _room(
         "nn: a layer",
         "what layers with a pattern share: kernel choice, weight access",

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from support.patterns import Pattern, Sample, mask, patterns, plain, strided, tiles
 from support.samples_conv import conv2d, conv2d_backward, sampled_conv2d_gradient
+from support.samples_index import INDICES
 from support.samples_masked import masked_conv2d, masked_conv2d_backward, masked_linear, masked_linear_backward
 from support.samples_moment import conv2d_gradient_moment, gradient_moment, score_step, snr_update
 
@@ -98,14 +99,6 @@ def collect_bits(dtype: torch.dtype) -> list[Sample]:
     return samples
 
 
-def bit_columns(dtype: torch.dtype) -> list[Sample]:
-    """row_ptr, bits, cols, capacity"""
-    return [
-        Sample(name, (p.row_ptr, make_bits(p.row_ptr, p.col, p.cols), p.cols, p.col.numel()), p)
-        for name, p in {**patterns(), **{f"wide {d}": Pattern(mask(9, 530, d)) for d in (0.1, 0.5, 0.97)}}.items()
-    ]
-
-
 def collect(dtype: torch.dtype) -> list[Sample]:
     """dense, row_ptr, col, start, stop, out"""
     samples = []
@@ -153,84 +146,6 @@ def guided_sample(dtype: torch.dtype) -> list[Sample]:
                 args = (row_weight, col_weight, p.row_ptr, p.col, n, n + 7)
                 samples.append(Sample(f"{name}, {kind}, {n}", args, p))
     return samples
-
-
-def random_subset(dtype: torch.dtype) -> list[Sample]:
-    """out, size, seed"""
-    none = Pattern(mask(1, 1, 0.0))
-    sizes = [(0, 0), (0, 5), (5, 5), (3, 10), (8, 10), (2000, 5000), (3000, 5000), (3000, 2**40), (1000, 2**62)]
-    return [
-        Sample(f"{n} of {size}", (torch.zeros(n, dtype=torch.int64), size, seed), none)
-        for n, size in sizes
-        for seed in (0, -3, 2**63 - 1)
-    ]
-
-
-def compress(dtype: torch.dtype) -> list[Sample]:
-    """coordinates, rows, cols, capacity"""
-    return [
-        Sample(f"{name}, {order}", (coordinates, p.rows, p.cols, p.coordinates.numel() + p.slack), p)
-        for name, p in {**patterns(), "many": Pattern(mask(60, 100, 0.5), slack=2)}.items()
-        for order, coordinates in {
-            "ascending": p.coordinates,
-            "shuffled": p.coordinates[torch.randperm(p.coordinates.numel())],
-            "strided": torch.stack([p.coordinates.flip(0)] * 2, dim=1)[:, 1],
-        }.items()
-    ]
-
-
-def compress_mask(dtype: torch.dtype) -> list[Sample]:
-    """mask, capacity"""
-    return [
-        Sample(f"{name}, {layout}", (m, p.coordinates.numel() + p.slack), p)
-        for name, p in {**patterns(), "many": Pattern(mask(60, 1003, 0.5), slack=2)}.items()
-        for layout, m in {"contiguous": p.mask, "strided": p.mask.t().contiguous().t()}.items()
-    ]
-
-
-def rewire(dtype: torch.dtype) -> list[Sample]:
-    """row_ptr, col, keep, grow, capacity, cols"""
-    samples = []
-    for name, p in patterns().items():
-        nnz = p.coordinates.numel()
-        for kind, share in {"keep all": 2.0, "drop some": 0.6, "drop all": 0.0}.items():
-            keep = torch.rand(nnz) < share
-            kept = torch.zeros(p.mask.numel(), dtype=torch.bool)
-            kept[p.coordinates[keep]] = True
-            free = (~kept).nonzero().flatten()
-            for grown in sorted({0, min(3, free.numel()), free.numel()}):
-                grow = free[torch.randperm(free.numel())[:grown]].sort().values
-                capacity = int(keep.sum()) + grown + p.slack
-                args = (p.row_ptr, p.col, keep, grow, capacity, p.cols)
-                samples.append(Sample(f"{name}, {kind}, grow {grown}", args, p))
-    return samples
-
-
-def transpose_index(dtype: torch.dtype) -> list[Sample]:
-    """row_ptr, col, cols"""
-    return [Sample(name, (p.row_ptr, p.col, p.cols), p) for name, p in patterns().items()]
-
-
-tile_index = bit_index = transpose_index
-
-
-def tile_pattern(dtype: torch.dtype) -> list[Sample]:
-    """row_ptr, col, cols, side"""
-    sides = {16: patterns(), 64: patterns()}
-    return [
-        Sample(f"{name}, {side}", (p.row_ptr, p.col, p.cols, side), p)
-        for side, all_patterns in sides.items()
-        for name, p in all_patterns.items()
-    ]
-
-
-def tile_columns(dtype: torch.dtype) -> list[Sample]:
-    """row_ptr, tiles, cols, capacity"""
-    return [
-        Sample(f"{name}, {side}", (p.row_ptr, make_pattern(p.row_ptr, p.col, p.cols, side), p.cols, p.col.numel()), p)
-        for side in (16, 96, 240)
-        for name, p in {**patterns(), "beyond the edges": tiles()}.items()
-    ]
 
 
 def kth_largest(dtype: torch.dtype) -> list[Sample]:
@@ -285,16 +200,7 @@ SAMPLES: dict[str, Callable[[torch.dtype], list[Sample]]] = {
     "sampled_gradient": sampled_gradient,
     "sampled_conv2d_gradient": sampled_conv2d_gradient,
     "guided_sample": guided_sample,
-    "random_subset": random_subset,
-    "compress": compress,
-    "compress_mask": compress_mask,
-    "rewire": rewire,
-    "transpose_index": transpose_index,
-    "tile_index": tile_index,
-    "tile_pattern": tile_pattern,
-    "tile_columns": tile_columns,
-    "bit_index": bit_index,
-    "bit_columns": bit_columns,
+    **INDICES,
     "topk_mask": topk_mask,
     "kth_largest": kth_largest,
     "gradient_moment": gradient_moment,
@@ -303,18 +209,6 @@ SAMPLES: dict[str, Callable[[torch.dtype], list[Sample]]] = {
     "score_step": score_step,
 }
 
-INDICES = (
-    "random_subset",
-    "compress",
-    "compress_mask",
-    "rewire",
-    "transpose_index",
-    "tile_index",
-    "tile_pattern",
-    "tile_columns",
-    "bit_index",
-    "bit_columns",
-)
 FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 DTYPES: dict[str, tuple[torch.dtype, ...]] = {
     **dict.fromkeys(SAMPLES, FLOATS),
