@@ -17,8 +17,9 @@ from .nn import (
     semi_structured,
 )
 from .nn.channels.shrink import shrink
+from .sparse_weight import SparseWeight
 from .sparsity import Method, Sparsifier, methods, sparsify
-from .topology import SparseWeight, Topology
+from .topology import Topology
 
 __all__ = [
     "Flops",

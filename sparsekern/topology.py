@@ -1,4 +1,4 @@
-"""The sparsity pattern of a weight matrix, and a weight on such a pattern."""
+"""The sparsity pattern of a weight matrix."""
 
 from __future__ import annotations
 
@@ -46,6 +46,11 @@ class Topology:
     Raises:
         ValueError: this is no CSR pattern of this shape. It is checked once, here, on a GPU too; products follow the
             index of a topology without a check.
+
+    Examples:
+        >>> topology = Topology.from_mask(torch.tensor([[True, False], [True, True]]))
+        >>> topology.nnz, topology.sparsity, topology.col.tolist()
+        (3, 0.25, [0, 0, 1])
     """
 
     shape: tuple[int, ...]
@@ -334,6 +339,14 @@ class Topology:
         return torch.equal(self.col[: self.nnz], other.col[: self.nnz])
 
 
+def __getattr__(name: str) -> Any:
+    if name == "SparseWeight":  # which was defined here before version 0.2, as pickles know
+        from .sparse_weight import SparseWeight
+
+        return SparseWeight
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 def kept(sparsity: float, size: int) -> int:
     """Returns how many of `size` weights remain: `size - floor(sparsity * size)`.
 
@@ -343,37 +356,3 @@ def kept(sparsity: float, size: int) -> int:
     if not 0 <= sparsity < 1:
         raise ValueError(f"sparsity must lie in [0, 1), got {sparsity}")
     return size - floor(sparsity * size + 1e-9)
-
-
-@dataclass(frozen=True, eq=False)
-class SparseWeight:
-    """A weight on a pattern: `values [capacity]` in the order of `topology`, slack zero. A value, not a module."""
-
-    values: Tensor
-    topology: Topology
-
-    def __post_init__(self) -> None:
-        if self.values.shape != (self.topology.capacity,):
-            raise ValueError(
-                f"values must have shape ({self.topology.capacity},), the topology's capacity, "
-                f"got {tuple(self.values.shape)}"
-            )
-
-    @classmethod
-    def from_dense(cls, weight: Tensor, mask: Tensor) -> SparseWeight:
-        """The entries of `weight` where `mask` is True."""
-        if mask.shape != weight.shape:
-            raise ValueError(f"mask must have the weight's shape {tuple(weight.shape)}, got {tuple(mask.shape)}")
-        topology = Topology.from_mask(mask)
-        return cls(topology.gather(weight), topology)
-
-    def to_dense(self) -> Tensor:
-        return self.topology.dense(self.values)
-
-    def to_sparse_csr(self) -> Tensor:
-        """The weight viewed as a matrix `[rows, cols]`, as a CSR tensor of PyTorch with an int32 index of its own;
-        differentiable in `values`."""
-        topology = self.topology
-        columns = topology.col[: topology.nnz].clone()
-        values, size = topology.to_csr(self.values), (topology.rows, topology.cols)
-        return torch.sparse_csr_tensor(topology.row_ptr.clone(), columns, values, size)

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from sparsekern import SparseWeight
 from sparsekern.moved import MOVED
 from sparsekern.sparsity import schedules
 
@@ -24,3 +25,9 @@ def test_a_pickle_of_version_0_1_loads() -> None:
     value = schedules.cosine(0.3, 100)
     old = pickle.dumps(value, protocol=2).replace(b"sparsity.parts.schedules", b"sparsity.schedules")
     assert pickle.loads(old) == value
+
+
+def test_a_class_that_moved_is_found_where_it_was() -> None:
+    assert importlib.import_module("sparsekern.topology").SparseWeight is SparseWeight
+    old = pickle.dumps(SparseWeight, protocol=2).replace(b"sparsekern.sparse_weight", b"sparsekern.topology")
+    assert pickle.loads(old) is SparseWeight

@@ -13,7 +13,8 @@ from ..ops.passes import Passes, Use
 from ..ops.straight_through import Record, effective
 from ..private_torch import in_forward_mode
 from ..shards import LOAD, class_as, is_sharded, put, sharded_as, whole
-from ..topology import SparseWeight, Topology
+from ..sparse_weight import SparseWeight
+from ..topology import Topology
 from .conv import Conv2dProduct, SparseConv2d
 from .linear import LinearProduct, SparseLinear
 from .marks import hand_on_marks

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.compiler import is_compiling
 
 from ..shards import LOAD, is_sharded, put, sharded_as, whole
-from ..topology import SparseWeight
+from ..sparse_weight import SparseWeight
 from .layer import PatternLayer
 from .saved import SavedLayer
 

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from ..nn.masked import Gradient as Gradient
-from .sites.site import LayerSite, Site
+from .sites.layer_site import LayerSite
+from .sites.site import Site
 
 REPLACED = {
     "held": "masks(sites, step, losses)",
@@ -65,7 +66,7 @@ class Rule:
 
     def exchange(self, sites: Sequence[Site], step: int) -> list[tuple[Tensor, int]] | None:
         """Returns, at a change of a method that stores nonzeros only, which active weights of each site stay, bool
-        `[nnz]`, and how many of the proposals of `Method.grow` come to life there. None: as `Method.drop`, `view` and
+        `[nnz]`, and how many of the candidates of `Method.grow` grow there. None: as `Method.drop`, `view` and
         `grow` say."""
         return None
 

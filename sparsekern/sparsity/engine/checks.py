@@ -16,7 +16,7 @@ from ..method import Method
 from ..model.fully_sharded import sharded_layers
 from ..model.wrappers import former_name
 from ..parts.schedules import final
-from ..sites.site import LayerSite
+from ..sites.layer_site import LayerSite
 from ..sites.storage import Storage
 
 

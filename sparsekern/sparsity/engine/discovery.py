@@ -15,7 +15,7 @@ from ..method import Method
 from ..model.overrides import Key, Part, part_of, taken
 from ..model.wrappers import check_managed, own_modules
 from ..scoring.network import Loss
-from ..sites.site import LayerSite
+from ..sites.layer_site import LayerSite
 from ..sites.storage import Storage
 
 

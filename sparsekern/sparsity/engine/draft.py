@@ -16,8 +16,9 @@ from ..change.optimizer_layout import States
 from ..change.transaction import Transaction
 from ..method import Method
 from ..sites.capacity import roomy
+from ..sites.layer_site import LayerSite
 from ..sites.master import MasterSite
-from ..sites.site import LayerSite, Site
+from ..sites.site import Site
 from ..sites.stashed import StashedSite
 from ..sites.storage import NONZEROS, Storage
 from .checks import check_copies, check_ranks, check_states

@@ -38,7 +38,7 @@ from ..model.overrides import Key
 from ..model.wrappers import bare, renew_reduction
 from ..parts.orders import Order
 from ..scoring.network import Loss
-from ..sites.site import LayerSite
+from ..sites.layer_site import LayerSite
 from ..sites.storage import NONZEROS, named
 from . import drivers
 from .checks import check_network, check_order, check_reached, check_sparsity

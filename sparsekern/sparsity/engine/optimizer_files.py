@@ -11,7 +11,7 @@ from torch import Tensor
 from ...nn import SparseLayer
 from ...shards import is_sharded, sharded_as, whole
 from ..change.optimizer_layout import States, nested
-from ..sites.site import LayerSite
+from ..sites.layer_site import LayerSite
 
 
 def pack(optimizer: torch.optim.Optimizer, sites: Sequence[LayerSite]) -> dict[str, Any]:

@@ -20,7 +20,8 @@ from ..parts.schedules import final
 from ..parts.scores import magnitude
 from ..parts.views import View, summed
 from ..sites.capacity import roomy
-from ..sites.site import LayerSite, Site
+from ..sites.layer_site import LayerSite
+from ..sites.site import Site
 
 Proposals = list[tuple[Tensor, Tensor]]
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from ... import text
 from ...nn import Flops, PatternLayer, Weights
-from ..sites.site import LayerSite
+from ..sites.layer_site import LayerSite
 
 NUMBERS = range(2, 7)  # the columns of a report that hold numbers
 

@@ -18,7 +18,7 @@ from ..change.carry_optimizer_state import fresh_state
 from ..change.kept import Kept
 from ..change.transaction import Transaction
 from ..model.wrappers import bare
-from ..sites.site import LayerSite
+from ..sites.layer_site import LayerSite
 
 
 class Snapshot:

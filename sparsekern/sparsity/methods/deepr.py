@@ -13,7 +13,8 @@ from ..parts.distributions import Distribution
 from ..parts.schedules import Cadence, constant
 from ..rule import Rule
 from ..scoring.network import drawn
-from ..sites.site import LayerSite, Site
+from ..sites.layer_site import LayerSite
+from ..sites.site import Site
 from .registry import listed
 from .request import Request
 

@@ -11,7 +11,7 @@ from ..parts import scores, views
 from ..parts.distributions import by_name
 from ..parts.schedules import Cadence, Schedule, late, sigmoid
 from ..rule import Rule
-from ..sites.site import LayerSite
+from ..sites.layer_site import LayerSite
 from .registry import listed
 from .request import Request, check
 
@@ -74,8 +74,8 @@ def optg(
     is pruned, whatever P_0: so does the official code, whose comparison with the threshold is strict.
 
     Args:
-        every: steps between masks, which are then what epochs are above: by default an epoch, as in the paper. Where it
-            has few steps, take more, so that the network recovers from a mask.
+        every: steps between masks, by default an epoch, as in the paper; "epoch" above means so many steps. Where an
+            epoch has few of them, take more, so that the network recovers from a mask.
         steepness: alpha. The paper sets 0.5 in all its experiments, of 100, 160 and 180 epochs (its configurations have
             1); the default here is 80 / tau, which is 0.5 at 160 epochs and steeper in shorter runs, where 0.5 would
             stop short of s: after 10 epochs the formula has reached 0.92 s. In the last epoch the sparsity is exactly

@@ -13,7 +13,7 @@ from ..parts.distributions import apportion
 from ..parts.schedules import Cadence, constant, late
 from ..rule import Rule
 from ..scoring.network import Start
-from ..sites.site import LayerSite
+from ..sites.layer_site import LayerSite
 from .registry import listed
 from .request import Request
 

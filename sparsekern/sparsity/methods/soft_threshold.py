@@ -12,7 +12,7 @@ from ...topology import Topology
 from ..method import Method
 from ..parts.schedules import Cadence, constant
 from ..rule import Gradient, Rule
-from ..sites.site import LayerSite
+from ..sites.layer_site import LayerSite
 from ..sites.storage import Master
 from .registry import listed
 from .request import Request

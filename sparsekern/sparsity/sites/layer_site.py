@@ -2,21 +2,21 @@
 
 from collections.abc import Sequence
 from math import prod
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from ... import ops
-from ...nn import PatternLayer, Probe, SparseLayer
+from ...nn import PatternLayer, Probe
 from ...nn.masked import Gradient
 from ...shards import is_sharded, put, whole
 from ...topology import Topology
-from .. import parallel
-from ..change.carry_optimizer_state import by_map, carry, carry_values
-from ..change.kept import Kept
 from ..change.optimizer_layout import States, state_of
 from ..change.transaction import Transaction
+
+if TYPE_CHECKING:
+    from .site import Site
 
 Layer = TypeVar("Layer", bound=PatternLayer)
 
@@ -231,91 +231,3 @@ class LayerSite(Generic[Layer]):
         device = self.parameter.device
         self.tracked = {name: tensor.to(device, copy=True) for name, tensor in state["tracked"].items()}
         self.module.load_plan(state)
-
-
-class Site(LayerSite[SparseLayer]):
-    """A layer that holds its nonzeros only. Scores and index maps run over the active weights `[nnz]` in row-major
-    order."""
-
-    @classmethod
-    def after(cls, site: LayerSite) -> "Site":
-        """Returns the site of a layer that has come to hold its nonzeros only, with the history of `site`."""
-        new = cls(site.name, site.module)
-        new.first, new.changes, new.facts, new.optimizer = site.first, site.changes, site.facts, site.optimizer
-        return new
-
-    @property
-    def weight(self) -> Tensor:
-        """Active weights, `[nnz]`."""
-        return whole(self.module.values.detach())[: self.nnz]
-
-    @property
-    def grad(self) -> Tensor | None:
-        """Gradient of the active weights, `[nnz]`, after a backward pass."""
-        grad = self.module.values.grad
-        return None if grad is None else whole(grad)[: self.nnz]
-
-    @torch.no_grad()
-    def write(self, weight: Tensor) -> None:
-        put(self.parameter, self.active.from_csr(weight))
-
-    def settle(self, change: Transaction, states: States, followers: Sequence[SparseLayer]) -> "Site":
-        return self
-
-    def dense_gradient(self) -> Tensor:
-        return parallel.total(self.probe.dense_gradient())
-
-    def rewire(
-        self,
-        keep: Tensor,
-        grow: Tensor,
-        kept: int,
-        capacity: int,
-        change: Transaction,
-        states: States,
-        followers: Sequence[SparseLayer],
-    ) -> bool:
-        """Drops and grows weights, and moves optimizer state, gradient and followers along. Returns whether the
-        capacity changed.
-
-        Args:
-            keep: bool `[nnz]`, False where an active weight is dropped; `kept` entries are True.
-            grow: int64 flat coordinates of new weights, whose value is 0.
-            capacity: room for so many weights.
-        """
-        old = self.active
-        self.check_followers(followers)
-        if capacity == old.capacity and not grow.numel() and kept == old.nnz:
-            self.note_change(old.nnz, old.nnz)
-            return False
-        if grow.numel() or keep.device.type != "cpu":
-            topology, index_map = old.rewire(keep, grow, capacity=capacity, kept=kept)
-            move = by_map(index_map)
-        else:
-            topology, move = old.drop(keep, kept, capacity), Kept(change, keep, kept, capacity)
-        self.module = change.layer(self.module)
-        self.module.set_topology(topology)  # first: building the index takes memory of its own
-        carry(change, states, self.module, move)
-        for follower in map(change.layer, followers):
-            carry_values(change, follower, move)
-            follower.set_topology(topology.clone())
-        self.note_change(old.nnz, kept)
-        return topology.capacity != old.capacity
-
-    def fit(self, state: dict[str, Any], change: Transaction, states: States, followers: Sequence[SparseLayer]) -> None:
-        capacity = state.get("capacity", self.active.capacity)
-        if capacity != self.active.capacity:
-            none = self.active.coordinates()[:0]
-            stays = torch.ones(self.nnz, dtype=torch.bool, device=none.device)
-            self.rewire(stays, none, self.nnz, capacity, change, states, followers)
-
-    def state(self) -> dict[str, Any]:
-        return {**super().state(), "capacity": self.active.capacity}
-
-    def check_loaded(self, optimizer: torch.optim.Optimizer) -> None:
-        if self.loads != self.module.loads and optimizer.state.get(self.module.values):
-            raise RuntimeError(
-                f"{self.name} got another pattern from a state dict, but the optimizer's state belongs to the old one: "
-                "load the state of the Sparsifier, too, or build a new optimizer"
-            )
-        self.loads = self.module.loads

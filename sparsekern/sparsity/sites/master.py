@@ -15,8 +15,9 @@ from ..change.carry_optimizer_state import Move, fresh_state, hand_over
 from ..change.kept import Kept
 from ..change.optimizer_layout import States
 from ..change.transaction import Transaction
+from .layer_site import Layer, LayerSite
 from .remasked import Remasked
-from .site import Layer, LayerSite, Site
+from .site import Site
 
 
 class MasterSite(Remasked, LayerSite[MaskedLayer]):

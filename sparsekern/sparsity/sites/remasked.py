@@ -6,7 +6,7 @@ from torch import Tensor
 
 from ... import ops
 from ...topology import Topology
-from .site import LayerSite
+from .layer_site import LayerSite
 
 
 class Remasked(LayerSite):

@@ -22,8 +22,9 @@ from torch import nn
 
 from ...nn import MaskedLayer, PatternLayer, SparseLayer, masked_twin, sparse_twin
 from ...topology import Topology
+from .layer_site import LayerSite
 from .master import MasterSite
-from .site import LayerSite, Site
+from .site import Site
 from .stashed import StashedSite
 
 Name = Literal["nonzeros", "master", "stashed", "dense"]
