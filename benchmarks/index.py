@@ -89,7 +89,8 @@ def table() -> str:
         raise ValueError(
             f"benchmarks/index.py does not list {', '.join(sorted(unlisted))}: add what it is, and its command"
         )
-    return markdown.table(["result", "what", "machine", "date", "command"], lines).replace("---:", "---")
+    head = ["result", "what", "machine", "date", "training", "command"]
+    return markdown.table(head, lines).replace("---:", "---")
 
 
 def _line(path: Path, result: Result) -> list[str]:
@@ -105,4 +106,13 @@ def _line(path: Path, result: Result) -> list[str]:
     command = result.command
     if command.startswith("["):
         command = f"{command}(#{command.strip('[]')})"
-    return [f"[{name}]({LINK}/{shown})", result.what, machine, date, command]
+    return [f"[{name}]({LINK}/{shown})", result.what, machine, date, _trained(path / "results.json"), command]
+
+
+def _trained(path: Path) -> str:
+    """The time that the runs of a comparison trained for, all together; nothing if its file does not say."""
+    runs = json.loads(path.read_text())["runs"] if path.exists() else []
+    if not runs or any("train_seconds" not in run for run in runs):
+        return ""
+    minutes = sum(run["train_seconds"] for run in runs) / 60
+    return f"{minutes:.0f} min" if minutes < 100 else f"{minutes / 60:.1f} h"

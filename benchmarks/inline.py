@@ -15,6 +15,8 @@ from statistics import fmean
 from benchmarks.goals import STEP
 from benchmarks.lookup import Rows, mlp, number, ratio, ratios
 from benchmarks.papers import ranking
+from sparsekern.bench.memory import LAYERS, WIDTH
+from sparsekern.topology import kept
 
 RESULTS = Path(__file__).parent / "results"
 MARK = re.compile(r"<!-- = (.+?) -->.*?<!-- /= -->", re.DOTALL)
@@ -81,6 +83,22 @@ def peak(rows: dict[str, Rows], impl: str) -> str | None:
     return number(held[impl] / held["dense"]) if held else None
 
 
+def index(rows: dict[str, Rows], sparsity: str) -> str | None:
+    """The bytes of index for each nonzero of the linear layers of the memory benchmark."""
+    nonzeros = LAYERS * kept(float(sparsity), WIDTH**2)
+    own = [row for row in rows.get("memory", []) if row["case"].startswith("mlp") and row["impl"] == "sparsekern"]
+    found = {row["sparsity"]: row["lines"]["indices"] for row in own if "lines" in row}
+    return f"{number(found[float(sparsity)] / nonzeros)} bytes" if found else None
+
+
+def wide(rows: dict[str, Rows], width: str) -> str | None:
+    """The memory of training steps of a square layer with 2^20 nonzeros."""
+    own = [
+        row for row in rows.get("scaling", []) if row["axis"] == "width, 2^20 nonzeros" and row["impl"] == "sparsekern"
+    ]
+    return next((f"{row['bytes'] / 2**20:.0f} MiB" for row in own if row["size"] == int(width)), None)
+
+
 def network(rows: dict[str, Rows], model: str, impl: str, key: str = "ms") -> str | None:
     """The training step of a network, or with the key `bytes` its peak memory, divided by the dense network's."""
     own = [row for row in rows.get("train", []) if row["case"].startswith(f"step {model}/")]
@@ -100,8 +118,8 @@ def moment(rows: dict[str, Rows], layer: str, impl: str, base: str, pass_: str =
 
 
 def method(name: str, sparsity: str, what: str) -> str:
-    """What a method reached in `results/paper-baselines`: `accuracy` in %, `milliseconds` or `bytes` of the dense
-    network's."""
+    """Returns a result of a method in `results/paper-baselines`: its `accuracy` in %, or its `milliseconds` or `bytes`
+    divided by the dense network's."""
     runs = json.loads((RESULTS / "paper-baselines" / "results.json").read_text())["runs"]
     own = [run for run in runs if run["what"] == name and run["at"] == (float(sparsity) or None)]
     if what == "accuracy":
@@ -117,6 +135,8 @@ FIGURES: dict[str, Callable[..., str | None]] = {
     "crossovers": crossovers,
     "slowest": slowest,
     "peak": peak,
+    "index": index,
+    "wide": wide,
     "network": network,
     "threshold": threshold,
     "moment": moment,
