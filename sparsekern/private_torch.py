@@ -55,7 +55,7 @@ def in_forward_mode() -> bool:
 
 @contextmanager
 def untraced() -> Iterator[None]:
-    """What `torch.jit.trace` records leaves out what is computed within. Replacement: nothing in Python."""
+    """Keeps what is computed within it out of what `torch.jit.trace` records. Replacement: nothing in Python."""
     tracer: Any = torch._C
     state = tracer._get_tracing_state()
     tracer._set_tracing_state(None)
@@ -67,7 +67,7 @@ def untraced() -> Iterator[None]:
 
 @contextmanager
 def unrecorded() -> Iterator[None]:
-    """What is computed within is a constant of the program that `torch.export` or `torch.jit.trace` records.
+    """Makes what is computed within it a constant of the program that `torch.export` or `torch.jit.trace` records.
 
     Replacement: constants that are made anew with every pattern, whoever asks for them or not."""
     with untraced(), _disable_current_modes(), without_overrides():

@@ -1,4 +1,4 @@
-"""What a model computes with: its nonzeros only, or CSR tensors of PyTorch."""
+"""The state of a model for files: its nonzeros only, or CSR tensors of PyTorch."""
 
 import copy
 

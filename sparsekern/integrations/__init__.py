@@ -1,4 +1,4 @@
-"""What other packages are told of sparse layers, as soon as they are imported; none of them is imported here."""
+"""Makes sparse layers known to other packages as soon as they are imported; none of them is imported here."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from typing import Any
 
-# The module with whose import it is time, and the one of this package that then tells it.
-TOLD = {
+# By the module of another package: the module of this one that is imported after it, and adapts it.
+ADAPTERS = {
     "transformers.modeling_utils": f"{__name__}.transformers",
     "peft.tuners.lora.model": f"{__name__}.peft",
     "timm.optim._param_groups": f"{__name__}.timm",
 }
 
 
-class _Teller(MetaPathFinder):
+class _Finder(MetaPathFinder):
     """Imports a module of this package when another one has been imported."""
 
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
-        if fullname not in TOLD:
+        if fullname not in ADAPTERS:
             return None
-        own = TOLD.pop(fullname)
+        own = ADAPTERS.pop(fullname)
         spec = find_spec(fullname)  # that of the other finders
         if spec is None or spec.loader is None:
             return None
@@ -38,10 +38,10 @@ class _Teller(MetaPathFinder):
 
 
 def listen() -> None:
-    """Tells packages that are imported already, and others when they are."""
-    for name in [name for name in TOLD if name in sys.modules]:
-        importlib.import_module(TOLD.pop(name))
-    sys.meta_path.insert(0, _Teller())
+    """Adapts packages that are imported already, and others when they are imported."""
+    for name in [name for name in ADAPTERS if name in sys.modules]:
+        importlib.import_module(ADAPTERS.pop(name))
+    sys.meta_path.insert(0, _Finder())
 
 
 def note(model: Any) -> None:

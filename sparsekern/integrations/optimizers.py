@@ -1,4 +1,4 @@
-"""What the callbacks of trainers share: the `Sparsifier` in its wrappers, and the mean loss of an epoch."""
+"""The common part of the callbacks of trainers: the `Sparsifier` in its wrappers, and the mean loss of an epoch."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """peft: LoRA on sparse layers, in every `LoraConfig`, since peft has no registry of layers but that of a config.
 
-The adapter stays dense. A merge keeps the zeros: it reaches the weights that the layer has. What the adapter changes
-elsewhere is lost, of which it warns.
+The adapter stays dense. A merge keeps the zeros: it adds to the active weights only. What the adapter changes elsewhere
+is lost, and a warning says so.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ INITIAL = ("gaussian", "orthogonal", "eva")
 
 
 class SparseLora:
-    """What the adapters of linear and convolutional layers share."""
+    """The common part of the adapters of linear layers and convolutions."""
 
     lora_variants = {(): None}  # noqa: RUF012  peft's: DoRA and others, which compute with the dense weight, are refused
 

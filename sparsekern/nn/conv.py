@@ -158,4 +158,13 @@ class SparseConv2d(Conv2dProduct, SparseLayer):
     Shapes: input `[batch, in_channels, height, width]` or without the batch, output alike and in the same memory
     format. `state_dict` holds row-major `values` and `col` `[nnz]` with `row_ptr`, and loads into a layer of any
     capacity.
+
+    Raises:
+        ValueError: not exactly one of `sparsity` and `topology`, or one that does not fit; an unknown `backend`; a
+            geometry that `nn.Conv2d` does not take.
+
+    Examples:
+        >>> layer = sk.SparseConv2d(64, 128, 3, padding=1, sparsity=0.9)
+        >>> layer(torch.randn(8, 64, 16, 16)).shape
+        torch.Size([8, 128, 16, 16])
     """

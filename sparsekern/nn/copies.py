@@ -1,7 +1,7 @@
 """Copies of layers, such as those in an average of the model: whether they keep up with a pattern that changes.
 
-Weights that are averaged over a change of pattern must move with it, or values of different weights are blended. A copy
-that was never written to is a snapshot, one that got a gradient is trained by itself: both go their own ways.
+An average of weights over a change of pattern must move with it, or values of different weights are mixed. A copy that
+was never written to is a snapshot, and one that got a gradient is trained by itself: these two need not follow.
 """
 
 from __future__ import annotations
@@ -69,11 +69,11 @@ def of(layer: WeightAccess) -> Iterator[WeightAccess]:
 
 
 def written(twin: WeightAccess) -> bool:
-    """Whether somebody has changed the weights of a copy since it was in step with what it is a copy of."""
+    """Returns whether the weights of a copy were changed since it last agreed with the layer."""
     return twin in _marks and not torch.equal(_marks[twin], fingerprint(twin.stored))
 
 
 def fingerprint(weight: Tensor) -> Tensor:
-    """A number that another weight hardly has, 0-d."""
+    """Returns the sum of the weight's bits as integers, int64, 0-d: another weight hardly has the same."""
     kind = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[weight.element_size()]
     return weight.detach().contiguous().view(kind).sum(dtype=torch.int64)

@@ -30,7 +30,7 @@ SHAPES = {
 
 @dataclass(frozen=True)
 class Table:
-    """What was measured on one processor.
+    """The crossovers that were measured on one processor.
 
     Attributes:
         name: of the family, or the path of the file.
@@ -117,7 +117,7 @@ def _check(row: dict[str, Any], shape: tuple[str, ...]) -> None:
         raise ValueError(f"expected positive {', '.join(shape)} and a dtype, got {row}")
     first = next(iter(row["above"].items()), None)
     if first != ("csr", 0) or not all(0 <= density <= 1 for density in row["above"].values()):
-        raise ValueError(f"expected csr from 0 on, and densities up to 1, got {row['above']}")
+        raise ValueError(f"expected csr from density 0 on, and densities up to 1, got {row['above']}")
 
 
 # ---- the table of this machine

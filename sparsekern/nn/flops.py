@@ -43,8 +43,8 @@ def _backward(delta: Any, input: Any, weight: Any, *settings: Any, out_shape: An
 
 
 def flops(model: nn.Module, *inputs: Any, **options: Any) -> Flops:
-    """Floating-point operations of one forward and backward pass of `model(*inputs, **options)`; a multiplication and
-    an addition are two.
+    """Counts the floating-point operations of one forward and backward pass of `model(*inputs, **options)`; a
+    multiplication and an addition are two.
 
     Counted as papers on sparse training do (Evci et al., RigL, appendix H): products only, and in a layer with a
     pattern those of its nonzeros, whatever kernel multiplies them. The backward pass has the gradient of the layer's
@@ -54,6 +54,11 @@ def flops(model: nn.Module, *inputs: Any, **options: Any) -> Flops:
 
     Args:
         inputs, options: what the model is called with, on its device: one sample, for the numbers of one.
+
+    Examples:
+        >>> counted = flops(sk.sparsify(model, 0.9), x)
+        >>> counted.forward / counted.dense_forward
+        0.1
     """
     from torch.utils.flop_counter import FlopCounterMode  # brings Triton, which takes its time
 

@@ -162,7 +162,7 @@ def card_of(device: torch.device) -> str | None:
 
 
 def _on_cpu(kind: str, distance: Callable[[dict], float], dtype: torch.dtype, backend: str, weights: int) -> Plan:
-    """Of the kernels of the nearest row, the last one whose density is exceeded is taken."""
+    """Takes, of the kernels of the nearest row, the last one whose density is exceeded."""
     row = min(crossovers.rows(kind, str(dtype).removeprefix("torch.")), key=distance)
     above = dict(row["above"])
     if kind == "convolutions" and "dense" in above:  # as a whole; linear layers expand theirs piece by piece

@@ -89,4 +89,12 @@ class SparseLinear(LinearProduct, SparseLayer):
 
     Shapes: input `[..., in_features]`, output `[..., out_features]`. `state_dict` holds row-major `values` and `col`
     `[nnz]` with `row_ptr`, and loads into a layer of any capacity.
+
+    Raises:
+        ValueError: not exactly one of `sparsity` and `topology`, or one that does not fit; an unknown `backend`.
+
+    Examples:
+        >>> layer = sk.SparseLinear(512, 256, sparsity=0.9)
+        >>> layer(torch.randn(32, 512)).shape, layer.values.shape  # a tenth of 131,072 weights
+        (torch.Size([32, 256]), torch.Size([13108]))
     """

@@ -58,7 +58,7 @@ def _cells(row: dict[str, Any]) -> list[str]:
 
 
 def memory_report(model: nn.Module, optimizer: Any = None) -> MemoryReport:
-    """Bytes of values, indices, slack, gradients, optimizer state and lasting workspace ("scratch"), layer by layer.
+    """Counts bytes of values, indices, slack, gradients, optimizer state and lasting workspace ("scratch") by layer.
 
     Counted from the tensors that exist; a gradient is counted for every parameter that requires one, whether it is
     allocated at this moment or not. Slack is the room for nonzeros that no nonzero uses: values, index, gradient and
@@ -71,6 +71,11 @@ def memory_report(model: nn.Module, optimizer: Any = None) -> MemoryReport:
 
     Args:
         optimizer: the optimizer or `Sparsifier` of the model; its state is counted if given.
+
+    Examples:
+        >>> report = memory_report(sk.sparsify(model, 0.9))
+        >>> report.total["values"], report.total["dense_values"]  # biases included
+        (552, 4008)
     """
     state = {} if optimizer is None else optimizer.state
     rows = []

@@ -21,8 +21,8 @@ UNSEEN, EVALUATED, TRAINED = 0, 1, 2  # by which inputs a plan was refined
 
 
 class Use(NamedTuple):
-    """What a layer is used with, as far as it is known: the number of its inputs, the height of images, and the dtype
-    that it computes in."""
+    """The use of a layer, as far as it is known: the number of its inputs, the height of images, and the dtype that it
+    computes in."""
 
     batch: int | None
     size: int | None

@@ -57,11 +57,11 @@ def semi_structured(model: nn.Module) -> nn.Module:
 def _problem(layer: Any) -> str | None:
     weight = layer.stored
     if weight.device.type != "cuda":
-        return f"it is on {weight.device}, and takes a CUDA device"
+        return f"it is on {weight.device}; expected a CUDA device"
     if torch.cuda.get_device_capability(weight.device) < CAPABILITY:
-        return f"it takes a device of capability {CAPABILITY[0]}.{CAPABILITY[1]} or higher"
+        return f"expected a device of capability {CAPABILITY[0]}.{CAPABILITY[1]} or higher"
     if weight.dtype not in DTYPES:
-        return f"it is in {weight.dtype}, and takes float16 or bfloat16"
+        return f"it is in {weight.dtype}; expected float16 or bfloat16"
     return pattern_problem(layer.topology.mask())
 
 

@@ -1,4 +1,4 @@
-"""What a method is made of, in words: the rows of the table that `print(method)` and a notebook show."""
+"""The parts of a method in words: the rows of the table that `print(method)` and a notebook show."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from .sites.storage import Storage, named
 
 
 class Chooser(NamedTuple):
-    """What first patterns are chosen by; see `sparsify`."""
+    """Chooses first patterns; the fields are arguments of `sparsify`."""
 
     model: nn.Module
     masks: Mapping[str, Tensor]

@@ -34,7 +34,7 @@ class Method:
         drop: the score by which active weights are dropped, the lowest first; where pruned weights are kept, what
             scores highest among all weights is active.
         view: over which weights drop and growth choose, and how the layers share a scheduled sparsity.
-        grow: which absent weights come to life, and how many; None: none does.
+        grow: which absent weights are added, and how many; None: none.
         rule: what goes beyond this composition.
         notes: what the method adapted to the length of the run, for reports.
         again: makes the method anew, of another sparsity; see `at`.

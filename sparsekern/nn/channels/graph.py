@@ -100,7 +100,7 @@ def trace(model: nn.Module, settings: dict[str, Any] | None = None) -> fx.GraphM
 
 
 def settings_of(model: nn.Module, inputs: tuple[Any, ...]) -> dict[str, Any]:
-    """Those of a call that are no tensors, but None, numbers or words, on which a forward may depend."""
+    """Returns, by name, the inputs that are None, numbers or strings, on which a forward may depend."""
     names = [name for name, p in signature(model.forward).parameters.items() if p.kind is p.POSITIONAL_OR_KEYWORD]
     return {
         name: x for name, x in zip(names, inputs, strict=False) if x is None or isinstance(x, bool | int | float | str)

@@ -28,8 +28,6 @@ def shrink(model: nn.Module, example: Tensor | tuple[Any, ...]) -> nn.Module:
     evaluation mode, up to rounding, and in training mode as far as batch norms that are fed a constant have learned its
     mean; dropout of constants is lost.
 
-        small = sk.shrink(model, x)
-
     Args:
         example: an input, or a tuple of the inputs, with a batch dimension; one or two samples will do.
 
@@ -37,6 +35,11 @@ def shrink(model: nn.Module, example: Tensor | tuple[Any, ...]) -> nn.Module:
         ValueError: `torch.fx` cannot trace the model, or `example` is no input of it; the model calls some layers in
             training only, as auxiliary classifiers; or the network without the channels computes something else, which
             happens where code states a number of channels.
+
+    Examples:
+        >>> model[0].weight.data[8:] = 0  # 24 of 32 hidden units without a weight
+        >>> sk.shrink(model, x)[0].out_features
+        8
     """
     code = "the model's forward seems to depend on the number of channels of a layer"
     small = densify(copy.deepcopy(model))

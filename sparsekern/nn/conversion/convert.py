@@ -19,8 +19,8 @@ from .registry import MASKED, SPARSE, asked, twin_of
 
 
 def prunable_layers(model: nn.Module, exclude: Iterable[str] = (), include: Iterable[str] = ()) -> dict[str, nn.Module]:
-    """The layers of `model` whose classes are registered (`register_layer`), dense, sparse or masked, by name, each
-    once.
+    """Returns the layers of `model` whose classes are registered (`register_layer`), dense, sparse or masked, by name;
+    each once.
 
     Subclasses that override what a layer does are left alone; so are weights that two modules share, and such as are
     computed from other Parameters.
@@ -88,6 +88,11 @@ def densify(model: nn.Module) -> nn.Module:
 
     Raises:
         ValueError: a layer is sharded.
+
+    Examples:
+        >>> model = densify(sk.sparsify(model, 0.9))
+        >>> type(model[0]).__name__, int((model[0].weight != 0).sum())
+        ('Linear', 64)
     """
     return put_together(with_dense_layers(model))
 

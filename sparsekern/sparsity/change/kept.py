@@ -15,9 +15,9 @@ CHUNK = (1 << 15) - 1
 
 
 class Kept:
-    """What becomes of a layer's tensors when only some of the weights stay: these move to the front, in their order.
+    """Moves the weights that stay to the front of a layer's tensors, in their order.
 
-    They do so as the transaction commits, a few at a time, so that no tensor ever exists twice.
+    They move when the transaction commits, a few at a time, so that no tensor ever exists twice.
 
     Args:
         change: the transaction.

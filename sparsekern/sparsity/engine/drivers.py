@@ -1,4 +1,4 @@
-"""Which engine drives a layer: several may share a model, but no layer."""
+"""Engines and the layers that they drive: several may share a model, but no layer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a growth is: it proposes absent weights as candidates, and ranks them."""
+"""Growth: it proposes absent weights as candidates, and ranks them."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,11 +19,12 @@ Propose = Callable[[Sequence[Site], Sequence[int], Sequence[Kept | None], Sequen
 
 @dataclass(frozen=True)
 class Growth:
-    """`candidates(sites, quotas, keep, seeds, gradients)`: for each site flat coordinates `[m]`, m <= its quota, and
-    their scores `[m]`, highest first choice. `keep` marks what stays of the active weights (`[nnz]`, and how many these
-    are; None: all), `gradients` are the backward passes that they may look at.
+    """Says which absent weights may grow, and which of them come first.
 
     Attributes:
+        candidates: `candidates(sites, quotas, keep, seeds, gradients)` returns for each site flat coordinates, int64
+            `[m]` with m at most its quota, and their scores `[m]`: the highest grow first. `keep` marks which active
+            weights stay (bool `[nnz]`, and how many these are; None: all); `gradients` gives the growth gradients.
         rate: fraction of the active weights exchanged at a change.
         armed: the layers record (h, delta) in the step of the change.
         from_dropped: what is dropped in the same round is a candidate too; otherwise only what was absent before it.

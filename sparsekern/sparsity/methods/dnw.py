@@ -23,7 +23,7 @@ def dnw(request: Request, *, min_per_layer: int = 0) -> Method:
     sparse networks.
 
     Before every step each layer's mask becomes that of its largest |w|, all layers at the sparsity s from the first
-    step on; the dense gradient at m w goes to all of w (straight-through), so that edges out of use compete to come
+    step on; the dense gradient at m w goes to all of w (straight-through), so that absent weights may come
     back. `dpf_layerwise` with every=1 and no ramp, but over all linear layers and convolutions, as in the paper's
     sparse ResNet-50. Weight decay is the optimizer's, on the dense weight, and the mask is made a last time after the
     last step. The official code rounds the number of each layer down; here the number of all is exact.

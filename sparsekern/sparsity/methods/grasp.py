@@ -50,9 +50,9 @@ def grasp(request: Request, *, batches: int = 2, temperature: float = 200.0, ini
 
     The official code takes as many samples of each class, 25 if not told otherwise and 10 in most of its recipes, in
     two halves of half the classes each; batches are the caller's, and the command line takes random ones of the
-    training's size. It draws new weights for the linear layers of the copy that it scores, where here the weights that
-    were scored are the ones that train; it divides the scores by their sum, which does not change their order; and it
-    keeps all weights whose score equals the threshold's, where here the count is exact.
+    training's size. It scores a copy whose linear layers have new weights, here the initial weights are scored; it
+    divides the scores by their sum, which does not change their order; and it keeps all weights whose score equals the
+    threshold's, where here the count is exact.
 
     Args:
         batches: how many to take on the command line; GraSP splits its samples into two, more are GRASP-MB. All that
@@ -82,6 +82,7 @@ def grasp_abs(base: Method, *, initialize: Initialize = "keep") -> Method:
     Args:
         batches: as in `grasp`.
         temperature: divides the logits before the loss: 200 in GraSP's code, whose recipe Frankle et al. keep.
+        initialize: "keep" trains the weights that were scored; "evci" draws new ones, as in `grasp`.
     """
     return replace(base, start=base.start.rechosen(score=scores.saliency))
 
@@ -97,6 +98,7 @@ def grasp_magnitude(base: Method, *, temperature: float = 1.0) -> Method:
     weights, once, before training, with the batch's statistics.
 
     Args:
-        batches, temperature: as in `grasp`; the paper argues for a temperature of 1.
+        batches, initialize: as in `grasp_abs`.
+        temperature: as there; the paper argues for 1.
     """
     return base

@@ -76,7 +76,7 @@ class Request:
     def pace(self, every: int | None, period: int, stop: float, changes: int, cost: int) -> int:
         """Returns `every`, or else the steps from one change to the next: the paper's `period`, in a shorter run fewer,
         so that the number of changes up to `stop` is the paper's, but at least `SPACING` times the `cost` of a change.
-        What this would leave fewer than three changes is less, and warned of.
+        Where that leaves fewer than three changes, the steps between them are fewer, and a warning says so.
 
         Args:
             cost: time of a change, in training steps of the sparse network, rounded up.

@@ -17,7 +17,7 @@ Modules = Mapping[str, nn.Module]
 
 
 class Part(NamedTuple):
-    """What `sparsify` notes on a sparse layer: which layers share a sparsity with it, and whose method drives them.
+    """A note of `sparsify` on a sparse layer: which layers share a sparsity with it, and whose method drives them.
 
     Attributes:
         method: the name of the method that the layer was made for.

@@ -18,7 +18,7 @@ MASKING = "FakeSparsity"  # the parametrization of torch.ao.pruning, which is sl
 
 
 class Zeros(NamedTuple):
-    """What `take_zeros` found.
+    """The zeros that `take_zeros` found.
 
     Attributes:
         masks: bool tensors of the weights' shapes by layer name, True where a weight is not zero.

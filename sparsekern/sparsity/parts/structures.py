@@ -19,7 +19,7 @@ Shape = Sequence[int]
 
 
 class Structure(Protocol):
-    """What the patterns of all layers have in common.
+    """A structure that the patterns of all layers have.
 
     Attributes:
         per_layer: each layer has its own count.
