@@ -9,7 +9,7 @@ OUT ?= benchmarks/results
 GPU_PYTHON := $(if $(filter file,$(origin PYTHON)),$(BIN)/python,$(PYTHON))
 GPU_READY := $(if $(filter file,$(origin PYTHON)),.venv/requirements-dev)
 
-.PHONY: demo test test-installed test-integrations docs notebooks bench build lint format fuzz kill kernels kernels-arm cross sanitize peers gpu gpu-device gpu-build gpu-test \
+.PHONY: demo test wheel test-installed test-integrations docs notebooks bench build lint format fuzz kill kernels kernels-arm cross sanitize peers gpu gpu-device gpu-build gpu-test \
   gpu-bench gpu-sanitize gpu-compile clean
 
 demo: build
@@ -61,15 +61,30 @@ format: .venv/requirements-dev
 	$(BIN)/ruff format
 	$(BIN)/clang-format -i $(CLANG_FORMATTED)
 
-# The package as it installs, seen from another folder: with compiled kernels, and without.
-INSTALL = $(BIN)/python -m pip install -q --no-build-isolation --no-deps --target
-IMPORT = $(CURDIR)/$(BIN)/python -c "from sparsekern import ops; print(ops.__file__, ops.extension and ops.extension.isas());
-test-installed: build .venv/requirements-dev
-	rm -rf build/installed build/plain build/lib build/lib.*
-	$(INSTALL) build/installed .
-	cd / && PYTHONPATH=$(CURDIR)/build/installed $(IMPORT) assert ops.extension"
-	SPARSEKERN_CPP=0 $(INSTALL) build/plain .
-	cd / && SPARSEKERN_CPP=0 PYTHONPATH=$(CURDIR)/build/plain $(IMPORT) assert not ops.extension"
+# An environment on top of .venv/, made anew.
+define environment
+rm -rf $(1)
+$(BIN)/python -m venv $(1)
+$(BIN)/python -c 'import site; print(site.getsitepackages()[0])' > $$(echo $(1)/lib/python3*/site-packages)/below.pth
+endef
+
+# The wheel of this Python on this Linux, in dist/, as cibuildwheel makes them (pyproject.toml): no CUDA kernels, no torch.
+wheel: build build/wheels/ready
+	rm -rf dist build/wheels/raw build/lib build/lib.*
+	SPARSEKERN_CUDA=0 $(BIN)/python -m pip wheel -q --no-build-isolation --no-deps -w build/wheels/raw .
+	PATH="$(CURDIR)/build/wheels/bin:$$PATH" auditwheel repair --exclude 'libtorch*' --exclude 'libc10*' -w dist build/wheels/raw/*.whl
+
+# The package as it installs, seen from another folder: as a wheel, and without compiled kernels.
+INSTALLED = cd build && installed/bin/python
+test-installed: wheel .venv/requirements-dev
+	$(call environment,build/installed)
+	build/installed/bin/python -m pip install -q --no-deps --ignore-installed dist/*.whl
+	$(INSTALLED) -c "from sparsekern import ops; print(ops.__file__); assert ops.extension and ops.backend.autograd_extension"
+	cd build && installed/bin/sparsekern train --model lenet300 --epochs 1 --out installed/run
+	$(INSTALLED) -m pytest -n 2 ../tests/ops/test_ops.py ../tests/nn/test_sparse_layer.py
+	rm -rf build/plain build/lib build/lib.*
+	SPARSEKERN_CPP=0 $(BIN)/python -m pip install -q --no-build-isolation --no-deps --target build/plain .
+	cd build && PYTHONPATH=plain ../$(BIN)/python -c "from sparsekern import ops; print(ops.__file__); assert not ops.extension"
 	SPARSEKERN_CPP=0 PYTHONPATH=build/plain $(BIN)/pytest -n 2 $(KERNEL_TESTS)
 
 # Other packages beside ours.
@@ -85,11 +100,9 @@ docs: build build/docs/ready
 notebooks: build build/docs/ready
 	build/docs/bin/python -m docs.site.notebooks
 
-# An environment on top of .venv/, with the packages of a requirements file of its name.
+# Such an environment with the packages of a requirements file of its name.
 build/%/ready: requirements-%.txt .venv/requirements-dev
-	rm -rf $(@D)
-	$(BIN)/python -m venv $(@D)
-	$(BIN)/python -c 'import site; print(site.getsitepackages()[0])' > $$(echo $(@D)/lib/python3*/site-packages)/below.pth
+	$(call environment,$(@D))
 	$(@D)/bin/python -m pip install -q -r $<
 	touch $@
 
@@ -164,4 +177,4 @@ gpu-compile: $(GPU_READY)
 	$(GPU_PYTHON) -m benchmarks.compilation --all --out benchmarks/results
 
 clean:
-	rm -rf .venv build sparsekern/_*.so *.egg-info
+	rm -rf .venv build dist sparsekern/_*.so *.egg-info

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 import sparsekern
-from sparsekern.ops import extension
+from sparsekern.cli import info
+from sparsekern.ops import backend, extension
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "sparsekern"
@@ -48,6 +49,15 @@ def test_runs_without_compiled_kernels() -> None:
         result = run(sys.executable, "-W", "always", "-c", code, env=environment | switch, cwd=ROOT)
         assert result.stdout.split("\n")[-2] == "None tensor(3.)"
         assert result.stderr.count("sparsekern runs on plain PyTorch") == warnings
+
+
+@pytest.mark.skipif(extension is None, reason="no compiled kernels")
+def test_info_says_what_is_compiled_and_why_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backend, "autograd_extension", None)
+    assert f"in Python; compiled for torch {extension.torch_version} only" in info.facts()
+    monkeypatch.setattr(info, "extension", None)
+    monkeypatch.setattr(backend, "missing", "undefined symbol: x")
+    assert "none, plain PyTorch is slower: undefined symbol: x" in info.facts()
 
 
 def test_source_distribution_is_complete(tmp_path: Path) -> None:

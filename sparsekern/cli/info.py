@@ -11,8 +11,7 @@ from .. import models
 from ..data import SHAPES, load, stand_in
 from ..nn import crossovers, processor
 from ..nn.kernel_choice import cards
-from ..ops import extension
-from ..ops.backend import cuda_extension
+from ..ops import backend, extension
 from ..text import columns
 from ..training import DEFAULTS, Run, configure
 from . import recipes
@@ -48,10 +47,14 @@ def facts() -> str:
     rows.append(("python", platform.python_version()))
     rows.append(("machine", f"{platform.machine()}, {torch.get_num_threads()} threads"))
     if extension is None:
-        rows.append(("kernels", "not built: plain PyTorch (slow); build them with a C++ compiler"))
+        rows.append(("kernels", f"none, plain PyTorch is slower: {backend.missing}"))
     else:
         rows.append(("kernels", f"compiled, instruction set {extension.isa()} of {', '.join(extension.isas())}"))
-        built = cuda_extension and f"compiled by CUDA {cuda_extension.version} for {cuda_extension.architectures}"
+        own = backend.autograd_extension is not None
+        other = f"in Python; compiled for torch {extension.torch_version} only"
+        rows.append(("derivatives", "compiled for this torch" if own else other))
+        cuda = backend.cuda_extension
+        built = cuda and f"compiled by CUDA {cuda.version} for {cuda.architectures}"
         rows.append(("CUDA kernels", built or "not built"))
     rows.append(("processor", str(processor.here())))
     rows.append(("table", crossovers.table().origin))

@@ -90,7 +90,7 @@ def train(session: Run, folder: Path) -> int:
         with (
             Progress(total, session.step, config["method"], bar=ranks.first()) as progress,
             ranks.watched(f"continue with: {again}", progress.check),
-            opened(config["log"] if ranks.first() else [], folder, config, session.step) as draw,
+            opened(config["log"] if ranks.first() else [], folder, config, session.history) as draw,
         ):
 
             def told() -> None:

@@ -9,11 +9,15 @@ from types import ModuleType
 
 import torch
 
+missing = ""  # why there are no compiled kernels
+
 
 def _load() -> ModuleType | None:
+    global missing
     try:
         return importlib.import_module("sparsekern._C")
     except ImportError as error:
+        missing = str(error)
         if os.environ.get("SPARSEKERN_CPP") != "0":
             warnings.warn(f"sparsekern runs on plain PyTorch, without compiled kernels ({error})", stacklevel=2)
         return None

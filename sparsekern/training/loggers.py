@@ -1,5 +1,6 @@
 """Loggers that draw a run while it trains: TensorBoard, and Weights & Biases."""
 
+import secrets
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from os import environ
@@ -22,11 +23,14 @@ class Logger(Protocol):
         step: up to which the run has come. What was drawn beyond it, by a process that was killed, say, is void.
     """
 
+    drawn: int  # the step up to which there is nothing left to draw
+
     def __init__(self, folder: Path, config: dict, step: int) -> None: ...
 
     def add(self, numbers: dict[str, float], step: int) -> None: ...
 
-    def close(self) -> None: ...
+    def close(self, error: type[BaseException] | None, *_: object) -> None:
+        """Takes what ended the run, as `__exit__` does."""
 
 
 class TensorBoard:
@@ -36,20 +40,23 @@ class TensorBoard:
 
     def __init__(self, folder: Path, config: dict, step: int) -> None:
         writers = require("torch.utils.tensorboard", "tensorboard")
-        self.writer = writers.SummaryWriter(str(folder), purge_step=step + 1)
+        # The last epoch is drawn again: a process may have been killed between its checkpoint and its event.
+        self.drawn = step - 1 if any(folder.glob("events.out.tfevents.*")) else 0
+        self.writer = writers.SummaryWriter(str(folder), purge_step=step)
 
     def add(self, numbers: dict[str, float], step: int) -> None:
         for name, value in numbers.items():
             self.writer.add_scalar(name, value, step)
         self.writer.flush()
 
-    def close(self) -> None:
+    def close(self, *_: object) -> None:
         self.writer.close()
 
 
 class WeightsAndBiases:
     """Draws a run at W&B, in the project `$WANDB_PROJECT` or `sparsekern`; `WANDB_MODE=offline` keeps it here. A run
-    that is resumed goes on there, too: its folder holds the identifier."""
+    that is resumed goes on there, too: its folder holds the identifier. Offline nobody knows what was drawn before, so
+    every part of a resumed run holds all epochs: whichever `wandb sync` sends last is complete."""
 
     PACKAGES = ("wandb",)
 
@@ -57,21 +64,26 @@ class WeightsAndBiases:
         wandb = require("wandb", "wandb")
         note = folder / WANDB_ID
         if step == 0 or not note.is_file():
-            files.write_text(note, wandb.util.generate_id())
-        self.run = wandb.init(
-            project=environ.get("WANDB_PROJECT", "sparsekern"),
-            name=folder.name,
-            dir=str(folder),
-            id=note.read_text(),
-            resume="allow",
-            config=config,
-        )
+            files.write_text(note, secrets.token_hex(4))
+        try:
+            self.run = wandb.init(
+                project=environ.get("WANDB_PROJECT", "sparsekern"),
+                name=folder.name,
+                dir=str(folder),
+                id=note.read_text(),
+                resume="allow",
+                config=config,
+            )
+        except wandb.Error as error:  # no account, no network
+            raise RunError(f"W&B: {first_line(error)}") from error
+        self.drawn = self.run.step - 1  # which tells the first step that it takes
 
     def add(self, numbers: dict[str, float], step: int) -> None:
-        self.run.log(numbers, step=step)
+        self.run.log(numbers, step=step, commit=True)
 
-    def close(self) -> None:
-        self.run.finish()
+    def close(self, error: type[BaseException] | None, *_: object) -> None:
+        stopped = error is not None and issubclass(error, KeyboardInterrupt)
+        self.run.finish(exit_code=255 if stopped else int(error is not None))  # 255: W&B's own number for Ctrl-C
 
 
 LOGGERS: dict[str, Any] = {"tensorboard": TensorBoard, "wandb": WeightsAndBiases}
@@ -85,8 +97,9 @@ def check(names: list[str]) -> None:
 
 
 @contextmanager
-def opened(names: list[str], folder: Path, config: dict, step: int) -> Iterator[Callable[[dict], None]]:
-    """Opens loggers for as long as the context lasts; gives the function that draws an epoch of `metrics.jsonl`.
+def opened(names: list[str], folder: Path, config: dict, history: list[dict]) -> Iterator[Callable[[dict], None]]:
+    """Opens loggers for as long as the context lasts; gives the function that draws an epoch of `metrics.jsonl`. The
+    epochs of `history` that a logger has not drawn yet are drawn at once.
 
     Raises:
         RunError: what a logger writes cannot be written.
@@ -95,8 +108,12 @@ def opened(names: list[str], folder: Path, config: dict, step: int) -> Iterator[
         loggers: list[Logger] = []
         for name in dict.fromkeys(names):
             with _told(folder):
-                loggers.append(LOGGERS[name](folder, config, step))
-            stack.callback(loggers[-1].close)
+                logger = LOGGERS[name](folder, config, history[-1]["step"] if history else 0)
+                stack.push(logger.close)
+                loggers.append(logger)
+                for epoch in history:
+                    if epoch["step"] > logger.drawn:
+                        logger.add(numbers(epoch), epoch["step"])
 
         def draw(epoch: dict) -> None:
             for logger in loggers:
