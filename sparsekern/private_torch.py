@@ -53,6 +53,12 @@ def in_forward_mode() -> bool:
     return forward_ad._current_level >= 0
 
 
+def transforming() -> bool:
+    """Returns whether a transform of `torch.func` is at work. Replacement: the error of `Function.apply`, which says
+    how functions would have to be written."""
+    return torch._C._are_functorch_transforms_active()
+
+
 @contextmanager
 def untraced() -> Iterator[None]:
     """Keeps what is computed within it out of what `torch.jit.trace` records. Replacement: nothing in Python."""
@@ -83,8 +89,9 @@ without_overrides = torch._C.DisableTorchFunction
 
 
 def version(tensor: Tensor) -> int:
-    """Returns how often a tensor was changed in place. Replacement: comparing it with a copy."""
-    return tensor._version
+    """Returns how often a tensor was changed in place; nobody knows of one that was made in inference mode.
+    Replacement: comparing it with a copy."""
+    return -1 if tensor.is_inference() else tensor._version
 
 
 # ---- modules

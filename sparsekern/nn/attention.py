@@ -161,12 +161,15 @@ class SplitAttention(nn.MultiheadAttention):
     def in_proj_weight(self) -> Tensor | None:  # type: ignore[override]
         if not self.embed_dim == self.kdim == self.vdim:
             return None
-        packed = _Packed([self.q_proj, self.k_proj, self.v_proj])
-        return packed.dense_weight() if torch.compiler.is_compiling() else EffectiveWeight(packed)  # type: ignore[arg-type]
+        return self._in_one("weight")
 
     @property
     def in_proj_bias(self) -> Tensor | None:  # type: ignore[override]
-        return None if self.q_proj.bias is None else torch.cat([self.q_proj.bias, self.k_proj.bias, self.v_proj.bias])
+        return None if self.q_proj.bias is None else self._in_one("bias")
+
+    def _in_one(self, kind: str) -> Tensor:
+        packed: Any = _Packed([self.q_proj, self.k_proj, self.v_proj], kind)
+        return packed.dense_weight() if torch.compiler.is_compiling() else EffectiveWeight(packed)
 
     @property
     def q_proj_weight(self) -> Tensor:  # type: ignore[override]
@@ -193,24 +196,39 @@ class SplitAttention(nn.MultiheadAttention):
 
 
 class _Packed:
-    """The weights of some projections, one below the other, as `EffectiveWeight` takes a layer."""
+    """The weights or the biases of some projections, one below the other, as `EffectiveWeight` takes a layer."""
 
-    def __init__(self, layers: list[Any]) -> None:
-        self.layers = layers
-        self.stored = parameter_of(layers[0])
-        self.dense_shape = (sum(len(layer.weight) for layer in layers), layers[0].weight.shape[1])
+    topology = None
+
+    def __init__(self, layers: list[Any], kind: str) -> None:
+        self.layers, self.kind = layers, kind
+        self.held = [parameter_of(layer) if kind == "weight" else layer.bias for layer in layers]
+        self.stored = self.held[0]
+        parts = self._parts()
+        self.dense_shape = (sum(map(len, parts)), *parts[0].shape[1:])
+
+    def _parts(self) -> list[Tensor]:
+        return [getattr(layer, self.kind) for layer in self.layers]
 
     def dense_weight(self) -> Tensor:
-        return torch.cat([_dense(layer.weight) for layer in self.layers])
+        return torch.cat([_dense(part) for part in self._parts()])
 
     def dense_gradient(self) -> Tensor | None:
-        gradients = [layer.weight.grad for layer in self.layers]
-        return None if any(gradient is None for gradient in gradients) else torch.cat(gradients)
+        gradients = [part.grad for part in self._parts()]
+        known = [gradient for gradient in gradients if gradient is not None]
+        return torch.cat(known) if len(known) == len(gradients) else None
+
+    def stamp(self) -> tuple[int, ...]:
+        return tuple(map(private_torch.version, self.held))
 
     @torch.no_grad()
     def write_weight(self, dense: Tensor) -> None:
-        for layer, part in zip(self.layers, dense.chunk(len(self.layers)), strict=True):
-            layer.weight.copy_(part)
+        for own, part in zip(self._parts(), dense.chunk(len(self.layers)), strict=True):
+            own.copy_(part)
+
+    def write_gradient(self, dense: Tensor) -> None:
+        for own, part in zip(self._parts(), dense.chunk(len(self.layers)), strict=True):
+            own.grad.copy_(part)  # type: ignore[union-attr]
 
 
 def _dense(weight: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -10,6 +11,8 @@ from torch import Tensor, nn
 
 from ..private_torch import tree_map_only, version, without_subclasses
 from ..topology import Topology
+from .facts import FACTS, LOST, initializes
+from .part import Part, Source, gradient_of, same_memory
 
 
 class WeightAccess(nn.Module):
@@ -50,6 +53,11 @@ class WeightAccess(nn.Module):
         """The Parameter of the weight."""
         raise NotImplementedError
 
+    @property
+    def held(self) -> list[nn.Parameter]:
+        """The Parameters that the weight is made of."""
+        return [self.stored]
+
     def dense_weight(self) -> Tensor:
         """The weight of the dense twin, zeros in place, differentiable in the Parameter as the layer's output is."""
         raise NotImplementedError
@@ -61,6 +69,14 @@ class WeightAccess(nn.Module):
     def write_weight(self, dense: Tensor) -> None:
         """Gives the active weights their values in `dense`, of the weight's shape."""
         raise NotImplementedError
+
+    def write_gradient(self, dense: Tensor) -> None:
+        """Gives the gradient of the Parameter its values in `dense`, of the weight's shape."""
+        raise NotImplementedError
+
+    def stamp(self) -> tuple[Any, ...]:
+        """Returns what is equal as long as nobody changes the weight."""
+        return version(self.stored), self.topology
 
     @property
     def weight(self) -> Tensor:
@@ -135,32 +151,6 @@ def _no_parameter(parameters: dict) -> TypeError:
 _tensor: Any = Tensor  # its attributes are descriptors, which its annotations do not say
 
 
-def _getters(*names: str) -> set[Any]:
-    # Newer versions of PyTorch have no `names`.
-    return {getattr(_tensor, name).__get__ for name in names if hasattr(_tensor, name)}
-
-
-# What is answered without making the weight.
-_FACTS = _getters(
-    "shape", "dtype", "device", "layout", "ndim", "requires_grad", "is_leaf", "is_cuda", "is_cpu", "is_meta"
-)
-_FACTS |= _getters("is_sparse", "is_quantized", "is_nested", "itemsize", "nbytes", "names")
-_FACTS |= {
-    Tensor.size,
-    Tensor.dim,
-    Tensor.ndimension,
-    Tensor.numel,
-    Tensor.nelement,
-    Tensor.element_size,
-    Tensor.stride,
-}
-_FACTS |= {Tensor.is_floating_point, torch.is_floating_point, Tensor.is_complex, torch.is_complex, torch.numel}
-_FACTS |= {Tensor.get_device, Tensor.is_contiguous, Tensor.__len__, Tensor.__hash__}
-# What would be lost, since the weight is made anew at every read.
-_LOST = {Tensor.register_hook, Tensor.register_post_accumulate_grad_hook, Tensor.retain_grad, Tensor.data_ptr}
-_LOST |= {Tensor.set_, Tensor.resize_, Tensor.untyped_storage, Tensor.storage, Tensor.share_memory_}
-
-
 class EffectiveWeight(Tensor):
     """The dense weight of a layer, zeros in place, without memory of its own.
 
@@ -203,47 +193,51 @@ class EffectiveWeight(Tensor):
 
     @classmethod
     def __torch_function__(cls, func: Callable, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in _FACTS:
+        if func in FACTS:
             with without_subclasses():
                 return func(*args, **(kwargs or {}))
         first = args[0] if args else None
         if isinstance(first, cls):
             if func in _SPECIAL:
                 return _SPECIAL[func](*args, **(kwargs or {}))
-            if func in _LOST:
+            if func in LOST:
                 raise RuntimeError(
                     f"{func.__name__} would be lost: the weight of a {type(first._layer).__name__} is made anew at "
                     "every read; use .stored, the Parameter that holds it"
                 )
-        return cls._compute(func, args, kwargs or {})
+        with torch.no_grad() if initializes(func) else nullcontext():
+            return cls._compute(func, args, kwargs or {})
 
     @classmethod
     def _compute(cls, func: Callable, args: Any, kwargs: Any) -> Any:
         """Calls `func` with dense tensors, and writes back those that it changed in place."""
-        made: list[tuple[EffectiveWeight, Tensor, int]] = []
+        made: list[tuple[EffectiveWeight, Source]] = []
 
         def dense(view: EffectiveWeight) -> Tensor:
-            for other, tensor, _ in made:
+            for other, source in made:
                 if other is view:
-                    return tensor
-            tensor = view._layer.dense_weight()
-            tensor = tensor.detach() if view._detached else tensor
-            made.append((view, tensor, version(tensor)))
-            return tensor
+                    return source.whole
+            made.append((view, view._read()))
+            return made[-1][1].whole
 
         args, kwargs = tree_map_only(cls, dense, (args, kwargs))
         result = func(*args, **kwargs)
-        for view, tensor, before in made:
-            if version(tensor) == before:
-                continue
-            if torch.is_grad_enabled() and view.requires_grad:
-                raise RuntimeError(
-                    "a weight that requires a gradient was changed in place while gradients are recorded: do so within "
-                    "torch.no_grad()"
-                )
-            view._layer.write_weight(tensor)
-            result = view if result is tensor else result
+        for view, source in made:
+            if source.write_changes(source.recorded and torch.is_grad_enabled()) and result is source.whole:
+                result = view
+            result = source.parts(result)
         return result
+
+    def _read(self) -> Source:
+        """Returns the weight as the layer has it now."""
+        layer = self._layer
+        if torch.is_inference_mode_enabled():  # whose tensors do not tell whether they were changed
+            with torch.inference_mode(False), torch.no_grad():
+                weight = layer.dense_weight()
+        else:
+            weight = layer.dense_weight()
+        weight = weight.detach() if self._detached else weight
+        return Source(layer, weight, self.requires_grad)
 
     @classmethod
     def __torch_dispatch__(cls, func: Callable, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -262,13 +256,18 @@ def _assign(view: EffectiveWeight, value: Tensor) -> None:
 
 
 def _set_gradient(view: EffectiveWeight, value: Tensor | None) -> None:
+    held = view._layer.stored.grad
+    if isinstance(value, Part) or (value is not None and held is not None and same_memory(value, held)):
+        return  # `weight.grad *= 2` has written it already
     if value is not None:
         raise RuntimeError("the gradient of a sparse layer belongs to layer.stored, the Parameter: set it there")
-    view._layer.stored.grad = None
+    for parameter in view._layer.held:
+        parameter.grad = None
 
 
 def _requires_grad(view: EffectiveWeight, wanted: bool = True) -> EffectiveWeight:
-    view._layer.stored.requires_grad_(wanted)
+    for parameter in view._layer.held:
+        parameter.requires_grad_(wanted)
     return EffectiveWeight(view._layer)
 
 
@@ -276,8 +275,8 @@ _SPECIAL: dict[Any, Callable] = {
     _tensor.data.__get__: lambda view, *_: EffectiveWeight(view._layer, detached=True),
     _tensor.data.__set__: _assign,
     Tensor.detach: lambda view: EffectiveWeight(view._layer, detached=True),
-    _tensor.grad.__get__: lambda view, *_: view._layer.dense_gradient(),
+    _tensor.grad.__get__: lambda view, *_: gradient_of(view._layer),
     _tensor.grad.__set__: _set_gradient,
-    _tensor.requires_grad.__set__: lambda view, wanted: view._layer.stored.requires_grad_(wanted),
+    _tensor.requires_grad.__set__: _requires_grad,
     Tensor.requires_grad_: _requires_grad,
 }

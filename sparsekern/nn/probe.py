@@ -11,6 +11,7 @@ from .. import ops
 from ..ops.conv2d_gradient_moment import moment_of
 from ..ops.passes import Passes, Use, running, use_of
 from ..ops.straight_through import gradient_and_moment, weight_gradient
+from ..ops.transforms import refuse_transforms
 from ..ops.window import Window
 
 
@@ -27,7 +28,10 @@ class Probe:
         self.repeated = False  # whether a pass used the layer twice
 
     def watch(self, output: Tensor, input: Tensor, weight: Tensor) -> Tensor:
-        """Returns `output`; its backward pass records (h, delta)."""
+        """Returns `output`; its backward pass records (h, delta), unless the weight is frozen."""
+        refuse_transforms()
+        if not weight.requires_grad:
+            return output
         return _Recorder.apply(output, input.detach(), self, weight)  # type: ignore[return-value]
 
     def record(self, use: Use, h: Tensor, delta: Tensor, weight: Tensor) -> None:

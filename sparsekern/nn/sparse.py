@@ -6,10 +6,12 @@ import torch
 from torch import Tensor, nn
 from torch.compiler import is_compiling
 
+from ..ops.csr import check_pattern
 from ..shards import LOAD, is_sharded, put, sharded_as, whole
 from ..sparse_weight import SparseWeight
+from ..topology import Topology
 from .layer import PatternLayer
-from .saved import SavedLayer
+from .saved import SavedLayer, is_csr
 
 
 class SparseLayer(SavedLayer):
@@ -71,6 +73,37 @@ class SparseLayer(SavedLayer):
     @torch.no_grad()
     def write_weight(self, dense: Tensor) -> None:
         put(self.values, self.topology.gather(self.rows_of(dense)))
+
+    @torch.no_grad()
+    def write_gradient(self, dense: Tensor) -> None:
+        if self.values.grad is not None:
+            put(self.values.grad, self.topology.gather(self.rows_of(dense)))
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *arguments: Any) -> None:
+        """A dense weight with a pattern is that of a layer that has not shed yet what is absent. Of one without, the
+        pattern in use takes its part, and that of the state is missing."""
+        values, *names = (prefix + part for part in ("values", "master", "weight", "row_ptr", "col"))
+        found: list[Any] = [state_dict.get(name) for name in names]
+        master, weight, row_ptr, col = found
+        if values in state_dict or is_csr(weight) or (master is None and weight is None):
+            super()._load_from_state_dict(state_dict, prefix, *arguments)
+            return
+        topology, missing = self.topology, names[2:] if row_ptr is None or col is None else []
+        try:
+            if any(key.startswith(f"{prefix}transform.") for key in state_dict):
+                raise ValueError("the state is of a layer that multiplies a function of its weight")
+            if row_ptr is not None and col is not None:
+                check_pattern(row_ptr, col, topology.cols)
+                topology = Topology(self.weight_shape, row_ptr.int(), col.int())
+            dense = whole(self.rows_of(weight) if master is None else master)
+            parts = (topology.to_csr(topology.gather(dense)), topology.row_ptr, topology.col[: topology.nnz])
+        except ValueError as error:
+            arguments[-1].append(f"{values}: {error}")
+            return
+        rest = {key: value for key, value in state_dict.items() if key not in names}
+        state_dict = {**rest, **dict(zip((values, *names[2:]), parts, strict=True))}
+        super()._load_from_state_dict(state_dict, prefix, *arguments)
+        arguments[2].extend(missing)
 
     def _save_to_state_dict(self, destination: dict, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)

@@ -13,8 +13,7 @@ from torch.autograd import forward_ad
 from ..private_torch import below_autograd, in_forward_mode
 from .backend import autograd_extension
 from .library import library
-
-NO_SECOND_DERIVATIVES = "sparse layers have no second derivatives: do without create_graph=True and torch.func"
+from .transforms import NO_SECOND_DERIVATIVES
 
 
 def _dual(tensor: Tensor | None) -> tuple[Any, Tensor | None]:

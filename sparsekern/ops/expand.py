@@ -14,6 +14,7 @@ from .columns import columns_of
 from .csr import check_host, rows_of
 from .index import Index
 from .library import define
+from .transforms import refuse_transforms
 
 _ops = torch.ops.sparsekern
 PANEL_BYTES = 64 << 20  # the largest panel of a weight that is expanded
@@ -42,6 +43,7 @@ def active_values(weight: Tensor, index: Sequence[Tensor]) -> Tensor:
     matrix = weight.reshape(rows, cols)
     if not in_forward_mode() and not (torch.is_grad_enabled() and weight.requires_grad):
         return gathered(matrix, index.row_ptr, index.columns, index.capacity)
+    refuse_transforms()
     return _ActiveValues.apply(matrix, index.row_ptr, index.columns, index.col)  # type: ignore[return-value]
 
 
@@ -54,6 +56,7 @@ def dense_weight(values: Tensor, row_ptr: Tensor, col: Tensor, cols: int) -> Ten
         rows = torch.searchsorted(row_ptr[1:], positions, right=True)  # slack lies behind the last one
         dense = values.new_zeros(row_ptr.shape[0] * cols).index_add(0, rows * cols + col, values)
         return dense.reshape(row_ptr.shape[0], cols)[:-1]
+    refuse_transforms()
     return _Dense.apply(values, row_ptr, col, cols)  # type: ignore[return-value]
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from .conv2d_gradient_moment import moment_of
 from .passes import Use, running, use_of
 from .torch_products import Convolution, Lookup
+from .transforms import NO_SECOND_DERIVATIVES, refuse_transforms
 from .window import Window
 
 Record = Callable[[Use, Tensor, Tensor, int], None]
@@ -35,11 +36,13 @@ def straight_through(
             gradient, the second moment of the samples' shares of it, in fp32 or wider, and the number of samples; they
             are the first dimension of `input`.
     """
+    refuse_transforms()
     return _StraightThrough.apply(output, input.detach(), weight, window, record)  # type: ignore[return-value]
 
 
 def effective(weight: Tensor, masked: Tensor) -> Tensor:
     """Returns `masked`, of which `weight` gets the gradient at every entry (straight-through)."""
+    refuse_transforms()
     return _Effective.apply(weight, masked)  # type: ignore[return-value]
 
 
@@ -87,7 +90,7 @@ class _StraightThrough(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple:
         if torch.is_grad_enabled():
             # The sparse operators have no formula for it: their results would pass for constants.
-            raise RuntimeError("sparse layers have no second derivatives: do without create_graph=True")
+            raise RuntimeError(NO_SECOND_DERIVATIVES)
         (delta,) = grad_outputs
         if not ctx.needs_input_grad[2]:
             return delta, None, None, None, None

@@ -106,7 +106,7 @@ def test_self_attention_and_its_gradients() -> None:
     mask = torch.cat([getattr(split, f"{name}_proj").topology.mask() for name in "qkv"])
     torch.testing.assert_close(split.in_proj_weight.grad, twin.in_proj_weight.grad * mask)
     torch.testing.assert_close(split.in_proj_weight + 0, twin.in_proj_weight)
-    torch.testing.assert_close(split.in_proj_bias, twin.in_proj_bias)
+    torch.testing.assert_close(split.in_proj_bias + 0, twin.in_proj_bias)
     with torch.no_grad():
         split.in_proj_weight.mul_(2)
         twin.in_proj_weight.mul_(2)

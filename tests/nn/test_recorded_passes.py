@@ -208,3 +208,14 @@ def test_checkpoints_are_one_use_a_pass(storage: str, reentrant: bool) -> None:
     moment, samples = recorded(layer)
     assert samples == len(parts)
     torch.testing.assert_close(moment, sum((part.square() for part in parts), torch.zeros_like(moment)))
+
+
+def test_frozen_layers_record_nothing() -> None:
+    layer: Any = sk.SparseLinear(9, 9, sparsity=0.5)
+    layer.values.requires_grad_(False)
+    layer.probe = layer.new_probe()
+    x = torch.randn(4, 9, requires_grad=True)
+    layer(x).sin().sum().backward()
+    assert not layer.probe.records
+    expected = torch.autograd.grad(layer.to_dense()(x).sin().sum(), x)[0]
+    torch.testing.assert_close(x.grad, expected)
