@@ -11,7 +11,6 @@ from torch import nn
 from .. import private_torch
 from ..nn import flops
 from .engine import state_dict as files
-from .engine.discovery import followers_of
 from .engine.engine import Engine
 from .engine.report import Report, parameters, remarks, site_row
 from .growth.gradients import Batches
@@ -59,7 +58,9 @@ class Sparsifier(torch.optim.Optimizer):
         model: a model after `sparsify`.
         optimizer: built from the model's parameters after `sparsify`; any with per-element state. Or the `Sparsifier`
             of other layers.
-        followers: copies of the model (`AveragedModel`, EMA) whose patterns follow the model's.
+        followers: copies of the model (`AveragedModel`, EMA) whose patterns follow the model's. Also averages that are
+            kept as tensors: lists in the order of `model.parameters()`, dicts by the names of the Parameters, or
+            objects with such attributes (`torch_ema`, diffusers' `EMAModel`).
         batches: for a method that grows by the gradients of more than one batch (`gse_*(batches=)`): an iterable of
             (x, y), of which every change takes the first ones anew, or a function of the step that returns one. The
             model computes them as it stands after the step, in its own precision, and is left as it was.
@@ -85,7 +86,7 @@ class Sparsifier(torch.optim.Optimizer):
         optimizer: torch.optim.Optimizer,
         method: Method,
         *,
-        followers: Sequence[nn.Module] = (),
+        followers: Sequence[Any] = (),
         batches: Batches | None = None,
         loss: Loss | None = None,
         generator: torch.Generator | None = None,
@@ -142,15 +143,14 @@ class Sparsifier(torch.optim.Optimizer):
         """The layers of each follower, by name."""
         return self.engine.followers
 
-    def follow(self, copy: nn.Module) -> None:
-        """Lets a copy of the model (EMA, SWA) follow its changes of pattern from here on, as `followers=` do.
+    def follow(self, copy: Any) -> None:
+        """Lets a copy of the model, or an average of its Parameters (EMA, SWA), follow its changes of pattern from
+        here on, as `followers=` do.
 
         Raises:
-            ValueError: it lacks a layer, or has another pattern than the model by now.
+            ValueError: it lacks a layer, or has another pattern than the model by now; it is neither.
         """
-        layers = followers_of(copy, self.sites)
-        if layers not in self.followers:
-            self.followers.append(layers)
+        self.engine.follow(copy)
 
     @property
     def generator(self) -> torch.Generator:

@@ -33,6 +33,8 @@ def carry(change: Transaction, states: States, layer: Any, move: Move) -> None:
     parameter, fresh = layer.values, {}
 
     def moved(entry: Entry) -> Tensor:
+        if entry.optimizer is None:  # an average of the weight
+            return move(entry.tensor, 0.0)
         if entry.optimizer not in fresh:
             fresh[entry.optimizer] = fresh_state(entry.optimizer, parameter) or {}
         return move(entry.tensor, fresh[entry.optimizer].get(entry.key, 0.0))

@@ -5,19 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from ...shards import is_sharded
+from .averages import Averages
 from .transaction import Transaction
 
 
 class Entry(NamedTuple):
-    """A tensor `container[key]` that belongs to a Parameter, under a name that no other tensor of the Parameter has."""
+    """A tensor `container[key]` that belongs to a Parameter, under a name that no other tensor of the Parameter has.
+    `optimizer` is None for what no optimizer keeps."""
 
     container: Any
     key: Any
     tensor: Tensor
-    optimizer: Optimizer
+    optimizer: Optimizer | None
     name: str
 
 
@@ -45,14 +49,20 @@ def state_of(optimizer: Optimizer, parameter: Tensor) -> dict[str, Any]:
 
 class States:
     """The state that an optimizer keeps per weight, wherever it lies: in its `state` and that of optimizers inside it,
-    in dicts whose keys are Parameters, and in lists that are aligned with the Parameters of all groups or of each.
+    in dicts whose keys are Parameters, and in lists that are aligned with the Parameters of all groups or of each. What
+    `averages` keep belongs to it, too.
 
     Attributes:
         replaced: whether a Parameter was replaced by another.
     """
 
-    def __init__(self, optimizer: Optimizer) -> None:
-        self.replaced = False
+    def __init__(self, optimizer: Optimizer, averages: Sequence[Averages] = ()) -> None:
+        self.replaced, self.averages = False, averages
+        self._averaged = [
+            (parameter, Entry(container, key, container[key], None, f"average {i}{name}"))
+            for i, average in enumerate(averages)
+            for parameter, container, key, name in average.entries()
+        ]
         self.optimizers = nested(optimizer)
         groups = optimizer.param_groups
         self._rows = [group["params"] for group in groups]
@@ -100,6 +110,7 @@ class States:
                 for i, each in enumerate(params):
                     if each is parameter and isinstance(container[i], Tensor):
                         yield Entry(container, i, container[i], optimizer, path)
+        yield from (entry for own, entry in self._averaged if own is parameter)
 
     def _aligned(self, container: Any) -> Sequence[Tensor] | None:
         """Returns the Parameters, of a group or of all groups, whose shapes the tensors of a list have. None: the list
@@ -152,11 +163,17 @@ class States:
                 draft[:] = [new if each is old else each for each in draft]
 
     def check(self, parameters: dict[str, Tensor]) -> None:
-        """Raises a `ValueError` if a tensor of the shape of one of these Parameters, by name, belongs to none that is
-        known, so that it would be left behind."""
+        """Raises a `ValueError` if something would be left behind that is kept for one of these Parameters, by name."""
+        for average in self.averages:
+            average.check(parameters)
         if all(type(each).__module__.startswith("torch.optim") for each in self.optimizers):
             return
+        for name, parameter in parameters.items():
+            for entry in self.of(parameter):
+                _check_entry(name, parameter, entry)
         shapes = {tuple(p.shape): name for name, p in parameters.items() if p.numel() > 1}
+        rows = [row for row in (*self._rows, self._all) if len(row) > 1]
+        shapes |= {(sum(p.numel() for p in row),): "all Parameters together" for row in rows}
         known = {id(entry.tensor) for p in self._all for entry in self.of(p)} | {id(p) for p in self._all}
         for each in self.optimizers:
             strange = {k: v for k, v in each.state.items() if not isinstance(k, Tensor) and k not in map(id, self._all)}
@@ -171,6 +188,21 @@ class States:
                             f"{where} that would be left behind when the pattern changes: keep it in the optimizer's "
                             "state of the Parameter"
                         )
+
+
+def _check_entry(name: str, parameter: Tensor, entry: Entry) -> None:
+    """Raises a `ValueError` if single weights cannot be told apart in what is kept for a Parameter."""
+    tensor = entry.tensor
+    plain = type(tensor) in (Tensor, nn.Parameter) or is_sharded(tensor)
+    coded = not plain or tensor.dtype in (torch.uint8, torch.int8)
+    if coded or (parameter.dim() == 1 and tensor.numel() > 1 and tensor.shape != parameter.shape):
+        kind = "Tensor" if type(tensor) is nn.Parameter else type(tensor).__name__
+        raise ValueError(
+            f"{type(entry.optimizer).__name__} keeps {entry.name} of {name} as {kind} {tuple(tensor.shape)} of "
+            f"{tensor.dtype}, of which no part could follow a weight when the pattern changes (8-bit states, "
+            "preconditioners): use an optimizer with a number for each weight, like AdamW, or a method whose pattern "
+            "stays"
+        )
 
 
 def _tensors(container: Any, key: Any, name: str = "") -> Iterator[tuple[Any, Any, Tensor, str]]:

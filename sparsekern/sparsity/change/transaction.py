@@ -8,11 +8,12 @@ from functools import partial
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...nn import PatternLayer
 from ...private_torch import MODULE_CONTENTS, without_overrides
 from ...shards import local, sharded_as
+from .replaced import Replaced
 
 Layer = TypeVar("Layer", bound=PatternLayer)
 Site = TypeVar("Site")
@@ -140,6 +141,7 @@ class Transaction:
 def _becomes(layer: Any, draft: Any, was: dict[str, Any]) -> list[partial]:
     """Returns the calls that turn a layer into its draft."""
     calls, now = [], vars(draft)
+    calls += _replaced(was, now)
     for name in MODULE_CONTENTS:
         if name in was and not _same(was[name], now[name]):
             calls += _filled(was[name], now[name])
@@ -151,6 +153,13 @@ def _becomes(layer: Any, draft: Any, was: dict[str, Any]) -> list[partial]:
         # In place, since optimizer hooks, lists and the user hold the layer itself.
         calls.append(partial(object.__setattr__, layer, "__class__", type(draft)))
     return calls
+
+
+def _replaced(was: dict[str, Any], now: dict[str, Any]) -> list[partial]:
+    """Returns the calls that let the Parameters that a layer loses say so."""
+    left = {id(parameter) for parameter in now["_parameters"].values()}
+    lost = [p for p in was["_parameters"].values() if type(p) is nn.Parameter and id(p) not in left]
+    return [partial(object.__setattr__, parameter, "__class__", Replaced) for parameter in lost]
 
 
 def _same(left: Any, right: Any) -> bool:

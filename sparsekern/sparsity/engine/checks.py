@@ -61,7 +61,10 @@ def check_held(sites: Sequence[LayerSite], optimizer: torch.optim.Optimizer) -> 
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
     missing = [site.name for site in sites if any(p.requires_grad and id(p) not in held for p in site.learned)]
     if missing:
-        warn = "was it built before sparsify or fully_shard? Build it from model.parameters() afterwards"
+        warn = (
+            "was it built before sparsify or fully_shard? Build it from model.parameters() afterwards. Where several "
+            "optimizers share a model, each has a Sparsifier(layers=) of its own"
+        )
         raise ValueError(f"the optimizer does not hold the sparse weights of {', '.join(missing)}; {warn}")
 
 

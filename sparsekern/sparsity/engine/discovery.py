@@ -98,14 +98,17 @@ def gradients_of(model: nn.Module, method: Method, batches: Batches | None, loss
 
 
 def followers_of(model: nn.Module, sites: Sequence[LayerSite]) -> dict[str, PatternLayer]:
-    """Returns the layers of a copy of the model that belong to the sites, by name.
+    """Returns the layers of a copy of the model that belong to the sites, by name, but for those that it shares with
+    the model.
 
     Raises:
-        ValueError: one is missing or has another pattern.
+        ValueError: one is missing or has another pattern; it is the model itself.
     """
     layers: dict[str, PatternLayer] = {}
-    for _, module in own_modules(model):  # the copy may lie in a wrapper of its own
+    for _, module in own_modules(model):  # the copy may lie in a wrapper of its own, beside the model
         own = {name: layer for name, layer in own_modules(module) if isinstance(layer, PatternLayer)}
+        if sites and all(own.get(site.name) is site.module for site in sites):
+            continue
         layers = layers or own
         if all(site.name in own for site in sites):
             layers = own
@@ -116,7 +119,7 @@ def followers_of(model: nn.Module, sites: Sequence[LayerSite]) -> dict[str, Patt
             raise ValueError(f"a follower lacks the sparse layer {site.name}: copy it from the model after sparsify")
         if not layer.topology.same_pattern(site.active):
             raise ValueError(f"a follower's {site.name} has another pattern than the model's: copy it again")
-    return layers
+    return {site.name: layers[site.name] for site in sites if layers[site.name] is not site.module}
 
 
 def share_patterns(sites: Sequence[LayerSite]) -> None:

@@ -101,7 +101,7 @@ class Draft:
     def begin(self) -> None:
         """Makes drafts of the sites and of the generator, and finds the optimizer's state of the weights."""
         if not self._begun:
-            self._begun, self.states = True, States(self.engine.optimizer)
+            self._begun, self.states = True, States(self.engine.optimizer, self.engine.averages)
             self.now.sites = [self.transaction.site(site) for site in self.now.sites]
             own = self.engine.generator
             self.generator = torch.Generator(own.device).set_state(own.get_state())

@@ -26,15 +26,17 @@ class EagerSteps:
             self._undo()
             self._undo = None
         else:
+            if not _recording:
+                _before.append(torch.compiler.set_stance("force_eager"))
             _recording.append(self)
-            torch.compiler.set_stance("force_eager")
             self._undo = weakref.finalize(owner, _ended, self)
 
 
 _recording: list[EagerSteps] = []  # several Sparsifiers may share a model
+_before: list[Any] = []  # goes back to the stance of the user
 
 
 def _ended(steps: EagerSteps) -> None:
     _recording.remove(steps)
     if not _recording:
-        torch.compiler.set_stance("default")
+        _before.pop().__exit__(None, None, None)

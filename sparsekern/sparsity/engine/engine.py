@@ -30,6 +30,7 @@ import torch
 from torch import nn
 
 from .. import parallel
+from ..change.averages import Averages
 from ..change.kept import trim
 from ..growth.gradients import Batches
 from ..method import Method
@@ -58,6 +59,7 @@ class Engine:
         now: how far training has come. A change of pattern exchanges it as a whole.
         gradients: the backward passes that growth takes its statistics from.
         followers: for each copy of the model that follows it, its layers by name.
+        averages: what else follows it: tensors for each Parameter.
         shrunk: tensors of a change of pattern that was interrupted when it was over, but had not given memory back.
     """
 
@@ -66,7 +68,7 @@ class Engine:
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
         method: Method,
-        followers: Sequence[nn.Module],
+        followers: Sequence[Any],
         batches: Batches | None,
         loss: Loss | None,
         generator: torch.Generator | None,
@@ -88,7 +90,10 @@ class Engine:
         share_patterns(sites)
         if method.when.stop > 0:
             share_weights(sites)
-        self.followers = [followers_of(follower, sites) for follower in followers]
+        self.followers: list[dict[str, Any]] = []
+        self.averages: list[Averages] = []
+        for follower in followers:
+            self.follow(follower)
         seed = parallel.shared(int(torch.randint(2**62, ()))) if generator is None else 0
         self.generator = generator or torch.Generator().manual_seed(seed)
         self._eager = EagerSteps()
@@ -141,7 +146,16 @@ class Engine:
         return list(parts.values())
 
     def followers_of(self, site: LayerSite) -> list[Any]:
-        return [layers[site.name] for layers in self.followers]
+        return [layers[site.name] for layers in self.followers if site.name in layers]
+
+    def follow(self, copy: Any) -> None:
+        """Lets a copy of the model, or an object that keeps a tensor for each Parameter, follow its changes."""
+        if isinstance(copy, nn.Module):
+            layers = followers_of(copy, self.now.sites)
+            if layers not in self.followers:
+                self.followers.append(layers)
+        elif all(each.holder is not copy for each in self.averages):
+            self.averages.append(Averages(copy, self.model))
 
     # ---- a step
 

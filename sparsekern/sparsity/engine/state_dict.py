@@ -3,6 +3,7 @@
 from typing import Any
 
 from ..model.fully_sharded import reshard
+from ..sites.storage import named
 from .checks import check_saved, renamed
 from .draft import drafted
 from .engine import Engine
@@ -61,8 +62,11 @@ def _fit(engine: Engine, state: dict[str, Any]) -> None:
         with drafted(engine) as draft:
             draft.undo_first_change()
     check_saved(engine.now.sites, saved)
-    if engine.now.unloaded and not state["settled"]:
-        raise ValueError("the layers hold nonzeros only, but the state is of a run whose layers had dense weights")
+    if engine.now.settled and not state["settled"] and named(engine.method.storage).keeps_pruned:
+        raise ValueError(
+            "the layers hold nonzeros only, but the state is of a run that still kept the pruned weights: load it into "
+            "a new model, made by sparsify with the same method"
+        )
     with drafted(engine) as draft:
         draft.begin()
         if state["settled"]:

@@ -212,6 +212,14 @@ def test_trains_like_a_masked_twin_and_goes_on_from_a_file(wrapped: str, name: s
     assert changes >= 1
 
 
+class Flat(torch.optim.SGD):
+    """Keeps one vector for all Parameters."""
+
+    def __init__(self, params: Any) -> None:
+        super().__init__(params, lr=0.1)
+        self.direction = torch.zeros(sum(p.numel() for p in self.param_groups[0]["params"]))
+
+
 class Left(torch.optim.SGD):
     """Keeps what no weight can be recognised by."""
 
@@ -234,6 +242,8 @@ def test_what_would_be_left_behind_is_refused_before_anything_moves() -> None:
     message = r"Left keeps a tensor of the shape of 0\.values in Left\.average\['first'\]"
     with pytest.raises(ValueError, match=message):
         sk.Sparsifier(model, Left(model.parameters(), early=True), method)
+    with pytest.raises(ValueError, match=r"Flat keeps a tensor of the shape of all Parameters together in Flat"):
+        sk.Sparsifier(model, Flat(model.parameters()), method)
     optimizer = sk.Sparsifier(model, Left(model.parameters(), early=False), method)
     closure = closure_of(optimizer, lambda: cross_entropy(model(data()[0]), data()[1]))
     for _ in range(4):
@@ -254,3 +264,36 @@ def test_what_goes_past_the_sparsifier_or_returns_is_refused() -> None:
     model = sk.sparsify(nn.Sequential(nn.Linear(9, 12), nn.Linear(12, 4)), method)
     with pytest.raises(ValueError, match=r"lottery returns to the optimizer's state .* Lookahead has an optimizer"):
         sk.Sparsifier(model, Lookahead(torch.optim.Adam(model.parameters())), method)
+
+
+class Coded(torch.optim.SGD):
+    """Keeps codes with a scale for each block, as 8-bit optimizers do, or a matrix, as Shampoo does."""
+
+    def __init__(self, params: Any, kind: str) -> None:
+        super().__init__(params, lr=0.1)
+        self.kind = kind
+
+    def step(self, closure: Any = None) -> Any:
+        for p in self.param_groups[0]["params"]:
+            n = p.numel()
+            kept = {"codes": torch.zeros(p.shape, dtype=torch.uint8), "matrix": torch.zeros(n, n)}
+            self.state[p]["kept"] = kept.get(self.kind, torch.zeros(n // 2 + 1))
+        return super().step(closure)
+
+
+@pytest.mark.parametrize(("kind", "what"), [("codes", "uint8"), ("matrix", r"\(\d+, \d+\)"), ("blocks", r"\(\d+,\)")])
+def test_state_of_several_weights_at_once_is_refused_where_weights_move(kind: str, what: str) -> None:
+    model, method = build("set")
+    optimizer = sk.Sparsifier(model, Coded(model.parameters(), kind), method)
+    closure = closure_of(optimizer, lambda: cross_entropy(model(data()[0]), data()[1]))
+    for _ in range(4):
+        optimizer.step(closure)
+    patterns = [layer.topology for layer in (model[0], model[2])]
+    with pytest.raises(ValueError, match=rf"Coded keeps kept of 0\.values as Tensor .*{what}"):
+        optimizer.step(closure)
+    assert [layer.topology for layer in (model[0], model[2])] == patterns
+    still = sk.methods.random(sparsity=0.6)
+    model = sk.sparsify(nn.Sequential(nn.Linear(9, 12), nn.Tanh(), nn.Linear(12, 4)).double(), still)
+    optimizer = sk.Sparsifier(model, Coded(model.parameters(), kind), still)
+    for _ in range(6):
+        optimizer.step(closure_of(optimizer, lambda: cross_entropy(model(data()[0]), data()[1])))

@@ -112,3 +112,17 @@ def test_cadence_counts_what_it_fires() -> None:
     for cadence in (Cadence(3), Cadence(2, start=3, stop=9), Cadence(5, stop=4)):
         assert cadence.count(20) == sum(cadence.fires(t) for t in range(20))
     assert not Cadence(3).fires(0)
+
+
+def test_the_stance_of_the_user_comes_back() -> None:
+    torch._dynamo.reset()
+    counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
+    with torch.compiler.set_stance("eager_on_recompile"):
+        model, optimizer = _setup(4)
+        compiled = torch.compile(model, backend=counter)
+        for number in (16, 16, 16, 8):
+            optimizer.zero_grad()
+            compiled(torch.randn(number, 24)).square().mean().backward()
+            optimizer.step()
+    assert optimizer.rewired or optimizer.steps == 4
+    assert not counter.frame_count, "nothing is compiled under this stance"

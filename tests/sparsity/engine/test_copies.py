@@ -143,3 +143,45 @@ def test_batch_norm_of_an_average_is_updated_as_that_of_its_dense_twin() -> None
     for key in ("1.running_mean", "1.running_var", "4.running_mean", "4.running_var"):
         torch.testing.assert_close(swa.module.state_dict()[key], dense.module.state_dict()[key])
     torch.testing.assert_close(swa.eval()(batches[0]), dense.eval()(batches[0]))
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("follows", [False, True])
+def test_a_target_network_that_was_loaded_follows_or_is_refused(name: str, follows: bool) -> None:
+    """As in reinforcement learning: made like the model, given its weights by `load_state_dict`, then averaged."""
+    torch.manual_seed(0)
+    model, optimizer = training(name)
+    target, _ = training(name)
+    target.load_state_dict(model.state_dict())
+    if follows:
+        optimizer.follow(target)
+
+    def train() -> None:
+        for i in range(24):
+            step(model, optimizer, i)
+            with torch.no_grad():
+                for own, parameter in zip(target.parameters(), model.parameters(), strict=True):
+                    own.mul_(0.9).add_(parameter, alpha=0.1)
+
+    if not follows:
+        with pytest.raises(RuntimeError, match=r"a copy of 0 has got other weights.*followers="):
+            train()
+        return
+    train()
+    for site in optimizer.sites:
+        assert target.get_submodule(site.name).topology.same_pattern(site.active)
+
+
+def test_a_model_that_was_loaded_from_another_trains_by_itself() -> None:
+    model, optimizer = training("set")
+    other, its_optimizer = training("set")
+    other.load_state_dict(model.state_dict())
+    model.load_state_dict(model.state_dict())
+    for i in range(12):
+        step(other, its_optimizer, i)
+        step(model, optimizer, i)
+    assert optimizer.steps == its_optimizer.steps == 12
+    hooks = [len(layer.values._post_accumulate_grad_hooks or {}) for layer in (other[0], other[2])]
+    for _ in range(3):
+        other.load_state_dict(model.state_dict())
+    assert hooks == [len(layer.values._post_accumulate_grad_hooks) for layer in (other[0], other[2])]

@@ -106,6 +106,39 @@ def test_followers_in_wrappers_of_any_name() -> None:
             assert layer.topology.same_pattern(own.topology)
 
 
+def test_followers_beside_the_model_or_with_parts_of_it() -> None:
+    """As ema_pytorch wraps both, and as a target network shares what comes first."""
+
+    class Both(nn.Module):
+        def __init__(self, model: nn.Module) -> None:
+            super().__init__()
+            self.online_model, self.ema_model = model, copy.deepcopy(model)
+
+    torch.manual_seed(0)
+    method = METHODS["nonzeros"]()
+    model: Any = sk.sparsify(nn.Sequential(nn.Linear(8, 12), nn.Tanh(), nn.Linear(12, 3)), method)
+    both, partly = Both(model), copy.deepcopy(model)
+    partly[0] = model[0]
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(ValueError, match="a follower lacks the sparse layer 0"):
+        sk.Sparsifier(model, optimizer, method, followers=[model])
+    sparsifier = sk.Sparsifier(model, optimizer, method, followers=[both, partly])
+    assert [list(layers) for layers in sparsifier.followers] == [["0", "2"], ["2"]]
+    for site in sparsifier.sites:  # no room: weights that grow replace Parameters
+        assert site.active.capacity >= site.nnz
+    for _ in range(6):
+        expected = [layer.dense_weight().detach().clone() for layer in layers(both.ema_model)]
+        sparsifier.zero_grad()
+        cross_entropy(model(torch.randn(6, 8)), torch.arange(6) % 3).backward()
+        sparsifier.step()
+        for layer, own, before in zip(layers(both.ema_model), layers(model), expected, strict=True):
+            assert layer.topology.same_pattern(own.topology)
+            stays = (layer.dense_weight() != 0) & own.topology.mask()
+            assert torch.equal(layer.dense_weight(), before * stays)
+    assert partly[0] is model[0]
+    assert partly[2].topology.same_pattern(model[2].topology)
+
+
 def test_every_wrapper_of_torch_is_there() -> None:
     for name in WRAPPERS:
         if name.startswith("torch."):
