@@ -12,12 +12,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .effective import WeightAccess
 
 _copies: weakref.WeakKeyDictionary[Any, weakref.WeakSet[Any]] = weakref.WeakKeyDictionary()
 _marks: weakref.WeakKeyDictionary[Any, Tensor] = weakref.WeakKeyDictionary()  # of copies, as they last were in step
+_saved: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()  # layers, by where their weights lie
 
 
 def note(layer: WeightAccess, twin: WeightAccess) -> None:
@@ -26,8 +27,24 @@ def note(layer: WeightAccess, twin: WeightAccess) -> None:
         return
     _copies.setdefault(layer, weakref.WeakSet()).add(twin)
     _marks[twin] = fingerprint(twin.stored)
-    if twin.stored.requires_grad:
+    hooks: Any = getattr(twin.stored, "_post_accumulate_grad_hooks", None) or {}
+    if twin.stored.requires_grad and not any(isinstance(hook, Release) for hook in hooks.values()):
         twin.stored.register_post_accumulate_grad_hook(Release(twin))
+
+
+def saved(layer: WeightAccess) -> None:
+    """Remembers that a state dict holds the weights of a layer: whoever loads them gets a copy."""
+    if type(layer.stored) is nn.Parameter:  # neither sharded nor without memory
+        _saved[layer.stored.data_ptr()] = layer
+
+
+def source_of(weight: Tensor | None) -> WeightAccess | None:
+    """Returns the layer whose memory these weights are, as in a state dict that was not copied."""
+    if weight is None or type(weight) not in (Tensor, nn.Parameter) or weight.is_meta or not weight.numel():
+        return None
+    layer = _saved.get(weight.data_ptr())
+    same = layer is not None and type(layer.stored) is nn.Parameter and layer.stored.data_ptr() == weight.data_ptr()
+    return layer if same else None
 
 
 class Release:
@@ -47,8 +64,10 @@ def release(twin: WeightAccess | None) -> None:
         twin.outdated = False
 
 
-def synchronized(twin: WeightAccess) -> None:
-    """Notes that a state dict gave the copy weights together with their pattern."""
+def synchronized(twin: WeightAccess, source: WeightAccess | None) -> None:
+    """Notes that a state dict gave a layer weights together with their pattern: those of `source`, if that is known."""
+    if source is not None and source is not twin:
+        note(source, twin)
     if twin in _marks:
         _marks[twin] = fingerprint(twin.stored)
         twin.outdated = False

@@ -73,6 +73,7 @@ class SavedLayer(PatternLayer):
 
     def _save_to_state_dict(self, destination: dict, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
+        copies.saved(self)
         # Copies: an EMA that blends a state dict in place must not reach the index.
         destination[prefix + "row_ptr"] = self.row_ptr.clone()
         destination[prefix + "col"] = self.col[: self.topology.nnz].clone()
@@ -94,6 +95,7 @@ class SavedLayer(PatternLayer):
                 own.update(self._parts(own.pop(prefix + "weight"), prefix))
             saved = [own.get(name), own.pop(prefix + "row_ptr", None), own.pop(prefix + "col", None)]
             complete = all(tensor is not None for tensor in saved)
+            source = copies.source_of(own.get(name)) if complete else None
             if complete:
                 with torch.no_grad():
                     own[name] = self.adopt(*saved)  # type: ignore[arg-type]
@@ -108,7 +110,7 @@ class SavedLayer(PatternLayer):
                 own.pop(name, None)
         super()._load_from_state_dict(own, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
         self._follow_weight()  # `assign=True` may bring a weight of another device
-        copies.synchronized(self)
+        copies.synchronized(self, source)
 
     def _parts(self, csr: Tensor, prefix: str) -> dict[str, Tensor]:
         """Returns the entries of a state dict for a CSR tensor of PyTorch, the weight viewed as a matrix."""

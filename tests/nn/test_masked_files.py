@@ -134,3 +134,38 @@ def test_between_masked_and_sparse() -> None:
     assert type(converted[0]) is sk.SparseLinear
     assert converted[0].topology.same_pattern(masked.topology)
     assert torch.equal(converted[0].values, sparse.values)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_sparse_layer_takes_the_state_of_a_masked_or_dense_one(name: str) -> None:
+    """As where the best checkpoint is from before the layers held their nonzeros only."""
+    dense, mask, x = example(name)
+    state = layer_of(dense, mask).state_dict()
+    twin: Any = copy.deepcopy(dense)
+    twin.weight.data *= mask
+    for other in (torch.rand(mask.shape) < 0.9, torch.zeros_like(mask)):
+        kind = sk.SparseLinear if isinstance(dense, nn.Linear) else sk.SparseConv2d
+        target: Any = kind.from_dense(dense, other)
+        values = target.values
+        assert target.load_state_dict(copy.deepcopy(state)) == ([], [])
+        assert target.values is values
+        torch.testing.assert_close(target(x), twin(x))
+        assert torch.equal(target.topology.mask(), mask)
+    for wrong, message in (
+        ({"master": state["master"][:3]}, "expected a tensor of shape"),
+        ({"col": state["col"].flip(0)}, "must ascend"),
+        ({"col": state["col"].double()}, "col must be a 1-D"),
+        ({"row_ptr": state["row_ptr"][:-1]}, "row_ptr must have"),
+        ({"transform.threshold": torch.zeros(())}, "multiplies a function of its weight"),
+    ):
+        with pytest.raises(RuntimeError, match=message):
+            target.load_state_dict({**state, **wrong})
+    torch.testing.assert_close(target(x), twin(x))
+    whole = {**dense.state_dict(), "weight": 2 * dense.weight.detach()}
+    assert target.load_state_dict(whole, strict=False) == (["row_ptr", "col"], [])
+    twin.weight.data *= 2
+    torch.testing.assert_close(target(x), twin(x))
+    with pytest.raises(RuntimeError, match=r"Missing key.*row_ptr.*col"):
+        target.load_state_dict(whole)
+    with pytest.raises(RuntimeError, match="expected a tensor of shape"):
+        target.load_state_dict({**whole, "weight": whole["weight"][:3]}, strict=False)

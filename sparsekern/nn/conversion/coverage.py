@@ -2,17 +2,20 @@
 
 from collections.abc import Mapping
 from math import prod
-from typing import Any
+from typing import Any, cast
 
+import torch
 from torch import nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from ... import private_torch
+from ...shards import is_sharded
 from ..layer import PatternLayer
 from .registry import ON_DEMAND, SPARSE, acts_as, registered
 
 EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
 FREE = "not made sparse"
+DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
 def shared_parameters(model: nn.Module) -> set[int]:
@@ -33,6 +36,8 @@ def obstacle(layer: Any, shared: set[int]) -> str | None:
         computed = kind in SPARSE and "weight" not in private_torch.parameters(layer)
         if computed or nn.utils.parametrize.is_parametrized(layer):
             return "computes its weight (weight norm, a mask?)"
+        if kind in SPARSE and (reason := _strange(layer.weight)) is not None:
+            return reason
         if not acts_as(type(layer), kind):
             return "a subclass that overrides what a layer does (sk.register_layer takes it)"
         if kind not in SPARSE and kind in ON_DEMAND:
@@ -48,6 +53,16 @@ def obstacle(layer: Any, shared: set[int]) -> str | None:
     if any(id(parameter) in shared for parameter in layer.parameters(recurse=False)):
         return "shares a parameter with another module"
     return None
+
+
+def _strange(weight: Any) -> str | None:
+    """Returns why no kernel takes the entries of a weight; None if one does."""
+    if weight.layout != torch.strided:
+        return f"its weight is laid out as {weight.layout}"
+    kind, plain = type(weight), cast(Any, nn.Parameter)
+    if kind.__torch_dispatch__ is not plain.__torch_dispatch__ and not is_sharded(weight):
+        return f"its weight is a {kind.__name__} (quantized?)"
+    return None if weight.dtype in DTYPES else f"its weight is of {weight.dtype}"
 
 
 class Weights:
