@@ -9,6 +9,7 @@ from support.networks import layers, network
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.nn.utils import prune
+from torch.testing._internal.two_tensor import TwoTensor
 
 import sparsekern as sk
 from sparsekern.nn import PatternLayer
@@ -306,3 +307,20 @@ def test_a_distribution_that_a_method_does_not_use(name: str) -> None:
     options = {"batches": [(torch.rand(4, 4), torch.rand(4, 2))] * 4, "loss": nn.functional.mse_loss}
     with pytest.warns(UserWarning, match="distribution is not used"):
         sk.sparsify(nn.Sequential(nn.Linear(4, 2)), sk.methods.get(name)(0.5, 8, 4), distribution="erk", **options)
+
+
+def test_weights_that_no_kernel_takes_stay_dense() -> None:
+    model: Any = nn.ModuleDict({name: nn.Linear(8, 8) for name in ("integers", "narrow", "quantized", "usual")})
+    model["complex"] = nn.Linear(8, 8, dtype=torch.complex64)
+    weights = {
+        "integers": torch.ones(8, 8, dtype=torch.int8),
+        "narrow": torch.ones(8, 8).to(torch.float8_e4m3fn),
+        "quantized": TwoTensor(torch.ones(8, 8), torch.ones(8, 8)),
+    }
+    for name, weight in weights.items():
+        model[name].weight = nn.Parameter(weight, requires_grad=False)
+    with pytest.warns(UserWarning, match=r"its weight is of torch\.int8") as told:
+        sk.sparsify(model, 0.5)
+    text = "".join(str(warning.message) for warning in told)
+    assert all(part in text for part in ("of torch.float8_e4m3fn", "a TwoTensor (quantized?)", "of torch.complex64"))
+    assert [name for name, layer in model.items() if isinstance(layer, sk.SparseLinear)] == ["usual"]
