@@ -32,5 +32,7 @@ def require(name: str, extra: str = "cli") -> ModuleType:
 
 
 def first_line(error: BaseException) -> str:
-    """Returns the first line of an error's message, or its type if it has none."""
+    """Returns the first line of an error's message, or its type if it has none; of the system's what it says."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

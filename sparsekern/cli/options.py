@@ -60,7 +60,10 @@ def override(text: str) -> tuple[str, Any]:
     key, equals, value = text.rpartition("=") if "{" not in text else text.partition("=")
     if not equals or not key:
         raise argparse.ArgumentTypeError(f"expected LAYERS=VALUE, got {text!r}")
-    return key, literal(value)
+    setting = literal(value)
+    if isinstance(setting, int | float) and settings.fraction(setting) is not None:
+        raise argparse.ArgumentTypeError(f"expected a sparsity in [0, 1), none or a method for {key}, got {value}")
+    return key, setting
 
 
 def add_arguments(parser: argparse.ArgumentParser, *, grid: bool = False) -> None:

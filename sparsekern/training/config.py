@@ -33,7 +33,7 @@ from ..settings import (
     seeds,
 )
 from . import loggers, overrides
-from .schema import Later, Schema, one_of, problems
+from .schema import NAMES, Later, Schema, one_of, problems
 
 # What a resumed run may change: none alters what the finished epochs computed.
 RESUMABLE = {"epochs", "threads", "data_dir", "log"}
@@ -218,7 +218,7 @@ def _check_options(method: str, options: dict) -> None:
         kinds = tuple(kind for kind in kinds if isinstance(kind, type))
         widened = (*kinds, int) if float in kinds else kinds
         if not isinstance(value, widened) or (isinstance(value, bool) and bool not in kinds):
-            names = " or ".join("none" if kind is type(None) else kind.__name__ for kind in kinds)
+            names = " or ".join("none" if kind is null else NAMES.get(kind, kind.__name__) for kind in kinds)
             raise UsageError(f"--set {key} expects {names}, got {value!r}")
 
 

@@ -172,7 +172,7 @@ def test_diverged_run_is_one_line(method: str, tmp_path: Path, capsys: pytest.Ca
         (["--epochs", "0"], "1 or more"),
         (["--method", "dense", "--sparsity", "0.5"], "dense"),
         (["--method", "rigl", "--set", "evry=3"], "every"),
-        (["--method", "rigl", "--set", "rate=fast"], "expects float"),
+        (["--method", "rigl", "--set", "rate=fast"], "expects a number, got 'fast'"),
         (["--set", "every"], "KEY=VALUE"),
         (["--amp", "fp16"], "bf16"),
         (["--optimizer", "adam", "--nesterov"], "sgd"),

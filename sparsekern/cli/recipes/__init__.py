@@ -5,10 +5,10 @@ from re import fullmatch
 from typing import Any
 
 from ...errors import UsageError, choose, first_line, require
-from ...settings import DEFAULTS, PLAIN
+from ...settings import DEFAULTS, PLAIN, brief
 from ...training.config import SCHEMA
 from ...training.files import read_json
-from ...training.schema import check, problems
+from ...training.schema import problems
 
 FOLDER = Path(__file__).parent
 SETTINGS = {name: schema for name, schema in SCHEMA.items() if name != "horizon"}
@@ -75,7 +75,8 @@ def settings_of(path: Path) -> dict[str, Any]:
             found = yaml.safe_load(path.read_text(encoding="utf-8"))
         except (OSError, ValueError, yaml.YAMLError) as error:
             raise UsageError(f"cannot read {path}: {first_line(error)}") from error
-        check(found, dict, str(path))
+        if not isinstance(found, dict):
+            raise UsageError(f"{path}: expected settings, `method: rigl` say, got {brief(found)}")
     found = {str(key).replace("-", "_"): _number(value) for key, value in found.items()}
     found.pop("horizon", None)  # a new run's own epochs
     for name in found:

@@ -120,7 +120,7 @@ def test_a_comparison_with_it(folder: Path) -> None:
         (["broken.py:mine"], "broken.py, line 2: ZeroDivisionError: division by zero"),
         (["unfinished.py:mine"], "SyntaxError"),
         (["mine.py:mine", "--set", "evry=3"], "did you mean every"),
-        (["mine.py:mine", "--set", "every=often"], "expects int, got 'often'"),
+        (["mine.py:mine", "--set", "every=often"], "expects a whole number, got 'often'"),
     ],
 )
 def test_mistakes_are_one_line(flags: list[str], message: str, folder: Path, capsys: pytest.CaptureFixture) -> None:
