@@ -149,10 +149,12 @@ class Topology:
 
     @property
     def rows(self) -> int:
+        """The first dimension of the weight."""
         return self.shape[0]
 
     @property
     def cols(self) -> int:
+        """The product of the other dimensions."""
         return prod(self.shape[1:])
 
     @property
@@ -190,6 +192,7 @@ class Topology:
 
     @property
     def device(self) -> torch.device:
+        """The device of the index."""
         return self.row_ptr.device
 
     # ---- conversion
@@ -326,6 +329,7 @@ class Topology:
         return self
 
     def same_pattern(self, other: Topology) -> bool:
+        """Returns whether both have the same entries of the same shape, whatever their capacities and views."""
         return (
             self.shape == other.shape
             and self.nnz == other.nnz

@@ -36,6 +36,7 @@ class MemoryReport:
 
     @property
     def total(self) -> dict[str, int]:
+        """The sums over all layers, by the names of the columns."""
         keys = [*PARTS, *(f"dense_{part}" for part in PARTS)]
         return {key: sum(row[key] for row in self.rows) for key in keys}
 

@@ -10,13 +10,17 @@ from .library import define
 
 def bit_index(row_ptr: Tensor, col: Tensor, cols: int) -> Tensor:
     """Returns a CSR pattern as a bitmask: int64 `[rows, tiles]`, for each segment of 64 columns a word, the first of
-    them the lowest bit. The errors are those of `transpose_index`."""
+    them the lowest bit. Arguments and errors are those of `transpose_index`."""
     check_extent(row_ptr, col, cols)
     return torch.ops.sparsekern.bit_index(row_ptr, col, cols)
 
 
 def bit_columns(row_ptr: Tensor, bits: Tensor, cols: int, capacity: int) -> Tensor:
-    """Returns the columns of a bitmask, int32 `[capacity]`, zero in the slack.
+    """Returns the columns of a bitmask, int32 `[capacity]`, zero in the slack: the inverse of `bit_index`.
+
+    Args:
+        row_ptr: int32 `[rows + 1]`.
+        bits: int64 `[rows, tiles]`, for `cols` columns.
 
     Raises:
         ValueError: a row has not as many bits as `row_ptr` says, or there are more than `capacity`.

@@ -13,6 +13,7 @@ def compress(coordinates: Tensor, rows: int, cols: int, capacity: int | None = N
     """Makes the CSR pattern of a `rows x cols` matrix from its flat coordinates `r * cols + c`.
 
     Args:
+        rows, cols: below 2**31.
         coordinates: int64 `[nnz]`, distinct, in any order; ascending ones need no memory beyond the result.
         capacity: length of `col`, `nnz` by default.
 

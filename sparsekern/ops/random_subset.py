@@ -8,7 +8,11 @@ from .library import define
 
 
 def random_subset(n: int, size: int, seed: int, *, device: torch.device | str = "cpu") -> Tensor:
-    """Draws `n` distinct integers in [0, size), ascending, int64; every such set is equally likely. O(n) memory.
+    """Draws `n` distinct integers in [0, size), ascending, int64 `[n]`; every such set is equally likely. O(n) memory.
+
+    Args:
+        seed: the same seed gives the same integers, on any device.
+        device: where they are.
 
     Raises:
         ValueError: `n` is not in [0, size].

@@ -31,6 +31,7 @@ def score_step(
         gradient: straight-through gradient at every entry, any strides.
         weight: dense `[rows, ...]`, dtype of `gradient`.
         row_ptr, col: the CSR pattern of the active weights, of the weight viewed `[rows, cols]`.
+        lr, momentum: of this step.
 
     Raises:
         ValueError: arguments that do not fit, pointers or columns out of range; a GPU takes these for granted.

@@ -10,7 +10,8 @@ from .library import define
 
 def tile_index(ptr: Tensor, index: Tensor, extent: int) -> Tensor:
     """Returns where each segment of 64 consecutive columns starts in every row, and where the row ends: int32
-    `[rows, tiles + 1]`. `extent` is the number of columns. The errors are those of `transpose_index`."""
+    `[rows, tiles + 1]`. Arguments and errors are those of `transpose_index`: `ptr`, `index` and `extent` are its
+    `row_ptr`, `col` and `cols`."""
     check_extent(ptr, index, extent, "ptr", "index", "extent")
     return torch.ops.sparsekern.tile_index(ptr, index, extent)
 

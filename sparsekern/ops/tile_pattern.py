@@ -23,6 +23,7 @@ def tile_pattern(row_ptr: Tensor, col: Tensor, cols: int, side: int) -> Tensor:
     A tile is a square of `side` rows and columns. Its rows and columns are in the order of their counts, most first.
 
     Args:
+        row_ptr, col, cols: the pattern, as in `transpose_index`.
         side: a multiple of 16, at most 240.
 
     Returns:
@@ -31,7 +32,7 @@ def tile_pattern(row_ptr: Tensor, col: Tensor, cols: int, side: int) -> Tensor:
         the row in the tile, and times 256 its place in the row of the tile; uint8 `[nnz]` columns in the tile, in the
         order of `col`; uint8 `[tiles, side]` rows by count and their counts, tiles by rows; the same of columns,
         tiles by columns. The parts of two and one bytes are padded to four. There are as many bytes as `capacity`
-    nonzeros would take, those behind are zero.
+        nonzeros would take, those behind are zero.
 
     Raises:
         ValueError: this is no CSR pattern of so many columns, or no such side.
@@ -43,7 +44,11 @@ def tile_pattern(row_ptr: Tensor, col: Tensor, cols: int, side: int) -> Tensor:
 
 
 def tile_columns(row_ptr: Tensor, tiles: Tensor, cols: int, capacity: int) -> Tensor:
-    """Returns the columns of a pattern in tiles, int32 `[capacity]`, zero in the slack.
+    """Returns the columns of a pattern in tiles, int32 `[capacity]`, zero in the slack: the inverse of `tile_pattern`.
+
+    Args:
+        row_ptr: int32 `[rows + 1]`.
+        tiles: from `tile_pattern`, uint8 `[bytes]`.
 
     Raises:
         ValueError: the tiles are not those of so many rows, columns and nonzeros, or a row of them has not as many as

@@ -11,6 +11,11 @@ def transpose_index(row_ptr: Tensor, col: Tensor, cols: int) -> tuple[Tensor, Te
     """Makes the transposed (CSC) index of a CSR pattern: `t_ptr` int32 `[cols + 1]`, and for each of its positions the
     row and the position in `values`, both int32 `[capacity]`.
 
+    Args:
+        row_ptr: int32 `[rows + 1]`.
+        col: int32 `[capacity]`, ascending within a row.
+        cols: the number of columns.
+
     Raises:
         ValueError: this is no CSR pattern of so many columns; on a GPU only dtypes and dimensions are checked.
     """

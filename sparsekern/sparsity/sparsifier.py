@@ -131,6 +131,7 @@ class Sparsifier(torch.optim.Optimizer):
 
     @property
     def method(self) -> Method:
+        """The method that it was made with."""
         return self.engine.method
 
     @property
@@ -199,6 +200,7 @@ class Sparsifier(torch.optim.Optimizer):
 
     @property
     def state(self) -> Any:  # type: ignore[override]
+        """The state of the optimizer inside."""
         return self.optimizer.state
 
     @state.setter
@@ -208,6 +210,7 @@ class Sparsifier(torch.optim.Optimizer):
 
     @property
     def param_groups(self) -> Any:  # type: ignore[override]
+        """The parameter groups of the optimizer inside."""
         return self.optimizer.param_groups
 
     @param_groups.setter

@@ -8,6 +8,10 @@ def learning_rate(config: dict, step: float, steps_per_epoch: int) -> float:
 
     A cosine spans `horizon`, the epochs the run was begun with, so that prolonging it changes nothing before. It falls
     at every step or, by `schedule_unit`, at the first step of every epoch.
+
+    Args:
+        config: from `configure`.
+        steps_per_epoch: batches of an epoch.
     """
     rate, warmup = config["lr"], config["warmup"] * steps_per_epoch
     if step < warmup:

@@ -19,6 +19,7 @@ def train(run: Run, folder: Path) -> dict:
     """Trains to the last epoch of the configuration and returns the summary, the content of `summary.json`.
 
     Args:
+        run: new, or from `restore`.
         folder: exists, and belongs to this process (`run_folder.owned`) where others might write to it. Of several
             ranks the first one alone writes.
 
@@ -38,6 +39,10 @@ def train_epochs(
     on_epoch: Callable[[], None] = _nothing,
 ) -> None:
     """Trains to the last epoch, with a checkpoint before the first and after each.
+
+    Args:
+        run, folder: as in `train`.
+        on_step, on_test_batch, on_epoch: called after each step, test batch and epoch.
 
     What a callback raises (KeyboardInterrupt, say) ends the training; `restore` goes on from the last checkpoint.
     """
@@ -77,6 +82,7 @@ def restore(folder: Path, download: bool = False, **given: Any) -> Run:
     """Returns the run in a folder as its last checkpoint has it: the other files are copies of what that holds.
 
     Args:
+        folder: of a run, with `checkpoint.pt` in it.
         download: fetch the data set if it is missing.
         given: settings to change, of `config.RESUMABLE`.
 

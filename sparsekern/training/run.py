@@ -255,6 +255,7 @@ class Run:
         return sum(total[part] for part in PARTS)
 
     def state_dict(self) -> dict:
+        """Returns the content of a checkpoint: plain values and tensors, which `load_state_dict` takes."""
         return {
             "version": VERSION,
             "config": self.config,

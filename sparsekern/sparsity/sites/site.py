@@ -46,6 +46,7 @@ class Site(LayerSite[SparseLayer]):
         return self
 
     def dense_gradient(self) -> Tensor:
+        """Returns the gradient of an armed step at every entry, of the weight's shape, summed over ranks."""
         return parallel.total(self.probe.dense_gradient())
 
     def rewire(
