@@ -8,6 +8,15 @@ from sparsekern import methods
 from sparsekern.training import emerges
 
 SPARSITIES = (0.9, 0.98)
+RECIPE: Flags = {
+    "epochs": 10,
+    "batch_size": 256,
+    "lr": 0.1,
+    "momentum": 0.9,
+    "weight_decay": 5e-4,
+    "schedule": "step",
+    "milestones": [5, 8],
+}
 # STR has no sparsity: searched for 90 and 98 % with the recipe's other settings.
 DECAYS: dict[float, Flags] = {
     0.9: {"weight_decay": 3.7e-3, "set": [("initial", -8)]},
@@ -114,16 +123,7 @@ EXPERIMENT = Experiment(
     "Every method on LeNet-300-100 and MNIST",
     {"": ""},
     "mnist",
-    {
-        "model": "lenet300",
-        "epochs": 10,
-        "batch_size": 256,
-        "lr": 0.1,
-        "momentum": 0.9,
-        "weight_decay": 5e-4,
-        "schedule": "step",
-        "milestones": [5, 8],
-    },
+    {"model": "lenet300", **RECIPE},
     _runs,
     (0, 1),
     """\

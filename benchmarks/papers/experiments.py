@@ -140,15 +140,7 @@ Published after 300 epochs: dense 92.48, dpf 90.88 at 90 %. OptG has no ResNet-2
         "Prospect Pruning: Finding Trainable Weights at Initialization using Meta-Gradients, table 3",
         {"lenet300": "sparsity", "smallcnn": "sparsity"},
         "mnist",
-        {
-            "epochs": 10,
-            "batch_size": 256,
-            "lr": 0.1,
-            "momentum": 0.9,
-            "weight_decay": 5e-4,
-            "schedule": "step",
-            "milestones": [5, 8],
-        },
+        baselines.RECIPE,
         _prospr,
         (0, 1, 2),
         """\

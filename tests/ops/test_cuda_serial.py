@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from support import samples
-from support.expected import expected, run
+from support.expected import compare, run
 from support.patterns import Pattern
 from torch.utils.cpp_extension import include_paths, library_paths
 
@@ -23,7 +23,6 @@ from sparsekern.ops.library import OPERATORS
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted(path for path in (ROOT / "csrc" / "cuda").glob("*.cu") if path.stem != "module")
 NAMES = [path.stem for path in SOURCES if "SPARSEKERN_REGISTER" in path.read_text()]
-TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2e-3}
 COMPILER = shlex.split(os.environ.get("CXX", "c++"))
 library = torch.library.Library("sparsekern_serial", "DEF")
 
@@ -66,18 +65,7 @@ CASES = [pytest.param(*case, id=f"{case[0]}-{str(case[1])[6:]}") for case in sam
 @pytest.mark.parametrize(("name", "dtype"), CASES)
 def test_against_dense(name: str, dtype: torch.dtype, serial: Callable[[str], Callable], poisoned: None) -> None:
     for sample in samples.SAMPLES[name](dtype):
-        for actual, want in zip(run(serial(name), sample, name), expected(name, sample), strict=True):
-            exact = not want.is_floating_point()
-            assert not exact or actual.dtype == want.dtype, sample.name
-            tolerance = 0 if exact else TOLERANCE[dtype]
-            scale = float(want.abs().max()) if not exact and want.numel() else 1
-            torch.testing.assert_close(
-                actual.to(want.dtype),
-                want,
-                rtol=tolerance,
-                atol=tolerance * scale,
-                msg=lambda message, s=sample: f"{s.name}: {message}",
-            )
+        compare(run(serial(name), sample, name), name, sample, dtype)
 
 
 def test_long_batches(serial: Callable[[str], Callable]) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from support import samples
 from support.devices import DEVICES, moved, moved_sample
-from support.expected import expected, run
+from support.expected import TOLERANCE, compare, expected, run
 from support.samples import Pattern, Sample
 from torch import Tensor
 
@@ -17,7 +17,6 @@ from sparsekern.ops import extension
 from sparsekern.ops.library import OPERATORS
 
 _ops = torch.ops.sparsekern
-TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2e-3}
 CASES = [pytest.param(*case, id=f"{case[0]}-{str(case[1])[6:]}") for case in samples.cases()]
 
 
@@ -32,19 +31,7 @@ def test_against_dense(name: str, dtype: torch.dtype, backend: str) -> None:
     for given in samples.SAMPLES[name](dtype):
         sample = moved_sample(given, device)
         before = [a.clone() if isinstance(a, Tensor) else a for a in sample.args]
-        wanted = expected(name, given)
-        for actual, want in zip(run(function, sample, name), wanted, strict=True):
-            exact = not want.is_floating_point()
-            assert not exact or actual.dtype == want.dtype, sample.name
-            scale = float(want.abs().max()) if not exact and want.numel() and want.isfinite().all() else 1
-            tolerance = 0 if exact else TOLERANCE[dtype]
-            torch.testing.assert_close(
-                actual.cpu().to(want.dtype),
-                want,
-                rtol=tolerance,
-                atol=tolerance * scale,
-                msg=lambda message, s=sample: f"{s.name}: {message}",
-            )
+        compare(run(function, sample, name), name, given, dtype)
         for a, b in zip(sample.args, before, strict=True):
             assert not isinstance(a, Tensor) or torch.equal(a.nan_to_num(), b.nan_to_num()), f"{sample.name} changed"
 

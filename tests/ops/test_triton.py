@@ -6,7 +6,7 @@ import pytest
 import torch
 from support import samples
 from support.devices import DEVICES, moved_sample
-from support.expected import expected, run
+from support.expected import compare, run
 from torch import Tensor
 
 from sparsekern.ops import cuda, host
@@ -15,7 +15,6 @@ pytest.importorskip("triton", reason="comes with the CUDA build of PyTorch")
 from sparsekern.ops.triton.launch import recorded
 
 DEVICE = DEVICES[-1]
-TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2e-3}
 CASES = [
     pytest.param(name, dtype, id=f"{name}-{str(dtype)[6:]}")
     for name, dtype in samples.cases()
@@ -39,18 +38,7 @@ def to_meta(argument: Any) -> Any:
 def test_against_dense(name: str, dtype: torch.dtype) -> None:
     for sample in samples.SAMPLES[name](dtype)[:: EVERY.get(name, 1) if DEVICE == "cpu" else 1]:
         given = moved_sample(sample, DEVICE)
-        for actual, want in zip(run(cuda.kernel(name), given, name), expected(name, sample), strict=True):
-            exact = not want.is_floating_point()
-            assert not exact or actual.dtype == want.dtype, sample.name
-            scale = float(want.abs().max()) if not exact and want.numel() and want.isfinite().all() else 1
-            tolerance = 0 if exact else TOLERANCE[dtype]
-            torch.testing.assert_close(
-                actual.cpu().to(want.dtype),
-                want,
-                rtol=tolerance,
-                atol=tolerance * scale,
-                msg=lambda message, s=sample: f"{s.name}: {message}",
-            )
+        compare(run(cuda.kernel(name), given, name), name, sample, dtype)
 
 
 @pytest.mark.usefixtures("poisoned")

@@ -214,6 +214,7 @@ EXPECTED: dict[str, Callable] = {
     "score_step": expected_score_step,
     **{f.__name__: f for f in (transpose_index, tile_index, tile_pattern, bit_index, topk_mask, kth_largest)},
 }
+TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2e-3}
 MUTATED = {  # the results
     **dict.fromkeys(("collect", "collect_bits"), (5,)),
     **dict.fromkeys(("random_subset", "snr_update"), (0,)),
@@ -235,3 +236,20 @@ def run(function: Callable, sample: Sample, name: str) -> list[Tensor]:
 def expected(name: str, sample: Sample) -> list[Tensor]:
     result = EXPECTED[name](sample.pattern, *_args(name, sample))
     return [result] if isinstance(result, Tensor) else list(result)
+
+
+def compare(results: list[Tensor], name: str, sample: Sample, dtype: torch.dtype) -> None:
+    """Compares the results of an operator with what it should give: integers exactly, other numbers up to the tolerance
+    of the dtype, relative to the largest."""
+    for actual, want in zip(results, expected(name, sample), strict=True):
+        exact = not want.is_floating_point()
+        assert not exact or actual.dtype == want.dtype, sample.name
+        scale = float(want.abs().max()) if not exact and want.numel() and want.isfinite().all() else 1
+        tolerance = 0 if exact else TOLERANCE[dtype]
+        torch.testing.assert_close(
+            actual.cpu().to(want.dtype),
+            want,
+            rtol=tolerance,
+            atol=tolerance * scale,
+            msg=lambda message: f"{sample.name}: {message}",
+        )
