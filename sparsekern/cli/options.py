@@ -169,7 +169,12 @@ def add_arguments(parser: argparse.ArgumentParser, *, grid: bool = False) -> Non
         )
     group.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1")
     group.add_argument("--threads", type=processors, metavar="N", help="threads of PyTorch (default: its own)")
-    group.add_argument("--log", action="append", choices=LOGGERS, help="also log the run there, repeatable")
+    group.add_argument(
+        *("--log", "--logger"),
+        action="append",
+        choices=LOGGERS,
+        help="also log the run there, repeatable (torchrun has a --log)",
+    )
     for action in parser._actions:
         if action.dest == "help" or action.required or action.dest not in {*DEFAULTS, "download"}:
             continue

@@ -11,10 +11,12 @@ import pytest
 import torch
 from support import ranks
 from support.runs import SMALL, interrupt_at, load
+from torch.distributed.run import get_args_parser
 
 from sparsekern import data
 from sparsekern.cli import main
-from sparsekern.training import run_folder
+from sparsekern.training import DEFAULTS, run_folder
+from sparsekern.training.config import as_flag
 
 FLAGS = [*SMALL, "--sparsity", "0.8", "--batch-size", "250"]
 METHOD = ["--method", "set", "--set", "every=3"]
@@ -152,3 +154,11 @@ def test_parts_of_batches_make_up_the_batches(augmented: bool) -> None:
         for (x, y), (part_x, part_y) in zip(whole, batches(slice(rank, None, 3)), strict=True):
             assert torch.equal(x[rank::3], part_x)
             assert torch.equal(y[rank::3], part_y)
+
+
+def test_torchrun_leaves_our_flags_alone() -> None:
+    """It completes the names of its own options, in our part of the command line, too."""
+    flags = {as_flag(name) for name in DEFAULTS if name != "log"} | {"--logger", "--out", "--resume", "--overwrite"}
+    for flag in flags:
+        given = ["-m", "sparsekern", "train", flag]
+        assert get_args_parser().parse_args(given).training_script_args == ["train", flag]
