@@ -75,7 +75,7 @@ def _resume(folder: Path, given: dict, download: bool, overwrite: bool) -> int:
         session = restore(folder, download, **given)
         epochs = session.config["epochs"]
         if session.epoch == epochs and ranks.from_first(lambda: run_folder.complete(folder, epochs)):
-            print(f"{folder} is finished: {epochs} epochs. Prolong it with --epochs N.")
+            print(f"{folder} is finished: {epochs} epoch{'s' * (epochs > 1)}. Prolong it with --epochs N.")
             return 0
         return train(session, folder)
 
