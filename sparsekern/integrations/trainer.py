@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
@@ -32,12 +33,28 @@ class SparseCallback(TrainerCallback, ExportableState):
         """Returns what transformers writes into `trainer_state.json`."""
         return {"args": {}, "attributes": {"saved": self.loss.state()}}
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+    def on_train_begin(
+        self, args: Any, state: Any, control: Any, model: Any = None, optimizer: Any = None, **_: Any
+    ) -> None:
         self.loss.clear()
+        sparsifier = sparsifier_in(optimizer)
+        if (
+            sparsifier is not None
+            and state.global_step > 0
+            and not sparsifier.steps
+            and sparsifier.method.when.stop > 0
+        ):
+            warnings.warn(
+                f"training is resumed at step {state.global_step}, but the checkpoint has no state of the optimizer "
+                f"(save_only_model): {sparsifier.method.name} begins at step 0, and its schedule ends as much later",
+                stacklevel=2,
+            )
         # transformers gives states back to callbacks only if it is asked to, and wants those that it will save.
         saved = state.stateful_callbacks.setdefault(type(self).__name__, self.state())
         if state.global_step > 0 and isinstance(saved, dict):
             self.loss.load(saved["attributes"]["saved"])
+        if self.hook is not None:  # of a run that was interrupted, as auto_find_batch_size does
+            self.hook.remove()
         self.hook = model.register_forward_hook(self._watch)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:

@@ -3,6 +3,7 @@
 `make test-integrations` has it.
 """
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -97,3 +98,53 @@ def test_the_loss_of_an_epoch_with_accumulated_gradients(tmp_path: Path) -> None
     _, alone = trained("random", tmp_path / "alone")
     _, halves = trained("random", tmp_path / "halves", gradient_accumulation_steps=2)
     assert halves[0] == pytest.approx(alone[0], rel=0.2)  # the mean, not the sum of two
+
+
+class Judged(Trainer):
+    """Takes the evaluation at step `best` for the best one, and keeps the weights of that moment."""
+
+    best = 4
+    kept: dict[str, Tensor]
+
+    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+        if self.state.global_step == self.best:
+            self.kept = sk.densify(copy.deepcopy(self.model)).state_dict()
+        found = {"eval_loss": float(abs(self.state.global_step - self.best))}
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, found)
+        return found
+
+
+@pytest.mark.parametrize("name", ["gmp", "dpf", "magnitude_after", "lottery", "snr_frozen"])
+def test_the_best_checkpoint_comes_back_whole(name: str, tmp_path: Path) -> None:
+    """Also one from before the layers held their nonzeros only."""
+    torch.manual_seed(3)
+    data, loss = batches("conv", 4), nn.functional.cross_entropy
+    method, model = make(name), Classifier()
+    sk.sparsify(model.net, method, batches=data, loss=loss)
+    optimizer: Any = sk.Sparsifier(model, OPTIMIZERS["momentum"](model.parameters()), method)
+    arguments = TrainingArguments(
+        str(tmp_path),
+        max_steps=STEPS,
+        per_device_train_batch_size=8,
+        save_steps=4,
+        eval_steps=4,
+        eval_strategy="steps",
+        load_best_model_at_end=True,
+        remove_unused_columns=False,
+        report_to=[],
+        disable_tqdm=True,
+        use_cpu=True,
+    )
+    callbacks, rows = [SparseCallback()], Rows()
+    trainer = Judged(
+        model, arguments, train_dataset=rows, eval_dataset=rows, optimizers=(optimizer, None), callbacks=callbacks
+    )
+    trainer.train()
+    for key, tensor in sk.densify(model).state_dict().items():
+        assert torch.equal(tensor, trainer.kept[key]), key
+
+
+def test_a_checkpoint_without_the_state_of_the_optimizer_is_noticed(tmp_path: Path) -> None:
+    trained("gmp", tmp_path, save_only_model=True)
+    with pytest.warns(UserWarning, match=r"resumed at step 7, .* \(save_only_model\): gmp begins at step 0"):
+        trained("gmp", tmp_path, 7)
