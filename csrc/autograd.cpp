@@ -74,6 +74,16 @@ struct ProductBackward : torch::autograd::Node {
   }
 };
 
+// What holds a node of the graph: a shared pointer, in newer versions an intrusive one. Each deletes chains of nodes
+// without recursion.
+template <class Pointer = decltype(torch::autograd::Edge::function)>
+Pointer held(ProductBackward* node) {
+  if constexpr (std::is_same_v<Pointer, std::shared_ptr<torch::autograd::Node>>)
+    return Pointer(node, [](auto* last) { deleteNode(last); });
+  else
+    return Pointer::unsafe_steal_from_new(node);
+}
+
 Tensor tensor_of(const c10::IValue& value) { return value.isNone() ? Tensor() : value.toTensor(); }
 
 void product(const OperatorHandle& op, Stack* stack);
@@ -113,11 +123,12 @@ void product(const OperatorHandle& op, Stack* stack) {
     stack->emplace_back(std::move(output));
     return;
   }
-  std::shared_ptr<ProductBackward> node;
+  ProductBackward* node = nullptr;
+  decltype(held(node)) holder;
   if (torch::autograd::compute_requires_grad(input, values, bias)) {
     const auto name = op.operator_name().name + "_backward";
     const auto backward = c10::Dispatcher::singleton().findSchemaOrThrow(name.c_str(), "");
-    node = std::shared_ptr<ProductBackward>(new ProductBackward(backward), torch::autograd::deleteNode);
+    holder = held(node = new ProductBackward(backward));
     node->set_next_edges(torch::autograd::collect_next_edges(input, values, bias));
     node->input = SavedVariable(input, false);
     node->values = SavedVariable(values, false);
@@ -130,7 +141,7 @@ void product(const OperatorHandle& op, Stack* stack) {
     arguments[kIndex] = arguments[kIndex].toTensorVector();  // that of a traced graph is a constant
     op.callBoxed(stack);
   }
-  if (node) torch::autograd::set_history(stack->back().toTensor(), node);
+  if (node) torch::autograd::set_history(stack->back().toTensor(), holder);
 }
 
 void differentiate(const std::string& name) {
