@@ -193,7 +193,9 @@ def shard_anew(managed: Any, name: str, parameter: nn.Parameter) -> None:
     info, whole = managed._module_info, torch.empty(parameter.shape, dtype=parameter.dtype, device="meta")
     whole.requires_grad_(parameter.requires_grad)
     info.param_name, info.shared_param_names = name, [name for _ in info.shared_modules]
-    managed._init_sharded_param(whole, managed.device, lambda _: managed.fsdp_placement)
+    found = inspect.signature(managed._init_sharded_param).parameters
+    mesh = {"mesh_info": managed.mesh_info} if "mesh_info" in found else {}  # of newer versions
+    managed._init_sharded_param(whole, managed.device, lambda _: managed.fsdp_placement, **mesh)
     if managed.post_forward_mesh_info is not None:
         managed._init_sharded_post_forward_param_metadata(whole)
     managed.all_gather_outputs = []
