@@ -59,6 +59,11 @@ def transforming() -> bool:
     return torch._C._are_functorch_transforms_active()
 
 
+def transformed() -> bool:
+    """Returns whether PyTorch's own operators must be used, since they alone know all derivatives."""
+    return in_forward_mode() or transforming()
+
+
 @contextmanager
 def untraced() -> Iterator[None]:
     """Keeps what is computed within it out of what `torch.jit.trace` records. Replacement: nothing in Python."""

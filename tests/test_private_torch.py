@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -98,6 +99,20 @@ def test_in_forward_mode() -> None:
     assert not private_torch.in_forward_mode()
     with forward_ad.dual_level():
         assert private_torch.in_forward_mode()
+
+
+@pytest.mark.parametrize("transform", [torch.func.grad, torch.vmap])
+def test_transforming(transform: Any) -> None:
+    seen = []
+
+    def function(x: torch.Tensor) -> torch.Tensor:
+        seen.append(private_torch.transforming() and private_torch.transformed())
+        return x.sum()
+
+    assert not private_torch.transforming()
+    assert not private_torch.transformed()
+    transform(function)(torch.ones(2))
+    assert seen == [True]
 
 
 def test_overrides_are_passed_by() -> None:

@@ -125,6 +125,7 @@ class Conv2dProduct(PatternLayer):
         if self.kernel == "masked":
             return self.dense_product(input, self.topology.dense(values))
         op = expanded if self.kernel == "dense" else sparse
+        values = values.unsqueeze(-2) if values.dim() == 3 else values  # dense, of a height of 1
         return convolve(op, input, values, self.index_on(values.device), self.bias, self.window)
 
     def masked_product(self, input: Tensor, weight: Tensor, active: bool) -> Tensor:

@@ -9,23 +9,23 @@ from torch import Tensor, nn
 from torch.compiler import is_compiling
 
 from ..ops import active_values, straight_through
-from ..ops.passes import Passes, Use
-from ..ops.straight_through import Record, effective
-from ..private_torch import in_forward_mode
+from ..ops.straight_through import effective
+from ..private_torch import transformed
 from ..shards import LOAD, class_as, is_sharded, put, sharded_as, whole
 from ..sparse_weight import SparseWeight
 from ..topology import Topology
 from .conv import Conv2dProduct, SparseConv2d
 from .linear import LinearProduct, SparseLinear
 from .marks import hand_on_marks
-from .saved import SavedLayer, is_csr
+from .moment import RECORDED, MomentLayer
+from .saved import is_csr
 from .sparse import SparseLayer
 
 Gradient = Literal["dense", "active", "moment"]
 GRADIENTS = get_args(Gradient)
 
 
-class MaskedLayer(SavedLayer):
+class MaskedLayer(MomentLayer):
     """A layer that multiplies the entries of its dense weight at its pattern: forward and input gradient cost what a
     layer that holds its nonzeros costs, and a change of pattern moves no weight. Patterns of one capacity
     (`Topology.from_mask(mask, capacity=...)`) keep compiled code valid.
@@ -38,11 +38,6 @@ class MaskedLayer(SavedLayer):
             that of "dense", and every backward pass adds to `moment` and `samples`.
         transform: None, or a module that makes what is multiplied of the entries of the weight, elementwise and 0 at 0;
             it is differentiated with `weight_gradient="active"`, and so are its Parameters.
-        moment: sum over samples of the square of what each contributes to the gradient, of the weight's shape, in fp32
-            or wider; None until a backward pass of `weight_gradient="moment"`.
-        samples: how many samples `moment` is the sum of.
-        signature: `signature` of the gradient that belongs to `moment`: the one in `master.grad` may have been clipped
-            or unscaled since.
     """
 
     WEIGHT = "master"
@@ -56,22 +51,6 @@ class MaskedLayer(SavedLayer):
         super().__init__(*arguments, **options)
         self.weight_gradient = weight_gradient
         self.register_module("transform", None)
-        self.moment: Tensor | None = None
-        self.signature: Tensor | None = None
-        self.samples = 0
-        self._passes = Passes()
-
-    @property
-    def passes(self) -> Passes:
-        """The backward passes that `moment` is of."""
-        return self._passes
-
-    def forget(self) -> None:
-        """Clears what backward passes have recorded."""
-        if self.moment is not None or self.signature is not None:  # modules set attributes slowly
-            self.moment = self.signature = None
-            self.samples = 0
-            self._passes.clear()
 
     def forward(self, input: Tensor) -> Tensor:
         if self.outdated:
@@ -79,20 +58,21 @@ class MaskedLayer(SavedLayer):
         if is_compiling():
             if torch.onnx.is_in_onnx_export():
                 return self.plain(input)
-        elif self.refined <= self.training:
+        elif self.refined <= self.training and not transformed():
             self.refine(input)
-        input = self.prepare(input)
-        whole = self._unmasked or self._fused  # the weight is an operand, and so has a gradient at every entry
-        record = self._recorder(input)
-        if in_forward_mode() and record is None:
+        input, weight, gradient = self.prepare(input), self.master, self.weight_gradient
+        trained = torch.is_grad_enabled() and weight.requires_grad
+        record = self.recorder(input) if trained and gradient == "moment" else None
+        if transformed() and record is None:
             output = self.dense_product(input, self._differentiable_weight())
-        elif self.weight_gradient == "active" or (whole and self.weight_gradient == "dense"):
-            output = self._multiply(input, self.master)
+        elif not trained or gradient == "active" or (gradient == "dense" and (self._unmasked or self._fused)):
+            output = self._multiply(input, weight)
+        elif gradient == "dense" and self._straight:
+            output = self.product(input, weight)
         else:
-            output = self._multiply(input, self.master.detach())
-            if torch.is_grad_enabled() and self.master.requires_grad:
-                output = straight_through(output, input, self.master, self.window, record)
-        return output if self.probe is None else self.probe.watch(output, input, self.master)
+            output = self._multiply(input, weight.detach())
+            output = straight_through(output, input, weight, self.window, record)
+        return output if self.probe is None else self.probe.watch(output, input, weight)
 
     def _differentiable_weight(self) -> Tensor:
         """Returns the weight of the dense twin by PyTorch's own operators, which know its tangents."""
@@ -115,40 +95,21 @@ class MaskedLayer(SavedLayer):
         return self.kernel == "bits" and self.transform is None
 
     @property
+    def _straight(self) -> bool:
+        """Whether the product takes the weight itself and gives it a gradient at every entry. Under autocast it would
+        convert the whole weight."""
+        if self.expands or self.kernel == "masked" or torch.is_autocast_enabled(self._index.row_ptr.device.type):
+            return False
+        return self.transform is None and type(self).active_weight is MaskedLayer.active_weight
+
+    @property
     def copied(self) -> bool:
         """Whether products take a copy of the active entries of the weight, not the weight itself."""
         return not self._fused and (not self._unmasked or self.transform is not None)
 
-    def _recorder(self, input: Tensor) -> Record | None:
-        """Returns the callback that records the second moment of the gradient; None if this layer records none."""
-        if self.weight_gradient != "moment" or not (torch.is_grad_enabled() and self.master.requires_grad):
-            return None
-        if input.dim() < self.BATCHED:
-            raise ValueError(
-                f"the second moment over samples needs a batch of them, [B, ...], got an input of {tuple(input.shape)}"
-            )
-        return self._record
-
-    def _record(self, use: Use, gradient: Tensor, moment: Tensor, samples: int) -> None:
-        place = self._passes.add(use, self.master)
-        if place == "again":
-            raise RuntimeError(
-                f"this {type(self).__name__} is used twice in one pass; its second moment would need the sum of both "
-                "uses of a sample before squaring: give every use a layer of its own"
-            )
-        if place == "other":
-            return
-        if place == "first":
-            self.moment = self.signature = None
-            self.samples = 0
-        mark = signature(gradient.to(self.master.dtype))  # as it arrives there
-        self.moment = moment if self.moment is None else self.moment.add_(moment)
-        self.signature = mark if self.signature is None else self.signature + mark
-        self.samples += samples
-
     def active_weight(self, weight: Tensor) -> Tensor:
         """Returns the values that are multiplied, `[capacity]`: the entries of `weight` at the pattern, transformed."""
-        entries = active_values(weight, self.index)
+        entries = active_values(weight, self.index_on(weight.device))
         return entries if self.transform is None else self.transform(entries)
 
     @torch.no_grad()
@@ -165,8 +126,7 @@ class MaskedLayer(SavedLayer):
         entries = entries if self.transform is None else self.transform(entries)
         values = nn.Parameter(sharded_as(entries, weight), weight.requires_grad)
         hand_on_marks(weight, values)
-        names = ("master", "weight_gradient", "transform", "moment", "signature", "samples", "_passes", "_unmasked")
-        for name in names:
+        for name in ("master", "weight_gradient", "transform", "_unmasked", *RECORDED):
             delattr(self, name)
         self.__class__ = class_as(self.SPARSE, type(self))  # type: ignore[assignment]
         self.register_parameter("values", values)
@@ -205,6 +165,8 @@ class MaskedLayer(SavedLayer):
         return entries if self.transform is None else self.transform(entries)
 
     def dense_weight(self) -> Tensor:
+        if transformed():
+            return self.weight_of(self._differentiable_weight())
         master = whole(self.master)
         active = self.active_weight(master)
         if self.weight_gradient == "active":
@@ -222,10 +184,6 @@ class MaskedLayer(SavedLayer):
             )
         master = whole(self.master.detach())
         put(self.master, torch.where(self.topology.mask(), self.rows_of(dense), master, out=master))
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Returns the state of copies and pickles, which have not seen a backward pass."""
-        return {**super().__getstate__(), "moment": None, "signature": None, "samples": 0}
 
     def pattern_repr(self) -> str:
         return f"{super().pattern_repr()}, weight_gradient={self.weight_gradient}"
@@ -249,16 +207,6 @@ class MaskedLayer(SavedLayer):
             raise ValueError(f"expected a weight of shape {self.weight_shape}, got {tuple(weight.shape)}")
         self._adopt_pattern(row_ptr, col, max(col.numel(), self.topology.capacity))
         return sharded_as(weight, self.master)
-
-
-def signature(gradient: Tensor) -> Tensor:
-    """Returns two sums that are linear in the gradient. They tell a gradient that was scaled as a whole from one that
-    was changed otherwise."""
-    rows = gradient.flatten(1)[:: max(1, len(gradient) // 64)]  # a look at some is enough
-    rows = rows.to(torch.promote_types(rows.dtype, torch.float32))  # bf16 has no numbers like 257
-    angles = torch.arange(1.0, max(rows.shape) + 1, dtype=rows.dtype, device=rows.device)
-    waves = torch.stack([angles.cos(), angles.sin()], 1)
-    return waves[: rows.shape[0], 0] @ (rows @ waves[: rows.shape[1]])
 
 
 class MaskedLinear(LinearProduct, MaskedLayer):

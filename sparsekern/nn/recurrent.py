@@ -12,7 +12,6 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 
-from ..private_torch import in_forward_mode
 from ..topology import Topology
 from .expanded import ExpandedProduct
 from .masked import MaskedLayer
@@ -136,12 +135,9 @@ class MatrixProduct(ExpandedProduct):
     def forward(self) -> Tensor:  # type: ignore[override]
         if self.outdated:
             self.check_copy()  # type: ignore[attr-defined]
-        if isinstance(self, MaskedLayer):
-            if self.weight_gradient == "moment":
-                _unknown("second moment over samples")
-            weight = self._differentiable_weight() if in_forward_mode() else self.dense_weight()
-        else:
-            weight = self.dense_weight()
+        if isinstance(self, MaskedLayer) and self.weight_gradient == "moment":
+            _unknown("second moment over samples")
+        weight = self.dense_weight()
         return weight if self.probe is None else self.probe.watch(weight, weight.new_empty(0), self.stored)
 
     def new_probe(self) -> MatrixProbe:

@@ -46,7 +46,6 @@ def _register(name: str, passed_on: bool) -> None:
         @staticmethod
         def backward(ctx: Any, grad_output: Tensor) -> tuple:  # type: ignore[override]
             if torch.is_grad_enabled():
-                # The operator below has no formula of its own: its results would pass for constants.
                 raise RuntimeError(NO_SECOND_DERIVATIVES)
             input, values = ctx.saved_tensors
             need = ctx.needs_input_grad[:3]

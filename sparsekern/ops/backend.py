@@ -8,6 +8,10 @@ import warnings
 from types import ModuleType
 
 import torch
+from torch import Tensor, nn
+from torch.compiler import is_compiling
+
+from ..private_torch import transformed
 
 missing = ""  # why there are no compiled kernels
 
@@ -34,13 +38,23 @@ def _load_cuda() -> ModuleType | None:
 
 
 def _load_autograd() -> ModuleType | None:
-    """Loads the derivatives in C++, which know one version of PyTorch only and bear its name; None for any other."""
+    """Loads the derivatives in C++, which know one version of PyTorch only and bear its name; None for any other, and
+    for those that an older version of this package has left behind."""
     try:
-        return importlib.import_module(f"sparsekern._autograd_{re.sub(r'[^0-9A-Za-z]', '_', torch.__version__)}")
+        found = importlib.import_module(f"sparsekern._autograd_{re.sub(r'[^0-9A-Za-z]', '_', torch.__version__)}")
     except ImportError:
         return None
+    return found if hasattr(found, "straight_product") else None
 
 
 extension = _load()
 cuda_extension = _load_cuda() if extension is not None else None
 autograd_extension = _load_autograd() if extension is not None else None
+
+
+def derivatives(tensor: Tensor) -> ModuleType | None:
+    """Returns the derivatives in C++, where they were compiled and nothing traces or transforms a computation with
+    `tensor`: what does so knows the Python ones."""
+    if is_compiling() or transformed() or type(tensor) not in (Tensor, nn.Parameter):
+        return None
+    return autograd_extension

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..private_torch import in_forward_mode
+from ..private_torch import in_forward_mode, transformed
+from .backend import derivatives
 from .bit_index import bit_mask
 from .columns import columns_of
 from .csr import check_host, rows_of
@@ -40,7 +41,9 @@ def active_values(weight: Tensor, index: Sequence[Tensor]) -> Tensor:
     rows, cols = index.rows, index.cols
     if weight.dim() < 2 or weight.shape[0] != rows or weight.numel() != rows * cols:
         raise ValueError(f"weight must have {rows} rows of {cols} entries, got shape {tuple(weight.shape)}")
-    matrix = weight.reshape(rows, cols)
+    matrix = weight if weight.dim() == 2 else weight.reshape(rows, cols)
+    if (compiled := derivatives(weight)) is not None:
+        return compiled.active_values(matrix, index.row_ptr, index.columns, index.capacity)
     if not in_forward_mode() and not (torch.is_grad_enabled() and weight.requires_grad):
         return gathered(matrix, index.row_ptr, index.columns, index.capacity)
     refuse_transforms()
@@ -50,13 +53,14 @@ def active_values(weight: Tensor, index: Sequence[Tensor]) -> Tensor:
 def dense_weight(values: Tensor, row_ptr: Tensor, col: Tensor, cols: int) -> Tensor:
     """Makes the matrix `[rows, cols]` of the values `[capacity]` of a pattern, zeros in place. Differentiable in
     `values`. `col` is int32 `[capacity]`, or the tiles or the bitmask of the pattern."""
-    if in_forward_mode():  # of which PyTorch's own operators know the derivatives
+    if transformed():  # of which PyTorch's own operators know the derivatives
         col = columns_of(row_ptr, col, cols, values.shape[0])
         positions = torch.arange(col.shape[0], dtype=row_ptr.dtype, device=row_ptr.device)
         rows = torch.searchsorted(row_ptr[1:], positions, right=True)  # slack lies behind the last one
         dense = values.new_zeros(row_ptr.shape[0] * cols).index_add(0, rows * cols + col, values)
         return dense.reshape(row_ptr.shape[0], cols)[:-1]
-    refuse_transforms()
+    if (compiled := derivatives(values)) is not None:
+        return compiled.dense_weight(values, row_ptr, col, cols)
     return _Dense.apply(values, row_ptr, col, cols)  # type: ignore[return-value]
 
 

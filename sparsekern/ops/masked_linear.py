@@ -72,14 +72,14 @@ def masked_linear_backward_reference(
     """Gradients of `masked_linear`; what is not needed is returned with no elements. That of the weight is straight
     through, what it is of the masked weight, or with `active` zero off the mask."""
     wide = accumulate_dtype(input.dtype)
-    mask = mask_of(index, weight.shape)
     delta, h = flat(grad_output).to(wide), flat(input).to(wide)
     grad_input, grad_weight, grad_bias = input.new_empty(0), weight.new_empty(0), weight.new_empty(0)
     if need_input:
-        grad_input = (delta @ torch.where(mask, weight, 0).to(wide)).to(input.dtype).reshape(input.shape)
+        masked = torch.where(mask_of(index, weight.shape), weight, 0).to(wide)
+        grad_input = (delta @ masked).to(input.dtype).reshape(input.shape)
     if need_weight:
         dense = (delta.t() @ h).to(weight.dtype)
-        grad_weight = torch.where(mask, dense, 0) if active else dense
+        grad_weight = torch.where(mask_of(index, weight.shape), dense, 0) if active else dense
     if need_bias:
         grad_bias = delta.sum(0).to(weight.dtype)
     return grad_input, grad_weight, grad_bias

@@ -1,7 +1,5 @@
 """Checks of operands that several operators share. They look at metadata only: they run in every forward pass."""
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
@@ -23,7 +21,7 @@ def check_linear(input: Tensor, weight: Tensor, index: Index, bias: Tensor | Non
     """Checks the operands of a linear layer; returns the number of rows.
 
     Args:
-        masked: whether `weight` is dense and the index has a bitmask; otherwise it is a value vector.
+        masked: whether `weight` must be dense and the index hold a bitmask; otherwise it may be a value vector.
 
     Raises:
         ValueError: they do not fit each other.
@@ -33,7 +31,7 @@ def check_linear(input: Tensor, weight: Tensor, index: Index, bias: Tensor | Non
         raise ValueError(f"input must be a dense tensor, got layout {input.layout}")
     if input.dim() == 0 or input.shape[-1] != cols:
         raise ValueError(f"input must have {cols} features in its last dimension, got shape {tuple(input.shape)}")
-    _check_weight(input, weight, index, bias, rows, (rows, cols) if masked else None)
+    _check_weight(input, weight, index, bias, (rows, cols), masked)
     return rows
 
 
@@ -54,7 +52,7 @@ def check_conv2d(
             f"index describes {cols} weights for an output channel, but {channels} input channels in {groups} groups "
             f"and a kernel of {tuple(kernel)} have {channels // groups * kernel[0] * kernel[1]}"
         )
-    _check_weight(input, weight, index, bias, rows, (rows, channels // groups, *kernel) if masked else None)
+    _check_weight(input, weight, index, bias, (rows, channels // groups, *kernel), masked)
     if min(window.output_size(input.shape[-2:])) < 1:
         raise ValueError(
             f"a kernel of {kernel} with dilation {window.dilation} does not fit an input of {tuple(input.shape[-2:])} "
@@ -63,19 +61,20 @@ def check_conv2d(
 
 
 def _check_weight(
-    input: Tensor, weight: Tensor, index: Index, bias: Tensor | None, rows: int, shape: Sequence[int] | None
+    input: Tensor, weight: Tensor, index: Index, bias: Tensor | None, shape: tuple[int, ...], masked: bool
 ) -> None:
     """Checks a value vector, or a dense weight of `shape`, and the bias."""
-    if shape is None:
+    rows, dense = shape[0], masked or weight.dim() == len(shape)
+    if not dense:
         if weight.dim() != 1 or weight.shape[0] != index.capacity:
             raise ValueError(f"values must have the shape ({index.capacity},) of col, got {tuple(weight.shape)}")
-    elif tuple(weight.shape) != tuple(shape):
+    elif weight.shape != shape:
         raise ValueError(f"weight must have the shape {tuple(shape)}, got {tuple(weight.shape)}")
-    elif index.bits.shape != (rows, (index.cols + TILE - 1) // TILE):
+    elif masked and index.bits.shape != (rows, (index.cols + TILE - 1) // TILE):
         raise ValueError('index must hold the bitmask: take it from a Topology with views={"bits"}')
     if weight.dtype != input.dtype:
         raise ValueError(
-            f"{'values' if shape is None else 'weight'} must have the input's dtype {input.dtype}, got {weight.dtype}"
+            f"{'weight' if dense else 'values'} must have the input's dtype {input.dtype}, got {weight.dtype}"
         )
     if bias is not None and (bias.shape != (rows,) or bias.dtype != input.dtype):
         raise ValueError(f"bias must be {input.dtype} ({rows},), got {bias.dtype} {tuple(bias.shape)}")

@@ -14,6 +14,7 @@ from .index import Index
 from .library import define
 from .operands import autocast, check_conv2d
 from .shapes import accumulate_dtype, empty_image, image_format
+from .straight_through import straight_product
 from .window import SCHEMA, Pair, Window
 
 _ops = torch.ops.sparsekern
@@ -39,7 +40,8 @@ def sparse_conv2d(
 
     Args:
         input: `[batch, channels, height, width]` or without the batch dimension, in any memory format.
-        values: `[capacity]`, dtype of `input`; the weight in the order of the topology.
+        values: `[capacity]`, dtype of `input`; the weight in the order of the topology. Or a dense weight, as
+            `sparse_linear` takes it, `[out, channels / groups, kernel height, kernel width]`.
         index: `Topology.index` of the weight viewed `[out, channels / groups * kernel height * kernel width]`.
         bias: `[out]`, dtype of `input`. Operands may have any strides, but for the index.
         kernel_size, stride, dilation: a number or (height, width).
@@ -90,7 +92,11 @@ def convolve(
     unbatched = input.dim() == 3
     if unbatched:
         input = input.unsqueeze(0)
-    output = op(input, weight, list(index), bias, *window, *active).contiguous(memory_format=image_format(input))
+    if weight.dim() == 1 or active:
+        output = op(input, weight, list(index), bias, *window, *active)
+    else:
+        output = straight_product(op, input, weight, index, bias, window)
+    output = output.contiguous(memory_format=image_format(input))
     return output[0] if unbatched else output
 
 

@@ -11,6 +11,7 @@ from .index import Index
 from .library import define
 from .operands import autocast, check_linear
 from .shapes import accumulate_dtype, flat
+from .straight_through import straight_product
 
 _ops = torch.ops.sparsekern
 
@@ -26,7 +27,9 @@ def sparse_linear(
 
     Args:
         input: `[*, cols]`.
-        values: `[capacity]`, dtype of `input`; the weight in the order of the topology.
+        values: `[capacity]`, dtype of `input`; the weight in the order of the topology. Or a dense weight
+            `[rows, cols]`: its entries at the pattern are multiplied, and it gets its gradient at every entry
+            (straight-through).
         index: `Topology.index`, contiguous. A `Topology` has looked at its pattern; here columns are followed as they
             are, and only pointers are looked at.
         bias: `[rows]`, dtype of `input`. Operands may have any strides.
@@ -47,6 +50,8 @@ def sparse_linear(
     rows = _checked(input, values, index, bias, out_features)
     if index.t_row.shape != index.col.shape and not len(index.tiles) and input.device.type == "cpu":
         raise ValueError('index must hold the CSC index or tiles: take it from a Topology with views={"columns"}')
+    if values.dim() == 2:
+        return straight_product(_ops.sparse_linear.default, input, values, index, bias)
     return _ops.sparse_linear.default(input, values, list(index), bias, rows)
 
 
@@ -62,6 +67,8 @@ def expanded_linear(
     rows = _checked(input, values, index, bias, out_features)
     if len(index.tiles):
         index = with_columns(index)
+    if values.dim() == 2:
+        return straight_product(_ops.expanded_linear.default, input, values, index, bias)
     return _ops.expanded_linear.default(input, values, list(index), bias, rows)
 
 

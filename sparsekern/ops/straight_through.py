@@ -11,7 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .backend import derivatives
 from .conv2d_gradient_moment import moment_of
+from .expand import active_values
+from .index import Index
 from .passes import Use, running, use_of
 from .torch_products import Convolution, Lookup
 from .transforms import NO_SECOND_DERIVATIVES, refuse_transforms
@@ -38,6 +41,20 @@ def straight_through(
     """
     refuse_transforms()
     return _StraightThrough.apply(output, input.detach(), weight, window, record)  # type: ignore[return-value]
+
+
+def straight_product(
+    op: Any, input: Tensor, weight: Tensor, index: Index, bias: Tensor | None, window: Window | None = None
+) -> Tensor:
+    """Computes the product `op` of `input` with the entries of a dense weight at a pattern; the weight gets its
+    gradient at every entry. Everything has been checked."""
+    if (compiled := derivatives(input)) is not None:
+        numbers = [] if window is None else window.numbers
+        return compiled.straight_product(op.name(), input, weight, index, bias, numbers)
+    values, options = active_values(weight.detach(), index), (index.rows,) if window is None else window
+    output = op(input, values, list(index), bias, *options)
+    trained = torch.is_grad_enabled() and weight.requires_grad
+    return straight_through(output, input, weight, window) if trained else output
 
 
 def effective(weight: Tensor, masked: Tensor) -> Tensor:
@@ -89,7 +106,6 @@ class _StraightThrough(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple:
         if torch.is_grad_enabled():
-            # The sparse operators have no formula for it: their results would pass for constants.
             raise RuntimeError(NO_SECOND_DERIVATIVES)
         (delta,) = grad_outputs
         if not ctx.needs_input_grad[2]:

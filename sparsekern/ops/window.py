@@ -69,6 +69,12 @@ class Window(NamedTuple):
         top, _, left, _ = self.padding
         return (*self.kernel_size, *self.stride, top, left, *self.dilation)
 
+    @property
+    def numbers(self) -> list[int]:
+        """All of it in one list, as csrc/autograd.cpp takes it."""
+        kernel, stride, padding, dilation, groups = self
+        return [*kernel, *stride, *padding, *dilation, groups]
+
     # ---- PyTorch's convolution, which pads alike on opposite sides: what it can't is padded before
 
     @property

@@ -110,10 +110,10 @@ def test_an_armed_layer_refuses() -> None:
             jvp(layer, (x,), (torch.randn_like(x),))
 
 
-@pytest.mark.parametrize("storage", STORAGES)
+@pytest.mark.parametrize("storage", ["nonzeros", "moment"])
 def test_other_transforms_are_refused_in_plain_words(storage: str) -> None:
     dense, mask, x = example("linear")
-    for backend in BACKENDS:
+    for backend in ("sparse", "dense"):
         layer = layer_of(storage, dense, mask, backend)
         for transform in (grad, vjp_of):
             with pytest.raises(RuntimeError, match=r"(sparse layers.*torch\.func|torch\.func, sparse layers)"):

@@ -61,6 +61,7 @@ ROOMS = [
                 "conv",
                 "conv1d",
                 "expanded",
+                "moment",
                 "masked",
                 "attention",
                 "embedding",

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from ...nn import MaskedLayer, PatternLayer
-from ...nn.masked import Gradient, signature
+from ...nn.masked import Gradient
+from ...nn.moment import signature
 from ...ops import active_values
 from ...shards import is_sharded, whole
 from .. import parallel
