@@ -19,6 +19,7 @@ from typing import Any
 
 import setuptools
 from setuptools import Extension, setup
+from setuptools.errors import CompileError
 
 ROOT = Path(__file__).parent
 ARCHITECTURES = "8.0;9.0;10.0+PTX"
@@ -121,6 +122,13 @@ def build() -> dict:
         )
     from torch.utils.cpp_extension import BuildExtension, include_paths, library_paths
 
+    class Build(BuildExtension):
+        def build_extension(self, ext: Extension) -> None:
+            try:
+                super().build_extension(ext)
+            except RuntimeError as error:  # of ninja; what is optional may fail in setuptools' words only
+                raise CompileError(str(error)) from error
+
     debug, sanitize = os.environ.get("DEBUG") == "1", os.environ.get("SANITIZE")
     flags = ["-std=c++20", "-fvisibility=hidden", "-Wall", "-Wextra"]
     flags += ["-O0", "-g"] if debug else ["-O3", "-g0", "-fno-math-errno"]
@@ -144,7 +152,10 @@ def build() -> dict:
     libraries = ["torch_cpu", "torch_python", "c10"]
     extensions = [
         Extension("sparsekern._C", kernels, libraries=["torch_cpu"], **common),
-        Extension(f"sparsekern._autograd_{version}", ["csrc/autograd.cpp"], libraries=libraries, **common),
+        # Where a newer PyTorch does not take it, derivatives run in Python.
+        Extension(
+            f"sparsekern._autograd_{version}", ["csrc/autograd.cpp"], libraries=libraries, optional=True, **common
+        ),
     ]
     if cuda != "0" and not sanitize:
         if (reason := missing_for_cuda()) is None:
@@ -153,7 +164,7 @@ def build() -> dict:
             sys.exit(f"SPARSEKERN_CUDA=1: {reason}")
         else:
             print(f"sparsekern: {reason}, without CUDA C++ kernels", file=sys.stderr)
-    return {"ext_modules": extensions, "cmdclass": {"build_ext": BuildExtension}}
+    return {"ext_modules": extensions, "cmdclass": {"build_ext": Build}}
 
 
 check_tools()

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 import sparsekern
 from sparsekern.cli import info
@@ -54,6 +55,8 @@ def test_runs_without_compiled_kernels() -> None:
 @pytest.mark.skipif(extension is None, reason="no compiled kernels")
 def test_info_says_what_is_compiled_and_why_not(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backend, "autograd_extension", None)
+    assert "in Python; not compiled" in info.facts()
+    monkeypatch.setattr(torch, "__version__", "2.99.1")
     assert f"in Python; compiled for torch {extension.torch_version} only" in info.facts()
     monkeypatch.setattr(info, "extension", None)
     monkeypatch.setattr(backend, "missing", "undefined symbol: x")

@@ -51,7 +51,8 @@ def facts() -> str:
     else:
         rows.append(("kernels", f"compiled, instruction set {extension.isa()} of {', '.join(extension.isas())}"))
         own = backend.autograd_extension is not None
-        other = f"in Python; compiled for torch {extension.torch_version} only"
+        alien = extension.torch_version != torch.__version__.partition("+")[0]
+        other = f"in Python; compiled for torch {extension.torch_version} only" if alien else "in Python; not compiled"
         rows.append(("derivatives", "compiled for this torch" if own else other))
         cuda = backend.cuda_extension
         built = cuda and f"compiled by CUDA {cuda.version} for {cuda.architectures}"
