@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from math import prod
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
@@ -59,9 +59,8 @@ def _strange(weight: Any) -> str | None:
     """Returns why no kernel takes the entries of a weight; None if one does."""
     if weight.layout != torch.strided:
         return f"its weight is laid out as {weight.layout}"
-    kind, plain = type(weight), cast(Any, nn.Parameter)
-    if kind.__torch_dispatch__ is not plain.__torch_dispatch__ and not is_sharded(weight):
-        return f"its weight is a {kind.__name__} (quantized?)"
+    if hasattr(weight, "__tensor_flatten__") and not is_sharded(weight):  # made of other tensors
+        return f"its weight is a {type(weight).__name__} (quantized?)"
     return None if weight.dtype in DTYPES else f"its weight is of {weight.dtype}"
 
 
