@@ -20,17 +20,22 @@ class Probe:
 
     A use counts if its backward pass made the gradient of the weight that the step uses. Statistics are sums over all
     uses, in fp32 or wider. They run over the weight viewed `[rows, cols]`.
+
+    Attributes:
+        records: h and delta of each use.
+        frozen: whether uses of a frozen weight are recorded, too.
     """
 
     def __init__(self) -> None:
+        self.frozen = False
         self.records: list[tuple[Tensor, Tensor]] = []
         self.passes = Passes()
         self.repeated = False  # whether a pass used the layer twice
 
     def watch(self, output: Tensor, input: Tensor, weight: Tensor) -> Tensor:
-        """Returns `output`; its backward pass records (h, delta), unless the weight is frozen."""
+        """Returns `output`; its backward pass records (h, delta); see `frozen`."""
         refuse_transforms()
-        if not weight.requires_grad:
+        if not weight.requires_grad and not self.frozen:
             return output
         return _Recorder.apply(output, input.detach(), self, weight)  # type: ignore[return-value]
 

@@ -26,7 +26,7 @@ def test_the_pattern() -> None:
         (lambda: nn.Linear(4, 4), "the model has no sparse linear layer"),
         (
             lambda: sk.sparsify(nn.Linear(64, 32), sk.methods.random(0.5, structure="2:4")),
-            "it is on cpu, and takes a CUDA",
+            "it is on cpu; expected a CUDA device",
         ),
     ],
 )

@@ -71,6 +71,7 @@ def flows(model: nn.Module, layers: Sequence[PatternLayer], inputs: Arguments) -
     copies: list[Any] = copied_layers(model, net.module, layers)
     for layer in copies:
         layer.probe = layer.new_probe()
+        layer.probe.frozen = True
     with torch.enable_grad():
         total_flow(net, inputs).backward()
     found = []
