@@ -64,9 +64,10 @@ def crossover(rows: dict[str, Rows], shape: str, batch: str, dtype: str = "float
 
 def crossovers(rows: dict[str, Rows]) -> str | None:
     """The lowest and the highest sparsity from which on linear layers take less time than dense ones."""
-    found = [crossover(rows, shape, str(batch)) for shape, batch in STEP]
-    numbers = [int(each.removesuffix(" %")) for each in found if each and each[0].isdigit()]
-    return f"{min(numbers)} to {max(numbers)} %" if numbers else None
+    found = [each for shape, batch in STEP if (each := crossover(rows, shape, str(batch)))]
+    below = [each for each in found if each.startswith("below")]
+    numbers = [int(each.removesuffix(" %")) for each in found if each[0].isdigit()]
+    return f"{below[0].removesuffix(' %') if below else min(numbers)} to {max(numbers)} %" if numbers else None
 
 
 def slowest(rows: dict[str, Rows]) -> str | None:
