@@ -42,6 +42,8 @@ struct Weighted {
   int64_t feature;
 };
 
+constexpr int64_t kByte = 256;  // values of the byte that names a row of a tile
+
 // f(row in the tile, position of its first nonzero, how many it has, where a later row's begin) for the rows of a tile
 // with nonzeros, the most first. `at`, of kByte elements, holds the next position of each row, and moves on.
 template <class F>
@@ -56,8 +58,6 @@ SPARSEKERN_INLINE void each_row(const TileView& t, int64_t i, int64_t j, int32_t
     f(order[r], first, counts[r], at[order[r + kAhead]]);
   }
 }
-
-constexpr int64_t kByte = 256;
 
 // The first positions of the i-th row of tiles.
 SPARSEKERN_INLINE void begin_rows(const TileView& t, int64_t i, int32_t (&at)[kByte]) {

@@ -80,7 +80,7 @@ SPARSEKERN_INLINE void copy_few(T* to, const T* from, int64_t n) {
 }
 
 #if defined(__x86_64__) && SPARSEKERN_VECTOR_BYTES == 64
-// The first n elements of a vector of floats or doubles, in the registers that choose them.
+// The first n elements of a vector of floats or doubles, by a mask: what lies behind them is not touched.
 template <class S>
 SPARSEKERN_INLINE Vector<S> load_first(const S* p, int64_t n) {
   if constexpr (sizeof(S) == 4)
