@@ -57,14 +57,14 @@ class Plan {
   // `work`: nonzeros, rows and columns together
   Plan(const LinearKernels& kernels, int64_t batch, double density, int64_t work)
       : batch_(batch), lanes_(kernels.lanes) {
-    const int64_t widest = std::min<int64_t>(kPanel, kernels.vectors * lanes_);
+    const int64_t widest = kernels.vectors * lanes_;
     units_ = (batch + lanes_ - 1) / lanes_;
     threads_ = units_ * work < kSerial ? 1 : threads();
     // A small batch is worth two panels only where little is computed with them.
     const bool undivided = units_ * lanes_ <= std::min(widest, kUndivided) && 12 * density > 1;
     panels = undivided || units_ == 1 ? 1 : 2 * ((units_ * lanes_ + 2 * widest - 1) / (2 * widest));
     chunk = std::min(panels, std::max<int64_t>(4, threads_));
-    panel_bytes_ = (units_ + panels - 1) / panels * lanes_ * kernels.sum_size;
+    panel_bytes_ = (units_ + panels - 1) / panels * lanes_ * kernels.factor_size;
   }
 
   Panel panel(int64_t i) const {

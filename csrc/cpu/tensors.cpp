@@ -71,4 +71,9 @@ Tensor widened(const Tensor& values, int64_t nnz) {
   return wide;
 }
 
+Tensor factors(const Tensor& values, int64_t nnz) {
+  const LinearKernels& kernels = linear_kernels(storage_of(values.scalar_type()));
+  return kernels.factor_size == kernels.storage_size ? dense_vector(values) : widened(values, nnz);
+}
+
 }  // namespace sparsekern

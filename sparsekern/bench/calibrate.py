@@ -69,13 +69,17 @@ def _fp32(*shapes: Shape) -> list[tuple[Shape, str]]:
     return [(shape, "float32") for shape in shapes]
 
 
+def _bf16(*shapes: Shape) -> list[tuple[Shape, str]]:
+    return [(shape, "bfloat16") for shape in shapes]
+
+
 # For the tables that are committed.
 THOROUGH = Effort(
     linear=_fp32(
         *((size, size, batch) for size in (1024, 512) for batch in (128, 1, 512, 32, 8)),
         *((4096, 4096, batch) for batch in (128, 8, 1)),
     )
-    + [((1024, 1024, batch), "bfloat16") for batch in (128, 8, 512)],
+    + _bf16(*((1024, 1024, batch) for batch in (128, 8, 512, 32, 1)), (4096, 4096, 128)),
     convolutions=_fp32(
         *((channels, channels, 3, 1, 512 // channels, 64) for channels in (16, 32, 64)),
         *((channels, channels, 3, 1, 2048 // channels, 64) for channels in (256, 128, 64, 512)),
@@ -90,6 +94,12 @@ THOROUGH = Effort(
         *((64, 256, 1, 1, 16, batch) for batch in (64, 1, 8)),
         (256, 64, 1, 1, 16, 64),
         (512, 512, 1, 1, 4, 64),
+    )
+    + _bf16(
+        *((channels, channels, 3, 1, 2048 // channels, 64) for channels in (256, 64, 512)),
+        (16, 16, 3, 1, 32, 64),
+        *((256, 256, 3, 1, 8, batch) for batch in (1, 8)),
+        (64, 256, 1, 1, 16, 64),
     ),
     densities=(0.02, 0.05, 0.08, 0.12, 0.2, 0.3, 0.45, 0.6, 0.8, 0.97),
     conv_densities=(0.1, 0.25, 0.4, 0.55, 0.7, 0.85, 0.97),
@@ -98,13 +108,14 @@ THOROUGH = Effort(
 # For a user's machine: less than a minute.
 QUICK = Effort(
     linear=_fp32(*((1024, 1024, batch) for batch in (128, 1, 32, 512)), (2048, 2048, 128), (512, 512, 128))
-    + [((1024, 1024, batch), "bfloat16") for batch in (128, 8)]
+    + _bf16(*((1024, 1024, batch) for batch in (128, 8)))
     + _fp32((1024, 1024, 8)),
     convolutions=_fp32(
         *((channels, channels, 3, 1, 2048 // channels, 32) for channels in (64, 256, 128, 512)),
         *((256, 256, 3, 1, 8, 1), (64, 64, 3, 1, 32, 1)),
         *((64, 256, 1, 1, 16, 32), (128, 64, 3, 2, 32, 32)),
-    ),
+    )
+    + _bf16(*((channels, channels, 3, 1, 2048 // channels, 32) for channels in (64, 256))),
     densities=(0.03, 0.1, 0.25, 0.5, 0.97),
     conv_densities=(0.1, 0.4, 0.7, 0.97),
     budget=0.06,

@@ -10,7 +10,11 @@ from ..errors import UsageError
 from ..nn import crossovers, processor
 from ..training.files import read_json
 
-FAMILIES = {"amd-zen4-avx512": "AMD Zen 4", "intel-icelake-avx512": "Intel Ice Lake"}
+FAMILIES = {
+    "amd-zen4-avx512": "AMD Zen 4",
+    "amd-zen5-avx512": "AMD Zen 5",
+    "intel-icelake-avx512": "Intel Ice Lake",
+}
 SCHEMA = {"benchmark": str, "cpu": str, "threads": int, "date": str, "rows": list}
 
 Report = dict[str, Any]

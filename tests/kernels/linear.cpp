@@ -2,6 +2,7 @@
 #include "cpu/simd/linear.h"
 
 #include <bit>
+#include <cstring>
 
 #include "families.h"
 #include "plain.h"
@@ -71,11 +72,15 @@ struct Activations {
   using A = Sum<S>;
   int64_t features;
   Panel panel;
+  bool pairs;
   std::vector<S> input;  // [begin + columns, stride]
-  std::vector<A> packed;
+  std::vector<unsigned char> packed;
 
   Activations(const LinearKernels& kernels, int64_t features_, const Panel& panel_, Random& random)
-      : features(features_), panel(panel_), packed(unwritten<A>(features_ * panel_.width)) {
+      : features(features_),
+        panel(panel_),
+        pairs(kernels.factor_size < kernels.sum_size),
+        packed(features_ * panel_.width * kernels.factor_size, 0xff) {
     const int64_t stride = features + 3;
     input = random.numbers<S>((panel.begin + panel.columns) * stride, 4, 16);
     std::vector<A> sums = unwritten<A>(features);
@@ -87,13 +92,25 @@ struct Activations {
       for (int64_t b = 0; b < panel.width; ++b) {
         const double x = b < panel.columns ? static_cast<double>(input[(panel.begin + b) * stride + f]) : 0;
         sum += x;
-        expect(packed[f * panel.width + b], x, "pack, feature ", f, ", column ", b);
+        expect(at(f, b), x, "pack, feature ", f, ", column ", b);
       }
       expect(sums[f], sum, "pack, sum of feature ", f);
     }
   }
 
-  double at(int64_t feature, int64_t column) const { return packed[feature * panel.width + column]; }
+  template <class T>
+  double number(int64_t place) const {
+    T x;
+    std::memcpy(&x, packed.data() + place * sizeof x, sizeof x);
+    return static_cast<double>(x);
+  }
+
+  // Pairs have four columns of the first half of 32, then four of the second, and so on.
+  double at(int64_t feature, int64_t column) const {
+    const int64_t within = column % 32, place = column - within + within % 16 / 4 * 8 + within / 16 * 4 + within % 4;
+    if (pairs) return number<S>(feature * panel.width + place);
+    return number<A>(feature * panel.width + column);
+  }
 };
 
 // Row `row` of the product for one batch column.
@@ -126,11 +143,11 @@ void check_product(const char* name, const CsrView& csr, const std::vector<Sum<S
 
 template <class S>
 void check_products(const LinearKernels& kernels, const Pattern& pattern, const std::vector<Sum<S>>& values,
-                    const Activations<S>& x, const Activations<S>& delta, const S* bias) {
+                    const void* factors, const Activations<S>& x, const Activations<S>& delta, const S* bias) {
   const auto by_rows = [&](const CsrView& csr, const Activations<S>& in) {
-    return [&kernels, &values, &in, csr, bias](S* out) {
+    return [&kernels, factors, &in, csr, bias](S* out) {
       for (int64_t r = 0; r < csr.rows; r += sparsekern::kRowBlock)
-        kernels.product(csr, in.panel, in.packed.data(), values.data(), bias, out, r,
+        kernels.product(csr, in.panel, in.packed.data(), factors, bias, out, r,
                         std::min(csr.rows, r + sparsekern::kRowBlock));
     };
   };
@@ -141,15 +158,14 @@ void check_products(const LinearKernels& kernels, const Pattern& pattern, const 
   const TileView tiles = pattern.tile_view();
   check_product("product in tiles", csr, values, x, bias, [&](S* out) {
     for (int64_t i = 0; i < tiles.down; ++i)
-      kernels.tile_product(tiles, x.panel, x.packed.data(), values.data(), bias, out, i, i + 1);
+      kernels.tile_product(tiles, x.panel, x.packed.data(), factors, bias, out, i, i + 1);
   });
   check_product<S>("transposed product in tiles", csc, values, delta, nullptr, [&](S* out) {
     std::vector<int32_t> positions(tiles.down * tiles.side, -1);
     const int64_t middle = tiles.across / 2;
     for (const auto& [begin, end] : {std::pair(middle, tiles.across), std::pair(int64_t(0), middle)}) {
       positions_from(tiles, begin, positions.data());
-      kernels.tile_transposed(tiles, delta.panel, delta.packed.data(), values.data(), positions.data(), out, begin,
-                              end);
+      kernels.tile_transposed(tiles, delta.panel, delta.packed.data(), factors, positions.data(), out, begin, end);
     }
   });
 }
@@ -264,7 +280,9 @@ void check_linear(const LinearKernels& kernels) {
         if (columns == 0 || (columns < width && vectors > 2 && vectors < kernels.vectors)) continue;
         const Panel panel{columns % 3, columns, width};
         const Activations<S> x(kernels, cols, panel, random), delta(kernels, rows, panel, random);
-        check_products<S>(kernels, pattern, wide, x, delta, columns == width ? bias.data() : nullptr);
+        const void* factors =
+            kernels.factor_size == kernels.storage_size ? values.data() : static_cast<const void*>(wide.data());
+        check_products<S>(kernels, pattern, wide, factors, x, delta, columns == width ? bias.data() : nullptr);
         for (const bool add : {false, true}) check_samples<S>(kernels, pattern, delta, x, add);
       }
     }

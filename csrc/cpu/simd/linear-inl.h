@@ -128,10 +128,13 @@ void sample(const CsrView& csr, const Panel& panel, const void* left, const void
 }
 
 template <class S>
-constexpr LinearKernels kKernels{kLanes<Sum<S>>,  kPanelVectors<Sum<S>>, sizeof(S),      sizeof(Sum<S>),
-                                 pack<S>,         widen_values<S>,       product<S>,     sample<S>,
-                                 tile_product<S>, tile_transposed<S>,    tile_sample<S>, tile_columns,
-                                 combine<S>};
+constexpr LinearKernels kKernels{kLanes<Sum<S>>,     kPanelVectors<Sum<S>>,
+                                 sizeof(S),          sizeof(Sum<S>),
+                                 sizeof(Sum<S>),     pack<S>,
+                                 widen_values<S>,    product<S>,
+                                 sample<S>,          tile_product<S>,
+                                 tile_transposed<S>, tile_sample<S>,
+                                 tile_columns,       combine<S>};
 
 }  // namespace
 }  // namespace linear
@@ -142,6 +145,9 @@ const LinearKernels& linear_kernels_of<Isa::SPARSEKERN_ISA>(Storage storage) {
     case Storage::float64:
       return linear::kKernels<double>;
     case Storage::bfloat16:
+#if defined(__x86_64__) && SPARSEKERN_VECTOR_BYTES == 64
+      if (__builtin_cpu_supports("avx512bf16")) return linear_kernels_of_pairs();
+#endif
       return linear::kKernels<BFloat16>;
     case Storage::float16:
       return linear::kKernels<Float16>;

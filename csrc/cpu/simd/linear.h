@@ -2,7 +2,8 @@
 //
 // Activations are packed into panels of batch columns, `[panel][feature][column]`, so that every nonzero is one
 // broadcast multiply-add over contiguous columns. A panel is a whole number of vectors wide; columns past the batch are
-// zero. Sums are kept in `A`: double for double, float for the rest.
+// zero. Sums are kept in `A`: double for double, float for the rest. Activations and values are multiplied in `A`, too,
+// or as pairs of bfloat16.
 #pragma once
 
 #include <cstdint>
@@ -29,7 +30,7 @@ struct Panel {
   int64_t width;
 };
 
-constexpr int64_t kPanel = 64;     // widest panel, in batch columns
+constexpr int64_t kPanel = 64;     // widest panel of vectors of `A`, in batch columns
 constexpr int64_t kRowBlock = 64;  // rows that are unpacked together; threads get whole blocks, which are whole cache
                                    // lines of output
 
@@ -38,10 +39,11 @@ struct LinearKernels {
   int vectors;       // widest panel, in vectors
   int storage_size;  // bytes of an element in memory
   int sum_size;      // bytes of `A`
+  int factor_size;   // bytes of a packed activation and of a value, as products take them
 
   // Packs features [begin, end) of a row-major [batch, features] matrix whose rows lie `stride` elements apart;
-  // `packed` is the panel's own memory, here and below. Writes the sum of each over the panel's columns to
-  // sums[feature], in `A`, unless that is null.
+  // `packed` is the panel's own memory, here and below. Pairs have the columns in an order of their own. Writes the sum
+  // of each over the panel's columns to sums[feature], in `A`, unless that is null.
   void (*pack)(const void* input, int64_t stride, const Panel& panel, int64_t begin, int64_t end, void* packed,
                void* sums);
 
@@ -49,7 +51,7 @@ struct LinearKernels {
   void (*widen)(const void* values, int64_t begin, int64_t end, void* wide);
 
   // SpMM: rows [begin, end) of the matrix times the packed activations, transposed into row-major `out` [batch, rows].
-  // The values are in `A`.
+  // The values are factors.
   void (*product)(const CsrView& csr, const Panel& panel, const void* packed, const void* values, const void* bias,
                   void* out, int64_t begin, int64_t end);
 
@@ -87,5 +89,7 @@ template <>
 const LinearKernels& linear_kernels_of<Isa::avx512>(Storage storage);
 template <>
 const LinearKernels& linear_kernels_of<Isa::neon>(Storage storage);
+
+const LinearKernels& linear_kernels_of_pairs();  // of bfloat16, for AVX-512 with VDPBF16PS
 
 }  // namespace sparsekern

@@ -13,6 +13,26 @@ constexpr int kPanelVectors = kPanel / kLanes<A> < 8 ? kPanel / kLanes<A> : 8;
 
 // ---- packing
 
+// The next m batch columns of n features of `in`, at most L of both: rows[i] is what a panel has of feature i, zero
+// past the columns. Adds them up to sums[i] unless that is null; the first columns of a panel begin the sums.
+template <class S, class A, int L>
+SPARSEKERN_INLINE void take(const S* in, int64_t stride, int64_t m, int64_t n, A* sums, bool first,
+                            Vector<A> (&rows)[L]) {
+  if (n == L && m == L) {
+#pragma GCC unroll 16
+    for (int i = 0; i < L; ++i) rows[i] = load(in + i * stride);
+  } else {
+    for (int i = 0; i < L; ++i) rows[i] = i < m ? load_part(in + i * stride, n, Vector<A>{}) : Vector<A>{};
+  }
+  if (sums) {
+    Vector<A> sum = first ? Vector<A>{} : load_part(sums, n, rows[0]);
+#pragma GCC unroll 16
+    for (int i = 0; i < L; ++i) sum += rows[i];
+    store_part(sums, sum, n);
+  }
+  transpose(rows);
+}
+
 // Takes the input a vector of batch columns at a time, so that it is read in few streams.
 template <class S>
 void pack(const void* input, int64_t stride, const Panel& panel, int64_t begin, int64_t end, void* packed,
@@ -24,23 +44,10 @@ void pack(const void* input, int64_t stride, const Panel& panel, int64_t begin, 
   for (int64_t b = 0; b < width; b += L) {
     const S* in = static_cast<const S*>(input) + (panel.begin + b) * stride;
     A* to = static_cast<A*>(packed) + b;
-    const int64_t m = least(L, panel.columns - b);
     for (int64_t f = begin; f < end; f += L) {
       const int64_t n = least(L, end - f);
       Vector<A> rows[L];
-      if (n == L && m == L) {
-#pragma GCC unroll 16
-        for (int i = 0; i < L; ++i) rows[i] = load(in + i * stride + f);
-      } else {
-        for (int i = 0; i < L; ++i) rows[i] = i < m ? load_part(in + i * stride + f, n, Vector<A>{}) : Vector<A>{};
-      }
-      if (sums) {
-        Vector<A> sum = b > 0 ? load_part(sums + f, n, rows[0]) : Vector<A>{};
-#pragma GCC unroll 16
-        for (int i = 0; i < L; ++i) sum += rows[i];
-        store_part(sums + f, sum, n);
-      }
-      transpose(rows);
+      take(in + f, stride, least(L, panel.columns - b), n, sums ? sums + f : nullptr, b == 0, rows);
       if (n == L) {
 #pragma GCC unroll 16
         for (int i = 0; i < L; ++i) store(to + (f + i) * width, rows[i]);

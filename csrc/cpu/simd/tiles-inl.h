@@ -59,6 +59,21 @@ SPARSEKERN_INLINE void each_row(const TileView& t, int64_t i, int64_t j, int32_t
   }
 }
 
+// f(column in the tile, its entries, how many it has) for the columns of a tile with nonzeros, the most first. `at`
+// holds the positions of the nonzeros of the tile's rows, which f reads, and moves on.
+template <class V, class F>
+SPARSEKERN_INLINE void each_column(const TileView& t, int64_t i, int64_t j, const V* values, int32_t* at, const F& f) {
+  if (i + 1 < t.down) fetch_values(values, at + t.side, t.side);
+  const uint16_t* entry = t.entry + t.start[j * t.down + i];
+  const uint8_t* order = t.col_order + (j * t.down + i) * t.side;
+  const uint8_t* counts = t.col_count + (j * t.down + i) * t.side;
+  const int64_t width = least(t.side, t.cols - j * t.side);
+  for (int64_t c = 0; c < width && counts[c]; entry += counts[c++]) f(order[c], entry, counts[c]);
+  const uint8_t* rows = t.row_order + (i * t.across + j) * t.side;
+  const uint8_t* passed = t.row_count + (i * t.across + j) * t.side;
+  for (int64_t r = 0; r < t.side && passed[r]; ++r) at[rows[r]] += passed[r];
+}
+
 // The first positions of the i-th row of tiles.
 SPARSEKERN_INLINE void begin_rows(const TileView& t, int64_t i, int32_t (&at)[kByte]) {
   const int64_t height = least(t.side, t.rows - i * t.side);
@@ -94,6 +109,22 @@ void tile_product_panel(const TileView& t, const Sum<S>* x, const Sum<S>* values
   }
 }
 
+// Writes or adds the sums over lanes of product(0), product(1), ... to `count` elements.
+template <class A, class Product>
+SPARSEKERN_INLINE void inner_products(A* out, int64_t count, bool add, const Product& product) {
+  constexpr int64_t L = kLanes<A>;
+  int64_t k = 0;
+  for (; k + L <= count; k += L) {
+    const Vector<A> sums = sum_lanes<A>([&](int i) SPARSEKERN_LAMBDA_INLINE { return product(k + i); });
+    store(out + k, add ? load(out + k) + sums : sums);
+  }
+  if (const int64_t left = count - k; left > 0) {  // neighbouring rows have about as many: the branches are foreseen
+    const Vector<A> sums =
+        sum_lanes<A>([&](int i) SPARSEKERN_LAMBDA_INLINE { return i < left ? product(k + i) : Vector<A>{}; });
+    store_part(out + k, add ? load_part(out + k, left, sums) + sums : sums, left);
+  }
+}
+
 // Inner products over the panel's columns at the nonzeros of rows of tiles [begin, end), written or added to `out`.
 template <class A, int N>
 void tile_sample_panel(const TileView& t, const A* left, const A* right, bool add, A* out, int64_t begin, int64_t end) {
@@ -108,22 +139,13 @@ void tile_sample_panel(const TileView& t, const A* left, const A* right, bool ad
         Vector<A> weights[N];
 #pragma GCC unroll 8
         for (int n = 0; n < N; ++n) weights[n] = load(left + (i * t.side + row) * W + n * L);
-        const auto product = [&](int64_t k) SPARSEKERN_LAMBDA_INLINE {
-          const A* x = right + (j * t.side + t.col[k]) * W;
+        inner_products(out + k, count, add, [&](int64_t i) SPARSEKERN_LAMBDA_INLINE {
+          const A* x = right + (j * t.side + t.col[k + i]) * W;
           Vector<A> product = weights[0] * load(x);
 #pragma GCC unroll 8
           for (int n = 1; n < N; ++n) product += weights[n] * load(x + n * L);
           return product;
-        };
-        for (; count >= L; k += L, count -= L) {
-          const Vector<A> sums = sum_lanes<A>([&](int i) SPARSEKERN_LAMBDA_INLINE { return product(k + i); });
-          store(out + k, add ? load(out + k) + sums : sums);
-        }
-        if (count > 0) {  // neighbouring rows have about as many: the branches are foreseen
-          const Vector<A> sums =
-              sum_lanes<A>([&](int i) SPARSEKERN_LAMBDA_INLINE { return i < count ? product(k + i) : Vector<A>{}; });
-          store_part(out + k, add ? load_part(out + k, count, sums) + sums : sums, count);
-        }
+        });
       });
     }
   }
@@ -141,20 +163,14 @@ void tile_transposed_panel(const TileView& t, const Sum<S>* x, const Sum<S>* val
     for (int64_t b = 0; b < width * W; ++b) block[b] = 0;
     for (int64_t i = 0; i < t.down; ++i) {
       int32_t* at = positions + i * t.side;
-      const uint16_t* entry = t.entry + t.start[j * t.down + i];
-      const uint8_t* order = t.col_order + (j * t.down + i) * t.side;
-      const uint8_t* counts = t.col_count + (j * t.down + i) * t.side;
-      if (i + 1 < t.down) fetch_values(values, at + t.side, t.side);
-      for (int64_t c = 0; c < width && counts[c]; ++c) {
-        add_products<A, N>(block + order[c] * W, x + i * t.side * W, counts[c], [&]() SPARSEKERN_LAMBDA_INLINE {
-          const int64_t row = *entry & 0xff, place = *entry >> 8;
-          ++entry;
-          return Weighted<A>{values[at[row] + place], row};
-        });
-      }
-      const uint8_t* rows = t.row_order + (i * t.across + j) * t.side;
-      const uint8_t* passed = t.row_count + (i * t.across + j) * t.side;
-      for (int64_t r = 0; r < t.side && passed[r]; ++r) at[rows[r]] += passed[r];
+      each_column(t, i, j, values, at,
+                  [&](int64_t column, const uint16_t* entry, int64_t count) SPARSEKERN_LAMBDA_INLINE {
+                    add_products<A, N>(block + column * W, x + i * t.side * W, count, [&]() SPARSEKERN_LAMBDA_INLINE {
+                      const int64_t row = *entry & 0xff, place = *entry >> 8;
+                      ++entry;
+                      return Weighted<A>{values[at[row] + place], row};
+                    });
+                  });
     }
     unpack(block, W, columns, width, out + c0, t.cols);
   }

@@ -1,0 +1,21 @@
+// The kernels of the linear layer for bfloat16 on processors with AVX-512 that multiply pairs of them. Standard headers
+// come before the pragma, so that what they define inline is compiled for every processor.
+#if defined(__x86_64__)
+#include <immintrin.h>
+
+#include <cstdint>
+#include <utility>
+
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma"))), \
+                             apply_to = function)
+#else
+#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma")
+#endif
+#define SPARSEKERN_VECTOR_BYTES 64
+#define SPARSEKERN_REGISTERS 32
+#include "cpu/simd/pairs-inl.h"
+#if defined(__clang__)
+#pragma clang attribute pop
+#endif
+#endif
