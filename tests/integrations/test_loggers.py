@@ -4,6 +4,7 @@ import json
 import struct
 from collections.abc import Iterator
 from pathlib import Path
+from time import sleep
 from typing import NamedTuple
 
 import pytest
@@ -94,8 +95,7 @@ def records(path: Path) -> Iterator[Record]:
             record = b""
 
 
-def part(folder: Path) -> Part:
-    (path,) = folder.glob("*.wandb")
+def part(path: Path) -> Part:
     found = list(records(path))
     (run,) = (record.run for record in found if record.HasField("run"))
     (end,) = (record.exit.exit_code for record in found if record.HasField("exit"))
@@ -114,7 +114,9 @@ def part(folder: Path) -> Part:
 
 
 def parts(folder: Path) -> list[Part]:
-    return [part(found) for found in sorted(folder.glob("wandb/offline-run-*"))]
+    """In their order: their names tell the second they began in, and then chance."""
+    found = folder.glob("wandb/offline-run-*/*.wandb")
+    return [part(path) for path in sorted(found, key=lambda path: path.stat().st_mtime_ns)]
 
 
 @pytest.fixture
@@ -126,6 +128,7 @@ def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("_offline")
 def test_each_part_of_a_run_has_its_epochs(tmp_path: Path) -> None:
     begun(tmp_path, "wandb", 2)
+    sleep(1)  # parts of one run that begin in the same second have the same name
     resumed(tmp_path, 3)
     first, second = parts(tmp_path)
     wanted = [(epoch["step"], loggers.numbers(epoch)) for epoch in metrics(tmp_path)]
