@@ -78,8 +78,9 @@ Order forward_order(const Weight& weight, const Planes& planes) {
   return order;
 }
 
-Order backward_order(const Weight& weight, const void* values, int sum_size, const Planes& planes, int64_t channels) {
-  if (sum_size == sizeof(double)) return ordered(weight, static_cast<const double*>(values), planes, channels);
+Order backward_order(const Weight& weight, const void* values, int size, const Planes& planes, int64_t channels) {
+  if (size == sizeof(double)) return ordered(weight, static_cast<const double*>(values), planes, channels);
+  if (size == sizeof(uint16_t)) return ordered(weight, static_cast<const uint16_t*>(values), planes, channels);
   return ordered(weight, static_cast<const float*>(values), planes, channels);
 }
 

@@ -32,8 +32,8 @@ struct Order {
 // The order of the forward pass and the gradient of the weight: by output channels.
 Order forward_order(const Weight& weight, const Planes& planes);
 
-// The order of the gradient of the input: by input channels and grids, there by output channels. `values` are in `A`,
-// of `sum_size` bytes.
-Order backward_order(const Weight& weight, const void* values, int sum_size, const Planes& planes, int64_t channels);
+// The order of the gradient of the input: by input channels and grids, there by output channels. `values` are
+// factors of `size` bytes.
+Order backward_order(const Weight& weight, const void* values, int size, const Planes& planes, int64_t channels);
 
 }  // namespace sparsekern

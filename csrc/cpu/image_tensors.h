@@ -72,14 +72,14 @@ class PackedImages {
     lead_ = input ? 0 : planes.reach;
     const int64_t cells = lead_ + channels_ * grid_.plane + planes.tail;
     require(cells < std::numeric_limits<int32_t>::max(), "an image of ", cells, " padded numbers is too large");
-    bytes_ = aligned(cells * planes.lanes * kernels.sum_size);
+    bytes_ = aligned(cells * planes.lanes * kernels.factor_size);
   }
 
   int64_t bytes() const { return bytes_; }
   int64_t channels() const { return channels_; }
   int64_t plane() const { return grid_.plane; }
 
-  char* planes(char* memory) const { return memory + lead_ * planes_.lanes * kernels_.sum_size; }
+  char* planes(char* memory) const { return memory + lead_ * planes_.lanes * kernels_.factor_size; }
 
   // Packs part `part` of the channels of a block, and sums each if `sums` is given.
   void pack(int64_t block, int64_t part, int64_t parts, char* memory, void* sums = nullptr) const {
@@ -90,7 +90,7 @@ class PackedImages {
         planes_.lanes_of(block, data, stride, images_.channel_stride(), images_.pixel_stride(), frame_);
     const int64_t begin = channels_ * part / parts, end = channels_ * (part + 1) / parts;
     (planes_.flat ? kernels_.pack_flat : kernels_.pack_block)(images, grid_, begin, end, planes(memory), sums);
-    const int64_t cell = planes_.lanes * kernels_.sum_size;
+    const int64_t cell = planes_.lanes * kernels_.factor_size;
     if (part == 0) std::fill_n(memory, lead_ * cell, char(0));
     if (part + 1 == parts) std::fill_n(planes(memory) + channels_ * grid_.plane * cell, planes_.tail * cell, char(0));
   }

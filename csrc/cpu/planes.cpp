@@ -128,7 +128,7 @@ Images Planes::lanes_of(int64_t block, void* data, int64_t image_stride, int64_t
 void Planes::set_segments(const ConvKernels& kernels, double density) {
   const int64_t columns = std::min(out.width, vectors_), rows = std::clamp<int64_t>(vectors_ / columns, 1, out.height);
   const int64_t seen = flat ? vectors_ * vector_lanes_ + reach : (rows + reach / width) * (columns + reach % width);
-  const int64_t few = std::max<int64_t>(1, kCache / (seen * grids * lanes * kernels.sum_size));
+  const int64_t few = std::max<int64_t>(1, kCache / (seen * grids * lanes * kernels.factor_size));
   const bool worth = density * static_cast<double>(few * taps()) >= kWorthSegment;
   const auto even = [&](int64_t channels) {
     const int64_t segments = worth ? ceil_div(channels, few) : 1;

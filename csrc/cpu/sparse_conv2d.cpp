@@ -122,7 +122,7 @@ Tensor sparse_conv2d(const Tensor& input, const Tensor& values, const std::vecto
   const Planes planes(window, in, out, kernels, weight.density());
   const PackedImages x(kernels, planes, input, true);
   const Order order = forward_order(weight, planes);
-  const Tensor v = widened(values, weight.nnz);
+  const Tensor v = factors(values, weight.nnz);
   const Taps taps{order.bounds.data(), order.segments, order.segments, order.offset.get(), v.const_data_ptr()};
   const Tiling tiling = planes.output_tiles(output.pixel_stride());
   const int64_t lines = planes.blocks;
@@ -173,8 +173,8 @@ std::tuple<Tensor, Tensor, Tensor> sparse_conv2d_backward(const Tensor& grad_out
   std::vector<Tiling> input_tilings;
   Order transposed;
   if (need_input) {
-    const Tensor v = widened(values, weight.nnz);
-    transposed = backward_order(weight, v.const_data_ptr(), kernels.sum_size, planes, in.channels);
+    const Tensor v = factors(values, weight.nnz);
+    transposed = backward_order(weight, v.const_data_ptr(), kernels.factor_size, planes, in.channels);
     for (int64_t g = 0; g < planes.grids; ++g)
       input_tilings.push_back(planes.input_tiles(g, grad_input.pixel_stride()));
     if (!planes.complete()) torch::stable::zero_(grad_input.tensor);  // pixels that no tap sees
@@ -198,7 +198,7 @@ std::tuple<Tensor, Tensor, Tensor> sparse_conv2d_backward(const Tensor& grad_out
       [&](int64_t i, int64_t slot, int64_t part, int64_t parts) {
         const char* block = memory + slot * block_bytes;
         const char* d =
-            delta.planes(const_cast<char*>(block)) + planes.above * planes.width * planes.lanes * kernels.sum_size;
+            delta.planes(const_cast<char*>(block)) + planes.above * planes.width * planes.lanes * kernels.factor_size;
         for (int64_t g = 0; need_input && g < planes.grids; ++g) {
           const int64_t n = transposed.segments;
           const Taps back{transposed.bounds.data() + g * n, planes.grids * n, n, transposed.offset.get(),

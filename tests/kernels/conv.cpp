@@ -67,25 +67,26 @@ struct Packed {
   using A = Sum<S>;
   std::vector<int32_t> cells, zeros;
   Grid grid;
-  std::vector<A> memory;
-  A* planes;
+  int64_t lead;
+  Factors<S> memory;
 
   Packed(const ConvKernels& kernels, const Planes& p, Batch<S>& batch, int64_t block, bool input)
-      : grid(input ? p.input_grid(cells, zeros) : p.output_grid(cells, zeros)) {
-    const int64_t lead = input ? 0 : p.reach, channels = batch.channels;
-    memory = std::vector<A>((lead + channels * grid.plane + p.tail) * p.lanes);
-    planes = memory.data() + lead * p.lanes;
-    std::fill_n(planes, channels * grid.plane * p.lanes, unwritten<A>(1)[0]);
+      : grid(input ? p.input_grid(cells, zeros) : p.output_grid(cells, zeros)),
+        lead(input ? 0 : p.reach * p.lanes),
+        memory(lead + (batch.channels * grid.plane + p.tail) * p.lanes, kernels.factor_size) {
+    const int64_t channels = batch.channels;
+    std::fill(memory.data(), planes(), 0);
+    std::fill(planes(channels * grid.plane * p.lanes), memory.data() + memory.memory.size(), 0);
     std::vector<A> sums = unwritten<A>(channels);
     const Frame& frame = input ? p.packed_input : p.packed_output;
     const Images images = batch.block(p, block, frame, 1);
     const auto pack = p.flat ? kernels.pack_flat : kernels.pack_block;
     for (const bool upper : {false, true})
-      pack(images, grid, upper ? channels / 2 : 0, upper ? channels : channels / 2, planes, sums.data());
+      pack(images, grid, upper ? channels / 2 : 0, upper ? channels : channels / 2, planes(), sums.data());
     for (int64_t c = 0; c < channels; ++c) {
       double all = 0;
       for (int64_t b = 0; b < p.images * p.strips; ++b) {
-        const auto cell = [&](int32_t i) { return planes[at(p, b) + (c * grid.plane + i) * p.lanes]; };
+        const auto cell = [&](int32_t i) { return memory[lead + at(p, b) + (c * grid.plane + i) * p.lanes]; };
         const int64_t start = b % p.strips * frame.step - frame.above;
         for (int64_t i = 0; i < grid.pixels; ++i) {
           const bool there = b < images.count && 0 <= start + i && start + i < frame.whole;
@@ -99,22 +100,28 @@ struct Packed {
     }
   }
 
-  int64_t at(const Planes& p, int64_t image) const { return p.flat ? image * grid.image : image; }
+  unsigned char* planes(int64_t i = 0) { return memory.data(lead + i); }
+  const unsigned char* planes(int64_t i = 0) const { return memory.data(lead + i); }
+  int64_t at(const Planes& p, int64_t image) const { return p.flat ? image * grid.image : memory.place(image); }
 };
 
 // The nonzeros in the order in which a product takes them: lists of offsets and values, `segments` for each row.
-template <class A>
+template <class S>
 struct Order {
   int64_t segments;
-  std::vector<std::vector<std::pair<int32_t, A>>> lists;
+  std::vector<std::vector<std::pair<int32_t, double>>> lists;
   std::vector<int32_t> bounds{0}, offset;
-  std::vector<A> values;
+  Factors<S> values;
 
-  Order(int64_t rows, int64_t segments_) : segments(segments_), lists(rows * segments_) {}
+  Order(const ConvKernels& kernels, int64_t nnz, int64_t rows, int64_t segments_)
+      : segments(segments_), lists(rows * segments_), values(nnz, kernels.factor_size) {}
 
   void close() {
     for (const auto& list : lists) {
-      for (const auto& [place, value] : list) offset.push_back(place), values.push_back(value);
+      for (const auto& [place, value] : list) {
+        values.set(static_cast<int64_t>(offset.size()), value);
+        offset.push_back(place);
+      }
       bounds.push_back(static_cast<int32_t>(offset.size()));
     }
   }
@@ -144,18 +151,18 @@ class Convolution {
     Batch<S> output(out_, channels_last, unwritten<S>(count(out_)));
     Batch<S> grad_input(in_, channels_last, std::vector<S>(count(in_), static_cast<S>(0)));
     std::vector<A> grad_values(weight_.nnz());
-    const Order<A> forward = forward_order(), backward = backward_order();
+    const Order<S> forward = forward_order(), backward = backward_order();
     const Tiling tiling = planes_.output_tiles(output.pixel_stride());
     for (int64_t b = 0; b < planes_.blocks; ++b) {
       const Packed<S> px(kernels_, planes_, x, b, true), pd(kernels_, planes_, delta, b, false);
-      const A* d = pd.planes + planes_.above * planes_.width * planes_.lanes;
-      multiply(view(forward, 0, 1), tiling, px.planes, bias_.data(),
+      const void* d = pd.planes(planes_.above * planes_.width * planes_.lanes);
+      multiply(view(forward, 0, 1), tiling, px.planes(), bias_.data(),
                output.block(planes_, b, planes_.written_output, 1, b % 2 == 0), out_.channels);
       for (int64_t g = 0; g < planes_.grids; ++g)
         multiply(view(backward, g, planes_.grids), planes_.input_tiles(g, grad_input.pixel_stride()), d, nullptr,
                  grad_input.block(planes_, b, planes_.written_input, w_.stride_x), in_.channels);
       for (const Tile& tile : tiling.tiles)
-        kernels_.sample(view(forward, 0, 1), planes_.flat, tile, d, pd.grid.plane, px.planes, grad_values.data(), 0,
+        kernels_.sample(view(forward, 0, 1), planes_.flat, tile, d, pd.grid.plane, px.planes(), grad_values.data(), 0,
                         out_.channels);
     }
     compare(x, delta, output, grad_input, grad_values);
@@ -174,9 +181,9 @@ class Convolution {
     }
   }
 
-  Order<A> forward_order() const {
+  Order<S> forward_order() const {
     const int64_t in_group = in_.channels / w_.groups, segments = (in_group - 1) / planes_.segment_in + 1;
-    Order<A> order(out_.channels, segments);
+    Order<S> order(kernels_, weight_.nnz(), out_.channels, segments);
     each([&](int64_t k, int64_t r, int64_t c, int64_t tap) {
       const int64_t place = c * planes_.input_plane() + planes_.input_offset(tap);
       order.lists[r * segments + c % in_group / planes_.segment_in].push_back({place, values_[k]});
@@ -185,9 +192,9 @@ class Convolution {
     return order;
   }
 
-  Order<A> backward_order() const {
+  Order<S> backward_order() const {
     const int64_t out_group = out_.channels / w_.groups, segments = (out_group - 1) / planes_.segment_out + 1;
-    Order<A> order(in_.channels * planes_.grids, segments);
+    Order<S> order(kernels_, weight_.nnz(), in_.channels * planes_.grids, segments);
     each([&](int64_t k, int64_t r, int64_t c, int64_t tap) {
       const int64_t row = c * planes_.grids + planes_.grid(tap);
       const int64_t place = r * planes_.output_plane() - planes_.shift(tap);
@@ -197,12 +204,12 @@ class Convolution {
     return order;
   }
 
-  static Taps view(const Order<A>& order, int64_t grid, int64_t grids) {
+  static Taps view(const Order<S>& order, int64_t grid, int64_t grids) {
     return {order.bounds.data() + grid * order.segments, grids * order.segments, order.segments, order.offset.data(),
             order.values.data()};
   }
 
-  void multiply(const Taps& taps, const Tiling& tiling, const A* packed, const S* bias, const Images& out,
+  void multiply(const Taps& taps, const Tiling& tiling, const void* packed, const S* bias, const Images& out,
                 int64_t rows) const {
     for (const Tile& tile : tiling.tiles) {
       for (const bool upper : {false, true})

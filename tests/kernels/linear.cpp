@@ -2,7 +2,6 @@
 #include "cpu/simd/linear.h"
 
 #include <bit>
-#include <cstring>
 
 #include "families.h"
 #include "plain.h"
@@ -69,21 +68,16 @@ struct Pattern {
 // The rows of a block of the batch, and the panel that a kernel makes of them.
 template <class S>
 struct Activations {
-  using A = Sum<S>;
   int64_t features;
   Panel panel;
-  bool pairs;
   std::vector<S> input;  // [begin + columns, stride]
-  std::vector<unsigned char> packed;
+  Factors<S> packed;
 
   Activations(const LinearKernels& kernels, int64_t features_, const Panel& panel_, Random& random)
-      : features(features_),
-        panel(panel_),
-        pairs(kernels.factor_size < kernels.sum_size),
-        packed(features_ * panel_.width * kernels.factor_size, 0xff) {
+      : features(features_), panel(panel_), packed(features_ * panel_.width, kernels.factor_size) {
     const int64_t stride = features + 3;
     input = random.numbers<S>((panel.begin + panel.columns) * stride, 4, 16);
-    std::vector<A> sums = unwritten<A>(features);
+    std::vector<Sum<S>> sums = unwritten<Sum<S>>(features);
     for (int64_t f = 0; f < features; f += sparsekern::kRowBlock)
       kernels.pack(input.data(), stride, panel, f, std::min(features, f + sparsekern::kRowBlock), packed.data(),
                    sums.data());
@@ -98,19 +92,7 @@ struct Activations {
     }
   }
 
-  template <class T>
-  double number(int64_t place) const {
-    T x;
-    std::memcpy(&x, packed.data() + place * sizeof x, sizeof x);
-    return static_cast<double>(x);
-  }
-
-  // Pairs have four columns of the first half of 32, then four of the second, and so on.
-  double at(int64_t feature, int64_t column) const {
-    const int64_t within = column % 32, place = column - within + within % 16 / 4 * 8 + within / 16 * 4 + within % 4;
-    if (pairs) return number<S>(feature * panel.width + place);
-    return number<A>(feature * panel.width + column);
-  }
+  double at(int64_t feature, int64_t column) const { return packed[feature * panel.width + packed.place(column)]; }
 };
 
 // Row `row` of the product for one batch column.

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <limits>
 #include <random>
 #include <type_traits>
@@ -85,6 +86,37 @@ template <class T>
 std::vector<T> unwritten(int64_t count) {
   return std::vector<T>(count, static_cast<T>(std::numeric_limits<double>::quiet_NaN()));
 }
+
+// Numbers as kernels multiply them: in the type of their sums, or as they are stored. Nobody has written to them yet.
+template <class S>
+struct Factors {
+  int64_t size;
+  std::vector<unsigned char> memory;
+
+  Factors(int64_t count, int64_t size_) : size(size_), memory(count * size_, 0xff) {}
+
+  bool pairs() const { return size < static_cast<int64_t>(sizeof(Sum<S>)); }
+  unsigned char* data(int64_t i = 0) { return memory.data() + i * size; }
+  const unsigned char* data(int64_t i = 0) const { return memory.data() + i * size; }
+
+  double operator[](int64_t i) const {
+    const auto number = [&](auto x) {
+      std::memcpy(&x, data(i), sizeof x);
+      return static_cast<double>(x);
+    };
+    return pairs() ? number(S()) : number(Sum<S>());
+  }
+  void set(int64_t i, double number) {
+    const auto write = [&](auto x) { std::memcpy(data(i), &x, sizeof x); };
+    pairs() ? write(static_cast<S>(number)) : write(static_cast<Sum<S>>(number));
+  }
+
+  // Where the i-th number of a row of the batch is: pairs have four of the first half of 32, then four of the second.
+  int64_t place(int64_t i) const {
+    const int64_t within = i % 32;
+    return pairs() ? i - within + within % 16 / 4 * 8 + within / 16 * 4 + within % 4 : i;
+  }
+};
 
 inline int64_t comparisons = 0;
 

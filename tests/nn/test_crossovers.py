@@ -174,9 +174,10 @@ def test_every_row_of_the_committed_tables_decides_for_its_layer(here: Any) -> N
                 assert chosen == _expected(row["above"], density), row
         for row in report["convolutions"]:
             shape = (row["out"], row["in"], (row["kernel"],) * 2, (row["stride"],) * 2)
-            assert choose_conv(*shape, 1.0, size=row["size"], batch=row["batch"]).kernel == "dense"
+            options = {"size": row["size"], "batch": row["batch"], "dtype": getattr(torch, row["dtype"])}
+            assert choose_conv(*shape, 1.0, **options).kernel == "dense"
             for density in (0.01, 0.5, 0.95):
-                chosen = choose_conv(*shape, density, size=row["size"], batch=row["batch"]).kernel
+                chosen = choose_conv(*shape, density, **options).kernel
                 assert chosen == _expected(row["above"], density), row
 
 

@@ -1,4 +1,4 @@
-// The kernels of the linear layer for bfloat16 on processors with AVX-512 that multiply pairs of them. Standard headers
+// The kernels for bfloat16 of processors with AVX-512 that multiply pairs of them. Standard headers
 // come before the pragma, so that what they define inline is compiled for every processor.
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -12,9 +12,11 @@
 #else
 #pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma")
 #endif
+#define SPARSEKERN_PAIRS
 #define SPARSEKERN_VECTOR_BYTES 64
 #define SPARSEKERN_REGISTERS 32
-#include "cpu/simd/pairs-inl.h"
+#include "cpu/simd/conv-inl.h"
+#include "cpu/simd/linear-inl.h"
 #if defined(__clang__)
 #pragma clang attribute pop
 #endif

@@ -3,123 +3,198 @@
 
 #include "cpu/simd/conv.h"
 #include "cpu/simd/images-inl.h"
-#include "cpu/simd/vector-inl.h"
 
 namespace sparsekern {
 namespace conv {
 namespace {
 
-constexpr int kVectors = SPARSEKERN_REGISTERS / 2;
+// Vectors of factors of a tile whose sums are held in registers, and of a whole tile: as many as the sums of pairs take
+// to be written in whole cache lines.
+template <class T>
+constexpr int kHeld = SPARSEKERN_REGISTERS / 2 / kHalves<T>;
+template <class T>
+constexpr int kVectors = kHalves<T> == 2 ? 32 : kHeld<T>;
 
 // Chains of sums: small tiles need several to hide the latency of the multiply-add.
 constexpr int chains_of(int vectors) { return vectors >= 6 ? 1 : vectors >= 3 ? 2 : 4; }
 
-constexpr int64_t kSegmentRows = 64;  // rows that share what a segment holds in a cache
+template <class T>
+constexpr int64_t kSegmentRows = kHalves<T> == 2 ? 16 : 64;  // rows that share what a segment holds in a cache
 
 // Asks for the next segment of a row, which is due when the other rows are done: too many short streams for the
 // hardware to follow.
-template <class A>
+template <class T>
 SPARSEKERN_INLINE void prefetch_taps(const Taps& taps, int64_t slot) {
   for (int64_t i = 0; i < 32; i += 16) __builtin_prefetch(taps.offset + slot + i);
   if (!taps.values) return;
-  for (int64_t i = 0; i < 32; i += 64 / sizeof(A)) __builtin_prefetch(static_cast<const A*>(taps.values) + slot + i);
+  for (int64_t i = 0; i < 32; i += 64 / sizeof(T)) __builtin_prefetch(static_cast<const T*>(taps.values) + slot + i);
 }
 
-// sums += what slots [k, stop) contribute to the tile at `origin`
-template <class A, bool Flat, int R, int N>
-SPARSEKERN_INLINE void accumulate(Vector<A> (&sums)[R * N], const Taps& taps, const A* origin, int64_t pitch, int64_t k,
-                                  int64_t stop) {
-  constexpr int64_t L = kLanes<A>, Cell = Flat ? 1 : L;
-  constexpr int C = chains_of(R * N);
-  const auto step = [&](Vector<A>(&to)[R* N], int64_t slot) SPARSEKERN_LAMBDA_INLINE {
-    const A value = static_cast<const A*>(taps.values)[slot];
-    const A* x = origin + int64_t(taps.offset[slot]) * Cell;
-#pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 16
-      for (int n = 0; n < N; ++n) to[r * N + n] += value * load(x + r * pitch + n * L);
-    }
-  };
-  if constexpr (C > 1) {
-    Vector<A> more[C - 1][R * N] = {};
-    for (; k + C <= stop; k += C) {
-      step(sums, k);
-#pragma GCC unroll 4
-      for (int c = 1; c < C; ++c) step(more[c - 1], k + c);
-    }
-#pragma GCC unroll 4
-    for (int c = 1; c < C; ++c) {
-#pragma GCC unroll 16
-      for (int i = 0; i < R * N; ++i) sums[i] += more[c - 1][i];
+// f(part of a tile whose sums are held in registers, its first vector in the tile) for all parts
+template <class T, class F>
+SPARSEKERN_INLINE void each_part(const Tile& tile, bool flat, const F& f) {
+  int32_t rows = tile.rows;
+  while (rows > 1 && rows * tile.cols > kHeld<T>) rows /= 2;
+  const int32_t pieces = rows == 1 ? (tile.cols + kHeld<T> - 1) / kHeld<T> : 1;
+  for (int32_t r = 0; r < tile.rows; r += rows) {
+    for (int32_t i = 0; i < pieces; ++i) {
+      const int32_t c = tile.cols * i / pieces, cols = tile.cols * (i + 1) / pieces - c;
+      f(Tile{tile.base + r * tile.pitch + c * (flat ? kFactors<T> : 1), tile.pitch, rows, cols, nullptr, 0},
+        r * tile.cols + c);
     }
   }
-  for (; k < stop; ++k) step(sums, k);
 }
 
-template <class S, bool Flat, int R, int N>
-void product_tile(const Taps& taps, const Tile& tile, const Sum<S>* planes, const S* bias, const Images& out,
-                  int64_t begin, int64_t end) {
+// Where a part of a tile has its sums: R rows of N vectors of factors, `pitch` apart. Those of blocks lie in two parts,
+// the second half of a cell's lanes `half` behind the first; flat ones in the order of their cells.
+template <class A>
+struct Place {
+  A* sums;
+  int64_t pitch, half;
+};
+
+// Begins the sums by `start`, or adds to them; `last`: to be read by others then.
+template <class T, bool Flat, int R, int N>
+void sum_part(const InOrder<T, int32_t>& nonzeros, int64_t count, int64_t pitch, const Place<Sum<T>>& place,
+              const Sum<T>* start, [[maybe_unused]] bool last) {
+  using A = Sum<T>;
+  constexpr int64_t L = kLanes<A>, H = kHalves<T>, V = R * N * H, Step = Flat ? H * L : L;
+  const auto at = [&](int64_t v) SPARSEKERN_LAMBDA_INLINE {
+    return place.sums + v / H / N * place.pitch + v / H % N * Step + v % H * place.half;
+  };
+  Vector<A> sums[V];
+#pragma GCC unroll 16
+  for (int v = 0; v < V; ++v) sums[v] = start ? Vector<A>{} + *start : load(at(v));
+  accumulate<T, R, N, chains_of(V)>(sums, nonzeros, count, pitch);
+#if defined(SPARSEKERN_PAIRS)
+  if (Flat && last) {
+#pragma GCC unroll 8
+    for (int v = 0; v < V; v += 2) put_in_order(sums[v], sums[v + 1]);
+  }
+#endif
+#pragma GCC unroll 16
+  for (int v = 0; v < V; ++v) store(at(v), sums[v]);
+}
+
+// The instance for parts of `cols` vectors in each of R rows.
+template <class T, bool Flat, int R, int N = 1>
+SPARSEKERN_INLINE auto sum_part_of(int cols) {
+  if constexpr (R * (N + 1) <= kHeld<T>)
+    return cols == N ? sum_part<T, Flat, R, N> : sum_part_of<T, Flat, R, N + 1>(cols);
+  else
+    return sum_part<T, Flat, R, N>;
+}
+
+template <class T, bool Flat>
+SPARSEKERN_INLINE auto sum_part_of(const Tile& part) {
+  if constexpr (Flat)
+    return sum_part_of<T, true, 1>(part.cols);
+  else
+    return part.rows == 1   ? sum_part_of<T, false, 1>(part.cols)
+           : part.rows == 2 ? sum_part_of<T, false, 2>(part.cols)
+           : part.rows == 4 ? sum_part_of<T, false, 4>(part.cols)
+                            : sum_part_of<T, false, 8>(part.cols);
+}
+
+// The lanes of images that the h-th vector of a cell's sums belongs to.
+template <class A>
+SPARSEKERN_INLINE Images half_of(const Images& images, int64_t h) {
+  Images half = images;
+  half.count = least(kLanes<A>, images.count - h * kLanes<A>);
+  for (int64_t i = 0; i < half.count; ++i) half.lanes[i] = images.lanes[h * kLanes<A> + i];
+  return half;
+}
+
+template <class S, class T, bool Flat>
+void product_tile(const Taps& taps, const Tile& tile, const T* planes, const S* bias, const Images& out, int64_t begin,
+                  int64_t end) {
   using A = Sum<S>;
-  constexpr int64_t L = kLanes<A>, Cell = Flat ? 1 : L, W = R * N * L;
-  const A* origin = planes + tile.base * Cell;
+  constexpr int64_t L = kLanes<A>, H = kHalves<T>, Cell = Flat ? 1 : kFactors<T>;
+  constexpr int64_t Parts = Flat ? 1 : H, W = kVectors<T> * H / Parts * L, Rows = kSegmentRows<T>;
+  struct Part {
+    decltype(sum_part_of<T, Flat>(tile)) run;
+    const T* origin;
+    int64_t at;
+  };
+  Part parts[kVectors<T>];
+  int count = 0;
+  each_part<T>(tile, Flat, [&](const Tile& part, int64_t first) SPARSEKERN_LAMBDA_INLINE {
+    parts[count++] = {sum_part_of<T, Flat>(part), planes + part.base * Cell, first * (Flat ? H * L : L)};
+  });
   const int64_t pitch = tile.pitch * Cell;
   const bool together = out.pixel_stride != 1;
-  alignas(64) A block[kSegmentRows * W];
-  for (int64_t first = begin; first < end; first += kSegmentRows) {
-    const int64_t last = least(end, first + kSegmentRows);
+  alignas(64) A block[Parts][Rows * W];
+  Images halves[Parts];
+  for (int64_t h = 0; Parts > 1 && together && h < Parts; ++h) halves[h] = half_of<A>(out, h);
+  for (int64_t first = begin; first < end; first += Rows) {
+    const int64_t last = least(end, first + Rows);
     for (int64_t s = 0; s < taps.segments; ++s) {
+      const bool done = s + 1 == taps.segments;
       for (int64_t row = first; row < last; ++row) {
         const int32_t* bounds = taps.bounds + row * taps.stride + s;
         const int64_t slot = taps.segments > 1 ? row - first : together ? (row - first) % L : 0;
-        A* sums_at = block + slot * W;
-        Vector<A> sums[R * N];
-        const A start = s == 0 && bias ? widen(bias[row]) : A(0);
-#pragma GCC unroll 16
-        for (int i = 0; i < R * N; ++i) sums[i] = s == 0 ? Vector<A>{} + start : load(sums_at + i * L);
-        if (s + 1 < taps.segments) prefetch_taps<A>(taps, bounds[1]);
-        accumulate<A, Flat, R, N>(sums, taps, origin, pitch, bounds[0], bounds[1]);
-#pragma GCC unroll 16
-        for (int i = 0; i < R * N; ++i) store(sums_at + i * L, sums[i]);
-        if (s + 1 < taps.segments) continue;
+        const A start = bias ? widen(bias[row]) : A(0);
+        if (!done) prefetch_taps<T>(taps, bounds[1]);
+        A* sums = block[0] + slot * W;
+        for (int i = 0; i < count; ++i) {
+          const InOrder<T, int32_t> nonzeros{static_cast<const T*>(taps.values) + bounds[0], taps.offset + bounds[0],
+                                             parts[i].origin, Cell};
+          parts[i].run(nonzeros, bounds[1] - bounds[0], pitch, {sums + parts[i].at, tile.cols * L, Flat ? L : Rows * W},
+                       s == 0 ? &start : nullptr, done);
+        }
+        if (!done) continue;
         S* channel = static_cast<S*>(out.data) + row * out.channel_stride;
         const int64_t before = slot % L;  // channels that wait to be written with this one
         if (together && before + 1 < L && row + 1 < last) continue;
-        for (int i = 0; i < tile.run_count; ++i) {
-          if (together)
-            unpack_channels<S, Flat>(sums_at - before * W, W, before + 1, tile.runs[i], out, channel - before);
-          else
-            (Flat ? unpack_flat<S, A> : unpack_block<S, A>)(sums_at, tile.runs[i], out, channel);
+        for (int64_t h = 0; h < Parts; ++h, sums += Rows * W) {
+          for (int i = 0; i < tile.run_count; ++i) {
+            if (together)
+              unpack_channels<S, Flat>(sums - before * W, W, before + 1, tile.runs[i], Parts > 1 ? halves[h] : out,
+                                       channel - before);
+            else if (Flat)
+              unpack_flat<S, A>(sums, tile.runs[i], out, channel);
+#if defined(SPARSEKERN_PAIRS)
+            else if (h == 0)
+              unpack_pairs(sums, sums + Rows * W, tile.runs[i], out, channel);
+#else
+            else
+              unpack_block<S, A>(sums, tile.runs[i], out, channel);
+#endif
+          }
         }
       }
     }
   }
 }
 
-template <class A, bool Flat, int R, int N>
-void sample_tile(const Taps& taps, const Tile& tile, const A* left, int64_t plane, const A* right, A* sums,
+template <class T, bool Flat, int R, int N>
+void sample_tile(const Taps& taps, const Tile& tile, const T* left, int64_t plane, const T* right, Sum<T>* sums,
                  int64_t begin, int64_t end) {
-  constexpr int64_t L = kLanes<A>, Cell = Flat ? 1 : L;
-  const A* origin = right + tile.base * Cell;
+  using A = Sum<T>;
+  constexpr int64_t L = kLanes<A>, F = kFactors<T>, Cell = Flat ? 1 : F;
+  const T* origin = right + tile.base * Cell;
   const int64_t pitch = tile.pitch * Cell;
   Pending<A> pending;
   for (int64_t s = 0; s < taps.segments; ++s) {
     for (int64_t row = begin; row < end; ++row) {
       int64_t k = taps.bounds[row * taps.stride + s];
       const int64_t stop = taps.bounds[row * taps.stride + s + 1];
-      if (s + 1 < taps.segments) prefetch_taps<A>(taps, stop);
+      if (s + 1 < taps.segments) prefetch_taps<T>(taps, stop);
       if (k == stop) continue;
-      Vector<A> fixed[R * N];
-      const A* from = left + (row * plane + tile.base) * Cell;
+      Factors<T> fixed[R * N];
+      const T* from = left + (row * plane + tile.base) * Cell;
+      const auto cell = [=](const T* x, int i)
+                            SPARSEKERN_LAMBDA_INLINE { return load_factors(x + i / N * pitch + i % N * F); };
 #pragma GCC unroll 16
-      for (int i = 0; i < R * N; ++i) fixed[i] = load(from + i / N * pitch + i % N * L);
+      for (int i = 0; i < R * N; ++i) fixed[i] = cell(from, i);
       const auto product = [&](int64_t slot) SPARSEKERN_LAMBDA_INLINE {
-        const A* x = origin + int64_t(taps.offset[slot]) * Cell;
+        const T* x = origin + int64_t(taps.offset[slot]) * Cell;
         constexpr int Half = R * N > 1 ? R * N / 2 : 1;  // two chains
-        Vector<A> one = fixed[0] * load(x), two = {};
+        Vector<A> one = times(fixed[0], cell(x, 0)), two = {};
 #pragma GCC unroll 16
-        for (int i = 1; i < Half; ++i) one += fixed[i] * load(x + i / N * pitch + i % N * L);
+        for (int i = 1; i < Half; ++i) one = add_times(one, fixed[i], cell(x, i));
 #pragma GCC unroll 16
-        for (int i = Half; i < R * N; ++i) two += fixed[i] * load(x + i / N * pitch + i % N * L);
+        for (int i = Half; i < R * N; ++i) two = add_times(two, fixed[i], cell(x, i));
         return one + two;
       };
       for (; k + L <= stop; k += L) {
@@ -132,52 +207,49 @@ void sample_tile(const Taps& taps, const Tile& tile, const A* left, int64_t plan
   if (pending.count) pending.flush(sums, true);
 }
 
-// The instance for tiles of `cols` vectors in each of R rows.
-template <class S, bool Flat, int R, int N = 1>
-SPARSEKERN_INLINE auto product_of(int cols) {
-  if constexpr (R * (N + 1) <= kVectors)
-    return cols == N ? product_tile<S, Flat, R, N> : product_of<S, Flat, R, N + 1>(cols);
-  else
-    return product_tile<S, Flat, R, N>;
-}
-
-template <class A, bool Flat, int R, int N = 1>
+// The instance for parts of `cols` vectors in each of R rows.
+template <class T, bool Flat, int R, int N = 1>
 SPARSEKERN_INLINE auto sample_of(int cols) {
-  if constexpr (R * (N + 1) <= kVectors)
-    return cols == N ? sample_tile<A, Flat, R, N> : sample_of<A, Flat, R, N + 1>(cols);
+  if constexpr (R * (N + 1) <= kHeld<T>)
+    return cols == N ? sample_tile<T, Flat, R, N> : sample_of<T, Flat, R, N + 1>(cols);
   else
-    return sample_tile<A, Flat, R, N>;
+    return sample_tile<T, Flat, R, N>;
 }
 
-template <class S>
+template <class S, class T>
 void product(const Taps& taps, bool flat, const Tile& tile, const void* planes, const void* bias, const Images& out,
              int64_t begin, int64_t end) {
-  using A = Sum<S>;
-  const auto run = flat             ? product_of<S, true, 1>(tile.cols)
-                   : tile.rows == 1 ? product_of<S, false, 1>(tile.cols)
-                   : tile.rows == 2 ? product_of<S, false, 2>(tile.cols)
-                   : tile.rows == 4 ? product_of<S, false, 4>(tile.cols)
-                                    : product_of<S, false, 8>(tile.cols);
-  run(taps, tile, static_cast<const A*>(planes), static_cast<const S*>(bias), out, begin, end);
+  (flat ? product_tile<S, T, true> : product_tile<S, T, false>)(taps, tile, static_cast<const T*>(planes),
+                                                                static_cast<const S*>(bias), out, begin, end);
 }
 
-template <class A>
+template <class T>
 void sample(const Taps& taps, bool flat, const Tile& tile, const void* left, int64_t plane, const void* right,
             void* sums, int64_t begin, int64_t end) {
-  const auto run = flat             ? sample_of<A, true, 1>(tile.cols)
-                   : tile.rows == 1 ? sample_of<A, false, 1>(tile.cols)
-                   : tile.rows == 2 ? sample_of<A, false, 2>(tile.cols)
-                   : tile.rows == 4 ? sample_of<A, false, 4>(tile.cols)
-                                    : sample_of<A, false, 8>(tile.cols);
-  run(taps, tile, static_cast<const A*>(left), plane, static_cast<const A*>(right), static_cast<A*>(sums), begin, end);
+  each_part<T>(tile, flat, [&](const Tile& part, int64_t) SPARSEKERN_LAMBDA_INLINE {
+    const auto run = flat             ? sample_of<T, true, 1>(part.cols)
+                     : part.rows == 1 ? sample_of<T, false, 1>(part.cols)
+                     : part.rows == 2 ? sample_of<T, false, 2>(part.cols)
+                     : part.rows == 4 ? sample_of<T, false, 4>(part.cols)
+                                      : sample_of<T, false, 8>(part.cols);
+    run(taps, part, static_cast<const T*>(left), plane, static_cast<const T*>(right), static_cast<Sum<T>*>(sums), begin,
+        end);
+  });
 }
 
-template <class S>
-constexpr ConvKernels kKernels{kLanes<Sum<S>>, kVectors,     sizeof(S),  sizeof(Sum<S>),
-                               pack_block<S>,  pack_flat<S>, product<S>, sample<Sum<S>>};
+// Elements of type S, factors of type T.
+template <class S, class T = Sum<S>>
+constexpr ConvKernels kKernels{kFactors<T>,      kVectors<T>,     sizeof(S),     sizeof(Sum<S>), sizeof(T),
+                               pack_block<S, T>, pack_flat<S, T>, product<S, T>, sample<T>};
 
 }  // namespace
 }  // namespace conv
+
+#if defined(SPARSEKERN_PAIRS)
+
+const ConvKernels& conv_kernels_of_pairs() { return conv::kKernels<BFloat16, BFloat16>; }
+
+#else
 
 template <>
 const ConvKernels& conv_kernels_of<Isa::SPARSEKERN_ISA>(Storage storage) {
@@ -185,6 +257,9 @@ const ConvKernels& conv_kernels_of<Isa::SPARSEKERN_ISA>(Storage storage) {
     case Storage::float64:
       return conv::kKernels<double>;
     case Storage::bfloat16:
+#if defined(__x86_64__) && SPARSEKERN_VECTOR_BYTES == 64
+      if (__builtin_cpu_supports("avx512bf16")) return conv_kernels_of_pairs();
+#endif
       return conv::kKernels<BFloat16>;
     case Storage::float16:
       return conv::kKernels<Float16>;
@@ -192,5 +267,7 @@ const ConvKernels& conv_kernels_of<Isa::SPARSEKERN_ISA>(Storage storage) {
       return conv::kKernels<float>;
   }
 }
+
+#endif
 
 }  // namespace sparsekern

@@ -6,7 +6,7 @@
 // rows of images where these are few ("blocks"); where neither fills it, a cell is one number, the images follow each
 // other, and a vector is `lanes` neighbouring cells ("flat"). Either way a nonzero weight is one broadcast multiply-add
 // for every vector of an output tile, held in registers. Sums are kept in `A`: double for double,
-// float for the rest.
+// float for the rest. Planes and values are multiplied in `A`, too, or as pairs of bfloat16 (cpu/simd/linear.h).
 #pragma once
 
 #include <cstdint>
@@ -22,7 +22,7 @@ struct Taps {
   int64_t stride;
   int64_t segments;
   const int32_t* offset;
-  const void* values;  // in `A`
+  const void* values;  // factors
 };
 
 // `length` cells from cell `start` of a tile on, which are pixels of an image: `target` and every `step`-th from there.
@@ -60,7 +60,7 @@ struct Images {
   int64_t step;         // pixels from one that is written to the next
   bool large;           // too large for a cache
   int64_t first, last;  // the pixels that all lanes have
-  Lane lanes[16];
+  Lane lanes[32];
 };
 
 // The cells of a plane: where each of `pixels` goes (negative: nowhere), and which hold zeros. Flat images follow each
@@ -79,10 +79,11 @@ struct Grid {
 };
 
 struct ConvKernels {
-  int lanes;         // elements of a vector of `A`
+  int lanes;         // numbers of a vector of factors
   int vectors;       // largest tile
   int storage_size;  // bytes of an element in memory
   int sum_size;      // bytes of `A`
+  int factor_size;   // bytes of a number in a plane and of a value
 
   // Packs channels [begin, end): at most `lanes` images into blocks, or any number into flat planes. Writes the sum of
   // each over images and pixels to sums[channel], in `A`, unless that is null.
@@ -110,5 +111,7 @@ template <>
 const ConvKernels& conv_kernels_of<Isa::avx512>(Storage storage);
 template <>
 const ConvKernels& conv_kernels_of<Isa::neon>(Storage storage);
+
+const ConvKernels& conv_kernels_of_pairs();  // of bfloat16, for AVX-512 with VDPBF16PS
 
 }  // namespace sparsekern

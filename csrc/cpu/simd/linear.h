@@ -35,7 +35,7 @@ constexpr int64_t kRowBlock = 64;  // rows that are unpacked together; threads g
                                    // lines of output
 
 struct LinearKernels {
-  int lanes;         // elements of a vector of `A`
+  int lanes;         // numbers of a vector of factors
   int vectors;       // widest panel, in vectors
   int storage_size;  // bytes of an element in memory
   int sum_size;      // bytes of `A`

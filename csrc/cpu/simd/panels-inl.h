@@ -1,58 +1,54 @@
 // Panels of batch columns for the kernels of cpu/simd/linear.h: activations are packed into them, results unpacked.
 #pragma once
 
+#include "cpu/simd/factors-inl.h"
 #include "cpu/simd/linear.h"
-#include "cpu/simd/vector-inl.h"
 
 namespace sparsekern {
 namespace linear {
 namespace {
 
-template <class A>
-constexpr int kPanelVectors = kPanel / kLanes<A> < 8 ? kPanel / kLanes<A> : 8;
+// Of factors of type T.
+template <class T>
+constexpr int kPanelVectors = kHalves<T> == 2          ? 4
+                              : kPanel / kLanes<T> < 8 ? kPanel / kLanes<T>
+                                                       : 8;
 
 // ---- packing
 
-// The next m batch columns of n features of `in`, at most L of both: rows[i] is what a panel has of feature i, zero
-// past the columns. Adds them up to sums[i] unless that is null; the first columns of a panel begin the sums.
-template <class S, class A, int L>
-SPARSEKERN_INLINE void take(const S* in, int64_t stride, int64_t m, int64_t n, A* sums, bool first,
-                            Vector<A> (&rows)[L]) {
-  if (n == L && m == L) {
-#pragma GCC unroll 16
-    for (int i = 0; i < L; ++i) rows[i] = load(in + i * stride);
-  } else {
-    for (int i = 0; i < L; ++i) rows[i] = i < m ? load_part(in + i * stride, n, Vector<A>{}) : Vector<A>{};
-  }
-  if (sums) {
-    Vector<A> sum = first ? Vector<A>{} : load_part(sums, n, rows[0]);
-#pragma GCC unroll 16
-    for (int i = 0; i < L; ++i) sum += rows[i];
-    store_part(sums, sum, n);
-  }
-  transpose(rows);
-}
-
-// Takes the input a vector of batch columns at a time, so that it is read in few streams.
-template <class S>
+// Takes the input a vector of batch columns at a time, so that it is read in few streams. Pairs have the columns in the
+// order of `transpose_factors`.
+template <class S, class T = Sum<S>>
 void pack(const void* input, int64_t stride, const Panel& panel, int64_t begin, int64_t end, void* packed,
           void* sums_) {
-  using A = Sum<S>;
-  constexpr int L = kLanes<A>;
+  constexpr int F = kFactors<T>;
   const int64_t width = panel.width;
-  A* sums = static_cast<A*>(sums_);
-  for (int64_t b = 0; b < width; b += L) {
+  auto* sums = static_cast<Sum<S>*>(sums_);
+  for (int64_t b = 0; b < width; b += F) {
     const S* in = static_cast<const S*>(input) + (panel.begin + b) * stride;
-    A* to = static_cast<A*>(packed) + b;
-    for (int64_t f = begin; f < end; f += L) {
-      const int64_t n = least(L, end - f);
-      Vector<A> rows[L];
-      take(in + f, stride, least(L, panel.columns - b), n, sums ? sums + f : nullptr, b == 0, rows);
-      if (n == L) {
-#pragma GCC unroll 16
-        for (int i = 0; i < L; ++i) store(to + (f + i) * width, rows[i]);
+    T* to = static_cast<T*>(packed) + b;
+    const int64_t m = least(F, panel.columns - b);
+    for (int64_t f = begin; f < end; f += F) {
+      const int64_t n = least(F, end - f);
+      Factors<T> rows[F];
+      if (n == F && m == F) {
+#pragma GCC unroll 32
+        for (int i = 0; i < F; ++i) rows[i] = read_factors<T>(in + i * stride + f);
       } else {
-        for (int i = 0; i < n; ++i) store(to + (f + i) * width, rows[i]);
+        for (int i = 0; i < F; ++i) rows[i] = i < m ? read_factors<T>(in + i * stride + f, n) : Factors<T>{};
+      }
+      if (sums) {
+        RowSums<T> total(sums + f, n, b > 0);
+#pragma GCC unroll 32
+        for (int i = 0; i < F; ++i) total.add(rows[i]);
+        total.write();
+      }
+      transpose_factors(rows);
+      if (n == F) {
+#pragma GCC unroll 32
+        for (int i = 0; i < F; ++i) store_factors(to + (f + i) * width, rows[i]);
+      } else {
+        for (int i = 0; i < n; ++i) store_factors(to + (f + i) * width, rows[i]);
       }
     }
   }

@@ -8,39 +8,29 @@ namespace sparsekern {
 namespace linear {
 namespace {
 
-// out[i] += sum of value * x[feature] over the next `count` nonzeros. The sums of neighbouring rows do not depend on
-// each other, so that one chain of them is enough.
-template <class A, int N, class Next>
-SPARSEKERN_INLINE void add_products(A* out, const A* x, int64_t count, const Next& next) {
-  constexpr int L = kLanes<A>;
-  Vector<A> sums[N];
+// A row of sums += the products of `count` nonzeros. Those of neighbouring rows do not depend on each other, so that
+// one chain of them is enough.
+template <class T, int N, class Nonzeros>
+SPARSEKERN_INLINE void grow(Sum<T>* row, const Nonzeros& nonzeros, int64_t count) {
+  using A = Sum<T>;
+  constexpr int L = kLanes<A>, V = N * kHalves<T>;
+  Vector<A> sums[V];
 #pragma GCC unroll 8
-  for (int n = 0; n < N; ++n) sums[n] = load(out + n * L);
-  do {
-    const auto [value, feature] = next();
-    const A* row = x + feature * (N * L);
+  for (int v = 0; v < V; ++v) sums[v] = load(row + v * L);
+  accumulate<T, 1, N, 1>(sums, nonzeros, count);
 #pragma GCC unroll 8
-    for (int n = 0; n < N; ++n) sums[n] += value * load(row + n * L);
-  } while (--count);
-#pragma GCC unroll 8
-  for (int n = 0; n < N; ++n) store(out + n * L, sums[n]);
+  for (int v = 0; v < V; ++v) store(row + v * L, sums[v]);
 }
 
 // Asks for the values of a tile before it is walked: those of each row lie a whole row of the weight away from the
 // last one's, so that the processor does not foresee them. Ten or so in a row take one or two cache lines.
-template <class A>
-SPARSEKERN_INLINE void fetch_values(const A* values, const int32_t* at, int64_t rows) {
+template <class T>
+SPARSEKERN_INLINE void fetch_values(const T* values, const int32_t* at, int64_t rows) {
   for (int64_t r = 0; r < rows; ++r) {
     __builtin_prefetch(values + at[r]);
-    __builtin_prefetch(values + at[r] + 64 / sizeof(A) - 1);
+    __builtin_prefetch(values + at[r] + 64 / sizeof(T) - 1);
   }
 }
-
-template <class A>
-struct Weighted {
-  A value;
-  int64_t feature;
-};
 
 constexpr int64_t kByte = 256;  // values of the byte that names a row of a tile
 
@@ -61,8 +51,8 @@ SPARSEKERN_INLINE void each_row(const TileView& t, int64_t i, int64_t j, int32_t
 
 // f(column in the tile, its entries, how many it has) for the columns of a tile with nonzeros, the most first. `at`
 // holds the positions of the nonzeros of the tile's rows, which f reads, and moves on.
-template <class V, class F>
-SPARSEKERN_INLINE void each_column(const TileView& t, int64_t i, int64_t j, const V* values, int32_t* at, const F& f) {
+template <class T, class F>
+SPARSEKERN_INLINE void each_column(const TileView& t, int64_t i, int64_t j, const T* values, int32_t* at, const F& f) {
   if (i + 1 < t.down) fetch_values(values, at + t.side, t.side);
   const uint16_t* entry = t.entry + t.start[j * t.down + i];
   const uint8_t* order = t.col_order + (j * t.down + i) * t.side;
@@ -81,11 +71,11 @@ SPARSEKERN_INLINE void begin_rows(const TileView& t, int64_t i, int32_t (&at)[kB
 }
 
 // Rows of tiles [begin, end) of the product with x.
-template <class S, int N>
-void tile_product_panel(const TileView& t, const Sum<S>* x, const Sum<S>* values, const S* bias, int64_t columns,
-                        S* out, int64_t begin, int64_t end) {
+template <class S, class T, int N>
+void tile_product_panel(const TileView& t, const T* x, const T* values, const S* bias, int64_t columns, S* out,
+                        int64_t begin, int64_t end) {
   using A = Sum<S>;
-  constexpr int64_t W = N * kLanes<A>;
+  constexpr int64_t W = N * kFactors<T>;
   alignas(64) A block[kMostSide * W];
   int32_t at[kByte];
   for (int64_t i = begin; i < end; ++i) {
@@ -99,10 +89,7 @@ void tile_product_panel(const TileView& t, const Sum<S>* x, const Sum<S>* values
       each_row(t, i, j, at, [&](int64_t row, int64_t k, int64_t count, int64_t ahead) SPARSEKERN_LAMBDA_INLINE {
         __builtin_prefetch(values + ahead);
         __builtin_prefetch(t.col + ahead);
-        const A* value = values + k;
-        const uint8_t* col = t.col + k;
-        add_products<A, N>(block + row * W, x + j * t.side * W, count,
-                           [&]() SPARSEKERN_LAMBDA_INLINE { return Weighted<A>{*value++, *col++}; });
+        grow<T, N>(block + row * W, InOrder<T, uint8_t>{values + k, t.col + k, x + j * t.side * W, W}, count);
       });
     }
     unpack(block, W, columns, height, out + r0, t.rows);
@@ -125,26 +112,39 @@ SPARSEKERN_INLINE void inner_products(A* out, int64_t count, bool add, const Pro
   }
 }
 
+// A row of the panel, with which others are multiplied.
+template <class T, int N>
+struct Row {
+  Factors<T> factors[N];
+
+  SPARSEKERN_INLINE explicit Row(const T* row) {
+#pragma GCC unroll 8
+    for (int n = 0; n < N; ++n) factors[n] = load_factors(row + n * kFactors<T>);
+  }
+
+  SPARSEKERN_INLINE Vector<Sum<T>> multiply(const T* row) const {
+    Vector<Sum<T>> products = times(factors[0], load_factors(row));
+#pragma GCC unroll 8
+    for (int n = 1; n < N; ++n) products = add_times(products, factors[n], load_factors(row + n * kFactors<T>));
+    return products;
+  }
+};
+
 // Inner products over the panel's columns at the nonzeros of rows of tiles [begin, end), written or added to `out`.
-template <class A, int N>
-void tile_sample_panel(const TileView& t, const A* left, const A* right, bool add, A* out, int64_t begin, int64_t end) {
-  constexpr int64_t L = kLanes<A>, W = N * L;
+template <class T, int N>
+void tile_sample_panel(const TileView& t, const T* left, const T* right, bool add, Sum<T>* out, int64_t begin,
+                       int64_t end) {
+  constexpr int64_t W = N * kFactors<T>;
   int32_t at[kByte];
   for (int64_t i = begin; i < end; ++i) {
     begin_rows(t, i, at);
     for (int64_t j = 0; j < t.across; ++j) {
-      each_row(t, i, j, at, [&](int64_t row, int64_t k, int64_t count, int64_t ahead) SPARSEKERN_LAMBDA_INLINE {
+      each_row(t, i, j, at, [&](int64_t r, int64_t k, int64_t count, int64_t ahead) SPARSEKERN_LAMBDA_INLINE {
         __builtin_prefetch(out + ahead);
         __builtin_prefetch(t.col + ahead);
-        Vector<A> weights[N];
-#pragma GCC unroll 8
-        for (int n = 0; n < N; ++n) weights[n] = load(left + (i * t.side + row) * W + n * L);
-        inner_products(out + k, count, add, [&](int64_t i) SPARSEKERN_LAMBDA_INLINE {
-          const A* x = right + (j * t.side + t.col[k + i]) * W;
-          Vector<A> product = weights[0] * load(x);
-#pragma GCC unroll 8
-          for (int n = 1; n < N; ++n) product += weights[n] * load(x + n * L);
-          return product;
+        const Row<T, N> row(left + (i * t.side + r) * W);
+        inner_products(out + k, count, add, [&](int64_t n) SPARSEKERN_LAMBDA_INLINE {
+          return row.multiply(right + (j * t.side + t.col[k + n]) * W);
         });
       });
     }
@@ -152,25 +152,25 @@ void tile_sample_panel(const TileView& t, const A* left, const A* right, bool ad
 }
 
 // Columns of tiles [begin, end) of the transposed product with x. `positions` are those from column `begin` on.
-template <class S, int N>
-void tile_transposed_panel(const TileView& t, const Sum<S>* x, const Sum<S>* values, int32_t* positions,
-                           int64_t columns, S* out, int64_t begin, int64_t end) {
+template <class S, class T, int N>
+void tile_transposed_panel(const TileView& t, const T* x, const T* values, int32_t* positions, int64_t columns, S* out,
+                           int64_t begin, int64_t end) {
   using A = Sum<S>;
-  constexpr int64_t W = N * kLanes<A>;
+  constexpr int64_t W = N * kFactors<T>;
   alignas(64) A block[kMostSide * W];
   for (int64_t j = begin; j < end; ++j) {
     const int64_t c0 = j * t.side, width = least(t.side, t.cols - c0);
     for (int64_t b = 0; b < width * W; ++b) block[b] = 0;
     for (int64_t i = 0; i < t.down; ++i) {
       int32_t* at = positions + i * t.side;
-      each_column(t, i, j, values, at,
-                  [&](int64_t column, const uint16_t* entry, int64_t count) SPARSEKERN_LAMBDA_INLINE {
-                    add_products<A, N>(block + column * W, x + i * t.side * W, count, [&]() SPARSEKERN_LAMBDA_INLINE {
-                      const int64_t row = *entry & 0xff, place = *entry >> 8;
-                      ++entry;
-                      return Weighted<A>{values[at[row] + place], row};
-                    });
-                  });
+      each_column(
+          t, i, j, values, at, [&](int64_t column, const uint16_t* entry, int64_t count) SPARSEKERN_LAMBDA_INLINE {
+            const auto value = [=](int64_t k)
+                                   SPARSEKERN_LAMBDA_INLINE { return values[at[entry[k] & 0xff] + (entry[k] >> 8)]; };
+            const auto from = [=](int64_t k)
+                                  SPARSEKERN_LAMBDA_INLINE { return x + (i * t.side + (entry[k] & 0xff)) * W; };
+            grow<T, N>(block + column * W, gathered<T>(value, from), count);
+          });
     }
     unpack(block, W, columns, width, out + c0, t.cols);
   }
@@ -199,46 +199,41 @@ void tile_columns(const TileView& t, int64_t i, int32_t* columns) {
 
 // ---- the functions of the table: the width of a panel becomes a constant
 
-template <class S, int N = kPanelVectors<Sum<S>>>
+// f.operator()<N>() for panels of N vectors of factors
+template <class T, int N = kPanelVectors<T>, class F>
+SPARSEKERN_INLINE void with_width(const Panel& panel, const F& f) {
+  if (panel.width == N * kFactors<T>)
+    f.template operator()<N>();
+  else if constexpr (N > 1)
+    with_width<T, N - 1>(panel, f);
+}
+
+template <class S, class T>
 void tile_product(const TileView& t, const Panel& panel, const void* packed, const void* values, const void* bias,
                   void* out, int64_t begin, int64_t end) {
-  using A = Sum<S>;
-  if (panel.width == N * kLanes<A>) {
-    tile_product_panel<S, N>(t, static_cast<const A*>(packed), static_cast<const A*>(values),
-                             static_cast<const S*>(bias), panel.columns, static_cast<S*>(out) + panel.begin * t.rows,
-                             begin, end);
-  } else if constexpr (N > 1) {
-    tile_product<S, N - 1>(t, panel, packed, values, bias, out, begin, end);
-  }
+  with_width<T>(panel, [&]<int N>() SPARSEKERN_LAMBDA_INLINE {
+    tile_product_panel<S, T, N>(t, static_cast<const T*>(packed), static_cast<const T*>(values),
+                                static_cast<const S*>(bias), panel.columns, static_cast<S*>(out) + panel.begin * t.rows,
+                                begin, end);
+  });
 }
 
-template <class A, int N = kPanelVectors<A>>
-SPARSEKERN_INLINE void tile_sample_width(int64_t vectors, const TileView& t, const A* left, const A* right, bool add,
-                                         A* out, int64_t begin, int64_t end) {
-  if (vectors == N)
-    tile_sample_panel<A, N>(t, left, right, add, out, begin, end);
-  else if constexpr (N > 1)
-    tile_sample_width<A, N - 1>(vectors, t, left, right, add, out, begin, end);
-}
-
-template <class S>
+template <class T>
 void tile_sample(const TileView& t, const Panel& panel, const void* left, const void* right, bool add, void* sums,
                  int64_t begin, int64_t end) {
-  using A = Sum<S>;
-  tile_sample_width<A>(panel.width / kLanes<A>, t, static_cast<const A*>(left), static_cast<const A*>(right), add,
-                       static_cast<A*>(sums), begin, end);
+  with_width<T>(panel, [&]<int N>() SPARSEKERN_LAMBDA_INLINE {
+    tile_sample_panel<T, N>(t, static_cast<const T*>(left), static_cast<const T*>(right), add,
+                            static_cast<Sum<T>*>(sums), begin, end);
+  });
 }
 
-template <class S, int N = kPanelVectors<Sum<S>>>
+template <class S, class T>
 void tile_transposed(const TileView& t, const Panel& panel, const void* packed, const void* values, int32_t* positions,
                      void* out, int64_t begin, int64_t end) {
-  using A = Sum<S>;
-  if (panel.width == N * kLanes<A>) {
-    tile_transposed_panel<S, N>(t, static_cast<const A*>(packed), static_cast<const A*>(values), positions,
-                                panel.columns, static_cast<S*>(out) + panel.begin * t.cols, begin, end);
-  } else if constexpr (N > 1) {
-    tile_transposed<S, N - 1>(t, panel, packed, values, positions, out, begin, end);
-  }
+  with_width<T>(panel, [&]<int N>() SPARSEKERN_LAMBDA_INLINE {
+    tile_transposed_panel<S, T, N>(t, static_cast<const T*>(packed), static_cast<const T*>(values), positions,
+                                   panel.columns, static_cast<S*>(out) + panel.begin * t.cols, begin, end);
+  });
 }
 
 }  // namespace
