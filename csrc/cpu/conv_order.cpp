@@ -14,19 +14,19 @@ std::unique_ptr<T[]> fresh(int64_t size) {
   return std::unique_ptr<T[]>(new T[size]);
 }
 
-template <class A>
-Order ordered(const Weight& weight, const A* values, const Planes& planes, int64_t channels) {
+template <class T>
+Order ordered(const Weight& weight, const T* values, const Planes& planes, int64_t channels) {
   const int64_t taps = planes.taps(), grids = planes.grids, groups = planes.window.groups;
   const int64_t in_group = channels / groups, out_group = weight.rows / groups;
   const int64_t segments = (out_group + planes.segment_out - 1) / planes.segment_out;
   Order order{std::vector<int32_t>(channels * grids * segments + 1), fresh<int32_t>(weight.nnz),
-              fresh<char>(weight.nnz * sizeof(A)), segments};
+              fresh<char>(weight.nnz * sizeof(T)), segments};
   std::vector<int32_t> grid(weight.cols), shift(weight.cols);
   for (int64_t c = 0; c < weight.cols; ++c) {
     grid[c] = static_cast<int32_t>(c / taps * grids + planes.grid(c % taps));
     shift[c] = static_cast<int32_t>(planes.shift(c % taps));
   }
-  A* out = reinterpret_cast<A*>(order.values.get());
+  T* out = reinterpret_cast<T*>(order.values.get());
   // Every thread takes some input channels of each group.
   const auto each = [&](const auto& f) {
     parallel_for(0, in_group, 16, [&](int64_t begin, int64_t end) {

@@ -122,7 +122,7 @@ Tensor sparse_conv2d(const Tensor& input, const Tensor& values, const std::vecto
   const Planes planes(window, in, out, kernels, weight.density());
   const PackedImages x(kernels, planes, input, true);
   const Order order = forward_order(weight, planes);
-  const Tensor v = factors(values, weight.nnz);
+  const Tensor v = factors(values, weight.nnz, kernels.factor_size);
   const Taps taps{order.bounds.data(), order.segments, order.segments, order.offset.get(), v.const_data_ptr()};
   const Tiling tiling = planes.output_tiles(output.pixel_stride());
   const int64_t lines = planes.blocks;
@@ -173,7 +173,7 @@ std::tuple<Tensor, Tensor, Tensor> sparse_conv2d_backward(const Tensor& grad_out
   std::vector<Tiling> input_tilings;
   Order transposed;
   if (need_input) {
-    const Tensor v = factors(values, weight.nnz);
+    const Tensor v = factors(values, weight.nnz, kernels.factor_size);
     transposed = backward_order(weight, v.const_data_ptr(), kernels.factor_size, planes, in.channels);
     for (int64_t g = 0; g < planes.grids; ++g)
       input_tilings.push_back(planes.input_tiles(g, grad_input.pixel_stride()));

@@ -94,7 +94,8 @@ Tensor sparse_linear(const Tensor& input, const Tensor& values, const std::vecto
   if (output.numel() == 0) return output;
 
   const Activations x(input);
-  const Tensor v = matrix.walked(x.batch) ? widened(values, matrix.nnz) : factors(values, matrix.nnz);
+  const Tensor v =
+      matrix.walked(x.batch) ? widened(values, matrix.nnz) : factors(values, matrix.nnz, kernels.factor_size);
   if (matrix.walked(x.batch)) {
     one_product(kernels, matrix.csr, x.tensor.const_data_ptr(), v.const_data_ptr(), b ? b->const_data_ptr() : nullptr,
                 output.mutable_data_ptr());
@@ -160,7 +161,9 @@ std::tuple<Tensor, Tensor, Tensor> sparse_linear_backward(const Tensor& grad_out
     char* slack = static_cast<char*>(grad_values.mutable_data_ptr()) + nnz * kernels.storage_size;
     std::fill_n(slack, (values.numel() - nnz) * kernels.storage_size, char(0));
   };
-  const Tensor v = !need_input ? none : matrix.walked(x.batch) ? widened(values, nnz) : factors(values, nnz);
+  const Tensor v = !need_input              ? none
+                   : matrix.walked(x.batch) ? widened(values, nnz)
+                                            : factors(values, nnz, kernels.factor_size);
   if (matrix.walked(x.batch)) {
     Tensor wide = need_values && narrow ? bytes_like(values, nnz * sum_size) : grad_values;
     const auto wanted = [](bool need, Tensor& t) { return need ? t.mutable_data_ptr() : nullptr; };

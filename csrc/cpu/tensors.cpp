@@ -71,9 +71,8 @@ Tensor widened(const Tensor& values, int64_t nnz) {
   return wide;
 }
 
-Tensor factors(const Tensor& values, int64_t nnz) {
-  const LinearKernels& kernels = linear_kernels(storage_of(values.scalar_type()));
-  return kernels.factor_size == kernels.storage_size ? dense_vector(values) : widened(values, nnz);
+Tensor factors(const Tensor& values, int64_t nnz, int factor_size) {
+  return static_cast<size_t>(factor_size) == values.element_size() ? dense_vector(values) : widened(values, nnz);
 }
 
 }  // namespace sparsekern

@@ -21,7 +21,7 @@ Tensor dense_vector(const Tensor& t);
 
 // The first `nnz` values in the type of the sums, contiguous: themselves, or a copy.
 Tensor widened(const Tensor& values, int64_t nnz);
-// The same as the linear layer multiplies them.
-Tensor factors(const Tensor& values, int64_t nnz);
+// The same as kernels multiply them, in elements of `factor_size` bytes.
+Tensor factors(const Tensor& values, int64_t nnz, int factor_size);
 
 }  // namespace sparsekern

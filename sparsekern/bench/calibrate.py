@@ -113,9 +113,9 @@ QUICK = Effort(
     convolutions=_fp32(
         *((channels, channels, 3, 1, 2048 // channels, 32) for channels in (64, 256, 128, 512)),
         *((256, 256, 3, 1, 8, 1), (64, 64, 3, 1, 32, 1)),
-        *((64, 256, 1, 1, 16, 32), (128, 64, 3, 2, 32, 32)),
     )
-    + _bf16(*((channels, channels, 3, 1, 2048 // channels, 32) for channels in (64, 256))),
+    + _bf16(*((channels, channels, 3, 1, 2048 // channels, 32) for channels in (64, 256)))
+    + _fp32((64, 256, 1, 1, 16, 32), (128, 64, 3, 2, 32, 32)),
     densities=(0.03, 0.1, 0.25, 0.5, 0.97),
     conv_densities=(0.1, 0.4, 0.7, 0.97),
     budget=0.06,

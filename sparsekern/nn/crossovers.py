@@ -79,11 +79,14 @@ def _rows(kind: str, dtype: str, threads: int) -> list[dict[str, Any]]:
 
 
 def _having(kind: str, dtype: str, threads: int) -> Any:
-    """Yields the tables that have rows of this kind, the best first: of this dtype or, behind them, of fp32."""
+    """Yields the tables that have rows of this kind, the best first: of this dtype or, behind them, of fp32. Where bf16
+    is computed in fp32, dense layers take their time, and where it is not, they do not: the one's rows of bf16 say
+    nothing about the other."""
     own, here = calibrated(threads), processor.here()
     ordered = ([own] if own else []) + sorted(families().values(), key=lambda t: here.distance(t.processor, dtype))
-    for wanted in (dtype, "float32"):
-        yield from (table for table in ordered if table.rows(kind, wanted))
+    alike = [t for t in ordered if (t.processor.bf16 == "fp32") == (here.bf16 == "fp32")]
+    yield from (table for table in (alike if dtype == "bfloat16" else ordered) if table.rows(kind, dtype))
+    yield from (table for table in ordered if table.rows(kind, "float32"))
 
 
 @cache

@@ -293,6 +293,9 @@ void check_conv(const ConvKernels& kernels) {
     check(kWindows[0], {1, 2, 2, width * lanes / 2 + 1}, 3);
   }
   check(kWindows[0], {lanes, 40, 3, 3}, 5);
+  // Whole vectors of channels, more rows than share a segment, lanes that are not filled, tiles of few rows at the end.
+  check(kWindows[0], {lanes, 40, 3, 3}, 70);
+  check(kWindows[0], {lanes * 3 / 4, 4, 7, 5}, 33);
 }
 
 template void check_conv<float>(const ConvKernels&);

@@ -93,6 +93,15 @@ def test_a_dtype_has_a_nearest_family_of_its_own(here: Any) -> None:
     assert choose_conv(64, 64, (3, 3), (1, 1), 0.8, dtype=torch.bfloat16).kernel == "dense"
 
 
+def test_fast_bf16_says_nothing_about_bf16_that_is_computed_in_fp32(here: Any) -> None:
+    fast = table(SAPPHIRE)
+    fast["convolutions"].append({**CONV, "dtype": "bfloat16", "above": {"csr": 0.0, "dense": 0.3}})
+    for where, kernel in ((ICELAKE, "csr"), (ZEN2, "csr"), (SAPPHIRE, "dense"), (ZEN4, "dense")):
+        here(where, {"icelake": table(ICELAKE), "amx": fast})
+        assert choose_conv(64, 64, (3, 3), (1, 1), 0.5, dtype=torch.bfloat16).kernel == kernel
+        assert choose_conv(64, 64, (3, 3), (1, 1), 0.5).kernel == "csr"
+
+
 # ---- this machine's
 
 

@@ -133,10 +133,11 @@ def test_returns_only_what_is_needed() -> None:
 @compiled  # PyTorch's own product gives other bits on some processors
 @pytest.mark.usefixtures("isa")
 @pytest.mark.parametrize("tiled", [False, True], ids=["plain", "tiled"])
-@pytest.mark.parametrize("batch", [1, 40, 128])
-def test_same_bits_for_every_number_of_threads(tiled: bool, batch: int, threads) -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("batch", [1, 40, 128, 300])
+def test_same_bits_for_every_number_of_threads(tiled: bool, batch: int, dtype: torch.dtype, threads) -> None:
     topology = pattern("many blocks", tiled)
-    x, values, bias, delta = sample(topology, batch)
+    x, values, bias, delta = (t.to(dtype) for t in sample(topology, batch))
     results = []
     for n in (1, 2, 5):
         threads(n)

@@ -53,19 +53,22 @@ struct Place {
   int64_t pitch, half;
 };
 
-// Begins the sums by `start`, or adds to them; `last`: to be read by others then.
+// Adds what slots [k, stop) contribute to the part of a tile at `origin`, to sums that begin by `start` unless that is
+// null. `last`: they are complete.
 template <class T, bool Flat, int R, int N>
-void sum_part(const InOrder<T, int32_t>& nonzeros, int64_t count, int64_t pitch, const Place<Sum<T>>& place,
+void sum_part(const Taps& taps, int64_t k, int64_t stop, const T* origin, int64_t pitch, const Place<Sum<T>>& place,
               const Sum<T>* start, [[maybe_unused]] bool last) {
   using A = Sum<T>;
   constexpr int64_t L = kLanes<A>, H = kHalves<T>, V = R * N * H, Step = Flat ? H * L : L;
+  const InOrder<T, int32_t> nonzeros{static_cast<const T*>(taps.values) + k, taps.offset + k, origin,
+                                     Flat ? 1 : kFactors<T>};
   const auto at = [&](int64_t v) SPARSEKERN_LAMBDA_INLINE {
     return place.sums + v / H / N * place.pitch + v / H % N * Step + v % H * place.half;
   };
   Vector<A> sums[V];
 #pragma GCC unroll 16
   for (int v = 0; v < V; ++v) sums[v] = start ? Vector<A>{} + *start : load(at(v));
-  accumulate<T, R, N, chains_of(V)>(sums, nonzeros, count, pitch);
+  accumulate<T, R, N, chains_of(V)>(sums, nonzeros, stop - k, pitch);
 #if defined(SPARSEKERN_PAIRS)
   if (Flat && last) {
 #pragma GCC unroll 8
@@ -96,9 +99,9 @@ SPARSEKERN_INLINE auto sum_part_of(const Tile& part) {
                             : sum_part_of<T, false, 8>(part.cols);
 }
 
-// The lanes of images that the h-th vector of a cell's sums belongs to.
+// The lanes of images that the h-th vector of a cell's sums belongs to: none, where there are few images.
 template <class A>
-SPARSEKERN_INLINE Images half_of(const Images& images, int64_t h) {
+SPARSEKERN_INLINE Images lanes_of_half(const Images& images, int64_t h) {
   Images half = images;
   half.count = least(kLanes<A>, images.count - h * kLanes<A>);
   for (int64_t i = 0; i < half.count; ++i) half.lanes[i] = images.lanes[h * kLanes<A> + i];
@@ -110,7 +113,8 @@ void product_tile(const Taps& taps, const Tile& tile, const T* planes, const S* 
                   int64_t end) {
   using A = Sum<S>;
   constexpr int64_t L = kLanes<A>, H = kHalves<T>, Cell = Flat ? 1 : kFactors<T>;
-  constexpr int64_t Parts = Flat ? 1 : H, W = kVectors<T> * H / Parts * L, Rows = kSegmentRows<T>;
+  constexpr int64_t Parts = Flat ? 1 : H, Rows = kSegmentRows<T>;
+  const int64_t width = int64_t{tile.rows} * tile.cols * (H / Parts) * L;  // sums of a row in one part
   struct Part {
     decltype(sum_part_of<T, Flat>(tile)) run;
     const T* origin;
@@ -123,9 +127,9 @@ void product_tile(const Taps& taps, const Tile& tile, const T* planes, const S* 
   });
   const int64_t pitch = tile.pitch * Cell;
   const bool together = out.pixel_stride != 1;
-  alignas(64) A block[Parts][Rows * W];
+  alignas(64) A block[Rows * kVectors<T> * H * L];
   Images halves[Parts];
-  for (int64_t h = 0; Parts > 1 && together && h < Parts; ++h) halves[h] = half_of<A>(out, h);
+  for (int64_t h = 0; Parts > 1 && together && h < Parts; ++h) halves[h] = lanes_of_half<A>(out, h);
   for (int64_t first = begin; first < end; first += Rows) {
     const int64_t last = least(end, first + Rows);
     for (int64_t s = 0; s < taps.segments; ++s) {
@@ -135,27 +139,26 @@ void product_tile(const Taps& taps, const Tile& tile, const T* planes, const S* 
         const int64_t slot = taps.segments > 1 ? row - first : together ? (row - first) % L : 0;
         const A start = bias ? widen(bias[row]) : A(0);
         if (!done) prefetch_taps<T>(taps, bounds[1]);
-        A* sums = block[0] + slot * W;
+        A* sums = block + slot * width;
         for (int i = 0; i < count; ++i) {
-          const InOrder<T, int32_t> nonzeros{static_cast<const T*>(taps.values) + bounds[0], taps.offset + bounds[0],
-                                             parts[i].origin, Cell};
-          parts[i].run(nonzeros, bounds[1] - bounds[0], pitch, {sums + parts[i].at, tile.cols * L, Flat ? L : Rows * W},
-                       s == 0 ? &start : nullptr, done);
+          parts[i].run(taps, bounds[0], bounds[1], parts[i].origin, pitch,
+                       {sums + parts[i].at, tile.cols * L, Flat ? L : Rows * width}, s == 0 ? &start : nullptr, done);
         }
         if (!done) continue;
         S* channel = static_cast<S*>(out.data) + row * out.channel_stride;
         const int64_t before = slot % L;  // channels that wait to be written with this one
         if (together && before + 1 < L && row + 1 < last) continue;
-        for (int64_t h = 0; h < Parts; ++h, sums += Rows * W) {
+        for (int64_t h = 0; h < Parts; ++h, sums += Rows * width) {
+          if (Parts > 1 && together && halves[h].count <= 0) break;
           for (int i = 0; i < tile.run_count; ++i) {
             if (together)
-              unpack_channels<S, Flat>(sums - before * W, W, before + 1, tile.runs[i], Parts > 1 ? halves[h] : out,
-                                       channel - before);
+              unpack_channels<S, Flat>(sums - before * width, width, before + 1, tile.runs[i],
+                                       Parts > 1 ? halves[h] : out, channel - before);
             else if (Flat)
               unpack_flat<S, A>(sums, tile.runs[i], out, channel);
 #if defined(SPARSEKERN_PAIRS)
             else if (h == 0)
-              unpack_pairs(sums, sums + Rows * W, tile.runs[i], out, channel);
+              unpack_pairs(sums, sums + Rows * width, tile.runs[i], out, channel);
 #else
             else
               unpack_block<S, A>(sums, tile.runs[i], out, channel);

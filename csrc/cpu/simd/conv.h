@@ -5,7 +5,7 @@
 // that of its input pixel, whatever the stride and the dilation. A cell is a vector of `lanes` images, or of strips of
 // rows of images where these are few ("blocks"); where neither fills it, a cell is one number, the images follow each
 // other, and a vector is `lanes` neighbouring cells ("flat"). Either way a nonzero weight is one broadcast multiply-add
-// for every vector of an output tile, held in registers. Sums are kept in `A`: double for double,
+// for every vector of an output tile, or of a part of it, held in registers. Sums are kept in `A`: double for double,
 // float for the rest. Planes and values are multiplied in `A`, too, or as pairs of bfloat16 (cpu/simd/linear.h).
 #pragma once
 

@@ -206,7 +206,7 @@ struct InOrder {
   }
 };
 
-template <class T, class Value, class At>
+template <class Value, class At>
 struct Gathered {
   const Value& value;
   const At& at;
@@ -214,8 +214,8 @@ struct Gathered {
   SPARSEKERN_INLINE uint32_t two(int64_t i) const { return value(i).bits | uint32_t(value(i + 1).bits) << 16; }
 };
 
-template <class T, class Value, class At>
-SPARSEKERN_INLINE Gathered<T, Value, At> gathered(const Value& value, const At& at) {
+template <class Value, class At>
+SPARSEKERN_INLINE Gathered<Value, At> gathered(const Value& value, const At& at) {
   return {value, at};
 }
 

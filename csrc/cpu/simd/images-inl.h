@@ -192,23 +192,26 @@ void unpack_block(const A* block, const Run& run, const Images& out, S* channel)
 
 // 8 x 8 numbers of 16 bits in each 16 bytes of eight vectors, transposed.
 SPARSEKERN_INLINE void transpose_eights(__m512i (&v)[8]) {
+  constexpr __mmask16 all = 0xffff;  // GCC 12 warns of the functions without a mask
   __m512i words[8], doubles[8];
 #pragma GCC unroll 4
   for (int i = 0; i < 8; i += 2) {
     words[i] = _mm512_unpacklo_epi16(v[i], v[i + 1]);
     words[i + 1] = _mm512_unpackhi_epi16(v[i], v[i + 1]);
   }
-#pragma GCC unroll 4
-  for (int i = 0; i < 4; ++i) {  // i-th pair of columns, of the first four rows and of the others
-    const int a = i / 2, low = i % 2;
-    doubles[i] = low ? _mm512_unpackhi_epi32(words[a], words[a + 2]) : _mm512_unpacklo_epi32(words[a], words[a + 2]);
-    doubles[i + 4] =
-        low ? _mm512_unpackhi_epi32(words[a + 4], words[a + 6]) : _mm512_unpacklo_epi32(words[a + 4], words[a + 6]);
+#pragma GCC unroll 2
+  for (int i = 0; i < 2; ++i) {
+#pragma GCC unroll 2
+    for (int h = 0; h < 2; ++h) {  // of the first four rows, and of the others
+      const __m512i a = words[4 * h + i], b = words[4 * h + i + 2];
+      doubles[4 * h + 2 * i] = _mm512_maskz_unpacklo_epi32(all, a, b);
+      doubles[4 * h + 2 * i + 1] = _mm512_maskz_unpackhi_epi32(all, a, b);
+    }
   }
 #pragma GCC unroll 4
   for (int i = 0; i < 4; ++i) {
-    v[2 * i] = _mm512_unpacklo_epi64(doubles[i], doubles[i + 4]);
-    v[2 * i + 1] = _mm512_unpackhi_epi64(doubles[i], doubles[i + 4]);
+    v[2 * i] = _mm512_maskz_unpacklo_epi64(static_cast<__mmask8>(all), doubles[i], doubles[i + 4]);
+    v[2 * i + 1] = _mm512_maskz_unpackhi_epi64(static_cast<__mmask8>(all), doubles[i], doubles[i + 4]);
   }
 }
 

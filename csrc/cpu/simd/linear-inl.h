@@ -32,7 +32,7 @@ void product_panel(const CsrView& csr, const T* x, const T* values, const S* bia
         const int32_t* position = csr.position + first;
         const auto value = [=](int64_t k) SPARSEKERN_LAMBDA_INLINE { return values[position[k]]; };
         const auto from = [=](int64_t k) SPARSEKERN_LAMBDA_INLINE { return x + index[k] * W; };
-        accumulate<T, 1, N, chains(V)>(sums, gathered<T>(value, from), count);
+        accumulate<T, 1, N, chains(V)>(sums, gathered(value, from), count);
       } else {
         accumulate<T, 1, N, chains(V)>(sums, InOrder<T, int32_t>{values + first, index, x, W}, count);
       }

@@ -169,7 +169,7 @@ void tile_transposed_panel(const TileView& t, const T* x, const T* values, int32
                                    SPARSEKERN_LAMBDA_INLINE { return values[at[entry[k] & 0xff] + (entry[k] >> 8)]; };
             const auto from = [=](int64_t k)
                                   SPARSEKERN_LAMBDA_INLINE { return x + (i * t.side + (entry[k] & 0xff)) * W; };
-            grow<T, N>(block + column * W, gathered<T>(value, from), count);
+            grow<T, N>(block + column * W, gathered(value, from), count);
           });
     }
     unpack(block, W, columns, width, out + c0, t.cols);
