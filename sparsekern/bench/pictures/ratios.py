@@ -82,9 +82,8 @@ def _draw_machine(axis: Any, machine: Machine, place: int, ours: list[Point], ot
     if not isinf(even):
         axis.plot([1 - even], [1], color=machine.colour, marker="|", markersize=14, markeredgewidth=2)
     text = f"< {100 * ours[0][0]:.0f} %" if even == -inf else "none" if even == inf else f"{100 * even:.0f} %"
-    axis.text(
-        1, 1.0 - 0.09 * place, text, transform=axis.transAxes, ha="right", va="top", fontsize=9, color=machine.colour
-    )
+    corner = {"transform": axis.transAxes, "ha": "left", "va": "bottom"}  # the one that no curve comes to
+    axis.text(0.02, 0.02 + 0.09 * place, text, fontsize=9, color=machine.colour, **corner)
 
 
 def _scales(axis: Any) -> None:
