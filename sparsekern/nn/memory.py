@@ -64,8 +64,9 @@ def memory_report(model: nn.Module, optimizer: Any = None) -> MemoryReport:
     Counted from the tensors that exist; a gradient is counted for every parameter that requires one, whether it is
     allocated at this moment or not. Slack is the room for nonzeros that no nonzero uses: values, index, gradient and
     state. Scratch is what a dense product on an expanded weight takes and, where the weight is dense and only some of
-    it multiplied, the copy of these entries; activations and the packed copies of them that
-    the kernels keep per thread (64 columns of inputs and outputs for each of up to four panels) are not counted.
+    it multiplied, the copy of these entries. Layers whose weight is expanded panel by panel take turns with one
+    workspace, which is counted for the one that needs most. Activations and the packed copies of them that the kernels
+    keep per thread (64 columns of inputs and outputs for each of up to four panels) are not counted.
     Of weights that `fully_shard` has sharded those of this rank count.
     What a `Sparsifier` keeps for a layer's weights (`Sparsifier.kept_bytes`) counts as optimizer state.
     The dense twin has the optimizer's own state tensors at its size.
@@ -82,8 +83,11 @@ def memory_report(model: nn.Module, optimizer: Any = None) -> MemoryReport:
     rows = []
     layers = {name: m for name, m in model.named_modules() if isinstance(m, SparseLayer | MaskedLayer)}
     inside = {id(p) for layer in layers.values() for p in layer.parameters(recurse=False)}
+    largest = max(layers.values(), key=_panel, default=None)
     for name, layer in layers.items():
         row = _masked_row(layer, state) if isinstance(layer, MaskedLayer) else _sparse_row(layer, state)
+        if layer is largest:
+            row["scratch"] += _panel(layer)
         if isinstance(optimizer, Keeper):
             row["optimizer"] += optimizer.kept_bytes(layer)
         if layer.bias is not None:
@@ -113,14 +117,19 @@ def _masked_row(layer: MaskedLayer, state: Any) -> dict[str, Any]:
     row = _dense_row("", weight, state)
     if layer.weight_gradient == "moment":  # lives as long as the gradient does
         row["gradients"] += weight.numel() * torch.promote_types(weight.dtype, torch.float32).itemsize
-    return {**row, "indices": sum(t.nbytes for t in layer.index), "scratch": copy + _panel(layer)}
+    return {**row, "indices": sum(t.nbytes for t in layer.index), "scratch": copy + _whole(layer)}
+
+
+def _whole(layer: PatternLayer) -> int:
+    """Bytes of the expanded weight, if every call makes one and keeps it for the gradients."""
+    return prod(layer.weight_shape) * layer.stored.element_size() * layer.expands
 
 
 def _panel(layer: PatternLayer) -> int:
     """Bytes of the panels of the expanded weight, if the layer's kernel has them."""
     size, device = prod(layer.weight_shape), layer.stored.device.type
     if layer.expands:
-        return size * layer.stored.element_size()
+        return 0
     if layer.kernel != "dense" or (device == "cpu" and layer.topology.nnz == size):  # nothing is expanded
         return 0
     threads = extension is not None and device == "cpu" and layer.window is None
@@ -145,7 +154,7 @@ def _sparse_row(layer: SparseLayer, state: Any) -> dict[str, Any]:
         "gradients": round(share * nnz * gradient),
         "optimizer": round(moments * used),
         "slack": round(share * (capacity - nnz) * (item + gradient)) + round((slots + moments) * (1 - used)),
-        "scratch": _panel(layer),
+        "scratch": _whole(layer),
         "dense_values": round(share * dense * item),
         "dense_indices": 0,
         "dense_slack": 0,

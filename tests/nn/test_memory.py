@@ -78,3 +78,12 @@ def test_a_report_has_full_names_aligned_columns_and_a_page() -> None:
     total = report.total
     ours, dense = (sum(total[prefix + part] for part in PARTS) for prefix in ("", "dense_"))
     assert rows[-1][-1] == f"{ours / dense:.3f}"
+
+
+def test_layers_take_turns_with_the_workspace_of_expanded_weights() -> None:
+    """What each keeps for its gradient is its own: transposed convolutions are expanded as a whole."""
+    model = nn.Sequential(*(sk.SparseLinear(n, 200, sparsity=0.5, backend="dense") for n in (100, 200, 100)))
+    scratch = [row["scratch"] for row in sk.memory_report(model).rows]
+    assert scratch == [0, 4 * 200 * 200, 0]
+    whole = sk.sparsify(nn.Sequential(*(nn.ConvTranspose2d(8, 8, 3) for _ in range(2))), 0.5)
+    assert [row["scratch"] for row in sk.memory_report(whole).rows] == [4 * 8 * 8 * 9] * 2

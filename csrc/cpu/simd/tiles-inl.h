@@ -1,5 +1,5 @@
 // The kernels of the sparse linear layer that walk tiles (cpu/tiles.h). What a tile reads and writes stays in the L1
-// cache while its nonzeros go by.
+// cache while its nonzeros go by; where pairs fill wider panels, what it writes in the L2 cache.
 #pragma once
 
 #include "cpu/simd/panels-inl.h"
