@@ -34,7 +34,7 @@ def draw(machines: Sequence[Machine]) -> Any:
         _draw_map(axis, points)
         title(axis, machine.title, "batch", "width")
     hide_unused(axes, len(found))
-    head(drawing, "Sparsity in % from which the step of a square linear layer is faster than dense")
+    head(drawing, "Break-even with dense in % of sparsity: square linear layers")
     return drawing
 
 
