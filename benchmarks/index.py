@@ -56,7 +56,9 @@ OTHERS = {
     "paper-cifar": Result("ResNet-20, 8 epochs: `dpf`, `optg`", "[papers]", date="2026-11-21"),
     "paper-resnet20": Result("nine methods on ResNet-20 at 90, 95 and 98 %; the papers' orderings", "[papers]"),
     "paper-width": Result("ResNet-20 up to 4 times as wide, with as many weights", "[papers]"),
-    "paper-gpt": Result("six methods on a small transformer, for as many steps and as much time", "[text]"),
+    "paper-gpt": Result(
+        "six methods on a small transformer, for as many steps and as much time", "[text]", "AMD Zen 5", "2026-11-30"
+    ),
     "fine-tuning": Result(
         "a small transformer, pruned once and fine-tuned with its zeros kept", "`python -m benchmarks.tuning`"
     ),

@@ -4,7 +4,7 @@ from functools import partial
 from statistics import fmean, stdev
 
 from benchmarks.lookup import Rows, accuracy, number, percents
-from benchmarks.papers import ranking
+from benchmarks.papers import losses, ranking
 from sparsekern.bench import markdown
 
 RANKS = (64, 1024)
@@ -25,6 +25,11 @@ CIFAR = """\
 CIFAR-10, ResNet-20, 8 epochs, two seeds; the images were re-encoded as JPEG, so that accuracies compare with each other
 only."""
 RESNET = "CIFAR-10, ResNet-20, one recipe for all methods, two seeds."
+TEXT = """\
+`gpt-mini`, 4 blocks of width 256, on sources of Python's standard library: bits per byte of its last tenth, less is
+better. With *as many steps* as the dense network, and with *as much time*: more steps the sooner a step is done, by
+times that were measured in turns. *Time* of a step, changes of pattern included, and *memory* (weights, indices,
+gradients, optimizer state) are divided by those of the dense network."""
 TUNED = """\
 `gpt-mini`, trained on some sources of Python's standard library, pruned once by magnitude in each layer, and fine-tuned
 on others by AdamW. Losses are on the last tenth of these. Time, of the median step, and memory (weights, indices,
@@ -77,6 +82,34 @@ def tuning(rows: Rows) -> str:
     ]
     head = ["", "bits per byte before", "after", "time of a step", "memory"]
     return f"{TUNED}\n\n{markdown.table(head, lines)}"
+
+
+def text(runs: Rows) -> str:
+    """Methods on a text, after as many steps and after as much time as the dense network."""
+    ats = sorted({run["at"] for run in runs if run["at"] is not None})
+    dense = [run for run in runs if run["what"] == "dense"]
+    base = losses.milliseconds(dense[0])
+    lines, middle = [], ats[len(ats) // 2]
+    for what in dict.fromkeys(run["what"] for run in runs if run["at"] is not None):
+        found = {
+            group: [[r for r in runs if (r["group"], r["what"], r["at"]) == (group, what, at)] for at in ats]
+            for group in ("steps", "time")
+        }
+        own = found["steps"][ats.index(middle)]
+        ratios = ["", ""]
+        if own and base and own[0]["milliseconds"]:
+            bytes_of = [fmean(run["peak_weight_bytes"] for run in some) for some in (own, dense)]
+            ratios = [number(own[0]["milliseconds"] / base), number(bytes_of[0] / bytes_of[1])]
+        lines.append([f"`{what}`", *(_loss(cell) for group in found.values() for cell in group), *ratios])
+    heads = [f"{name}, {at}" for name in ("as many steps", "as much time") for at in percents(ats)]
+    at = percents([middle])[0]
+    seeds = len({run["seed"] for run in runs})
+    caption = f"{TEXT} The dense network reaches {_loss(dense)}; {'one seed' if seeds == 1 else f'{seeds} seeds'}."
+    return f"{caption}\n\n{markdown.table(['', *heads, f'time, {at}', f'memory, {at}'], lines)}"
+
+
+def _loss(runs: Rows) -> str:
+    return f"{fmean(map(losses.bits, runs)):.3f}" if runs else ""
 
 
 def cifar(rows: Rows) -> str:
