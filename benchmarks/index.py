@@ -41,7 +41,7 @@ CPU = {  # <machine>/<benchmark>.json, by `python -m benchmarks.cpu <benchmark>`
 COMMANDS = {"changes": "benchmarks.changes"}  # of those that `benchmarks.cpu` does not write
 OTHERS = {
     "digits-mlp": Result(
-        "eleven methods by their defaults, seven layers of 512 on digits", "[digits]", "Intel Ice Lake", "2026-11-30"
+        "eleven methods by their defaults, seven layers of 512 on digits", "[digits]", "AMD Zen 5", "2026-11-30"
     ),
     "mnist-lenet300": Result("eight methods at 98 % and their masked twins", "[mnist]", date="2026-11-21"),
     "cifar10-resnet20": Result("ResNet-20, 3 epochs: `gse_grabo` and its masked twin", "[cifar]", date="2026-11-21"),
