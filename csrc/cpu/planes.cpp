@@ -1,5 +1,9 @@
 #include "cpu/planes.h"
 
+#if defined(__linux__)
+#include <unistd.h>
+#endif
+
 #include <algorithm>
 
 #include "checks.h"
@@ -7,10 +11,23 @@
 namespace sparsekern {
 namespace {
 
-constexpr int64_t kCache = 28 << 10;  // bytes of the first cache that a segment may fill
-constexpr double kFlatCell = 1.5;     // what a cell costs where cells are single numbers, relative to one of a block
-constexpr double kPackedCell = 0.3;   // what it costs to pack
-constexpr double kWorthSegment = 9;   // nonzeros of a row in it that make up for its sums' way to memory and back
+constexpr int64_t kL2 = 640 << 10;   // bytes of the L2 cache that a tile may fill
+constexpr double kFlatCell = 1.5;    // what a cell costs where cells are single numbers, relative to one of a block
+constexpr double kPackedCell = 0.3;  // what it costs to pack
+constexpr double kWorthSegment =
+    9;  // nonzeros, or pairs, of a row in it that make up for its sums' way to memory and back
+
+// Bytes of the L1 cache that a segment may fill: all but what sums, offsets and values pass through.
+int64_t segment_bytes() {
+  static const int64_t bytes = [] {
+    int64_t cache = 0;
+#if defined(_SC_LEVEL1_DCACHE_SIZE)
+    cache = sysconf(_SC_LEVEL1_DCACHE_SIZE);
+#endif
+    return std::max<int64_t>(cache, 32 << 10) * 7 / 8;
+  }();
+  return bytes;
+}
 
 }  // namespace
 
@@ -57,6 +74,7 @@ Planes::Planes(const Window& w, const ImageSize& in_, const ImageSize& out_, con
       strips(1),
       above(0),
       vectors_(kernels.vectors),
+      held_(kernels.held),
       vector_lanes_(kernels.lanes),
       top_(w.top),
       owned_(in_.height),
@@ -91,7 +109,7 @@ Planes::Planes(const Window& w, const ImageSize& in_, const ImageSize& out_, con
   grid_ = flat ? (ceil_div(in.batch * height * width, vector_lanes_) + 1) * vector_lanes_ : height * width;
   blocks = flat ? 1 : ceil_div(in.batch, images);
   reach = y_.reach() * width + x_.reach();
-  tail = flat ? vectors_ * vector_lanes_ + reach : 0;
+  tail = flat ? held_ * vector_lanes_ + reach : 0;
   set_segments(kernels, density);
 }
 
@@ -125,11 +143,53 @@ Images Planes::lanes_of(int64_t block, void* data, int64_t image_stride, int64_t
   return found;
 }
 
+// The largest tile, in vectors, for which what it sees of all channels of a group stays in the L2 cache.
+int64_t Planes::largest_tile(int64_t channels, int size) const {
+  const int64_t least = std::max(held_, vector_lanes_);
+  for (int64_t vectors = vectors_; vectors > least; vectors /= 2) {
+    const int64_t columns = tile_columns(out.width, vectors), rows = tile_rows(columns, out.height, vectors);
+    const int64_t cells = (rows + y_.reach()) * (columns + x_.reach());
+    if (cells * grids * channels * lanes * size <= kL2) return vectors;
+  }
+  return least;
+}
+
+// Columns of a tile of at most so many vectors, one of several that are as wide: two rows of them, but whole cache
+// lines of pixels.
+int64_t Planes::tile_columns(int64_t columns, int64_t vectors) const {
+  return ceil_div(columns, ceil_div(columns, std::max(vectors / 2, vector_lanes_)));
+}
+
+// Its rows, where `left` rows are left.
+int64_t Planes::tile_rows(int64_t columns, int64_t left, int64_t vectors) const {
+  int64_t rows = 8;
+  while (rows > 1 && (rows * columns > vectors || rows > left)) rows /= 2;
+  return rows;
+}
+
+// A tile that has no place yet, in as few parts as possible, and those as near to squares as possible: they see the
+// least of the planes.
+Tile Planes::tile(int64_t rows, int64_t cols) const {
+  Tile best{};
+  auto least = std::pair{INT64_MAX, INT64_MAX};
+  for (int64_t r = 1; r <= std::min(rows, held_); r *= 2) {
+    const int64_t pieces = ceil_div(cols, held_ / r), c = ceil_div(cols, pieces);
+    const std::pair cost{rows / r * pieces, (r + y_.reach()) * (c + x_.reach())};
+    if (cost < least) least = cost, best.part_rows = static_cast<int32_t>(r), best.part_cols = static_cast<int32_t>(c);
+  }
+  best.pitch = width, best.rows = static_cast<int32_t>(rows), best.cols = static_cast<int32_t>(cols);
+  return best;
+}
+
 void Planes::set_segments(const ConvKernels& kernels, double density) {
-  const int64_t columns = std::min(out.width, vectors_), rows = std::clamp<int64_t>(vectors_ / columns, 1, out.height);
-  const int64_t seen = flat ? vectors_ * vector_lanes_ + reach : (rows + reach / width) * (columns + reach % width);
-  const int64_t few = std::max<int64_t>(1, kCache / (seen * grids * lanes * kernels.factor_size));
-  const bool worth = density * static_cast<double>(few * taps()) >= kWorthSegment;
+  largest_ = largest_tile(std::max(in.channels, out.channels) / window.groups, kernels.factor_size);
+  const int64_t columns = tile_columns(out.width, largest_);
+  const Tile some = tile(tile_rows(columns, out.height, largest_), columns);
+  const int64_t seen =
+      flat ? held_ * vector_lanes_ + reach : (some.part_rows + y_.reach()) * (some.part_cols + x_.reach());
+  const int64_t few = std::max<int64_t>(1, segment_bytes() / (seen * grids * lanes * kernels.factor_size));
+  const bool worth =
+      density * static_cast<double>(few * taps() * kernels.factor_size) >= kWorthSegment * kernels.sum_size;
   const auto even = [&](int64_t channels) {
     const int64_t segments = worth ? ceil_div(channels, few) : 1;
     return std::max<int64_t>(1, ceil_div(channels, std::max<int64_t>(1, segments)));
@@ -203,18 +263,21 @@ Tiling Planes::input_tiles(int64_t grid, int64_t pixel_stride) const {
 
 Tiling Planes::block_tiles(const Region& r) const {
   Tiling tiling;
-  const int64_t columns = r.x1 - r.x0, pieces = ceil_div(columns, vectors_);
+  const int64_t columns = r.x1 - r.x0;
   if (columns <= 0) return tiling;
+  const int64_t widest = tile_columns(columns, largest_), pieces = ceil_div(columns, widest);
   int64_t rows = 1;
   for (int64_t y = r.y0; y < r.y1; y += rows) {
-    for (rows = pieces > 1 ? 1 : 8; rows > 1 && (rows * columns > vectors_ || y + rows > r.y1);) rows /= 2;
+    rows = tile_rows(widest, r.y1 - y, largest_);
     for (int64_t i = 0; i < pieces; ++i) {
       const int64_t x = columns * i / pieces, n = columns * (i + 1) / pieces - x;
       const bool joined = r.row_stride == n * r.step;
       const int64_t target = r.origin + (y - r.y0) * r.row_stride + x * r.step;
-      tiling.tiles.push_back({y * width + r.x0 + x, width, static_cast<int32_t>(rows), static_cast<int32_t>(n), nullptr,
-                              static_cast<int32_t>(joined ? 1 : rows)});
-      for (int64_t row = 0; row < (joined ? 1 : rows); ++row)
+      Tile next = tile(rows, n);
+      next.base = y * width + r.x0 + x;
+      next.run_count = static_cast<int32_t>(joined ? 1 : rows);
+      tiling.tiles.push_back(next);
+      for (int64_t row = 0; row < next.run_count; ++row)
         tiling.runs.push_back(
             {static_cast<int32_t>(row * n), static_cast<int32_t>(joined ? rows * n : n), target + row * r.row_stride});
     }
@@ -229,10 +292,11 @@ Tiling Planes::flat_tiles(const Region& r) const {
   if (r.x1 <= r.x0 || r.y1 <= r.y0) return tiling;
   const int64_t grid = height * width, first = r.y0 * width + r.x0;
   const int64_t length = (in.batch - 1) * grid + (r.y1 - 1) * width + r.x1 - first;
-  const int64_t vectors = ceil_div(length, vector_lanes_), count = ceil_div(vectors, vectors_);
+  const int64_t vectors = ceil_div(length, vector_lanes_), count = ceil_div(vectors, held_);
   for (int64_t i = 0; i < count; ++i) {
     const int64_t begin = vectors * i / count, n = vectors * (i + 1) / count - begin;
-    tiling.tiles.push_back({first + begin * vector_lanes_, 0, 1, static_cast<int32_t>(n), nullptr, 0});
+    const auto cols = static_cast<int32_t>(n);
+    tiling.tiles.push_back({first + begin * vector_lanes_, 0, 1, cols, 1, cols, nullptr, 0});
   }
   size_t at = 0;
   for (int64_t b = 0; b < in.batch; ++b) {

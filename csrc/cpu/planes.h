@@ -91,6 +91,10 @@ class Planes {
   };
 
   void choose_layout();
+  int64_t largest_tile(int64_t channels, int factor_size) const;
+  int64_t tile_columns(int64_t columns, int64_t vectors) const;
+  int64_t tile_rows(int64_t columns, int64_t left, int64_t vectors) const;
+  Tile tile(int64_t rows, int64_t cols) const;
   void set_segments(const ConvKernels& kernels, double density);
   Grid grid_over(std::vector<int32_t>& cells, std::vector<int32_t>& zeros, int64_t grids, int64_t row_pixels,
                  bool joined) const;
@@ -98,7 +102,7 @@ class Planes {
   Tiling flat_tiles(const Region& region) const;
   Tiling tiles(const Region& region) const { return flat ? flat_tiles(region) : block_tiles(region); }
 
-  int64_t vectors_, vector_lanes_;
+  int64_t vectors_, held_, vector_lanes_, largest_;
   int64_t grid_;         // cells of a grid
   int64_t top_, owned_;  // rows of a padded input before those that a strip owns, and these
   Axis y_, x_;

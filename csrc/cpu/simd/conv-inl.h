@@ -8,18 +8,17 @@ namespace sparsekern {
 namespace conv {
 namespace {
 
-// Vectors of factors of a tile whose sums are held in registers, and of a whole tile: as many as the sums of pairs take
-// to be written in whole cache lines.
+// Vectors of factors whose sums are held in registers, and those of the largest tile: enough for whole cache lines of
+// pixels to be written, from two rows of an image.
 template <class T>
 constexpr int kHeld = SPARSEKERN_REGISTERS / 2 / kHalves<T>;
-template <class T>
-constexpr int kVectors = kHalves<T> == 2 ? 32 : kHeld<T>;
+constexpr int kVectors = 2 * SPARSEKERN_REGISTERS;
+
+// Vectors of sums that wait for their other segments: rows of a tile share what a segment holds in a cache.
+constexpr int64_t kWaiting = 64 * SPARSEKERN_REGISTERS;
 
 // Chains of sums: small tiles need several to hide the latency of the multiply-add.
 constexpr int chains_of(int vectors) { return vectors >= 6 ? 1 : vectors >= 3 ? 2 : 4; }
-
-template <class T>
-constexpr int64_t kSegmentRows = kHalves<T> == 2 ? 16 : 64;  // rows that share what a segment holds in a cache
 
 // Asks for the next segment of a row, which is due when the other rows are done: too many short streams for the
 // hardware to follow.
@@ -31,15 +30,13 @@ SPARSEKERN_INLINE void prefetch_taps(const Taps& taps, int64_t slot) {
 }
 
 // f(part of a tile whose sums are held in registers, its first vector in the tile) for all parts
-template <class T, class F>
-SPARSEKERN_INLINE void each_part(const Tile& tile, bool flat, const F& f) {
-  int32_t rows = tile.rows;
-  while (rows > 1 && rows * tile.cols > kHeld<T>) rows /= 2;
-  const int32_t pieces = rows == 1 ? (tile.cols + kHeld<T> - 1) / kHeld<T> : 1;
+template <class F>
+SPARSEKERN_INLINE void each_part(const Tile& tile, int64_t lanes, const F& f) {
+  const int32_t rows = tile.part_rows, pieces = (tile.cols + tile.part_cols - 1) / tile.part_cols;
   for (int32_t r = 0; r < tile.rows; r += rows) {
     for (int32_t i = 0; i < pieces; ++i) {
       const int32_t c = tile.cols * i / pieces, cols = tile.cols * (i + 1) / pieces - c;
-      f(Tile{tile.base + r * tile.pitch + c * (flat ? kFactors<T> : 1), tile.pitch, rows, cols, nullptr, 0},
+      f(Tile{tile.base + r * tile.pitch + c * lanes, tile.pitch, rows, cols, rows, cols, nullptr, 0},
         r * tile.cols + c);
     }
   }
@@ -113,57 +110,57 @@ void product_tile(const Taps& taps, const Tile& tile, const T* planes, const S* 
                   int64_t end) {
   using A = Sum<S>;
   constexpr int64_t L = kLanes<A>, H = kHalves<T>, Cell = Flat ? 1 : kFactors<T>;
-  constexpr int64_t Parts = Flat ? 1 : H, Rows = kSegmentRows<T>;
-  const int64_t width = int64_t{tile.rows} * tile.cols * (H / Parts) * L;  // sums of a row in one part
+  constexpr int64_t Parts = Flat ? 1 : H;
+  const int64_t vectors = int64_t{tile.rows} * tile.cols * H, width = vectors / Parts * L;  // sums of a row in one part
   struct Part {
     decltype(sum_part_of<T, Flat>(tile)) run;
     const T* origin;
     int64_t at;
   };
-  Part parts[kVectors<T>];
+  Part parts[kVectors];
   int count = 0;
-  each_part<T>(tile, Flat, [&](const Tile& part, int64_t first) SPARSEKERN_LAMBDA_INLINE {
+  each_part(tile, Flat ? kFactors<T> : 1, [&](const Tile& part, int64_t first) SPARSEKERN_LAMBDA_INLINE {
     parts[count++] = {sum_part_of<T, Flat>(part), planes + part.base * Cell, first * (Flat ? H * L : L)};
   });
   const int64_t pitch = tile.pitch * Cell;
-  const bool together = out.pixel_stride != 1;
-  alignas(64) A block[Rows * kVectors<T> * H * L];
+  const bool channels_last = out.pixel_stride != 1;
+  const int64_t together = taps.segments > 1 ? kWaiting / vectors / L * L : channels_last ? L : 1;  // rows
+  alignas(64) A block[kWaiting * L];
   Images halves[Parts];
-  for (int64_t h = 0; Parts > 1 && together && h < Parts; ++h) halves[h] = lanes_of_half<A>(out, h);
-  for (int64_t first = begin; first < end; first += Rows) {
-    const int64_t last = least(end, first + Rows);
-    for (int64_t s = 0; s < taps.segments; ++s) {
-      const bool done = s + 1 == taps.segments;
-      for (int64_t row = first; row < last; ++row) {
-        const int32_t* bounds = taps.bounds + row * taps.stride + s;
-        const int64_t slot = taps.segments > 1 ? row - first : together ? (row - first) % L : 0;
-        const A start = bias ? widen(bias[row]) : A(0);
-        if (!done) prefetch_taps<T>(taps, bounds[1]);
-        A* sums = block + slot * width;
-        for (int i = 0; i < count; ++i) {
+  for (int64_t h = 0; Parts > 1 && channels_last && h < Parts; ++h) halves[h] = lanes_of_half<A>(out, h);
+  for (int64_t first = begin; first < end; first += together) {
+    const int64_t last = least(end, first + together);
+    for (int i = 0; i < count; ++i) {
+      for (int64_t s = 0; s < taps.segments; ++s) {
+        const bool done = s + 1 == taps.segments;
+        for (int64_t row = first; row < last; ++row) {
+          const int32_t* bounds = taps.bounds + row * taps.stride + s;
+          const A start = bias ? widen(bias[row]) : A(0);
+          if (!done) prefetch_taps<T>(taps, bounds[1]);
           parts[i].run(taps, bounds[0], bounds[1], parts[i].origin, pitch,
-                       {sums + parts[i].at, tile.cols * L, Flat ? L : Rows * width}, s == 0 ? &start : nullptr, done);
+                       {block + (row - first) * width + parts[i].at, tile.cols * L, Flat ? L : together * width},
+                       s == 0 ? &start : nullptr, done);
         }
-        if (!done) continue;
-        S* channel = static_cast<S*>(out.data) + row * out.channel_stride;
-        const int64_t before = slot % L;  // channels that wait to be written with this one
-        if (together && before + 1 < L && row + 1 < last) continue;
-        for (int64_t h = 0; h < Parts; ++h, sums += Rows * width) {
-          if (Parts > 1 && together && halves[h].count <= 0) break;
-          for (int i = 0; i < tile.run_count; ++i) {
-            if (together)
-              unpack_channels<S, Flat>(sums - before * width, width, before + 1, tile.runs[i],
-                                       Parts > 1 ? halves[h] : out, channel - before);
-            else if (Flat)
-              unpack_flat<S, A>(sums, tile.runs[i], out, channel);
+      }
+    }
+    for (int64_t row = first, n; row < last; row += n) {
+      n = channels_last ? least(L, last - row) : 1;
+      S* channel = static_cast<S*>(out.data) + row * out.channel_stride;
+      const A* sums = block + (row - first) * width;
+      for (int64_t h = 0; h < Parts; ++h, sums += together * width) {
+        if (Parts > 1 && channels_last && halves[h].count <= 0) break;
+        for (int i = 0; i < tile.run_count; ++i) {
+          if (channels_last)
+            unpack_channels<S, Flat>(sums, width, n, tile.runs[i], Parts > 1 ? halves[h] : out, channel);
+          else if (Flat)
+            unpack_flat<S, A>(sums, tile.runs[i], out, channel);
 #if defined(SPARSEKERN_PAIRS)
-            else if (h == 0)
-              unpack_pairs(sums, sums + Rows * width, tile.runs[i], out, channel);
+          else if (h == 0)
+            unpack_pairs(sums, sums + together * width, tile.runs[i], out, channel);
 #else
-            else
-              unpack_block<S, A>(sums, tile.runs[i], out, channel);
+          else
+            unpack_block<S, A>(sums, tile.runs[i], out, channel);
 #endif
-          }
         }
       }
     }
@@ -229,7 +226,7 @@ void product(const Taps& taps, bool flat, const Tile& tile, const void* planes, 
 template <class T>
 void sample(const Taps& taps, bool flat, const Tile& tile, const void* left, int64_t plane, const void* right,
             void* sums, int64_t begin, int64_t end) {
-  each_part<T>(tile, flat, [&](const Tile& part, int64_t) SPARSEKERN_LAMBDA_INLINE {
+  each_part(tile, flat ? kFactors<T> : 1, [&](const Tile& part, int64_t) SPARSEKERN_LAMBDA_INLINE {
     const auto run = flat             ? sample_of<T, true, 1>(part.cols)
                      : part.rows == 1 ? sample_of<T, false, 1>(part.cols)
                      : part.rows == 2 ? sample_of<T, false, 2>(part.cols)
@@ -242,8 +239,8 @@ void sample(const Taps& taps, bool flat, const Tile& tile, const void* left, int
 
 // Elements of type S, factors of type T.
 template <class S, class T = Sum<S>>
-constexpr ConvKernels kKernels{kFactors<T>,      kVectors<T>,     sizeof(S),     sizeof(Sum<S>), sizeof(T),
-                               pack_block<S, T>, pack_flat<S, T>, product<S, T>, sample<T>};
+constexpr ConvKernels kKernels{kFactors<T>, kVectors,         kHeld<T>,        sizeof(S),     sizeof(Sum<S>),
+                               sizeof(T),   pack_block<S, T>, pack_flat<S, T>, product<S, T>, sample<T>};
 
 }  // namespace
 }  // namespace conv

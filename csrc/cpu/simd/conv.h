@@ -16,7 +16,7 @@
 namespace sparsekern {
 
 // Segment s of row r has the nonzeros [bounds[r * stride + s], bounds[r * stride + s + 1]), each so many cells away
-// from its tile. What a tile sees of the planes of one segment stays in a cache.
+// from its tile. What a part of a tile sees of the planes of one segment stays in the L1 cache.
 struct Taps {
   const int32_t* bounds;
   int64_t stride;
@@ -32,12 +32,15 @@ struct Run {
   int64_t target;
 };
 
-// `rows` times `cols` vectors, the first at cell `base` of a plane, the rows `pitch` cells apart.
+// `rows` times `cols` vectors, the first at cell `base` of a plane, the rows `pitch` cells apart. The sums of a part of
+// at most `part_rows`, which divides `rows`, times `part_cols` vectors are held in registers.
 struct Tile {
   int64_t base;
   int64_t pitch;
   int32_t rows;
   int32_t cols;
+  int32_t part_rows;
+  int32_t part_cols;
   const Run* runs;
   int32_t run_count;
 };
@@ -80,7 +83,8 @@ struct Grid {
 
 struct ConvKernels {
   int lanes;         // numbers of a vector of factors
-  int vectors;       // largest tile
+  int vectors;       // of the largest tile
+  int held;          // of the largest part of a tile
   int storage_size;  // bytes of an element in memory
   int sum_size;      // bytes of `A`
   int factor_size;   // bytes of a number in a plane and of a value
