@@ -42,6 +42,18 @@ SPARSEKERN_INLINE void each_part(const Tile& tile, int64_t lanes, const F& f) {
   }
 }
 
+// make<R, N>() for a part of R rows of N vectors.
+template <class T, bool Flat, int R = 1, int N = 1, class Make>
+SPARSEKERN_INLINE auto instance(const Tile& part, const Make& make) {
+  if constexpr (!Flat && N == 1 && R < 8) {
+    if (part.rows > R) return instance<T, Flat, 2 * R>(part, make);
+  }
+  if constexpr (R * (N + 1) <= kHeld<T>) {
+    if (part.cols > N) return instance<T, Flat, R, N + 1>(part, make);
+  }
+  return make.template operator()<R, N>();
+}
+
 // Where a part of a tile has its sums: R rows of N vectors of factors, `pitch` apart. Those of blocks lie in two parts,
 // the second half of a cell's lanes `half` behind the first; flat ones in the order of their cells.
 template <class A>
@@ -76,26 +88,6 @@ void sum_part(const Taps& taps, int64_t k, int64_t stop, const T* origin, int64_
   for (int v = 0; v < V; ++v) store(at(v), sums[v]);
 }
 
-// The instance for parts of `cols` vectors in each of R rows.
-template <class T, bool Flat, int R, int N = 1>
-SPARSEKERN_INLINE auto sum_part_of(int cols) {
-  if constexpr (R * (N + 1) <= kHeld<T>)
-    return cols == N ? sum_part<T, Flat, R, N> : sum_part_of<T, Flat, R, N + 1>(cols);
-  else
-    return sum_part<T, Flat, R, N>;
-}
-
-template <class T, bool Flat>
-SPARSEKERN_INLINE auto sum_part_of(const Tile& part) {
-  if constexpr (Flat)
-    return sum_part_of<T, true, 1>(part.cols);
-  else
-    return part.rows == 1   ? sum_part_of<T, false, 1>(part.cols)
-           : part.rows == 2 ? sum_part_of<T, false, 2>(part.cols)
-           : part.rows == 4 ? sum_part_of<T, false, 4>(part.cols)
-                            : sum_part_of<T, false, 8>(part.cols);
-}
-
 // The lanes of images that the h-th vector of a cell's sums belongs to: none, where there are few images.
 template <class A>
 SPARSEKERN_INLINE Images lanes_of_half(const Images& images, int64_t h) {
@@ -113,14 +105,15 @@ void product_tile(const Taps& taps, const Tile& tile, const T* planes, const S* 
   constexpr int64_t Parts = Flat ? 1 : H;
   const int64_t vectors = int64_t{tile.rows} * tile.cols * H, width = vectors / Parts * L;  // sums of a row in one part
   struct Part {
-    decltype(sum_part_of<T, Flat>(tile)) run;
+    decltype(&sum_part<T, Flat, 1, 1>) run;
     const T* origin;
     int64_t at;
   };
   Part parts[kVectors];
   int count = 0;
   each_part(tile, Flat ? kFactors<T> : 1, [&](const Tile& part, int64_t first) SPARSEKERN_LAMBDA_INLINE {
-    parts[count++] = {sum_part_of<T, Flat>(part), planes + part.base * Cell, first * (Flat ? H * L : L)};
+    const auto run = instance<T, Flat>(part, []<int R, int N> { return &sum_part<T, Flat, R, N>; });
+    parts[count++] = {run, planes + part.base * Cell, first * (Flat ? H * L : L)};
   });
   const int64_t pitch = tile.pitch * Cell;
   const bool channels_last = out.pixel_stride != 1;
@@ -168,7 +161,7 @@ void product_tile(const Taps& taps, const Tile& tile, const T* planes, const S* 
 }
 
 template <class T, bool Flat, int R, int N>
-void sample_tile(const Taps& taps, const Tile& tile, const T* left, int64_t plane, const T* right, Sum<T>* sums,
+void sample_part(const Taps& taps, const Tile& tile, const T* left, int64_t plane, const T* right, Sum<T>* sums,
                  int64_t begin, int64_t end) {
   using A = Sum<T>;
   constexpr int64_t L = kLanes<A>, F = kFactors<T>, Cell = Flat ? 1 : F;
@@ -207,15 +200,6 @@ void sample_tile(const Taps& taps, const Tile& tile, const T* left, int64_t plan
   if (pending.count) pending.flush(sums, true);
 }
 
-// The instance for parts of `cols` vectors in each of R rows.
-template <class T, bool Flat, int R, int N = 1>
-SPARSEKERN_INLINE auto sample_of(int cols) {
-  if constexpr (R * (N + 1) <= kHeld<T>)
-    return cols == N ? sample_tile<T, Flat, R, N> : sample_of<T, Flat, R, N + 1>(cols);
-  else
-    return sample_tile<T, Flat, R, N>;
-}
-
 template <class S, class T>
 void product(const Taps& taps, bool flat, const Tile& tile, const void* planes, const void* bias, const Images& out,
              int64_t begin, int64_t end) {
@@ -223,18 +207,21 @@ void product(const Taps& taps, bool flat, const Tile& tile, const void* planes, 
                                                                 static_cast<const S*>(bias), out, begin, end);
 }
 
+template <class T, bool Flat>
+void sample_parts(const Taps& taps, const Tile& tile, const T* left, int64_t plane, const T* right, Sum<T>* sums,
+                  int64_t begin, int64_t end) {
+  each_part(tile, Flat ? kFactors<T> : 1, [&](const Tile& part, int64_t) SPARSEKERN_LAMBDA_INLINE {
+    const auto run = instance<T, Flat>(part, []<int R, int N> { return &sample_part<T, Flat, R, N>; });
+    run(taps, part, left, plane, right, sums, begin, end);
+  });
+}
+
 template <class T>
 void sample(const Taps& taps, bool flat, const Tile& tile, const void* left, int64_t plane, const void* right,
             void* sums, int64_t begin, int64_t end) {
-  each_part(tile, flat ? kFactors<T> : 1, [&](const Tile& part, int64_t) SPARSEKERN_LAMBDA_INLINE {
-    const auto run = flat             ? sample_of<T, true, 1>(part.cols)
-                     : part.rows == 1 ? sample_of<T, false, 1>(part.cols)
-                     : part.rows == 2 ? sample_of<T, false, 2>(part.cols)
-                     : part.rows == 4 ? sample_of<T, false, 4>(part.cols)
-                                      : sample_of<T, false, 8>(part.cols);
-    run(taps, part, static_cast<const T*>(left), plane, static_cast<const T*>(right), static_cast<Sum<T>*>(sums), begin,
-        end);
-  });
+  (flat ? sample_parts<T, true> : sample_parts<T, false>)(taps, tile, static_cast<const T*>(left), plane,
+                                                          static_cast<const T*>(right), static_cast<Sum<T>*>(sums),
+                                                          begin, end);
 }
 
 // Elements of type S, factors of type T.
