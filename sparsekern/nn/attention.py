@@ -163,12 +163,27 @@ class SplitAttention(nn.MultiheadAttention):
             return None
         return self._in_one("weight")
 
+    @in_proj_weight.setter
+    def in_proj_weight(self, value: Tensor) -> None:
+        self._written("weight", value)
+
     @property
     def in_proj_bias(self) -> Tensor | None:  # type: ignore[override]
         return None if self.q_proj.bias is None else self._in_one("bias")
 
+    @in_proj_bias.setter
+    def in_proj_bias(self, value: Tensor) -> None:
+        self._written("bias", value)
+
+    def _written(self, kind: str, value: Any) -> None:
+        """Takes what an operation in place (`in_proj_weight *= 2`) assigns once it has written it."""
+        if not (isinstance(value, EffectiveWeight) and _Packed.of(self, kind).same(value._layer)):
+            raise TypeError(
+                f"cannot assign in_proj_{kind}: change it in place, or assign those of q_proj, k_proj, v_proj"
+            )
+
     def _in_one(self, kind: str) -> Tensor:
-        packed: Any = _Packed([self.q_proj, self.k_proj, self.v_proj], kind)
+        packed: Any = _Packed.of(self, kind)
         return packed.dense_weight() if torch.compiler.is_compiling() else EffectiveWeight(packed)
 
     @property
@@ -206,6 +221,13 @@ class _Packed:
         self.stored = self.held[0]
         parts = self._parts()
         self.dense_shape = (sum(map(len, parts)), *parts[0].shape[1:])
+
+    @classmethod
+    def of(cls, attention: SplitAttention, kind: str) -> _Packed:
+        return cls([attention.q_proj, attention.k_proj, attention.v_proj], kind)
+
+    def same(self, other: Any) -> bool:
+        return isinstance(other, _Packed) and (other.layers, other.kind) == (self.layers, self.kind)
 
     def _parts(self) -> list[Tensor]:
         return [getattr(layer, self.kind) for layer in self.layers]

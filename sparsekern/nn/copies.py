@@ -89,7 +89,9 @@ def of(layer: WeightAccess) -> Iterator[WeightAccess]:
 
 def written(twin: WeightAccess) -> bool:
     """Returns whether the weights of a copy were changed since it last agreed with the layer."""
-    return twin in _marks and not torch.equal(_marks[twin], fingerprint(twin.stored))
+    if twin not in _marks or _marks[twin].is_meta or twin.stored.is_meta:  # tensors of meta have no values
+        return False
+    return not torch.equal(_marks[twin], fingerprint(twin.stored))
 
 
 def fingerprint(weight: Tensor) -> Tensor:

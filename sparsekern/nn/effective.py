@@ -88,6 +88,8 @@ class WeightAccess(nn.Module):
 
     @weight.setter
     def weight(self, value: Tensor) -> None:
+        if is_weight_of(self, value):  # `layer.weight -= update` has written it already
+            return
         raise TypeError(
             f"cannot assign {type(value).__name__} as the weight of a {type(self).__name__}: expected an nn.Parameter, "
             "or change layer.weight.data in place"
@@ -250,8 +252,13 @@ class EffectiveWeight(Tensor):
         return self._layer.dense_weight().detach().clone()
 
 
+def is_weight_of(layer: Any, value: Any) -> bool:
+    """Returns whether a value is `layer.weight`, which what computes in place assigns once it has written it."""
+    return isinstance(value, EffectiveWeight) and value._layer is layer
+
+
 def _assign(view: EffectiveWeight, value: Tensor) -> None:
-    if not (isinstance(value, EffectiveWeight) and value._layer is view._layer):  # else it is written already
+    if not is_weight_of(view._layer, value):
         view._layer.write_weight(value)
 
 

@@ -6,6 +6,7 @@ backward pass its dense gradient, for as long as it runs: neither takes less tim
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -196,6 +197,29 @@ class TransposedProduct(ConvNdProduct):
             raise ValueError(f"expected one group and zero padding, got groups={groups}, padding_mode={padding_mode!r}")
         options["output_padding"] = output_padding
         super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, 1, bias, **options)
+
+    def forward(self, input: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
+        """Computes the output, `[batch, out_channels, *size]`, of `output_size` if that is given, as the dense twin."""
+        if output_size is None:
+            return super().forward(input)
+        usual, more = self.window, self._output_padding(input, output_size)
+        self.window = usual._replace(output_padding=more)
+        try:
+            return super().forward(input)
+        finally:
+            self.window = usual
+
+    def _output_padding(self, input: Tensor, output_size: Sequence[int]) -> list[int]:
+        """Returns what the least output lacks to the one that is wanted, which may have the batch and the channels."""
+        if len(output_size) == input.dim():
+            output_size = output_size[input.dim() - self.DIMS :]
+        size = list(input.shape[input.dim() - self.DIMS :])
+        least = self.window.least_output(size, self.weight_shape[2:])
+        most = [low + step - 1 for low, step in zip(least, self.window.stride, strict=True)]
+        wanted = list(output_size)
+        if len(wanted) != self.DIMS or not all(a <= n <= b for a, n, b in zip(least, wanted, most, strict=True)):
+            raise ValueError(f"output_size must be between {least} and {most} for an input of {size}, got {wanted}")
+        return [n - low for n, low in zip(wanted, least, strict=True)]
 
     @staticmethod
     def refuses(layer: Any) -> str | None:

@@ -6,6 +6,7 @@ groups, *kernel]`, those of transposed convolutions too.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import prod
 from typing import NamedTuple
 
@@ -27,13 +28,23 @@ class Convolution(NamedTuple):
     def dims(self) -> int:
         return len(self.stride)
 
+    def least_output(self, size: Sequence[int], kernel: Sequence[int]) -> list[int]:
+        """Returns the size of a transposed convolution's output, without output padding, for an input of `size`."""
+        sizes = zip(size, kernel, self.stride, self.padding, self.dilation, strict=True)
+        return [(n - 1) * stride - 2 * padding + dilation * (k - 1) + 1 for n, k, stride, padding, dilation in sizes]
+
     def weight_gradient(self, delta: Tensor, input: Tensor, shape: tuple[int, ...]) -> Tensor:
-        """Computes dL/dW of the weight of this shape for an input with or without the batch."""
+        """Computes dL/dW of the weight of this shape for an input with or without the batch. The output padding is that
+        which the output's gradient shows: a call may ask for another one."""
         if input.dim() == self.dims + 1:
             input, delta = input.unsqueeze(0), delta.unsqueeze(0)
         weight = input.new_empty(1).expand(shape)  # of which only the shape matters
         weight = weight.transpose(0, 1) if self.transposed else weight
-        options = (self.stride, self.padding, self.dilation, self.transposed, self.output_padding, self.groups)
+        more = self.output_padding
+        if self.transposed:
+            least = self.least_output(input.shape[2:], shape[2:])
+            more = [n - low for n, low in zip(delta.shape[2:], least, strict=True)]
+        options = (self.stride, self.padding, self.dilation, self.transposed, more, self.groups)
         mask = [False, True, False]
         gradient = torch.ops.aten.convolution_backward(delta, input, weight, None, *options, mask)[1]
         return gradient.transpose(0, 1) if self.transposed else gradient

@@ -183,6 +183,20 @@ def test_a_state_of_the_whole_one_loads_into_masks() -> None:
         assert torch.equal(getattr(model[0], f"{name}_proj").master, weight)
 
 
+def test_packed_projections_may_be_computed_in_place() -> None:
+    model: Any = sk.sparsify(nn.ModuleList([attention("packed"), attention("packed")]), 0.5)
+    layer = model[0]
+    weight, bias = (layer.in_proj_weight + 0).detach(), (layer.in_proj_bias + 0).detach()
+    with torch.no_grad():
+        layer.in_proj_weight *= 0.5
+        layer.in_proj_bias += 1
+    assert torch.equal(layer.in_proj_weight, weight * 0.5)
+    assert torch.equal(layer.in_proj_bias, bias + 1)
+    for value in (torch.ones_like(weight), model[1].in_proj_weight, layer.in_proj_bias):
+        with pytest.raises(TypeError, match="cannot assign in_proj_weight"):
+            layer.in_proj_weight = value
+
+
 def test_what_stays_dense_stays_whole() -> None:
     """Also where the call fails: the model has the very modules and Parameters that it had."""
     model = nn.ModuleDict({"a": nn.MultiheadAttention(8, 2), "b": nn.Linear(8, 8)})

@@ -156,6 +156,21 @@ def test_writes_reach_the_active_weights(name: str, write: Any) -> None:
         assert torch.equal(layer.master[~mask], hidden[~mask])
 
 
+def test_what_is_computed_in_place_may_be_assigned_to_itself(name: str) -> None:
+    layer, _ = make(name)
+    twin, mask = layer.to_dense(), layer.topology.mask()
+    with torch.no_grad():
+        for module in (layer, twin):
+            module.weight -= 0.1
+            module.weight *= 2
+            module.weight.data += 0.5
+        twin.weight.mul_(mask)
+    assert torch.equal(layer.weight, twin.weight)
+    other, _ = make(name)
+    with pytest.raises(TypeError, match="cannot assign EffectiveWeight"):
+        layer.weight = other.weight
+
+
 def test_changes_in_place_are_refused_while_gradients_are_recorded(name: str) -> None:
     layer, _ = make(name)
     before = layer.stored.detach().clone()

@@ -80,6 +80,14 @@ def test_copies_own_their_index(case: tuple[Any, Tensor]) -> None:
     assert torch.equal(layer(x), twin(x))
 
 
+def test_copies_lose_their_memory_and_get_another(case: tuple[Any, Tensor]) -> None:
+    make, x = case
+    twin = copy.deepcopy(make(sparsity=0.7)).to("meta").double().to_empty(device="cpu")
+    assert twin.stored.dtype == torch.double
+    twin.reset_parameters()
+    torch.testing.assert_close(twin(x.double()), dense_output(twin, x.double()))
+
+
 def test_followers_own_their_index() -> None:
     method = sk.methods.set(sparsity=0.7, total_steps=20, every=2)
     model = sk.sparsify(nn.Sequential(nn.Linear(20, 16), nn.ReLU(), nn.Linear(16, 4)), method)

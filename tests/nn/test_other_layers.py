@@ -170,6 +170,46 @@ def test_a_model_is_converted_counted_and_converted_back(name: str) -> None:
     torch.testing.assert_close(model(x), expected(x))
 
 
+@pytest.mark.parametrize("kinds", [SPARSE, MASKED], ids=["sparse", "masked"])
+@pytest.mark.parametrize("dims", [1, 2, 3])
+def test_transposed_convolutions_take_the_size_of_their_output(dims: int, kinds: Any) -> None:
+    make: Any = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)[dims - 1]
+    dense = make(3, 4, 3, 2, 1, dtype=torch.double)
+    mask = torch.rand(dense.weight.shape) < 0.4
+    layer, twin = kinds[make].from_dense(dense, mask), twin_of(dense, mask)
+    x = torch.randn(2, 3, *(5, 4, 3)[:dims], dtype=torch.double)
+    for size in ((10, 8, 6)[:dims], (9, 8, 5)[:dims], (2, 4, *(9, 7, 6)[:dims])):
+        inputs = [x.clone().requires_grad_() for _ in range(2)]
+        outputs = [module(part, output_size=size) for module, part in zip((layer, twin), inputs, strict=True)]
+        torch.testing.assert_close(*outputs)
+        delta = torch.randn_like(outputs[0])
+        for module, output in zip((layer, twin), outputs, strict=True):
+            module.zero_grad()
+            output.backward(delta)
+        torch.testing.assert_close(inputs[0].grad, inputs[1].grad)
+        torch.testing.assert_close(layer.weight.grad * mask, twin.weight.grad * mask)
+    torch.testing.assert_close(layer(x), twin(x))
+    with pytest.raises(ValueError, match=r"output_size must be between \[9, ?.*\] and \[10, ?.*\]|\[9\] and \[10\]"):
+        layer(x, output_size=[11, 7, 6][:dims])
+
+
+def test_growth_sees_the_size_of_the_output() -> None:
+    method = sk.methods.rigl(sparsity=0.5, total_steps=40, every=1)
+    model: Any = sk.sparsify(nn.Sequential(nn.ConvTranspose2d(2, 3, 3, 2, 1)).double(), method)
+    optimizer = sk.Sparsifier(model, torch.optim.SGD(model.parameters(), lr=0.0), method)
+    x = torch.randn(2, 2, 4, 4, dtype=torch.double)
+    for _ in range(2):  # the first step changes nothing
+        before = model[0].topology.mask()
+        twin: Any = sk.densify(copy.deepcopy(model))
+        twin[0](x, output_size=(8, 8)).square().sum().backward()
+        optimizer.zero_grad()
+        model[0](x, output_size=(8, 8)).square().sum().backward()
+        optimizer.step()
+    grown, score = model[0].topology.mask() & ~before, twin[0].weight.grad.abs().transpose(0, 1)
+    assert grown.any()
+    assert score[grown].min() >= score[~grown & ~before].max()
+
+
 def test_transposed_convolutions_in_groups_stay_dense() -> None:
     model = nn.Sequential(nn.Conv3d(2, 4, 1), nn.ConvTranspose3d(4, 4, 1, groups=2))
     assert list(prunable_layers(model)) == ["0"]

@@ -235,7 +235,8 @@ class Engine:
             if id(site.parameter) not in rates:
                 raise ValueError(
                     f"{site.name} is trained, but the optimizer does not hold its weight: it was frozen when the "
-                    "optimizer was built. Give it to add_param_group when you unfreeze it"
+                    "optimizer was built (give it to add_param_group when you unfreeze it), or another Parameter has "
+                    "taken its place (load_state_dict(assign=True): load without assign)"
                 )
             rate = float(rates[id(site.parameter)])
             getattr(self.method_of(site).rule, hook)(site, self.now.steps, rate, *arguments)
