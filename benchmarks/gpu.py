@@ -1,7 +1,7 @@
 """Measures the kernels of the GPU beside their peers: `make gpu-bench`, or `python -m benchmarks.gpu`.
 
 Writes OUT/gpu-<card>-<date>.json after every case, and a table. Started again on the same day it goes on where it
-stopped. A result is checked before it is timed: a wrong one gets no number.
+stopped. A result is checked before it is timed: wrong results are not timed.
 """
 
 import argparse

@@ -67,7 +67,9 @@ def crossovers(rows: dict[str, Rows]) -> str | None:
     found = [each for shape, batch in STEP if (each := crossover(rows, shape, str(batch)))]
     below = [each for each in found if each.startswith("below")]
     numbers = [int(each.removesuffix(" %")) for each in found if each[0].isdigit()]
-    return f"{below[0].removesuffix(' %') if below else min(numbers)} to {max(numbers)} %" if numbers else None
+    if not numbers:
+        return below[0] if below else None
+    return f"{below[0].removesuffix(' %') if below else min(numbers)} to {max(numbers)} %"
 
 
 def slowest(rows: dict[str, Rows]) -> str | None:

@@ -55,7 +55,7 @@ def gains(kernels: Rows, convolved: Rows, held: Rows) -> str:
     cells = [""] * (len(sparsities) + 2)
     cells[-3] = number(byte["sparsekern"] / byte["dense"])
     lines.append(["peak memory, three 4096 x 4096 layers", *cells])
-    return markdown.table(["divided by dense", *percents(sparsities), "below 1 from", ELSEWHERE], lines)
+    return markdown.table(["divided by dense", *percents(sparsities), FROM, ELSEWHERE], lines)
 
 
 def networks(rows: Rows) -> str:

@@ -357,6 +357,6 @@ def kept(sparsity: float, size: int) -> int:
     Raises:
         ValueError: `sparsity` is not in [0, 1).
     """
-    if not 0 <= sparsity < 1:
+    if sparsity is None or not 0 <= sparsity < 1:
         raise ValueError(f"sparsity must lie in [0, 1), got {sparsity}")
     return size - floor(sparsity * size + 1e-9)

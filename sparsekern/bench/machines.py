@@ -44,7 +44,7 @@ def read(folder: Path) -> dict[str, Report]:
         reports[report["benchmark"]] = report
     if not reports:
         raise UsageError(
-            f"{folder} holds no results; expected files of `sparsekern bench ... --json`, kernels.json say"
+            f"{folder} holds no results; expected files of `sparsekern bench ... --json`, for example kernels.json"
         )
     return reports
 

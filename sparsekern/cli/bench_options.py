@@ -7,7 +7,7 @@ from .options import above_zero, numbers, processors
 
 BENCH = """\
 Prints tables; --json keeps every row. Results are checked before they are timed, those of train in fp32: a wrong one
-gets no number. `sparsekern bench BENCHMARK --help` has the flags of each.
+is not timed. `sparsekern bench BENCHMARK --help` has the flags of each.
 
   sparsekern bench convolutions --case "step conv3x3/64-64 90%" --impl sparsekern-csr,sparseprop
   sparsekern bench kernels --json laptop/kernels.json

@@ -15,7 +15,7 @@ from .options import above_zero, add_arguments, numbers, positive, processors, s
 SPARSEKERN = """\
 Sparse training of neural networks: the zeros are neither stored nor multiplied.
 
-exit status: 0 done, 1 a run failed, 2 wrong usage, 130 stopped by Ctrl-C (the last checkpoint is kept)
+exit status: 0 done, 1 a run failed, 2 usage error, 130 stopped by Ctrl-C (the last checkpoint is kept)
 """
 
 TRAIN = """\

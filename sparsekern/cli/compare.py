@@ -28,13 +28,14 @@ def run(arguments: argparse.Namespace) -> int:
     jobs, note, out = given.pop("jobs"), given.pop("note"), given.pop("out")
     if run_folder.holds_run(out):
         raise UsageError(f"{out} holds a run, not a comparison; choose another --out")
+    results.check_free(out)
     if empty := [name for name, values in grid.items() if not values]:
         raise UsageError(f"--{empty[0]} is empty")
     require_packages()
     again = ("data_dir", *({"threads"} & given.keys()))  # a run that is resumed keeps its threads otherwise
-    given.setdefault("threads", max(1, (os.cpu_count() or 1) // jobs))
     download = given.pop("download", False)
     given = recipes.apply(given, grid["methods"])
+    given.setdefault("threads", max(1, (os.cpu_count() or 1) // jobs))
     options = given.pop("set", [])
     cells = _cells(grid, given, options, out)
     for cell in cells:
@@ -51,7 +52,8 @@ def run(arguments: argparse.Namespace) -> int:
             raise
         text = _results(out, cells, grid, failed, {"set": dict(options), "jobs": jobs, "note": note})
     print("\n" + text)
-    print(f"{out / 'table.md'}, {out / 'figure.png'}, {out / 'results.json'} in {time.perf_counter() - started:.0f} s")
+    written = ", ".join(str(out / name) for name in reversed(results.FILES) if (out / name).exists())
+    print(f"{written} in {time.perf_counter() - started:.0f} s")
     if failed:
         raise RunError(f"{len(failed)} of {len(cells)} runs failed: " + ", ".join(f["log"] for f in failed))
     return 0

@@ -12,6 +12,8 @@ from ..training.trained import trained
 
 def run(arguments: argparse.Namespace) -> int:
     folder, format = arguments.folder, arguments.format
+    if not folder.is_dir():
+        raise UsageError(f"there is no folder {folder}")
     path = arguments.out or folder / FORMATS[format]
     if path.parent.resolve() == folder.resolve() and path.name in run_folder.FILES:
         raise UsageError(f"{path} belongs to the run itself: choose another file")

@@ -3,6 +3,7 @@
 from pathlib import Path
 from statistics import fmean, stdev
 
+from ..errors import UsageError
 from ..settings import fraction
 from ..text import columns
 from ..training import figures, files, run_folder
@@ -25,6 +26,17 @@ SHAPE = {
 }
 
 
+def check_free(out: Path) -> None:
+    """Raises a `UsageError` if a comparison would replace files in a folder that are of none."""
+    found = [name for name in FILES if (out / name).exists()]
+    try:
+        known = bool(found) and bool(files.read_json(out / FILES[0], SHAPE))
+    except UsageError:
+        known = False
+    if found and not known:
+        raise UsageError(f"{out} holds {found[0]}, which is of no comparison; choose another --out")
+
+
 def write(out: Path, settings: dict, grid: dict, folders: list[Path], failed: list[dict]) -> str:
     """Writes `results.json`, `table.md` and `figure.png`; returns the table for a terminal."""
     runs = [{"run": f.name, **run_folder.read_summary(f)} for f in folders if run_folder.finished(f)]
@@ -40,6 +52,8 @@ def write(out: Path, settings: dict, grid: dict, folders: list[Path], failed: li
     files.write_text(out / "table.md", render(results))
     if runs:
         figures.draw_comparison(out, results)
+    else:
+        (out / FILES[2]).unlink(missing_ok=True)  # of earlier runs
     return told(results)
 
 

@@ -1,5 +1,6 @@
 """Images in folders, one folder a class."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -30,7 +31,9 @@ def imagefolder(config: dict, download: bool) -> Data:
     classes = _classes(root / "train")
     if unknown := sorted(set(_classes(test)) - set(classes)):
         raise UsageError(f"{test} has the class {unknown[0]!r}, which {root / 'train'} has not")
-    return _data(_list(root / "train", classes), _list(test, classes), len(classes))
+    if len(classes) == 1:
+        raise UsageError(f"{root / 'train'} holds one class only, {classes[0]!r}")
+    return _data(_list(root / "train", classes, all_of=True), _list(test, classes), classes)
 
 
 def tiny_imagenet(config: dict, download: bool) -> Data:
@@ -50,7 +53,7 @@ def tiny_imagenet(config: dict, download: bool) -> Data:
             raise UsageError(f"{root / 'val' / 'val_annotations.txt'} is damaged: no class in the line {line!r}")
         paths.append(root / "val" / "images" / name)
         labels.append(classes.index(wnid))
-    return _data(_list(root / "train", classes), (paths, labels), len(classes))
+    return _data(_list(root / "train", classes), (paths, labels), classes)
 
 
 def _classes(folder: Path) -> list[str]:
@@ -61,10 +64,13 @@ def _classes(folder: Path) -> list[str]:
     return names
 
 
-def _list(folder: Path, classes: list[str]) -> Listing:
+def _list(folder: Path, classes: list[str], all_of: bool = False) -> Listing:
+    """Returns the images of classes; raises if there are none, or in one of them where `all_of` them need some."""
     paths, labels = [], []
     for label, name in enumerate(classes):
-        found = sorted(path for path in (folder / name).rglob("[!.]*") if path.suffix.lower() in EXTENSIONS)
+        found = sorted(path for path in (folder / name).rglob("*") if _is_image(path.relative_to(folder / name)))
+        if all_of and not found:
+            raise UsageError(f"no images in {folder / name}: remove the folder if there is no such class")
         paths += found
         labels += [label] * len(found)
     if not paths:
@@ -72,11 +78,16 @@ def _list(folder: Path, classes: list[str]) -> Listing:
     return paths, labels
 
 
-def _data(train: Listing, test: Listing, classes: int) -> Data:
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in EXTENSIONS and not any(part.startswith(".") for part in path.parts)
+
+
+def _data(train: Listing, test: Listing, classes: list[str]) -> Data:
     size = decode(train[0][0]).shape
     if max(size[1:]) <= SMALL:
         images = [read_all(paths, size) for paths, _ in (train, test)]
         if images[0] is not None and images[1] is not None:
             labels = [torch.tensor(labels) for _, labels in (train, test)]
-            return photographs(images[0], labels[0], images[1], labels[1], classes)
-    return streaming(train, test, classes)
+            data = photographs(images[0], labels[0], images[1], labels[1], len(classes))
+            return replace(data, names=tuple(classes))
+    return replace(streaming(train, test, len(classes)), names=tuple(classes))

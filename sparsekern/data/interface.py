@@ -40,12 +40,14 @@ class Data:
 
     Attributes:
         tokens: whether inputs are sequences of tokens, which are classes, too, each with a target of its own.
+        names: of the classes, where the data have them.
     """
 
     train: Split
     test: Split
     classes: int
     tokens: bool = False
+    names: tuple[str, ...] = ()
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -60,6 +62,7 @@ class Data:
             "test": len(self.test),
             "shape": list(self.shape),
             "classes": self.classes,
+            **({"names": list(self.names)} if self.names else {}),
         }
 
     def to(self, device: torch.device) -> "Data":

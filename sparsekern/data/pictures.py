@@ -14,10 +14,11 @@ CHUNK = 1024
 
 
 def decode(path: Path) -> Tensor:
-    """Returns a picture as uint8 `[3, height, width]`."""
+    """Returns a picture as uint8 `[3, height, width]`; of 16 bits the upper 8."""
     io = require("torchvision.io")
     try:
-        return io.read_image(str(path), io.ImageReadMode.RGB)
+        picture = io.read_image(str(path), io.ImageReadMode.RGB)
+        return picture if picture.dtype == torch.uint8 else (picture.int() >> 8).byte()
     except RuntimeError:  # a format that torchvision does not know, or a damaged file
         return _decode_slowly(path)
 
@@ -25,6 +26,10 @@ def decode(path: Path) -> Tensor:
 def _decode_slowly(path: Path) -> Tensor:
     try:
         with require("PIL.Image").open(path) as picture:
+            if picture.mode.startswith("I;16"):
+                return torch.from_numpy((np.array(picture) >> 8).astype(np.uint8)).expand(3, -1, -1)
+            if picture.mode in ("I", "F"):  # of unknown range
+                raise UsageError(f"cannot read the image {path}: expected 8 or 16 bits a channel, got 32")
             return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)
     except Exception as error:  # a damaged picture raises what its format is read with
         if isinstance(error, UsageError):

@@ -69,7 +69,8 @@ def csv(config: dict, download: bool) -> Data:
     """Returns the rows of a table: one row a sample, `--target` the class; a seeded 80/20 split."""
     if not config["data_dir"] or not config["target"]:
         raise UsageError("--data csv needs --data-dir FILE and --target COLUMN")
-    frame, labels = read_csv(Path(config["data_dir"]), config["target"])
+    frame, labels, names = read_csv(Path(config["data_dir"]), config["target"])
     train, test = split(len(labels), config["seed"])
     x = encode(frame, train.numpy())
-    return Data(InMemory(x[train], labels[train]), InMemory(x[test], labels[test]), int(labels.max()) + 1)
+    held_out = InMemory(x[test], labels[test])
+    return Data(InMemory(x[train], labels[train]), held_out, len(names), names=names)

@@ -13,8 +13,8 @@ MOST = 10_000  # categories of a column, classes
 LARGEST = 2**30  # bytes of the inputs, float32
 
 
-def read_csv(path: Path, target: str) -> tuple[Any, Tensor]:
-    """Returns the feature columns (a data frame) and the class of every row, int64, classes in sorted order.
+def read_csv(path: Path, target: str) -> tuple[Any, Tensor, tuple[str, ...]]:
+    """Returns the feature columns (a data frame), the class of every row, int64, and the classes, sorted.
 
     Raises:
         UsageError: no such file or column, fewer than five rows, a missing or continuous target, too many classes.
@@ -30,7 +30,8 @@ def read_csv(path: Path, target: str) -> tuple[Any, Tensor]:
         raise UsageError(f"{path} has {len(frame)} rows and {features.shape[1]} feature columns; need 5 and 1")
     if column.isna().any():
         raise UsageError(
-            f"column {target!r} of {path} is empty in {int(column.isna().sum())} rows; remove or fill them"
+            f"column {target!r} of {path} is empty in {int(column.isna().sum())} rows (NA, null and None count as "
+            "empty); remove or fill them"
         )
     if column.dtype.kind == "O":
         column = column.map(str)  # where there are integers too long for 64 bits, say, among the texts
@@ -41,7 +42,7 @@ def read_csv(path: Path, target: str) -> tuple[Any, Tensor]:
         raise UsageError(f"column {target!r} of {path} has {len(classes):,} classes; the limit is {MOST:,}")
     if column.dtype.kind == "f" and (classes != np.round(classes)).any():
         raise UsageError(f"column {target!r} of {path} is continuous ({len(classes)} values); a target must be a class")
-    return features, torch.from_numpy(labels).long()
+    return features, torch.from_numpy(labels).long(), tuple(map(str, classes))
 
 
 def encode(frame: Any, train: np.ndarray) -> Tensor:

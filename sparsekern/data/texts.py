@@ -87,6 +87,8 @@ def _read(source: Path) -> list[bytes]:
         found = [content for path in sorted(paths) if path.is_file() and (content := _text(path)) is not None]
     except OSError as error:
         raise UsageError(f"cannot read {source}: {first_line(error)}") from error
+    if not found and not glob.has_magic(str(source)) and not source.exists():
+        raise UsageError(f"there is no file or folder {source}")
     if not found:
         raise UsageError(f"no text in {source}: expected a file, a folder or a pattern of files in UTF-8")
     return found

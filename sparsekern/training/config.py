@@ -111,6 +111,8 @@ def configure(**given: Any) -> dict:
         if given.get("sparsity"):
             warnings.warn(f"{config['method']}: the sparsity emerges; --sparsity is not used", stacklevel=2)
         config["sparsity"] = None
+    elif config["sparsity"] is None:
+        raise UsageError(f"the method {config['method']} needs a --sparsity in [0, 1), got none")
     _check_together(config, given)
     config["milestones"] = sorted(config["milestones"])
     config["threads"] = config["threads"] or torch.get_num_threads()

@@ -18,6 +18,7 @@ from ..models import build
 from ..nn import prunable_layers
 from ..nn.memory import PARTS
 from ..private_torch import BatchNorm
+from ..settings import brief
 from ..sparsity import parallel
 from . import ranks, short_runs
 from .learning_rate import learning_rate
@@ -277,8 +278,12 @@ class Run:
         Raises:
             UsageError: a state of other data or of another model.
         """
-        if state["data"] != self.data.facts:
-            raise UsageError(f"the checkpoint was trained on other data: {state['data']}, now {self.data.facts}")
+        facts = self.data.facts
+        for name, value in state["data"].items():  # older checkpoints have no names of classes
+            if value != facts.get(name):
+                raise UsageError(
+                    f"the checkpoint was trained on other data: {name} {brief(value)}, now {brief(facts.get(name))}"
+                )
         try:
             self.model.load_state_dict(state["model"])  # first, since it brings the pattern
             self.optimizer.load_state_dict(state["optimizer"])

@@ -11,7 +11,7 @@ from ..settings import DEFAULTS, PLAIN, brief
 from . import checksum, config
 from .config import RESUMABLE
 from .files import locked, read_json, write, write_json, write_lines, write_safetensors
-from .schema import check, count, finite
+from .schema import Later, check, count, finite
 
 VERSION = 2  # 1, of release 0.1, has no checksum
 CONFIG = "config.json"
@@ -41,7 +41,7 @@ SUMMARY_SHAPE = {
 }
 STATE_SHAPE = {
     "config": config.SCHEMA,
-    "data": {"train": count, "test": count, "shape": [int], "classes": count},
+    "data": {"train": count, "test": count, "shape": [int], "classes": count, "names": Later([str])},
     "model": dict,
     "optimizer": dict,
     "scaler": dict,
@@ -68,6 +68,8 @@ def check_resumable(folder: Path) -> None:
 
 def check_free(folder: Path, overwrite: bool) -> None:
     """Raises a `UsageError` if a new run would replace files in a folder and is not to `overwrite` them."""
+    if (folder / "results.json").exists() and (folder / "table.md").exists() and not holds_run(folder):
+        raise UsageError(f"{folder} holds a comparison; choose another --out")
     found = [name for name in FILES if (folder / name).exists()]
     if overwrite or not found:
         return
@@ -160,6 +162,8 @@ def load(folder: Path) -> dict:
 
 def _check_same_run(folder: Path, there: dict, here: dict) -> None:
     for name in sorted({*there, *here} - RESUMABLE):
+        if name not in there and name not in DEFAULTS:
+            raise UsageError(f"{folder / CONFIG} has the unknown setting {name!r}")
         if there.get(name) != here.get(name):
             raise UsageError(
                 f"{folder / CHECKPOINT} is of another run than {CONFIG} beside it: {name} is "

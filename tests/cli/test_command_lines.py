@@ -87,7 +87,7 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             "--set every expects a whole number or none, got 2.5",
         ),
         (["train", "--config", "folder"], "cannot read folder"),
-        (["train", "--config", "file"], "file: expected settings, `method: rigl` say, got 'text'"),
+        (["train", "--config", "file"], "file: expected settings, for example `method: rigl`, got 'text'"),
         (["train", "--config", "wrong.yaml"], "unknown setting in wrong.yaml 'epoch'; did you mean epochs"),
         (["train", "--config", "type.yaml"], "type.yaml: epochs: expected a whole number, 1 or more, got 'many'"),
         (["train", "--config", "type.yaml", "--recipe", "list"], "not allowed with argument --config"),

@@ -165,3 +165,20 @@ def test_wrong_usage(flags: list[str], expected: str, tmp_path: Path, capsys: py
     assert expected in error
     assert "Traceback" not in error
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", results.FILES)
+def test_files_that_are_of_no_comparison_stay(name: str, tmp_path: Path, capsys: pytest.CaptureFixture):
+    (tmp_path / name).write_text("mine")
+    assert grid(tmp_path, "--methods", "random") == 2
+    assert f"{tmp_path} holds {name}, which is of no comparison" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_no_run_moves_into_a_comparison_and_its_threads_may_stand_in_a_file(tmp_path: Path, capsys):
+    (tmp_path / "run.yaml").write_text("threads: 1\n")
+    out = tmp_path / "out"
+    assert grid(out, "--methods", "random", "--seeds", "0", "--config", str(tmp_path / "run.yaml")) == 0
+    assert json.loads((out / "results.json").read_text())["settings"]["threads"] == 1
+    assert main(["train", *FLAGS, "--out", str(out)]) == 2
+    assert "holds a comparison" in capsys.readouterr().err

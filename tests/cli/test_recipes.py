@@ -132,6 +132,22 @@ def test_a_config_file_is_a_recipe_of_ones_own(tmp_path: Path) -> None:
     assert (adam["lr"], adam["momentum"], adam["nesterov"]) == (1e-3, 0.9, False)
 
 
+@pytest.mark.parametrize("own", ["dense", "snr", "str"])
+def test_another_method_does_not_inherit_a_sparsity_that_is_none(own: str, tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(training.configure(method=own)))
+    flags = recipes.apply({"config": path, "method": "rigl"})
+    assert training.configure(**flags)["sparsity"] == training.DEFAULTS["sparsity"]
+    assert training.configure(**recipes.apply({"config": path}))["method"] == own
+
+
+def test_a_method_needs_its_sparsity() -> None:
+    with pytest.raises(UsageError, match=r"rigl needs a --sparsity in \[0, 1\), got none"):
+        training.configure(method="rigl", sparsity=None)
+    with pytest.raises(ValueError, match=r"must lie in \[0, 1\), got None"):
+        methods.rigl(sparsity=None, total_steps=10)  # type: ignore[arg-type]
+
+
 def test_the_file_that_a_run_writes_makes_the_same_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     flags = ["--method", "set", "--set", "every=3", "--model", "lenet300", "--width", ".05", "--epochs", "1"]

@@ -3,6 +3,7 @@
 import pickle
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -124,16 +125,44 @@ def test_small_images_are_held(test: str, tmp_path: Path):
     (tmp_path / "train" / "cat" / "._0.png").write_text("what a Mac leaves")
     folder = load("imagefolder", tmp_path)
     assert isinstance(folder.train, data.InMemory)
-    assert folder.facts == {"train": 8, "test": 6, "shape": [3, 12, 20], "classes": 2}
+    assert folder.facts == {"train": 8, "test": 6, "shape": [3, 12, 20], "classes": 2, "names": ["cat", "dog"]}
     assert folder.train.x.dtype == torch.uint8
     assert folder.train.y.tolist() == [0] * 4 + [1] * 4
     assert int(folder.train.x[:4].max()) < 100 <= int(folder.train.x[4:].min())
 
 
+def test_hidden_folders_hold_no_images(tmp_path: Path):
+    pictures.folders(tmp_path, [(20, 12)])
+    cats = tmp_path / "train" / "cat"
+    for name in (".ipynb_checkpoints", "more"):
+        (cats / name).mkdir()
+        Image.new("RGB", (20, 12), "white").save(cats / name / "0.png")
+    assert load("imagefolder", tmp_path).train.y.tolist() == [0] * 5 + [1] * 4
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_pictures_of_16_bits_keep_their_upper_8(suffix: str, tmp_path: Path):
+    wide = np.arange(12 * 20, dtype=np.uint16).reshape(12, 20) * 257
+    pictures.folders(tmp_path, [(20, 12)])
+    for file in tmp_path.glob("*/*/*"):
+        Image.fromarray(wide).save(file.with_suffix(f".{suffix}"))
+        if suffix != file.suffix[1:]:
+            file.unlink()
+    expected = torch.from_numpy((wide // 256).astype(np.uint8)).expand(3, 12, 20)
+    assert torch.equal(load("imagefolder", tmp_path).train.x[3], expected)
+
+
+def test_pictures_of_32_bits_are_refused(tmp_path: Path):
+    pictures.folders(tmp_path, [(20, 12)])
+    Image.fromarray(np.zeros((12, 20), np.float32)).save(tmp_path / "train" / "cat" / "0.tif")
+    with pytest.raises(UsageError, match=r"0\.tif: expected 8 or 16 bits a channel, got 32"):
+        load("imagefolder", tmp_path)
+
+
 def test_large_images_are_read_while_training(tmp_path: Path):
     folder = load("imagefolder", pictures.folders(tmp_path, [(70, 50), (40, 90)]))
     assert not isinstance(folder.train, data.InMemory)
-    assert folder.facts == {"train": 8, "test": 6, "shape": [3, 224, 224], "classes": 2}
+    assert folder.facts == {"train": 8, "test": 6, "shape": [3, 224, 224], "classes": 2, "names": ["cat", "dog"]}
     rows = torch.tensor([5, 0, 7])
     runs = [list(folder.train.batches(rows, 2, torch.Generator().manual_seed(seed))) for seed in (0, 0, 1)]
     assert [tuple(x.shape) for x, _ in runs[0]] == [(2, 3, 224, 224), (1, 3, 224, 224)]
@@ -188,7 +217,8 @@ def test_folders_that_do_not_fit(tmp_path: Path):
 def test_tiny_imagenet(inside: bool, tmp_path: Path):
     root = pictures.tiny_imagenet(tmp_path)
     tiny = load("tiny-imagenet", root if inside else tmp_path)
-    assert tiny.facts == {"train": 6, "test": 2, "shape": [3, 64, 64], "classes": 2}
+    names = ["n01443537", "n01629819"]
+    assert tiny.facts == {"train": 6, "test": 2, "shape": [3, 64, 64], "classes": 2, "names": names}
     assert tiny.test.y.tolist() == [1, 0]
     assert [int(x.float().mean().round()) for x in tiny.train.x] == [20, 21, 22, 120, 121, 122]
     assert int(tiny.test.x[1].float().mean().round()) == 22

@@ -12,6 +12,7 @@ from typing import IO
 
 import pytest
 import torch
+from support import pictures
 from support.runs import SMALL, interrupt_at, load, same
 
 from sparsekern.cli import main
@@ -100,6 +101,16 @@ def test_prolonged_run_keeps_its_first_epochs(tmp_path: Path, capsys: pytest.Cap
     assert after["history"][:4] == before
     assert json.loads((tmp_path / "summary.json").read_text())["epochs"] == 6
     assert (after["config"]["epochs"], after["config"]["horizon"]) == (6, 4)
+
+
+def test_other_names_of_the_classes_are_other_data(tmp_path: Path, capsys: pytest.CaptureFixture):
+    data, out = pictures.folders(tmp_path / "data", [(20, 12)]), tmp_path / "out"
+    images = ["--model", "mlp", "--data", "imagefolder", "--data-dir", str(data)]
+    assert main(["train", *FLAGS, *images, "--method", "random", "--epochs", "1", "--out", str(out)]) == 0
+    for part in ("train", "val"):
+        (data / part / "cat").rename(data / part / "zebra")
+    assert main(["train", "--resume", str(out), "--epochs", "2"]) == 2
+    assert "other data: names ['cat', 'dog'], now ['dog', 'zebra']" in capsys.readouterr().err
 
 
 def test_conflicting_flags_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture):

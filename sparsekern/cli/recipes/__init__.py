@@ -6,7 +6,7 @@ from typing import Any
 
 from ...errors import UsageError, choose, first_line, require
 from ...settings import DEFAULTS, PLAIN, brief
-from ...training.config import SCHEMA
+from ...training.config import SCHEMA, emerges
 from ...training.files import read_json
 from ...training.schema import problems
 
@@ -76,7 +76,7 @@ def settings_of(path: Path) -> dict[str, Any]:
         except (OSError, ValueError, yaml.YAMLError) as error:
             raise UsageError(f"cannot read {path}: {first_line(error)}") from error
         if not isinstance(found, dict):
-            raise UsageError(f"{path}: expected settings, `method: rigl` say, got {brief(found)}")
+            raise UsageError(f"{path}: expected settings, for example `method: rigl`, got {brief(found)}")
     found = {str(key).replace("-", "_"): _number(value) for key, value in found.items()}
     found.pop("horizon", None)  # a new run's own epochs
     for name in found:
@@ -116,8 +116,9 @@ def apply(given: dict[str, Any], grid: list[str] | None = None) -> dict[str, Any
         flags = {key: value for key, value in flags.items() if key not in ("method", "sparsity")}
     else:
         options = known.get(given.get("method", flags.get("method", DEFAULTS["method"])), {})
-    if given.get("method") == "dense":
-        flags.pop("sparsity", None)
+    method, own = given.get("method"), flags.get("method", DEFAULTS["method"])
+    if method is not None and (method == "dense" or (method != own and (own == "dense" or emerges(own)))):
+        flags.pop("sparsity", None)  # that of the file is none of this method
     if "epochs" in given:
         scale = given["epochs"] / flags.get("epochs", DEFAULTS["epochs"])
         if "milestones" in flags:
