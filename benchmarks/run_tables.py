@@ -24,7 +24,7 @@ EMERGENT = ("dense", "snr", "snr_frozen")
 CIFAR = """\
 CIFAR-10, ResNet-20, 8 epochs, two seeds; the images were re-encoded as JPEG, so that accuracies compare with each other
 only."""
-RESNET = "CIFAR-10, ResNet-20, one recipe for all methods, two seeds."
+RESNET = "CIFAR-10, ResNet-20, 3 epochs, one recipe for all methods, one seed: how methods begin, not where they end."
 TEXT = """\
 `gpt-mini`, 4 blocks of width 256, on sources of Python's standard library: bits per byte of its last tenth, less is
 better. With *as many steps* as the dense network, and with *as much time*: more steps the sooner a step is done, by
