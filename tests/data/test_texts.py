@@ -78,7 +78,12 @@ def test_parts_of_a_batch_are_those_of_the_whole(tmp_path: Path):
 
 @pytest.mark.parametrize(
     ("name", "expected"),
-    [("", "standard library"), ("nowhere", "there is no file or folder"), ("picture.*", "no text"), ("b.txt", "--context of 100 needs")],
+    [
+        ("", "standard library"),
+        ("nowhere", "there is no file or folder"),
+        ("picture.*", "no text"),
+        ("b.txt", "--context of 100 needs"),
+    ],
 )
 def test_what_cannot_be_read_is_refused(name: str, expected: str, folder: Path):
     with pytest.raises(UsageError, match=expected):

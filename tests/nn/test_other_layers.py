@@ -197,10 +197,10 @@ def test_growth_sees_the_size_of_the_output() -> None:
     method = sk.methods.rigl(sparsity=0.5, total_steps=40, every=1)
     model: Any = sk.sparsify(nn.Sequential(nn.ConvTranspose2d(2, 3, 3, 2, 1)).double(), method)
     optimizer = sk.Sparsifier(model, torch.optim.SGD(model.parameters(), lr=0.0), method)
-    x = torch.randn(2, 2, 4, 4, dtype=torch.double)
+    x, before, twin = torch.randn(2, 2, 4, 4, dtype=torch.double), torch.empty(0), model
     for _ in range(2):  # the first step changes nothing
         before = model[0].topology.mask()
-        twin: Any = sk.densify(copy.deepcopy(model))
+        twin = sk.densify(copy.deepcopy(model))
         twin[0](x, output_size=(8, 8)).square().sum().backward()
         optimizer.zero_grad()
         model[0](x, output_size=(8, 8)).square().sum().backward()
