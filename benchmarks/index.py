@@ -56,7 +56,7 @@ OTHERS = {
     "paper-cifar": Result("ResNet-20, 8 epochs: `dpf`, `optg`", "[papers]", date="2026-11-21"),
     "paper-resnet20": Result(
         "ResNet-20, 3 epochs: nine methods at 90, 95 and 98 %; the papers' orderings",
-        "[papers]",
+        "`python -m benchmarks.papers resnet20 --data imagefolder --data-dir FOLDER --epochs 3 --seeds 0`",
         "AMD Zen 5",
         "2026-11-30",
     ),

@@ -28,7 +28,7 @@ def write(out: Path, experiment: Experiment, folders: dict[Trial, Path], note: s
         "source": experiment.source,
         "note": note.strip(),
         "hours": sum(run["train_seconds"] for run in found) / 3600,
-        "common": experiment.common,
+        "common": experiment.common | _as_trained(experiment.common, found),
         "missing": missing,
         "runs": found,
     }
@@ -45,6 +45,12 @@ def write(out: Path, experiment: Experiment, folders: dict[Trial, Path], note: s
     elif found:
         figures.draw(out / "figure.png", experiment, found)
     return text
+
+
+def _as_trained(common: dict, found: list[dict]) -> dict:
+    """The epochs of the runs, which the command line may have chosen, where all have as many."""
+    epochs = unique(run["epochs"] for run in found)
+    return {"epochs": epochs[0]} if "epochs" in common and len(epochs) == 1 else {}
 
 
 def row(run: Trial, path: Path, milliseconds: float | None = None) -> dict:

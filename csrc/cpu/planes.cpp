@@ -14,8 +14,7 @@ namespace {
 constexpr int64_t kL2 = 640 << 10;   // bytes of the L2 cache that a tile may fill
 constexpr double kFlatCell = 1.5;    // what a cell costs where cells are single numbers, relative to one of a block
 constexpr double kPackedCell = 0.3;  // what it costs to pack
-constexpr double kWorthSegment =
-    9;  // nonzeros, or pairs, of a row in it that make up for its sums' way to memory and back
+constexpr double kWorthSegment = 9;  // nonzeros of a row in it, or pairs, that make up for its sums' way to memory
 
 // Bytes of the L1 cache that a segment may fill: all but what sums, offsets and values pass through.
 int64_t segment_bytes() {
