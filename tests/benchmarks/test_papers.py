@@ -35,7 +35,7 @@ def test_wider_networks_keep_exactly_as_many_weights(width: int):
 
 
 def tiny(seed: int) -> list[Trial]:
-    flags = {"model": "lenet300", "width": 0.1, "epochs": 1, "batch_size": 128, "threads": 1}
+    flags = {"model": "lenet300", "width": 0.1, "batch_size": 128, "threads": 1}
     sparse = {**flags, "method": "set", "sparsity": 0.8, "set": [("every", 3)]}
     return [
         Trial("digits", "dense", None, seed, {**flags, "method": "dense"}),
@@ -44,10 +44,12 @@ def tiny(seed: int) -> list[Trial]:
 
 
 def test_an_experiment_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
-    experiment = Experiment("Somebody et al.", {"digits": "sparsity"}, "digits", {"lr": 0.1}, tiny, (0, 1), "As is.")
+    experiment = Experiment(
+        "Somebody et al.", {"digits": "sparsity"}, "digits", {"lr": 0.1, "epochs": 2}, tiny, (0, 1), "As is."
+    )
     monkeypatch.setitem(EXPERIMENTS, "grabo", experiment)
     first, second, out = tmp_path / "a", tmp_path / "b", tmp_path / "out"
-    flags = ["grabo", "--out", str(out), "--jobs", "2"]
+    flags = ["grabo", "--out", str(out), "--jobs", "2", "--epochs", "1"]
     assert papers.main([*flags, "--runs", str(first), "--only", "*-dense-seed0"]) == 0
     found = json.loads((out / "results.json").read_text())
     assert found["missing"] == ["digits-set-0.8-seed0", "digits-dense-seed1", "digits-set-0.8-seed1"]
@@ -65,7 +67,7 @@ def test_an_experiment_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pyt
     assert [(run["what"], run["at"], run["seed"]) for run in found["runs"]] == [
         ("dense", None, 0), ("set", 0.8, 0), ("dense", None, 1), ("set", 0.8, 1),
     ]  # fmt: skip
-    assert found["common"] == {"lr": 0.1}
+    assert found["common"] == {"lr": 0.1, "epochs": 1}
     assert 0 < found["hours"] < 0.1
     assert (out / "figure.png").read_bytes().startswith(b"\x89PNG")
 
