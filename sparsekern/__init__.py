@@ -8,7 +8,7 @@ from . import integrations as integrations
 from . import moved as moved
 from . import process as process
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 integrations.listen()
 

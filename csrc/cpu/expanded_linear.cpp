@@ -89,7 +89,7 @@ std::tuple<Tensor, Tensor, Tensor> expanded_linear_backward(const Tensor& grad_o
     char* out = static_cast<char*>(grad_values.mutable_data_ptr());
     const int64_t nnz = w.nnz(), used = x.rows > 0 ? nnz : 0;
     if (used > 0) weight_gradient(w, delta, x, out);
-    std::memset(out + used * w.size, 0, (values.numel() - used) * w.size);
+    std::fill_n(out + used * w.size, (values.numel() - used) * w.size, char(0));
   }
   return {grad_input, grad_values, need_bias ? bias_gradient(delta) : none};
 }

@@ -19,6 +19,7 @@ from .. import ops
 from ..nn import MaskedConv2d, MaskedLinear
 from ..nn.twins import parameter_of
 from ..ops.conv2d_gradient_moment import moment_of
+from ..ops.shapes import accumulate_dtype
 from ..ops.straight_through import weight_gradient
 from ..sparsity import Sparsifier, sparsify
 from ..sparsity.methods import snr
@@ -122,7 +123,7 @@ def _ours(p: MomentProblem, op: str, gradient: str, update: bool = False) -> Imp
         return _product(p, True)
     kind = MaskedLinear if isinstance(p.layer, Sequences) else MaskedConv2d
     layer: Any = kind.from_dense(p.module(), p.mask, weight_gradient=gradient)
-    ratio = torch.zeros_like(layer.master, dtype=torch.promote_types(layer.master.dtype, torch.float32))
+    ratio = torch.zeros_like(layer.master, dtype=accumulate_dtype(layer.master.dtype))
 
     def take() -> tuple[Tensor, ...]:
         if layer.moment is None:

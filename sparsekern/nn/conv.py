@@ -154,7 +154,7 @@ class SparseConv2d(Conv2dProduct, SparseLayer):
     Attributes:
         values: Parameter `[capacity]`, the used positions first, in row-major order; the only weight Parameter.
         bias: Parameter `[out_channels]` or None.
-        kernel, reason: the kernel in use ("csr", "dense" or "masked") and why.
+        kernel, reason: the kernel in use ("csr", "bits", "dense" or "masked") and why.
 
     Shapes: input `[batch, in_channels, height, width]` or without the batch, output alike and in the same memory
     format. `state_dict` holds row-major `values` and `col` `[nnz]` with `row_ptr`, and loads into a layer of any

@@ -67,7 +67,7 @@ class SparseConv1d(Conv1dProduct, SparseLayer):
     Attributes:
         values: Parameter `[capacity]`, the used positions first, in row-major order; the only weight Parameter.
         bias: Parameter `[out_channels]` or None.
-        kernel, reason: the kernel in use ("csr", "dense" or "masked") and why.
+        kernel, reason: the kernel in use ("csr", "bits", "dense" or "masked") and why.
 
     Shapes: input `[batch, in_channels, length]` or without the batch, output alike. `state_dict` is that of a
     `SparseConv2d`.

@@ -79,9 +79,9 @@ def _rows(kind: str, dtype: str, threads: int) -> list[dict[str, Any]]:
 
 
 def _having(kind: str, dtype: str, threads: int) -> Any:
-    """Yields the tables that have rows of this kind, the best first: of this dtype or, behind them, of fp32. Where bf16
-    is computed in fp32, dense layers take their time, and where it is not, they do not: the one's rows of bf16 say
-    nothing about the other."""
+    """Yields the tables that have rows of this kind, the best first: of this dtype or, behind them, of fp32. Rows of
+    bf16 count only from processors that, like this one, have or lack bf16 arithmetic: without it dense layers are slow,
+    and sparse ones win earlier."""
     own, here = calibrated(threads), processor.here()
     ordered = ([own] if own else []) + sorted(families().values(), key=lambda t: here.distance(t.processor, dtype))
     alike = [t for t in ordered if (t.processor.bf16 == "fp32") == (here.bf16 == "fp32")]

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..ops.shapes import accumulate_dtype
 from ..ops.straight_through import gradient_and_moment, weight_gradient
 from ..ops.torch_products import Lookup
 from ..topology import Topology
@@ -90,10 +91,10 @@ class EmbeddingProbe(Probe):
         self.weight_shape, self.window = weight_shape, window
 
     def row_weight(self) -> Tensor:
-        return self._total(lambda h, delta: self._counts(h, torch.ones_like(h, dtype=_wide(delta))))
+        return self._total(lambda h, delta: self._counts(h, torch.ones_like(h, dtype=accumulate_dtype(delta.dtype))))
 
     def col_weight(self) -> Tensor:
-        return self._total(lambda h, delta: delta.flatten(0, -2).abs().sum(0, dtype=_wide(delta)))
+        return self._total(lambda h, delta: delta.flatten(0, -2).abs().sum(0, dtype=accumulate_dtype(delta.dtype)))
 
     def _counts(self, h: Tensor, weights: Tensor) -> Tensor:
         counts = weights.new_zeros(self.weight_shape[0]).index_add_(0, h.flatten(), weights.flatten())
@@ -101,23 +102,16 @@ class EmbeddingProbe(Probe):
             counts[self.window.padding_idx] = 0
         return counts
 
-    def _sampled(self, h: Tensor, delta: Tensor, coordinates: Tensor) -> Tensor:
-        return self._dense(h, delta).reshape(-1)[coordinates]
-
     def _signed(self, h: Tensor, delta: Tensor, signs: Any) -> tuple[Tensor, Tensor]:
-        delta = delta.flatten(0, -2).to(_wide(delta))
+        delta = delta.flatten(0, -2).to(accumulate_dtype(delta.dtype))
         xi = signs(len(delta)).to(delta)
         return self._counts(h, xi), xi @ delta
 
     def _dense(self, h: Tensor, delta: Tensor) -> Tensor:
-        return weight_gradient(delta.to(_wide(delta)), h, self.weight_shape, self.window)
+        return weight_gradient(delta.to(accumulate_dtype(delta.dtype)), h, self.weight_shape, self.window)
 
     def _moment(self, h: Tensor, delta: Tensor) -> tuple[Tensor, Tensor]:
         return gradient_and_moment(delta, h, self.weight_shape, self.window)
-
-
-def _wide(tensor: Tensor) -> torch.dtype:
-    return torch.promote_types(tensor.dtype, torch.float32)
 
 
 class SparseEmbedding(EmbeddingProduct, SparseLayer):

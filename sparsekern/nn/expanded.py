@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..ops.shapes import accumulate_dtype
 from ..ops.straight_through import weight_gradient
 from ..ops.torch_products import Convolution, features
 from ..topology import Topology
@@ -21,7 +22,7 @@ from .kernel_choice import Plan, Step, check_backend
 from .layer import PatternLayer
 from .masked import MaskedLayer
 from .planned import Use
-from .probe import ConvProbe
+from .probe import ConvProbe, Probe
 from .sparse import SparseLayer
 
 Size = int | tuple[int, ...]
@@ -147,20 +148,16 @@ class ConvNdProbe(ConvProbe):
 
     window: Convolution
 
-    def __init__(self, weight_shape: tuple[int, ...], window: Convolution) -> None:
-        super(ConvProbe, self).__init__()
-        self.weight_shape, self.window = weight_shape, window
-
     def _features(self, tensor: Tensor) -> Tensor:
         return features(tensor, self.window.dims)
 
     def _sampled(self, h: Tensor, delta: Tensor, coordinates: Tensor) -> Tensor:
-        return self._dense(h, delta).reshape(-1)[coordinates]
+        return Probe._sampled(self, h, delta, coordinates)
 
     def _signed(self, h: Tensor, delta: Tensor, signs: Any) -> tuple[Tensor, Tensor]:
         dims, groups = self.window.dims, self.window.groups
         h, delta = (x if x.dim() > dims + 1 else x.unsqueeze(0) for x in (h, delta))
-        h, delta = (x.to(torch.promote_types(x.dtype, torch.float32)) for x in (h, delta))
+        h, delta = (x.to(accumulate_dtype(x.dtype)) for x in (h, delta))
         batch, _, *size = delta.shape
         xi = signs(delta[:, :1].numel()).to(h).reshape(batch, 1, *size)
         cols = weight_gradient(xi.expand(batch, groups, *size), h, (groups, *self.weight_shape[1:]), self.window)

@@ -63,8 +63,8 @@ class PatternLayer(Twin):
         self.probe: Probe | None = None
         self.use, self.refined = None, UNSEEN
         self.loads = 0  # how often a state dict brought another pattern
-        self.pattern_given = False  # by masks, of whatever sparsity
-        self.part: Any = None  # whose settings it has, where `sparsify` made it
+        self.pattern_given = False  # by masks, so that its sparsity is not checked against the method's
+        self.part: Any = None  # the part of the model whose method made this layer
         factory: dict[str, Any] = {"device": device, "dtype": dtype}
         self.register_parameter(self.WEIGHT, nn.Parameter(self.empty_weight(topology.capacity, **factory)))
         self.register_parameter("bias", nn.Parameter(torch.empty(weight_shape[0], **factory)) if bias else None)
@@ -75,7 +75,7 @@ class PatternLayer(Twin):
 
     window: Geometry | None = None  # of a product other than that of a linear layer
     expands: ClassVar[bool] = False  # whether every call makes the whole dense weight
-    hidden: ClassVar[bool] = False  # whether nobody sees what enters and leaves the product
+    hidden: ClassVar[bool] = False  # whether its inputs and output gradients stay inside PyTorch's recurrence
     BATCHED: ClassVar[int] = 2  # how many dimensions an input with a batch has, as it is multiplied
 
     def uses(self, input: Tensor, output: Tensor) -> int:

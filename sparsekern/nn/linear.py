@@ -85,7 +85,7 @@ class SparseLinear(LinearProduct, SparseLayer):
     Attributes:
         values: Parameter `[capacity]`, the used positions first, in row-major order; the only weight Parameter.
         bias: Parameter `[out_features]` or None.
-        kernel, reason: the kernel in use ("csr", "tiled", "dense" or "masked") and why.
+        kernel, reason: the kernel in use ("csr", "tiled", "bits", "dense" or "masked") and why.
 
     Shapes: input `[..., in_features]`, output `[..., out_features]`. `state_dict` holds row-major `values` and `col`
     `[nnz]` with `row_ptr`, and loads into a layer of any capacity.

@@ -136,7 +136,7 @@ class MaskedLayer(MomentLayer):
         self.set_topology(topology)
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *arguments: Any) -> None:
-        """A state without the master weight but with nonzeros is that of a layer that has shed the others."""
+        """Also loads the state of a `SparseLayer`: this layer becomes one first."""
         old, name = prefix + "weight", prefix + self.WEIGHT
         bare = prefix + "values" in state_dict or is_csr(state_dict.get(old))
         if old in state_dict and name not in state_dict and not bare:  # of a dense layer, or of version 0.1

@@ -10,6 +10,7 @@ from torch import nn
 from .. import text
 from ..ops import extension
 from ..ops.expand import PANEL_BYTES, THREAD_PANEL_BYTES
+from ..ops.shapes import accumulate_dtype
 from ..ops.tile_pattern import BYTES as TILE_BYTES
 from ..shards import nbytes
 from .layer import PatternLayer
@@ -22,7 +23,7 @@ NUMBERS = range(1, len(PARTS) + 4)  # the columns of a report that hold numbers
 
 @runtime_checkable
 class Keeper(Protocol):
-    """Keeps numbers for the weights of layers, as `Sparsifier` does."""
+    """An object that keeps tensors for the weights of layers, such as `Sparsifier`."""
 
     def kept_bytes(self, layer: nn.Module) -> int: ...
 
@@ -116,7 +117,7 @@ def _masked_row(layer: MaskedLayer, state: Any) -> dict[str, Any]:
     copy = layer.topology.capacity * weight.element_size() * layer.copied
     row = _dense_row("", weight, state)
     if layer.weight_gradient == "moment":  # lives as long as the gradient does
-        row["gradients"] += weight.numel() * torch.promote_types(weight.dtype, torch.float32).itemsize
+        row["gradients"] += weight.numel() * accumulate_dtype(weight.dtype).itemsize
     return {**row, "indices": sum(t.nbytes for t in layer.index), "scratch": copy + _whole(layer)}
 
 

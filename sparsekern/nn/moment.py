@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ..ops.passes import Passes, Use
+from ..ops.shapes import accumulate_dtype
 from ..ops.straight_through import Record
 from ..ops.transforms import refuse_transforms
 from .saved import SavedLayer
@@ -75,7 +76,7 @@ def signature(gradient: Tensor) -> Tensor:
     """Returns two sums that are linear in the gradient. They tell a gradient that was scaled as a whole from one that
     was changed otherwise."""
     rows = gradient.flatten(1)[:: max(1, len(gradient) // 64)]  # a look at some is enough
-    rows = rows.to(torch.promote_types(rows.dtype, torch.float32))  # bf16 has no numbers like 257
+    rows = rows.to(accumulate_dtype(rows.dtype))  # bf16 has no numbers like 257
     angles = torch.arange(1.0, max(rows.shape) + 1, dtype=rows.dtype, device=rows.device)
     waves = torch.stack([angles.cos(), angles.sin()], 1)
     return waves[: rows.shape[0], 0] @ (rows @ waves[: rows.shape[1]])

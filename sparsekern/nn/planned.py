@@ -70,8 +70,8 @@ class Planned(WeightAccess):
 
     def refine(self, input: Tensor) -> None:
         """Makes the plan anew for inputs like this one: once in evaluation, and once in training, which counts from
-        then on. Compiled code is not to call it: it keeps the plan that it finds, also where it runs eagerly because
-        the layer records.
+        then on. Compiled code must not call it: it keeps the plan that it was compiled with, even in steps that run
+        eagerly.
 
         Ranks of a data-parallel run whose first batches differ may choose different kernels. Their gradients are
         averaged, so that their weights stay the same; a resumed run has the plan of rank 0 on all of them.

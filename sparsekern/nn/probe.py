@@ -10,6 +10,7 @@ from torch import Tensor
 from .. import ops
 from ..ops.conv2d_gradient_moment import moment_of
 from ..ops.passes import Passes, Use, running, use_of
+from ..ops.shapes import accumulate_dtype
 from ..ops.straight_through import gradient_and_moment, weight_gradient
 from ..ops.transforms import refuse_transforms
 from ..ops.window import Window
@@ -105,7 +106,7 @@ class Probe:
         raise NotImplementedError
 
     def _sampled(self, h: Tensor, delta: Tensor, coordinates: Tensor) -> Tensor:
-        raise NotImplementedError
+        return self._dense(h, delta).reshape(-1)[coordinates]
 
     def _signed(self, h: Tensor, delta: Tensor, signs: Callable[[int], Tensor]) -> tuple[Tensor, Tensor]:
         raise NotImplementedError
@@ -133,7 +134,7 @@ class LinearProbe(Probe):
     """h `[..., cols]`, delta `[..., rows]`."""
 
     def _features(self, tensor: Tensor) -> Tensor:
-        return tensor.reshape(-1, tensor.shape[-1]).abs().sum(0, dtype=_wide(tensor))
+        return tensor.reshape(-1, tensor.shape[-1]).abs().sum(0, dtype=accumulate_dtype(tensor.dtype))
 
     def _columns(self, h: Tensor) -> Tensor:
         return self._features(h)
@@ -142,12 +143,12 @@ class LinearProbe(Probe):
         return ops.sampled_gradient(delta, h, coordinates)
 
     def _signed(self, h: Tensor, delta: Tensor, signs: Callable[[int], Tensor]) -> tuple[Tensor, Tensor]:
-        h, delta = (tensor.reshape(-1, tensor.shape[-1]).to(_wide(tensor)) for tensor in (h, delta))
+        h, delta = (tensor.reshape(-1, tensor.shape[-1]).to(accumulate_dtype(tensor.dtype)) for tensor in (h, delta))
         xi = signs(len(h)).to(h)
         return xi @ delta, xi @ h
 
     def _dense(self, h: Tensor, delta: Tensor) -> Tensor:
-        return weight_gradient(delta, h).to(_wide(h))
+        return weight_gradient(delta, h).to(accumulate_dtype(h.dtype))
 
     def _moment(self, h: Tensor, delta: Tensor) -> tuple[Tensor, Tensor]:
         return moment_of(delta, h, None)
@@ -160,12 +161,14 @@ class ConvProbe(Probe):
     (GraBo, appendix C).
     """
 
-    def __init__(self, weight_shape: tuple[int, ...], window: Window) -> None:
+    window: Window
+
+    def __init__(self, weight_shape: tuple[int, ...], window: Any) -> None:
         super().__init__()
-        self.weight_shape, self.window = weight_shape, Window(*window)
+        self.weight_shape, self.window = weight_shape, window
 
     def _features(self, tensor: Tensor) -> Tensor:
-        return _batched(tensor).abs().sum((0, 2, 3), dtype=_wide(tensor))
+        return _batched(tensor).abs().sum((0, 2, 3), dtype=accumulate_dtype(tensor.dtype))
 
     def _columns(self, h: Tensor) -> Tensor:
         groups, positions = self.window.groups, prod(self.weight_shape[2:])
@@ -186,7 +189,7 @@ class ConvProbe(Probe):
         )
 
     def _signed(self, h: Tensor, delta: Tensor, signs: Callable[[int], Tensor]) -> tuple[Tensor, Tensor]:
-        h, delta = (_batched(tensor).to(_wide(tensor)) for tensor in (h, delta))
+        h, delta = (_batched(tensor).to(accumulate_dtype(tensor.dtype)) for tensor in (h, delta))
         batch, _, *size = delta.shape
         groups = self.window.groups
         xi = signs(batch * prod(size)).to(h).reshape(batch, 1, *size)
@@ -196,7 +199,7 @@ class ConvProbe(Probe):
         return (delta * xi).sum((0, 2, 3)), cols if groups > 1 else cols[0]
 
     def _dense(self, h: Tensor, delta: Tensor) -> Tensor:
-        wide = _wide(h)
+        wide = accumulate_dtype(h.dtype)
         return weight_gradient(delta.to(wide), h.to(wide), self.weight_shape, self.window)
 
     def _moment(self, h: Tensor, delta: Tensor) -> tuple[Tensor, Tensor]:
@@ -205,10 +208,6 @@ class ConvProbe(Probe):
 
 def _batched(tensor: Tensor) -> Tensor:
     return tensor if tensor.dim() == 4 else tensor.unsqueeze(0)
-
-
-def _wide(tensor: Tensor) -> torch.dtype:
-    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
 
 
 class _Recorder(torch.autograd.Function):

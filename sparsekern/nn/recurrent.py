@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 
+from ..ops.shapes import accumulate_dtype
 from ..topology import Topology
 from .expanded import ExpandedProduct
 from .masked import MaskedLayer
@@ -154,7 +155,7 @@ class MatrixProbe(Probe):
         return delta.reshape(-1)[coordinates]
 
     def _dense(self, h: Tensor, delta: Tensor) -> Tensor:
-        return delta.to(torch.promote_types(delta.dtype, torch.float32), copy=True)
+        return delta.to(accumulate_dtype(delta.dtype), copy=True)
 
     def _features(self, tensor: Tensor) -> Tensor:
         _unknown("sums of inputs and output gradients")

@@ -80,8 +80,8 @@ class SparseLayer(SavedLayer):
             put(self.values.grad, self.topology.gather(self.rows_of(dense)))
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *arguments: Any) -> None:
-        """A dense weight with a pattern is that of a layer that has not shed yet what is absent. Of one without, the
-        pattern in use takes its part, and that of the state is missing."""
+        """Also loads a dense weight: its entries at the pattern of the state. If the state has none, the entries at
+        the layer's own pattern are taken, and `row_ptr` and `col` are reported as missing."""
         values, *names = (prefix + part for part in ("values", "master", "weight", "row_ptr", "col"))
         found: list[Any] = [state_dict.get(name) for name in names]
         master, weight, row_ptr, col = found

@@ -54,8 +54,8 @@ def check_nan() -> None:
 
 @contextmanager
 def gathered() -> Iterator[None]:
-    """Refusals need no waiting of their own. What is computed from scores that will be refused is of no meaning, but is
-    made without harm."""
+    """Puts off the NaN checks of the block to one transfer at its end. If one fails, its error discards what was
+    computed from the NaN scores."""
     global _suspects
     if _suspects is not None:
         yield

@@ -13,6 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .shapes import accumulate_dtype
+
 
 class Convolution(NamedTuple):
     """A convolution of any number of dimensions, or a transposed one, as `torch.convolution` takes it."""
@@ -75,7 +77,7 @@ class Lookup(NamedTuple):
 def moment_by_samples(
     product: Convolution | Lookup, delta: Tensor, input: Tensor, shape: tuple[int, ...]
 ) -> tuple[Tensor, Tensor]:
-    wide = torch.promote_types(delta.dtype, torch.float32)
+    wide = accumulate_dtype(delta.dtype)
     gradient, moment = (torch.zeros(shape, dtype=wide, device=delta.device) for _ in range(2))
     for own, sample in zip(delta.to(wide).split(1), input.split(1), strict=True):
         sample = sample.to(wide) if sample.is_floating_point() else sample
@@ -88,6 +90,6 @@ def moment_by_samples(
 def features(tensor: Tensor, dims: int) -> Tensor:
     """Returns the sums of absolute values for each channel of `[batch, channels, *size]`, or without the batch, in fp32
     or wider."""
-    tensor = tensor.abs().to(torch.promote_types(tensor.dtype, torch.float32))
+    tensor = tensor.abs().to(accumulate_dtype(tensor.dtype))
     size = prod(tensor.shape[tensor.dim() - dims :])
     return tensor.reshape(-1, tensor.shape[-dims - 1], size).sum((0, 2))

@@ -250,7 +250,11 @@ class Sparsifier(torch.optim.Optimizer):
         statistics, stashed weights and their state, the rewind snapshot."""
         pairs = [(site, each.now.snapshot) for each in self.engine.chain for site in each.now.sites]
         own = [(site, snapshot) for site, snapshot in pairs if site.module is layer]
-        return sum(t.nbytes for s, snapshot in own for t in (*s.kept(), *(snapshot.kept(s) if snapshot else ())))
+        return sum(
+            t.nbytes
+            for s, snapshot in own
+            for t in (*s.extra_tensors(), *(snapshot.extra_tensors(s) if snapshot else ()))
+        )
 
     def report(self, *inputs: Any, **options: Any) -> Report:
         """Returns shape, nnz, sparsity, flips, IoU with the last and the first pattern, and the kernel of each layer.

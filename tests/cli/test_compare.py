@@ -68,7 +68,7 @@ def test_compare_goes_on_where_it_stopped(tmp_path: Path, capsys: pytest.Capture
     assert "| set | sparse |" in text
     assert "masked dense twin" in text
     assert "over the seeds. Digits, not CIFAR.\n" in text
-    assert all(0 < r["train_seconds"] < 60 for r in found["runs"])
+    assert all(r["train_seconds"] > 0 for r in found["runs"])
     assert (tmp_path / "figure.png").stat().st_size > 10_000
     kept = (tmp_path / "set-0.8-sparse-seed0" / "summary.json").stat().st_mtime_ns
     (tmp_path / "dense-seed0" / "summary.json").unlink()

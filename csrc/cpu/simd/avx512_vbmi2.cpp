@@ -7,16 +7,18 @@
 #include <utility>
 
 #if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi2,avx2,fma"))), \
+#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi2,avx2,fma,f16c"))), \
                              apply_to = function)
 #else
-#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi2,avx2,fma")
+#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi2,avx2,fma,f16c")
 #endif
 #define SPARSEKERN_ISA avx512
+#define SPARSEKERN_CONVERTS_FLOAT16
 #define SPARSEKERN_VBMI2
 #define SPARSEKERN_VECTOR_BYTES 64
 #define SPARSEKERN_REGISTERS 32
 #include "cpu/simd/bits-inl.h"
+#include "cpu/simd/few-inl.h"
 #if defined(__clang__)
 #pragma clang attribute pop
 #endif

@@ -67,11 +67,17 @@ struct Group<uint64_t> {
 template <>
 struct Group<uint16_t> {
   static constexpr int kSize = 32;
+  static SPARSEKERN_INLINE __m512i expanded(uint64_t mask, __m512i values) {
+    return _mm512_maskz_expand_epi16(mask, in_register(values));
+  }
+  static SPARSEKERN_INLINE __m512i compressed(uint64_t mask, __m512i dense) {
+    return in_register(_mm512_maskz_compress_epi16(mask, dense));
+  }
   static SPARSEKERN_INLINE void expand(uint64_t mask, const uint16_t* values, uint16_t* dense) {
-    _mm512_storeu_si512(dense, _mm512_maskz_expand_epi16(mask, in_register(_mm512_loadu_si512(values))));
+    _mm512_storeu_si512(dense, expanded(mask, _mm512_loadu_si512(values)));
   }
   static SPARSEKERN_INLINE void compress(uint64_t mask, const uint16_t* dense, uint16_t* values) {
-    _mm512_storeu_si512(values, in_register(_mm512_maskz_compress_epi16(mask, _mm512_loadu_si512(dense))));
+    _mm512_storeu_si512(values, compressed(mask, _mm512_loadu_si512(dense)));
   }
 };
 

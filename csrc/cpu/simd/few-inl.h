@@ -46,9 +46,9 @@ SPARSEKERN_INLINE Vector<Sum<S>> expanded(uint64_t mask, const S* values) {
 
 // Writes the lanes that the mask names, one after another, and something behind them.
 template <class S>
-SPARSEKERN_INLINE void compress(uint64_t mask, Vector<Sum<S>> lanes, S* values) {
+SPARSEKERN_INLINE void compress(uint64_t mask, const Vector<Sum<S>> (&lanes)[1], S* values) {
   using G = Lanes<Sum<S>>;
-  store(values, (Vector<Sum<S>>)G::compressed(mask, (typename G::Register)lanes));
+  store(values, (Vector<Sum<S>>)G::compressed(mask, (typename G::Register)lanes[0]));
 }
 
 #else
@@ -71,11 +71,33 @@ SPARSEKERN_INLINE Vector<Sum<S>> expanded(uint64_t mask, const S* values) {
 }
 
 template <class S>
-SPARSEKERN_INLINE void compress(uint64_t mask, Vector<Sum<S>> lanes, S* values) {
+SPARSEKERN_INLINE void compress(uint64_t mask, const Vector<Sum<S>> (&lanes)[1], S* values) {
   S numbers[kLanes<Sum<S>>];
-  store(numbers, lanes);
+  store(numbers, lanes[0]);
   for (int i = 0; i < kLanes<Sum<S>>; values += mask >> i++ & 1) *values = numbers[i];
 }
+
+#endif
+
+// Vectors that are compressed at once.
+#if defined(SPARSEKERN_VBMI2)
+
+template <class S>
+constexpr int kTogether = 2;
+
+template <class S>
+SPARSEKERN_INLINE void compress(uint64_t mask, const Vector<float> (&lanes)[2], S* values) {
+  typedef uint16_t Group __attribute__((vector_size(64)));
+  const Group group =
+      __builtin_shufflevector(narrowed(lanes[0], S{}), narrowed(lanes[1], S{}), 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11,
+                              12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31);
+  _mm512_storeu_si512(values, bits::Group<uint16_t>::compressed(mask, (__m512i)group));
+}
+
+#else
+
+template <class S>
+constexpr int kTogether = 1;
 
 #endif
 
@@ -193,7 +215,8 @@ template <class S, int B>
 SPARSEKERN_INLINE void outer_row(const BitWeight& w, const S* delta, const Sum<S>* x, int64_t batch, int64_t rows,
                                  S* out, int64_t limit, int64_t row) {
   using A = Sum<S>;
-  constexpr int L = kLanes<A>;
+  constexpr int L = kLanes<A>, N = kTogether<S>;
+  constexpr uint64_t Columns = (uint64_t(1) << N * L) - 1;
   Vector<A> factors[B];
 #pragma GCC unroll 12
   for (int b = 0; b < B; ++b) factors[b] = factor<S>(delta + row, b, batch, rows);
@@ -202,17 +225,21 @@ SPARSEKERN_INLINE void outer_row(const BitWeight& w, const S* delta, const Sum<S
     const uint64_t word = w.words[row * w.tiles + t];
     if (!word) continue;
     const int64_t count = __builtin_popcountll(word);
-    S copy[kWord + L];
+    S copy[kWord + N * L];
     const bool whole = position + kWord <= limit;
     S* to = whole ? out + position : copy;
 #pragma GCC unroll 4
-    for (int g = 0; g < kWord; g += L) {
-      const A* in = x + (t * kWord + g) * B;
-      Vector<A> sum = factors[0] * load(in);
+    for (int g = 0; g < kWord; g += N * L) {
+      Vector<A> sums[N];
+#pragma GCC unroll 2
+      for (int n = 0; n < N; ++n) {
+        const A* in = x + (t * kWord + g + n * L) * B;
+        sums[n] = factors[0] * load(in);
 #pragma GCC unroll 12
-      for (int b = 1; b < B; ++b) sum += factors[b] * load(in + b * L);
-      const uint64_t mask = word >> g & kAll<S>;
-      compress(mask, sum, to);
+        for (int b = 1; b < B; ++b) sums[n] += factors[b] * load(in + b * L);
+      }
+      const uint64_t mask = word >> g & Columns;
+      compress(mask, sums, to);
       to += __builtin_popcountll(mask);
     }
     if (!whole && position < limit) __builtin_memcpy(out + position, copy, least(count, limit - position) * sizeof(S));
@@ -341,8 +368,20 @@ constexpr FewKernels kKernels{sizeof(Sum<S>), pack<S>, product<S>, transposed<S>
 }  // namespace
 }  // namespace few
 
+#if defined(SPARSEKERN_VBMI2)
+
+const FewKernels& few_kernels_of_vbmi2(Storage storage) {
+  return storage == Storage::bfloat16 ? few::kKernels<BFloat16> : few::kKernels<Float16>;
+}
+
+#else
+
 template <>
 const FewKernels& few_kernels_of<Isa::SPARSEKERN_ISA>(Storage storage) {
+#if SPARSEKERN_VECTOR_BYTES == 64
+  const bool half = storage == Storage::bfloat16 || storage == Storage::float16;
+  if (half && __builtin_cpu_supports("avx512vbmi2")) return few_kernels_of_vbmi2(storage);
+#endif
   switch (storage) {
     case Storage::float64:
       return few::kKernels<double>;
@@ -354,5 +393,7 @@ const FewKernels& few_kernels_of<Isa::SPARSEKERN_ISA>(Storage storage) {
       return few::kKernels<float>;
   }
 }
+
+#endif
 
 }  // namespace sparsekern

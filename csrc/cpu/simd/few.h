@@ -67,5 +67,6 @@ template <>
 const FewKernels& few_kernels_of<Isa::avx512>(Storage storage);
 template <>
 const FewKernels& few_kernels_of<Isa::neon>(Storage storage);
+const FewKernels& few_kernels_of_vbmi2(Storage storage);  // of 2 bytes, for AVX-512 with VBMI2
 
 }  // namespace sparsekern

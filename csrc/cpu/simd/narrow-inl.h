@@ -23,17 +23,25 @@ struct SumOf<Float16> {
 typedef uint32_t Words __attribute__((vector_size(SPARSEKERN_VECTOR_BYTES)));
 typedef uint16_t Halves __attribute__((vector_size(SPARSEKERN_VECTOR_BYTES / 2)));
 
-SPARSEKERN_INLINE Vector<float> load(const BFloat16* p) {
-  Halves h;
-  __builtin_memcpy(&h, p, sizeof h);
+SPARSEKERN_INLINE Vector<float> widened(Halves h, BFloat16) {
   return (Vector<float>)(__builtin_convertvector(h, Words) << 16);
 }
 
 // Rounds to nearest, ties to even; NaN stays NaN.
-SPARSEKERN_INLINE void store(BFloat16* p, Vector<float> v) {
+SPARSEKERN_INLINE Halves narrowed(Vector<float> v, BFloat16) {
   const Words w = (Words)v;
   const Words rounded = (w + 0x7fff + ((w >> 16) & 1)) >> 16;
-  const Halves h = __builtin_convertvector(v == v ? rounded : (w >> 16) | 0x40, Halves);
+  return __builtin_convertvector(v == v ? rounded : (w >> 16) | 0x40, Halves);
+}
+
+SPARSEKERN_INLINE Vector<float> load(const BFloat16* p) {
+  Halves h;
+  __builtin_memcpy(&h, p, sizeof h);
+  return widened(h, BFloat16{});
+}
+
+SPARSEKERN_INLINE void store(BFloat16* p, Vector<float> v) {
+  const Halves h = narrowed(v, BFloat16{});
   __builtin_memcpy(p, &h, sizeof h);
 }
 
@@ -109,20 +117,31 @@ SPARSEKERN_INLINE float widen(Float16 x) {
 
 constexpr uint16_t kAll = 0xffff;  // GCC 12 warns of the functions without a mask
 
-SPARSEKERN_INLINE Vector<float> load(const Float16* p) {
+SPARSEKERN_INLINE Vector<float> widened(Halves h, Float16) {
 #if SPARSEKERN_VECTOR_BYTES == 64
-  return (Vector<float>)_mm512_maskz_cvtph_ps(kAll, _mm256_loadu_si256((const __m256i*)p));
+  return (Vector<float>)_mm512_maskz_cvtph_ps(kAll, (__m256i)h);
 #else
-  return (Vector<float>)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p));
+  return (Vector<float>)_mm256_cvtph_ps((__m128i)h);
 #endif
 }
 
-SPARSEKERN_INLINE void store(Float16* p, Vector<float> v) {
+SPARSEKERN_INLINE Halves narrowed(Vector<float> v, Float16) {
 #if SPARSEKERN_VECTOR_BYTES == 64
-  _mm256_storeu_si256((__m256i*)p, _mm512_maskz_cvtps_ph(kAll, (__m512)v, _MM_FROUND_TO_NEAREST_INT));
+  return (Halves)_mm512_maskz_cvtps_ph(kAll, (__m512)v, _MM_FROUND_TO_NEAREST_INT);
 #else
-  _mm_storeu_si128((__m128i*)p, _mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT));
+  return (Halves)_mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT);
 #endif
+}
+
+SPARSEKERN_INLINE Vector<float> load(const Float16* p) {
+  Halves h;
+  __builtin_memcpy(&h, p, sizeof h);
+  return widened(h, Float16{});
+}
+
+SPARSEKERN_INLINE void store(Float16* p, Vector<float> v) {
+  const Halves h = narrowed(v, Float16{});
+  __builtin_memcpy(p, &h, sizeof h);
 }
 
 SPARSEKERN_INLINE float widen(Float16 x) { return _cvtsh_ss(x.bits); }

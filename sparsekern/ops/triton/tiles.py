@@ -100,8 +100,8 @@ def present(words, row, inside, at, left, shift, COLS: tl.constexpr, TILE: tl.co
 
 @triton.jit
 def any_present(words, row, inside, at, left, COLS: tl.constexpr, TILE: tl.constexpr):
-    """Whether the words that `present` looks at have a bit. Asked before a loop whose result `present` masks after it:
-    held meanwhile, that would take a register for every entry."""
+    """Whether the words that `present` looks at have a bit. `present` follows the loop whose
+    result it masks: computed before, it would occupy a register per entry."""
     word = tl.load(words + row + at, inside, 0)
     if COLS > TILE:
         word |= tl.load(words + row + at + 1, inside & (left > 1), 0)

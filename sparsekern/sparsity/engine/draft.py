@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ... import ops
-from ..change.kept import trim
+from ..change.compaction import trim
 from ..change.optimizer_layout import States
 from ..change.transaction import Transaction
 from ..method import Method
@@ -227,8 +227,8 @@ class Draft:
         now.storage, now.settled = NONZEROS, True
 
     def undo_first_change(self) -> None:
-        """Gives the model the patterns that it came with, if it still has those of the first change: a state is to be
-        loaded."""
+        """Restores the patterns from before the first change, so that a state can be loaded; not those that have
+        changed since."""
         for site, came, first in self.now.first:
             if site.active is first:
                 for layer in (site.module, *self.engine.followers_of(site)):

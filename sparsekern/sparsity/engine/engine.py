@@ -31,7 +31,7 @@ from torch import nn
 
 from .. import parallel
 from ..change.averages import Averages
-from ..change.kept import trim
+from ..change.compaction import trim
 from ..growth.gradients import Batches
 from ..method import Method
 from ..model.fully_sharded import renew_shards, reshard, sharders

@@ -12,7 +12,7 @@ from torch import Tensor
 from ... import ops
 from ...topology import kept
 from ..growth.gradients import ArmedStep
-from ..growth.growth import Kept, places
+from ..growth.growth import Remaining, places
 from ..method import Method
 from ..parts import views
 from ..parts.distributions import apportion
@@ -110,7 +110,7 @@ def _grown(
     return list(map(Exchange, keep, grow, kept))
 
 
-def _stays(keep: Sequence[Tensor], kept: Sequence[int]) -> list[Kept | None]:
+def _stays(keep: Sequence[Tensor], kept: Sequence[int]) -> list[Remaining | None]:
     return list(zip(keep, kept, strict=True))
 
 
@@ -208,7 +208,7 @@ def _propose(
     method: Method,
     sites: Sequence[Site],
     quotas: Sequence[int],
-    keep: Sequence[Kept | None],
+    keep: Sequence[Remaining | None],
     seeds: Sequence[int],
     gradients: ArmedStep,
 ) -> Proposals:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ...nn import PatternLayer
 from ...topology import Topology
 from ..change.carry_optimizer_state import fresh_state
-from ..change.kept import Kept
+from ..change.compaction import Compaction
 from ..change.transaction import Transaction
 from ..model.wrappers import bare
 from ..sites.layer_site import LayerSite
@@ -92,7 +92,7 @@ class Snapshot:
         state = change.contents(optimizer.state)
         for site in sites:
             saved, active, parameter = left.saved["layers"][site.name], site.active, site.parameter
-            move = Kept(change, _stays(saved, active), active.nnz, active.capacity) if self.in_file else None
+            move = Compaction(change, _stays(saved, active), active.nnz, active.capacity) if self.in_file else None
             held, values = change.current(state.get(parameter, {})), {"": parameter}
             for key, value in saved["values"].items():
                 target = parameter if not key else held.get(key)
@@ -114,7 +114,7 @@ class Snapshot:
             change.copy(buffer, self.saved["buffers"][name])
         return left
 
-    def kept(self, site: LayerSite) -> list[Tensor]:
+    def extra_tensors(self, site: LayerSite) -> list[Tensor]:
         """Returns the tensors that take memory for the weight of a layer."""
         saved = self.saved["layers"][site.name]
         held = [*saved["values"].values(), *(() if saved["places"] is None else (saved["places"],))]

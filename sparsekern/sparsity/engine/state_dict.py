@@ -7,7 +7,7 @@ from ..sites.storage import named
 from .checks import check_saved, renamed
 from .draft import drafted
 from .engine import Engine
-from .optimizer_files import pack, unpack
+from .optimizer_state_dict import compact_state_dict, load_compact_state_dict
 from .snapshot import Snapshot
 
 
@@ -18,7 +18,7 @@ def state_of(engine: Engine) -> dict[str, Any]:
     reshard(engine.sharders)
     own, *inner = [_state(each) for each in engine.chain]
     sites = [site for each in engine.chain for site in each.now.sites]
-    return {**own, "optimizer": pack(engine.optimizer, sites), **({"inner": inner} if inner else {})}
+    return {**own, "optimizer": compact_state_dict(engine.optimizer, sites), **({"inner": inner} if inner else {})}
 
 
 def _state(engine: Engine) -> dict[str, Any]:
@@ -50,7 +50,9 @@ def load(engine: Engine, state: dict[str, Any]) -> None:
         raise ValueError(f"expected the state of method {' + '.join(expected)}, got {' + '.join(map(str, found))}")
     for each, own in zip(engine.chain, states, strict=True):
         _fit(each, own)
-    unpack(engine.optimizer, [site for each in engine.chain for site in each.now.sites], state["optimizer"])
+    load_compact_state_dict(
+        engine.optimizer, [site for each in engine.chain for site in each.now.sites], state["optimizer"]
+    )
     for each, own in zip(engine.chain, states, strict=True):
         _restore(each, own)
 

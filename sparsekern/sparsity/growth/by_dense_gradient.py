@@ -8,10 +8,10 @@ from torch import Tensor
 from ... import ops
 from ..parts.schedules import ZERO, Schedule
 from ..sites.site import Site
-from .growth import Growth, Kept, each_by_itself, places, refilled
+from .growth import Growth, Remaining, each_by_itself, places, refilled
 
 
-def _by_dense_gradient(site: Site, n: int, keep: Kept | None, seed: int) -> tuple[Tensor, Tensor]:
+def _by_dense_gradient(site: Site, n: int, keep: Remaining | None, seed: int) -> tuple[Tensor, Tensor]:
     scores = site.dense_gradient().abs().flatten()
     active = site.active.coordinates()
     scores[active] = -torch.inf if keep is None else torch.where(keep[0], -torch.inf, scores[active])
@@ -20,7 +20,7 @@ def _by_dense_gradient(site: Site, n: int, keep: Kept | None, seed: int) -> tupl
     return coordinates, scores[coordinates]
 
 
-def _by_row(site: Site, n: int, keep: Kept | None, seed: int) -> tuple[Tensor, Tensor]:
+def _by_row(site: Site, n: int, keep: Remaining | None, seed: int) -> tuple[Tensor, Tensor]:
     return refilled(site.dense_gradient().abs().flatten(), site, keep)
 
 

@@ -12,7 +12,7 @@ from ..parts.schedules import ZERO, Schedule
 from ..scoring.linearised import flows
 from ..sites.site import Site
 from .gradients import ArmedStep
-from .growth import Candidates, Growth, Kept
+from .growth import Candidates, Growth, Remaining
 
 # Distributions over a layer's rows, g `[rows]`, and columns, f `[cols]`, not normalised; of all sites at once.
 Heuristic = Callable[[Sequence[Site], Sequence[int], ArmedStep], Sequence[tuple[Tensor, ...]]]
@@ -57,7 +57,7 @@ def _sampled(
     heuristic: Heuristic,
     sites: Sequence[Site],
     quotas: Sequence[int],
-    keep: Sequence[Kept | None],
+    keep: Sequence[Remaining | None],
     seeds: Sequence[int],
     gradients: ArmedStep,
 ) -> Candidates:

@@ -13,8 +13,8 @@ from ..sites.site import Site
 from .gradients import ArmedStep
 
 Candidates = list[tuple[Tensor, Tensor]]
-Kept = tuple[Tensor, int]
-Propose = Callable[[Sequence[Site], Sequence[int], Sequence[Kept | None], Sequence[int], ArmedStep], Candidates]
+Remaining = tuple[Tensor, int]
+Propose = Callable[[Sequence[Site], Sequence[int], Sequence[Remaining | None], Sequence[int], ArmedStep], Candidates]
 
 
 @dataclass(frozen=True)
@@ -75,10 +75,10 @@ def places(mark: Tensor, n: int) -> Tensor:
 
 
 def each_by_itself(
-    candidates: Callable[[Site, int, Kept | None, int], tuple[Tensor, Tensor]],
+    candidates: Callable[[Site, int, Remaining | None, int], tuple[Tensor, Tensor]],
     sites: Sequence[Site],
     quotas: Sequence[int],
-    keep: Sequence[Kept | None],
+    keep: Sequence[Remaining | None],
     seeds: Sequence[int],
     gradients: ArmedStep,
 ) -> Candidates:
@@ -86,7 +86,7 @@ def each_by_itself(
     return [candidates(*own) for own in zip(sites, quotas, keep, seeds, strict=True)]
 
 
-def refilled(scores: Tensor, site: Site, keep: Kept | None) -> tuple[Tensor, Tensor]:
+def refilled(scores: Tensor, site: Site, keep: Remaining | None) -> tuple[Tensor, Tensor]:
     """Returns the entries of the highest scores that give every row as many weights as it had, flat coordinates and
     scores, where `keep` is left of them. Of equal scores the lower column is taken.
 

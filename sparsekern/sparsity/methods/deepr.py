@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ... import ops
 from .. import growth
 from ..method import Method
 from ..parts import views
@@ -39,7 +40,7 @@ class FixedSigns(Rule):
 
     def exchange(self, sites: Sequence[Site], step: int) -> list[tuple[Tensor, int]]:
         stays = [site.weight * site.tracked.pop("sign", site.weight) >= 0 for site in sites]
-        kept = views.marked(stays)
+        kept = ops.host.counts(stays)
         return [(keep, keep.numel() - n) for keep, n in zip(stays, kept, strict=True)]
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ... import ops
 from .. import growth
 from ..method import Method
 from ..parts import scopes, scores, views
@@ -39,7 +40,7 @@ class AdaptiveThreshold(Rule):
     def exchange(self, sites: Sequence[Site], step: int) -> list[tuple[Tensor, int]]:
         threshold, total = float(sites[0].tracked["threshold"]), sum(site.nnz for site in sites)
         sizes = [scores.magnitude(site) for site in sites]
-        below = views.marked([score < threshold for score in sizes])
+        below = ops.host.counts([score < threshold for score in sizes])
         removed = sum(max(0, min(n, site.nnz - 1)) for n, site in zip(below, sites, strict=True))
         wanted = SHARE * total if self.pruned is None else self.pruned
         factor = 0.5 if removed > 1.1 * wanted else 2.0 if removed < 0.9 * wanted else 1.0
@@ -48,7 +49,7 @@ class AdaptiveThreshold(Rule):
         absent = [site.size - site.nnz for site in sites]
         removed = min(removed, sum(absent))
         stays = views.network.largest(sizes, [total - removed], minimum=1)
-        left = views.marked(stays)
+        left = ops.host.counts(stays)
         return list(zip(stays, apportion(left, absent, removed), strict=True))
 
 

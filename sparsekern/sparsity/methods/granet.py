@@ -6,6 +6,7 @@ from math import ceil
 
 from torch import Tensor
 
+from ... import ops
 from ...topology import kept
 from .. import growth
 from ..method import Method
@@ -33,7 +34,7 @@ class PruneAndRegenerate(Rule):
     def exchange(self, sites: Sequence[Site], step: int) -> list[tuple[Tensor, int]]:
         weights = [site.weight for site in sites]
         total = min(kept(self.sparsity(step), sum(site.size for site in sites)), sum(site.nnz for site in sites))
-        left = views.marked(views.network.largest(weights, [total], absolute=True))
+        left = ops.host.counts(views.network.largest(weights, [total], absolute=True))
         counts = [min(n, ceil(self.rate(step) * n - 1e-9)) for n in left]
         stays = views.layer.largest(weights, [n - k for n, k in zip(left, counts, strict=True)], absolute=True)
         return list(zip(stays, counts, strict=True))

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ... import ops
+from ...ops.shapes import accumulate_dtype
 from ..method import Method
 from ..parts import scores, views
 from ..parts.distributions import by_name
@@ -25,7 +26,7 @@ class ScoreOptimizer(Rule):
 
     def begin(self, site: LayerSite) -> dict[str, Tensor]:
         weight = site.parameter
-        dtype = torch.promote_types(weight.dtype, torch.float32)
+        dtype = accumulate_dtype(weight.dtype)
         score = torch.zeros(site.shape, dtype=dtype, device=weight.device)
         return {"score": score, "momentum": score.clone()}
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ... import ops
+from ...ops.shapes import accumulate_dtype
 from ..method import Method
 from ..parts import scopes
 from ..parts.schedules import Cadence, constant
@@ -43,7 +44,7 @@ class SignalToNoise(Rule):
 
     def begin(self, site: LayerSite) -> dict[str, Tensor]:
         weight = site.parameter
-        dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
+        dtype = accumulate_dtype(weight.dtype)
         zeros = torch.zeros(site.shape, dtype=dtype, device=weight.device)
         return {"ratio": zeros, "updates": torch.zeros((), dtype=torch.int64)}
 

@@ -48,8 +48,8 @@ def renew_shards(modules: Sequence[Any]) -> None:
 
 @torch.no_grad()
 def make_room(model: nn.Module, sizes: Mapping[str, Sequence[int]]) -> None:
-    """Prepares sharded layers for a state dict, given the sizes of its entries: a layer that it has nonzeros of holds
-    nothing else, and has room for them. Parameters of layers stay the same."""
+    """Prepares sharded layers for a state dict, given the sizes of its entries: every layer whose nonzeros are in the
+    state becomes a `SparseLayer` with room for them. Parameters of layers stay the same."""
     for name, layer in own_modules(model):
         size = sizes.get(f"{name}.values" if name else "values")
         if size is None or not isinstance(layer, PatternLayer) or not is_sharded(layer.stored):

@@ -106,11 +106,6 @@ class View:
         return [max(own, k) - less for own, k, less in zip(least, counts, given, strict=True)]
 
 
-def marked(marks: Sequence[Tensor]) -> list[int]:
-    """Returns how many entries of each bool tensor are True. The host waits once for all of them."""
-    return ops.host.counts(marks)
-
-
 def summed(total: int, layers: int) -> list[int]:
     """Returns counts of which only the sum matters."""
     return [total] + [0] * (layers - 1)

@@ -191,7 +191,7 @@ class LayerSite(Generic[Layer]):
         common = int(torch.isin(active.coordinates(), first, assume_unique=True).sum())
         return common / max(1, first.numel() + active.nnz - common)
 
-    def kept(self) -> list[Tensor]:
+    def extra_tensors(self) -> list[Tensor]:
         """Returns the tensors that are kept for the layer's weights beside the layer and the optimizer."""
         return list(self.tracked.values())
 

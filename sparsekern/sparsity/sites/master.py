@@ -13,7 +13,7 @@ from ...ops import active_values
 from ...shards import is_sharded, whole
 from .. import parallel
 from ..change.carry_optimizer_state import Move, fresh_state, hand_over
-from ..change.kept import Kept
+from ..change.compaction import Compaction
 from ..change.optimizer_layout import States
 from ..change.transaction import Transaction
 from .layer_site import Layer, LayerSite
@@ -176,4 +176,4 @@ class MasterSite(Remasked, LayerSite[MaskedLayer]):
         layer = self.module
         if layer.stored.device.type != "cpu" or not isinstance(layer, MaskedLayer) or layer.transform is not None:
             return None
-        return Kept(change, self.active.mask().view(-1), self.nnz, self.nnz)
+        return Compaction(change, self.active.mask().view(-1), self.nnz, self.nnz)

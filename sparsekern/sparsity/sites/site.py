@@ -10,7 +10,7 @@ from ...nn import SparseLayer
 from ...shards import put, whole
 from .. import parallel
 from ..change.carry_optimizer_state import by_map, carry, carry_values
-from ..change.kept import Kept
+from ..change.compaction import Compaction
 from ..change.optimizer_layout import States
 from ..change.transaction import Transaction
 from .layer_site import LayerSite
@@ -76,7 +76,7 @@ class Site(LayerSite[SparseLayer]):
             topology, index_map = old.rewire(keep, grow, capacity=capacity, kept=kept)
             move = by_map(index_map)
         else:
-            topology, move = old.drop(keep, kept, capacity), Kept(change, keep, kept, capacity)
+            topology, move = old.drop(keep, kept, capacity), Compaction(change, keep, kept, capacity)
         self.module = change.layer(self.module)
         self.module.set_topology(topology)  # first: building the index takes memory of its own
         carry(change, states, self.module, move)

@@ -85,8 +85,8 @@ class StashedSite(Remasked, Site):
         self.note_change(old.nnz, common)
         return topology.capacity != old.capacity
 
-    def kept(self) -> list[Tensor]:
-        return [*super().kept(), *self.stashed.values()]
+    def extra_tensors(self) -> list[Tensor]:
+        return [*super().extra_tensors(), *self.stashed.values()]
 
     def settle(self, change: Transaction, states: States, followers: Sequence[SparseLayer]) -> Site:
         return Site.after(self)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sparsekern.sparsity.change.kept import CHUNK, Kept, trim
+from sparsekern.sparsity.change.compaction import CHUNK, Compaction, trim
 from sparsekern.sparsity.change.transaction import Transaction
 
 
@@ -25,7 +25,7 @@ def test_equals_a_choice_by_a_mask(size: int, share: float, dtype: torch.dtype) 
         if room < kept:
             continue
         own, change = tensor.clone(), Transaction()
-        moved = Kept(change, keep, kept, room)(own, 2.0)
+        moved = Compaction(change, keep, kept, room)(own, 2.0)
         assert torch.equal(own, tensor)
         change.commit()
         assert torch.equal(moved, expected(tensor, keep, room, 2.0))
@@ -40,7 +40,7 @@ def test_tensors_of_any_layout_follow() -> None:
     with torch.inference_mode():
         inference = torch.randn(2, 3, 4, 4)
     change = Transaction()
-    move, tensors = Kept(change, keep, kept, kept), [weight, last, inference]
+    move, tensors = Compaction(change, keep, kept, kept), [weight, last, inference]
     want = [expected(tensor, keep, kept, 0.0) for tensor in tensors]
     got = [move(tensor, 0.0) for tensor in tensors]
     change.commit()
@@ -53,7 +53,7 @@ def test_tensors_of_any_layout_follow() -> None:
 def test_memory_that_is_held_twice_moves_once() -> None:
     tensor, keep = torch.arange(8.0), torch.arange(8) % 2 == 1
     change = Transaction()
-    move = Kept(change, keep, 4, 8)
+    move = Compaction(change, keep, 4, 8)
     again = tensor.view(8)
     assert move(tensor, 0.0) is tensor
     assert move(again, 0.0) is again
@@ -65,7 +65,7 @@ def test_memory_that_is_held_twice_moves_once() -> None:
 def test_weights_move_into_another_tensor(dtype: torch.dtype) -> None:
     source, keep, target = torch.randn(100_000), torch.rand(100_000) < 0.2, torch.ones(50_000, dtype=dtype)
     change = Transaction()
-    Kept(change, keep, int(keep.sum()), 50_000).into(source, target)
+    Compaction(change, keep, int(keep.sum()), 50_000).into(source, target)
     assert bool((target == 1).all())
     change.commit()
     assert torch.equal(target, expected(source, keep, 50_000, 0.0).to(dtype))

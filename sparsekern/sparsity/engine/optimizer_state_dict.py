@@ -1,4 +1,4 @@
-"""Packs the optimizer's state of sparse weights for files: `[nnz]`, whatever the capacity."""
+"""The state dict of an optimizer of sparse weights: entries `[nnz]`, whatever the capacity."""
 
 import copy
 import itertools
@@ -14,25 +14,29 @@ from ..change.optimizer_layout import States, nested
 from ..sites.layer_site import LayerSite
 
 
-def pack(optimizer: torch.optim.Optimizer, sites: Sequence[LayerSite]) -> dict[str, Any]:
+def compact_state_dict(optimizer: torch.optim.Optimizer, sites: Sequence[LayerSite]) -> dict[str, Any]:
     """Returns the optimizer's state dict, with entries `[nnz]` for sparse weights. "nested" holds the state of
     optimizers inside it, "lists" other tensors that it keeps for each Parameter."""
     lengths, inner, lists = _lengths(optimizer, sites), nested(optimizer)[1:], States(optimizer).lists()
     own = optimizer.state_dict()
-    if not _ordinary(own):  # its state would be known by what no other process knows
+    if not _has_standard_layout(own):  # its state would be known by what no other process knows
         numbers = itertools.count()
         groups = [{**group, "params": [next(numbers) for _ in group["params"]]} for group in optimizer.param_groups]
         own = {"state": _by_number(optimizer, optimizer), "param_groups": groups}
-    packed = {**own, "state": _each(own["state"], lengths, _trim)}
+    packed = {**own, "state": _each(own["state"], lengths, _drop_slack)}
     if inner:
-        packed["nested"] = [_each(_by_number(each, optimizer), lengths, _trim) for each in inner]
+        packed["nested"] = [_each(_by_number(each, optimizer), lengths, _drop_slack) for each in inner]
     if lists:
-        packed["lists"] = {path: _each(dict(enumerate(tensors)), lengths, _trim) for path, tensors in lists.items()}
+        packed["lists"] = {
+            path: _each(dict(enumerate(tensors)), lengths, _drop_slack) for path, tensors in lists.items()
+        }
     return packed
 
 
-def unpack(optimizer: torch.optim.Optimizer, sites: Sequence[LayerSite], packed: dict[str, Any]) -> None:
-    """Loads what `pack` returned into an optimizer of weights of any capacity.
+def load_compact_state_dict(
+    optimizer: torch.optim.Optimizer, sites: Sequence[LayerSite], packed: dict[str, Any]
+) -> None:
+    """Loads what `compact_state_dict` returned into an optimizer of weights of any capacity.
 
     Raises:
         ValueError: it is of an optimizer with others inside it than this one has.
@@ -46,8 +50,8 @@ def unpack(optimizer: torch.optim.Optimizer, sites: Sequence[LayerSite], packed:
     shared = [each for each in insides if each.param_groups is optimizer.param_groups]
     own = {key: value for key, value in packed.items() if key not in ("nested", "lists")}
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    own["state"] = _beside_shards(_each(packed["state"], lengths, _pad), parameters)
-    if _ordinary(optimizer.state_dict()):
+    own["state"] = _placed_like_shards(_each(packed["state"], lengths, _add_slack), parameters)
+    if _has_standard_layout(optimizer.state_dict()):
         optimizer.load_state_dict(own)
     else:
         for group, settings in zip(optimizer.param_groups, own["param_groups"], strict=True):
@@ -57,12 +61,12 @@ def unpack(optimizer: torch.optim.Optimizer, sites: Sequence[LayerSite], packed:
         each.param_groups = optimizer.param_groups
     for each, states in zip(insides, inner, strict=True):
         each.state.clear()
-        for number, state in _beside_shards(_each(states, lengths, _pad), parameters).items():
+        for number, state in _placed_like_shards(_each(states, lengths, _add_slack), parameters).items():
             each.state[parameters[number]] = {k: _beside(v, parameters[number]) for k, v in state.items()}
-    held.set_lists({path: _each(tensors, lengths, _pad) for path, tensors in lists.items()})
+    held.set_lists({path: _each(tensors, lengths, _add_slack) for path, tensors in lists.items()})
 
 
-def _ordinary(state_dict: dict[str, Any]) -> bool:
+def _has_standard_layout(state_dict: dict[str, Any]) -> bool:
     return {"state", "param_groups"} <= state_dict.keys()
 
 
@@ -77,7 +81,7 @@ def _beside(value: Any, parameter: Tensor) -> Any:
     return value.to(parameter.device, copy=True) if isinstance(value, Tensor) and value.dim() else copy.copy(value)
 
 
-def _beside_shards(states: dict[int, Any], parameters: Sequence[Tensor]) -> dict[int, Any]:
+def _placed_like_shards(states: dict[int, Any], parameters: Sequence[Tensor]) -> dict[int, Any]:
     """Returns states, by the numbers of Parameters, sharded as these are."""
 
     def placed(value: Any, parameter: Tensor) -> Any:
@@ -106,13 +110,13 @@ def _lengths(optimizer: torch.optim.Optimizer, sites: Sequence[LayerSite]) -> di
     return {i: own[id(p)] for i, p in enumerate(order) if id(p) in own}
 
 
-def _trim(value: Any, nnz: int, capacity: int) -> Any:
+def _drop_slack(value: Any, nnz: int, capacity: int) -> Any:
     if not isinstance(value, Tensor) or value.shape != (capacity,):
         return value
     return sharded_as(whole(value)[:nnz], value) if is_sharded(value) else value[:nnz].clone()
 
 
-def _pad(value: Any, nnz: int, capacity: int) -> Any:
+def _add_slack(value: Any, nnz: int, capacity: int) -> Any:
     if not isinstance(value, Tensor) or value.shape != (nnz,):
         return value
     value = whole(value)

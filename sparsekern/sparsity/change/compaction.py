@@ -14,7 +14,7 @@ from .transaction import Transaction
 CHUNK = (1 << 15) - 1
 
 
-class Kept:
+class Compaction:
     """Moves the weights that stay to the front of a layer's tensors, in their order.
 
     They move when the transaction commits, a few at a time, so that no tensor ever exists twice.
