@@ -17,12 +17,7 @@ from .ops.csr import check_pattern, check_vectors, flat_coordinates
 from .ops.expand import gathered
 from .ops.index import Index
 from .ops.tile_pattern import tile_side
-
-COLUMNS = frozenset({"columns"})
-PACKED = frozenset({"packed"})
-TILES = frozenset({"tiles"})
-FORMS = PACKED | TILES  # of what is held in the place of `col`
-VIEWS = frozenset({"columns", "counts", "bits"}) | FORMS
+from .ops.views import COLUMNS, FORMS, PACKED, TILES, VIEWS, index_of
 
 
 @dataclass(frozen=True, eq=False, init=False)
@@ -100,8 +95,21 @@ class Topology:
     def from_mask(
         cls, mask: Tensor, *, capacity: int | None = None, nnz: int | None = None, views: frozenset[str] = COLUMNS
     ) -> Topology:
-        """The pattern of a bool tensor of the weight's shape (two or more dimensions), of which `nnz` entries are True:
-        if that is known, it is not asked of the device."""
+        """Makes the pattern of the True entries of a mask.
+
+        Args:
+            mask: bool tensor of the weight's shape, two or more dimensions.
+            capacity: room for so many nonzeros; by default for those that there are.
+            nnz: how many entries are True, if that is known: the host then need not wait for the device.
+            views: see the class.
+
+        Raises:
+            ValueError: `mask` is not such a tensor, or `capacity` is too small.
+
+        Examples:
+            >>> Topology.from_mask(torch.eye(3, dtype=torch.bool), capacity=5).col.tolist()  # two are slack
+            [0, 1, 2, 0, 0]
+        """
         if mask.dtype != torch.bool or mask.dim() < 2:
             raise ValueError(
                 f"mask must be a bool tensor of two or more dimensions, got {mask.dtype} {tuple(mask.shape)}"
@@ -118,7 +126,20 @@ class Topology:
         capacity: int | None = None,
         views: frozenset[str] = COLUMNS,
     ) -> Topology:
-        """The pattern of distinct flat indices `r * cols + c`, int64 `[nnz]`, in any order."""
+        """Makes the pattern of some entries.
+
+        Args:
+            coordinates: int64 `[nnz]`, distinct flat indices `r * cols + c` in any order.
+            shape: of the weight, two or more dimensions.
+            capacity, views: as of `from_mask`.
+
+        Raises:
+            ValueError: a coordinate is outside the weight or occurs twice, or `capacity` is too small.
+
+        Examples:
+            >>> Topology.from_coordinates(torch.tensor([5, 0]), (2, 3)).mask().tolist()
+            [[True, False, False], [False, False, True]]
+        """
         shape = tuple(shape)
         rows, cols = shape[0], prod(shape[1:])
         if len(shape) < 2:
@@ -136,7 +157,20 @@ class Topology:
         capacity: int | None = None,
         views: frozenset[str] = COLUMNS,
     ) -> Topology:
-        """G(n, M): exactly `nnz` distinct entries, every such set equally likely."""
+        """Makes a pattern G(n, M): exactly `nnz` distinct entries, every such set equally likely.
+
+        Args:
+            shape: of the weight.
+            generator: of the CPU; by default PyTorch's own.
+            capacity, views: as of `from_mask`.
+
+        Raises:
+            ValueError: the weight has fewer than `nnz` entries.
+
+        Examples:
+            >>> Topology.random((256, 512), 13_107).sparsity
+            0.9000015258789062
+        """
         size = prod(shape)
         if not 0 <= nnz <= size:
             raise ValueError(f"nnz must be between 0 and {size}, the weights of shape {tuple(shape)}, got {nnz}")
@@ -164,6 +198,7 @@ class Topology:
 
     @cached_property
     def nnz(self) -> int:
+        """The number of nonzeros. The host waits for the device the first time."""
         return int(self.row_ptr[-1])
 
     @property
@@ -176,19 +211,7 @@ class Topology:
         """The tensors that the operators take, by name; views that are not wanted are empty."""
         if self.built:
             return Index(self.row_ptr, self.columns, *self.built)
-        views, row_ptr, none = self.views, self.row_ptr, self.row_ptr.new_empty(0)
-        tiles = self.columns if views == TILES else none.to(torch.uint8)
-        if views & FORMS:
-            col, t_ptr = row_ptr.new_empty(self.capacity, 0), row_ptr.new_empty(self.cols + 1, 0)
-            return Index(row_ptr, col, t_ptr, none, none, none, tiles, self.columns if views == PACKED else none.long())
-        col = self.columns
-        t_ptr, t_row, t_pos = row_ptr.new_zeros(self.cols + 1), none, none
-        if views & {"columns", "counts"}:
-            t_ptr, *csc = ops.transpose_index(row_ptr, col, self.cols)
-            t_row, t_pos = csc if "columns" in views else (none, none)
-        segments = ops.tile_index(row_ptr, col, self.cols) if "bits" in views else none
-        bits = ops.bit_index(row_ptr, col, self.cols) if "bits" in views else none.long()
-        return Index(row_ptr, col, t_ptr, t_row, t_pos, segments, tiles, bits)
+        return index_of(self.row_ptr, self.columns, self.cols, self.capacity, self.views)
 
     @property
     def device(self) -> torch.device:
@@ -202,7 +225,7 @@ class Topology:
         return flat_coordinates(self.row_ptr, self.col, self.cols, self.nnz)
 
     def mask(self) -> Tensor:
-        """Bool tensor of the weight's shape, a new one."""
+        """Returns a new bool tensor of the weight's shape."""
         if self.views == PACKED:
             return bit_mask(self.columns, self.cols).reshape(self.shape)
         mask = torch.zeros(prod(self.shape), dtype=torch.bool, device=self.device)
@@ -210,11 +233,15 @@ class Topology:
         return mask.reshape(self.shape)
 
     def to_csr(self, values: Tensor) -> Tensor:
-        """Row-major values `[nnz]` of a value vector `[capacity]`."""
+        """Returns the row-major values `[nnz]` of a value vector `[capacity]`: a view of it."""
         return values[: self.nnz]
 
     def from_csr(self, values: Tensor, fill: float = 0.0) -> Tensor:
-        """The value vector `[capacity]` of row-major values `[nnz]`, slack set to `fill`."""
+        """Returns the value vector `[capacity]` of row-major values `[nnz]`, with `fill` in the slack.
+
+        Raises:
+            ValueError: `values` are not `[nnz]`.
+        """
         if values.shape != (self.nnz,):
             raise ValueError(f"expected {self.nnz} values, got shape {tuple(values.shape)}")
         padded = values.new_full((self.capacity,), fill)
@@ -222,11 +249,24 @@ class Topology:
         return padded
 
     def dense(self, values: Tensor) -> Tensor:
-        """The weight as a dense tensor of `shape`, zeros in place."""
+        """Returns the weight as a dense tensor of `shape`, with zeros where nothing is.
+
+        Args:
+            values: `[capacity]`.
+
+        Examples:
+            >>> topology = Topology.from_mask(torch.tensor([[True, False], [True, True]]))
+            >>> topology.dense(torch.tensor([1.0, 2.0, 3.0])).tolist()
+            [[1.0, 0.0], [2.0, 3.0]]
+        """
         return ops.dense_weight(values, self.row_ptr, self.columns, self.cols).reshape(self.shape)
 
     def gather(self, dense: Tensor) -> Tensor:
-        """The entries of a dense tensor of `shape` at this pattern, `[capacity]`, slack zero."""
+        """Returns the entries of a dense tensor at this pattern, `[capacity]`, with zeros in the slack.
+
+        Raises:
+            ValueError: `dense` does not have the weight's shape.
+        """
         if dense.shape != self.shape:
             raise ValueError(f"expected a tensor of shape {self.shape}, got {tuple(dense.shape)}")
         if not dense.is_floating_point():
@@ -234,11 +274,11 @@ class Topology:
         return gathered(dense.reshape(self.rows, self.cols), self.row_ptr, self.columns, self.capacity)
 
     def to(self, device: torch.device | str) -> Topology:
-        """The same pattern on `device`; itself if it is there."""
+        """Returns the same pattern on `device`; itself if it is there."""
         return self if torch.device(device) == self.device else self._copy(device)
 
     def clone(self) -> Topology:
-        """The same pattern in tensors of its own."""
+        """Returns the same pattern in tensors of its own."""
         return self._copy(self.device)
 
     def _copy(self, device: torch.device | str) -> Topology:
@@ -265,6 +305,15 @@ class Topology:
         Returns:
             The new pattern and its index map, int32 `[capacity]`: the old position of each new one, -1 for what
             has grown and for slack.
+
+        Raises:
+            ValueError: `keep` is not such a tensor, an entry of `grow` is active already, or `capacity` is too small.
+
+        Examples:
+            >>> topology = Topology.from_mask(torch.tensor([[True, False], [True, True]]))
+            >>> new, index_map = topology.rewire(torch.tensor([True, True, False]), torch.tensor([1]))
+            >>> new.mask().tolist(), index_map.tolist()
+            ([[True, True], [True, False]], [0, -1, 1])
         """
         capacity = self.capacity if capacity is None else capacity
         if keep.dtype != torch.bool or keep.shape != (self.nnz,):
@@ -284,7 +333,7 @@ class Topology:
         return self.from_mask(mask, nnz=kept, views=PACKED).with_capacity(capacity)
 
     def with_capacity(self, capacity: int) -> Topology:
-        """The same pattern with room for `capacity` nonzeros."""
+        """Returns the same pattern with room for `capacity` nonzeros."""
         if self.views == PACKED and capacity >= self.nnz:
             return self._with(capacity=capacity)
         empty = torch.empty(0, dtype=torch.int64, device=self.device)
@@ -292,7 +341,7 @@ class Topology:
         return self.rewire(keep, empty, capacity=capacity, kept=self.nnz)[0]
 
     def with_views(self, views: frozenset[str]) -> Topology:
-        """The same pattern with the given views of it."""
+        """Returns the same pattern with the given views of it."""
         if views == self.views:
             return self
         if views & FORMS and len(views) > 1:
@@ -305,7 +354,7 @@ class Topology:
         return self._with(columns=columns, views=views, built=())
 
     def _with(self, **changed: Any) -> Topology:
-        """The same pattern with other tensors."""
+        """Returns the same pattern with other tensors."""
         topology = object.__new__(type(self))
         held = {name: value for name, value in self.__dict__.items() if name != "index"}  # made of the old ones
         topology.__dict__.update(held, **changed)

@@ -1,0 +1,31 @@
+"""What a pattern holds beside its row pointers, and the index that the operators take, made of it."""
+
+from torch import Tensor
+
+from .bit_index import bit_index
+from .index import Index
+from .tile_index import tile_index
+from .transpose_index import transpose_index
+
+COLUMNS = frozenset({"columns"})
+PACKED = frozenset({"packed"})
+TILES = frozenset({"tiles"})
+FORMS = PACKED | TILES  # of what is held in the place of `col`
+VIEWS = frozenset({"columns", "counts", "bits"}) | FORMS
+
+
+def index_of(row_ptr: Tensor, columns: Tensor, cols: int, capacity: int, views: frozenset[str]) -> Index:
+    """Returns the index of a pattern; tensors of views that are not wanted are empty. Arguments are the attributes of
+    `Topology`."""
+    none = row_ptr.new_empty(0)
+    if views & FORMS:
+        col, t_ptr = row_ptr.new_empty(capacity, 0), row_ptr.new_empty(cols + 1, 0)
+        tiles = columns if views == TILES else none.byte()
+        return Index(row_ptr, col, t_ptr, none, none, none, tiles, columns if views == PACKED else none.long())
+    t_ptr, t_row, t_pos = row_ptr.new_zeros(cols + 1), none, none
+    if views & {"columns", "counts"}:
+        t_ptr, *csc = transpose_index(row_ptr, columns, cols)
+        t_row, t_pos = csc if "columns" in views else (none, none)
+    segments = tile_index(row_ptr, columns, cols) if "bits" in views else none
+    bits = bit_index(row_ptr, columns, cols) if "bits" in views else none.long()
+    return Index(row_ptr, columns, t_ptr, t_row, t_pos, segments, none.byte(), bits)
