@@ -71,6 +71,15 @@ class SparseConv1d(Conv1dProduct, SparseLayer):
 
     Shapes: input `[batch, in_channels, length]` or without the batch, output alike. `state_dict` is that of a
     `SparseConv2d`.
+
+    Raises:
+        ValueError: not exactly one of `sparsity` and `topology`, or one that does not fit; an unknown `backend`; a
+            geometry that `nn.Conv1d` does not take.
+
+    Examples:
+        >>> layer = sk.SparseConv1d(16, 32, 3, padding=1, sparsity=0.9)
+        >>> layer(torch.randn(8, 16, 100)).shape, layer.values.shape
+        (torch.Size([8, 32, 100]), torch.Size([154]))
     """
 
 

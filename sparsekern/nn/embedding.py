@@ -118,7 +118,10 @@ class SparseEmbedding(EmbeddingProduct, SparseLayer):
     """Embedding that holds its nonzeros only; a call expands the whole weight.
 
     The constructor is that of `nn.Embedding`, without `max_norm` and `sparse`, plus exactly one of `sparsity` and
-    `topology`, of the shape `[num_embeddings, embedding_dim]`.
+    `topology`, of the shape `[num_embeddings, embedding_dim]`. Attributes, files and errors are those of a
+    `SparseLinear` without a bias.
+
+    Shapes: input int32 or int64 `[*]`, output `[*, embedding_dim]`.
     """
 
     def reset_weight(self, generator: torch.Generator | None) -> None:
@@ -128,7 +131,11 @@ class SparseEmbedding(EmbeddingProduct, SparseLayer):
 
 
 class MaskedEmbedding(EmbeddingProduct, MaskedLayer):
-    """Embedding with a dense master weight and a mask; a call makes the masked weight."""
+    """Embedding with a dense master weight and a mask; a call makes the masked weight.
+
+    Constructor and shapes are those of a `SparseEmbedding`; attributes, files and errors those of a `MaskedLinear`
+    without a bias.
+    """
 
     SPARSE = SparseEmbedding
 

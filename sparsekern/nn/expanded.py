@@ -252,11 +252,21 @@ class ConvTranspose3dProduct(TransposedProduct):
 
 
 class SparseConv3d(Conv3dProduct, SparseLayer):
-    """3-D convolution that holds its nonzeros only. Constructor and attributes are those of `SparseConv2d`."""
+    """3-D convolution that holds its nonzeros only; a call expands the whole weight.
+
+    The constructor is that of `nn.Conv3d` plus exactly one of `sparsity` and `topology`, of the weight's shape;
+    attributes, files and errors are those of a `SparseConv2d`.
+
+    Shapes: input `[batch, in_channels, depth, height, width]` or without the batch, output alike.
+    """
 
 
 class MaskedConv3d(Conv3dProduct, MaskedLayer):
-    """3-D convolution with a dense master weight and a mask. Constructor and attributes are those of `MaskedConv2d`."""
+    """3-D convolution with a dense master weight and a mask; a call makes the masked weight.
+
+    The constructor is that of `nn.Conv3d` plus exactly one of `sparsity` and `topology`; attributes, files and errors
+    are those of a `MaskedConv2d`. Shapes are those of a `SparseConv3d`.
+    """
 
     SPARSE = SparseConv3d
 

@@ -229,6 +229,13 @@ class MaskedLinear(LinearProduct, MaskedLayer):
     Raises:
         ValueError: not exactly one of `sparsity` and `topology`, or one that does not fit; an unknown `backend` or
             `weight_gradient`.
+
+    Examples:
+        >>> layer = sk.MaskedLinear(512, 256, sparsity=0.9)
+        >>> layer(torch.randn(32, 512)).shape, layer.master.shape
+        (torch.Size([32, 256]), torch.Size([256, 512]))
+        >>> int(layer.weight.count_nonzero())
+        13108
     """
 
     SPARSE = SparseLinear
@@ -255,6 +262,11 @@ class MaskedConv2d(Conv2dProduct, MaskedLayer):
     Raises:
         ValueError: not exactly one of `sparsity` and `topology`, or one that does not fit; an unknown `backend` or
             `weight_gradient`; a geometry that `nn.Conv2d` does not take.
+
+    Examples:
+        >>> layer = sk.MaskedConv2d(16, 32, 3, padding=1, sparsity=0.9)
+        >>> layer(torch.randn(8, 16, 28, 28)).shape, layer.master.shape
+        (torch.Size([8, 32, 28, 28]), torch.Size([32, 16, 3, 3]))
     """
 
     SPARSE = SparseConv2d

@@ -38,6 +38,13 @@ class Method:
         rule: what goes beyond this composition.
         notes: what the method adapted to the length of the run, for reports.
         again: makes the method anew, of another sparsity; see `at`.
+
+    Examples:
+        >>> from sparsekern.sparsity.growth import uniform
+        >>> from sparsekern.sparsity.parts.schedules import Cadence, constant
+        >>> method = Method("mine", constant(0.9), when=Cadence(100), grow=uniform(constant(0.3)))
+        >>> method.sparsity(0), method.order.value
+        (0.9, 'step')
     """
 
     name: str

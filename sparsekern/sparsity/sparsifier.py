@@ -42,12 +42,6 @@ class Sparsifier(torch.optim.Optimizer):
     name.endswith("values")`. Of optimizers that wrap others (SAM, Lookahead) `step(closure)` is called; their state per
     weight follows, too.
 
-    Examples:
-        >>> method = sk.methods.rigl(sparsity=0.9, total_steps=10_000)
-        >>> model = sk.sparsify(model, method)
-        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-        >>> optimizer = sk.Sparsifier(model, optimizer, method)
-
     Several methods share a model by a `Sparsifier` each, which drives the layers that `sparsify(overrides=)` made for
     its method, or those of `layers`, and touches no others. Each has an optimizer of its own, or one stands around the
     other, `Sparsifier(model, Sparsifier(model, optimizer, first), second)`: then the loop, the state dict and the
@@ -74,6 +68,12 @@ class Sparsifier(torch.optim.Optimizer):
             a gradient, or keeps what could not follow them; the model has another sparsity than the method, which keeps
             it; a weight whose pattern is to change is sharded, but not by `fully_shard`, or the method does not go with
             that; a follower lacks a layer; the method needs `batches` and `loss`, and they are missing.
+
+    Examples:
+        >>> method = sk.methods.rigl(sparsity=0.9, total_steps=10_000)
+        >>> model = sk.sparsify(model, method)
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+        >>> optimizer = sk.Sparsifier(model, optimizer, method)
     """
 
     # The optimizer inside would not see the scale, so `GradScaler` unscales the gradients (private_torch.AMP_SCALING).

@@ -30,7 +30,11 @@ def _by_row(site: Site, n: int, keep: Remaining | None, seed: int) -> tuple[Tens
 
 
 def uniform(rate: Schedule = ZERO) -> Growth:
-    """Grows absent weights, every one equally likely (SET)."""
+    """Grows absent weights, every one equally likely (SET).
+
+    Args:
+        rate: fraction of the active weights exchanged at a change, by step.
+    """
     return Growth(partial(each_by_itself, _uniformly), rate, by_row=partial(each_by_itself, _by_row))
 
 

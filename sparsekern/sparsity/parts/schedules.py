@@ -21,7 +21,7 @@ class Constant:
 
 
 def constant(value: float) -> Schedule:
-    """Always `value`."""
+    """Returns the schedule that is always `value`."""
     return Constant(value)
 
 
@@ -37,8 +37,12 @@ class Cosine:
 
 
 def cosine(initial: float, stop: float, final: float = 0.0) -> Schedule:
-    """`final + (initial - final) / 2 (1 + cos(pi t / stop))`, `final` from `stop` on (RigL, section 3; GraBo, section
-    4; Loshchilov and Hutter 2017)."""
+    """Returns `final + (initial - final) / 2 (1 + cos(pi t / stop))` at step t, and `final` from step `stop` on (RigL,
+    section 3; GraBo, section 4; Loshchilov and Hutter 2017).
+
+    >>> [round(cosine(0.3, 100)(t), 3) for t in (0, 50, 100)]
+    [0.3, 0.15, 0.0]
+    """
     return Cosine(initial, stop, final)
 
 
@@ -55,8 +59,12 @@ class Cubic:
 
 
 def cubic(final: float, stop: float, period: float = 1, initial: float = 0.0) -> Schedule:
-    """`final + (initial - final) (1 - t / stop)^3`, `final` from `stop` on; t advances in whole periods (Zhu and Gupta,
-    eq. 1)."""
+    """Returns `final + (initial - final) (1 - t / stop)^3` at step t, which advances in whole periods, and `final` from
+    step `stop` on (Zhu and Gupta, eq. 1).
+
+    >>> [round(cubic(0.9, 100, period=10)(t), 3) for t in (0, 50, 55, 100)]
+    [0.0, 0.787, 0.787, 0.9]
+    """
     return Cubic(final, stop, period, initial)
 
 
@@ -75,7 +83,8 @@ class Sigmoid:
 
 
 def sigmoid(final: float, epochs: int, steepness: float, period: int) -> Schedule:
-    """`final / (1 + exp(-steepness (k - epochs / 2)))` in epoch k of `period` steps, `final` in the last one (OptG)."""
+    """Returns `final / (1 + exp(-steepness (k - epochs / 2)))` in epoch k of `period` steps, and `final` in the last of
+    `epochs` (OptG)."""
     return Sigmoid(final, epochs, steepness, period)
 
 
@@ -89,7 +98,7 @@ class Late:
 
 
 def late(schedule: Schedule, start: int) -> Schedule:
-    """0 before `start`, the values of `schedule` from then on."""
+    """Returns 0 before step `start`, and the values of `schedule` from then on."""
     return Late(schedule, start)
 
 
@@ -103,7 +112,7 @@ class Stairs:
 
 
 def stairs(levels: Sequence[float], period: int) -> Schedule:
-    """Each of `levels` for `period` steps, the last one for ever."""
+    """Returns each of `levels` for `period` steps, and the last one for ever."""
     return Stairs(tuple(levels), period)
 
 
@@ -118,7 +127,7 @@ class Towards:
 
 
 def towards(final: float, schedule: Schedule) -> Schedule:
-    """The values of `schedule`, which ends above 0, in proportion, so that it ends with `final`."""
+    """Returns the values of `schedule`, which ends above 0, in proportion, so that it ends with `final`."""
     return Towards(final, schedule)
 
 
