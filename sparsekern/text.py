@@ -40,6 +40,11 @@ def size(count: float) -> str:
     return f"{count:.2f} GiB"
 
 
+def counted(count: int, noun: str) -> str:
+    """Returns a count with its noun: "1 epoch", "2 epochs"."""
+    return f"{count} {noun}{'s' * (count != 1)}"
+
+
 def file_name(text: str) -> str:
     """Returns a name with nothing in it that parts a path: that of a method may be the place of a file."""
     return re.sub(r"[/\\:]+", "-", text).strip("-")

@@ -5,7 +5,7 @@ from statistics import fmean, stdev
 
 from ..errors import UsageError
 from ..settings import fraction
-from ..text import columns
+from ..text import columns, counted
 from ..training import figures, files, run_folder
 from ..training.schema import count, finite
 
@@ -198,10 +198,10 @@ def render(results: dict) -> str:
     """The results as Markdown."""
     s = results["settings"]
     lines = [
-        f"# {s['model']} on {s['data']}, {s['epochs']} epochs",
+        f"# {s['model']} on {s['data']}, {counted(s['epochs'], 'epoch')}",
         "",
         f"{s['optimizer']}, learning rate {s['lr']:g} ({s['schedule']}), weight decay {s['weight_decay']:g}, batch "
-        f"{s['batch_size']}, {s['threads']} threads, {s['jobs']} run{'s' * (s['jobs'] != 1)} at a time, "
+        f"{s['batch_size']}, {s['threads']} threads, {counted(s['jobs'], 'run')} at a time, "
         f"seeds {', '.join(map(str, results['seeds']))}; mean ± standard deviation over the seeds."
         + (f" {s['note']}" if s.get("note") else ""),
         "",

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..errors import UsageError
 from ..sparsity import parallel
-from ..text import file_name
+from ..text import counted, file_name
 from ..training import Run, configure, finish, ranks, restore, run_folder, train_epochs
 from ..training.files import folder as make_folder
 from ..training.loggers import opened
@@ -75,7 +75,7 @@ def _resume(folder: Path, given: dict, download: bool, overwrite: bool) -> int:
         session = restore(folder, download, **given)
         epochs = session.config["epochs"]
         if session.epoch == epochs and ranks.from_first(lambda: run_folder.complete(folder, epochs)):
-            print(f"{folder} is finished: {epochs} epoch{'s' * (epochs > 1)}. Prolong it with --epochs N.")
+            print(f"{folder} is finished: {counted(epochs, 'epoch')}. Prolong it with --epochs N.")
             return 0
         return train(session, folder)
 
@@ -131,7 +131,7 @@ def describe(config: dict) -> str:
     sparse += "" if config["method"] == "dense" else f", backend {config['backend']}"
     on = f" on each of {parallel.ranks()} ranks" if parallel.ranks() > 1 else ""
     return (
-        f"{config['method']}{sparse}: {config['model']} on {config['data']}, {config['epochs']} epochs, "
+        f"{config['method']}{sparse}: {config['model']} on {config['data']}, {counted(config['epochs'], 'epoch')}, "
         f"{config['optimizer']}, seed {config['seed']}, {config['threads']} threads{on}"
     )
 

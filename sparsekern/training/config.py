@@ -32,6 +32,7 @@ from ..settings import (
     real,
     seeds,
 )
+from ..text import counted
 from . import loggers, overrides
 from .schema import NAMES, Later, Schema, one_of, problems
 
@@ -114,6 +115,7 @@ def configure(**given: Any) -> dict:
     elif config["sparsity"] is None:
         raise UsageError(f"the method {config['method']} needs a --sparsity in [0, 1), got none")
     _check_together(config, given)
+    _warn_of_length(config)
     config["milestones"] = sorted(config["milestones"])
     config["threads"] = config["threads"] or torch.get_num_threads()
     return config
@@ -140,7 +142,8 @@ def resume(config: dict, epochs_done: int, **given: Any) -> dict:
             stacklevel=2,
         )
     if config["epochs"] < epochs_done:
-        raise UsageError(f"the run to resume has done {epochs_done} epochs, more than --epochs {config['epochs']}")
+        done = counted(epochs_done, "epoch")
+        raise UsageError(f"the run to resume has done {done}, more than --epochs {config['epochs']}")
     if config["epochs"] > config["horizon"] and config["schedule"] == "cosine":
         raise UsageError(
             f"a cosine schedule ends at epoch {config['horizon']}, where this run began to end; "
@@ -194,6 +197,22 @@ def _check_together(config: dict, given: dict) -> None:
         raise UsageError(f"--data text needs a --model of text: {', '.join(models.TOKENS)}")
     if config["data"] != "text" and config["model"] in models.TOKENS:
         raise UsageError(f"{config['model']} needs --data text")
+
+
+def _warn_of_length(config: dict) -> None:
+    epochs = config["epochs"]
+    if config["warmup"] > epochs:
+        warnings.warn(
+            f"--warmup {config['warmup']} is longer than the run of {counted(epochs, 'epoch')}: the learning rate "
+            f"stays below --lr {config['lr']:g}",
+            stacklevel=3,
+        )
+    late = sorted(milestone for milestone in config["milestones"] if milestone >= epochs)
+    if late:
+        warnings.warn(
+            f"--milestones {' '.join(map(str, late))}: the run ends before, after {counted(epochs, 'epoch')}",
+            stacklevel=3,
+        )
 
 
 def _largest(config: dict) -> float:

@@ -219,6 +219,13 @@ def test_gradients_are_clipped_to_a_norm_of_all_together() -> None:
     same(own.model.state_dict(), run.model.state_dict())
 
 
+def test_schedules_that_outlast_the_run_are_named():
+    with pytest.warns(UserWarning, match=r"--warmup 3 is longer than the run of 1 epoch: .* below --lr 0.05$"):
+        configure(epochs=1, warmup=3)
+    with pytest.warns(UserWarning, match=r"--milestones 2 9: the run ends before, after 2 epochs$"):
+        configure(epochs=2, schedule="step", milestones=[9, 1, 2])
+
+
 def test_defaults_of_short_runs_and_of_files_from_before(tmp_path: Path) -> None:
     long, short, other = configure(), configure(epochs=9), configure(data="mnist")
     assert [(c["batch_size"], c["warmup"], c["clip"]) for c in (long, short, other)] == [

@@ -142,7 +142,7 @@ class Cadence:
 
     def __post_init__(self) -> None:
         if self.period < 1:
-            raise ValueError(f"period must be at least one step, got {self.period}")
+            raise ValueError(f"a pattern can change every 1 or more steps (period, every=), got {self.period}")
 
     @property
     def first(self) -> int:
