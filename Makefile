@@ -150,8 +150,7 @@ peers: .venv/requirements
 
 gpu: gpu-device
 	$(MAKE) gpu-build
-	$(MAKE) gpu-test
-	$(MAKE) gpu-bench
+	$(MAKE) gpu-test; tested=$$?; $(MAKE) gpu-bench && exit $$tested
 
 gpu-device: $(GPU_READY)
 	@$(GPU_PYTHON) -c 'import sys, torch; sys.exit(None if torch.cuda.is_available() else "there is no CUDA device")'

@@ -36,7 +36,8 @@ def _masked(p: Problem, op: str) -> Implementation:
 
 
 def _fused(p: Problem, op: str) -> Implementation:
-    x, dy, master, index, window = p.x, p.dy, p.master, p.topology.index, window_of(p.layer)
+    x, dy, index, window = p.x, p.dy, p.topology.index, window_of(p.layer)
+    master = p.master.contiguous(memory_format=torch.channels_last)
     forward, backward = torch.ops.sparsekern.masked_conv2d, torch.ops.sparsekern.masked_conv2d_backward
     calls = {
         "forward": lambda: forward(x, master, index, None, *window, False),

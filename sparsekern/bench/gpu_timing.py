@@ -1,6 +1,6 @@
-"""Timing on a GPU: in turns, with a cold cache, by events of the device, without the host."""
+"""Timing on a GPU: in turns, with a cold cache, by events of the device. Calls that do not wait for it are replayed
+from CUDA graphs, so that the host does not count."""
 
-import statistics
 import time
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +10,6 @@ import torch
 from .timing import Timing
 
 ROUNDS = 20
-SHORT = 0.5  # milliseconds: a shorter call is replayed from a CUDA graph, so that launches do not count
 FLUSHED = 256 << 20  # bytes: several times the last-level cache of any card
 
 
@@ -33,7 +32,7 @@ class GpuTimer:
         """Returns what is timed for a call, and whether that is a CUDA graph of it."""
         for _ in range(3):
             call()
-        if not self.cuda or statistics.median(self._once(call) for _ in range(3)) > SHORT:
+        if not self.cuda or waits(call):
             return call, False
         graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
         try:
@@ -43,7 +42,7 @@ class GpuTimer:
             torch.cuda.current_stream().wait_stream(stream)
             with torch.cuda.graph(graph):
                 call()
-        except RuntimeError:  # it waits for the device
+        except RuntimeError:  # it cannot be captured
             torch.cuda.synchronize()
             return call, False
         return graph.replay, True
@@ -61,3 +60,17 @@ class GpuTimer:
         after.record()
         after.synchronize()
         return before.elapsed_time(after)
+
+
+def waits(call: Callable[[], Any]) -> bool:
+    """Returns whether a call waits for the device, so that no CUDA graph can hold it: a capture that fails may spoil
+    what follows."""
+    mode = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        call()
+    except RuntimeError:
+        return True
+    finally:
+        torch.cuda.set_sync_debug_mode(mode)
+    return False

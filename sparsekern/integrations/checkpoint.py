@@ -67,7 +67,7 @@ def load(folder: str | Path, model: nn.Module, optimizer: Sparsifier | None = No
         state[OPTIMIZER] = None
         dcp.load(state, checkpoint_id=folder)
         state[OPTIMIZER].seek(0)
-        optimizer.load_state_dict(_together(torch.load(state[OPTIMIZER], weights_only=True), state))
+        optimizer.load_state_dict(_together(torch.load(state[OPTIMIZER], map_location="cpu", weights_only=True), state))
 
 
 def _apart(value: Any, name: str, tensors: dict[str, Any]) -> Any:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from ..nn.layer import draw
 from ..nn.linear import LinearProduct
 from ..nn.masked import MaskedLayer
 from ..nn.sparse import SparseLayer
@@ -80,4 +82,4 @@ class MaskedConv1D(Conv1DProduct, MaskedLayer):
     SPARSE = SparseConv1D
 
     def reset_weight(self, generator: torch.Generator | None) -> None:
-        nn.init.normal_(self.master, std=0.02, generator=generator)
+        draw(self.master, partial(nn.init.normal_, std=0.02), generator)

@@ -13,6 +13,7 @@ from ..ops.straight_through import gradient_and_moment, weight_gradient
 from ..ops.torch_products import Lookup
 from ..topology import Topology
 from .expanded import ExpandedProduct
+from .layer import draw
 from .masked import MaskedLayer
 from .probe import Probe
 from .sparse import SparseLayer
@@ -126,7 +127,7 @@ class SparseEmbedding(EmbeddingProduct, SparseLayer):
 
     def reset_weight(self, generator: torch.Generator | None) -> None:
         """Draws weights as the dense twin does."""
-        nn.init.normal_(self.values, generator=generator)
+        draw(self.values, nn.init.normal_, generator)
         self.write_weight(_without_padding(self))
 
 
@@ -141,7 +142,7 @@ class MaskedEmbedding(EmbeddingProduct, MaskedLayer):
 
     def reset_weight(self, generator: torch.Generator | None) -> None:
         """Draws weights as the dense twin does."""
-        nn.init.normal_(self.master, generator=generator)
+        draw(self.master, nn.init.normal_, generator)
         if self.padding_idx is not None:
             self.master[self.padding_idx] = 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import prod
 from typing import Any, ClassVar
 
@@ -16,6 +17,16 @@ from . import copies
 from .planned import UNSEEN
 from .probe import Probe
 from .twins import Twin
+
+BITS_BELOW = 3 / 64  # the density at which bits and pointers of segments, 1.5 bits an entry, are as large as columns
+
+
+def draw(weight: Tensor, fill: Callable[..., Any], generator: torch.Generator | None) -> None:
+    """Fills a weight by an initializer of `nn.init`: on its device, or with a generator, which is of the CPU, there."""
+    if generator is None or weight.device.type == "cpu":
+        fill(weight, generator=generator)
+    else:
+        weight.copy_(fill(torch.empty_like(weight, device="cpu"), generator=generator))
 
 
 class PatternLayer(Twin):
@@ -207,9 +218,13 @@ class PatternLayer(Twin):
                 self.set_topology(moved)
 
     def _views(self, kernel: str, topology: Topology) -> frozenset[str]:
-        """Returns what of the index a kernel reads; on the CPU dense products need no columns, only bits."""
-        none = PACKED if topology.device.type == "cpu" else frozenset()
-        return self.VIEWS.get(kernel, none)
+        """Returns what of the index a kernel reads. Dense products read bits: on the CPU in the place of columns, on a
+        GPU beside them, unless these are smaller: the few nonzeros are scattered then."""
+        if kernel in self.VIEWS:
+            return self.VIEWS[kernel]
+        if topology.device.type == "cpu":
+            return PACKED
+        return frozenset({"bits"}) if 1 - topology.sparsity >= BITS_BELOW else frozenset()
 
     def pattern_repr(self) -> str:
         topology = self.topology

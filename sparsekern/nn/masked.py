@@ -1,6 +1,7 @@
 """Layers with a dense master weight and a mask, whose zeros are not multiplied."""
 
 from collections.abc import Callable
+from functools import partial
 from math import prod
 from typing import Any, ClassVar, Literal, get_args
 
@@ -15,6 +16,7 @@ from ..shards import LOAD, class_as, is_sharded, put, sharded_as, whole
 from ..sparse_weight import SparseWeight
 from ..topology import Topology
 from .conv import Conv2dProduct, SparseConv2d
+from .layer import draw
 from .linear import LinearProduct, SparseLinear
 from .marks import hand_on_marks
 from .moment import RECORDED, MomentLayer
@@ -193,7 +195,7 @@ class MaskedLayer(MomentLayer):
 
     def reset_weight(self, generator: torch.Generator | None) -> None:
         """Draws weights as the dense twin does."""
-        nn.init.kaiming_uniform_(self.master, a=5**0.5, generator=generator)
+        draw(self.master, partial(nn.init.kaiming_uniform_, a=5**0.5), generator)
 
     def take_weight(self, module: nn.Module) -> None:
         if isinstance(module, MaskedLayer):

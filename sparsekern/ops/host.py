@@ -10,12 +10,13 @@ _suspects: list[Tensor] | None = None
 
 
 def numbers(tensors: Sequence[Tensor]) -> list[int]:
-    """Returns the values of tensors of one integer each, on one device; the host waits once, for these and for what
-    `refuse_nan` was given within `gathered`."""
+    """Returns the values of tensors of one integer each. The host waits once, for these and for what `refuse_nan` was
+    given within `gathered`; of a model on several devices they are brought to that of the first."""
     suspects = _suspects or []
     if not tensors and not suspects:
         return []
-    told = torch.stack([tensor.reshape(()).long() for tensor in (*tensors, *suspects)]).tolist()
+    every = (*tensors, *suspects)
+    told = torch.stack([tensor.reshape(()).long().to(every[0].device) for tensor in every]).tolist()
     suspects.clear()
     if any(told[len(tensors) :]):
         raise ValueError("scores must not contain NaN")

@@ -253,6 +253,8 @@ def _check_device(name: str) -> str:
         raise UsageError(f"device {name!r} is not supported; expected cpu, cuda or cuda:N")
     if kind == "cuda" and not torch.cuda.is_available():
         raise UsageError("this machine or this build of torch has no CUDA device; use --device cpu")
+    if kind == "cuda" and (torch.device(name).index or 0) >= torch.cuda.device_count():
+        raise UsageError(f"there is no {name}: this machine has {counted(torch.cuda.device_count(), 'CUDA device')}")
     return kind
 
 

@@ -219,6 +219,14 @@ def test_gradients_are_clipped_to_a_norm_of_all_together() -> None:
     same(own.model.state_dict(), run.model.state_dict())
 
 
+def test_a_card_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    configure(device="cuda:0")
+    with pytest.raises(UsageError, match="there is no cuda:3: this machine has 1 CUDA device"):
+        configure(device="cuda:3")
+
+
 def test_schedules_that_outlast_the_run_are_named():
     with pytest.warns(UserWarning, match=r"--warmup 3 is longer than the run of 1 epoch: .* below --lr 0.05$"):
         configure(epochs=1, warmup=3)

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import Config, launch, precision
+from .launch import Config, exact, launch, precision
 from .moments import Parts, moments
 
 CONFIGS = [
@@ -48,7 +48,7 @@ def _of_samples(delta: Tensor, input: Tensor) -> tuple[Tensor, Tensor]:
         input.stride(),
         configs=IEEE if input.dtype == torch.float32 and allowed == "ieee" else CONFIGS,
         sizes=(batch, rows, cols),
-        PRECISION=allowed,
+        PRECISION=exact(allowed),
     )
     return parts.total()
 

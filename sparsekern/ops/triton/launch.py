@@ -67,6 +67,12 @@ def precision(convolution: bool = False) -> str:
     return "tf32" if allowed.fp32_precision == "tf32" else "ieee"
 
 
+def exact(allowed: str) -> str:
+    """Returns the precision of sums that are compared with each other: fp32 by three products of TF32 where these are
+    allowed. A weight that a single sample moves then has a moment that is the square of its gradient."""
+    return "tf32x3" if allowed == "tf32" else allowed
+
+
 @contextmanager
 def recorded() -> Iterator[list[Launch]]:
     """Collects launches instead of running them. Arguments may then be meta tensors."""
@@ -112,8 +118,9 @@ def _chosen(
     if device.type != "cuda":
         return 0
     dtype = next(str(a.dtype).removeprefix("torch.") for a in arguments if isinstance(a, Tensor))
-    key = "-".join([dtype, *(str(size.bit_length()) for size in sizes)])
-    name = kernel.fn.__name__
+    rounded = constants.get("PRECISION", "ieee")
+    parts = [dtype, *([rounded] if rounded != "ieee" else []), *(str(size.bit_length()) for size in sizes)]
+    key, name = "-".join(parts), f"{kernel.fn.__module__.rpartition('.')[2]}.{kernel.fn.__name__}"
     if _tuning is not None and key not in _tuning.setdefault(name, {}):
         times = [
             triton.testing.do_bench(lambda c=config: _run(kernel, grid, arguments, c, constants)) for config in configs

@@ -8,7 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..window import Window
-from .launch import Config, launch, precision
+from .launch import Config, exact, launch, precision
 
 
 def _config(rows: int, cols: int, depth: int, warps: int, stages: int) -> Config:
@@ -88,7 +88,7 @@ def moments(delta: Tensor, input: Tensor, window: Window | None = None, width: i
         configs=_configs(rows, cols, window, input.dtype == torch.float32 and allowed == "ieee"),
         sizes=(batch * positions, rows, cols),
         WINDOW=window and window.constants,
-        PRECISION=allowed,
+        PRECISION=exact(allowed),
     )
     return parts.total()
 

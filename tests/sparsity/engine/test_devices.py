@@ -10,6 +10,7 @@ from support.elsewhere import DEVICE, KIND, Elsewhere, elsewhere
 from torch import Tensor, nn
 
 import sparsekern as sk
+from sparsekern.nn.embedding import MaskedEmbedding, SparseEmbedding
 
 
 def run(kind: str, name: str, device: str | torch.device) -> tuple[dict[str, Tensor], list[list[str]]]:
@@ -113,3 +114,27 @@ def test_the_device_insists() -> None:
         with pytest.raises(RuntimeError, match="generator"):
             torch.rand(3, device=DEVICE, generator=torch.Generator())
         assert torch.equal((2 * x).to("cpu"), torch.full((3,), 2.0))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda **options: sk.SparseLinear(12, 8, sparsity=0.5, **options),
+        lambda **options: sk.MaskedLinear(12, 8, sparsity=0.5, **options),
+        lambda **options: sk.MaskedConv2d(3, 8, 3, sparsity=0.5, **options),
+        lambda **options: SparseEmbedding(9, 4, sparsity=0.5, padding_idx=2, **options),
+        lambda **options: MaskedEmbedding(9, 4, sparsity=0.5, padding_idx=2, **options),
+    ],
+)
+def test_a_generator_draws_the_same_wherever_the_layer_is(make: Any) -> None:
+    here = make(generator=torch.Generator().manual_seed(1)).state_dict()
+    with elsewhere():
+        there = make(generator=torch.Generator().manual_seed(1), device=DEVICE).state_dict()
+        there = {key: value.to("cpu") for key, value in there.items()}
+    assert here.keys() == there.keys()
+    assert all(torch.equal(here[key], there[key]) for key in here if key != "bias")
+
+
+def test_counts_of_tensors_on_several_devices() -> None:
+    with elsewhere():
+        assert sk.ops.host.numbers([torch.tensor(3), torch.tensor(4, device=DEVICE)]) == [3, 4]
