@@ -13,7 +13,7 @@ from ..nn import MaskedLayer, PatternLayer
 from ..nn.conversion.registry import sparse_class
 from ..topology import COLUMNS, PACKED, Topology, kept
 from .method import Method
-from .parts import distributions
+from .parts import distributions, views
 from .parts.distributions import Distribution
 from .parts.schedules import final
 from .scoring.network import Batches, Initialize, Loss, Network
@@ -77,7 +77,9 @@ class Chooser(NamedTuple):
                 counts = view.counts(shapes, total, self.generator)
                 drawn = [torch.rand(shape, generator=self.generator) for shape in shapes]
                 return [Topology.from_mask(mask) for mask in view.masks(drawn, counts, shapes)], {}
-            counts = share(shapes, total, self.generator)
+            counts = views.at_least(
+                view.min_per_layer, share(shapes, total, self.generator), [prod(shape) for shape in shapes]
+            )
             pairs = zip(shapes, counts, strict=True)
             return [_random(shape, n, self.generator) for shape, n in pairs], {}
         return [Topology.from_mask(torch.ones(shape, dtype=torch.bool), views=PACKED) for shape in shapes], {}

@@ -270,8 +270,9 @@ def _tell(model: nn.Module, why: dict[str, str]) -> None:
 def _warn_of_empty(patterns: dict[str, Topology], method: Method) -> None:
     empty = [name for name, pattern in patterns.items() if not pattern.nnz and prod(pattern.shape)]
     if empty:
-        way = "min_per_layer" if method.start.choose is not None else 'distribution="erk" or "er"'
+        drawn = method.start.choose is None
+        way = 'distribution="erk" or "er"' if drawn else "min_per_layer=" if method.has_sparsity else ""
+        way += " keeps some, " if way else ""
         warnings.warn(
-            f"layer collapse: {', '.join(empty)} has no weight left; {way} keeps some, exclude= leaves the layer dense",
-            stacklevel=5,
+            f"layer collapse: {', '.join(empty)} has no weight left; {way}exclude= leaves the layer dense", stacklevel=5
         )

@@ -4,7 +4,6 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator
-from itertools import islice
 from typing import Any, cast
 
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from .. import Method, Sparsifier, memory_report, methods, sparsify
-from ..data import WHOLE, Data
+from ..data import Data
 from ..errors import RunError, UsageError, first_line
 from ..models import build
 from ..nn import prunable_layers
@@ -20,7 +19,7 @@ from ..nn.memory import PARTS
 from ..private_torch import BatchNorm
 from ..settings import brief
 from ..sparsity import parallel
-from . import ranks, short_runs
+from . import batches, ranks, short_runs
 from .learning_rate import learning_rate
 from .overrides import built
 from .run_folder import VERSION
@@ -86,7 +85,7 @@ class Run:
             options["distribution"] = config["distribution"]
         scoring = next((each for each in every if each.needs_batches), None)
         if scoring is not None:
-            options |= {"batches": self._scored(scoring), "loss": self.loss}
+            options |= {"batches": batches.scored(self.data, config, scoring), "loss": self.loss}  # on every rank all
         self.model = sparsify(self.model, method, overrides=overrides, **options)
         self.optimizer: Any = self._optimizer()
         for each in every:
@@ -97,7 +96,7 @@ class Run:
                 self.model,
                 self.optimizer,
                 each,
-                batches=lambda step: ((x, (y, weight)) for x, y, weight in self._parts(-2 - step)),
+                batches=lambda step: ((x, (y, weight)) for x, y, weight in self._parts(batches.SCORED - 1 - step)),
                 loss=lambda output, target: self.loss(output, target[0]) * target[1],
                 generator=generator,
             )
@@ -114,31 +113,11 @@ class Run:
             return torch.optim.SGD(parameters, momentum=config["momentum"], nesterov=config["nesterov"], **common)
         return (torch.optim.Adam if config["optimizer"] == "adam" else torch.optim.AdamW)(parameters, **common)
 
-    def _scored(self, method: Method) -> list[tuple[Tensor, Tensor]]:
-        """Returns the batches that the first pattern is scored on, without a row in common; smaller than the paper's
-        if the data would not do. Every rank scores on all of them: not all scores are sums over samples."""
-        count, size = method.start.batches, method.start.batch_size
-        if count > len(self.data.train):
-            raise ValueError(
-                f"{method.name} scores on {count} batches, but there are {len(self.data.train)} training samples"
-            )
-        if size is None or self.data.tokens:  # papers count images, and a sequence is many samples
-            size = self.config["batch_size"]
-        size = min(size, max(1, len(self.data.train) // count))
-        return list(islice(self._batches(-1, size), count))
-
-    def _batches(self, epoch: int, size: int | None = None, part: slice = WHOLE) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yields `part` of each training batch of an epoch: a function of seed and epoch, so that resuming finds them
-        again. Before the first epoch lie those that patterns are scored on."""
-        generator = torch.Generator().manual_seed((self.config["seed"] * 1_000_003 + epoch + 1) % 2**64)
-        rows = torch.randperm(len(self.data.train), generator=generator)
-        return self.data.train.batches(rows, size or self.config["batch_size"], generator, part)
-
     def _parts(self, epoch: int) -> Iterator[tuple[Tensor, Tensor, float]]:
         """Yields this rank's part of each training batch, and the factor of its mean loss by which the mean over the
         ranks is that over the batch."""
         left, size = len(self.data.train), self.config["batch_size"]
-        for x, y in self._batches(epoch, part=self.part):
+        for x, y in batches.of_epoch(self.data, self.config, epoch, part=self.part):
             yield x, y, len(y) * parallel.ranks() / min(left, size)
             left -= size
 

@@ -36,6 +36,7 @@ def given(monkeypatch: pytest.MonkeyPatch) -> list[list[tuple[Tensor, Tensor]]]:
         (["prospr_first_order", "--set", "fresh_batches=false"], [512]),
         (["prospr_channel", "--set", "batch_size=100"], [100] * 4),
         (["grasp_abs", "--set", "batches=3"], [128] * 3),
+        (["grasp", "--set", "per_class=25"], [130, 120]),  # 13 and 12 of each class
         (["magnitude_init"], []),
     ],
 )
@@ -67,6 +68,14 @@ def test_wrong_options(capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
         (["prospr", "--set", "inner_steps=-1"], "prospr takes inner_steps >= 0"),
         (["synflow", "--set", "rounds=0"], "rounds >= 1"),
         (["grasp_abs", "--set", "temperature=0.0"], "temperature > 0"),
+        (["grasp", "--set", "per_class=0"], "per_class >= 1"),
+        (["grasp", "--set", "per_class=1", "--set", "batches=12"], "per_class=1 is too few for 12 batches"),
     ):
         assert main(["train", *FLAGS, "--method", *flags, "--out", str(tmp_path / "out")]) == 2
         assert message in capsys.readouterr().err
+
+
+def test_as_many_samples_of_each_class(given: list, tmp_path: Path) -> None:
+    flags = ["--method", "grasp", "--set", "per_class=25", "--out", str(tmp_path / "run")]
+    assert main(["train", *FLAGS, *flags]) == 0
+    assert [y.bincount().tolist() for _, y in given[0]] == [[13] * 10, [12] * 10]

@@ -183,7 +183,7 @@ class Draft:
         if self.now.storage.moves_weights:
             check_states(self.now.sites, self.states)
         self.now.storage.change(self, sites)
-        warn_of_collapse(self.now.sites)
+        warn_of_collapse(self.now.sites, self.engine.method)
 
     def rewire(self, sites: Sequence[Site]) -> None:
         """Drops and grows weights of the sites."""

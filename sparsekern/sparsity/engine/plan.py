@@ -257,7 +257,8 @@ def capacities(method: Method, sites: Sequence[Site], needed: Sequence[int], ste
     ]
 
 
-def warn_of_collapse(sites: Sequence[LayerSite]) -> None:
+def warn_of_collapse(sites: Sequence[LayerSite], method: Method) -> None:
+    way = "; min_per_layer= keeps some" if method.has_sparsity else ""
     for site in sites:
         if site.nnz == 0:
-            warnings.warn(f"layer collapse: {site.name} has no weight left; min_per_layer keeps some", stacklevel=5)
+            warnings.warn(f"layer collapse: {site.name} has no weight left{way}", stacklevel=5)

@@ -12,7 +12,7 @@ from .registry import ALL, listed, variant_of
 from .request import Request, check
 
 
-@listed("No pruning", storage="dense weights and optimizer state", gradient="dense", sparsity=0.0)
+@listed("No pruning", storage="dense weights and optimizer state", gradient="dense", sparsity=0.0, minimum=False)
 def dense(request: Request) -> Method:
     """Leaves the network dense: the reference of every comparison. `sparsity` is ignored."""
     return Method(request.name, constant(0.0), storage="dense")

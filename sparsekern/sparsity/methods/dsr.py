@@ -1,7 +1,7 @@
 """Dynamic sparse reparameterization (Mostafa and Wang, ICML 2019)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -33,6 +33,7 @@ class AdaptiveThreshold(Rule):
 
     pruned: int | None
     threshold: float
+    minimum: int  # of weights in every layer
 
     def begin(self, site: LayerSite) -> dict[str, Tensor]:
         return {"threshold": torch.tensor(self.threshold, dtype=torch.double)}
@@ -41,14 +42,14 @@ class AdaptiveThreshold(Rule):
         threshold, total = float(sites[0].tracked["threshold"]), sum(site.nnz for site in sites)
         sizes = [scores.magnitude(site) for site in sites]
         below = ops.host.counts([score < threshold for score in sizes])
-        removed = sum(max(0, min(n, site.nnz - 1)) for n, site in zip(below, sites, strict=True))
+        removed = sum(max(0, min(n, site.nnz - self.minimum)) for n, site in zip(below, sites, strict=True))
         wanted = SHARE * total if self.pruned is None else self.pruned
         factor = 0.5 if removed > 1.1 * wanted else 2.0 if removed < 0.9 * wanted else 1.0
         for site in sites:
             site.tracked["threshold"] = torch.tensor(threshold * factor, dtype=torch.double)
         absent = [site.size - site.nnz for site in sites]
         removed = min(removed, sum(absent))
-        stays = views.network.largest(sizes, [total - removed], minimum=1)
+        stays = views.network.largest(sizes, [total - removed], self.minimum)
         left = ops.host.counts(stays)
         return list(zip(stays, apportion(left, absent, removed), strict=True))
 
@@ -62,6 +63,7 @@ def dsr(
     every: int | None = None,
     share: str | Distribution = "uniform",
     initialize: str = "rescale",
+    min_per_layer: int = 0,
 ) -> Method:
     """DSR: Parameter Efficient Training of Deep Convolutional Neural Networks by Dynamic Sparse Reparameterization
     (Mostafa and Wang, ICML 2019, arXiv 1902.05967).
@@ -82,6 +84,7 @@ def dsr(
         share: of the first pattern: "uniform", "er" or "erk".
         initialize: "rescale" multiplies the weights of the model by sqrt(dense fan-in / fan-in) of their row, so that
             outputs keep their scale; "keep" takes them as they are, as the paper does; "fan_in" draws new ones.
+        min_per_layer: weights that stay in every layer; a change leaves one at least, as in the paper.
     """
     steps = request.steps
     request.check(
@@ -96,6 +99,7 @@ def dsr(
         constant(request.sparsity),
         request.often(Stages(tuple(Cadence(period * 2**i, starts[i], end) for i, end in enumerate(ends)))),
         start=drawn(share, initialize, scopes.without_first_and_shortcuts),
+        view=replace(views.network, min_per_layer=min_per_layer),
         grow=growth.uniform_elsewhere(),
-        rule=AdaptiveThreshold(pruned, threshold),
+        rule=AdaptiveThreshold(pruned, threshold, max(1, min_per_layer)),
     )

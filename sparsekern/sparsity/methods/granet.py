@@ -1,7 +1,7 @@
 """Sparse Training via Boosting Pruning Plasticity with Neuroregeneration (Liu et al., NeurIPS 2021)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 
 from torch import Tensor
@@ -30,11 +30,12 @@ class PruneAndRegenerate(Rule):
 
     sparsity: Schedule
     rate: Schedule
+    minimum: int  # of weights in every layer
 
     def exchange(self, sites: Sequence[Site], step: int) -> list[tuple[Tensor, int]]:
         weights = [site.weight for site in sites]
         total = min(kept(self.sparsity(step), sum(site.size for site in sites)), sum(site.nnz for site in sites))
-        left = ops.host.counts(views.network.largest(weights, [total], absolute=True))
+        left = ops.host.counts(views.network.largest(weights, [total], self.minimum, absolute=True))
         counts = [min(n, ceil(self.rate(step) * n - 1e-9)) for n in left]
         stays = views.layer.largest(weights, [n - k for n, k in zip(left, counts, strict=True)], absolute=True)
         return list(zip(stays, counts, strict=True))
@@ -57,6 +58,7 @@ def granet(
     stop: float = 0.6875,
     share: str | Distribution = "erk",
     initialize: str = "rescale",
+    min_per_layer: int = 0,
 ) -> Method:
     """GraNet: Sparse Training via Boosting Pruning Plasticity with Neuroregeneration (Liu et al., NeurIPS 2021, arXiv
     2106.10404). Gradual magnitude pruning of a sparse network, which regenerates as many weights as it drops.
@@ -82,6 +84,7 @@ def granet(
         share: of the first pattern: "erk", "er" or "uniform".
         initialize: "rescale" multiplies the weights of the model by sqrt(dense fan-in / fan-in) of their row, so that
             outputs keep their scale; "keep" takes them as they are, as the paper does; "fan_in" draws new ones.
+        min_per_layer: weights that stay in every layer.
     """
     request.check(0 <= initial < 1, f"takes an initial sparsity in [0, 1), got {initial}")
     steps, last, sparsity = request.steps, request.end(stop), request.sparsity
@@ -94,7 +97,7 @@ def granet(
         ramp,
         when,
         start=drawn(share, initialize),
-        view=views.layer,
+        view=replace(views.layer, min_per_layer=min_per_layer),
         grow=growth.dense_gradient(exchange),
-        rule=PruneAndRegenerate(ramp, exchange),
+        rule=PruneAndRegenerate(ramp, exchange, min_per_layer),
     )

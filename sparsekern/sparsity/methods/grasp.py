@@ -39,7 +39,14 @@ class GradientFlow:
     gradient="active weights; dense, differentiated twice, once beforehand",
     needs_batches=True,
 )
-def grasp(request: Request, *, batches: int = 2, temperature: float = 200.0, initialize: Initialize = "evci") -> Method:
+def grasp(
+    request: Request,
+    *,
+    batches: int = 2,
+    per_class: int | None = None,
+    temperature: float = 200.0,
+    initialize: Initialize = "evci",
+) -> Method:
     """GraSP: Picking Winning Tickets Before Training by Preserving Gradient Flow (Wang et al., ICLR 2020,
     arXiv 2002.07376).
 
@@ -50,13 +57,15 @@ def grasp(request: Request, *, batches: int = 2, temperature: float = 200.0, ini
 
     The official code takes as many samples of each class, 25 if not told otherwise and 10 in most of its recipes, in
     two halves of half the classes each; batches are the caller's, and the command line takes random ones of the
-    training's size. It scores a copy whose linear layers have new weights, here the initial weights are scored; it
-    divides the scores by their sum, which does not change their order; and it keeps all weights whose score equals the
-    threshold's, where here the count is exact.
+    training's size or, by `per_class`, as many of each class in every batch. It scores a copy whose linear layers have
+    new weights, here the initial weights are scored; it divides the scores by their sum, which does not change their
+    order; and it keeps all weights whose score equals the threshold's, where here the count is exact.
 
     Args:
         batches: how many to take on the command line; GraSP splits its samples into two, more are GRASP-MB. All that
             `sparsify` is given count.
+        per_class: samples of each class that the command line spreads over the batches, 25 in the official code; None:
+            batches of the training.
         temperature: divides the logits before the loss, 200 in the official code; the paper does not say. Of an output
             that is no tensor every floating-point tensor is divided.
         initialize: "evci" draws new weights for the pattern, with variance 2 / fan-in of the row; "keep" trains the
@@ -65,7 +74,8 @@ def grasp(request: Request, *, batches: int = 2, temperature: float = 200.0, ini
     """
     request.check(batches >= 1, f"takes batches >= 1, got {batches}")
     request.check(temperature > 0, f"takes temperature > 0, got {temperature}")
-    start = Start(GradientFlow(temperature), batches, initialize=initialize)
+    request.check(per_class is None or per_class >= 1, f"takes per_class >= 1, got {per_class}")
+    start = Start(GradientFlow(temperature), batches, per_class=per_class, initialize=initialize)
     return Method(request.name, constant(request.sparsity), start=start)
 
 
@@ -80,7 +90,7 @@ def grasp_abs(base: Method, *, initialize: Initialize = "keep") -> Method:
     as there.
 
     Args:
-        batches: as in `grasp`.
+        batches, per_class: as in `grasp`.
         temperature: divides the logits before the loss: 200 in GraSP's code, whose recipe Frankle et al. keep.
         initialize: "keep" trains the weights that were scored; "evci" draws new ones, as in `grasp`.
     """
@@ -98,7 +108,7 @@ def grasp_magnitude(base: Method, *, temperature: float = 1.0) -> Method:
     weights, once, before training, with the batch's statistics.
 
     Args:
-        batches, initialize: as in `grasp_abs`.
+        batches, per_class, initialize: as in `grasp_abs`.
         temperature: as there; the paper argues for 1.
     """
     return base

@@ -13,20 +13,22 @@ from .own import find, installed
 from .request import Request
 
 P = ParamSpec("P")
-STRUCTURE = "structure"  # the option of all methods whose entry lists some
+STRUCTURE = "structure"  # an option of all methods whose entry lists some
+MINIMUM = "min_per_layer"  # an option of all methods whose entry allows it, unless they have one of their own
 ALL, ROWS = "N:M, AxB, fan_in", "fan_in"
 EXPLAINED = {
     ALL: 'structure: "N:M" keeps N of every M inputs, "AxB" blocks of A outputs by B inputs, "fan_in" as many weights\n'
     "        in every output; None: any pattern.",
     ROWS: 'structure: "fan_in" keeps as many weights in every output; None: any pattern.',
 }
+LEAST = "min_per_layer: weights that stay in every layer, however low their scores; 0: a layer may lose all."
 NEWLINES = "\n\n"
 
 
 @dataclass(frozen=True)
 class Entry:
     """Holds what `sparsekern methods` prints of a method; `gradient` is the gradient by the weights that it needs,
-    `structures` what its option of this name takes."""
+    `structures` what its option of this name takes; `minimum` whether it takes `min_per_layer`."""
 
     title: str
     paper: str | None = None
@@ -36,19 +38,23 @@ class Entry:
     gradient: str = "active weights"
     needs_batches: bool = False
     structures: str = ""
+    minimum: bool = True
 
 
 class Maker(Protocol[P]):
-    """Makes a method: `sk.methods.NAME`. `structure` is an option of those that list some; give it by name.
+    """Makes a method: `sk.methods.NAME`. `structure` and `min_per_layer` are options of those that list them; give
+    them by name.
 
     Attributes:
         entry: what is listed of it.
+        added: its options that others have, too: they are not given to `build`.
         base: the name of the method that it varies, if it varies one.
         build: makes it of a request and all options.
     """
 
     __name__: str
     entry: Entry
+    added: frozenset[str]
     base: str | None
     build: Callable[..., Method]
 
@@ -58,6 +64,7 @@ class Maker(Protocol[P]):
         total_steps: int | None = None,
         steps_per_epoch: int | None = None,
         structure: str | None = None,
+        min_per_layer: int = 0,
         *args: P.args,
         **options: P.kwargs,
     ) -> Method: ...
@@ -102,7 +109,7 @@ def variant_of(base: Maker[P], title: str, **facts: Any) -> Vary[P]:
 
     def register(vary: Callable[..., Method]) -> Any:
         own = dict(list(signature(vary).parameters.items())[1:])
-        inherited = dict(list(known.items())[3:])
+        inherited = {key: option for key, option in list(known.items())[3:] if key not in base.added}
 
         def varied(request: Request, **options: Any) -> Method:
             method = base.build(request, **{key: value for key, value in options.items() if key in inherited})
@@ -126,9 +133,14 @@ def _list(
     name, either = source.__name__, Parameter.POSITIONAL_OR_KEYWORD
     first = Parameter("sparsity", either, default=sparsity, annotation=float if sparsity is not None else float | None)
     others = [Parameter(key, either, default=None, annotation=int | None) for key in ("total_steps", "steps_per_epoch")]
-    options = [option for option in options if option.name != STRUCTURE]
+    options, added, explained = list(options), [], []
+    if entry.minimum and MINIMUM not in (option.name for option in options):
+        added.append(Parameter(MINIMUM, Parameter.KEYWORD_ONLY, default=0, annotation=int))
+        explained.append(LEAST)
     if entry.structures:
-        options.append(Parameter(STRUCTURE, Parameter.KEYWORD_ONLY, default=None, annotation=str | None))
+        added.append(Parameter(STRUCTURE, Parameter.KEYWORD_ONLY, default=None, annotation=str | None))
+        explained.append(EXPLAINED[entry.structures])
+    options += added
     known = Signature([first, *others, *options], return_annotation=Method)
 
     @wraps(source)
@@ -142,7 +154,7 @@ def _list(
         run: Any = tuple(own.pop(key) for key in ("sparsity", "total_steps", "steps_per_epoch"))
         request = Request(name, *run)
         try:
-            method = _built(build, request, own)
+            method = _built(facade, request, own)
         finally:
             for warning in request.warnings:
                 warnings.warn(warning, stacklevel=2)
@@ -150,12 +162,14 @@ def _list(
         return replace(method, notes=tuple(request.notes), again=again)
 
     facade: Any = make
-    if entry.structures:
+    if explained:
         text = getdoc(source) or ""
-        facade.__doc__ = f"{text}{'' if 'Args:' in text else NEWLINES + 'Args:'}\n    {EXPLAINED[entry.structures]}\n"
+        lines = "".join(f"\n    {line}" for line in explained)
+        facade.__doc__ = f"{text}{'' if 'Args:' in text else NEWLINES + 'Args:'}{lines}\n"
     facade.__signature__ = known
     facade.__annotations__ = {key: p.annotation for key, p in known.parameters.items()} | {"return": Method}
     facade.build, facade.entry, facade.base = build, entry, None
+    facade.added = frozenset(option.name for option in added)
     if source.__module__.startswith(__name__.rpartition(".")[0]):  # others may copy a method with its name
         _makers[name] = facade
     return facade
@@ -163,13 +177,15 @@ def _list(
 
 def _again(maker: Maker[...], steps: tuple[int | None, int | None], options: dict[str, Any], sparsity: float) -> Method:
     """Makes a method with the same options, but another sparsity."""
-    return _built(maker.build, Request(maker.__name__, sparsity, *steps), options)
+    return _built(maker, Request(maker.__name__, sparsity, *steps), options)
 
 
-def _built(build: Callable[..., Method], request: Request, options: dict[str, Any]) -> Method:
-    own = {key: value for key, value in options.items() if key != STRUCTURE}
-    method = build(request, **own)
-    return method if options.get(STRUCTURE) is None else method.structured(options[STRUCTURE])
+def _built(maker: Maker[...], request: Request, options: dict[str, Any]) -> Method:
+    added = {key: options[key] for key in maker.added}
+    method = maker.build(request, **{key: value for key, value in options.items() if key not in added})
+    if added.get(MINIMUM):
+        method = replace(method, view=replace(method.view, min_per_layer=added[MINIMUM]))
+    return method if added.get(STRUCTURE) is None else method.structured(added[STRUCTURE])
 
 
 def names() -> list[str]:

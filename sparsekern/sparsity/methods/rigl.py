@@ -29,7 +29,7 @@ def rigl(
     every: int | None = None,
     stop: float = 0.75,
     share: str | Distribution = "erk",
-    dense_first: bool = False,
+    dense_first: bool | None = None,
     initialize: str = "rescale",
 ) -> Method:
     """RigL: Rigging the Lottery, Making All Tickets Winners (Evci et al., ICML 2020, arXiv 1911.11134).
@@ -48,12 +48,13 @@ def rigl(
         every: Delta T, 100 in the paper; shorter runs scale it to the paper's 240 changes, down to 20.
         stop: fraction of the run after which the pattern is frozen, T_end.
         share: how the layers share the weights: "erk", "er" or "uniform".
-        dense_first: leave the first layer dense, as the paper does with its uniform distribution.
+        dense_first: leave the first layer dense; None: with `share="uniform"`, as the paper does.
         initialize: "rescale" multiplies the weights of the model by sqrt(dense fan-in / fan-in) of their row, so that
             outputs keep their scale; "keep" takes them as they are, as the paper does; "fan_in" draws new ones, as
             `gse_*` do.
     """
     end = request.end(stop)
+    dense_first = share == "uniform" if dense_first is None else dense_first
     return Method(
         request.name,
         constant(request.sparsity),

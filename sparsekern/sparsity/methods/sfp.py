@@ -15,7 +15,7 @@ from ..rule import Rule
 from ..scoring.network import Start
 from ..sites.layer_site import LayerSite
 from .registry import listed
-from .request import Request
+from .request import CHANGES, Request
 
 
 class SoftFilters(Rule):
@@ -63,6 +63,8 @@ def sfp(request: Request, *, every: int | None = None, min_per_layer: int = 0) -
         min_per_layer: filters that stay in every layer.
     """
     steps, period = request.steps, request.epoch if every is None else every
+    if steps // period < CHANGES:
+        request.warn(f"zeroes filters fewer than three times in {steps} steps", CHANGES * period)
     return Method(
         request.name,
         late(constant(request.sparsity), steps),

@@ -92,6 +92,7 @@ class SignalToNoise(Rule):
 
 @listed(
     "SNR pruning",
+    minimum=False,
     paper="Siems, Klein, Archambeau, Mahsereci, ICML workshop",
     year=2021,
     storage="dense weights and optimizer state, one number for each weight",

@@ -70,6 +70,7 @@ class LearnedThresholds(Rule):
 
 @listed(
     "STR",
+    minimum=False,
     paper="Kusupati et al., ICML",
     year=2020,
     storage="dense weights and optimizer state, a threshold for each layer",

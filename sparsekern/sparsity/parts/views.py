@@ -99,11 +99,16 @@ class View:
         """Returns how many `largest` marks in each layer; None if that is up to the scores."""
         if not self.per_layer:
             return None
-        least = [min(minimum, s.numel()) for s in scores]
-        more = sum(max(0, own - k) for own, k in zip(least, counts, strict=True))
-        spare = [max(0, k - own) for own, k in zip(least, counts, strict=True)]
-        given = apportion(spare, spare, min(more, sum(spare)))  # by the layers that have more, so that the sum stays
-        return [max(own, k) - less for own, k, less in zip(least, counts, given, strict=True)]
+        return at_least(minimum, counts, [score.numel() for score in scores])
+
+
+def at_least(minimum: int, counts: Sequence[int], sizes: Sequence[int]) -> list[int]:
+    """Returns counts of the same sum, none below `minimum` or the whole layer: the layers that have more give some."""
+    least = [min(minimum, size) for size in sizes]
+    more = sum(max(0, own - k) for own, k in zip(least, counts, strict=True))
+    spare = [max(0, k - own) for own, k in zip(least, counts, strict=True)]
+    given = apportion(spare, spare, min(more, sum(spare)))
+    return [max(own, k) - less for own, k, less in zip(least, counts, given, strict=True)]
 
 
 def summed(total: int, layers: int) -> list[int]:

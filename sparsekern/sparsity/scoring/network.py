@@ -88,6 +88,7 @@ class Start:
             0 is above 0 and no change comes before it.
         batches: how many batches it wants; 0: it scores without data.
         batch_size: the paper's samples in each; None: those of the training.
+        per_class: so many samples of each class, spread over the batches, in the place of random ones.
         needs_loss: whether it asks for the loss beside the inputs.
         unit: what the method's sparsity counts.
         scope: which layers are pruned.
@@ -102,6 +103,7 @@ class Start:
     choose: Callable[[Network], list[Tensor]] | None = None
     batches: int = 0
     batch_size: int | None = None
+    per_class: int | None = None
     needs_loss: bool = True
     unit: Literal["weight", "channel"] = "weight"
     scope: Scope = scopes.everything

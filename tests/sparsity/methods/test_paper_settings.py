@@ -55,7 +55,7 @@ def test_set_changes_to_the_end_at_a_constant_rate_unless_told() -> None:
 
 
 def test_rigl_with_uniform_layers_leaves_the_first_dense() -> None:
-    model = sk.sparsify(convnet(), sk.methods.rigl(0.75, 300, share="uniform", dense_first=True))
+    model = sk.sparsify(convnet(), sk.methods.rigl(0.75, 300, share="uniform"))
     assert type(model[0]) is nn.Conv2d
     counts = [layer.topology.nnz for layer in model.children() if isinstance(layer, (sk.SparseConv2d, sk.SparseLinear))]
     assert counts == [8 * 8 * 9 // 4, 5 * 8 * 16 // 4]
