@@ -1,6 +1,9 @@
 // The linear layer by dense products of its own: a block of the weight is expanded where it is multiplied, in memory
 // that stays in a core's cache, and a block of its gradient is compressed as soon as it is summed. How the work is cut
 // depends on shapes only and every sum is one thread's, so that results do not depend on the threads.
+//
+// Pairs of bfloat16 are units as wide as a float: rows that lie beside each other in depth are paired as they are
+// expanded or packed, and what has its depth along rows is read as floats.
 #include <algorithm>
 #include <atomic>
 #include <cstring>
@@ -25,20 +28,24 @@ constexpr int64_t kSerial = 1 << 15;           // vectors of work, which take no
 // What the three products share. Memory is that of the calling thread: what all threads read, then a part for each.
 struct Work {
   const PackedWeight& w;
-  int64_t batch, workers, rows, chunk;
   const DenseKernels& dense;
   const LinearKernels& linear;
+  int64_t paired, unit, sum;  // elements of a unit; bytes of one, and of a sum
+  int64_t batch, workers, rows, chunk;
   char* memory = nullptr;
   int64_t shared = 0, own = 0;
 
   Work(const PackedWeight& w, const Batch& x)
       : w(w),
-        batch(x.rows),
-        workers(w.rows() * w.cols * batch / dense_kernels(storage_of(x.dtype)).lanes < kSerial ? 1 : threads()),
-        rows(std::clamp(ceil_div(w.rows(), kEnough * kTileRows) * kTileRows, 2 * kTileRows, kMostRows)),
-        chunk(std::min(batch, ceil_div(batch, ceil_div(batch, kBatch) * kBlockColumns) * kBlockColumns)),
         dense(dense_kernels(storage_of(x.dtype))),
-        linear(linear_kernels(storage_of(x.dtype))) {}
+        linear(linear_kernels(dense.paired == 2 ? Storage::float32 : storage_of(x.dtype))),
+        paired(dense.paired),
+        unit(w.size * paired),
+        sum(dense.sum_size),
+        batch(x.rows),
+        workers(w.rows() * w.cols * batch / (dense.lanes * paired) < kSerial ? 1 : threads()),
+        rows(std::clamp(ceil_div(w.rows(), kEnough * kTileRows) * kTileRows, 2 * kTileRows, kMostRows)),
+        chunk(std::min(batch, ceil_div(batch, ceil_div(batch, kBatch) * kBlockColumns) * kBlockColumns)) {}
 
   void reserve(int64_t for_all, int64_t for_each) {
     shared = aligned(for_all), own = aligned(for_each);
@@ -55,7 +62,7 @@ struct Work {
   }
 
   // How many words a row of a block has, and how far apart rows are.
-  int64_t words() const { return std::min(w.mask.tiles, kRowBytes / (kWord * w.size)); }
+  int64_t words() const { return std::min(w.mask.tiles, kRowBytes / (kWord * sum)); }
   int64_t stride() const { return words() * kWord + kLine / w.size; }
   int64_t row_blocks() const { return ceil_div(w.rows(), rows); }
   int64_t bytes(int64_t elements) const { return aligned(elements * w.size); }
@@ -68,8 +75,8 @@ void blocks_forward(const PackedWeight& w, const Batch& x, const Bias& bias, con
   Work work(w, x);
   const int64_t stride = work.stride(), lanes = work.dense.lanes;
   const int64_t most = ceil_div(work.chunk, kBlockColumns), panel_bytes = w.cols * kBlockColumns * w.size;
-  const int64_t block_bytes = work.bytes(work.rows * stride);
-  const int64_t sum_rows = ceil_div(work.rows, lanes) * lanes, sums_bytes = sum_rows * kBlockColumns * w.size;
+  const int64_t block_bytes = work.bytes(work.rows * stride), paired = work.paired;
+  const int64_t sum_rows = ceil_div(work.rows, lanes) * lanes, sums_bytes = sum_rows * kBlockColumns * work.sum;
   work.reserve(most * panel_bytes, block_bytes + most * sums_bytes);
   std::atomic<bool> wrong{false};
   for (int64_t first = 0; first < work.batch; first += work.chunk) {
@@ -82,7 +89,8 @@ void blocks_forward(const PackedWeight& w, const Batch& x, const Bias& bias, con
     work.each(panels * w.mask.tiles, [&](int64_t begin, int64_t end, char*) {
       for (int64_t i = begin; i < end; ++i) {
         const int64_t p = i / w.mask.tiles, feature = i % w.mask.tiles * kWord;
-        work.linear.pack(x.at(0, 0), w.cols, panel(p), feature, std::min(w.cols, feature + kWord), packed(p), nullptr);
+        work.linear.pack(x.at(0, 0), w.cols / paired, panel(p), feature / paired,
+                         std::min(w.cols, feature + kWord) / paired, packed(p), nullptr);
       }
     });
     work.each(work.row_blocks(), [&](int64_t begin, int64_t end, char* block) {
@@ -102,9 +110,10 @@ void blocks_forward(const PackedWeight& w, const Batch& x, const Bias& bias, con
           for (int64_t p = 0; p < panels; ++p) {
             const int64_t width = panel(p).width;
             for (int64_t column = word * kWord; column < end; column += kDepth)
-              work.dense.multiply({block + (column - word * kWord) * w.size, kTileRows * stride, stride, 1},
-                                  packed(p) + column * width * w.size, width, rows, std::min(kDepth, end - column),
-                                  bias || column > 0, sums(p), width);
+              work.dense.multiply(
+                  {block + (column - word * kWord) * w.size, kTileRows * stride / paired, stride / paired, 1},
+                  packed(p) + column * width * w.size, width, rows, std::min(kDepth, end - column) / paired,
+                  bias || column > 0, sums(p), width);
           }
         }
         for (int64_t r = 0; r < rows; ++r) wrong = wrong || positions[r] != w.mask.start(row + r + 1);
@@ -124,11 +133,12 @@ void blocks_input_gradient(const PackedWeight& w, const Batch& delta, const Batc
   const int64_t parts = std::max(ceil_div(work.batch, kBatch), std::min(ceil_div(kFew, ranges), work.batch / kWord));
   const int64_t part = ceil_div(ceil_div(work.batch, parts), kTileRows) * kTileRows;
   const int64_t starts_bytes = aligned(rows * sizeof(int32_t)), block_bytes = work.bytes(kDepth * kWidth);
+  const int64_t paired = work.paired, sums_bytes = aligned(part * kWidth * work.sum);
   const int64_t ahead_bytes = kLine + w.nnz() * kWidth / (rows * w.cols) * size;
-  work.reserve(0, starts_bytes + block_bytes + work.bytes(part * kWidth));
+  work.reserve(0, starts_bytes + block_bytes + sums_bytes + work.bytes(paired * kWidth));
   work.each(ceil_div(work.batch, part) * ranges, [&](int64_t begin, int64_t end, char* memory) {
     int32_t* positions = reinterpret_cast<int32_t*>(memory);  // of each row's values in the columns
-    char *block = memory + starts_bytes, *sums = block + block_bytes;
+    char *block = memory + starts_bytes, *sums = block + block_bytes, *two = sums + sums_bytes;
     for (int64_t i = begin; i < end; ++i) {
       const int64_t first = i / ranges * part, batch = std::min(part, work.batch - first);
       const int64_t word = i % ranges * kWords, words = std::min(kWords, w.mask.tiles - word), width = words * kWord;
@@ -139,38 +149,58 @@ void blocks_input_gradient(const PackedWeight& w, const Batch& delta, const Batc
         for (int64_t r = row; r < row + depth; ++r) {
           const char* ahead = w.at(positions[std::min(r + kAhead, rows - 1)]);
           for (int64_t line = 0; line < ahead_bytes; line += kLine) __builtin_prefetch(ahead + line);
-          positions[r] += w.expand(r, word, words, positions[r], block + (r - row) * width * size);
+          char *to = block + (r - row) * width * size, *half = two + r % paired * width * size;
+          positions[r] += w.expand(r, word, words, positions[r], paired == 1 ? to : half);
+          if (paired == 2 && r % 2 == 1) work.dense.pair(two, half, width, to - width * size);
         }
-        work.dense.multiply({delta.at(first, row), kTileRows * rows, rows, 1}, block, width, batch, depth, row > 0,
-                            sums, width);
+        work.dense.multiply({delta.at(first, row), kTileRows * rows / paired, rows / paired, 1}, block, width, batch,
+                            depth / paired, row > 0, sums, width);
       }
-      const int64_t column = word * kWord, bytes = std::min(width, w.cols - column) * size;
-      for (int64_t b = 0; b < batch; ++b) std::memcpy(out.at(first + b, column), sums + b * width * size, bytes);
+      const int64_t column = word * kWord, columns = std::min(width, w.cols - column);
+      for (int64_t b = 0; b < batch; ++b)
+        work.dense.round(sums + b * width * work.sum, columns, out.at(first + b, column));
     }
   });
 }
 
-// delta^T x, a block of rows at a time: x as [word][batch][column], delta as rows of tiles, [tile][batch][row].
+// delta^T x, a block of rows at a time: x as [word][batch][column], delta as rows of tiles, [tile][batch][row]. Sums of
+// pairs are never stored as elements, so that these take the batch at once.
 void blocks_weight_gradient(const PackedWeight& w, const Batch& delta, const Batch& x, char* out) {
   Work work(w, x);
-  constexpr int64_t kGroup = 16;  // rows of the batch that are packed together
-  const int64_t words = w.mask.tiles, line = kWord * w.size, stride = work.stride();
-  const int64_t x_bytes = words * work.chunk * line, tiles = ceil_div(w.rows(), kTileRows);
-  work.reserve(x_bytes + work.bytes(tiles * kTileRows * work.chunk), work.bytes(work.rows * stride));
-  for (int64_t first = 0; first < work.batch; first += work.chunk) {
-    const int64_t count = std::min(work.chunk, work.batch - first);
-    const auto packed = [&](int64_t word) { return work.memory + word * count * line; };
+  constexpr int64_t kGroup = 16;  // units of the batch that are packed together
+  const int64_t paired = work.paired, unit = work.unit, chunk = paired == 1 ? work.chunk : work.batch;
+  const int64_t words = w.mask.tiles, line = kWord * unit, stride = work.stride(), most = ceil_div(chunk, paired);
+  const int64_t x_bytes = words * most * line, tiles = ceil_div(w.rows(), kTileRows);
+  const int64_t two_bytes = paired == 1 ? 0 : kGroup * w.rows() * unit;
+  work.reserve(x_bytes + aligned(tiles * kTileRows * most * unit),
+               std::max(aligned(work.rows * stride * work.sum), aligned(two_bytes)));
+  for (int64_t first = 0; first < work.batch; first += chunk) {
+    const int64_t count = std::min(chunk, work.batch - first), depth = ceil_div(count, paired);
+    const auto packed = [&](int64_t word) { return work.memory + word * depth * line; };
     const auto at = [&](int64_t position) { return out + position * w.size; };
-    const auto packed_delta = [&](int64_t row) { return work.memory + x_bytes + row * count * w.size; };
-    work.each(ceil_div(count, kGroup), [&](int64_t begin, int64_t end, char*) {
-      for (int64_t b = begin * kGroup; b < std::min(count, end * kGroup); b += kGroup)
-        work.dense.pack(delta.at(first + b, 0), w.rows(), w.rows(), std::min(kGroup, count - b),
-                        packed_delta(0) + b * kTileRows * w.size, kTileRows * count);
-      for (int64_t b = begin * kGroup; b < std::min(count, end * kGroup); ++b) {
+    const auto packed_delta = [&](int64_t row) { return work.memory + x_bytes + row * depth * unit; };
+    // Of the second row of a pair; null behind the last.
+    const auto second = [&](const Batch& t, int64_t b, int64_t column) {
+      return b + 1 < count ? t.at(first + b + 1, column) : nullptr;
+    };
+    work.each(ceil_div(depth, kGroup), [&](int64_t begin, int64_t end, char* two) {
+      for (int64_t u = begin * kGroup; u < std::min(depth, end * kGroup); u += kGroup) {
+        const int64_t n = std::min(kGroup, depth - u);
+        for (int64_t i = 0; paired == 2 && i < n; ++i)
+          work.dense.pair(delta.at(first + 2 * (u + i), 0), second(delta, 2 * (u + i), 0), w.rows(),
+                          two + i * w.rows() * unit);
+        work.dense.pack(paired == 2 ? two : delta.at(first + u, 0), w.rows(), w.rows(), n,
+                        packed_delta(0) + u * kTileRows * unit, kTileRows * depth);
+      }
+      for (int64_t u = begin * kGroup; u < std::min(depth, end * kGroup); ++u) {
         for (int64_t word = 0; word < words; ++word) {
-          const int64_t column = word * kWord, bytes = std::min(kWord, w.cols - column) * w.size;
-          std::memcpy(packed(word) + b * line, x.at(first + b, column), bytes);
-          std::memset(packed(word) + b * line + bytes, 0, line - bytes);
+          const int64_t column = word * kWord, columns = std::min(kWord, w.cols - column), bytes = columns * unit;
+          char* to = packed(word) + u * line;
+          if (paired == 2)
+            work.dense.pair(x.at(first + 2 * u, column), second(x, 2 * u, column), columns, to);
+          else
+            std::memcpy(to, x.at(first + u, column), bytes);
+          std::memset(to + bytes, 0, line - bytes);
         }
       }
     });
@@ -188,11 +218,13 @@ void blocks_weight_gradient(const PackedWeight& w, const Batch& delta, const Bat
                                                            room[r], sums + r * stride * w.size));
           }
           for (int64_t j = word; j < stop; ++j)
-            work.dense.multiply({packed_delta(row), kTileRows * count, 1, kTileRows}, packed(j), kWord, rows, count,
-                                first > 0, sums + (j - word) * line, stride);
-          for (int64_t r = 0; r < rows; ++r)
-            positions[r] += w.kernels.compress(w.mask.row(row + r) + word, stop - word, sums + r * stride * w.size,
-                                               at(positions[r]), room[r]);
+            work.dense.multiply({packed_delta(row), kTileRows * depth, 1, kTileRows}, packed(j), kWord, rows, depth,
+                                first > 0, sums + (j - word) * kWord * work.sum, stride);
+          for (int64_t r = 0; r < rows; ++r) {
+            char* own = sums + r * stride * work.sum;
+            if (paired == 2) work.dense.round(own, (stop - word) * kWord, own);
+            positions[r] += w.kernels.compress(w.mask.row(row + r) + word, stop - word, own, at(positions[r]), room[r]);
+          }
         }
       }
     });

@@ -23,10 +23,25 @@ void spread(const Bias& bias, const Batch& y) {
   }
 }
 
+// Whether dense products are our own. Of bfloat16 those of pairs are, which need even extents, up to so many rows of
+// the batch: of more, the library's are as fast.
+constexpr int64_t kMostPaired = 512;
+
+bool paired(const PackedWeight& w, const Batch& x) {
+  return dense_kernels(storage_of(x.dtype)).paired == 2 && w.rows() % 2 == 0 && w.cols % 2 == 0;
+}
+
+bool own_products(const PackedWeight& w, const Batch& x) {
+  return w.size != 2 || (paired(w, x) && x.rows <= kMostPaired);
+}
+
+// Whether inputs are so few that values are expanded in registers.
+bool few(const PackedWeight& w, const Batch& x) { return x.rows <= (paired(w, x) ? kFewPaired : kFewInputs); }
+
 void forward(const PackedWeight& w, const Batch& x, const Bias& bias, const Batch& y) {
   if (w.cols == 0) return spread(bias, y);
-  if (x.rows <= kFewInputs) return few_forward(w, x, bias, y);
-  if (!w.full()) return w.size == 2 ? panels_forward(w, x, bias, y) : blocks_forward(w, x, bias, y);
+  if (few(w, x)) return few_forward(w, x, bias, y);
+  if (!w.full()) return own_products(w, x) ? blocks_forward(w, x, bias, y) : panels_forward(w, x, bias, y);
   const Tensor weight = matrix(w.at(0), x.dtype, w.cols, w.rows(), 1, w.cols);
   if (!bias) return multiply(y.all(), x.all(), weight);
   multiply_add(y.all(), x.all(), weight, matrix(bias->const_data_ptr(), y.dtype, y.rows, w.rows(), 0));
@@ -34,15 +49,16 @@ void forward(const PackedWeight& w, const Batch& x, const Bias& bias, const Batc
 
 void input_gradient(const PackedWeight& w, const Batch& delta, const Batch& out) {
   if (w.rows() == 0) return spread({}, out);
-  if (delta.rows <= kFewInputs) return few_input_gradient(w, delta, out);
-  if (!w.full()) return w.size == 2 ? panels_input_gradient(w, delta, out) : blocks_input_gradient(w, delta, out);
+  if (few(w, delta)) return few_input_gradient(w, delta, out);
+  if (!w.full())
+    return own_products(w, delta) ? blocks_input_gradient(w, delta, out) : panels_input_gradient(w, delta, out);
   multiply(out.all(), delta.all(), matrix(w.at(0), delta.dtype, w.rows(), w.cols, w.cols));
 }
 
 void weight_gradient(const PackedWeight& w, const Batch& delta, const Batch& x, char* out) {
-  if (x.rows <= kFewInputs) return few_weight_gradient(w, delta, x, out);
+  if (few(w, x)) return few_weight_gradient(w, delta, x, out);
   if (!w.full())
-    return w.size == 2 ? panels_weight_gradient(w, delta, x, out) : blocks_weight_gradient(w, delta, x, out);
+    return own_products(w, x) ? blocks_weight_gradient(w, delta, x, out) : panels_weight_gradient(w, delta, x, out);
   const Tensor transposed = matrix(delta.at(0, 0), x.dtype, w.rows(), x.rows, 1, w.rows());
   multiply(matrix(out, x.dtype, w.rows(), w.cols, w.cols), transposed, x.all());
 }

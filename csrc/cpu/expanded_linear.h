@@ -14,7 +14,7 @@ void few_forward(const PackedWeight& w, const Batch& x, const Bias& bias, const 
 void few_input_gradient(const PackedWeight& w, const Batch& delta, const Batch& out);
 void few_weight_gradient(const PackedWeight& w, const Batch& delta, const Batch& x, char* out);
 
-// By dense products of our own, of float32 and float64.
+// By dense products of our own, of float32, float64 and pairs of bfloat16.
 void blocks_forward(const PackedWeight& w, const Batch& x, const Bias& bias, const Batch& y);
 void blocks_input_gradient(const PackedWeight& w, const Batch& delta, const Batch& out);
 void blocks_weight_gradient(const PackedWeight& w, const Batch& delta, const Batch& x, char* out);

@@ -45,6 +45,8 @@ int main() {
     run_all<plain::Float16>(Storage::float16, "float16");
     run("dense", "float32", [] { plain::check_dense<float>(sparsekern::dense_kernels(Storage::float32)); });
     run("dense", "float64", [] { plain::check_dense<double>(sparsekern::dense_kernels(Storage::float64)); });
+    if (const auto& pairs = sparsekern::dense_kernels(Storage::bfloat16); pairs.paired == 2)
+      run("dense", "bfloat16", [&] { plain::check_dense<plain::BFloat16>(pairs); });
     run("bits", "2 bytes", [] { plain::check_bits<uint16_t>(sparsekern::bit_kernels(2)); });
     run("bits", "4 bytes", [] { plain::check_bits<uint32_t>(sparsekern::bit_kernels(4)); });
     run("bits", "8 bytes", [] { plain::check_bits<uint64_t>(sparsekern::bit_kernels(8)); });

@@ -72,7 +72,7 @@ def test_operands_of_any_strides(batch: int) -> None:
 
 
 @pytest.mark.skipif(ops.extension is None, reason="PyTorch's own products have other bits for other threads")
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("batch", [1, 3, 12, 13, 130, 600])
 def test_same_bits_for_every_number_of_threads(batch: int, dtype: torch.dtype, threads: Callable[[int], None]) -> None:
     for shape in ("panels", "wide"):

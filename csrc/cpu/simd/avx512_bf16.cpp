@@ -16,6 +16,7 @@
 #define SPARSEKERN_VECTOR_BYTES 64
 #define SPARSEKERN_REGISTERS 32
 #include "cpu/simd/conv-inl.h"
+#include "cpu/simd/dense-inl.h"
 #include "cpu/simd/linear-inl.h"
 #if defined(__clang__)
 #pragma clang attribute pop

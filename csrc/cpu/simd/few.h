@@ -21,6 +21,7 @@ struct BitWeight {
 };
 
 constexpr int64_t kFewInputs = 12;
+constexpr int64_t kFewPaired = 8;  // where dense products take pairs
 
 // How many inputs the kernels take for `batch` of them; those beyond are zero.
 constexpr int64_t inputs_for(int64_t batch) {
