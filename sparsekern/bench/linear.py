@@ -54,8 +54,10 @@ def cpu_cases(quick: bool = False) -> list[Case]:
     if quick:
         return cases((Linear(784, 512, 128, s) for s in (0.8, 0.95)), ("forward", "step"))
     found = cases(Linear(*shape, sparsity) for shape in SHAPES for sparsity in SPARSITIES)
-    for dtype in ("bfloat16", "float64"):
-        found += cases((Linear(1024, 1024, 128, s, dtype) for s in (0.8, 0.9, 0.95, 0.98)), ("forward", "step"))
+    high = (0.8, 0.9, 0.95, 0.98)
+    for batch, dtype, sparsities in ((128, "bfloat16", (0.3, 0.5, *high)), (128, "float64", high)):
+        found += cases((Linear(1024, 1024, batch, s, dtype) for s in sparsities), ("forward", "step"))
+    found += cases((Linear(1024, 1024, 32, s, "bfloat16") for s in (0.3, 0.5, *high)), ("step",))
     return found + cases([Linear(16, 16, 1, 0.5)], ("step",))  # which is what the call of a layer costs
 
 
