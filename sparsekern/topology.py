@@ -14,7 +14,7 @@ from . import ops
 from .ops.bit_index import bit_mask
 from .ops.columns import columns_of
 from .ops.csr import check_pattern, check_vectors, flat_coordinates
-from .ops.expand import gathered
+from .ops.expand import gather_entries
 from .ops.index import Index
 from .ops.tile_pattern import tile_side
 from .ops.views import COLUMNS, FORMS, PACKED, TILES, VIEWS, index_of
@@ -271,7 +271,7 @@ class Topology:
             raise ValueError(f"expected a tensor of shape {self.shape}, got {tuple(dense.shape)}")
         if not dense.is_floating_point():
             return self.from_csr(dense.reshape(-1)[self.coordinates()])
-        return gathered(dense.reshape(self.rows, self.cols), self.row_ptr, self.columns, self.capacity)
+        return gather_entries(dense.reshape(self.rows, self.cols), self.row_ptr, self.columns, self.capacity)
 
     def to(self, device: torch.device | str) -> Topology:
         """Returns the same pattern on `device`; itself if it is there."""

@@ -1,24 +1,24 @@
-"""Imports go one way, from room to room (`support/rooms.py`), and the package needs little."""
+"""Imports go one way, from component to component (`support/components.py`), and the package needs little."""
 
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from support.rooms import FILES, PACKAGE, PICTURE, dotted, draw, imported, rank
+from support.components import FILES, PACKAGE, PICTURE, dotted, draw, imported, rank
 
 
 @pytest.mark.parametrize("path", FILES, ids=dotted)
 def test_imports_go_one_way(path: Path) -> None:
     own = rank(dotted(path))
-    assert own is not None, f"{dotted(path)} has no place in the import order: give it a room in support/rooms.py"
+    assert own is not None, f"{dotted(path)} has no place in the import order: list it in support/components.py"
     for name in imported(path):
         other = rank(name)
         assert other is None or other <= own, f"{dotted(path)} must not import {name}"
 
 
-def test_the_picture_of_the_rooms_shows_them_as_they_are() -> None:
-    assert PICTURE.read_text() == draw(), "draw it anew: python tests/support/rooms.py"
+def test_the_picture_of_the_components_shows_them_as_they_are() -> None:
+    assert PICTURE.read_text() == draw(), "draw it anew: python tests/support/components.py"
 
 
 def test_needs_torch_and_numpy_only() -> None:

@@ -134,7 +134,7 @@ def calibrate(threads: int, *, effort: Effort = QUICK, progress: Callable[[str],
     """
     path = crossovers.cache_file(threads)
     write(path, run(threads=threads, effort=effort, progress=progress))
-    crossovers.forget()
+    crossovers.clear_cache()
     return path
 
 

@@ -168,7 +168,7 @@ def _current(report: dict[str, Any], table: Table) -> Table:
     return table
 
 
-def forget() -> None:
+def clear_cache() -> None:
     """Forgets what was read: a file has changed."""
     calibrated.cache_clear()
     _rows.cache_clear()

@@ -45,7 +45,7 @@ def active_values(weight: Tensor, index: Sequence[Tensor]) -> Tensor:
     if (compiled := derivatives(weight)) is not None:
         return compiled.active_values(matrix, index.row_ptr, index.columns, index.capacity)
     if not in_forward_mode() and not (torch.is_grad_enabled() and weight.requires_grad):
-        return gathered(matrix, index.row_ptr, index.columns, index.capacity)
+        return gather_entries(matrix, index.row_ptr, index.columns, index.capacity)
     refuse_transforms()
     return _ActiveValues.apply(matrix, index.row_ptr, index.columns, index.col)  # type: ignore[return-value]
 
@@ -64,7 +64,7 @@ def dense_weight(values: Tensor, row_ptr: Tensor, col: Tensor, cols: int) -> Ten
     return _Dense.apply(values, row_ptr, col, cols)  # type: ignore[return-value]
 
 
-def gathered(weight: Tensor, row_ptr: Tensor, columns: Tensor, capacity: int) -> Tensor:
+def gather_entries(weight: Tensor, row_ptr: Tensor, columns: Tensor, capacity: int) -> Tensor:
     """Returns the entries of a matrix at a pattern, `[capacity]`, zero in the slack; `columns` are int32 `[capacity]`,
     tiles or the bitmask."""
     values = weight.new_zeros(capacity)
@@ -79,7 +79,7 @@ class _ActiveValues(torch.autograd.Function):
         # `slots` is as long as the result: a number taken from a shape could not be traced.
         ctx.save_for_backward(row_ptr, columns)
         ctx.shape = weight.shape
-        return gathered(weight, row_ptr, columns, slots.shape[0])
+        return gather_entries(weight, row_ptr, columns, slots.shape[0])
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple:

@@ -9,9 +9,9 @@ from torch import Tensor
 _suspects: list[Tensor] | None = None
 
 
-def numbers(tensors: Sequence[Tensor]) -> list[int]:
+def read_ints(tensors: Sequence[Tensor]) -> list[int]:
     """Returns the values of tensors of one integer each. The host waits once, for these and for what `refuse_nan` was
-    given within `gathered`; of a model on several devices they are brought to that of the first."""
+    given within `deferred_checks`; of a model on several devices they are brought to that of the first."""
     suspects = _suspects or []
     if not tensors and not suspects:
         return []
@@ -36,12 +36,12 @@ def count(mask: Tensor) -> Tensor:
 
 def counts(masks: Sequence[Tensor]) -> list[int]:
     """Counts the True entries of each mask, in one transfer."""
-    return numbers([count(mask) for mask in masks])
+    return read_ints([count(mask) for mask in masks])
 
 
 def refuse_nan(count: Tensor) -> None:
-    """Raises ValueError if there was any: at once or, within `gathered`, as soon as the host waits for `numbers`, and
-    at the end."""
+    """Raises ValueError if there was any: at once or, within `deferred_checks`, as soon as the host waits for
+    `read_ints`, and at the end."""
     if _suspects is not None:
         _suspects.append(count)
     elif bool(count):
@@ -50,11 +50,11 @@ def refuse_nan(count: Tensor) -> None:
 
 def check_nan() -> None:
     """Raises the `ValueError` that `refuse_nan` has put off, if there is one."""
-    numbers([])
+    read_ints([])
 
 
 @contextmanager
-def gathered() -> Iterator[None]:
+def deferred_checks() -> Iterator[None]:
     """Puts off the NaN checks of the block to one transfer at its end. If one fails, its error discards what was
     computed from the NaN scores."""
     global _suspects

@@ -27,7 +27,7 @@ from .model.zeros import maskable, take_zeros
 from .parts.distributions import Distribution
 from .parts.schedules import constant, final
 from .scoring.network import Batches, Loss, Start
-from .sites.capacity import roomy
+from .sites.capacity import capacity_for_growth
 from .sites.storage import named
 
 log = logging.getLogger("sparsekern")
@@ -252,7 +252,7 @@ def _twins(
     twins = {}
     for name, pattern in patterns.items():
         if method.moves_counts:
-            pattern = pattern.with_capacity(roomy(pattern.nnz, prod(pattern.shape), total, len(layers)))
+            pattern = pattern.with_capacity(capacity_for_growth(pattern.nnz, prod(pattern.shape), total, len(layers)))
         twins[name] = named(method.storage).twin(layers[name], pattern, backend)
         if name in ready and name not in stay:
             initialize(twins[name], method.start.initialize, generator)

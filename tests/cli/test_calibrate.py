@@ -24,9 +24,9 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A cache directory of the test's own; little is measured."""
     monkeypatch.setenv("SPARSEKERN_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(calibrate, "QUICK", TINY)
-    crossovers.forget()
+    crossovers.clear_cache()
     yield tmp_path / "cache"
-    crossovers.forget()
+    crossovers.clear_cache()
 
 
 def test_the_machine_is_measured_and_info_says_so(cache: Path, capsys: pytest.CaptureFixture) -> None:

@@ -52,10 +52,10 @@ def here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
         tables = {name: crossovers.parsed(report, name) for name, report in families.items()}
         monkeypatch.setattr(processor, "here", lambda: where)
         monkeypatch.setattr(crossovers, "families", lambda: tables)
-        crossovers.forget()
+        crossovers.clear_cache()
 
     yield set_up
-    crossovers.forget()
+    crossovers.clear_cache()
 
 
 FAMILIES = {"zen4": table(ZEN4), "icelake": table(ICELAKE), "avx2": table(AVX2)}

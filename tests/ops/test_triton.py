@@ -71,16 +71,16 @@ def test_largest_refuses_nan(dtype: torch.dtype, sign: int) -> None:
 
 def test_refusals_are_told_with_the_next_numbers_or_at_the_end() -> None:
     scores, some = torch.tensor([1.0, float("nan")], device=DEVICE), torch.ones(3, device=DEVICE).count_nonzero()
-    gathered = host.gathered()
+    gathered = host.deferred_checks()
     gathered.__enter__()
     cuda.kernel("topk_mask")([scores], 1, False)
     with pytest.raises(ValueError, match="scores must not contain NaN"):
-        host.numbers([some])
-    assert host.numbers([some]) == [3]
+        host.read_ints([some])
+    assert host.read_ints([some]) == [3]
     cuda.kernel("topk_mask")([scores], 1, False)
     with pytest.raises(ValueError, match="scores must not contain NaN"):
         gathered.__exit__(None, None, None)
-    with host.gathered():
+    with host.deferred_checks():
         cuda.kernel("topk_mask")([scores[:1]], 1, False)
 
 

@@ -48,7 +48,7 @@ class Selected(NamedTuple):
     constants: dict[str, Any]  # of the kernels that read it
 
     def refuse_nan(self) -> None:
-        """Waits for the device, but within `host.gathered`."""
+        """Waits for the device, but within `host.deferred_checks`."""
         if not self.state.is_meta:
             host.refuse_nan(self.state[-1, 0])
 

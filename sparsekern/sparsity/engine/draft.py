@@ -15,7 +15,7 @@ from ..change.compaction import trim
 from ..change.optimizer_layout import States
 from ..change.transaction import Transaction
 from ..method import Method
-from ..sites.capacity import roomy
+from ..sites.capacity import capacity_for_growth
 from ..sites.layer_site import LayerSite
 from ..sites.master import MasterSite
 from ..sites.site import Site
@@ -202,17 +202,17 @@ class Draft:
             self._remask(method, own)
 
     def _remask(self, method: Method, sites: Sequence[MasterSite | StashedSite]) -> None:
-        with ops.host.gathered():
+        with ops.host.deferred_checks():
             chosen = masks(method, sites, self.now.steps, self.now.losses, self.generator)
             if not chosen:
                 return
             # A device is waited for once, not for every layer.
             shared = [site.shared(mask) for site, mask in zip(sites, chosen, strict=True)]
-            told = ops.host.numbers([*(ops.host.count(mask) for mask in chosen), *shared])
+            told = ops.host.read_ints([*(ops.host.count(mask) for mask in chosen), *shared])
         counts, commons = told[: len(sites)], told[len(sites) :]
         total, settles = sum(counts), self.now.steps == self.now.storage.until
         for site, mask, count, common in zip(sites, chosen, counts, commons, strict=True):
-            capacity = roomy(count, site.size, total, len(sites))
+            capacity = capacity_for_growth(count, site.size, total, len(sites))
             self._note(site, site.remask(mask, count, common, capacity, *self._along(site), settles))
 
     def settle(self) -> None:

@@ -19,7 +19,7 @@ from ..parts.distributions import apportion
 from ..parts.schedules import final
 from ..parts.scores import magnitude
 from ..parts.views import View, summed
-from ..sites.capacity import roomy
+from ..sites.capacity import capacity_for_growth
 from ..sites.layer_site import LayerSite
 from ..sites.site import Site
 
@@ -48,7 +48,7 @@ def plan(
     Raises:
         ValueError: a score is NaN.
     """
-    with ops.host.gathered():
+    with ops.host.deferred_checks():
         return _plan(method, sites, step, generator, gradients)
 
 
@@ -123,7 +123,7 @@ def masks(
     Raises:
         ValueError: a score is NaN.
     """
-    with ops.host.gathered():
+    with ops.host.deferred_checks():
         return _masks(method, sites, step, losses, generator)
 
 
@@ -252,7 +252,7 @@ def capacities(method: Method, sites: Sequence[Site], needed: Sequence[int], ste
             return list(needed)
     total = sum(site.nnz for site in sites)
     return [
-        capacity if n <= capacity else roomy(n, site.size, total, len(sites))
+        capacity if n <= capacity else capacity_for_growth(n, site.size, total, len(sites))
         for site, n, capacity in zip(sites, needed, room, strict=True)
     ]
 

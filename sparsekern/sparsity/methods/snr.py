@@ -76,7 +76,7 @@ class SignalToNoise(Rule):
     def _counted(self, masks: Sequence[Tensor], sites: Sequence[LayerSite]) -> list[int]:
         """Returns how many weights each mask keeps; refuses an altered gradient, learned with the same transfer."""
         doubtful = [(site, site.altered) for site in sites if site.altered is not None]
-        told = ops.host.numbers([*map(ops.host.count, masks), *(altered for _, altered in doubtful)])
+        told = ops.host.read_ints([*map(ops.host.count, masks), *(altered for _, altered in doubtful)])
         for (site, _), altered in zip(doubtful, told[len(masks) :], strict=True):
             if altered:
                 site.refuse_gradient()

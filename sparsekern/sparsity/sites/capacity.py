@@ -1,7 +1,7 @@
 """Decides how much room a layer has for weights that may grow."""
 
 
-def roomy(nnz: int, size: int, total: int, layers: int) -> int:
+def capacity_for_growth(nnz: int, size: int, total: int, layers: int) -> int:
     """Returns the capacity of a layer whose nonzeros may become more: an eighth more than `nnz`, and a quarter of the
     average layer, but not more than `size`.
 

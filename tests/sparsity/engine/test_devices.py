@@ -137,4 +137,4 @@ def test_a_generator_draws_the_same_wherever_the_layer_is(make: Any) -> None:
 
 def test_counts_of_tensors_on_several_devices() -> None:
     with elsewhere():
-        assert sk.ops.host.numbers([torch.tensor(3), torch.tensor(4, device=DEVICE)]) == [3, 4]
+        assert sk.ops.host.read_ints([torch.tensor(3), torch.tensor(4, device=DEVICE)]) == [3, 4]

@@ -1,6 +1,6 @@
-"""The rooms of the package, from the ground up, and the picture of them: `python tests/support/rooms.py` draws it.
+"""The components of the package, from the ground up, and their picture: `python tests/support/components.py` draws it.
 
-A room may import the rooms above it in this list, and itself; `tests/test_imports.py` holds it to that.
+A component may import those above it in this list, and itself; `tests/test_imports.py` holds it to that.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "sparsekern"
-PICTURE = ROOT / "docs" / "rooms.svg"
+PICTURE = ROOT / "docs" / "components.svg"
 
 
 class Room(NamedTuple):
@@ -29,7 +29,7 @@ def _room(title: str, sentence: str, *modules: str) -> Room:
     return Room(title, frozenset(modules or (title,)), sentence)
 
 
-ROOMS = [
+COMPONENTS = [
     _room(
         "ground",
         "processes, errors, settings, text, old names: no PyTorch",
@@ -122,7 +122,7 @@ def rank(module: str) -> int | None:
     """The number of the room of a module, or of the longest prefix of its name that a room has."""
     names = module.split(".")
     for length in range(len(names), 0, -1):
-        for number, room in enumerate(ROOMS):
+        for number, room in enumerate(COMPONENTS):
             if ".".join(names[:length]) in room.modules:
                 return number
     return None
@@ -144,7 +144,7 @@ def imported(path: Path) -> frozenset[str]:
 
 
 def arrows() -> set[tuple[int, int]]:
-    """The pairs of different rooms of which the first imports the second."""
+    """The pairs of different components of which the first imports the second."""
     pairs = {(rank(dotted(path)), rank(name)) for path in FILES for name in imported(path)}
     return {(own, other) for own, other in pairs if own is not None and other is not None and own != other}
 
@@ -161,8 +161,8 @@ COLOURS = {"ops": "#f5e6c8", "topology": "#f5e6c8", "nn": "#d9ead3", "sparsity":
 
 
 def draw() -> str:
-    """The picture as SVG: the rooms, the ground floor at the bottom; a dot where a row imports a column."""
-    count, step = len(ROOMS), HEIGHT + GAP
+    """The picture as SVG: the components, the lowest at the bottom; a dot where a row imports a column."""
+    count, step = len(COMPONENTS), HEIGHT + GAP
     top, matrix = 70, LEFT + WIDTH + 30
     width, height = matrix + count * DOTS + 20, top + count * step + 50
     parts = [
@@ -175,7 +175,7 @@ def draw() -> str:
         "</text>",
         f'<text x="{matrix}" y="28" class="small">a dot: the component of the row imports that of the column</text>',
     ]
-    for number, room in enumerate(ROOMS):
+    for number, room in enumerate(COMPONENTS):
         y = top + (count - 1 - number) * step
         middle = y + HEIGHT / 2 + 4
         colour = COLOURS.get(room.title.split(".")[0].split(":")[0], "#eef0f2")
@@ -197,4 +197,6 @@ def draw() -> str:
 
 if __name__ == "__main__":
     PICTURE.write_text(draw())
-    sys.stdout.write(f"{PICTURE.relative_to(ROOT)}: {len(ROOMS)} rooms, {len(arrows())} imports between them\n")
+    sys.stdout.write(
+        f"{PICTURE.relative_to(ROOT)}: {len(COMPONENTS)} components, {len(arrows())} imports between them\n"
+    )
