@@ -19,10 +19,10 @@ from typing import Any, NamedTuple
 import torch
 
 from ..process import command
-from .memory import seconds
 from .peak_memory import RETURNING, held, peak, reset_peak
 from .report import header
 from .scaling import Size, Step
+from .timing import seconds
 
 GIB = 2**30
 NONZEROS, DENSITY, BATCH, DEPTH, STEPS = 2**22, 100, 128, 3, 2

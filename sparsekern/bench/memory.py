@@ -9,7 +9,6 @@ import argparse
 import gc
 import json
 import statistics
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -22,6 +21,7 @@ from .memory_lines import count
 from .network_step import BATCH, Pattern, Step, Training
 from .peak_memory import held, median, peak, reset_peak
 from .report import card, header
+from .timing import seconds
 
 VARIANTS = ("dense", "masked", "sparsekern")
 MLP, NETWORKS = "mlp", ("vgg16", "resnet20")
@@ -129,13 +129,6 @@ def train(network: str, variant: str, sparsity: float, width: int, threads: int,
     if variant != "masked":  # which keeps masks and masked weights, too
         found["lines"] = count(step.network, step.optimizer, step.loss)
     return found
-
-
-def seconds(step: Callable[[], None]) -> float:
-    """Returns the seconds that a step takes."""
-    start = time.perf_counter()
-    step()
-    return time.perf_counter() - start
 
 
 if __name__ == "__main__":

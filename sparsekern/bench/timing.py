@@ -146,7 +146,8 @@ def interleave(
     return timings
 
 
-def _seconds(call: Callable[[], Any]) -> float:
+def seconds(call: Callable[[], Any]) -> float:
+    """Returns the seconds that a call takes."""
     start = time.perf_counter()
     call()
     return time.perf_counter() - start
@@ -154,8 +155,8 @@ def _seconds(call: Callable[[], Any]) -> float:
 
 def _estimate(call: Callable[[], Any]) -> float:
     """Seconds of a call, from the second one on."""
-    first = _seconds(call)
-    return first if first > SLOW else min(_seconds(call) for _ in range(2))
+    first = seconds(call)
+    return first if first > SLOW else min(seconds(call) for _ in range(2))
 
 
 def _visits(estimates: dict[str, float], seconds: float) -> dict[str, int]:
@@ -178,4 +179,4 @@ def _rounds(
             if hot:
                 call()
             for _ in range(2 if hot else 1):
-                samples[name].append(_seconds(call) * 1e3)
+                samples[name].append(seconds(call) * 1e3)

@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .index import TILE, Index
+from .bit_index import bit_mask
+from .index import Index
 from .library import define
 from .operands import autocast, check_linear
 from .shapes import accumulate_dtype, empty_image, flat
@@ -41,9 +42,7 @@ def masked_linear(
 
 def mask_of(index: Sequence[Tensor], shape: torch.Size) -> Tensor:
     """Returns the bitmask of an index as a bool tensor of the weight's shape."""
-    bits = Index.of(index).bits
-    lanes = torch.arange(TILE, device=bits.device)
-    return ((bits[:, :, None] >> lanes) & 1).bool().flatten(1)[:, : shape[1:].numel()].reshape(shape)
+    return bit_mask(Index.of(index).bits, shape[1:].numel()).reshape(shape)
 
 
 # ---- references
