@@ -85,7 +85,7 @@ def moments(delta: Tensor, input: Tensor, window: Window | None = None, width: i
         (rows, channels, *input.shape[1:3], max(1, width)),
         delta.stride(),
         input.stride(),
-        configs=_configs(rows, cols, window, input.dtype == torch.float32 and allowed == "ieee"),
+        configs=_configs(rows, cols, window, input.dtype == torch.float32),
         sizes=(batch * positions, rows, cols),
         WINDOW=window and window.constants,
         PRECISION=exact(allowed),
@@ -99,10 +99,10 @@ def _near(tensor: Tensor) -> Tensor:
     return tensor if reach < 2**31 else tensor.contiguous()
 
 
-def _configs(rows: int, cols: int, window: Window | None, ieee: bool) -> list[Config]:
+def _configs(rows: int, cols: int, window: Window | None, fp32: bool) -> list[Config]:
     if rows <= 16:
         return SMALL
-    if ieee:
+    if fp32:
         return IEEE
     if rows < 128:
         return LOW
