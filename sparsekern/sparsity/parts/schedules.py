@@ -40,8 +40,9 @@ def cosine(initial: float, stop: float, final: float = 0.0) -> Schedule:
     """Returns `final + (initial - final) / 2 (1 + cos(pi t / stop))` at step t, and `final` from step `stop` on (RigL,
     section 3; GraBo, section 4; Loshchilov and Hutter 2017).
 
-    >>> [round(cosine(0.3, 100)(t), 3) for t in (0, 50, 100)]
-    [0.3, 0.15, 0.0]
+    Examples:
+        >>> [round(cosine(0.3, 100)(t), 3) for t in (0, 50, 100)]
+        [0.3, 0.15, 0.0]
     """
     return Cosine(initial, stop, final)
 
@@ -62,8 +63,9 @@ def cubic(final: float, stop: float, period: float = 1, initial: float = 0.0) ->
     """Returns `final + (initial - final) (1 - t / stop)^3` at step t, which advances in whole periods, and `final` from
     step `stop` on (Zhu and Gupta, eq. 1).
 
-    >>> [round(cubic(0.9, 100, period=10)(t), 3) for t in (0, 50, 55, 100)]
-    [0.0, 0.787, 0.787, 0.9]
+    Examples:
+        >>> [round(cubic(0.9, 100, period=10)(t), 3) for t in (0, 50, 55, 100)]
+        [0.0, 0.787, 0.787, 0.9]
     """
     return Cubic(final, stop, period, initial)
 
