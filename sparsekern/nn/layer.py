@@ -22,7 +22,7 @@ BITS_BELOW = 3 / 64  # the density at which bits and pointers of segments, 1.5 b
 
 
 def draw(weight: Tensor, fill: Callable[..., Any], generator: torch.Generator | None) -> None:
-    """Fills a weight by an initializer of `nn.init`: on its device, or with a generator, which is of the CPU, there."""
+    """Fills a weight by an initializer of `nn.init`. A generator is of the CPU: numbers are drawn there and copied."""
     if generator is None or weight.device.type == "cpu":
         fill(weight, generator=generator)
     else:

@@ -84,8 +84,8 @@ class Run:
         if config["distribution"]:
             options["distribution"] = config["distribution"]
         scoring = next((each for each in every if each.needs_batches), None)
-        if scoring is not None:
-            options |= {"batches": batches.scored(self.data, config, scoring), "loss": self.loss}  # on every rank all
+        if scoring is not None:  # every rank scores on all batches: not all scores are sums over samples
+            options |= {"batches": batches.scored(self.data, config, scoring), "loss": self.loss}
         self.model = sparsify(self.model, method, overrides=overrides, **options)
         self.optimizer: Any = self._optimizer()
         for each in every:
