@@ -11,7 +11,7 @@ from sparsekern.ops import cuda
 
 BOTH = (torch.bfloat16, torch.float32)
 ROWS, COLS, BATCH = 1024, 2048, 4096
-TILES = COLS // 64
+SEGMENTS = COLS // 64
 CAPACITY = ROWS * COLS // 10
 
 
@@ -41,16 +41,16 @@ def _collect(dtype: torch.dtype) -> object:
 
 
 def _expand_bits(dtype: torch.dtype) -> object:
-    bits = _of(ROWS, TILES, dtype=torch.int64)
-    return cuda.kernel("expand_bits")(_of(CAPACITY, dtype=dtype), _indices(ROWS, TILES + 1), bits, 0, ROWS, COLS)
+    bits = _of(ROWS, SEGMENTS, dtype=torch.int64)
+    return cuda.kernel("expand_bits")(_of(CAPACITY, dtype=dtype), _indices(ROWS, SEGMENTS + 1), bits, 0, ROWS, COLS)
 
 
 def _bit_index(dtype: torch.dtype) -> object:
     return cuda.kernel("bit_index")(_indices(ROWS + 1), _indices(CAPACITY), COLS)
 
 
-def _tile_index(dtype: torch.dtype) -> object:
-    return cuda.kernel("tile_index")(_indices(ROWS + 1), _indices(CAPACITY), COLS)
+def _segment_index(dtype: torch.dtype) -> object:
+    return cuda.kernel("segment_index")(_indices(ROWS + 1), _indices(CAPACITY), COLS)
 
 
 def _compress_mask(dtype: torch.dtype) -> object:
@@ -158,8 +158,8 @@ def _masked_conv2d_backward(dtype: torch.dtype) -> object:
 
 
 def _index() -> list[Tensor]:
-    none, tile_ptr, bits = _indices(0), _indices(ROWS, TILES + 1), _of(ROWS, TILES, dtype=torch.int64)
-    return [_indices(ROWS + 1), _indices(CAPACITY), _indices(COLS + 1), none, none, tile_ptr, none, bits]
+    none, segment_ptr, bits = _indices(0), _indices(ROWS, SEGMENTS + 1), _of(ROWS, SEGMENTS, dtype=torch.int64)
+    return [_indices(ROWS + 1), _indices(CAPACITY), _indices(COLS + 1), none, none, segment_ptr, none, bits]
 
 
 def _linear(dtype: torch.dtype) -> object:
@@ -200,7 +200,7 @@ LAUNCHES = {
     "collect": Launches(_collect),
     "expand_bits": Launches(_expand_bits),
     "bit_index": Launches(_bit_index, (torch.float32,)),
-    "tile_index": Launches(_tile_index, (torch.float32,)),
+    "segment_index": Launches(_segment_index, (torch.float32,)),
     "compress_mask": Launches(_compress_mask, (torch.float32,)),
     "topk_mask": Launches(_topk_mask),
     "kth_largest": Launches(_kth_largest),

@@ -108,7 +108,7 @@ def test_views_come_and_go() -> None:
 
     bits = plain.with_views(frozenset({"bits"}))
     assert [t.numel() for t in bits.index] == [71, 500, 131, 0, 0, 70 * 4, 0, 70 * 3]
-    assert torch.equal(bits.index.tile_ptr, ops.tile_index(plain.row_ptr, plain.col, 130))
+    assert torch.equal(bits.index.segment_ptr, ops.segment_index(plain.row_ptr, plain.col, 130))
 
     counts = plain.with_views(frozenset({"counts"}))
     assert [t.numel() for t in counts.index] == [71, 500, 131, 0, 0, 0, 0, 0]

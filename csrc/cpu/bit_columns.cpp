@@ -45,9 +45,9 @@ constexpr Places kPlaces = places_of_bytes();
 // fewer than its pointers say.
 [[gnu::always_inline]] inline bool write_rows(const Bitmask& mask, int32_t* out, int64_t begin, int64_t end) {
   for (int64_t r = begin; r < end; ++r) {
-    if (mask.count(r, 0, mask.tiles) != mask.start(r + 1) - mask.start(r)) return false;
+    if (mask.count(r, 0, mask.segments) != mask.start(r + 1) - mask.start(r)) return false;
     int32_t* next = out + mask.start(r);
-    for (int64_t t = 0; t < mask.tiles; ++t)
+    for (int64_t t = 0; t < mask.segments; ++t)
       next = write_places(mask.row(r)[t], static_cast<int32_t>(t * kWord), next, out + mask.start(end));
   }
   return true;
@@ -63,7 +63,7 @@ Tensor bit_columns(const Tensor& row_ptr, const Tensor& bits, int64_t cols, int6
   int32_t* out = mutable_data<int32_t>(col);
   std::fill(out + nnz, out + capacity, 0);
   std::atomic<bool> wrong{false};
-  const int64_t grain = std::max<int64_t>(1, (1 << 14) * rows / (1 + nnz + rows * mask.tiles));
+  const int64_t grain = std::max<int64_t>(1, (1 << 14) * rows / (1 + nnz + rows * mask.segments));
   parallel_for(0, rows, grain, [&](int64_t begin, int64_t end) {
     if (!vectorized([](Bitmask mask, int32_t* out, int64_t begin, int64_t end)
                         SPARSEKERN_VECTORIZED { return write_rows(mask, out, begin, end); },

@@ -11,9 +11,9 @@ struct Bitmask {
   const int32_t* ptr;  // row r starts at ptr[r * stride]
   int64_t stride;
   const uint64_t* words;
-  int64_t rows, tiles;
+  int64_t rows, segments;
 
-  const uint64_t* row(int64_t r) const { return words + r * tiles; }
+  const uint64_t* row(int64_t r) const { return words + r * segments; }
   int64_t start(int64_t r) const { return ptr[r * stride]; }
 
   // How many bits are set in words [begin, end) of a row.
@@ -31,12 +31,14 @@ inline const uint64_t* words_of(const Tensor& bits, int64_t rows, int64_t cols) 
   return data<uint64_t>(bits);
 }
 
-// `pointers` are row pointers `[rows + 1]` or those of segments `[rows, tiles + 1]`, of which the first are the rows'.
+// `pointers` are row pointers `[rows + 1]` or those of segments `[rows, segments + 1]`, of which the first are the
+// rows'.
 inline Bitmask bitmask_of(const Tensor& pointers, const Tensor& bits, int64_t cols) {
   if (pointers.dim() == 2) {
-    const int64_t rows = pointers.size(0), tiles = ceil_div(cols, kWord);
-    require(pointers.size(1) == tiles + 1, "tile_ptr must have ", tiles + 1, " columns, got ", pointers.size(1));
-    return {index_data(pointers, 0, "tile_ptr"), tiles + 1, words_of(bits, rows, cols), rows, tiles};
+    const int64_t rows = pointers.size(0), segments = ceil_div(cols, kWord);
+    require(pointers.size(1) == segments + 1, "segment_ptr must have ", segments + 1, " columns, got ",
+            pointers.size(1));
+    return {index_data(pointers, 0, "segment_ptr"), segments + 1, words_of(bits, rows, cols), rows, segments};
   }
   const int64_t rows = pointers.numel() - 1;
   return {pointer_data(pointers, "row_ptr"), 1, words_of(bits, rows, cols), rows, ceil_div(cols, kWord)};

@@ -62,7 +62,7 @@ struct Work {
   }
 
   // How many words a row of a block has, and how far apart rows are.
-  int64_t words() const { return std::min(w.mask.tiles, kRowBytes / (kWord * sum)); }
+  int64_t words() const { return std::min(w.mask.segments, kRowBytes / (kWord * sum)); }
   int64_t stride() const { return words() * kWord + kLine / w.size; }
   int64_t row_blocks() const { return ceil_div(w.rows(), rows); }
   int64_t bytes(int64_t elements) const { return aligned(elements * w.size); }
@@ -86,9 +86,9 @@ void blocks_forward(const PackedWeight& w, const Batch& x, const Bias& bias, con
       return Panel{first + p * kBlockColumns, count, ceil_div(count, lanes) * lanes};
     };
     const auto packed = [&](int64_t p) { return work.memory + p * panel_bytes; };
-    work.each(panels * w.mask.tiles, [&](int64_t begin, int64_t end, char*) {
+    work.each(panels * w.mask.segments, [&](int64_t begin, int64_t end, char*) {
       for (int64_t i = begin; i < end; ++i) {
-        const int64_t p = i / w.mask.tiles, feature = i % w.mask.tiles * kWord;
+        const int64_t p = i / w.mask.segments, feature = i % w.mask.segments * kWord;
         work.linear.pack(x.at(0, 0), w.cols / paired, panel(p), feature / paired,
                          std::min(w.cols, feature + kWord) / paired, packed(p), nullptr);
       }
@@ -102,8 +102,8 @@ void blocks_forward(const PackedWeight& w, const Batch& x, const Bias& bias, con
         for (int64_t p = 0; bias && p < panels; ++p)
           work.dense.fill(static_cast<const char*>(bias->const_data_ptr()) + row * w.size, panel(p).width, rows,
                           sums(p));
-        for (int64_t word = 0; word < w.mask.tiles; word += work.words()) {
-          const int64_t count = std::min(work.words(), w.mask.tiles - word);
+        for (int64_t word = 0; word < w.mask.segments; word += work.words()) {
+          const int64_t count = std::min(work.words(), w.mask.segments - word);
           for (int64_t r = 0; r < rows; ++r)
             positions[r] += w.expand(row + r, word, count, positions[r], block + r * stride * w.size);
           const int64_t end = std::min(w.cols, (word + count) * kWord);
@@ -129,7 +129,7 @@ void blocks_forward(const PackedWeight& w, const Batch& x, const Bias& bias, con
 void blocks_input_gradient(const PackedWeight& w, const Batch& delta, const Batch& out) {
   constexpr int64_t kWords = 2, kWidth = kWords * kWord, kAhead = 8;  // rows whose values are asked for
   Work work(w, delta);
-  const int64_t ranges = ceil_div(w.mask.tiles, kWords), rows = w.rows(), size = w.size;
+  const int64_t ranges = ceil_div(w.mask.segments, kWords), rows = w.rows(), size = w.size;
   const int64_t parts = std::max(ceil_div(work.batch, kBatch), std::min(ceil_div(kFew, ranges), work.batch / kWord));
   const int64_t part = ceil_div(ceil_div(work.batch, parts), kTileRows) * kTileRows;
   const int64_t starts_bytes = aligned(rows * sizeof(int32_t)), block_bytes = work.bytes(kDepth * kWidth);
@@ -141,7 +141,7 @@ void blocks_input_gradient(const PackedWeight& w, const Batch& delta, const Batc
     char *block = memory + starts_bytes, *sums = block + block_bytes, *two = sums + sums_bytes;
     for (int64_t i = begin; i < end; ++i) {
       const int64_t first = i / ranges * part, batch = std::min(part, work.batch - first);
-      const int64_t word = i % ranges * kWords, words = std::min(kWords, w.mask.tiles - word), width = words * kWord;
+      const int64_t word = i % ranges * kWords, words = std::min(kWords, w.mask.segments - word), width = words * kWord;
       for (int64_t r = 0; (i == begin || word == 0) && r < rows; ++r)
         positions[r] = w.mask.start(r) + w.mask.count(r, 0, word);
       for (int64_t row = 0; row < rows; row += kDepth) {
@@ -169,7 +169,7 @@ void blocks_weight_gradient(const PackedWeight& w, const Batch& delta, const Bat
   Work work(w, x);
   constexpr int64_t kGroup = 16;  // units of the batch that are packed together
   const int64_t paired = work.paired, unit = work.unit, chunk = paired == 1 ? work.chunk : work.batch;
-  const int64_t words = w.mask.tiles, line = kWord * unit, stride = work.stride(), most = ceil_div(chunk, paired);
+  const int64_t words = w.mask.segments, line = kWord * unit, stride = work.stride(), most = ceil_div(chunk, paired);
   const int64_t x_bytes = words * most * line, tiles = ceil_div(w.rows(), kTileRows);
   const int64_t two_bytes = paired == 1 ? 0 : kGroup * w.rows() * unit;
   work.reserve(x_bytes + aligned(tiles * kTileRows * most * unit),

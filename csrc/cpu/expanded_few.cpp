@@ -16,17 +16,17 @@ constexpr int64_t kWords = 1 << 11;  // a thread's least share of the bitmask
 constexpr int64_t kMostParts = 16;
 
 BitWeight view(const PackedWeight& w) {
-  return {w.mask.words, w.mask.tiles, w.mask.ptr, w.mask.stride, w.at(0), w.capacity};
+  return {w.mask.words, w.mask.segments, w.mask.ptr, w.mask.stride, w.at(0), w.capacity};
 }
 
 const FewKernels& kernels_for(const Batch& batch) { return few_kernels(storage_of(batch.dtype)); }
 
 int64_t packed_bytes(const FewKernels& kernels, const PackedWeight& w, int64_t batch) {
-  return aligned(inputs_for(batch) * w.mask.tiles * kWord * kernels.sum_size);
+  return aligned(inputs_for(batch) * w.mask.segments * kWord * kernels.sum_size);
 }
 
 // The least number of units that a thread is worth.
-int64_t grain(const PackedWeight& w) { return std::max<int64_t>(1, kWords / (kUnit * w.mask.tiles)); }
+int64_t grain(const PackedWeight& w) { return std::max<int64_t>(1, kWords / (kUnit * w.mask.segments)); }
 
 // f(begin, end) for ranges of rows, in parallel
 template <class F>
@@ -37,7 +37,7 @@ void each_rows(const PackedWeight& w, const F& f) {
 
 char* packed(const FewKernels& kernels, const PackedWeight& w, const Batch& x) {
   char* memory = workspace(packed_bytes(kernels, w, x.rows));
-  kernels.pack(x.at(0, 0), x.rows, x.features, w.mask.tiles, memory);
+  kernels.pack(x.at(0, 0), x.rows, x.features, w.mask.segments, memory);
   return memory;
 }
 
@@ -66,8 +66,8 @@ void few_input_gradient(const PackedWeight& w, const Batch& delta, const Batch& 
       kernels.transposed(view(w), delta.at(0, 0), delta.rows, w.rows(), sums + i * bytes, i * step * kUnit,
                          std::min(w.rows(), (i + 1) * step * kUnit));
   });
-  parallel_for(0, w.mask.tiles, std::max<int64_t>(1, kWords / parts), [&](int64_t begin, int64_t end) {
-    kernels.unpack(sums, parts, delta.rows, w.cols, w.mask.tiles, out.at(0, 0), begin, end);
+  parallel_for(0, w.mask.segments, std::max<int64_t>(1, kWords / parts), [&](int64_t begin, int64_t end) {
+    kernels.unpack(sums, parts, delta.rows, w.cols, w.mask.segments, out.at(0, 0), begin, end);
   });
 }
 

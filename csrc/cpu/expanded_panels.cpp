@@ -75,7 +75,7 @@ void panels_forward(const PackedWeight& w, const Batch& x, const Bias& bias, con
     const int64_t begin = panels.begin(p);
     for (int64_t i = 0; i < panels.length(p); ++i) {
       const int64_t start = w.mask.start(begin + i), end = w.mask.start(begin + i + 1);
-      if (w.expand(begin + i, 0, w.mask.tiles, start, memory + i * stride * w.size) != end - start) wrong = true;
+      if (w.expand(begin + i, 0, w.mask.segments, start, memory + i * stride * w.size) != end - start) wrong = true;
     }
   };
   each_panel(panels, batches, panels.longest() * stride * w.size, expand, [&](char* memory, int64_t p, int64_t b) {
@@ -127,7 +127,7 @@ void panels_weight_gradient(const PackedWeight& w, const Batch& delta, const Bat
       multiply(matrix(dense, x.dtype, height, w.cols, stride), left, x.all());
       for (int64_t i = 0; i < height; ++i) {
         const int64_t start = w.mask.start(begin + i);
-        w.kernels.compress(w.mask.row(begin + i), w.mask.tiles, dense + i * stride * w.size, out + start * w.size,
+        w.kernels.compress(w.mask.row(begin + i), w.mask.segments, dense + i * stride * w.size, out + start * w.size,
                            end - start);
       }
     }

@@ -44,7 +44,7 @@ def _fused(p: Problem, op: str) -> Implementation:
         "input_gradient": lambda: backward(dy, x, master, index, True, False, False, *window, True)[0],
         "weight_gradient": lambda: backward(dy, x, master, index, False, True, False, *window, True)[1],
     }
-    return Implementation(calls[op], size(master, index.tile_ptr, index.bits))
+    return Implementation(calls[op], size(master, index.segment_ptr, index.bits))
 
 
 # The first one is what the others are divided by.

@@ -34,7 +34,7 @@ def _fused(p: Problem, op: str) -> Implementation:
         "input_gradient": lambda: backward(dy, x, master, index, True, False, False, False)[0],
         "weight_gradient": lambda: backward(dy, x, master, index, False, True, False, True)[1],
     }
-    return Implementation(calls[op], size(master, index.tile_ptr, index.bits))
+    return Implementation(calls[op], size(master, index.segment_ptr, index.bits))
 
 
 def _torch_csr(p: Problem, op: str) -> Implementation:

@@ -17,11 +17,11 @@ from .rewire import rewire
 from .sampled_conv2d_gradient import sampled_conv2d_gradient
 from .sampled_gradient import sampled_gradient
 from .score_step import score_step
+from .segment_index import segment_index
 from .snr_update import snr_update
 from .sparse_conv2d import expanded_conv2d, sparse_conv2d
 from .sparse_linear import expanded_linear, sparse_linear
 from .straight_through import straight_through
-from .tile_index import tile_index
 from .tile_pattern import tile_columns, tile_pattern
 from .topk_mask import kth_largest, topk_mask
 from .transpose_index import transpose_index
@@ -32,6 +32,8 @@ from . import autograd as autograd
 from . import cuda as cuda
 from . import flops as flops
 from . import host as host
+
+tile_index = segment_index  # the name of version 0.1, until 0.3
 
 __all__ = [
     "active_values",
@@ -55,12 +57,12 @@ __all__ = [
     "sampled_conv2d_gradient",
     "sampled_gradient",
     "score_step",
+    "segment_index",
     "snr_update",
     "sparse_conv2d",
     "sparse_linear",
     "straight_through",
     "tile_columns",
-    "tile_index",
     "tile_pattern",
     "topk_mask",
     "transpose_index",

@@ -4,12 +4,12 @@ import torch
 from torch import Tensor
 
 from .csr import check_extent, check_host, rows_of
-from .index import TILE
+from .index import SEGMENT
 from .library import define
 
 
 def bit_index(row_ptr: Tensor, col: Tensor, cols: int) -> Tensor:
-    """Returns a CSR pattern as a bitmask: int64 `[rows, tiles]`, for each segment of 64 columns a word, the first of
+    """Returns a CSR pattern as a bitmask: int64 `[rows, segments]`, for each segment of 64 columns a word, the first of
     them the lowest bit. Arguments and errors are those of `transpose_index`."""
     check_extent(row_ptr, col, cols)
     return torch.ops.sparsekern.bit_index(row_ptr, col, cols)
@@ -20,7 +20,7 @@ def bit_columns(row_ptr: Tensor, bits: Tensor, cols: int, capacity: int) -> Tens
 
     Args:
         row_ptr: int32 `[rows + 1]`.
-        bits: int64 `[rows, tiles]`, for `cols` columns.
+        bits: int64 `[rows, segments]`, for `cols` columns.
 
     Raises:
         ValueError: a row has not as many bits as `row_ptr` says, or there are more than `capacity`.
@@ -38,17 +38,17 @@ def bit_mask(bits: Tensor, cols: int) -> Tensor:
 
 
 def bit_index_reference(row_ptr: Tensor, col: Tensor, cols: int) -> Tensor:
-    """Returns which columns of every segment of `TILE` exist: int64 `[rows, tiles]`, the lowest bit first."""
+    """Returns which columns of every segment of `SEGMENT` exist: int64 `[rows, segments]`, the lowest bit first."""
     check_host(row_ptr, col, cols)
-    rows, tiles = row_ptr.numel() - 1, (cols + TILE - 1) // TILE
-    mask = torch.zeros(rows, tiles * TILE, dtype=torch.bool, device=col.device)
+    rows, segments = row_ptr.numel() - 1, (cols + SEGMENT - 1) // SEGMENT
+    mask = torch.zeros(rows, segments * SEGMENT, dtype=torch.bool, device=col.device)
     mask[rows_of(row_ptr), col[: int(row_ptr[-1])].long()] = True
-    powers = torch.ones(TILE, dtype=torch.int64, device=col.device) << torch.arange(TILE, device=col.device)
-    return (mask.view(rows, tiles, TILE) * powers).sum(2)
+    powers = torch.ones(SEGMENT, dtype=torch.int64, device=col.device) << torch.arange(SEGMENT, device=col.device)
+    return (mask.view(rows, segments, SEGMENT) * powers).sum(2)
 
 
 def bit_index_fake(row_ptr: Tensor, col: Tensor, cols: int) -> Tensor:
-    return col.new_empty((row_ptr.shape[0] - 1, (cols + TILE - 1) // TILE), dtype=torch.int64)
+    return col.new_empty((row_ptr.shape[0] - 1, (cols + SEGMENT - 1) // SEGMENT), dtype=torch.int64)
 
 
 def bit_columns_reference(row_ptr: Tensor, bits: Tensor, cols: int, capacity: int) -> Tensor:

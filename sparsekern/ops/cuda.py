@@ -16,7 +16,7 @@ from .library import OPERATORS, library
 
 # The operators with a function of their name in ops/triton, in the file that has the name of theirs in ops.
 TRITON = (
-    *("expand", "collect", "expand_bits", "bit_index", "tile_index", "compress_mask", "topk_mask", "kth_largest"),
+    *("expand", "collect", "expand_bits", "bit_index", "segment_index", "compress_mask", "topk_mask", "kth_largest"),
     *("sampled_conv2d_gradient", "gradient_moment", "conv2d_gradient_moment", "snr_update", "score_step"),
     *("masked_linear", "masked_linear_backward", "masked_conv2d", "masked_conv2d_backward"),
     *("sparse_linear", "sparse_linear_backward", "sparse_conv2d", "sparse_conv2d_backward"),

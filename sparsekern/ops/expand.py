@@ -129,7 +129,7 @@ def panel(values: Tensor, index: Sequence[Tensor], start: int, stop: int, cols: 
     if index.capacity == index.rows * cols and values.device.type == "cpu" and int(index.row_ptr[-1]) == index.capacity:
         return values.view(index.rows, cols)[start:stop]
     if index.bits.numel():
-        pointers = index.tile_ptr if index.tile_ptr.numel() else index.row_ptr
+        pointers = index.segment_ptr if index.segment_ptr.numel() else index.row_ptr
         return _ops.expand_bits(values, pointers, index.bits, start, stop, cols)
     return _ops.expand(values, index.row_ptr, index.columns, start, stop, cols)
 
@@ -156,7 +156,7 @@ def expand_reference(values: Tensor, row_ptr: Tensor, col: Tensor, start: int, s
 
 
 def expand_bits_reference(values: Tensor, pointers: Tensor, bits: Tensor, start: int, stop: int, cols: int) -> Tensor:
-    """Does what `expand` does, of a pattern as a bitmask; `pointers` is the index's `row_ptr` or `tile_ptr`."""
+    """Does what `expand` does, of a pattern as a bitmask; `pointers` is the index's `row_ptr` or `segment_ptr`."""
     dense = values.new_zeros(stop - start, cols)
     if start == stop:
         return dense

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-TILE = 64  # columns of a segment of a row
+SEGMENT = 64  # columns of a segment of a row
 
 
 class Index(NamedTuple):
@@ -25,9 +25,9 @@ class Index(NamedTuple):
             `[cols + 1, 0]`, where it is not wanted.
         t_row: `[capacity]` or empty, the row of each position of the transposed index.
         t_pos: `[capacity]` or empty, the position in `values` of each position of the transposed index.
-        tile_ptr: `[rows, tiles + 1]` or empty, where each segment of 64 columns starts in its row.
+        segment_ptr: `[rows, segments + 1]` or empty, where each segment of 64 columns starts in its row.
         tiles: uint8 or empty, the pattern in tiles (`ops.tile_pattern`), for `col` and the transposed index.
-        bits: `[rows, tiles]` or empty, which columns of each segment exist, the lowest bit first (bitmask).
+        bits: `[rows, segments]` or empty, which columns of each segment exist, the lowest bit first (bitmask).
     """
 
     row_ptr: Tensor
@@ -35,7 +35,7 @@ class Index(NamedTuple):
     t_ptr: Tensor
     t_row: Tensor
     t_pos: Tensor
-    tile_ptr: Tensor
+    segment_ptr: Tensor
     tiles: Tensor
     bits: Tensor
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from .index import TILE, Index
+from .index import SEGMENT, Index
 from .shapes import FLOATS
 from .window import Window
 
@@ -70,7 +70,7 @@ def _check_weight(
             raise ValueError(f"values must have the shape ({index.capacity},) of col, got {tuple(weight.shape)}")
     elif weight.shape != shape:
         raise ValueError(f"weight must have the shape {tuple(shape)}, got {tuple(weight.shape)}")
-    elif masked and index.bits.shape != (rows, (index.cols + TILE - 1) // TILE):
+    elif masked and index.bits.shape != (rows, (index.cols + SEGMENT - 1) // SEGMENT):
         raise ValueError('index must hold the bitmask: take it from a Topology with views={"bits"}')
     if weight.dtype != input.dtype:
         raise ValueError(

@@ -4,7 +4,7 @@ from torch import Tensor
 
 from .bit_index import bit_index
 from .index import Index
-from .tile_index import tile_index
+from .segment_index import segment_index
 from .transpose_index import transpose_index
 
 COLUMNS = frozenset({"columns"})
@@ -26,6 +26,6 @@ def index_of(row_ptr: Tensor, columns: Tensor, cols: int, capacity: int, views: 
     if views & {"columns", "counts"}:
         t_ptr, *csc = transpose_index(row_ptr, columns, cols)
         t_row, t_pos = csc if "columns" in views else (none, none)
-    segments = tile_index(row_ptr, columns, cols) if "bits" in views else none
+    segments = segment_index(row_ptr, columns, cols) if "bits" in views else none
     bits = bit_index(row_ptr, columns, cols) if "bits" in views else none.long()
     return Index(row_ptr, columns, t_ptr, t_row, t_pos, segments, none.byte(), bits)

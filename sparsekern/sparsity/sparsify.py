@@ -4,48 +4,29 @@ import logging
 import warnings
 from collections.abc import Container, Iterable, Mapping
 from math import prod
-from numbers import Real
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from ..nn import PatternLayer, Weights, matching, prunable_layers
+from ..nn import PatternLayer, Weights
 from ..nn.conversion.exchange import exchange
 from ..nn.conversion.parts import taking_apart
-from ..nn.conversion.registry import demanded
 from ..nn.kernel_choice import check_backend
 from ..private_torch import COMPILED_CHILD, compiled_itself
-from ..topology import Topology, kept
+from ..topology import Topology
 from . import parallel
 from .first_pattern import Chooser, initialize
 from .method import Method
-from .methods.before import fixed
-from .model.overrides import Key, Part, said, taken, under
+from .model.overrides import Key
 from .model.wrappers import check_free
-from .model.zeros import maskable, take_zeros
 from .parts.distributions import Distribution
-from .parts.schedules import constant, final
-from .scoring.network import Batches, Loss, Start
+from .scoring.network import Batches, Loss
+from .selection import CHOSEN, Override, Selection, select, shares_of
 from .sites.capacity import capacity_for_growth
 from .sites.storage import named
 
 log = logging.getLogger("sparsekern")
-CHOSEN = "left out by exclude, overrides or masks"
-Override = float | Method | Mapping[str, Any] | None
-
-
-class Share(NamedTuple):
-    """A method for some layers, and what they note of it; None: they stay dense."""
-
-    method: Method | None
-    part: Part
-    distribution: str | Distribution | None
-
-    @property
-    def driven(self) -> Method:
-        """The method of layers that become sparse."""
-        return cast(Method, self.method)
 
 
 @taking_apart
@@ -119,121 +100,35 @@ def sparsify(
     check_backend(backend)
     if isinstance(masks, str) and masks != "nonzero":
         raise ValueError(f'masks must be a dict of bool tensors or "nonzero", got {masks!r}')
-    given, name = masks is not None, method.name if isinstance(method, Method) else "static"
-    method = _method(method, given, bool(overrides))
-    shares = _shares(name if method is None else method.name, method, given, distribution, overrides or {})
+    shares = shares_of(method, masks is not None, distribution, overrides or {})
     if all(share.method is None for share in shares.values()):
         return model
     check_free(model)
     if any(parameter.is_meta for parameter in model.parameters()):
         raise ValueError("the model is on the meta device; give its weights memory (model.to_empty) and values first")
-    if given and include:
-        raise ValueError("masks say which layers become sparse: include adds nothing to them")
-    modules, dense = dict(model.named_modules()), [key for key, share in shares.items() if share.method is None]
-    patterns: Any = {} if masks is None else masks
-    why: dict[str, str] = {}
-    if masks == "nonzero":
-        taken(modules, maskable(model), overrides or {}, "overrides", dense)  # before anything changes
-        patterns, why = take_zeros(model, exclude, under(modules, shares, dense))
-    wanted = cast("list[str]", [*include, *(masks if isinstance(masks, dict) else ())])
-    asked = [*wanted, *demanded(model, overrides or {})]
-    every = prunable_layers(model, include=asked)
-    layers = prunable_layers(model, exclude, asked) if exclude else every
-    keys = taken(modules, every, overrides or {}, "overrides", dense)
-    if given:
-        unknown = sorted(set(patterns) - set(layers))
-        if unknown:
-            raise ValueError(f"masks name {', '.join(unknown)}, but the prunable layers are {', '.join(layers)}")
-        scope = set(patterns)
-    else:
-        named_too = matching(every, wanted, "include") if wanted else ()
-        scope = {*(() if method is None else method.start.scope(every)), *named_too}
-    outside = CHOSEN if given or method is None else f"not in the scope of {name} (include= takes it)"
-    why = {name: CHOSEN if name in scope or name in keys else outside for name in every} | why
-    parts: dict[Any, dict[str, nn.Module]] = {key: {} for key in shares}
-    for name, layer in layers.items():
-        own = shares[keys.get(name)].method
-        if (name in keys or name in scope) and own is not None and (name in patterns or not own.start.given):
-            parts[keys.get(name)][name] = layer
-    parts = {key: own for key, own in parts.items() if own}
-    layers = {name: layer for own in parts.values() for name, layer in own.items()}
-    if not layers and not given:
-        names = " and ".join(dict.fromkeys(share.part.method for share in shares.values() if share.method is not None))
-        raise ValueError(f"exclude leaves none of the layers that {names} prunes: {', '.join(scope)}")
-    compiled = [name for name, layer in layers.items() if name.endswith(COMPILED_CHILD) or compiled_itself(layer)]
-    if compiled:
-        raise ValueError(f"{', '.join(compiled)} are layers compiled by themselves: sparsify first, then compile")
+    selection = select(model, shares, masks, include, exclude)
+    _check_not_compiled(selection)
     generator = generator or torch.Generator().manual_seed(parallel.shared(int(torch.randint(2**62, ()))))
-    chooser = Chooser(model, patterns, batches, loss, generator)
-    chosen: dict[Any, dict[str, Topology]] = {}
+    chooser = Chooser(model, selection.masks, batches, loss, generator)
+    patterns: dict[Key | None, dict[str, Topology]] = {}
     removed: dict[str, Tensor] = {}
-    for key, own in parts.items():
-        chosen[key], gone = chooser.patterns(own, shares[key].driven, shares[key].distribution)
+    for key, layers in selection.layers.items():
+        patterns[key], gone = chooser.patterns(layers, shares[key].driven, shares[key].distribution)
         removed |= gone
     twins: dict[str, Any] = {}
-    for key, own in parts.items():
-        stay = patterns if masks == "nonzero" or shares[key].driven.start.initialize == "rescale" else ()
-        twins |= _twins(own, chosen[key], shares[key].driven, backend, generator, stay)
-        for name in own:
-            noted = {"part": shares[key].part, **({"pattern_given": True} if name in patterns else {})}
+    for key, layers in selection.layers.items():
+        share = shares[key]
+        stay = selection.masks if masks == "nonzero" or share.driven.start.initialize == "rescale" else ()
+        twins |= _twins(layers, patterns[key], share.driven, backend, generator, stay)
+        for name in layers:
+            noted = {"part": share.part, **({"pattern_given": True} if name in selection.masks else {})}
             vars(twins[name]).update(noted)
     model = exchange(model, twins)
     with torch.no_grad():
         for name, gone in removed.items():
             model.get_parameter(name).masked_fill_(gone, 0)
-    _tell(model, why)
+    _tell(model, selection.why)
     return model
-
-
-def _method(method: Method | float | None, given: bool, overridden: bool) -> Method | None:
-    """Returns the method that is meant, where masks are `given` or not; None if it is that of overrides alone."""
-    if isinstance(method, Method):
-        return _pruning(method, given)
-    if method is None and (given or overridden):
-        return fixed() if given else None
-    if not isinstance(method, Real):
-        raise ValueError(f"expected a Method (sparsekern.methods.NAME(...)), a sparsity, or masks, got {method!r}")
-    return static(float(method))
-
-
-def _pruning(method: Method, given: bool) -> Method | None:
-    """Returns a method that prunes, None for another."""
-    if method.start.given and not given:
-        raise ValueError(f'{method.name} keeps a pattern that is there: pass masks, "nonzero" or a dict of them')
-    return method if named(method.storage).prunes else None
-
-
-def static(sparsity: float) -> Method:
-    """Returns the method of a random pattern that stays, on weights as they are."""
-    kept(sparsity, 1)
-    return Method("static", constant(sparsity), start=Start(), again=static)
-
-
-def _shares(
-    name: str,
-    method: Method | None,
-    given: bool,
-    distribution: str | Distribution | None,
-    overrides: Mapping[Key, Override],
-) -> dict[Key | None, Share]:
-    """Returns what the layers of each override get, and under None what the others do."""
-    shares: dict[Key | None, Share] = {None: Share(method, Part(name), distribution)}
-    for key, value in overrides.items():
-        if isinstance(value, Method):
-            shares[key] = Share(_pruning(value, given), Part(value.name, said(key)), distribution)
-            continue
-        settings: Mapping[str, Any] = value if isinstance(value, Mapping) else {"sparsity": value}
-        sparsity = settings.get("sparsity", 0.0 if method is None else final(method.sparsity))
-        unknown = set(settings) - {"sparsity", "distribution"}
-        if unknown or not (sparsity is None or isinstance(sparsity, Real)) or isinstance(sparsity, bool):
-            raise ValueError(
-                f"overrides: {said(key)!r} takes a sparsity, None, a Method, or a mapping with sparsity and "
-                f"distribution, got {value!r}"
-            )
-        own = None if sparsity is None else (method or static(float(sparsity))).at(float(sparsity))
-        part = Part(name, said(key), None if sparsity is None else float(sparsity))
-        shares[key] = Share(own, part, settings.get("distribution", distribution))
-    return shares
 
 
 def _twins(
@@ -257,6 +152,13 @@ def _twins(
         if name in ready and name not in stay:
             initialize(twins[name], method.start.initialize, generator)
     return twins
+
+
+def _check_not_compiled(selection: Selection) -> None:
+    layers = {name: layer for own in selection.layers.values() for name, layer in own.items()}
+    compiled = [name for name, layer in layers.items() if name.endswith(COMPILED_CHILD) or compiled_itself(layer)]
+    if compiled:
+        raise ValueError(f"{', '.join(compiled)} are layers compiled by themselves: sparsify first, then compile")
 
 
 def _tell(model: nn.Module, why: dict[str, str]) -> None:

@@ -13,17 +13,17 @@ using sparsekern::FewKernels;
 // A random weight with empty rows and full ones, whose values nothing follows.
 template <class S>
 struct Weight {
-  int64_t rows, cols, tiles;
+  int64_t rows, cols, segments;
   std::vector<uint64_t> words;
   std::vector<int32_t> ptr{0}, col;
   std::vector<S> values;
 
   Weight(int64_t rows, int64_t cols, Random& random)
-      : rows(rows), cols(cols), tiles((cols + 63) / 64), words(rows * tiles) {
+      : rows(rows), cols(cols), segments((cols + 63) / 64), words(rows * segments) {
     for (int64_t r = 0; r < rows; ++r) {
       for (int64_t c = 0; c < cols; ++c) {
         if (r % 4 == 1 || (r % 8 != 3 && random.below(10) >= 3)) continue;
-        words[r * tiles + c / 64] |= uint64_t(1) << c % 64;
+        words[r * segments + c / 64] |= uint64_t(1) << c % 64;
         col.push_back(static_cast<int32_t>(c));
       }
       ptr.push_back(static_cast<int32_t>(col.size()));
@@ -32,7 +32,7 @@ struct Weight {
   }
 
   BitWeight view() const {
-    return {words.data(), tiles, ptr.data(), 1, values.data(), static_cast<int64_t>(values.size())};
+    return {words.data(), segments, ptr.data(), 1, values.data(), static_cast<int64_t>(values.size())};
   }
   double at(int64_t k) const { return static_cast<double>(values[k]); }
 };
@@ -40,7 +40,7 @@ struct Weight {
 template <class S>
 void check_few(const FewKernels& kernels, const Weight<S>& weight, int64_t batch, Random& random) {
   const int64_t rows = weight.rows, cols = weight.cols, middle = rows / 2;
-  const int64_t packed_size = weight.tiles * 64 * sparsekern::inputs_for(batch);
+  const int64_t packed_size = weight.segments * 64 * sparsekern::inputs_for(batch);
   const auto place = [&](const char* what, int64_t b, int64_t i) {
     return std::string(what) + " of " + std::to_string(rows) + " x " + std::to_string(cols) + ", input " +
            std::to_string(b) + " of " + std::to_string(batch) + ", number " + std::to_string(i);
@@ -48,7 +48,7 @@ void check_few(const FewKernels& kernels, const Weight<S>& weight, int64_t batch
   const std::vector<S> x = random.numbers<S>(batch * cols, 4, 16), delta = random.numbers<S>(batch * rows, 4, 16),
                        bias = random.numbers<S>(rows, 4, 16);
   std::vector<Sum<S>> packed = unwritten<Sum<S>>(packed_size);
-  kernels.pack(x.data(), batch, cols, weight.tiles, packed.data());
+  kernels.pack(x.data(), batch, cols, weight.segments, packed.data());
 
   std::vector<S> out = unwritten<S>(batch * rows);
   for (const auto& [begin, end] : {std::pair(middle, rows), std::pair(int64_t(0), middle)})
@@ -73,7 +73,7 @@ void check_few(const FewKernels& kernels, const Weight<S>& weight, int64_t batch
   kernels.transposed(weight.view(), delta.data(), batch, rows, sums.data(), 0, middle);
   kernels.transposed(weight.view(), delta.data(), batch, rows, sums.data() + packed_size, middle, rows);
   std::vector<S> in = unwritten<S>(batch * cols);
-  kernels.unpack(sums.data(), 2, batch, cols, weight.tiles, in.data(), 0, weight.tiles);
+  kernels.unpack(sums.data(), 2, batch, cols, weight.segments, in.data(), 0, weight.segments);
   for (int64_t i = 0; i < batch * cols; ++i)
     expect(in[i], stored<S>(gradient[i]), place("transposed product", i / cols, i % cols));
 

@@ -149,7 +149,7 @@ def test_tiles_of_what_is_no_pattern() -> None:
             ops.tile_pattern(row_ptr, col, COLS, 64)
         message = message.replace("row_ptr", "ptr").replace("col ", "index ")
         with pytest.raises(ValueError, match=message):
-            ops.tile_index(row_ptr, col, COLS)
+            ops.segment_index(row_ptr, col, COLS)
 
 
 @pytest.mark.parametrize("side", [0, -16, 20, 256])
@@ -204,7 +204,7 @@ def test_columns_of_damaged_tiles() -> None:
 
 @pytest.mark.parametrize("cols", [-1, -64, 2**31, 0])
 def test_extents(cols: int) -> None:
-    for op in (ops.transpose_index, ops.tile_index, ops.bit_index):
+    for op in (ops.transpose_index, ops.segment_index, ops.bit_index):
         with pytest.raises(ValueError, match=r"\[0, 0\)|at least 0 and below"):
             op(at(POINTERS), at(COLUMNS), cols)
 

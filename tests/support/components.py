@@ -93,6 +93,7 @@ COMPONENTS = [
         "sparsity.engine",
         "carries out a method, step by step",
         "sparsity.sparsify",
+        "sparsity.selection",
         "sparsity.first_pattern",
         "sparsity.engine",
     ),

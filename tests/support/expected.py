@@ -64,7 +64,7 @@ def expand(p: Pattern, values: Tensor, row_ptr: Tensor, col: Tensor, start: int,
     return p.dense(values)[start:stop].double()
 
 
-def expand_bits(p: Pattern, values: Tensor, tile_ptr: Tensor, bits: Tensor, *rows_and_cols: int) -> Tensor:
+def expand_bits(p: Pattern, values: Tensor, segment_ptr: Tensor, bits: Tensor, *rows_and_cols: int) -> Tensor:
     start, stop, _ = rows_and_cols
     return p.dense(values)[start:stop].double()
 
@@ -109,7 +109,7 @@ def transpose_index(p: Pattern, row_ptr: Tensor, col: Tensor, cols: int) -> list
     return p.index()[2:5]
 
 
-def tile_index(p: Pattern, ptr: Tensor, index: Tensor, extent: int) -> Tensor:
+def segment_index(p: Pattern, ptr: Tensor, index: Tensor, extent: int) -> Tensor:
     edges = [min(64 * t, p.cols) for t in range((p.cols + 63) // 64 + 1)]
     return torch.stack([p.row_ptr[:-1] + p.mask[:, :edge].sum(1) for edge in edges], dim=1).int()
 
@@ -212,7 +212,7 @@ EXPECTED: dict[str, Callable] = {
     "conv2d_gradient_moment": expected_conv2d_gradient_moment,
     "snr_update": expected_snr_update,
     "score_step": expected_score_step,
-    **{f.__name__: f for f in (transpose_index, tile_index, tile_pattern, bit_index, topk_mask, kth_largest)},
+    **{f.__name__: f for f in (transpose_index, segment_index, tile_pattern, bit_index, topk_mask, kth_largest)},
 }
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2e-3}
 MUTATED = {  # the results

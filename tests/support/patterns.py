@@ -56,15 +56,15 @@ class Pattern:
         t_pos[: t_slots.numel()] = t_slots.int()
         t_ptr = torch.cat([torch.zeros(1, dtype=torch.long), self.mask.sum(0).cumsum(0)]).int()
         none = col.new_empty(0)
-        tile_ptr, words = self.bit_map() if bits else (none, none.long())
-        return [self.row_ptr, col, t_ptr, t_row, t_pos, tile_ptr, none, words]
+        segment_ptr, words = self.bit_map() if bits else (none, none.long())
+        return [self.row_ptr, col, t_ptr, t_row, t_pos, segment_ptr, none, words]
 
     def bit_map(self) -> tuple[Tensor, Tensor]:
-        """Where each segment of 64 columns starts, `[rows, tiles + 1]`, and its columns as bits `[rows, tiles]`."""
-        tiles = -(-self.cols // 64)
-        padded = torch.zeros(self.rows, tiles * 64, dtype=torch.long)
+        """Where each segment of 64 columns starts, `[rows, segments + 1]`, and its bits, `[rows, segments]`."""
+        count = -(-self.cols // 64)
+        padded = torch.zeros(self.rows, count * 64, dtype=torch.long)
         padded[:, : self.cols] = self.mask
-        segments = padded.reshape(self.rows, tiles, 64)
+        segments = padded.reshape(self.rows, count, 64)
         counts = torch.nn.functional.pad(segments.sum(2).cumsum(1), (1, 0))
         return (counts + self.row_ptr[:-1, None]).int(), (segments << torch.arange(64)).sum(2)
 

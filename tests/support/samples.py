@@ -10,7 +10,7 @@ from support.samples_masked import masked_conv2d, masked_conv2d_backward, masked
 from support.samples_moment import conv2d_gradient_moment, gradient_moment, score_step, snr_update
 
 from sparsekern.ops import bit_index as make_bits
-from sparsekern.ops import tile_index as make_tiles
+from sparsekern.ops import segment_index as make_segments
 from sparsekern.ops import tile_pattern as make_pattern
 
 LEADING = {"vector": (), "batch": (5,), "sequence": (2, 3), "zero batch": (0,), "long": (300,)}
@@ -75,8 +75,8 @@ def expand_bits(dtype: torch.dtype) -> list[Sample]:
     samples = []
     for sample in [*rows_of(dtype), *wide_rows(dtype)]:
         values, row_ptr, col, start, stop, cols = sample.args
-        tile_ptr, bits = (op(row_ptr, col, cols) for op in (make_tiles, make_bits))
-        for pointers in (tile_ptr, row_ptr):
+        segment_ptr, bits = (op(row_ptr, col, cols) for op in (make_segments, make_bits))
+        for pointers in (segment_ptr, row_ptr):
             samples.append(Sample(sample.name, (values, pointers, bits, start, stop, cols), sample.pattern))
     return samples
 

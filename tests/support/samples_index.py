@@ -98,7 +98,7 @@ INDICES: dict[str, Callable[[torch.dtype], list[Sample]]] = {
     "compress_mask": compress_mask,
     "rewire": rewire,
     "transpose_index": transpose_index,
-    "tile_index": transpose_index,
+    "segment_index": transpose_index,
     "tile_pattern": tile_pattern,
     "tile_columns": tile_columns,
     "bit_index": transpose_index,

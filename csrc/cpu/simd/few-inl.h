@@ -128,12 +128,12 @@ SPARSEKERN_INLINE bool each_group(const BitWeight& w, int64_t row, const F& f) {
 #pragma GCC unroll 4
   for (int i = 0; i < R; ++i) positions[i] = w.ptr[(row + i) * w.stride];
   const int64_t ahead = w.ptr[(row + R) * w.stride] - positions[0];  // where these columns of the next rows are, about
-  for (int64_t t = 0; t < w.tiles; ++t) {
+  for (int64_t t = 0; t < w.segments; ++t) {
     uint64_t words[R], any = 0;
     const S* values[R];
 #pragma GCC unroll 4
     for (int i = 0; i < R; ++i) {
-      words[i] = w.words[(row + i) * w.tiles + t];
+      words[i] = w.words[(row + i) * w.segments + t];
       values[i] = values_at(w, positions[i], copies[i]);
       positions[i] += __builtin_popcountll(words[i]);
       any |= words[i];
@@ -221,8 +221,8 @@ SPARSEKERN_INLINE void outer_row(const BitWeight& w, const S* delta, const Sum<S
 #pragma GCC unroll 12
   for (int b = 0; b < B; ++b) factors[b] = factor<S>(delta + row, b, batch, rows);
   int64_t position = w.ptr[row * w.stride];
-  for (int64_t t = 0; t < w.tiles; ++t) {
-    const uint64_t word = w.words[row * w.tiles + t];
+  for (int64_t t = 0; t < w.segments; ++t) {
+    const uint64_t word = w.words[row * w.segments + t];
     if (!word) continue;
     const int64_t count = __builtin_popcountll(word);
     S copy[kWord + N * L];
@@ -290,7 +290,7 @@ template <class S, int B>
 void transposed_of(const BitWeight& w, const S* delta, int64_t batch, int64_t rows, Sum<S>* sums, int64_t begin,
                    int64_t end) {
   constexpr int R = rows_for(B);
-  for (int64_t k = 0; k < w.tiles * kWord * B; ++k) sums[k] = 0;
+  for (int64_t k = 0; k < w.segments * kWord * B; ++k) sums[k] = 0;
   int64_t r = begin;
   for (; r + R <= end; r += R) transposed_rows<S, B, R>(w, delta, batch, rows, sums, r);
   for (; R > 1 && r < end; ++r) transposed_rows<S, B, 1>(w, delta, batch, rows, sums, r);
@@ -323,21 +323,21 @@ void outer(const BitWeight& w, const void* delta, const void* x, int64_t batch, 
 // ---- inputs
 
 template <class S>
-void pack(const void* input, int64_t batch, int64_t features, int64_t tiles, void* packed) {
+void pack(const void* input, int64_t batch, int64_t features, int64_t segments, void* packed) {
   using A = Sum<S>;
   constexpr int64_t L = kLanes<A>;
   const int64_t inputs = inputs_for(batch);
   const S* from = static_cast<const S*>(input);
   A* to = static_cast<A*>(packed);
-  for (int64_t c = 0; c < tiles * kWord; c += L)
+  for (int64_t c = 0; c < segments * kWord; c += L)
     for (int64_t b = 0; b < inputs; ++b, to += L)
       store(to,
             b < batch && c < features ? load_part(from + b * features + c, features - c, Vector<A>{}) : Vector<A>{});
 }
 
 template <class S>
-void unpack(const void* sums, int64_t count, int64_t batch, int64_t features, int64_t tiles, void* out, int64_t begin,
-            int64_t end) {
+void unpack(const void* sums, int64_t count, int64_t batch, int64_t features, int64_t segments, void* out,
+            int64_t begin, int64_t end) {
   using A = Sum<S>;
   constexpr int64_t L = kLanes<A>;
   const int64_t inputs = inputs_for(batch);
@@ -345,7 +345,7 @@ void unpack(const void* sums, int64_t count, int64_t batch, int64_t features, in
     for (int64_t b = 0; b < batch; ++b) {
       const A* from = static_cast<const A*>(sums) + c * inputs + b * L;
       Vector<A> sum = load(from);
-      for (int64_t i = 1; i < count; ++i) sum += load(from + i * tiles * kWord * inputs);
+      for (int64_t i = 1; i < count; ++i) sum += load(from + i * segments * kWord * inputs);
       store_part(static_cast<S*>(out) + b * features + c, sum, features - c);
     }
   }

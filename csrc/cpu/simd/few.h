@@ -9,11 +9,11 @@
 
 namespace sparsekern {
 
-// A weight as values and a bitmask: row r has words [r * tiles, (r + 1) * tiles), and its values start at
+// A weight as values and a bitmask: row r has words [r * segments, (r + 1) * segments), and its values start at
 // ptr[r * stride].
 struct BitWeight {
   const uint64_t* words;
-  int64_t tiles;
+  int64_t segments;
   const int32_t* ptr;
   int64_t stride;
   const void* values;
@@ -29,12 +29,13 @@ constexpr int64_t inputs_for(int64_t batch) {
 }
 
 // Packed inputs are in `A`, zero where there is none: of every group of `lanes` columns first the one of the first
-// input, then that of the second, [64 * tiles / lanes, inputs_for(batch), lanes]. What is stored is [batch, features].
+// input, then that of the second, [64 * segments / lanes, inputs_for(batch), lanes]. What is stored is [batch,
+// features].
 struct FewKernels {
   int sum_size;  // bytes of `A`
 
-  // Packs the inputs of a weight with `tiles` words in a row.
-  void (*pack)(const void* input, int64_t batch, int64_t features, int64_t tiles, void* packed);
+  // Packs the inputs of a weight with `segments` words in a row.
+  void (*pack)(const void* input, int64_t batch, int64_t features, int64_t segments, void* packed);
 
   // out = bias + packed inputs times rows [begin, end) of the weight, which has `rows`. `bias` may be null. Returns
   // whether these rows have as many bits as values.
@@ -46,7 +47,7 @@ struct FewKernels {
                      int64_t end);
 
   // out = the sum of `count` packed sums, columns of words [begin, end).
-  void (*unpack)(const void* sums, int64_t count, int64_t batch, int64_t features, int64_t tiles, void* out,
+  void (*unpack)(const void* sums, int64_t count, int64_t batch, int64_t features, int64_t segments, void* out,
                  int64_t begin, int64_t end);
 
   // The gradients of the values of rows [begin, end), written in their places.

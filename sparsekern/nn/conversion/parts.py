@@ -76,7 +76,8 @@ def taking_apart(
         masks: Any = options.get("masks")
         overrides: Any = options.get("overrides")
         options["include"] = include = named(model, options.get("include", ()))  # type: ignore[arg-type]
-        wanted = [*include, *(masks if isinstance(masks, dict) else ()), *demanded(model, overrides or {})]
+        keys = [key for key, value in (overrides or {}).items() if value is not None]
+        wanted = [*include, *(masks if isinstance(masks, dict) else ()), *demanded(model, keys)]
         model, originals = take_apart(model, wanted)
         try:
             return put_together(convert(model, *arguments, **options), originals)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from functools import cache
 from typing import Any, TypeAlias, cast
 
@@ -104,11 +104,10 @@ def asked(name: str, module: nn.Module, wanted: Iterable[str]) -> bool:
     return any(own == name or own.startswith(f"{name}.") for own in wanted)
 
 
-def demanded(model: nn.Module, overrides: Mapping[str | type[nn.Module], Any]) -> list[str]:
-    """Returns the names of the layers that are left dense by default, and of parts of them, to which overrides give
-    something else than None: by name or class. Globs, and modules around them, do not name them."""
-    keys = [key for key, value in overrides.items() if value is not None]
-    found = []
+def demanded(model: nn.Module, keys: Iterable[str | type[nn.Module]]) -> list[str]:
+    """Returns the names of the layers that are left dense by default, and of parts of them, that keys of overrides
+    name, by name or class. Globs, and modules around them, do not name them."""
+    keys, found = list(keys), []
     for name, module in model.named_modules():
         if registered(type(module)) in ON_DEMAND:
             found += [key for key in keys if isinstance(key, str) and (key == name or key.startswith(f"{name}."))]

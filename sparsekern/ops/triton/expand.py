@@ -7,10 +7,10 @@ from triton.language.extra import libdevice
 
 from ..columns import columns_of
 from ..expand import expand_bits_reference
-from ..index import TILE
+from ..index import SEGMENT
 from .launch import Config, launch
 
-SEGMENT = tl.constexpr(TILE)
+WORD = tl.constexpr(SEGMENT)
 COMPILED = tl.constexpr(not triton.knobs.runtime.interpret)  # the interpreter knows no libdevice
 CONFIGS = [Config({"BLOCK": 128}), Config({"BLOCK": 512})]
 BITS_CONFIGS = [Config({"ROWS": 16}), Config({"ROWS": 4}), Config({"ROWS": 64}, warps=8)]
@@ -35,12 +35,12 @@ def expand_bits(values: Tensor, pointers: Tensor, bits: Tensor, start: int, stop
     if pointers.dim() == 1:  # of rows, where a layer was laid out for the CPU: not on the way of a step
         return expand_bits_reference(values, pointers, bits, start, stop, cols)
     dense = values.new_empty(stop - start, cols)
-    tiles = bits.shape[1]
+    segments = bits.shape[1]
 
     def grid(blocks: dict[str, int]) -> tuple[int, ...]:
-        return triton.cdiv(stop - start, blocks["ROWS"]), tiles
+        return triton.cdiv(stop - start, blocks["ROWS"]), segments
 
-    launch(_decode, grid, values, pointers, bits, dense, start, stop, cols, tiles, configs=BITS_CONFIGS)
+    launch(_decode, grid, values, pointers, bits, dense, start, stop, cols, segments, configs=BITS_CONFIGS)
     return dense
 
 
@@ -81,16 +81,16 @@ def popcount(words):
 
 
 @triton.jit
-def quads(tile_ptr, bits, row, valid, first, tiles, COLS: tl.constexpr):
+def quads(segment_ptr, bits, row, valid, first, segments, COLS: tl.constexpr):
     """Returns for `COLS` columns from `first` (a multiple of 4) on, four by four: the position of the first of the four
     and, as the lowest four bits, which of them exist, both `[rows, COLS / 4]`. The rows and `valid` are `[rows, 1]`.
 
     Counting bits is slow (16 words a clock and multiprocessor): one count serves four columns."""
     column = first + 4 * tl.arange(0, COLS // 4)[None, :]
-    tile, shift = column // SEGMENT, (column % SEGMENT).to(tl.int64)
-    valid = valid & (tile < tiles)
-    word = tl.load(bits + row.to(tl.int64) * tiles + tile, valid, 0)
-    slot = tl.load(tile_ptr + row.to(tl.int64) * (tiles + 1) + tile, valid, 0)
+    segment, shift = column // WORD, (column % WORD).to(tl.int64)
+    valid = valid & (segment < segments)
+    word = tl.load(bits + row.to(tl.int64) * segments + segment, valid, 0)
+    slot = tl.load(segment_ptr + row.to(tl.int64) * (segments + 1) + segment, valid, 0)
     below = (tl.full([1, 1], 1, tl.int64) << shift) - 1
     return slot + popcount(word & below), (word >> shift).to(tl.int32)
 
@@ -121,11 +121,11 @@ def store_active(out, slot, four, dense, ROWS: tl.constexpr, COLS: tl.constexpr)
 
 
 @triton.jit
-def _decode(values, tile_ptr, bits, dense, start, stop, cols, tiles, ROWS: tl.constexpr):
+def _decode(values, segment_ptr, bits, dense, start, stop, cols, segments, ROWS: tl.constexpr):
     row = start + tl.program_id(0) * ROWS + tl.arange(0, ROWS)[:, None]
-    first = tl.program_id(1) * SEGMENT
+    first = tl.program_id(1) * WORD
     valid = row < stop
-    slot, four = quads(tile_ptr, bits, row, valid, first, tiles, SEGMENT)
-    column = first + tl.arange(0, SEGMENT)[None, :]
+    slot, four = quads(segment_ptr, bits, row, valid, first, segments, WORD)
+    column = first + tl.arange(0, WORD)[None, :]
     target = dense + (row - start).to(tl.int64) * cols + column
-    tl.store(target, decoded(values, slot, four, ROWS, SEGMENT), valid & (column < cols))
+    tl.store(target, decoded(values, slot, four, ROWS, WORD), valid & (column < cols))

@@ -8,7 +8,7 @@ width), rows and channels of a group. Strides are those of the weight (row, chan
 import triton
 import triton.language as tl
 
-from .tiles import any_present, present
+from .blocks import any_present, present
 
 
 @triton.jit(do_not_specialize=["samples"])
@@ -28,7 +28,7 @@ def _masked_forward(
     WINDOW: tl.constexpr,
     LAST: tl.constexpr,
     PRECISION: tl.constexpr,
-    TILE: tl.constexpr,
+    SEGMENT: tl.constexpr,
     BLOCK: tl.constexpr,
     ROWS: tl.constexpr,
     SAMPLES: tl.constexpr,
@@ -51,13 +51,13 @@ def _masked_forward(
     taps: tl.constexpr = WINDOW[0] * WINDOW[1]
     steps += (group * tl.cdiv(rows, BLOCK) + first // BLOCK).to(tl.int64) * (1 + taps * PER_TAP)
     total = tl.zeros([ROWS, SAMPLES], tl.float32)
-    for i in range(tl.load(steps) * (TILE // COLS)):
-        step, part = tl.load(steps + 1 + i // (TILE // COLS)), i % (TILE // COLS) * COLS
+    for i in range(tl.load(steps) * (SEGMENT // COLS)):
+        step, part = tl.load(steps + 1 + i // (SEGMENT // COLS)), i % (SEGMENT // COLS) * COLS
         down, right = within(step // PER_TAP, WINDOW)
-        channel = step % PER_TAP * TILE + part + tl.arange(0, COLS)
+        channel = step % PER_TAP * SEGMENT + part + tl.arange(0, COLS)
         entry = whole[:, None] * row_stride + down * tap_y_stride + right * tap_x_stride + channel[None, :] * in_stride
         entries = tl.load(weight + entry, (row < rows)[:, None] & (channel < channels)[None, :], 0)
-        exists = present(words, whole * (taps * PER_TAP), row < rows, step, 1, part, COLS, TILE)
+        exists = present(words, whole * (taps * PER_TAP), row < rows, step, 1, part, COLS, SEGMENT)
         v, u = top + down * WINDOW[6], left + right * WINDOW[7]
         seen = (sample < samples) & (v >= 0) & (v < height) & (u >= 0) & (u < width)
         pixel = corner + v * y_stride + u * x_stride
@@ -88,7 +88,7 @@ def _masked_input_gradient(
     PHASES: tl.constexpr,
     LAST: tl.constexpr,
     PRECISION: tl.constexpr,
-    TILE: tl.constexpr,
+    SEGMENT: tl.constexpr,
     BLOCK: tl.constexpr,
     ROWS: tl.constexpr,
     SAMPLES: tl.constexpr,
@@ -110,20 +110,20 @@ def _masked_input_gradient(
     y, x = first_y + y * WINDOW[2], first_x + x * WINDOW[3]
     corner = image.to(tl.int64) * image_stride + group * rows
     taps: tl.constexpr = WINDOW[0] * WINDOW[1]
-    blocks, of_rows = tl.cdiv(channels, BLOCK), tl.cdiv(rows, TILE)
+    blocks, of_rows = tl.cdiv(channels, BLOCK), tl.cdiv(rows, SEGMENT)
     own = (group * tl.num_programs(1) + phase) * blocks + first // BLOCK
     steps += own.to(tl.int64) * (1 + taps * of_rows)
     total = tl.zeros([COLS, SAMPLES], tl.float32)
-    for i in range(tl.load(steps) * (TILE // ROWS)):
-        step = tl.load(steps + 1 + i // (TILE // ROWS))
+    for i in range(tl.load(steps) * (SEGMENT // ROWS)):
+        step = tl.load(steps + 1 + i // (SEGMENT // ROWS))
         tap = step // of_rows
         down, right = within(tap, WINDOW)
-        row = step % of_rows * TILE + i % (TILE // ROWS) * ROWS + tl.arange(0, ROWS)
+        row = step % of_rows * SEGMENT + i % (SEGMENT // ROWS) * ROWS + tl.arange(0, ROWS)
         whole = (group * rows + row).to(tl.int64)
         entry = whole[:, None] * row_stride + down * tap_y_stride + right * tap_x_stride + channel[None, :] * in_stride
         entries = tl.load(weight + entry, (row < rows)[:, None] & (channel < channels)[None, :], 0)
-        at, line = first // TILE, whole * (taps * PER_TAP) + tap * PER_TAP
-        exists = present(words, line, row < rows, at, PER_TAP - at, first % TILE, COLS, TILE)
+        at, line = first // SEGMENT, whole * (taps * PER_TAP) + tap * PER_TAP
+        exists = present(words, line, row < rows, at, PER_TAP - at, first % SEGMENT, COLS, SEGMENT)
         v, u = (y + WINDOW[4] - down * WINDOW[6]) // WINDOW[2], (x + WINDOW[5] - right * WINDOW[7]) // WINDOW[3]
         seen = (sample < samples) & (v >= 0) & (v < out_height) & (u >= 0) & (u < out_width)
         pixel = corner + v * y_stride + u * x_stride
@@ -152,7 +152,7 @@ def _masked_weight_gradient(
     PER_TAP: tl.constexpr,
     WINDOW: tl.constexpr,
     PRECISION: tl.constexpr,
-    TILE: tl.constexpr,
+    SEGMENT: tl.constexpr,
     ROWS: tl.constexpr,
     SAMPLES: tl.constexpr,
     COLS: tl.constexpr,
@@ -167,9 +167,9 @@ def _masked_weight_gradient(
     down, right = within(tap, WINDOW)
     channel = first + tl.arange(0, COLS)
     whole = (group * rows + row).to(tl.int64)
-    at, line = first // TILE, whole * (WINDOW[0] * WINDOW[1] * PER_TAP) + tap * PER_TAP
+    at, line = first // SEGMENT, whole * (WINDOW[0] * WINDOW[1] * PER_TAP) + tap * PER_TAP
     total = tl.zeros([ROWS, COLS], tl.float32)
-    if any_present(words, line, row < rows, at, PER_TAP - at, COLS, TILE):
+    if any_present(words, line, row < rows, at, PER_TAP - at, COLS, SEGMENT):
         start = tl.program_id(1) * share
         end = tl.minimum(start + share, samples)
         grad_output += group * rows
@@ -186,7 +186,7 @@ def _masked_weight_gradient(
             total = tl.dot(tl.trans(delta), pixels, total, input_precision=PRECISION)
     entry = whole[:, None] * weight_strides[0] + down * weight_strides[2] + right * weight_strides[3]
     entry += tl.program_id(1).to(tl.int64) * size + channel[None, :] * weight_strides[1]
-    exists = present(words, line, row < rows, at, PER_TAP - at, first % TILE, COLS, TILE)
+    exists = present(words, line, row < rows, at, PER_TAP - at, first % SEGMENT, COLS, SEGMENT)
     total = tl.where(exists, total, 0).to(gradient.dtype.element_ty)
     tl.store(gradient + entry, total, (row < rows)[:, None] & (channel < channels)[None, :])
 

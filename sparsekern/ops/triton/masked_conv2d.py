@@ -16,15 +16,15 @@ import torch
 import triton
 from torch import Tensor
 
-from ..index import TILE, Index
+from ..index import SEGMENT, Index
 from ..shapes import accumulate_dtype, empty_image
 from ..straight_through import weight_gradient
 from ..window import Window
+from .blocks import BLOCK, by_tap, steps_backward, steps_forward
 from .implicit import _masked_forward, _masked_input_gradient, _masked_weight_gradient
 from .launch import Config, launch, precision
-from .tiles import BLOCK, by_tap, steps_backward, steps_forward
 
-# ROWS x COLS of the weight, SAMPLES pixels. Of ROWS and COLS what is summed over divides TILE, the other BLOCK.
+# ROWS x COLS of the weight, SAMPLES pixels. Of ROWS and COLS what is summed over divides SEGMENT, the other BLOCK.
 # A stage is for the list of steps, one for the products: of five, three hold blocks.
 FORWARD = [
     Config({"ROWS": 128, "SAMPLES": 128, "COLS": 64}, warps=8, stages=5),
@@ -143,7 +143,7 @@ def forward(input: Tensor, weight: Tensor, bias: Tensor | None, output: Tensor, 
         WINDOW=product.window.constants,
         LAST=output.stride(1) == 1,
         PRECISION=product.precision,
-        TILE=TILE,
+        SEGMENT=SEGMENT,
         BLOCK=BLOCK,
     )
 
@@ -180,7 +180,7 @@ def input_gradient(grad_output: Tensor, weight: Tensor, grad_input: Tensor, prod
         PHASES=phases,
         LAST=grad_input.stride(1) == 1,
         PRECISION=product.precision,
-        TILE=TILE,
+        SEGMENT=SEGMENT,
         BLOCK=BLOCK,
     )
     return grad_input
@@ -192,7 +192,7 @@ def active_gradient(grad_output: Tensor, input: Tensor, weight: Tensor, product:
     groups, (batch, out, height, width) = product.groups, grad_output.shape
     rows, channels, samples = out // groups, weight.shape[1], batch * height * width
     shape = (rows, channels, *input.shape[2:], height, width)
-    programs = triton.cdiv(rows, BLOCK) * triton.cdiv(channels, TILE) * product.taps * groups
+    programs = triton.cdiv(rows, BLOCK) * triton.cdiv(channels, SEGMENT) * product.taps * groups
     grad_output, input = _by_channels(grad_output), _by_channels(input)
     shares = max(1, min(PROGRAMS // max(1, programs), samples // SHARE))
     share = triton.cdiv(samples, shares)
@@ -224,7 +224,7 @@ def active_gradient(grad_output: Tensor, input: Tensor, weight: Tensor, product:
         PER_TAP=product.words.shape[2],
         WINDOW=product.window.constants,
         PRECISION=product.precision,
-        TILE=TILE,
+        SEGMENT=SEGMENT,
     )
     return gradient if shares == 1 else gradient.copy_(parts.sum(0))
 

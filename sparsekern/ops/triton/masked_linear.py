@@ -7,9 +7,9 @@ from torch import Tensor
 
 from ..index import Index
 from ..window import Window
+from .blocks import by_tap
 from .launch import precision
 from .masked_conv2d import Product, active_gradient, forward, input_gradient
-from .tiles import by_tap
 
 PIXEL = Window([1, 1], [1, 1], [0, 0, 0, 0], [1, 1], 1)  # the window of a linear layer
 

@@ -4,7 +4,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..index import TILE
+from ..index import SEGMENT
 from .bit_index import bit_index
 from .launch import Config, launch
 
@@ -40,22 +40,22 @@ def score_step(
         momentum,
         configs=CONFIGS,
         sizes=(rows, cols),
-        TILE=TILE,
+        SEGMENT=SEGMENT,
     )
 
 
 @triton.jit
-def _step(score, buffer, gradient, weight, bits, rows, cols, lr, momentum, ROWS: tl.constexpr, TILE: tl.constexpr):
+def _step(score, buffer, gradient, weight, bits, rows, cols, lr, momentum, ROWS: tl.constexpr, SEGMENT: tl.constexpr):
     """28 bytes a weight in fp32, and a bit of the pattern; of the gradient only zeros are written."""
     row = (tl.program_id(0) * ROWS + tl.arange(0, ROWS)[:, None]).to(tl.int64)
-    tile = tl.program_id(1)
-    lane = tl.arange(0, TILE)[None, :]
-    valid = (row < rows) & (tile * TILE + lane < cols)
-    i = row * cols + tile * TILE + lane
-    word = tl.load(bits + row * tl.num_programs(1) + tile, row < rows, 0)
+    segment = tl.program_id(1)
+    lane = tl.arange(0, SEGMENT)[None, :]
+    valid = (row < rows) & (segment * SEGMENT + lane < cols)
+    i = row * cols + segment * SEGMENT + lane
+    word = tl.load(bits + row * tl.num_programs(1) + segment, row < rows, 0)
     step = tl.load(gradient + i, valid).to(tl.float32) * tl.load(weight + i, valid).to(tl.float32)
     step += momentum * tl.load(buffer + i, valid)
     tl.store(buffer + i, step, valid)
     tl.store(score + i, tl.load(score + i, valid) - lr * step, valid)
     absent = ((word >> lane.to(tl.int64)) & 1) == 0
-    tl.store(gradient + i, tl.zeros([ROWS, TILE], gradient.dtype.element_ty), valid & absent)
+    tl.store(gradient + i, tl.zeros([ROWS, SEGMENT], gradient.dtype.element_ty), valid & absent)

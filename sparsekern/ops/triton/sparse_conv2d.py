@@ -12,7 +12,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.nn import functional
 
-from ..index import TILE, Index
+from ..index import SEGMENT, Index
 from ..shapes import image_format
 from ..sparse_conv2d import expanded_conv2d_backward_reference, expanded_conv2d_reference
 from ..window import Window
@@ -91,11 +91,11 @@ def _image_gradient(w: Window, grad_output: Tensor, input: Tensor, values: Tenso
 
 def _weight_gradient(w: Window, grad_output: Tensor, input: Tensor, values: Tensor, index: Index) -> Tensor:
     """The active entries of the product of `grad_output`, positions by rows, with the patches: `[capacity]`."""
-    row_ptr, tile_ptr, bits = index.row_ptr, index.tile_ptr, index.bits
+    row_ptr, segment_ptr, bits = index.row_ptr, index.segment_ptr, index.bits
     batch, rows, height, width = grad_output.shape
     cols, group = w.cols(input), rows // w.groups
     positions = batch * height * width
-    blocks = w.groups * triton.cdiv(group, 2 * TILE) * triton.cdiv(cols, 2 * TILE)
+    blocks = w.groups * triton.cdiv(group, 2 * SEGMENT) * triton.cdiv(cols, 2 * SEGMENT)
     parts, span = split(positions, blocks, CHUNK)
     gradient = values.new_empty(values.shape) if parts > 1 else torch.zeros_like(values)
     target = values.new_empty(parts, len(values), dtype=torch.float32) if parts > 1 else gradient
@@ -106,7 +106,7 @@ def _weight_gradient(w: Window, grad_output: Tensor, input: Tensor, values: Tens
     launch(
         _gradient,
         grid,
-        *(input, grad_output, tile_ptr, bits, target, positions, group, cols, bits.shape[1], len(values), span),
+        *(input, grad_output, segment_ptr, bits, target, positions, group, cols, bits.shape[1], len(values), span),
         *(input.shape[1] // w.groups, *input.shape[2:], height, width),
         *(*input.stride(), *grad_output.stride()),
         *(w.stride[0], w.stride[1], w.padding[0], w.padding[2], w.dilation[0], w.dilation[1]),
@@ -129,7 +129,7 @@ def _extent(tensor: Tensor) -> int:
 
 @triton.jit(do_not_specialize=["positions", "capacity", "span"])
 def _gradient(
-    x, delta, tile_ptr, bits, out, positions, group, cols, tiles, capacity, span,
+    x, delta, segment_ptr, bits, out, positions, group, cols, segments, capacity, span,
     channels, x_height, x_width, height, width,
     x_image, x_channel, x_line, x_pixel, d_image, d_row, d_line, d_pixel,
     stride_h, stride_w, top, left, dilation_h, dilation_w,
@@ -150,7 +150,9 @@ def _gradient(
     tap = channel * x_channel + tap_h * x_line + tap_w * x_pixel
     lane = tl.arange(0, BATCH)
     begin = part * span
-    stop = tl.where(occupied(tile_ptr, row, stop_row, first, tiles, COLS), tl.minimum(begin + span, positions), begin)
+    stop = tl.where(
+        occupied(segment_ptr, row, stop_row, first, segments, COLS), tl.minimum(begin + span, positions), begin
+    )
     sums = tl.zeros([ROWS, COLS], tl.float32)
     for start in range(begin, stop, BATCH):
         position = start + lane
@@ -165,5 +167,5 @@ def _gradient(
         corner = image * x_image + y * stride_h * x_line + z * stride_w * x_pixel
         h = tl.load(x + (corner[:, None] + tap), seen & live[:, None] & (column < cols), 0)
         sums = tl.dot(d, h, sums, input_precision=PRECISION)
-    slot, four = quads(tile_ptr, bits, row, row < stop_row, first, tiles, COLS)
+    slot, four = quads(segment_ptr, bits, row, row < stop_row, first, segments, COLS)
     store_active(out + part.to(tl.int64) * capacity, slot, four, sums, ROWS, COLS)

@@ -12,10 +12,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..index import TILE, Index
+from ..index import SEGMENT, Index
 from ..shapes import flat
 from ..sparse_linear import expanded_linear_backward_reference, expanded_linear_reference
-from .expand import SEGMENT, decoded, quads, store_active
+from .expand import WORD, decoded, quads, store_active
 from .launch import Config, launch, precision
 
 FEW = 64
@@ -50,14 +50,14 @@ def sparse_linear(
     index, x = Index.of(index), flat(input)
     if not (has_bits(values, index) and 0 < len(x) <= FEW):
         return expanded_linear_reference(input, values, index, bias, out_features)
-    tile_ptr, bits, (batch, cols) = index.tile_ptr, index.bits, x.shape
-    parts, span = split(bits.shape[1], triton.cdiv(out_features, TILE), 4)
+    segment_ptr, bits, (batch, cols) = index.segment_ptr, index.bits, x.shape
+    parts, span = split(bits.shape[1], triton.cdiv(out_features, SEGMENT), 4)
     output = x.new_empty(batch, out_features)
     target = output if parts == 1 else x.new_empty(parts, batch, out_features, dtype=torch.float32)
     launch(
         _forward,
         lambda blocks: (triton.cdiv(out_features, blocks["ROWS"]), parts),
-        *(values, x, tile_ptr, bits, bias if parts == 1 else None, target),
+        *(values, x, segment_ptr, bits, bias if parts == 1 else None, target),
         *(batch, out_features, cols, bits.shape[1], span, *x.stride()),
         configs=STRICT_FEW_CONFIGS if strict(x) else FEW_CONFIGS,
         sizes=(batch, out_features, cols),
@@ -107,15 +107,15 @@ def split(length: int, blocks: int, least: int) -> tuple[int, int]:
 
 def input_gradient(delta: Tensor, values: Tensor, index: Index, cols: int) -> Tensor:
     """`delta @ W` for `delta` of at most `FEW` rows: `[batch, cols]`."""
-    tile_ptr, bits, (batch, rows) = index.tile_ptr, index.bits, delta.shape
-    tiles = bits.shape[1]
-    parts, span = split(rows, tiles, 4 * TILE)
+    segment_ptr, bits, (batch, rows) = index.segment_ptr, index.bits, delta.shape
+    segments = bits.shape[1]
+    parts, span = split(rows, segments, 4 * SEGMENT)
     gradient = delta.new_empty(batch, cols)
     target = gradient if parts == 1 else delta.new_empty(parts, batch, cols, dtype=torch.float32)
     launch(
         _backward,
-        lambda _: (tiles, parts),
-        *(values, delta, tile_ptr, bits, target, batch, rows, cols, tiles, span, *delta.stride()),
+        lambda _: (segments, parts),
+        *(values, delta, segment_ptr, bits, target, batch, rows, cols, segments, span, *delta.stride()),
         configs=STRICT_FEW_CONFIGS if strict(delta) else FEW_CONFIGS,
         sizes=(batch, rows, cols),
         ITEMS=max(16, triton.next_power_of_2(batch)),
@@ -128,9 +128,9 @@ def input_gradient(delta: Tensor, values: Tensor, index: Index, cols: int) -> Te
 
 def weight_gradient(delta: Tensor, x: Tensor, values: Tensor, index: Index) -> Tensor:
     """The active entries of `delta.T @ x`, `[capacity]`."""
-    row_ptr, tile_ptr, bits = index.row_ptr, index.tile_ptr, index.bits
+    row_ptr, segment_ptr, bits = index.row_ptr, index.segment_ptr, index.bits
     (batch, rows), cols = delta.shape, x.shape[1]
-    parts, span = split(batch, triton.cdiv(rows, 2 * TILE) * triton.cdiv(cols, 2 * TILE), CHUNK)
+    parts, span = split(batch, triton.cdiv(rows, 2 * SEGMENT) * triton.cdiv(cols, 2 * SEGMENT), CHUNK)
     gradient = values.new_empty(values.shape) if parts > 1 else torch.zeros_like(values)
     target = values.new_empty(parts, len(values), dtype=torch.float32) if parts > 1 else gradient
 
@@ -140,7 +140,7 @@ def weight_gradient(delta: Tensor, x: Tensor, values: Tensor, index: Index) -> T
     launch(
         _gradient,
         grid,
-        *(x, delta, tile_ptr, bits, target, batch, rows, cols, bits.shape[1], len(values), span),
+        *(x, delta, segment_ptr, bits, target, batch, rows, cols, bits.shape[1], len(values), span),
         *(*x.stride(), *delta.stride()),
         configs=STRICT_CONFIGS if strict(x) else TF32_CONFIGS if x.dtype == torch.float32 else CONFIGS,
         sizes=(batch, rows, cols),
@@ -176,19 +176,19 @@ def operand(values, slot, four, ROWS: tl.constexpr, COLS: tl.constexpr):
 
 @triton.jit(do_not_specialize=["batch"])
 def _forward(
-    values, x, tile_ptr, bits, bias, out, batch, rows, cols, tiles, span, x_row, x_col,
+    values, x, segment_ptr, bits, bias, out, batch, rows, cols, segments, span, x_row, x_col,
     ROWS: tl.constexpr, ITEMS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Adds up a part of the columns for `ROWS` outputs of every item. Reads each nonzero once: `density * element +
     3/16` bytes a weight instead of `element`, which is what counts while the input is small."""
     row, part = tl.program_id(0) * ROWS + tl.arange(0, ROWS), tl.program_id(1)
     item = tl.arange(0, ITEMS)[None, :].to(tl.int64)
-    lane = tl.arange(0, SEGMENT)[:, None]
+    lane = tl.arange(0, WORD)[:, None]
     sums = tl.zeros([ROWS, ITEMS], tl.float32)
-    for tile in range(part * span, tl.minimum((part + 1) * span, tiles)):
-        column = tile * SEGMENT + lane
-        slot, four = quads(tile_ptr, bits, row[:, None], row[:, None] < rows, tile * SEGMENT, tiles, SEGMENT)
-        weight = operand(values, slot, four, ROWS, SEGMENT)
+    for segment in range(part * span, tl.minimum((part + 1) * span, segments)):
+        column = segment * WORD + lane
+        slot, four = quads(segment_ptr, bits, row[:, None], row[:, None] < rows, segment * WORD, segments, WORD)
+        weight = operand(values, slot, four, ROWS, WORD)
         entries = tl.load(x + item * x_row + column * x_col, (item < batch) & (column < cols), 0)
         sums = tl.dot(weight, entries, sums, input_precision=PRECISION)
     valid = (row[:, None] < rows) & (item < batch)
@@ -200,29 +200,29 @@ def _forward(
 
 @triton.jit(do_not_specialize=["batch"])
 def _backward(
-    values, delta, tile_ptr, bits, out, batch, rows, cols, tiles, span, d_row, d_col,
+    values, delta, segment_ptr, bits, out, batch, rows, cols, segments, span, d_row, d_col,
     ROWS: tl.constexpr, ITEMS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Adds up a part of the rows for a segment of the input gradient of every item, with the traffic of `_forward`."""
-    tile, part = tl.program_id(0), tl.program_id(1)
+    segment, part = tl.program_id(0), tl.program_id(1)
     item = tl.arange(0, ITEMS)[None, :].to(tl.int64)
     lane = tl.arange(0, ROWS)[:, None]
     stop = tl.minimum((part + 1) * span, rows)
-    sums = tl.zeros([SEGMENT, ITEMS], tl.float32)
+    sums = tl.zeros([WORD, ITEMS], tl.float32)
     for start in range(part * span, stop, ROWS):
         row = start + lane
-        slot, four = quads(tile_ptr, bits, row, row < stop, tile * SEGMENT, tiles, SEGMENT)
-        weight = operand(values, slot, four, ROWS, SEGMENT)
+        slot, four = quads(segment_ptr, bits, row, row < stop, segment * WORD, segments, WORD)
+        weight = operand(values, slot, four, ROWS, WORD)
         entries = tl.load(delta + item * d_row + row * d_col, (item < batch) & (row < stop), 0)
         sums = tl.dot(tl.trans(weight), entries, sums, input_precision=PRECISION)
-    column = tile * SEGMENT + tl.arange(0, SEGMENT)[:, None]
+    column = segment * WORD + tl.arange(0, WORD)[:, None]
     target = out + (part * batch + item) * cols + column
     tl.store(target, sums.to(out.dtype.element_ty), (column < cols) & (item < batch))
 
 
 @triton.jit(do_not_specialize=["batch", "capacity", "span"])
 def _gradient(
-    x, delta, tile_ptr, bits, out, batch, rows, cols, tiles, capacity, span, x_row, x_col, d_row, d_col,
+    x, delta, segment_ptr, bits, out, batch, rows, cols, segments, capacity, span, x_row, x_col, d_row, d_col,
     ROWS: tl.constexpr, COLS: tl.constexpr, BATCH: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """A block of `delta.T @ x` over a part of the batch, of which the active entries are stored. A dense gradient is
@@ -236,22 +236,22 @@ def _gradient(
     column = first + tl.arange(0, COLS)[None, :]
     item = tl.arange(0, BATCH)
     begin = part * span
-    stop = tl.where(occupied(tile_ptr, row, rows, first, tiles, COLS), tl.minimum(begin + span, batch), begin)
+    stop = tl.where(occupied(segment_ptr, row, rows, first, segments, COLS), tl.minimum(begin + span, batch), begin)
     sums = tl.zeros([ROWS, COLS], tl.float32)
     for start in range(begin, stop, BATCH):
         b = (start + item).to(tl.int64)
         d = tl.load(delta + b[None, :] * d_row + row.to(tl.int64) * d_col, (b[None, :] < stop) & (row < rows), 0)
         h = tl.load(x + b[:, None] * x_row + column.to(tl.int64) * x_col, (b[:, None] < stop) & (column < cols), 0)
         sums = tl.dot(d, h, sums, input_precision=PRECISION)
-    slot, four = quads(tile_ptr, bits, row, row < rows, first, tiles, COLS)
+    slot, four = quads(segment_ptr, bits, row, row < rows, first, segments, COLS)
     store_active(out + part.to(tl.int64) * capacity, slot, four, sums, ROWS, COLS)
 
 
 @triton.jit
-def occupied(tile_ptr, row, stop, first, tiles, COLS: tl.constexpr):
+def occupied(segment_ptr, row, stop, first, segments, COLS: tl.constexpr):
     """Whether there are nonzeros in the rows `[ROWS, 1]` below `stop` and `COLS` columns from `first` on."""
-    line = tile_ptr + row.to(tl.int64) * (tiles + 1)
-    left, right = tl.minimum(first // SEGMENT, tiles), tl.minimum((first + COLS) // SEGMENT, tiles)
+    line = segment_ptr + row.to(tl.int64) * (segments + 1)
+    left, right = tl.minimum(first // WORD, segments), tl.minimum((first + COLS) // WORD, segments)
     counts = tl.load(line + right, row < stop, 0) - tl.load(line + left, row < stop, 0)
     return tl.max(tl.max(counts, 1), 0) > 0
 

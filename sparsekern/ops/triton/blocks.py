@@ -9,15 +9,15 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..index import TILE
+from ..index import SEGMENT
 from .launch import Config, launch
 
-BLOCK = 2 * TILE  # rows or channels whose blocks share a list of steps
+BLOCK = 2 * SEGMENT  # rows or channels whose blocks share a list of steps
 
 
 def by_tap(bits: Tensor, channels: int, taps: int) -> Tensor:
     """The bitmask `[rows, taps, words]` of that of a weight viewed `[rows, channels * taps]`."""
-    rows, words = bits.shape[0], (channels + TILE - 1) // TILE
+    rows, words = bits.shape[0], (channels + SEGMENT - 1) // SEGMENT
     if taps == 1:
         return bits.view(rows, 1, words)
     by_taps = bits.new_empty(rows, taps, words)
@@ -26,7 +26,7 @@ def by_tap(bits: Tensor, channels: int, taps: int) -> Tensor:
         return triton.cdiv(rows, blocks["ROWS"]), taps * words
 
     configs = [Config({"ROWS": 16})]
-    launch(_by_tap, grid, bits, by_taps, rows, channels, bits.shape[1], configs=configs, TAPS=taps, TILE=TILE)
+    launch(_by_tap, grid, bits, by_taps, rows, channels, bits.shape[1], configs=configs, TAPS=taps, SEGMENT=SEGMENT)
     return by_taps
 
 
@@ -40,12 +40,12 @@ def steps_forward(words: Tensor, groups: int) -> Tensor:
 
 
 def steps_backward(words: Tensor, groups: int, window: tuple[int, ...], phases: tuple[int, int]) -> Tensor:
-    """Lists for every `BLOCK` channels of a group the pairs of a tap and `TILE` rows that are not empty, the tap first.
-    int32 `[groups, phases, blocks, 1 + pairs]`: of the pixels whose place has the remainder (i, j) by the strides,
-    phase `i * phases[1] + j`, only the taps that reach them."""
+    """Lists for every `BLOCK` channels of a group the pairs of a tap and `SEGMENT` rows that are not empty, the tap
+    first. int32 `[groups, phases, blocks, 1 + pairs]`: of the pixels whose place has the remainder (i, j) by the
+    strides, phase `i * phases[1] + j`, only the taps that reach them."""
     rows, taps, per_tap = words.shape[0] // groups, *words.shape[1:]
-    inner = (taps, rows, TILE, per_tap, taps * per_tap)
-    return _steps(words, groups, (per_tap, BLOCK // TILE, 1), inner, window, phases)
+    inner = (taps, rows, SEGMENT, per_tap, taps * per_tap)
+    return _steps(words, groups, (per_tap, BLOCK // SEGMENT, 1), inner, window, phases)
 
 
 def _steps(
@@ -88,37 +88,37 @@ def _steps(
 
 
 @triton.jit
-def present(words, row, inside, at, left, shift, COLS: tl.constexpr, TILE: tl.constexpr):
+def present(words, row, inside, at, left, shift, COLS: tl.constexpr, SEGMENT: tl.constexpr):
     """Tells which of the `COLS` columns from bit `shift` of the word `at` on exist in each row, `[rows, COLS]`. `row`
     is where the words of each begin, `left` how many words there are from `at` on: what lies beyond is absent."""
     lane = tl.arange(0, COLS)[None, :]
     word = tl.load(words + row + at, inside, 0)[:, None]
-    if COLS > TILE:
-        word = tl.where(lane < TILE, word, tl.load(words + row + at + 1, inside & (left > 1), 0)[:, None])
-    return ((word >> ((lane + shift) % TILE)) & 1) != 0
+    if COLS > SEGMENT:
+        word = tl.where(lane < SEGMENT, word, tl.load(words + row + at + 1, inside & (left > 1), 0)[:, None])
+    return ((word >> ((lane + shift) % SEGMENT)) & 1) != 0
 
 
 @triton.jit
-def any_present(words, row, inside, at, left, COLS: tl.constexpr, TILE: tl.constexpr):
+def any_present(words, row, inside, at, left, COLS: tl.constexpr, SEGMENT: tl.constexpr):
     """Whether the words that `present` looks at have a bit. `present` follows the loop whose
     result it masks: computed before, it would occupy a register per entry."""
     word = tl.load(words + row + at, inside, 0)
-    if COLS > TILE:
+    if COLS > SEGMENT:
         word |= tl.load(words + row + at + 1, inside & (left > 1), 0)
     return tl.max((word != 0).to(tl.int32), 0) != 0
 
 
 @triton.jit
-def _by_tap(bits, by_taps, rows, channels, tiles, TAPS: tl.constexpr, ROWS: tl.constexpr, TILE: tl.constexpr):
+def _by_tap(bits, by_taps, rows, channels, segments, TAPS: tl.constexpr, ROWS: tl.constexpr, SEGMENT: tl.constexpr):
     """A gather of bits: of a sixteenth of the weight's bytes at 16 bits a weight, beside products with all of it."""
     row = (tl.program_id(0) * ROWS + tl.arange(0, ROWS)).to(tl.int64)
     per_tap = tl.num_programs(1) // TAPS
-    tap, first = tl.program_id(1) // per_tap, tl.program_id(1) % per_tap * TILE
-    lane = tl.arange(0, TILE)[None, :]
+    tap, first = tl.program_id(1) // per_tap, tl.program_id(1) % per_tap * SEGMENT
+    lane = tl.arange(0, SEGMENT)[None, :]
     column = (first + lane) * TAPS + tap
     inside = (row < rows)[:, None] & (first + lane < channels)
-    word = tl.load(bits + row[:, None] * tiles + column // TILE, inside, 0)
-    bit = (word >> (column % TILE)) & 1
+    word = tl.load(bits + row[:, None] * segments + column // SEGMENT, inside, 0)
+    bit = (word >> (column % SEGMENT)) & 1
     tl.store(by_taps + row * tl.num_programs(1) + tl.program_id(1), tl.sum(bit << lane.to(tl.int64), 1), row < rows)
 
 
