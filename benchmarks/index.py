@@ -38,7 +38,11 @@ CPU = {  # <machine>/<benchmark>.json, by `python -m benchmarks.cpu <benchmark>`
     "largest": "the widest network that trains in a given memory",
     "changes": "what a change of pattern costs, in training steps",
 }
-COMMANDS = {"changes": "benchmarks.changes"}  # of those that `benchmarks.cpu` does not write
+COMMANDS = {  # of those that `benchmarks.cpu` does not write by their name alone
+    "changes": "benchmarks.changes",
+    "train": "benchmarks.cpu train --compiled",
+    "largest": "benchmarks.cpu largest --gib 1 --gib 4 --gib 16",
+}
 OTHERS = {
     "digits-mlp": Result(
         "eleven methods by their defaults, seven layers of 512 on digits", "[digits]", "AMD Zen 5", "2026-11-30"

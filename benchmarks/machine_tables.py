@@ -45,7 +45,7 @@ def gains(kernels: Rows, convolved: Rows, held: Rows) -> str:
         ]
         for name, rows, shape, batch, dtype in (
             ("linear, 1024 x 1024, batch 128", kernels, "1024x1024", 128, "float32"),
-            ("the same in bf16", kernels, "1024x1024", 128, "bfloat16"),
+            ("the same in bf16, divided by dense bf16", kernels, "1024x1024", 128, "bfloat16"),
             ("3 x 3 convolution, 64 channels at 32 x 32, batch 64", convolved, "conv3x3/64-64/32x32", 64, "float32"),
             ("the same, one image", convolved, "conv3x3/64-64/32x32", 1, "float32"),
             ("3 x 3 convolution, 256 channels at 8 x 8, one image", convolved, "conv3x3/256-256/8x8", 1, "float32"),

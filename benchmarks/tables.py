@@ -1,7 +1,8 @@
 """Writes the tables and figures of README.md and docs/ anew from the committed results: `python -m benchmarks.tables`.
 
 Between `<!-- name -->` and `<!-- /name -->` stands one table for every machine that has results of it. Figures within
-sentences: `benchmarks/inline.py`. With `--pictures` those of docs/pictures are drawn, too.
+sentences: `benchmarks/inline.py`. With `--pictures` those of docs/pictures are drawn, too, and of trainings beside
+their results.
 """
 
 import argparse
@@ -13,7 +14,10 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks import index, inline, machine_tables, run_tables
+from benchmarks.papers import results as papers
+from benchmarks.papers.experiments import EXPERIMENTS
 from sparsekern.bench import machines, pictures
+from sparsekern.training.figures import draw_comparison
 
 ROOT = Path(__file__).parents[1]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
@@ -56,9 +60,10 @@ RUNS: dict[str, tuple[Callable[..., str], Path]] = {
 
 def main() -> int:
     parser = argparse.ArgumentParser("python -m benchmarks.tables", description=__doc__)
-    parser.add_argument("--pictures", action="store_true", help="draw docs/pictures, too")
+    parser.add_argument("--pictures", action="store_true", help="draw all pictures, too")
     if parser.parse_args().pictures:
         pictures.draw(folders(), PICTURES)
+        draw_runs()
     for page, text in written().items():
         page.write_text(text)
     return 0
@@ -84,6 +89,16 @@ def written() -> dict[Path, str]:
         pages = {page: put(text, name, table) for page, text in pages.items()}
     rows = {machines.make(folder, next(iter(reports.values()))): _rows(reports) for folder, reports in found.items()}
     return {page: inline.put(text, rows) for page, text in pages.items()}
+
+
+def draw_runs() -> None:
+    """Draws what trainings found, from their committed results."""
+    for path in RESULTS.glob("*/results.json"):
+        found = json.loads(path.read_text())
+        if "table" in found:
+            draw_comparison(path.parent, found)
+        else:
+            papers.draw(path.parent, EXPERIMENTS[path.parent.name.removeprefix("paper-")], found["runs"])
 
 
 def _rows(reports: dict[str, machines.Report]) -> dict[str, list[dict]]:

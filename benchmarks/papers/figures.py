@@ -7,7 +7,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from benchmarks.papers.experiment import Curves, Experiment
-from sparsekern.training.figures import COLOURS, INK, cut, figure, save, title
+from sparsekern.training.figures import COLOURS, INK, figure, save, title
 
 DEEPEST = 12  # points below the best accuracy of a panel: what is worse would flatten all else
 STYLES = ("-", "--", ":", "-.")
@@ -44,6 +44,10 @@ def draw_group(axis: Any, runs: list[dict], varied: str, colours: dict[str, str]
     """Accuracy over the number that was varied, bars one standard deviation over the seeds; a level for what has none,
     and where the number is the sparsity, a point at the one it came to. What is far worse is named below."""
     by_sparsity = varied == "sparsity"
+    cells_of: dict[tuple, list[float]] = {}
+    for run in runs:
+        cells_of.setdefault((run["what"], run["at"]), []).append(100 * run["test_accuracy"])
+    best = max(map(fmean, cells_of.values()))
     drawn: list[tuple[str, float]] = []
     for what in unique(run["what"] for run in runs):
         own = [run for run in runs if run["what"] == what]
@@ -58,6 +62,7 @@ def draw_group(axis: Any, runs: list[dict], varied: str, colours: dict[str, str]
             continue
         x = [100 * fmean(run["sparsity"] for run in cell) for cell in cells] if by_sparsity else ats
         bars = [stdev(values) if len(values) > 1 else 0.0 for values in accuracy]
+        x, means, bars = _inside(best, x, means, bars)
         style = {"color": colours[what], "markersize": 5, "capsize": 3, "linewidth": 1.4}
         axis.errorbar(x, means, yerr=bars if any(bars) else None, label=what, marker="o" if ats else "D", **style)
     scale = 100 if by_sparsity else 1
@@ -68,7 +73,9 @@ def draw_group(axis: Any, runs: list[dict], varied: str, colours: dict[str, str]
     emergent = by_sparsity and any(run["at"] is None and run["sparsity"] > 0 for run in runs)
     if not emergent:
         axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-    off = cut(axis, drawn, DEEPEST)
+    low, high = axis.get_ylim()
+    axis.set_ylim(max(low, best - DEEPEST), high)
+    off = [f"{name} ({mean:.1f})" for name, mean in drawn if mean <= best - DEEPEST]
     first = runs[0]
     levels = unique(f"{100 * run['sparsity']:.4g} % sparse" for run in runs)
     title(
@@ -78,6 +85,12 @@ def draw_group(axis: Any, runs: list[dict], varied: str, colours: dict[str, str]
         "test accuracy, %",
     )
     axis.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+
+
+def _inside(best: float, *columns: list[float]) -> tuple[list[float], ...]:
+    """Leaves out what is far below the best; the second column are the means."""
+    kept = [cells for cells in zip(*columns, strict=True) if cells[1] > best - DEEPEST]
+    return tuple([cells[i] for cells in kept] for i in range(len(columns)))
 
 
 def draw_curves(axis: Any, runs: list[dict], curves: Curves, colours: dict[str, str]) -> None:

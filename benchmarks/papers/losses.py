@@ -81,7 +81,7 @@ def _cell(runs: Sequence[dict], value: Value, form: str) -> str:
 
 def draw(folder: Path, runs: list[dict]) -> Path:
     """`figure.png`: the loss against sparsity, time and memory, a line a method through its sparsities, of which the
-    highest is filled."""
+    highest is filled, with one standard deviation over the seeds."""
     steps, timed = ([run for run in runs if run["group"] == group] for group in ("steps", "time"))
     dense = [run for run in steps if run["what"] == "dense"]
     measured = all(run["milliseconds"] is not None for run in steps)
@@ -90,10 +90,11 @@ def draw(folder: Path, runs: list[dict]) -> Path:
         (steps, "after as many steps", lambda run: 100 * (run["at"] or 0), "sparsity, %"),
         (steps, "the same against time", time, "time of the training, s" if measured else "time of the processor, s"),
         (steps, "the same against memory", weights, "weights, gradients, optimizer, MiB"),
+        (steps, "the same against memory", process, "peak of the process, MiB"),
     ]
     if timed:
         panels.append(([*dense, *timed], "after as much time", lambda run: 100 * (run["at"] or 0), "sparsity, %"))
-    drawing, axes = figure(2, 2, width=4.6, height=3.4, sharey=True)
+    drawing, axes = figure(3, 2, width=4.2, height=3.2, sharey=True)
     colours = dict(zip(dict.fromkeys(run["what"] for run in runs if run["what"] != "dense"), COLOURS, strict=False))
     for axis, (own, name, x, label) in zip(axes, panels, strict=False):
         for what in dict.fromkeys(run["what"] for run in own):
@@ -105,10 +106,11 @@ def draw(folder: Path, runs: list[dict]) -> Path:
             axis.set_xlim(0, None)
     for axis in axes[len(panels) :]:
         axis.set_visible(False)
-    beside(axes[1])
+    beside(axes[2])
     first = runs[0]
     seeds = len({run["seed"] for run in runs})
-    head = f"{first['model']}, {first['steps']} steps, {seeds} seed{'s' * (seeds != 1)}; filled: the highest sparsity"
+    many = f"{seeds} seed{'s' * (seeds != 1)}, bars of one standard deviation"
+    head = f"{first['model']}; as many steps: {dense[0]['steps'] if dense else first['steps']}; {many}"
     drawing.suptitle(head, fontsize=12, color=INK, x=0.01, ha="left")
     return save(drawing, folder / "figure.png")
 
@@ -121,7 +123,8 @@ def _line(axis: Any, runs: list[dict], x: Value, colour: str) -> None:
     ys = [fmean(map(bits, cell)) for cell in cells]
     dense = runs[0]["what"] == "dense"
     style = {"color": colour, "marker": "s" if dense else "o", "markersize": 4.5, "linewidth": 1.2}
-    axis.plot(xs, ys, markerfacecolor="white", **style)
+    bars = [stdev(map(bits, cell)) if len(cell) > 1 else 0.0 for cell in cells]
+    axis.errorbar(xs, ys, yerr=bars, markerfacecolor="white", capsize=2, **style)
     axis.plot(xs[-1:], ys[-1:], label=runs[0]["what"], **style)
     if dense:
         axis.axhline(ys[0], color=INK, linewidth=1.0, linestyle=":")

@@ -38,13 +38,18 @@ def write(out: Path, experiment: Experiment, folders: dict[Trial, Path], note: s
     write_json(out / "results.json", results)
     text = render(experiment, results)
     write_text(out / "table.md", text)
-    if found and experiment.draw is not None:
-        experiment.draw(out, found)
-    elif found and experiment.claims:
-        ranking.draw(out, found)
-    elif found:
-        figures.draw(out / "figure.png", experiment, found)
+    draw(out, experiment, found)
     return text
+
+
+def draw(out: Path, experiment: Experiment, runs: list[dict]) -> None:
+    """Writes `figure.png`, if there are runs."""
+    if runs and experiment.draw is not None:
+        experiment.draw(out, runs)
+    elif runs and experiment.claims:
+        ranking.draw(out, runs)
+    elif runs:
+        figures.draw(out / "figure.png", experiment, runs)
 
 
 def _as_trained(common: dict, found: list[dict]) -> dict:

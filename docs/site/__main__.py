@@ -17,7 +17,14 @@ from docs.site import docstrings, methods, notebooks, reference
 ROOT = Path(__file__).parents[2]
 OUT = ROOT / "build" / "site"
 PAGES = ("*.md", "docs/*.md", "csrc/*/*.md", "benchmarks/*.md", "benchmarks/results/**/*.md")
-OTHERS = ("docs/*.svg", "docs/site/*.css", *(f"benchmarks/results/**/*.{kind}" for kind in ("json", "png", "svg")))
+OTHERS = (
+    "docs/*.svg",
+    "docs/pictures/*.png",
+    "docs/site/*.css",
+    "benchmarks/results/**/*.json",
+    "benchmarks/results/**/*.png",
+)
+PICTURE = re.compile(r"!\[[^]]*\]\(([^):]+)\)")
 METHODS = ("methods.md", "which-method.md")  # where every name that a method has means it
 
 
@@ -37,10 +44,21 @@ def main() -> int:
             _write(pages / folder / name, content)
     for name, text in generated.items():
         _write(pages / name, text)
+    if lost := missing(pages):
+        print(f"docs.site: pictures that are not there: {', '.join(lost)}", file=sys.stderr)
+        return 1
     config = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
     config["nav"] = expanded(config["nav"], list(generated))
     _write(OUT / "mkdocs.yml", yaml.safe_dump(config, sort_keys=False))
     return 0
+
+
+def missing(pages: Path) -> list[str]:
+    """Returns the pictures that pages show and the site lacks, which the builder of the site does not notice."""
+    shown = {
+        (page.parent / name).resolve() for page in pages.rglob("*.md") for name in PICTURE.findall(page.read_text())
+    }
+    return sorted(str(path.relative_to(pages.resolve())) for path in shown if not path.exists())
 
 
 def linked(path: Path) -> str:

@@ -10,6 +10,7 @@ from sparsekern import export, ops, sparsity, training
 from sparsekern.cli import commands
 
 FOLDER = "docs/reference"
+FIRST = ("sparsify", "Sparsifier", "memory_report", "densify", "Method")  # what a user meets first
 INTEGRATIONS = (  # whose packages need not be installed here
     "trainer.SparseCallback",
     "lightning.SparseCallback",
@@ -21,8 +22,9 @@ INTEGRATIONS = (  # whose packages need not be installed here
 def pages() -> dict[str, str]:
     """Returns the pages by their path in the repository's layout."""
     parts = [name for name in sparsity.__all__ if name not in (*sk.__all__, "criteria")]  # an older name of `scores`
+    public = [*FIRST, *(name for name in sk.__all__ if name not in (*FIRST, "methods", "ops"))]
     texts = {
-        "sparsekern": _module("sparsekern", sk, [name for name in sk.__all__ if name not in ("methods", "ops")]),
+        "sparsekern": _module("sparsekern", sk, public),
         "methods": "# sparsekern.methods\n\nThe methods have [a page each](../methods/index.md).\n\n"
         + _names(sk.methods, ["fixed", "get", "names", "describe"]),
         "sparsity": _module("sparsekern.sparsity", sparsity, parts),

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from pathlib import Path
-from statistics import fmean, median, stdev
+from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
 from sparsekern.bench.markdown import table
@@ -24,11 +24,12 @@ class Group(NamedTuple):
     folder: str
     model: str
     data: str
-    epochs: int
+    epochs: int | None  # None: as many as take as much time as the dense network's
 
     @property
     def trained(self) -> str:
-        return f"{self.model}, {self.data}, {self.epochs} epochs"
+        epochs = "as much time as dense" if self.epochs is None else f"{self.epochs} epochs"
+        return f"{self.model}, {self.data}, {epochs}"
 
 
 Runs = dict[tuple[str, float | None], list[dict[str, Any]]]  # by method and the sparsity asked for
@@ -45,7 +46,12 @@ def groups() -> dict[Group, Runs]:
             if run.get("backend") == "masked" or not asked or not run.keys() >= {"test_accuracy", *Group._fields[1:]}:
                 continue
             folder = path.parent.relative_to(RESULTS).as_posix()
-            found[Group(folder, run["model"], run["data"], run["epochs"])][method, at or None].append(run)
+            epochs = None if run.get("group") == "time" else run["epochs"]
+            found[Group(folder, run["model"], run["data"], epochs)][method, at or None].append(run)
+    for group, runs in found.items():
+        if group.epochs is None:  # the dense network is that of as many steps
+            alike = (own for other, own in found.items() if other[:3] == group[:3] and ("dense", None) in own)
+            runs["dense", None] = next(alike)["dense", None]
     return found
 
 
@@ -63,8 +69,8 @@ def of(method: str) -> str:
         return "No committed result has it yet; [what there is](../results.md)."
     head = ["results", "trained", "sparsity", "seeds", "accuracy, %", "dense, %", "step", "memory"]
     note = (
-        "Accuracy on the test set. Divided by those of the dense network of the same runs: *step*, its processor time, "
-        "of the seed that took least; *memory* of weights, indices, gradients and optimizer state, at its most."
+        "Accuracy on the test set, of text that of the next byte. Divided by those of the dense network of the same runs: *step*, its processor time, "
+        "the mean over the run of the seed that took least; *memory* of weights, indices, gradients and optimizer state, at its most."
     )
     return "\n\n".join([table(head, lines).replace("---:", "---", 1), note, *_curves(method)])
 
@@ -80,9 +86,10 @@ def _cells(runs: list[dict[str, Any]], dense: list[dict[str, Any]]) -> list[str]
 
 
 def _seconds(run: dict[str, Any]) -> float | None:
-    """Returns the processor time of a step; other work on the machine counts in the time of a clock."""
+    """Returns the processor time of a step, changes of pattern included; other work on the machine counts in the time
+    of a clock."""
     epochs = run.get("cpu_seconds")
-    return median(epochs) if epochs else run.get("cpu_seconds_per_step")
+    return fmean(epochs) if epochs else run.get("cpu_seconds_per_step")
 
 
 def _percent(values: Iterable[float]) -> str:

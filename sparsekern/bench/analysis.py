@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 from math import inf, log
 from typing import Any, NamedTuple
 
-LAYERS = ("sparsekern", "sparsekern-bf16")  # of ours, what a user has; the others are single kernels
 LINEAR = 0.25  # a local slope this near to the expected one counts as such
 
 Point = tuple[float, float]
@@ -45,13 +44,13 @@ def fastest(rows: Iterable[Row]) -> Row | None:
     return min((row for row in rows if row["ms"] is not None), key=lambda row: row["ms"], default=None)
 
 
-def winner(rows: Iterable[Row]) -> Row | None:
-    """Returns the fastest row that is not ours; None if one of `LAYERS` is as fast.
+def winner(rows: Iterable[Row], ours: str = "sparsekern") -> Row | None:
+    """Returns the fastest row that is not ours; None if that of `ours`, which is shown beside it, is as fast.
 
     Args:
         rows: those of one case at one sparsity.
     """
-    best = fastest(row for row in rows if row["impl"] in LAYERS or not is_ours(row["impl"]))
+    best = fastest(row for row in rows if row["impl"] == ours or not is_ours(row["impl"]))
     return None if best is None or is_ours(best["impl"]) else best
 
 

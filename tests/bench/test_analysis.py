@@ -18,10 +18,12 @@ def test_break_even_lies_between_the_points_around_1() -> None:
     assert break_even([(0.3, 1.4), (0.5, 1.0)]) == inf
 
 
-def test_the_winner_is_who_beats_our_layers() -> None:
+def test_the_winner_is_who_beats_what_is_shown() -> None:
     assert winner([row("dense", 2.0), row("sparsekern", 1.0)]) is None
     assert winner([row("dense", 2.0), row("dense-bf16", 0.5), row("sparsekern", 1.0)]) == row("dense-bf16", 0.5)
-    assert winner([row("dense-bf16", 0.5), row("sparsekern-bf16", 0.4), row("sparsekern", 1.0)]) is None
+    both = [row("dense-bf16", 0.5), row("sparsekern-bf16", 0.4), row("sparsekern", 1.0)]
+    assert winner(both) == row("dense-bf16", 0.5)
+    assert winner(both, "sparsekern-bf16") is None
     # a kernel that the layer did not choose is no help to a user
     assert winner([row("sparsekern-tiled", 0.1), row("dense", 0.5), row("sparsekern", 1.0)]) == row("dense", 0.5)
     assert winner([row("dense", None), row("masked", 3.0), row("sparsekern", None)]) == row("masked", 3.0)

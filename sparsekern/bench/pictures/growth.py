@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import log
 from typing import Any
 
 from ...errors import require
@@ -11,6 +12,7 @@ from ..analysis import Point
 from .machine import COLUMNS, Machine, head
 
 COSTS = {"ms": ("milliseconds", 1.0), "bytes": ("MiB", 1 / 2**20)}
+LINE = 0.075  # the height of a line of text in a panel
 Line = tuple[Machine, str, list[Point], dict | None]
 
 
@@ -52,17 +54,15 @@ def _lines(machine: Machine, axis: str, cost: str, factor: float) -> list[Line]:
 def _draw_panel(axis: Any, lines: list[Line]) -> None:
     axis.set_xscale("log")
     axis.set_yscale("log")
-    for machine, impl, points, fit in lines:
+    for machine, impl, points, _ in lines:
         x, y = zip(*points, strict=True)
         dense = impl == "dense"
         look: dict[str, Any] = {"color": machine.colour, "marker": "s" if dense else machine.marker, "markersize": 4}
         look |= {"linestyle": "--", "markerfacecolor": "white", "linewidth": 1} if dense else {"linewidth": 1.6}
         axis.plot(x, y, **look)
-        if fit is not None:
-            label = {"textcoords": "offset points", "va": "center", "fontsize": 8, "color": machine.colour}
-            axis.annotate(f"{fit['slope']:.2f}", points[-1], (5, 5 if dense else -5), **label)
     axis.margins(0.12)
     low, high = axis.get_ylim()
+    _label(axis, [line for line in lines if line[3] is not None], low, high)
     for _, impl, points, fit in lines:
         if fit is not None and impl != "dense":
             x, last = [size for size, _ in points], points[-1]
@@ -70,6 +70,20 @@ def _draw_panel(axis: Any, lines: list[Line]) -> None:
             axis.plot(x, ideal, color=INK, linestyle=":", linewidth=1)
     axis.set_ylim(low, high)
     _ticks(axis)
+
+
+def _label(axis: Any, lines: list[Line], low: float, high: float) -> None:
+    """Writes the slopes beside the ends of the lines, each above the one below it; equal ones once."""
+    seen: dict[tuple[str, str], tuple[Machine, Point, str]] = {}
+    for machine, impl, points, fit in lines:
+        text = f"{fit['slope']:.2f}"  # type: ignore[index]
+        seen.setdefault((impl, text), (machine, points[-1], text))
+    height = 0.0
+    for machine, (x, y), text in sorted(seen.values(), key=lambda label: label[1][1]):
+        height = max(log(y / low) / log(high / low), height)
+        place = {"xycoords": axis.get_xaxis_transform(), "textcoords": "offset points", "va": "center"}
+        axis.annotate(text, (x, height), (5, 0), fontsize=8, color=machine.colour, **place)
+        height += LINE
 
 
 def _ticks(axis: Any) -> None:

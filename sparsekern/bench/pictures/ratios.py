@@ -58,7 +58,9 @@ def _draw(machines: Sequence[Machine], benchmark: str, text: str) -> Any:
         for place, (machine, found) in enumerate(zip(machines, own, strict=True)):
             if (shape, batch, dtype) in found:
                 _draw_machine(axis, machine, place, *found[shape, batch, dtype])
-        title(axis, f"{_named(shape)}, batch {batch}" + (f", {dtype}" if dtype != "float32" else ""), "")
+        title(
+            axis, f"{_named(shape)}, batch {batch}" + (f", {dtype} by dense {dtype}" if dtype != "float32" else ""), ""
+        )
         _scales(axis)
     hide_unused(axes, len(keys))
     for axis in axes[max(0, len(keys) - COLUMNS) : len(keys)]:

@@ -39,7 +39,9 @@ def title(axis: Any, text: str, x: str, y: str = "") -> None:
 
 def beside(axis: Any, heading: str | None = None) -> None:
     """Puts the legend to the right of the axes, where it covers nothing."""
-    axis.legend(frameon=False, fontsize=8, title=heading, title_fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    where = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)}
+    legend = axis.legend(frameon=False, fontsize=8, labelcolor=INK, title=heading, title_fontsize=8, **where)
+    legend.get_title().set_color(INK)
 
 
 def save(drawing: Any, path: Path) -> Path:
