@@ -69,8 +69,9 @@ def of(method: str) -> str:
         return "No committed result has it yet; [what there is](../results.md)."
     head = ["results", "trained", "sparsity", "seeds", "accuracy, %", "dense, %", "step", "memory"]
     note = (
-        "Accuracy on the test set, of text that of the next byte. Divided by those of the dense network of the same runs: *step*, its processor time, "
-        "the mean over the run of the seed that took least; *memory* of weights, indices, gradients and optimizer state, at its most."
+        "Accuracy on the test set, of text that of the next byte. Divided by those of the dense network of the same "
+        "runs: *step*, its processor time, the mean over the run of the seed that took least; *memory* of weights, "
+        "indices, gradients and optimizer state, at its most."
     )
     return "\n\n".join([table(head, lines).replace("---:", "---", 1), note, *_curves(method)])
 

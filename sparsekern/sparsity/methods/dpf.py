@@ -33,7 +33,7 @@ def dpf(
     fed back, and a weight pruned too early returns. Sparsity in epoch e: s (1 - (1 - e / n)^3), s from epoch n on; the
     mask goes on changing and is made a last time after the last step. Weight decay is the optimizer's, on w. All
     convolutions are pruned, in a network without any all linear layers but the last; biases, batch norm and the last
-    linear layer stay dense.
+    linear layer stay dense. No code of the authors was found.
 
     Args:
         every: p, steps between masks: 16, in short runs fewer, down to 4, so that 40 masks are made while the sparsity

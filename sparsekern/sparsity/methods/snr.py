@@ -128,6 +128,7 @@ def snr(
     The paper's (0.01)^-m for gamma exceeds 1; gamma solves gamma^m = 0.01. Its algorithm joins the masks of what is
     kept by "and", its text those of what is pruned: the text is followed. Weight decay is the optimizer's and no part
     of the gradient. r > 1 means by more than rounding, 1e-5: where one sample alone has a gradient, snr is exactly 1.
+    No code of the authors was found.
 
     Args:
         criterion: "both", or "snr" or "magnitude" alone (figure 3).
