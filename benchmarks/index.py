@@ -69,9 +69,11 @@ OTHERS = {
         "six methods on a small transformer, for as many steps and as much time", "[text]", "AMD Zen 5", "2026-11-30"
     ),
     "fine-tuning": Result(
-        "a small transformer, pruned once and fine-tuned with its zeros kept", "`python -m benchmarks.tuning`"
+        "a small transformer, pruned once and fine-tuned with its zeros kept",
+        "`python -m benchmarks.tuning`",
+        "AMD Zen 5",
     ),
-    "ranks-vgg16": Result("bytes that data-parallel ranks reduce and keep", "`python -m benchmarks.ranks`"),
+    "ranks-vgg16": Result("bytes that data-parallel ranks reduce and keep", "`python -m benchmarks.ranks`", "any"),
     "gpu-compilation": Result(
         "registers and shared memory of every Triton kernel", "`make gpu-compile`", "any; no GPU needed", "2026-11-22"
     ),
@@ -112,7 +114,6 @@ def _line(path: Path, result: Result) -> list[str]:
     else:
         report = json.loads(path.read_text())
         date = report.get("date", date)[:10]
-        machine = report.get("cpu", machine) if machine == UNKNOWN else machine
         machine += f", {report['threads']} thread{'s' * (report['threads'] > 1)}" if "threads" in report else ""
     command = result.command
     if command.startswith("["):

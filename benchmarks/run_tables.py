@@ -109,7 +109,9 @@ def text(runs: Rows) -> str:
 
 
 def _loss(runs: Rows) -> str:
-    return f"{fmean(map(losses.bits, runs)):.3f}" if runs else ""
+    found = [losses.bits(run) for run in runs]
+    spread = f" ± {stdev(found):.3f}" if len(found) > 1 else ""
+    return f"{fmean(found):.3f}{spread}" if found else ""
 
 
 def cifar(rows: Rows) -> str:

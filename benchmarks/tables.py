@@ -137,8 +137,17 @@ def captioned(
         return ""
     taken = [reports[benchmark] for benchmark in benchmarks]
     rows = [report["rows"] for report in taken] + [report["fits"] for report in taken if "fits" in report]
-    caption = f"{machines.title(folder, taken[0])}, measured on {taken[0]['date'][:10]}:"
+    caption = f"{machines.title(folder, taken[0])}, measured on {taken[0]['date'][:10]}{_spread(taken[0]['rows'])}:"
     return f"{caption}\n\n{make(*rows)}"
+
+
+def _spread(rows: list[dict]) -> str:
+    """How far the quartiles of times lie from their medians; nothing where a table has none."""
+    found = sorted((row["q3_ms"] - row["q1_ms"]) / row["ms"] / 2 for row in rows if row.get("ms") and "q3_ms" in row)
+    if not found:
+        return ""
+    half, most = found[len(found) // 2], found[len(found) * 9 // 10]
+    return f"; quartiles ± {100 * half:.0f} % (nine of ten times: ± {100 * most:.0f} % or less)"
 
 
 def put(text: str, name: str, table: str) -> str:
