@@ -3,11 +3,12 @@
 import argparse
 import importlib.metadata
 import platform
+import warnings
 from math import prod
 
 import torch
 
-from .. import models
+from .. import __version__, models
 from ..data import SHAPES, load, stand_in
 from ..nn import crossovers, processor
 from ..nn.kernel_choice import cards
@@ -68,12 +69,14 @@ def facts() -> str:
 
 
 def _version(package: str) -> str:
+    if package == "sparsekern":
+        return __version__
     if package == "torch":
         return torch.__version__
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
-        return "from source" if package == "sparsekern" else "not installed"
+        return "not installed"
 
 
 def layers(given: dict, download: bool) -> str:
@@ -82,7 +85,10 @@ def layers(given: dict, download: bool) -> str:
         given = given | {"data": _usual(given.get("model", DEFAULTS["model"]))}
     config = configure(**given)
     known = config["data"] in SHAPES and not (config["data_dir"] or download)
-    session = Run(config, stand_in(config) if known else load(config, download))
+    data = stand_in(config) if known else load(config, download)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about how it trains
+        session = Run(config, data)
     rows = session.optimizer.report().rows
     size = " x ".join(map(str, session.data.shape))
     title = f"{config['model']} on {config['data']} ({size}, {session.data.classes} classes)"
