@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from importlib import resources
 from math import prod
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
@@ -63,21 +63,6 @@ def cards() -> dict[str, dict[str, list[dict]]]:
     with the expanded weight, 0 where they never are. `bits_below` is that of a layer that holds its nonzeros,
     `masked_below` of one that masks a dense weight. `python -m benchmarks.cards` writes it."""
     return json.loads(resources.files("sparsekern.nn").joinpath("cards.json").read_text())
-
-
-def choose(rows: int, cols: int, density: float, **options: Any) -> Choice:
-    """Chooses the kernel of a `rows x cols` linear layer with the given fraction of nonzeros; see `plan`.
-
-    >>> choice = choose(1024, 1024, 0.02)  # choice.kernel, choice.reason
-    """
-    return plan(rows, cols, **options).at(density)
-
-
-def choose_conv(
-    out: int, channels: int, kernel_size: Sequence[int], stride: Sequence[int], density: float, **options: Any
-) -> Choice:
-    """Chooses the kernel of a convolution with the given fraction of nonzeros; see `plan_conv`."""
-    return plan_conv(out, channels, kernel_size, stride, **options).at(density)
 
 
 def plan(

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from support.kernels import choose, choose_conv
 
 import sparsekern as sk
 from sparsekern import __version__
@@ -20,7 +21,6 @@ from sparsekern.bench.problem import Problem
 from sparsekern.bench.report import write
 from sparsekern.nn import crossovers, processor
 from sparsekern.nn.crossovers import Table
-from sparsekern.nn.kernel_choice import choose, choose_conv
 from sparsekern.nn.processor import Processor
 
 ZEN4 = Processor("AMD", "amd", "avx512", 512, "avx512", 32 << 10, 1 << 20, 32 << 20)

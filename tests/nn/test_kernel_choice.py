@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from support.kernels import choose, choose_conv
 from torch import nn
 
 import sparsekern as sk
@@ -15,7 +16,6 @@ from sparsekern.bench.suites import SUITES
 from sparsekern.cli import info, main
 from sparsekern.nn import crossovers, planned, processor
 from sparsekern.nn import kernel_choice as choice
-from sparsekern.nn.kernel_choice import choose, choose_conv
 
 CARD = "A card"
 SHAPE = {"out": 64, "in": 64, "kernel": 3, "stride": 1, "size": 32, "batch": 128}
