@@ -37,9 +37,11 @@ CPU_ONLY = ("dense-channels-last-bf16", "sparseprop", "sparsekern-bf16")  # on a
 FURTHER = (
     "dense-compiled",
     "dense-channels-last-compiled",
+    "dense-channels-last-bf16-compiled",
     "sparsekern-channels-last",
     "sparsekern-compiled",
     "sparsekern-channels-last-compiled",
+    "sparsekern-channels-last-bf16-compiled",
 )
 SPARSEPROP = next(peer for peer in PEERS if peer.name == "sparseprop")
 BUDGET = 60.0  # seconds of samples per network

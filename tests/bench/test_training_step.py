@@ -75,7 +75,7 @@ def test_compiled_and_channels_last_on_request(monkeypatch: pytest.MonkeyPatch, 
     report = training_step.run(threads=1, quick=True, models=[MODEL], compiled=True)
     rows = {row["impl"]: row for row in report["rows"]}
     assert list(rows) == [*training_step.VARIANTS, *training_step.FURTHER]
-    assert len(compiled) == 6  # four, and the masked twins of two
+    assert len(compiled) == 9  # six, and the masked twins of three
     for name, row in rows.items():
         assert row["ms"] > 0
         assert row["sparsity"] == pytest.approx(0.95 if name.startswith(("sparsekern", "masked")) else 0, abs=1e-5)
