@@ -14,6 +14,8 @@ from typing import Any, cast
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightRenaming
 from transformers.modeling_utils import PreTrainedModel
 from transformers.quantizers.auto import AutoHfQuantizer, register_quantization_config, register_quantizer
 from transformers.quantizers.base import HfQuantizer
@@ -28,7 +30,7 @@ from .conv1d import Conv1D, MaskedConv1D, SparseConv1D
 
 METHOD = "sparsekern"
 NOTE = "import sparsekern before from_pretrained: it makes the sparse layers of this model"
-PATTERN = ("row_ptr", "col")
+PATTERN, VALUES = ("row_ptr", "col"), ("values", "master")
 
 register_layer(Conv1D, (SparseConv1D, MaskedConv1D))
 
@@ -65,7 +67,7 @@ class SparseLoader(HfQuantizer):
     ) -> None:
         if not checkpoint_files:
             raise ValueError("a checkpoint with sparse layers is loaded from its files, not from a state_dict")
-        state = renamed(model, saved_patterns(checkpoint_files))
+        state = renamed(model, saved(checkpoint_files))
         patterned(model, state, *(partial(blank, classes) for classes in (MASKED, SPARSE)))
         remember(model, getattr(self.quantization_config, "parts", ()))
         note(model)
@@ -78,24 +80,59 @@ class SparseLoader(HfQuantizer):
         return model
 
 
-def saved_patterns(files: Sequence[str]) -> dict[str, Tensor]:
-    """Returns the entries of the files that tell the pattern of a sparse layer; weights are told without their
-    entries."""
-    found: dict[str, Tensor] = {}
-    for path in files:
-        for key, read in _entries(path):
-            last = key.rpartition(".")[2]
-            if last in PATTERN:
-                found[key] = read()
-            elif last in ("values", "master"):
-                found[key] = torch.empty(0, device="meta")
-    return found
+def saved(files: Sequence[str]) -> dict[str, Tensor]:
+    """Returns the entries of the files: patterns of sparse layers as they are, of others the names alone."""
+    nothing = torch.empty(0, device="meta")
+    return {
+        key: read() if key.rpartition(".")[2] in PATTERN else nothing for path in files for key, read in _entries(path)
+    }
 
 
 def renamed(model: PreTrainedModel, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Returns the entries of a state whose layers the model has, by their names there."""
-    named = ((own_name(model, key.rpartition(".")[0]), key.rpartition(".")[2], entry) for key, entry in state.items())
-    return {f"{own}.{last}": entry for own, last, entry in named if own is not None}
+    """Returns the patterns of a state whose layers the model has, by their names there.
+
+    Raises:
+        ValueError: an entry of a sparse layer is missing, or a layer of the model has no entries while the state has
+            sparse layers that the model lacks. transformers would give such layers random weights.
+    """
+    rename, found, lost, loaded = renaming(model), {}, [], set()
+    lasts: dict[str, set[str]] = {}
+    for key, entry in state.items():
+        name, _, last = key.rpartition(".")
+        own = own_name(model, name, rename(key).rpartition(".")[0])
+        loaded.add(own)
+        if last in (*PATTERN, *VALUES):
+            lasts.setdefault(name, set()).add(last)
+            if own is None:
+                lost.append(name)
+            else:
+                found[f"{own}.{last}"] = entry
+    for name, own_lasts in lasts.items():
+        wanted = [last for last in PATTERN if last not in own_lasts]
+        wanted += [] if own_lasts & {*VALUES} or f"{name}.weight" in state else ["values"]
+        if wanted and own_lasts != {"values"}:  # of another kind of layer
+            raise ValueError(f"the checkpoint lacks {', '.join(wanted)} of the sparse layer {name}")
+    base = f"{model.base_model_prefix}." if hasattr(model, model.base_model_prefix) else ""
+    layers = (name for name, layer in model.named_modules() if twin_of(layer) in SPARSE and name.startswith(base))
+    unset = [name for name in layers if name not in loaded]
+    if lost and unset:
+        raise ValueError(
+            f"the checkpoint has a sparse layer {lost[0]}, which {type(model).__name__} does not have, and nothing for "
+            f"{', '.join(unset[:4])}{', ...' * (len(unset) > 4)}"
+        )
+    return found
+
+
+def renaming(model: PreTrainedModel) -> Callable[[str], str]:
+    """Returns how transformers renames the entries of checkpoints for a model, whose files may keep older names."""
+    renamings = [entry for entry in get_model_conversion_mapping(model) if isinstance(entry, WeightRenaming)]
+
+    def rename(key: str) -> str:
+        for entry in renamings:
+            key = entry.rename_source_key(key)[0]
+        return key
+
+    return rename
 
 
 def _entries(path: str) -> Iterator[tuple[str, Any]]:
@@ -108,15 +145,16 @@ def _entries(path: str) -> Iterator[tuple[str, Any]]:
             yield key, lambda tensor=tensor: tensor
 
 
-def own_name(model: PreTrainedModel, name: str) -> str | None:
-    """Returns the name of a saved layer in this model, which may be the model with or without a head; None if it has no
-    such layer. Parts of layers that are yet to be taken apart count."""
+def own_name(model: PreTrainedModel, *saved: str) -> str | None:
+    """Returns the name in this model, which may be the model with or without a head, of a layer that is saved under one
+    of some names; None if it has no such layer. Parts of layers that are yet to be taken apart count."""
     prefix = f"{model.base_model_prefix}."
     names = dict(model.named_modules())
-    for own in (name, prefix + name, name.removeprefix(prefix)):
-        around = type(names.get(own.rpartition(".")[0]))
-        if own in names or registered(around) in PARTS:
-            return own
+    for name in reversed(saved):
+        for own in (name, prefix + name, name.removeprefix(prefix)):
+            around = type(names.get(own.rpartition(".")[0]))
+            if own in names or registered(around) in PARTS:
+                return own
     return None
 
 

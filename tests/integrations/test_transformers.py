@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch as safetensors
 import torch
 from torch import Tensor, nn
 
@@ -52,6 +53,44 @@ def query(model: Any) -> Any:
 
 
 # ---- checkpoints
+
+
+def vit() -> Any:
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = transformers.ViTConfig(**sizes, image_size=16, patch_size=8)
+    return transformers.ViTForImageClassification(config).eval()
+
+
+def test_layers_that_files_name_otherwise_are_found(tmp_path: Path) -> None:
+    model = sk.sparsify(vit(), 0.8)
+    model.save_pretrained(tmp_path)
+    loaded = type(model).from_pretrained(tmp_path)
+    assert loaded.state_dict().keys() == model.state_dict().keys()
+    x = torch.randn(2, 3, 16, 16)
+    assert torch.equal(loaded.eval()(x).logits, model(x).logits)
+    base = transformers.ViTModel.from_pretrained(tmp_path, add_pooling_layer=False).eval()
+    assert torch.equal(base(x).last_hidden_state, model.vit(x).last_hidden_state)
+
+
+@pytest.mark.parametrize("entry", ["values", "row_ptr", "col"])
+def test_a_damaged_file_gives_no_random_weights(entry: str, tmp_path: Path) -> None:
+    sk.sparsify(bert(), 0.8).save_pretrained(tmp_path)
+    path, layer = tmp_path / "model.safetensors", "bert.encoder.layer.1.output.dense"
+    entries = safetensors.load_file(path)
+    del entries[f"{layer}.{entry}"]
+    safetensors.save_file(entries, path, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=f"lacks {entry} of the sparse layer {layer}"):
+        BertForSequenceClassification.from_pretrained(tmp_path)
+
+
+def test_a_checkpoint_of_other_layers_gives_no_random_weights(tmp_path: Path) -> None:
+    sk.sparsify(bert(), 0.8).save_pretrained(tmp_path)
+    path = tmp_path / "model.safetensors"
+    entries = {key.replace("layer.1.", "stratum.1."): entry for key, entry in safetensors.load_file(path).items()}
+    safetensors.save_file(entries, path, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"a sparse layer bert\.encoder\.stratum\.1.* and nothing for bert\.enc"):
+        BertForSequenceClassification.from_pretrained(tmp_path)
 
 
 @pytest.mark.parametrize("shards", ["10GB", "20KB"])
