@@ -50,7 +50,7 @@ OTHERS = {
     "mnist-lenet300": Result("eight methods at 98 % and their masked twins", "[mnist]", date="2026-11-21"),
     "cifar10-resnet20": Result("ResNet-20, 3 epochs: `gse_grabo` and its masked twin", "[cifar]", date="2026-11-21"),
     "paper-baselines": Result(
-        "every method at 90 and 98 % on MNIST; the papers' orderings", "[papers]", date="2026-11-22"
+        "every method at 90 and 98 % on MNIST; the papers' orderings", "[papers]", "AMD Zen 5", "2026-12-01"
     ),
     "paper-prospr": Result("`prospr`, `snip`, `synflow`, `random` from 80 to 98 %", "[papers]", date="2026-11-22"),
     "paper-grabo": Result(

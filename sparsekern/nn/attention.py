@@ -57,7 +57,8 @@ class SplitAttention(nn.MultiheadAttention):
         held = private_torch.parameters(whole)
         names = ["in_proj_weight", *(f"{name}_proj_weight" for name in INPUTS)]
         found = [held[name] for name in names if held.get(name) is not None]
-        own = private_torch.parameters(whole.out_proj).get("weight") is not None
+        own = private_torch.parameters(whole.out_proj).keys() >= {"weight", "bias"}
+        own &= "in_proj_bias" in private_torch.parameters(whole)
         return cls(whole) if len(found) in (1, 3) and own else None
 
     @torch.no_grad()

@@ -142,7 +142,7 @@ def test_a_sparse_layer_keeps_its_pattern() -> None:
         (None, {"masks": "zeros"}, "masks must be a dict of bool tensors or \"nonzero\", got 'zeros'"),
         (None, {"masks": "nonzero", "include": "*"}, "include adds nothing"),
         (None, {"masks": "nonzero", "exclude": "9"}, "exclude pattern '9' matches none"),
-        (None, {"masks": "nonzero", "exclude": ["0", "3"]}, "no layer has zeros: of 4 at most 1%"),
+        (None, {"masks": "nonzero", "exclude": ["0", "3"]}, "no layer of the model has zeros to keep: 4: at most 1%"),
         (lambda m: prune.l1_unstructured(m[3], "bias", 2), {"masks": "nonzero"}, "the biases of 3 are masked"),
     ],
 )
@@ -182,3 +182,89 @@ def test_a_copy_is_densified_without_a_warning(recwarn: pytest.WarningsRecorder)
     recwarn.clear()
     sk.densify(copy.deepcopy(model))
     assert not recwarn.list
+
+
+def same(model: nn.Module, x: Tensor, **options: Any) -> nn.Module:
+    """Takes the zeros of a model, whose outputs have to stay."""
+    before = model(x).detach()
+    model = sk.sparsify(model, masks="nonzero", **options)
+    assert (model(x) - before).abs().max() < 1e-5
+    return model
+
+
+def zeros_after_training(weight: Any, model: nn.Module, x: Tensor) -> float:
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    model(x).square().mean().backward()
+    optimizer.step()
+    model(x)  # whose mask computes the weight
+    return float((weight() == 0).float().mean())
+
+
+def test_a_mask_on_a_weight_that_others_share_stays() -> None:
+    model = network()
+    model.insert(5, nn.Linear(4, 32))
+    model.insert(6, nn.Linear(32, 4))
+    model[6].weight = model[4].weight
+    for layer in (model[3], model[6]):
+        prune.l1_unstructured(layer, "weight", amount=0.5)
+    whole = model[4].weight.detach().clone()
+    x = batch()[0]
+    with pytest.warns(UserWarning, match="6 stays dense under its mask: shares a parameter"):
+        model = same(model, x)
+    assert isinstance(model[3], PatternLayer)
+    assert torch.equal(model[4].weight, whole)
+    assert zeros_after_training(lambda: model[6].weight, model, x) == 0.5
+
+
+def test_a_model_with_nothing_but_such_a_mask_is_left_alone() -> None:
+    model: Any = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    model[1].weight = model[0].weight
+    prune.l1_unstructured(model[1], "weight", amount=0.5)
+    with pytest.warns(UserWarning, match="under its mask"), pytest.raises(ValueError, match="1: shares a parameter"):
+        sk.sparsify(model, masks="nonzero")
+    assert prune.is_pruned(model[1])
+
+
+def test_a_masked_embedding_keeps_its_mask() -> None:
+    model: Any = nn.Sequential(nn.Embedding(16, 8), nn.Linear(8, 4))
+    for layer in model:
+        prune.l1_unstructured(layer, "weight", amount=0.5)
+    x = torch.arange(16)
+    with pytest.warns(UserWarning, match="0 stays dense under its mask: left dense by default"):
+        model = same(model, x)
+    assert isinstance(model[1], PatternLayer)
+    assert zeros_after_training(lambda: model[0].weight, model, x) == 0.5
+
+
+@pytest.mark.parametrize("exclude", [(), ("self_attn",)], ids=["taken apart", "excluded"])
+def test_masks_within_attention(exclude: tuple[str, ...]) -> None:
+    torch.manual_seed(0)
+    layer: Any = nn.TransformerEncoderLayer(16, 2, 32, dropout=0.0, batch_first=True)
+    masked = [(layer.self_attn, "in_proj_weight"), (layer.self_attn.out_proj, "weight"), (layer.linear1, "weight")]
+    for module, name in masked:
+        prune.l1_unstructured(module, name, amount=0.5)
+    kept = layer.self_attn.out_proj.weight_orig.detach().clone()
+    layer = same(layer, torch.randn(2, 3, 16), exclude=exclude)
+    assert isinstance(layer.linear1, PatternLayer)
+    assert isinstance(layer.self_attn.out_proj, PatternLayer) == (not exclude)
+    if exclude:
+        assert prune.is_pruned(layer.self_attn)
+        assert torch.equal(layer.self_attn.out_proj.weight_orig, kept)
+        assert float((layer.self_attn.in_proj_weight == 0).float().mean()) == 0.5
+    else:
+        assert sum(part.topology.nnz for part in layer.self_attn.modules() if isinstance(part, PatternLayer)) == 2 * 16 * 16
+
+
+@pytest.mark.parametrize("name", ["out_proj", "self"])
+def test_masks_within_attention_stay_where_it_is_refused(name: str) -> None:
+    attention: Any = nn.MultiheadAttention(16, 2)
+    module = attention.out_proj if name == "out_proj" else attention
+    prune.l1_unstructured(attention.out_proj, "weight", amount=0.5)
+    prune.l1_unstructured(module, "bias" if name == "out_proj" else "in_proj_bias", amount=2)
+    model = nn.ModuleDict({"a": attention, "b": nn.Linear(4, 4)})
+    prune.l1_unstructured(model["b"], "weight", amount=0.5)
+    with pytest.warns(UserWarning, match="MultiheadAttention"):
+        model = sk.sparsify(model, masks="nonzero")  # type: ignore[assignment]
+    assert model["a"] is attention
+    assert isinstance(model["b"], PatternLayer)
+    assert prune.is_pruned(attention.out_proj)

@@ -27,18 +27,19 @@ def shared_parameters(model: nn.Module) -> set[int]:
     return {key for key, count in owners.items() if count > 1}
 
 
-def obstacle(layer: Any, shared: set[int]) -> str | None:
-    """Returns why a layer cannot be made sparse; None if it can, or is."""
+def obstacle(layer: Any, shared: set[int], masked: bool = False) -> str | None:
+    """Returns why a layer cannot be made sparse; None if it can, or is. `masked`: a mask that computes its weight is
+    about to end."""
     if not isinstance(layer, PatternLayer):
         kind = registered(type(layer))
         if kind is None:
             return "no sparse layer of this class"
         computed = kind in SPARSE and "weight" not in private_torch.parameters(layer)
-        if computed or nn.utils.parametrize.is_parametrized(layer):
+        if not masked and (computed or nn.utils.parametrize.is_parametrized(layer)):
             return "computes its weight (weight norm, a mask?)"
         if kind in SPARSE and (reason := _strange(layer.weight)) is not None:
             return reason
-        if not acts_as(type(layer), kind):
+        if not acts_as(nn.utils.parametrize.type_before_parametrizations(layer), kind):
             return "a subclass that overrides what a layer does (sk.register_layer takes it)"
         if kind not in SPARSE and kind in ON_DEMAND:
             return "left dense unless include= names it"

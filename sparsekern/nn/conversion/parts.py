@@ -11,6 +11,7 @@ from torch import nn
 from ..layer import PatternLayer
 from .coverage import shared_parameters
 from .exchange import exchange
+from .maskings import end_in_parts, restore_in
 from .registry import PARTS, acts_as, asked, demanded, registered
 
 Options = ParamSpec("Options")
@@ -78,12 +79,15 @@ def taking_apart(
         options["include"] = include = named(model, options.get("include", ()))  # type: ignore[arg-type]
         keys = [key for key, value in (overrides or {}).items() if value is not None]
         wanted = [*include, *(masks if isinstance(masks, dict) else ()), *demanded(model, keys)]
+        ended = end_in_parts(model) if masks == "nonzero" else []
         model, originals = take_apart(model, wanted)
         try:
-            return put_together(convert(model, *arguments, **options), originals)
+            model = put_together(convert(model, *arguments, **options), originals)
         except BaseException:
-            put_together(model, originals)
+            restore_in(put_together(model, originals), ended)
             raise
+        restore_in(model, ended)
+        return model
 
     return wrapped
 

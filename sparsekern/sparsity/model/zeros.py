@@ -1,20 +1,21 @@
 """Finds the zeros of a model that was pruned before: in its weights, or in masks that compute them."""
 
 import logging
+import warnings
 from collections.abc import Collection, Iterable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize, prune
 
 from ... import private_torch
-from ...nn import PatternLayer, matching, prunable_layers
-from ...nn.conversion.registry import SPARSE, twin_of
+from ...nn import PatternLayer, matching
+from ...nn.conversion import maskings
+from ...nn.conversion.coverage import obstacle, shared_parameters
+from ...nn.conversion.registry import SPARSE, asked, twin_of
 
 log = logging.getLogger("sparsekern")
 FEW = 0.01  # zeros up to this fraction of a layer are taken for chance
-MASKING = "FakeSparsity"  # the parametrization of torch.ao.pruning, which is slow to import
 
 
 class Zeros(NamedTuple):
@@ -33,7 +34,7 @@ class Zeros(NamedTuple):
 def take_zeros(model: nn.Module, exclude: Iterable[str] = (), without: Collection[str] = ()) -> Zeros:
     """Reads the zeros of the layers of a model, and ends what masks their weights (`torch.nn.utils.prune`,
     `torch.ao.pruning`), which then are Parameters with the zeros in them. A layer that is sparse already keeps its
-    pattern.
+    pattern. What stays dense keeps its mask.
 
     Args:
         exclude: names and globs of layers to leave alone.
@@ -42,33 +43,45 @@ def take_zeros(model: nn.Module, exclude: Iterable[str] = (), without: Collectio
     Raises:
         ValueError: a bias is masked, whose zeros no layer keeps; no layer has zeros. Nothing was changed then.
     """
-    masked = {name: mask for name, layer in model.named_modules() if (mask := masking_of(layer)) is not None}
     gone = matching(maskable(model), exclude, "exclude") | {*without}
-    masked = {name: mask for name, mask in masked.items() if name not in gone}
-    biases = [name for name in masked if "bias_mask" in private_torch.buffers(model.get_submodule(name))]
-    if biases:
-        raise ValueError(
-            f"the biases of {', '.join(biases)} are masked, but their zeros could not be kept: make them whole by "
-            'torch.nn.utils.prune.remove(layer, "bias") first'
-        )
-    for name in masked:
-        end_masking(model.get_submodule(name))
-    found = Zeros({}, {})
-    for name, layer in prunable_layers(model, exclude).items():
-        if name in gone:
+    found, layers, shared = Zeros({}, {}), dict(model.named_modules()), shared_parameters(model)
+    for name, layer in layers.items():
+        kept = name in gone or not (isinstance(layer, PatternLayer) or twin_of(layer) in SPARSE)
+        masked = None if kept else masking_of(layer)
+        reason = None if kept else _reason(name, layer, shared, masked is not None)
+        if kept or (reason is not None and masked is None):
             continue
-        mask = masked[name] if name in masked else nonzeros(layer)
+        if reason is not None:
+            found.dense[name] = reason
+            warnings.warn(f"{name} stays dense under its mask: {reason}", stacklevel=6)
+            continue
+        mask = nonzeros(layer) if masked is None else masked
         zeros, size = int((~mask).sum()), mask.numel()
         if isinstance(layer, PatternLayer) or FEW * size < zeros < size:
             found.masks[name] = mask
             log.info("%s: %d of %d weights are zero (%.1f %%)", name, zeros, size, 100 * zeros / max(1, size))
         else:
             found.dense[name] = "every weight is zero" if zeros == size else f"at most {FEW:.0%} of it is zero"
-    if not found.masks:
+    masks = [name for name in found.masks if masking_of(layers[name]) is not None]
+    biases = [name for name in masks if "bias_mask" in private_torch.buffers(layers[name])]
+    if biases:
         raise ValueError(
-            f"no layer has zeros: of {', '.join(found.dense)} at most {FEW:.0%} of the weights are, or all"
+            f"the biases of {', '.join(biases)} are masked, but their zeros could not be kept: make them whole by "
+            'torch.nn.utils.prune.remove(layer, "bias") first'
         )
+    if not found.masks:
+        said = "; ".join(f"{name}: {reason}" for name, reason in found.dense.items()) or "it has none to make sparse"
+        raise ValueError(f"no layer of the model has zeros to keep: {said}")
+    for name in masks:
+        maskings.end(layers[name])
     return found
+
+
+def _reason(name: str, layer: Any, shared: set[int], masked: bool) -> str | None:
+    """Returns why a layer stays dense, whatever zeros it has."""
+    if not asked(name, layer, ()):
+        return "left dense by default"
+    return obstacle(layer, shared, masked)
 
 
 def maskable(model: nn.Module) -> list[str]:
@@ -83,19 +96,4 @@ def nonzeros(layer: Any) -> Tensor:
 def masking_of(layer: nn.Module) -> Tensor | None:
     """Returns the mask that computes the weight of a linear layer or a convolution, bool; None if nothing does, or
     something else."""
-    if isinstance(layer, PatternLayer) or twin_of(layer) not in SPARSE:
-        return None
-    if "weight_mask" in private_torch.buffers(layer) and "weight_orig" in private_torch.parameters(layer):
-        return layer.get_buffer("weight_mask").bool()
-    if parametrize.is_parametrized(layer, "weight"):
-        steps: Any = layer.parametrizations
-        if [type(step).__name__ for step in steps.weight] == [MASKING]:
-            return steps.weight[0].mask.bool()
-    return None
-
-
-def end_masking(layer: nn.Module) -> None:
-    if parametrize.is_parametrized(layer, "weight"):
-        parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)
-    else:
-        prune.remove(layer, "weight")
+    return None if isinstance(layer, PatternLayer) or twin_of(layer) not in SPARSE else maskings.mask_of(layer)
