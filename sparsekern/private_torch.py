@@ -169,6 +169,7 @@ def reduce_anew(wrapped: Any) -> None:
     if wrapped.static_graph:
         wrapped.reducer._set_static_graph()
         wrapped.logger._set_static_graph()
+        wrapped._static_graph_delay_allreduce_enqueued = False  # the new reducer has not seen the graph
     distributed: Any = torch.distributed
     for hook, state in wrapped._comm_hooks:
         distributed._register_comm_hook(wrapped.reducer, state, hook)

@@ -16,6 +16,7 @@ from ..method import Method
 from ..model.fully_sharded import sharded_layers
 from ..model.wrappers import former_name
 from ..parts.schedules import final
+from ..sites.checksum import checksum
 from ..sites.layer_site import LayerSite
 from ..sites.storage import Storage
 
@@ -226,4 +227,9 @@ def check_saved(sites: Sequence[LayerSite], saved: dict[str, Any]) -> None:
             raise ValueError(
                 f"{site.name} has {site.nnz} nonzeros, its state {saved[site.name]['nnz']}: load the state of the "
                 "model before that of the sparsifier"
+            )
+        if saved[site.name].get("pattern", checksum(site.active)) != checksum(site.active):  # not in version 0.1
+            raise ValueError(
+                f"{site.name} has another pattern than the state is of: load the state of the model before that of the "
+                "sparsifier"
             )

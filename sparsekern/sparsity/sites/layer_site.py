@@ -14,6 +14,7 @@ from ...shards import is_sharded, put, whole
 from ...topology import Topology
 from ..change.optimizer_layout import States, state_of
 from ..change.transaction import Transaction
+from .checksum import checksum
 
 if TYPE_CHECKING:
     from .site import Site
@@ -212,6 +213,7 @@ class LayerSite(Generic[Layer]):
     def state(self) -> dict[str, Any]:
         return {
             "nnz": self.nnz,
+            "pattern": checksum(self.active),
             **self.module.plan_state(),
             "changes": self.changes,
             "facts": LayerSite.measures(self),

@@ -23,11 +23,13 @@ SCORED = ("snip", "grasp_abs", "synflow", "prospr", "prospr_channel")
 ESTIMATED = ("gse_graest", "gse_graest, two batches")
 
 
-def trained(name: str, rank: int = 0, world: int = 1, kind: str = "linear", **options: Any) -> dict[str, Any]:
+def trained(
+    name: str, rank: int = 0, world: int = 1, kind: str = "linear", static: bool = False, **options: Any
+) -> dict[str, Any]:
     """20 steps, of several ranks each on its part of every batch. The wrapper is made once."""
     method, data = make(name, **options), batches(kind)
     model = sk.sparsify(network(kind), method, batches=data[:4], loss=cross_entropy)
-    wrapped = DistributedDataParallel(model) if world > 1 else model
+    wrapped = DistributedDataParallel(model, static_graph=static) if world > 1 else model
     parts = [(x[rank::world], y[rank::world]) for x, y in data]
     inner = OPTIMIZERS["momentum"](model.parameters())
     optimizer = sk.Sparsifier(model, inner, method, batches=parts[:2], loss=cross_entropy)
@@ -47,6 +49,7 @@ def trained(name: str, rank: int = 0, world: int = 1, kind: str = "linear", **op
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {name: (name, {}) for name in NAMES}
 CASES["gse_grabo, two batches"] = ("gse_grabo", {"batches": 2})
+CASES |= {f"{name}, static graph": (name, {"static": True}) for name in (*REPLACED, "rigl")}
 # One for each storage, and for each way to choose or to grow.
 FOUR = ("random", "set", "rigl", "gse_grabo", "gse_synflow", "gmp", "magnitude_after", "dpf", "optg", "str", "snip")
 FOUR = (*FOUR, "snr", "snr_frozen", "gse_grabo, two batches")
