@@ -7,6 +7,8 @@ is lost, and a warning says so.
 from __future__ import annotations
 
 import warnings
+from copy import copy
+from dataclasses import fields
 from functools import wraps
 from typing import Any
 
@@ -16,6 +18,7 @@ from peft.tuners.lora.layer import Conv2d, Linear
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.constants import INCLUDE_LINEAR_LAYERS_SHORTHAND as ALL
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from ..nn import PatternLayer
 from ..nn.linear import LinearProduct
@@ -27,7 +30,7 @@ INITIAL = ("gaussian", "orthogonal", "eva")
 class SparseLora:
     """The common part of the adapters of linear layers and convolutions."""
 
-    lora_variants = {(): None}  # noqa: RUF012  peft's: DoRA and others, which compute with the dense weight, are refused
+    lora_variants = {(): None}  # noqa: RUF012  peft's: others compute with the dense weight
 
     def _get_in_out_features(self, module: Any) -> tuple[int, int]:
         outputs, inputs, *_ = module.weight_shape
@@ -40,11 +43,22 @@ class SparseLora:
                 f"init_lora_weights={initial!r} leaves the layer a weight without zeros, which a sparse layer does not "
                 f"hold: expected True, False, {', '.join(INITIAL)}, or sk.densify(model) first"
             )
+        variants = [
+            field.name
+            for field in fields(config)
+            if field.metadata.get("is_lora_variant") and getattr(config, field.name)
+        ]
+        if variants:
+            raise ValueError(
+                f"{', '.join(variants)} of LoraConfig computes with the dense weight, which a sparse layer does not "
+                "hold: leave it out, or sk.densify(model) first"
+            )
         super().update_layer(adapter_name, *arguments, config=config, **options)
 
     def get_delta_weight(self, adapter: str) -> Tensor:
         """Returns what a merge adds to the weight, zero where the layer has none."""
-        return super().get_delta_weight(adapter) * self.get_base_layer().topology.mask()
+        base = self.get_base_layer()
+        return super().get_delta_weight(adapter) * base.weight_of(base.topology.mask())
 
     def merge(self, *arguments: Any, **options: Any) -> None:
         warnings.warn(
@@ -56,7 +70,7 @@ class SparseLora:
 
 
 class SparseLinearLora(SparseLora, Linear):
-    """The adapter of a linear layer."""
+    """The adapter of a linear layer, that of transformers' `Conv1D` included."""
 
 
 class SparseConv2dLora(SparseLora, Conv2d):
@@ -70,11 +84,18 @@ class SparseConv2dLora(SparseLora, Conv2d):
             self.base_layer = layer
 
 
-def adapted(layer: Any, adapter_name: str, **options: Any) -> nn.Module | None:
+def adapted(layer: Any, adapter_name: str, *, config: LoraConfig, **options: Any) -> nn.Module | None:
     """Returns a layer with an adapter; None of a kind that has none, of which peft then says so."""
     base = layer.get_base_layer() if isinstance(layer, BaseTunerLayer) else layer
-    kind = {nn.Linear: SparseLinearLora, nn.Conv2d: SparseConv2dLora}.get(base.DENSE)
-    return None if kind is None else kind(layer, adapter_name, **options)
+    kinds: dict[type, type[SparseLora]] = {nn.Conv2d: SparseConv2dLora}
+    kind = kinds.get(base.DENSE, SparseLinearLora if isinstance(base, LinearProduct) else None)  # type: ignore[arg-type]
+    if kind is None:
+        return None
+    if kind is SparseLinearLora:
+        turned = base.DENSE is Conv1D  # its weight is [in, out]
+        config, options["is_target_conv_1d_layer"] = copy(config), turned
+        config.fan_in_fan_out = turned
+    return kind(layer, adapter_name, config=config, **options)  # type: ignore[call-arg,return-value]
 
 
 def _register(post_init: Any) -> Any:

@@ -122,3 +122,27 @@ def test_what_a_sparse_layer_cannot_do_is_refused(changes: dict[str, Any]) -> No
         ValueError, match=r"use_dora|init_lora_weights='(pissa|olora)' leaves the layer a weight without"
     ):
         get_peft_model(sk.sparsify(Network(), 0.8), config(**changes))
+
+
+@pytest.mark.filterwarnings(MERGES)
+@pytest.mark.parametrize("target", ["all-linear", ["c_attn"], None])
+def test_gpt2(target: Any) -> None:
+    """Its layers are `Conv1D`, whose weight is [in, out]."""
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 50, "n_positions": 16, "n_embd": 32, "n_layer": 2, "n_head": 2}
+    model: Any = sk.sparsify(transformers.GPT2LMHeadModel(transformers.GPT2Config(**sizes)), 0.8).eval()
+    pair = []
+    for one in (copy.deepcopy(model), sk.densify(copy.deepcopy(model))):
+        torch.manual_seed(2)
+        changes = {} if target is None else {"target_modules": target}
+        pair.append(get_peft_model(one, LoraConfig(r=4, init_lora_weights=False, **changes)).eval())
+    ids = torch.arange(16)[None]
+    torch.testing.assert_close(pair[0](ids).logits, pair[1](ids).logits)
+    merged = [each.merge_and_unload() for each in pair]
+    changed = 0
+    for name, layer in layers(merged[0]).items():
+        weight, mask = merged[1].get_submodule(name).weight, layer.weight_of(layer.topology.mask())
+        torch.testing.assert_close(layer.weight, weight * mask)
+        changed += not torch.equal(layer.weight, model.get_submodule(name).weight)
+    assert changed == (8 if target == "all-linear" else 2)

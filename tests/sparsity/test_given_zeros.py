@@ -252,7 +252,10 @@ def test_masks_within_attention(exclude: tuple[str, ...]) -> None:
         assert torch.equal(layer.self_attn.out_proj.weight_orig, kept)
         assert float((layer.self_attn.in_proj_weight == 0).float().mean()) == 0.5
     else:
-        assert sum(part.topology.nnz for part in layer.self_attn.modules() if isinstance(part, PatternLayer)) == 2 * 16 * 16
+        assert (
+            sum(part.topology.nnz for part in layer.self_attn.modules() if isinstance(part, PatternLayer))
+            == 2 * 16 * 16
+        )
 
 
 @pytest.mark.parametrize("name", ["out_proj", "self"])

@@ -1,12 +1,12 @@
 """Finds the layers of a model and of its followers that a method drives."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
-from ...nn import PatternLayer
+from ...nn import PatternLayer, SparseLayer
 from ...shards import is_sharded
 from ...topology import Topology
 from .. import parallel
@@ -97,9 +97,12 @@ def gradients_of(model: nn.Module, method: Method, batches: Batches | None, loss
     return GrowthBatches(model, batches, loss, count)
 
 
-def followers_of(model: nn.Module, sites: Sequence[LayerSite]) -> dict[str, PatternLayer]:
+def followers_of(model: nn.Module, sites: Sequence[LayerSite], came: Mapping[str, Topology]) -> dict[str, PatternLayer]:
     """Returns the layers of a copy of the model that belong to the sites, by name, but for those that it shares with
-    the model.
+    the model. They get as much room as the model's.
+
+    Args:
+        came: patterns that sites had before the first change; a state that is yet to be loaded restores them.
 
     Raises:
         ValueError: one is missing or has another pattern; it is the model itself.
@@ -117,9 +120,20 @@ def followers_of(model: nn.Module, sites: Sequence[LayerSite]) -> dict[str, Patt
         layer = layers.get(site.name)
         if layer is None or not isinstance(site.module, type(layer)):  # fully_shard makes a class of its own
             raise ValueError(f"a follower lacks the sparse layer {site.name}: copy it from the model after sparsify")
-        if not layer.topology.same_pattern(site.active):
+        known = [site.active, *([came[site.name]] if site.name in came else [])]
+        if not any(layer.topology.same_pattern(pattern) for pattern in known):
             raise ValueError(f"a follower's {site.name} has another pattern than the model's: copy it again")
+        if layer.topology.same_pattern(site.active) and isinstance(layer, SparseLayer):
+            _give_room(layer, site.active.capacity)
     return {site.name: layers[site.name] for site in sites if layers[site.name] is not site.module}
+
+
+def _give_room(layer: SparseLayer, capacity: int) -> None:
+    old = layer.topology
+    if old.capacity != capacity:
+        new = old.with_capacity(capacity)
+        layer.values.data = new.from_csr(old.to_csr(layer.values.detach()))
+        layer.set_topology(new)
 
 
 def share_patterns(sites: Sequence[LayerSite]) -> None:

@@ -151,7 +151,7 @@ class Engine:
     def follow(self, copy: Any) -> None:
         """Lets a copy of the model, or an object that keeps a tensor for each Parameter, follow its changes."""
         if isinstance(copy, nn.Module):
-            layers = followers_of(copy, self.now.sites)
+            layers = followers_of(copy, self.now.sites, {site.name: came for site, came, _ in self.now.first})
             if layers not in self.followers:
                 self.followers.append(layers)
         elif all(each.holder is not copy for each in self.averages):

@@ -64,6 +64,10 @@ def _fit(engine: Engine, state: dict[str, Any]) -> None:
         with drafted(engine) as draft:
             draft.undo_first_change()
     check_saved(engine.now.sites, saved)
+    for site in engine.now.sites:
+        for follower in engine.followers_of(site):
+            if not follower.topology.same_pattern(site.active):  # its own state may come later
+                follower.load_state_dict(site.module.state_dict())
     if engine.now.settled and not state["settled"] and named(engine.method.storage).keeps_pruned:
         raise ValueError(
             "the layers hold nonzeros only, but the state is of a run that still kept the pruned weights: load it into "

@@ -7,6 +7,7 @@ import pytest
 import torch
 from support.trajectories import OPTIMIZERS, SPARSE, STEPS, batches, make, network, step
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 import sparsekern as sk
 
@@ -67,3 +68,59 @@ def test_goes_on_bit_for_bit_whatever_is_loaded_first(name: str) -> None:
             for batch in batches("linear")[number:STEPS]:
                 step(again, resuming, batch)
             assert leaves([again.state_dict(), resuming.state_dict()]) == expected, (order, number)
+
+
+@pytest.mark.filterwarnings("ignore:.*(collapse|fewer than three|without weight decay|fixed before)")
+@pytest.mark.parametrize("name", SPARSE)
+def test_averages_go_on_whenever_they_are_loaded(name: str) -> None:
+    """Followers from the start, or once everything is loaded, as Lightning has them; loaded in any order."""
+    torch.manual_seed(0)
+
+    def start(seed: int, follows: bool) -> tuple[nn.Module, sk.Sparsifier, AveragedModel]:
+        model, method, data = sparse(name, seed)
+        average = AveragedModel(model)
+        optimizer = sk.Sparsifier(model, BUILD(model.parameters()), method, **data)
+        if follows:
+            average.module.load_state_dict(model.state_dict())  # the method may have begun with another pattern
+            optimizer.follow(average)
+        return model, optimizer, average
+
+    def go(run: tuple[nn.Module, sk.Sparsifier, AveragedModel], first: int, last: int) -> list[Any]:
+        model, optimizer, average = run
+        for batch in batches("linear")[first:last]:
+            step(model, optimizer, batch)
+            average.update_parameters(model)
+        return leaves([each.state_dict() for each in run])
+
+    whole, (middle, *_) = start(0, True), SAVED
+    go(whole, 0, middle)
+    saved = [copy.deepcopy(each.state_dict()) for each in whole]
+    expected = go(whole, middle, STEPS)
+    for order in ((0, 1, 2), (0, 2, 1), (2, 0, 1)):
+        for follows in (True, False):
+            run = start(1, follows)
+            for i in order:
+                run[i].load_state_dict(copy.deepcopy(saved[i]))
+            run[1].follow(run[2])
+            assert go(run, middle, STEPS) == expected, (order, follows)
+    model, method, data = sparse(name, 1)  # Lightning: the average follows before the Sparsifier's state is there
+    average = AveragedModel(model)
+    for each, state in ((model, saved[0]), (average, saved[2])):
+        each.load_state_dict(copy.deepcopy(state))
+    optimizer = sk.Sparsifier(model, BUILD(model.parameters()), method, **data)
+    optimizer.follow(average)
+    optimizer.load_state_dict(copy.deepcopy(saved[1]))
+    assert go((model, optimizer, average), middle, STEPS) == expected
+
+
+def test_the_state_of_another_pattern_is_refused() -> None:
+    (model, method, data), (other, *_) = sparse("rigl", 0), sparse("rigl", 1)
+    optimizer, again = (sk.Sparsifier(each, BUILD(each.parameters()), method, **data) for each in (model, other))
+    with pytest.raises(ValueError, match="another pattern than the state is of: load the state of the model before"):
+        again.load_state_dict(optimizer.state_dict())
+    state = {key: value for key, value in model.state_dict().items() if not key.startswith("0.")}
+    other.load_state_dict(state, strict=False)
+    with pytest.raises(ValueError, match="0 has another pattern"):
+        again.load_state_dict(optimizer.state_dict())
+    other.load_state_dict(model.state_dict())
+    again.load_state_dict(optimizer.state_dict())
