@@ -22,7 +22,7 @@ using torch::jit::Stack;
 
 // The backward operators have no formula of their own: their results would pass for constants.
 constexpr const char* kNoSecondDerivatives =
-    "sparse layers have no second derivatives: do without create_graph=True and torch.func";
+    "sparse layers have no second derivatives by create_graph=True: take those of torch.func";
 
 // An operator takes input, values, index, bias and options; its backward pass the output's gradient, input, values,
 // index, three flags, and the options again if it needs them. Kernels empty the list that the index comes in: each call

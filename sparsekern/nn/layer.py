@@ -139,7 +139,7 @@ class PatternLayer(Twin):
     # ---- graphs for other programs
 
     def plain(self, input: Tensor) -> Tensor:
-        """Computes the forward pass by operators of PyTorch alone, the only ones that ONNX knows.
+        """Computes the forward pass by operators of PyTorch alone, the only ones that ONNX and `torch.func` know.
 
         The weight is scattered from its entries. In a graph both are constants, and what runs the graph scatters once,
         when it loads it: the file holds the nonzeros only."""

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.compiler import is_compiling
 
 from ..ops.csr import check_pattern
+from ..private_torch import transforming
 from ..shards import LOAD, is_sharded, put, sharded_as, whole
 from ..sparse_weight import SparseWeight
 from ..topology import Topology
@@ -30,6 +31,8 @@ class SparseLayer(SavedLayer):
         if is_compiling():
             if torch.onnx.is_in_onnx_export():
                 return self.plain(input)
+        elif transforming() and self.probe is None:  # torch.func knows PyTorch's own operators only
+            return self.plain(input)
         elif self.refined <= self.training:
             self.refine(input)
         input = self.prepare(input)
