@@ -112,13 +112,14 @@ def test_a_method_of_your_own_trains_in_the_ten_lines(names: dict[str, Any], cap
 
 
 def check_a_reader_of_files_without_pytorch(names: dict[str, Any], out: str) -> None:
-    model = sk.sparsify(nn.Sequential(nn.Conv2d(4, 6, 3), nn.ReLU(), nn.Conv2d(6, 5, 1)), 0.7, include="*")
+    layers = nn.Conv2d(4, 6, 3), nn.ReLU(), nn.Conv2d(6, 6, 1), nn.ConvTranspose2d(6, 6, 3), nn.ConvTranspose1d(6, 4, 3)
+    model = sk.sparsify(nn.Sequential(*layers), 0.7, include="*")
     export.save(model, "model.safetensors", "safetensors")
     found = names["dense_weights"]("model.safetensors")
-    assert [*found] == ["0", "2"]
+    assert [*found] == ["0", "2", "3", "4"]
     for layer_name, weight in found.items():
         layer: Any = model.get_submodule(layer_name)
-        assert torch.equal(torch.from_numpy(weight), layer.dense_weight())
+        assert torch.equal(torch.from_numpy(weight.copy()), layer.weight)
 
 
 def check_a_layer_of_your_own(names: dict[str, Any], out: str) -> None:

@@ -139,10 +139,14 @@ class PatternLayer(Twin):
     # ---- graphs for other programs
 
     def plain(self, input: Tensor) -> Tensor:
-        """Computes the forward pass by operators of PyTorch alone, the only ones that ONNX and `torch.func` know.
+        """Computes the forward pass by operators of PyTorch alone, the only ones that ONNX and `torch.func` know."""
+        return self.dense_product(self.prepare(input), self.plain_weight())
 
-        The weight is scattered from its entries. In a graph both are constants, and what runs the graph scatters once,
-        when it loads it: the file holds the nonzeros only."""
+    def plain_weight(self) -> Tensor:
+        """Returns the weight as a dense tensor of `weight_shape`, scattered from its entries by operators of PyTorch.
+
+        In a graph for ONNX both are constants, and what runs the graph scatters once, when it loads it: the file holds
+        the nonzeros only."""
         with unrecorded():
             coordinates = self.topology.coordinates()
             if prod(self.weight_shape) < 2**31:
@@ -150,7 +154,7 @@ class PatternLayer(Twin):
         coordinates = coordinates.long()
         entries = self.entries(coordinates)
         weight = entries.new_zeros(prod(self.weight_shape)).scatter(0, coordinates, entries)
-        return self.dense_product(self.prepare(input), weight.reshape(self.weight_shape))
+        return weight.reshape(self.weight_shape)
 
     # ---- pattern
 

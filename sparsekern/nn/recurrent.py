@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..ops.shapes import accumulate_dtype
+from ..private_torch import transforming
 from ..topology import Topology
 from .expanded import ExpandedProduct
 from .masked import MaskedLayer
@@ -138,7 +139,8 @@ class MatrixProduct(ExpandedProduct):
             self.check_copy()  # type: ignore[attr-defined]
         if isinstance(self, MaskedLayer) and self.weight_gradient == "moment":
             _unknown("second moment over samples")
-        weight = self.dense_weight()
+        plain = transforming() or (torch.compiler.is_compiling() and torch.onnx.is_in_onnx_export())
+        weight = self.plain_weight() if plain and self.probe is None else self.dense_weight()
         return weight if self.probe is None else self.probe.watch(weight, weight.new_empty(0), self.stored)
 
     def new_probe(self) -> MatrixProbe:

@@ -19,16 +19,24 @@ LAYOUT = 1  # of the entries of a state dict, as docs/files.md describes them
 OLD_BUFFERS = ("row_ptr", "col", "t_ptr", "t_row", "t_pos", "tile_ptr", "t_tile_ptr", "bits")  # of version 0.1
 
 
+AS_IT_IS: Any = PatternLayer.weight_of.__func__  # type: ignore[attr-defined]
+
+
 def is_csr(tensor: Tensor | None) -> bool:
     return tensor is not None and tensor.layout == torch.sparse_csr
 
 
 def metadata(model: nn.Module) -> dict[str, str]:
     """Returns what a safetensors file says of itself: under "sparsekern", the shapes of the weights that it holds as
-    vectors. One entry, since safetensors writes several in any order, and equal models shall have equal files."""
+    vectors, one output a row, and which of them the dense layer has with its first two dimensions exchanged. One entry,
+    since safetensors writes several in any order, and equal models shall have equal files."""
     layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, PatternLayer)}
     shapes = {name: list(layer.weight_shape) for name, layer in layers.items()}
-    return {"sparsekern": json.dumps({"layout": LAYOUT, "shapes": shapes})} if shapes else {"format": "pt"}
+    if not shapes:
+        return {"format": "pt"}
+    turned = [name for name, layer in layers.items() if type(layer).weight_of.__func__ is not AS_IT_IS]  # type: ignore[attr-defined]
+    noted = {"layout": LAYOUT, "shapes": shapes, **({"transposed": turned} if turned else {})}
+    return {"sparsekern": json.dumps(noted)}
 
 
 class SavedLayer(PatternLayer):

@@ -145,3 +145,14 @@ def test_tensorboard_draws_the_graph(tmp_path: Path) -> None:
         writer.add_graph(model, torch.randn(2, 3, 6, 6))
     (events,) = tmp_path.iterdir()
     assert b"sparsekern::" in events.read_bytes()
+
+
+@pytest.mark.parametrize("storage", ["nonzeros", "master"])
+@pytest.mark.parametrize("kind", [nn.GRU, nn.LSTM, nn.RNN])
+def test_recurrent_layers(kind: type[nn.RNNBase], storage: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    method: Any = 0.8 if storage == "nonzeros" else sk.methods.dnw(sparsity=0.8, total_steps=9, steps_per_epoch=3)
+    model = sk.sparsify(nn.Sequential(kind(16, 32, batch_first=True)), method, include=[kind]).eval()
+    x = torch.randn(2, 3, 16)
+    torch.onnx.export(model, (x,), tmp_path / "model.onnx", dynamo=True, external_data=False, verbose=False)
+    torch.testing.assert_close(run(tmp_path / "model.onnx", x), model(x)[0].detach(), rtol=1e-4, atol=1e-5)
