@@ -20,6 +20,8 @@ from .progress import Progress
 
 def run(arguments: argparse.Namespace) -> int:
     given = vars(arguments).copy()
+    if "resume" not in given:
+        given = recipes.with_flags(given, out=Path, download=bool, overwrite=bool)
     out, resume = given.pop("out", None), given.pop("resume", None)
     overwrite, download = given.pop("overwrite", False), given.pop("download", False)
     if given.get("recipe") == "list":

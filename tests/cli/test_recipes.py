@@ -132,6 +132,19 @@ def test_a_config_file_is_a_recipe_of_ones_own(tmp_path: Path) -> None:
     assert (adam["lr"], adam["momentum"], adam["nesterov"]) == (1e-3, 0.9, False)
 
 
+def test_a_config_file_names_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "run.yaml"
+    path.write_text("method: random\nepochs: 1\nthreads: 1\nmodel: lenet300\nout: made\noverwrite: false\n")
+    assert main(["train", "--config", str(path)]) == 0
+    assert (tmp_path / "made" / "summary.json").exists()
+    assert main(["train", "--config", str(path)]) == 2  # it is there
+    assert main(["train", "--config", str(path), "--out", "other"]) == 0
+    assert (tmp_path / "other" / "summary.json").exists()
+    path.write_text("method: random\nout: [1]\n")
+    assert main(["train", "--config", str(path)]) == 2
+
+
 @pytest.mark.parametrize("own", ["dense", "snr", "str"])
 def test_another_method_does_not_inherit_a_sparsity_that_is_none(own: str, tmp_path: Path) -> None:
     path = tmp_path / "config.json"

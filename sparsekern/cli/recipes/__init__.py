@@ -1,7 +1,9 @@
 """The papers' own settings, a file each: flags of `train`, where they come from, what the paper leaves open."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from re import fullmatch
+from types import MappingProxyType
 from typing import Any
 
 from ...errors import UsageError, choose, first_line, require
@@ -61,8 +63,19 @@ def as_flags(flags: dict[str, Any]) -> str:
     return " ".join(words)
 
 
-def settings_of(path: Path) -> dict[str, Any]:
+def with_flags(given: dict[str, Any], **flags: type) -> dict[str, Any]:
+    """Returns `given` with the flags of a command, of these types, that its `--config` has besides settings."""
+    if "config" not in given:
+        return given
+    settings = settings_of(given["config"], flags)
+    return {**{name: settings.pop(name) for name in flags if name in settings}, **given, "config": settings}
+
+
+def settings_of(path: Path, flags: Mapping[str, type] = MappingProxyType({})) -> dict[str, Any]:
     """Returns the settings in a file that differ from the defaults: YAML, or JSON as a run leaves it.
+
+    Args:
+        flags: what the file may also have, with types.
 
     Raises:
         UsageError: there is no such file, or it holds something else than settings.
@@ -79,11 +92,16 @@ def settings_of(path: Path) -> dict[str, Any]:
             raise UsageError(f"{path}: expected settings, for example `method: rigl`, got {brief(found)}")
     found = {str(key).replace("-", "_"): _number(value) for key, value in found.items()}
     found.pop("horizon", None)  # a new run's own epochs
+    besides = {name: found.pop(name) for name in flags if name in found}
+    for name, value in besides.items():
+        if not isinstance(value, str if flags[name] is Path else flags[name]):
+            raise UsageError(f"{path}: {name} expects {'a folder' if flags[name] is Path else 'true or false'}")
     for name in found:
-        choose(f"setting in {path}", name, list(DEFAULTS))
+        choose(f"setting in {path}", name, [*DEFAULTS, *flags])
     for problem in problems(DEFAULTS | PLAIN | {"lr": 0.1, "batch_size": 128} | found, SETTINGS):
         raise UsageError(f"{path}: {problem}")
-    return {name: value for name, value in found.items() if value != DEFAULTS[name]}
+    besides = {name: flags[name](value) for name, value in besides.items()}
+    return {name: value for name, value in found.items() if value != DEFAULTS[name]} | besides
 
 
 def _number(value: Any) -> Any:
@@ -107,7 +125,8 @@ def apply(given: dict[str, Any], grid: list[str] | None = None) -> dict[str, Any
         recipe = read(given.pop("recipe"))
         flags, baselines = recipe["flags"], recipe["baselines"]
     elif "config" in given:
-        flags, baselines = settings_of(given.pop("config")), {}
+        config = given.pop("config")
+        flags, baselines = dict(config) if isinstance(config, dict) else settings_of(config), {}
     else:
         return given
     known = {flags.get("method", DEFAULTS["method"]): flags.pop("set", {}), **baselines}
