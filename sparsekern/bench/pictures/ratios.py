@@ -13,6 +13,8 @@ from .machine import COLUMNS, Machine, head, hide_unused
 
 MOST = 12  # panels of a figure
 TICKS = (0.3, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99)
+DTYPES = ("float32", "bfloat16", "float16", "float64")  # in this order
+SHORT = {"float32": "", "bfloat16": "bf16", "float16": "fp16", "float64": "fp64"}
 Key = tuple[str, int, str]  # shape, batch, dtype
 
 
@@ -48,7 +50,8 @@ def curves(machine: Machine, benchmark: str) -> dict[Key, tuple[list[Point], lis
 def _draw(machines: Sequence[Machine], benchmark: str, text: str) -> Any:
     machines = [machine for machine in machines if machine.rows(benchmark)]
     own = [curves(machine, benchmark) for machine in machines]
-    keys = list(dict.fromkeys(key for found in own for key in found))[:MOST]
+    keys = list(dict.fromkeys(key for found in own for key in found))
+    keys = sorted(keys, key=lambda key: DTYPES.index(key[2]))[:MOST]
     if not keys:
         return None
     rows = -(-len(keys) // COLUMNS)
@@ -58,9 +61,8 @@ def _draw(machines: Sequence[Machine], benchmark: str, text: str) -> Any:
         for place, (machine, found) in enumerate(zip(machines, own, strict=True)):
             if (shape, batch, dtype) in found:
                 _draw_machine(axis, machine, place, *found[shape, batch, dtype])
-        title(
-            axis, f"{_named(shape)}, batch {batch}" + (f", {dtype} by dense {dtype}" if dtype != "float32" else ""), ""
-        )
+        short = SHORT[dtype]
+        title(axis, f"{_named(shape)}, batch {batch}" + (f", {short} / dense {short}" if short else ""), "")
         _scales(axis)
     hide_unused(axes, len(keys))
     for axis in axes[max(0, len(keys) - COLUMNS) : len(keys)]:
