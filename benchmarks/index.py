@@ -64,7 +64,12 @@ OTHERS = {
         "AMD Zen 5",
         "2026-11-30",
     ),
-    "paper-width": Result("ResNet-20 up to 4 times as wide, with as many weights", "[papers]"),
+    "paper-width": Result(
+        "ResNet-20, 3 epochs: up to 4 times as wide, with as many weights",
+        "`python -m benchmarks.papers width --data imagefolder --data-dir FOLDER --epochs 3 --seeds 0`",
+        "AMD Zen 5",
+        "2026-12-01",
+    ),
     "paper-gpt": Result(
         "six methods on a small transformer, for as many steps and as much time", "[text]", "AMD Zen 5", "2026-11-30"
     ),

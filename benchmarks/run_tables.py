@@ -172,6 +172,17 @@ def _bytes(size: float) -> str:
     return f"{size / 1e6:.3g} MB" if size >= 1e4 else f"{size:.0f} B" if size else "0"
 
 
+def widths(runs: Rows) -> str:
+    """Accuracies of networks of several widths with as many weights."""
+    ats = sorted({run["at"] for run in runs if run["at"]})
+    lines = []
+    for what in dict.fromkeys(run["what"] for run in runs):
+        found = {at: [run for run in runs if (run["what"], run["at"]) == (what, at)] for at in ats}
+        name = what if what == "dense" else f"`{what}`"
+        lines.append([name, *(_reached(own) if own else "" for own in found.values())])
+    return markdown.table(["test accuracy, %, at the width", *(f"{at:g}" for at in ats)], lines)
+
+
 def reached(caption: str, runs: Rows) -> str:
     """Accuracies of all methods at every sparsity below the caption, the best at the highest first."""
     ats = sorted({run["at"] for run in runs if run["at"]})
