@@ -228,7 +228,8 @@ def check_saved(sites: Sequence[LayerSite], saved: dict[str, Any]) -> None:
                 f"{site.name} has {site.nnz} nonzeros, its state {saved[site.name]['nnz']}: load the state of the "
                 "model before that of the sparsifier"
             )
-        if saved[site.name].get("pattern", checksum(site.active)) != checksum(site.active):  # not in version 0.1
+        pattern = saved[site.name].get("pattern")  # version 0.1 did not say
+        if pattern is not None and pattern != checksum(site.active):
             raise ValueError(
                 f"{site.name} has another pattern than the state is of: load the state of the model before that of the "
                 "sparsifier"

@@ -46,14 +46,13 @@ def take_zeros(model: nn.Module, exclude: Iterable[str] = (), without: Collectio
     gone = matching(maskable(model), exclude, "exclude") | {*without}
     found, layers, shared = Zeros({}, {}), dict(model.named_modules()), shared_parameters(model)
     for name, layer in layers.items():
-        kept = name in gone or not (isinstance(layer, PatternLayer) or twin_of(layer) in SPARSE)
-        masked = None if kept else masking_of(layer)
-        reason = None if kept else _reason(name, layer, shared, masked is not None)
-        if kept or (reason is not None and masked is None):
+        if name in gone or not (isinstance(layer, PatternLayer) or twin_of(layer) in SPARSE):
             continue
-        if reason is not None:
-            found.dense[name] = reason
-            warnings.warn(f"{name} stays dense under its mask: {reason}", stacklevel=6)
+        masked = masking_of(layer)
+        if (reason := _reason(name, layer, shared, masked is not None)) is not None:
+            if masked is not None:
+                found.dense[name] = reason
+                warnings.warn(f"{name} stays dense under its mask: {reason}", stacklevel=6)
             continue
         mask = nonzeros(layer) if masked is None else masked
         zeros, size = int((~mask).sum()), mask.numel()
