@@ -95,11 +95,12 @@ def renamed(model: PreTrainedModel, state: Mapping[str, Tensor]) -> dict[str, Te
         ValueError: an entry of a sparse layer is missing, or a layer of the model has no entries while the state has
             sparse layers that the model lacks. transformers would give such layers random weights.
     """
-    rename, found, lost, loaded = renaming(model), {}, [], set()
+    rename, modules = renaming(model), dict(model.named_modules())
+    found, lost, loaded = {}, [], set()
     lasts: dict[str, set[str]] = {}
     for key, entry in state.items():
         name, _, last = key.rpartition(".")
-        own = own_name(model, name, rename(key).rpartition(".")[0])
+        own = own_name(modules, model.base_model_prefix, name, rename(key).rpartition(".")[0])
         loaded.add(own)
         if last in (*PATTERN, *VALUES):
             lasts.setdefault(name, set()).add(last)
@@ -113,7 +114,7 @@ def renamed(model: PreTrainedModel, state: Mapping[str, Tensor]) -> dict[str, Te
         if wanted and own_lasts != {"values"}:  # of another kind of layer
             raise ValueError(f"the checkpoint lacks {', '.join(wanted)} of the sparse layer {name}")
     base = f"{model.base_model_prefix}." if hasattr(model, model.base_model_prefix) else ""
-    layers = (name for name, layer in model.named_modules() if twin_of(layer) in SPARSE and name.startswith(base))
+    layers = (name for name, layer in modules.items() if twin_of(layer) in SPARSE and name.startswith(base))
     unset = [name for name in layers if name not in loaded]
     if lost and unset:
         raise ValueError(
@@ -145,15 +146,20 @@ def _entries(path: str) -> Iterator[tuple[str, Any]]:
             yield key, lambda tensor=tensor: tensor
 
 
-def own_name(model: PreTrainedModel, *saved: str) -> str | None:
-    """Returns the name in this model, which may be the model with or without a head, of a layer that is saved under one
-    of some names; None if it has no such layer. Parts of layers that are yet to be taken apart count."""
-    prefix = f"{model.base_model_prefix}."
-    names = dict(model.named_modules())
-    for name in reversed(saved):
+def own_name(modules: Mapping[str, nn.Module], base: str, *names: str) -> str | None:
+    """Returns the name of a layer in a model, which may be the model with or without a head; None if it has no such
+    layer. Parts of layers that are yet to be taken apart count.
+
+    Args:
+        modules: those of the model, by name.
+        base: the name of the model without a head in that with one.
+        names: of the layer in a file; the last one that fits counts.
+    """
+    prefix = f"{base}."
+    for name in reversed(names):
         for own in (name, prefix + name, name.removeprefix(prefix)):
-            around = type(names.get(own.rpartition(".")[0]))
-            if own in names or registered(around) in PARTS:
+            around = type(modules.get(own.rpartition(".")[0]))
+            if own in modules or registered(around) in PARTS:
                 return own
     return None
 
@@ -181,7 +187,7 @@ def remember(model: PreTrainedModel, parts: Sequence[dict[str, Any]]) -> None:
     for group in parts:
         part = Part(group["method"], group["key"], group["sparsity"])
         for name in group["layers"]:
-            layer = layers.get(own_name(model, name) or name)
+            layer = layers.get(own_name(layers, model.base_model_prefix, name) or name)
             if isinstance(layer, PatternLayer):
                 vars(layer).update(part=part, pattern_given=group["given"])
 

@@ -51,10 +51,6 @@ class Selection(NamedTuple):
     masks: dict[str, Tensor]
     why: dict[str, str]
 
-    @property
-    def names(self) -> list[str]:
-        return [name for own in self.layers.values() for name in own]
-
 
 def select(
     model: nn.Module,

@@ -15,7 +15,7 @@ MASKING = "FakeSparsity"  # the parametrization of torch.ao.pruning, which is sl
 
 
 class Masking(NamedTuple):
-    """A mask that has ended.
+    """A mask that is about to end.
 
     Attributes:
         module, name: the module, and its Parameter that was masked.
@@ -30,16 +30,19 @@ class Masking(NamedTuple):
     original: Tensor
     step: nn.Module | None
 
+    @classmethod
+    def of(cls, module: nn.Module, name: str, mask: Tensor) -> Masking:
+        step = _step(module, name)
+        return cls(module, name, mask, _stored(module, name, step).detach().clone(), step)
+
     def restore(self) -> None:
         """Masks the Parameter again."""
         if self.step is None:
             prune.custom_from_mask(self.module, self.name, self.mask)
-            parameter = self.module.get_parameter(f"{self.name}_orig")
         else:
             parametrize.register_parametrization(self.module, self.name, self.step)
-            parameter = self.module.get_parameter(f"parametrizations.{self.name}.original")
         with torch.no_grad():
-            parameter.copy_(self.original)
+            _stored(self.module, self.name, self.step).copy_(self.original)
 
 
 def mask_of(module: nn.Module, name: str = "weight") -> Tensor | None:
@@ -50,21 +53,18 @@ def mask_of(module: nn.Module, name: str = "weight") -> Tensor | None:
     return None if step is None else step.mask.bool()
 
 
-def end(module: nn.Module, name: str = "weight") -> Masking:
+@torch.no_grad()
+def end(module: nn.Module, name: str = "weight") -> None:
     """Makes a masked Parameter one with zeros in it."""
-    mask, step = mask_of(module, name), _step(module, name)
-    stored = f"{name}_orig" if step is None else f"parametrizations.{name}.original"
-    ended = Masking(module, name, mask, module.get_parameter(stored).detach().clone(), step)  # type: ignore[arg-type]
-    with torch.no_grad():
-        if step is None:
-            prune.remove(module, name)
-        else:
-            parametrize.remove_parametrizations(module, name, leave_parametrized=True)
-    return ended
+    if _step(module, name) is None:
+        prune.remove(module, name)
+    else:
+        parametrize.remove_parametrizations(module, name, leave_parametrized=True)
 
 
 def end_in_parts(model: nn.Module) -> list[Masking]:
-    """Ends the masks of the weights of layers that are exchanged for several, and of those inside."""
+    """Ends the masks of the weights of layers that are exchanged for several, and of those inside; `restore_in` masks
+    them again."""
     ended = []
     for layer in model.modules():
         kind = registered(type(layer))
@@ -73,7 +73,10 @@ def end_in_parts(model: nn.Module) -> list[Masking]:
                 names = [name.removesuffix("_mask") for name in private_torch.buffers(module) if name.endswith("_mask")]
                 names += list(getattr(module, "parametrizations", ()))
                 masks = [(name, mask) for name in names if (mask := mask_of(module, name)) is not None]
-                ended += [end(module, name) for name, mask in masks if mask.dim() > 1]
+                for name, mask in masks:
+                    if mask.dim() > 1:
+                        ended.append(Masking.of(module, name, mask))
+                        end(module, name)
     return ended
 
 
@@ -83,6 +86,10 @@ def restore_in(model: nn.Module, ended: list[Masking]) -> None:
     for masking in ended:
         if id(masking.module) in present:
             masking.restore()
+
+
+def _stored(module: nn.Module, name: str, step: nn.Module | None) -> nn.Parameter:
+    return module.get_parameter(f"{name}_orig" if step is None else f"parametrizations.{name}.original")
 
 
 def _step(module: nn.Module, name: str) -> Any:
