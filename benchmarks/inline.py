@@ -131,6 +131,13 @@ def method(name: str, sparsity: str, what: str) -> str:
     return number(ranking.costs(own)[what] / ranking.costs(dense)[what])
 
 
+def text_peak(name: str) -> str:
+    """Returns the mean peak memory of the processes that trained by a method in `results/paper-gpt`."""
+    runs = json.loads((RESULTS / "paper-gpt" / "results.json").read_text())["runs"]
+    own = [run["peak_memory_bytes"] for run in runs if (run["group"], run["what"]) == ("steps", name)]
+    return f"{fmean(own) / 2**20:,.0f} MiB"
+
+
 FIGURES: dict[str, Callable[..., str | None]] = {
     "step": partial(_time, "step"),
     "forward": partial(_time, "forward"),
@@ -144,4 +151,4 @@ FIGURES: dict[str, Callable[..., str | None]] = {
     "threshold": threshold,
     "moment": moment,
 }
-RUNS: dict[str, Callable[..., str]] = {"method": method}
+RUNS: dict[str, Callable[..., str]] = {"method": method, "text-peak": text_peak}

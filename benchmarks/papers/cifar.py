@@ -1,4 +1,4 @@
-"""ResNet-20 on CIFAR-10: methods under one recipe, and wider networks with as many weights."""
+"""Networks on CIFAR-10: methods on a ResNet-20 and a vision transformer; wider networks with as many weights."""
 
 from collections.abc import Iterable
 from functools import cache
@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import torch
 
-from benchmarks.papers import baselines
+from benchmarks.papers import baselines, language
 from benchmarks.papers.experiment import Experiment, Flags, Trial
 from benchmarks.papers.orderings import Claim
 from sparsekern import models
@@ -24,6 +24,19 @@ COMMON: Flags = {
     "nesterov": True,
     "weight_decay": 1e-4,
     "schedule": "cosine",
+}
+
+
+TRANSFORMER: Flags = {
+    "model": "vit-tiny",
+    "epochs": 30,
+    "batch_size": 128,
+    "optimizer": "adamw",
+    "lr": 1e-3,
+    "weight_decay": 0.05,
+    "clip": 1.0,
+    "schedule": "cosine",
+    "warmup": 1,
 }
 
 
@@ -60,6 +73,14 @@ def _widths(seed: int) -> Iterable[Trial]:
         for method in ("gse_grabo", "random"):
             flags: Flags = {"method": method, "sparsity": 1 - _weights(1) / _weights(width), "width": float(width)}
             yield Trial("", method, width, seed, {**flags, "set": baselines.OPTIONS.get(method, [])})
+
+
+def _transformer(seed: int) -> Iterable[Trial]:
+    yield Trial("", "dense", None, seed, {"method": "dense"})
+    for sparsity in language.SPARSITIES:
+        for method in language.METHODS:
+            flags: Flags = {"method": method, "sparsity": sparsity, "set": language.OPTIONS.get(method, [])}
+            yield Trial("", method, sparsity, seed, flags)
 
 
 @cache
@@ -105,4 +126,17 @@ Every network has as many weights as the dense ResNet-20 of width 1: 75 % of the
 width 4. Activations, and what batch norm does, grow with the width.
 
 Published, ResNet-56 on CIFAR-100, 200 epochs: from 68.80 at width 1 to 72.70 with four times the width and 94 %.""",
+)
+
+TRANSFORMER_EXPERIMENT = Experiment(
+    "Methods on a small vision transformer and CIFAR-10",
+    {"": "sparsity"},
+    "cifar10",
+    TRANSFORMER,
+    _transformer,
+    (0, 1),
+    """\
+`vit-tiny`: 6 blocks of DeiT-Ti's width 192 on patches of 4 x 4 pixels; the position embedding and the head stay dense.
+One recipe for all, AdamW along a cosine without augmentation of its own, and of each method the options of its paper,
+scaled to this length by the method. Transformers learn slowly on this data: few epochs tell how methods begin.""",
 )

@@ -183,4 +183,5 @@ weights: ResNet-56 on CIFAR-100 from 68.80 to 72.70 with four times the width an
     "resnet20": cifar.METHODS_EXPERIMENT,
     "width": cifar.WIDTH_EXPERIMENT,
     "gpt": language.EXPERIMENT,
+    "vit": cifar.TRANSFORMER_EXPERIMENT,
 }

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from ..ops.shapes import accumulate_dtype
 from ..ops.straight_through import gradient_and_moment, weight_gradient
-from ..ops.torch_products import Lookup
+from ..ops.torch_products import Lookup, absolute_sums
 from ..topology import Topology
 from .expanded import ExpandedProduct
 from .layer import draw
@@ -88,14 +88,14 @@ class EmbeddingProbe(Probe):
     rows are what enters and its columns what leaves."""
 
     def __init__(self, weight_shape: tuple[int, ...], window: Lookup) -> None:
-        super().__init__()
-        self.weight_shape, self.window = weight_shape, window
+        super().__init__(weight_shape)
+        self.window = window
 
-    def row_weight(self) -> Tensor:
-        return self._total(lambda h, delta: self._counts(h, torch.ones_like(h, dtype=accumulate_dtype(delta.dtype))))
+    def _rows(self, h: Tensor, delta: Tensor) -> Tensor:
+        return self._counts(h, torch.ones_like(h, dtype=accumulate_dtype(delta.dtype)))
 
-    def col_weight(self) -> Tensor:
-        return self._total(lambda h, delta: delta.flatten(0, -2).abs().sum(0, dtype=accumulate_dtype(delta.dtype)))
+    def _cols(self, h: Tensor, delta: Tensor) -> Tensor:
+        return absolute_sums(delta.flatten(0, -2))
 
     def _counts(self, h: Tensor, weights: Tensor) -> Tensor:
         counts = weights.new_zeros(self.weight_shape[0]).index_add_(0, h.flatten(), weights.flatten())

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from ..ops.shapes import accumulate_dtype
 from ..ops.straight_through import weight_gradient
-from ..ops.torch_products import Convolution, features
+from ..ops.torch_products import Convolution, absolute_sums
 from ..topology import Topology
 from .conv import PADDING_MODES
 from .kernel_choice import Plan, Step, check_backend
@@ -149,7 +149,7 @@ class ConvNdProbe(ConvProbe):
     window: Convolution
 
     def _features(self, tensor: Tensor) -> Tensor:
-        return features(tensor, self.window.dims)
+        return absolute_sums(tensor if tensor.dim() > self.window.dims + 1 else tensor.unsqueeze(0))
 
     def _sampled(self, h: Tensor, delta: Tensor, coordinates: Tensor) -> Tensor:
         return Probe._sampled(self, h, delta, coordinates)

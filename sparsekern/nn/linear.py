@@ -55,7 +55,7 @@ class LinearProduct(PatternLayer):
         return (input.numel() // self.in_features, None) if fits else None
 
     def new_probe(self) -> LinearProbe:
-        return LinearProbe()
+        return LinearProbe(self.weight_shape)
 
     def dense_product(self, input: Tensor, weight: Tensor) -> Tensor:
         return nn.functional.linear(input, weight, self.bias)

@@ -1,8 +1,8 @@
 """Records one step's backward passes of an armed layer, and computes the statistics that methods ask for."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import prod
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -12,26 +12,48 @@ from ..ops.conv2d_gradient_moment import moment_of
 from ..ops.passes import Passes, Use, running, use_of
 from ..ops.shapes import accumulate_dtype
 from ..ops.straight_through import gradient_and_moment, weight_gradient
+from ..ops.torch_products import absolute_sums
 from ..ops.transforms import refuse_transforms
 from ..ops.window import Window
 
+# What a step's statistics are made of: dense gradients; these, and the sums that bound them; these, and their second
+# moments; or anything, which takes h and delta themselves.
+Needs = Literal["gradient", "bound", "moment", "pairs"]
+
 
 class Probe:
-    """Holds inputs h and output gradients delta of every use of a layer within one step.
+    """Holds what statistics of one step need: inputs h and output gradients delta of every use of a layer or, as soon
+    as they take less memory, sums over the uses.
 
     A use counts if its backward pass made the gradient of the weight that the step uses. Statistics are sums over all
     uses, in fp32 or wider. They run over the weight viewed `[rows, cols]`.
 
     Attributes:
-        records: h and delta of each use.
+        weight_shape: that of the gradient.
+        needs: which statistics will be asked for.
+        records: h and delta of each use that is in no sum.
+        sums: empty, or the sums: the dense gradient, then g and f of the "bound", or the "moment".
+        samples: the first dimensions of h, summed over the uses.
         frozen: whether uses of a frozen weight are recorded, too.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, weight_shape: tuple[int, ...]) -> None:
+        self.weight_shape = weight_shape
+        self.needs: Needs = "pairs"
         self.frozen = False
-        self.records: list[tuple[Tensor, Tensor]] = []
         self.passes = Passes()
+        self._drop()
+
+    def _drop(self) -> None:
+        self.records: list[tuple[Tensor, Tensor]] = []
+        self.sums: Sequence[Tensor] = ()
+        self.samples = 0
         self.repeated = False  # whether a pass used the layer twice
+
+    @property
+    def reached(self) -> bool:
+        """Whether a use was recorded."""
+        return bool(self.records or self.sums)
 
     def watch(self, output: Tensor, input: Tensor, weight: Tensor) -> Tensor:
         """Returns `output`; its backward pass records (h, delta); see `frozen`."""
@@ -45,26 +67,46 @@ class Probe:
         if place == "other":
             return
         if place == "first":
-            self.records, self.repeated = [], False
+            self._drop()
         self.records.append((h, delta))
+        self.samples += h.shape[0] if h.dim() else 1
         self.repeated |= place == "again"
+        if self.needs != "pairs" and (self.sums or self._outweigh(delta)):
+            self.sums, self.records = self._added(self.needs), []
+
+    def _outweigh(self, delta: Tensor) -> bool:
+        """Returns whether the records take more memory than their sums would."""
+        dense = prod(self.weight_shape) * accumulate_dtype(delta.dtype).itemsize
+        return sum(x.nbytes for pair in self.records for x in pair) > dense * (1 + (self.needs == "moment"))
+
+    def _added(self, needs: Needs) -> Sequence[Tensor]:
+        """Returns the sums with the records added."""
+        sums = self.sums
+        for h, delta in self._recorded():
+            more = self._moment(h, delta) if needs == "moment" else [self._dense(h, delta)]
+            if needs == "bound":
+                more = [*more, self._rows(h, delta), self._cols(h, delta)]
+            sums = [total.add_(part) for total, part in zip(sums, more, strict=True)] if sums else more
+        return sums
 
     def forget(self) -> None:
         """Drops what was recorded."""
-        self.records, self.repeated = [], False
+        self._drop()
         self.passes.clear()
 
     def row_weight(self) -> Tensor:
         """g_b = sum |delta_b|, `[rows]` (GraBo, section 3)."""
-        return self._total(lambda h, delta: self._features(delta))
+        return self.sums[1] if self.sums else self._total(self._rows)
 
     def col_weight(self) -> Tensor:
         """f_a = sum |h_a|, `[cols]`, or `[groups, cols]` where groups of rows see different inputs (GraBo, section
         3)."""
-        return self._total(lambda h, delta: self._columns(h))
+        return self.sums[2] if self.sums else self._total(self._cols)
 
     def gradient_at(self, coordinates: Tensor) -> Tensor:
-        """dL/dW at flat coordinates, `[n]`; nothing of the size of W is made."""
+        """dL/dW at flat coordinates, `[n]`; nothing of the size of W is made where that is more than h and delta."""
+        if self.sums:
+            return self.sums[0].reshape(-1)[coordinates]
         return self._total(lambda h, delta: self._sampled(h, delta, coordinates))
 
     def signed_sums(self, signs: Callable[[int], Tensor]) -> tuple[Tensor, Tensor]:
@@ -74,17 +116,17 @@ class Probe:
         A row of a convolution is an output position of a sample, its h_i what the kernel sees there: sums are exact per
         channel and position of the kernel, beyond the uniform positions of GraBo, appendix C.
         """
-        parts = [self._signed(h, delta, signs) for h, delta in self._recorded()]
-        rows, cols = zip(*parts, strict=True)
+        signed = [self._signed(h, delta, signs) for h, delta in self._recorded()]
+        rows, cols = zip(*signed, strict=True)
         return torch.stack(rows).sum(0), torch.stack(cols).sum(0)
 
     def dense_gradient(self) -> Tensor:
         """dL/dW, dense, of the weight's shape."""
-        return self._total(self._dense)
+        return self.sums[0] if self.sums else self._total(self._dense)
 
     def gradient_and_moment(self) -> tuple[Tensor, Tensor, int]:
         """dL/dW, dense, of the weight's shape, the second moment of the samples' shares of it, and the number of
-        samples, the first dimension of h.
+        samples.
 
         Raises:
             RuntimeError: the layer took part twice in one backward pass: its uses of a sample would have to be summed
@@ -93,16 +135,16 @@ class Probe:
         """
         if self.repeated:
             raise RuntimeError("the second moment of a layer that is used twice in one backward pass is not recorded")
-        (gradient, moment), *others = [self._moment(h, delta) for h, delta in self._recorded()]
-        for more_gradient, more_moment in others:
-            gradient += more_gradient
-            moment += more_moment
-        return gradient, moment, sum(h.shape[0] for h, _ in self.records)
+        gradient, moment = self.sums or self._added("moment")
+        return gradient, moment, self.samples
+
+    def _rows(self, h: Tensor, delta: Tensor) -> Tensor:
+        return self._features(delta)
+
+    def _cols(self, h: Tensor, delta: Tensor) -> Tensor:
+        return self._features(h)
 
     def _features(self, tensor: Tensor) -> Tensor:
-        raise NotImplementedError
-
-    def _columns(self, h: Tensor) -> Tensor:
         raise NotImplementedError
 
     def _sampled(self, h: Tensor, delta: Tensor, coordinates: Tensor) -> Tensor:
@@ -134,10 +176,7 @@ class LinearProbe(Probe):
     """h `[..., cols]`, delta `[..., rows]`."""
 
     def _features(self, tensor: Tensor) -> Tensor:
-        return tensor.reshape(-1, tensor.shape[-1]).abs().sum(0, dtype=accumulate_dtype(tensor.dtype))
-
-    def _columns(self, h: Tensor) -> Tensor:
-        return self._features(h)
+        return absolute_sums(tensor.reshape(prod(tensor.shape[:-1]), tensor.shape[-1]))
 
     def _sampled(self, h: Tensor, delta: Tensor, coordinates: Tensor) -> Tensor:
         return ops.sampled_gradient(delta, h, coordinates)
@@ -148,7 +187,8 @@ class LinearProbe(Probe):
         return xi @ delta, xi @ h
 
     def _dense(self, h: Tensor, delta: Tensor) -> Tensor:
-        return weight_gradient(delta, h).to(accumulate_dtype(h.dtype))
+        wide = accumulate_dtype(h.dtype)
+        return weight_gradient(delta.to(wide), h.to(wide))
 
     def _moment(self, h: Tensor, delta: Tensor) -> tuple[Tensor, Tensor]:
         return moment_of(delta, h, None)
@@ -164,13 +204,13 @@ class ConvProbe(Probe):
     window: Window
 
     def __init__(self, weight_shape: tuple[int, ...], window: Any) -> None:
-        super().__init__()
-        self.weight_shape, self.window = weight_shape, window
+        super().__init__(weight_shape)
+        self.window = window
 
     def _features(self, tensor: Tensor) -> Tensor:
-        return _batched(tensor).abs().sum((0, 2, 3), dtype=accumulate_dtype(tensor.dtype))
+        return absolute_sums(_batched(tensor))
 
-    def _columns(self, h: Tensor) -> Tensor:
+    def _cols(self, h: Tensor, delta: Tensor) -> Tensor:
         groups, positions = self.window.groups, prod(self.weight_shape[2:])
         weight = self._features(h).repeat_interleave(positions)
         return weight if groups == 1 else weight.reshape(groups, -1)

@@ -144,7 +144,7 @@ class MatrixProduct(ExpandedProduct):
         return weight if self.probe is None else self.probe.watch(weight, weight.new_empty(0), self.stored)
 
     def new_probe(self) -> MatrixProbe:
-        return MatrixProbe()
+        return MatrixProbe(self.weight_shape)
 
     def extra_repr(self) -> str:
         return f"{self.rows}, {self.cols}, {self.pattern_repr()}"
@@ -154,15 +154,12 @@ class MatrixProbe(Probe):
     """delta is the gradient of the weight itself. What enters and leaves the products is not known."""
 
     def _sampled(self, h: Tensor, delta: Tensor, coordinates: Tensor) -> Tensor:
-        return delta.reshape(-1)[coordinates]
+        return delta.reshape(-1)[coordinates].to(accumulate_dtype(delta.dtype))
 
     def _dense(self, h: Tensor, delta: Tensor) -> Tensor:
         return delta.to(accumulate_dtype(delta.dtype), copy=True)
 
     def _features(self, tensor: Tensor) -> Tensor:
-        _unknown("sums of inputs and output gradients")
-
-    def _columns(self, h: Tensor) -> Tensor:
         _unknown("sums of inputs and output gradients")
 
     def _signed(self, h: Tensor, delta: Tensor, signs: Any) -> tuple[Tensor, Tensor]:

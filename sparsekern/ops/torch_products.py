@@ -15,6 +15,8 @@ from torch import Tensor
 
 from .shapes import accumulate_dtype
 
+PART = 2**18  # elements at a time
+
 
 class Convolution(NamedTuple):
     """A convolution of any number of dimensions, or a transposed one, as `torch.convolution` takes it."""
@@ -87,9 +89,9 @@ def moment_by_samples(
     return gradient, moment
 
 
-def features(tensor: Tensor, dims: int) -> Tensor:
-    """Returns the sums of absolute values for each channel of `[batch, channels, *size]`, or without the batch, in fp32
-    or wider."""
-    tensor = tensor.abs().to(accumulate_dtype(tensor.dtype))
-    size = prod(tensor.shape[tensor.dim() - dims :])
-    return tensor.reshape(-1, tensor.shape[-dims - 1], size).sum((0, 2))
+def absolute_sums(tensor: Tensor) -> Tensor:
+    """Returns the sums of absolute values for each feature of `[batch, features, *size]`, in fp32 or wider; no copy of
+    a large tensor is made."""
+    others, wide = [0, *range(2, tensor.dim())], accumulate_dtype(tensor.dtype)
+    rows = max(1, PART // max(1, prod(tensor.shape[1:])))
+    return torch.stack([part.abs().sum(others, dtype=wide) for part in tensor.split(rows)]).sum(0)

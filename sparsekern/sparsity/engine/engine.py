@@ -29,6 +29,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ...nn.probe import Needs
 from .. import parallel
 from ..change.averages import Averages
 from ..change.compaction import trim
@@ -250,14 +251,15 @@ class Engine:
         if gradient == "moment" and self.now.frozen:
             gradient = "dense"
         moment = gradient == "moment"
-        probed = growth is not None and growth.armed and self.due(self.now)
-        probed |= moment and self.now.storage.probes_moments
+        needs: Needs | None = "moment" if moment and self.now.storage.probes_moments else None
+        if growth is not None and growth.armed and self.due(self.now):
+            needs = growth.needs if needs is None else "pairs"
         for site in self.now.sites:
-            site.prepare(probed, gradient)
-        self.gradients.arm(probed)
-        self._eager.switch(probed, self)
+            site.prepare(needs, gradient)
+        self.gradients.arm(needs is not None)
+        self._eager.switch(needs is not None, self)
         self.now.armed = True
-        return probed or moment
+        return needs is not None or moment
 
     def _renew(self) -> None:
         """Tells wrappers of the model that Parameters were replaced."""

@@ -31,6 +31,7 @@ def dense_gradient(rate: Schedule = ZERO, *, from_dropped: bool = True, replaces
         partial(each_by_itself, _by_dense_gradient),
         rate,
         armed=True,
+        needs="gradient",
         from_dropped=from_dropped,
         revives=from_dropped,
         replaces_step=replaces_step,

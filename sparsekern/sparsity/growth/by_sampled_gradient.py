@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ... import ops
+from ...nn.probe import Needs
 from .. import parallel
 from ..parts.schedules import ZERO, Schedule
 from ..scoring.linearised import flows
@@ -38,11 +39,11 @@ def sampled_gradient(heuristic: Heuristic, multiplier: float, batches: int = 1, 
         partial(_sampled, heuristic),
         rate,
         armed=batches == 1,
+        needs=_NEEDS.get(heuristic, "pairs"),
         from_dropped=False,
         multiplier=multiplier,
         batches=batches,
         inputs=heuristic is synaptic_flow,
-        guided=heuristic is not flat,
     )
 
 
@@ -68,7 +69,7 @@ def _sampled(
         coordinates, rest = ops.guided_sample(rows, cols, topology.row_ptr, topology.col, n, seed)
         site.facts["sampled_uniformly"] = rest
         drawn.append(coordinates)
-    found = gradients.total(sites, lambda i, site: (site.probe.gradient_at(drawn[i]),))
+    found = gradients.total(sites, lambda i, site: (site.probe.gradient_at(drawn[i]),), "gradient")
     return [(coordinates, g.abs()) for coordinates, (g,) in zip(drawn, found, strict=True)]
 
 
@@ -80,7 +81,7 @@ def flat(sites: Sequence[Site], seeds: Sequence[int], gradients: ArmedStep) -> l
 
 def gradient_bound(sites: Sequence[Site], seeds: Sequence[int], gradients: ArmedStep) -> list[tuple[Tensor, ...]]:
     """Returns g_b = sum |delta_b|, f_a = sum |h_a|: their product bounds |dL/dW| (GraBo, eq. 8 and appendix)."""
-    return gradients.total(sites, lambda i, site: (site.probe.row_weight(), site.probe.col_weight()))
+    return gradients.total(sites, lambda i, site: (site.probe.row_weight(), site.probe.col_weight()), "bound")
 
 
 def gradient_estimate(sites: Sequence[Site], seeds: Sequence[int], gradients: ArmedStep) -> list[tuple[Tensor, ...]]:
@@ -100,3 +101,6 @@ def synaptic_flow(sites: Sequence[Site], seeds: Sequence[int], gradients: ArmedS
     statistics of batch norm differ until the next forward pass."""
     found = flows(gradients.model, [site.module for site in sites], gradients.inputs())
     return [tuple(map(parallel.mean, flow)) for flow in found]
+
+
+_NEEDS: dict[Heuristic, Needs] = {flat: "gradient", synaptic_flow: "gradient", gradient_bound: "bound"}

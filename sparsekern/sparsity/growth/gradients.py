@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ... import private_torch
+from ...nn.probe import Needs
 from .. import parallel
 from ..model.inputs import Arguments, arguments, call
 from ..model.wrappers import bare
@@ -48,9 +49,9 @@ class ArmedStep:
         """Returns whether a layer that was not armed has statistics."""
         return True
 
-    def total(self, sites: Sequence[Site], statistic: Statistic) -> list[tuple[Tensor, ...]]:
-        """Returns the tensors `statistic(i, site)`, made of the records of `sites[i]`, summed over batches and
-        data-parallel ranks."""
+    def total(self, sites: Sequence[Site], statistic: Statistic, needs: Needs = "pairs") -> list[tuple[Tensor, ...]]:
+        """Returns the tensors `statistic(i, site)`, made of what `sites[i]` recorded, summed over batches and
+        data-parallel ranks. `needs` says what of it the statistic looks at."""
         return [tuple(map(parallel.total, statistic(i, site))) for i, site in enumerate(sites)]
 
     def inputs(self) -> Arguments:
@@ -101,7 +102,7 @@ class GrowthBatches(ArmedStep):
     def reaches(self, site: Site) -> bool:
         return site.grad is not None  # of the step's own backward pass
 
-    def total(self, sites: Sequence[Site], statistic: Statistic) -> list[tuple[Tensor, ...]]:
+    def total(self, sites: Sequence[Site], statistic: Statistic, needs: Needs = "pairs") -> list[tuple[Tensor, ...]]:
         sums: list[tuple[Tensor, ...]] = []
         eager = torch.compiler.set_stance("force_eager") if private_torch.something_compiled() else nullcontext()
         learning = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
@@ -109,7 +110,7 @@ class GrowthBatches(ArmedStep):
             with untouched(self.model), eager:
                 for x, y in self._drawn:
                     for site in sites:
-                        site.arm()
+                        site.arm(needs)
                     with torch.enable_grad():
                         torch.autograd.grad(self.loss(call(self.model, x), y), learning, allow_unused=True)
                     parts = [statistic(i, site) for i, site in enumerate(sites)]

@@ -7,6 +7,7 @@ from math import floor
 import torch
 from torch import Tensor
 
+from ...nn.probe import Needs
 from ..parts.distributions import apportion
 from ..parts.schedules import ZERO, Schedule, final
 from ..sites.site import Site
@@ -26,7 +27,8 @@ class Growth:
             `[m]` with m at most its quota, and their scores `[m]`: the highest grow first. `keep` marks which active
             weights stay (bool `[nnz]`, and how many these are; None: all); `gradients` gives the growth gradients.
         rate: fraction of the active weights exchanged at a change.
-        armed: the layers record (h, delta) in the step of the change.
+        armed: the layers record the step of the change.
+        needs: what of that step the scores are made of; see `nn.probe.Needs`.
         from_dropped: what is dropped in the same round is a candidate too; otherwise only what was absent before it.
         revives: a candidate that was just dropped keeps its value and optimizer state (RigL).
         replaces_step: the change takes the place of the optimizer's step (RigL).
@@ -34,7 +36,6 @@ class Growth:
             proportion to their size; None: every layer has as many candidates as it could grow.
         batches: how many batches the gradients are of; 1: that of the armed step.
         inputs: it asks what the model is called with.
-        guided: it asks what enters and leaves the products of the layers, beyond the gradients of their weights.
         by_row: proposes, in the place of `candidates`, as many weights in each row as the row has lost; None: there is
             no such way.
     """
@@ -42,19 +43,24 @@ class Growth:
     candidates: Propose
     rate: Schedule = ZERO
     armed: bool = False
+    needs: Needs = "pairs"
     from_dropped: bool = True
     revives: bool = False
     replaces_step: bool = False
     multiplier: float | None = None
     batches: int = 1
     inputs: bool = False
-    guided: bool = False
     by_row: Propose | None = None
 
     def __post_init__(self) -> None:
         for rate in (self.rate(0), final(self.rate)):
             if not 0 <= rate <= 1:
                 raise ValueError(f"rate must lie in [0, 1], got {rate}")
+
+    @property
+    def guided(self) -> bool:
+        """Whether it asks what enters and leaves the products of the layers, beyond the gradients of their weights."""
+        return self.inputs or ((self.armed or self.batches > 1) and self.needs != "gradient")
 
     def quotas(self, sites: Sequence[Site], counts: Sequence[int], per_layer: bool) -> list[int]:
         """Returns how many candidates each site proposes when `counts` weights are to grow."""

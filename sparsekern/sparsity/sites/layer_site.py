@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ... import ops
 from ...nn import PatternLayer, Probe
 from ...nn.masked import Gradient
+from ...nn.probe import Needs
 from ...shards import is_sharded, put, whole
 from ...topology import Topology
 from ..change.optimizer_layout import States, state_of
@@ -115,24 +116,25 @@ class LayerSite(Generic[Layer]):
     def missed(self) -> bool:
         """Whether the layer was armed for this step, but no gradient reached it."""
         probe = self.module.probe
-        return probe is not None and not probe.records
+        return probe is not None and not probe.reached
 
     # ---- statistics of an armed step
 
-    def prepare(self, probed: bool, gradient: Gradient) -> None:
+    def prepare(self, needs: Needs | None, gradient: Gradient) -> None:
         """Prepares the layer for the coming step.
 
         Args:
-            probed: whether the layer records its inputs and output gradients.
+            needs: what the layer records of its inputs and output gradients; None: nothing.
             gradient: the `weight_gradient` that a layer with a dense weight computes.
         """
-        self.arm() if probed else self.disarm()
+        self.disarm() if needs is None else self.arm(needs)
         self.forget()
         if self.module.probe is not None:
             self.module.probe.passes.elsewhere = is_sharded(self.parameter)
 
-    def arm(self) -> None:
+    def arm(self, needs: Needs = "pairs") -> None:
         self.module.probe = self.module.new_probe()
+        self.module.probe.needs = needs
 
     def disarm(self) -> None:
         if self.module.probe is not None:  # modules set attributes slowly

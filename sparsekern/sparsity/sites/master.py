@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from ...nn import MaskedLayer, PatternLayer
 from ...nn.masked import Gradient
 from ...nn.moment import signature
+from ...nn.probe import Needs
 from ...ops import active_values
 from ...shards import is_sharded, whole
 from .. import parallel
@@ -96,8 +97,8 @@ class MasterSite(Remasked, LayerSite[MaskedLayer]):
             for layer in (self.module, *map(change.layer, followers)):
                 layer.set_topology(layer.topology.with_capacity(capacity))
 
-    def prepare(self, probed: bool, gradient: Gradient) -> None:
-        super().prepare(probed, gradient)
+    def prepare(self, needs: Needs | None, gradient: Gradient) -> None:
+        super().prepare(needs, gradient)
         layer = self.module
         if isinstance(layer, MaskedLayer) and layer.weight_gradient != gradient:  # modules set attributes slowly
             layer.weight_gradient = gradient
