@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 from ...nn.marks import hand_on_marks
 from ...shards import sharded_as, whole
-from .optimizer_layout import Entry, States
+from .optimizer_layout import Entry, States, paths
 from .transaction import Transaction
 
 # What becomes of a tensor of a layer, and what is in it for a new weight, or none.
@@ -37,7 +37,7 @@ def carry(change: Transaction, states: States, layer: Any, move: Move) -> None:
             return move(entry.tensor, 0.0)
         if entry.optimizer not in fresh:
             fresh[entry.optimizer] = fresh_state(entry.optimizer, parameter) or {}
-        return move(entry.tensor, fresh[entry.optimizer].get(entry.key, 0.0))
+        return move(entry.tensor, fresh[entry.optimizer].get(entry.path, 0.0))
 
     entries = [entry for entry in states.of(parameter) if entry.tensor.shape == parameter.shape]
     carry_values(change, layer, move)
@@ -106,8 +106,8 @@ def _settings(kind: type[Optimizer]) -> frozenset[str] | None:
 
 
 def fresh_state(optimizer: Optimizer, parameter: Tensor) -> dict[str, Tensor] | None:
-    """Returns the state that the optimizer creates for a new weight of value and gradient 0, a 0-d tensor for each
-    name. None: a twin of the optimizer can't be built from its settings."""
+    """Returns the state that the optimizer creates for a new weight of value and gradient 0, a 0-d tensor for each of
+    its `paths`. None: a twin of the optimizer can't be built from its settings."""
     group = next(g for g in optimizer.param_groups if any(p is parameter for p in g["params"]))
     probe = nn.Parameter(torch.zeros(1, dtype=parameter.dtype, device=parameter.device))
     probe.grad = torch.zeros_like(probe)
@@ -120,4 +120,4 @@ def fresh_state(optimizer: Optimizer, parameter: Tensor) -> dict[str, Tensor] | 
         raise
     except Exception:  # of a wrapper of another optimizer, or of one that needs a closure
         return None
-    return {k: v.squeeze(0) for k, v in twin.state[probe].items() if isinstance(v, Tensor) and v.shape == probe.shape}
+    return {path: x.squeeze(0) for path, x in paths(twin.state[probe]).items() if x.shape == probe.shape}

@@ -16,13 +16,15 @@ from .transaction import Transaction
 
 class Entry(NamedTuple):
     """A tensor `container[key]` that belongs to a Parameter, under a name that no other tensor of the Parameter has.
-    `optimizer` is None for what no optimizer keeps."""
+    `optimizer` is None for what no optimizer keeps; `path` leads to it from the optimizer's state of the Parameter, and
+    is empty if it lies elsewhere."""
 
     container: Any
     key: Any
     tensor: Tensor
     optimizer: Optimizer | None
     name: str
+    path: str = ""
 
 
 def nested(optimizer: Optimizer) -> list[Optimizer]:
@@ -45,6 +47,19 @@ def state_of(optimizer: Optimizer, parameter: Tensor) -> dict[str, Any]:
     for each in reversed(nested(optimizer)):
         merged |= each.state.get(parameter, {})
     return merged
+
+
+def paths(state: dict[str, Any]) -> dict[str, Tensor]:
+    """Returns the tensors in an optimizer's state of a Parameter, within lists and dicts too, by their paths."""
+    return {name[1:]: tensor for _, _, tensor, name in _tensors({"": state}, "")}
+
+
+def of_a_matrix(state: dict[str, Any], fresh: dict[str, Tensor] | None) -> bool:
+    """Returns whether the state of a weight differs in kind from the `fresh_state` of a vector: factors of rows and
+    columns (Adafactor), a preconditioner for each dimension (Kron)."""
+    held = paths(state)
+    listed = {path for path in held if "." in path}
+    return fresh is not None and not (listed <= fresh.keys() <= held.keys())
 
 
 class States:
@@ -100,7 +115,7 @@ class States:
         for i, optimizer in enumerate(self.optimizers):
             if parameter in optimizer.state:
                 for container, key, tensor, name in _tensors(optimizer.state, parameter):
-                    yield Entry(container, key, tensor, optimizer, name[1:] if i == 0 else f"{i}{name}")
+                    yield Entry(container, key, tensor, optimizer, name[1:] if i == 0 else f"{i}{name}", name[1:])
         for path, container, optimizer in self._found:
             if isinstance(container, dict):
                 for own in _keys(container, parameter):

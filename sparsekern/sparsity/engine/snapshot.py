@@ -16,6 +16,7 @@ from ...nn import PatternLayer
 from ...topology import Topology
 from ..change.carry_optimizer_state import fresh_state
 from ..change.compaction import Compaction
+from ..change.optimizer_layout import of_a_matrix, paths
 from ..change.transaction import Transaction
 from ..model.wrappers import bare
 from ..sites.layer_site import LayerSite
@@ -104,8 +105,8 @@ class Snapshot:
             del values[""]
             own = {**_copied(saved["state"]), **values}
             fresh = fresh_state(optimizer, change.original(site.module).stored) if own else None
-            if fresh is not None and parameter.dim() == 1 and not fresh.keys() <= own.keys():
-                own = {}  # of rows and columns of the dense weight (Adafactor)
+            if parameter.dim() == 1 and (of_a_matrix(own, fresh) or any("." in path for path in paths(own))):
+                own = {}  # nor do tensors in lists, which have no places
             _replace(state, parameter, own)
         for name, parameter in _others(model, sites, change):
             change.copy(parameter, self.saved["parameters"][name])

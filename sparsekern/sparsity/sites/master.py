@@ -15,7 +15,7 @@ from ...shards import is_sharded, whole
 from .. import parallel
 from ..change.carry_optimizer_state import Move, fresh_state, hand_over
 from ..change.compaction import Compaction
-from ..change.optimizer_layout import States
+from ..change.optimizer_layout import States, of_a_matrix, paths
 from ..change.transaction import Transaction
 from .layer_site import Layer, LayerSite
 from .remasked import Remasked
@@ -165,9 +165,9 @@ class MasterSite(Remasked, LayerSite[MaskedLayer]):
         for optimizer in states.optimizers:
             held = optimizer.state.get(master, {})
             fresh = fresh_state(optimizer, master) if held else None
-            if fresh is not None and not fresh.keys() <= held.keys():  # its state of a matrix is another (Adafactor)
+            if of_a_matrix(held, fresh):
                 change.contents(optimizer.state).pop(master)
-                anew |= {id(tensor) for tensor in held.values()}
+                anew |= set(map(id, paths(held).values()))
         entries = [e for e in states.of(master) if e.tensor.shape == master.shape and id(e.tensor) not in anew]
         hand_over(change, states, master, self.parameter, entries, lambda entry: move(entry.tensor, 0.0))
         return Site.after(self)
