@@ -8,11 +8,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ..private_torch import tree_map_only, version, without_subclasses
 from ..topology import Topology
 from .facts import FACTS, LOST, initializes
 from .part import Part, Source, gradient_of, same_memory
+from .probe import LinearProbe
 
 
 class WeightAccess(nn.Module):
@@ -214,24 +216,36 @@ class EffectiveWeight(Tensor):
     def _compute(cls, func: Callable, args: Any, kwargs: Any) -> Any:
         """Calls `func` with dense tensors, and writes back those that it changed in place."""
         made: list[tuple[EffectiveWeight, Source]] = []
+        product = len(args) > 1 and func is F.linear and isinstance(args[1], cls) and args[1]._multiplies()
 
         def dense(view: EffectiveWeight) -> Tensor:
             for other, source in made:
                 if other is view:
                     return source.whole
-            made.append((view, view._read()))
+            made.append((view, view._read(recorded=not product)))
             return made[-1][1].whole
 
+        layer: Any = args[1]._layer if product else None
         args, kwargs = tree_map_only(cls, dense, (args, kwargs))
         result = func(*args, **kwargs)
+        if product and made[0][1].whole.requires_grad:
+            result = layer.probe.watch(result, args[0], layer.stored)
         for view, source in made:
             if source.write_changes(source.recorded and torch.is_grad_enabled()) and result is source.whole:
                 result = view
             result = source.parts(result)
         return result
 
-    def _read(self) -> Source:
-        """Returns the weight as the layer has it now."""
+    def _multiplies(self) -> bool:
+        """Returns whether a linear product with this weight is the one that an armed layer would record."""
+        layer: Any = self._layer
+        if not isinstance(getattr(layer, "probe", None), LinearProbe) or self._detached:
+            return False
+        return type(layer).weight_of.__func__ is WeightAccess.weight_of.__func__  # type: ignore[attr-defined]
+
+    def _read(self, recorded: bool = True) -> Source:
+        """Returns the weight as the layer has it now. An armed layer records its gradient, if that is to be
+        `recorded`."""
         layer = self._layer
         if torch.is_inference_mode_enabled():  # whose tensors do not tell whether they were changed
             with torch.inference_mode(False), torch.no_grad():
@@ -239,6 +253,9 @@ class EffectiveWeight(Tensor):
         else:
             weight = layer.dense_weight()
         weight = weight.detach() if self._detached else weight
+        probe: Any = getattr(layer, "probe", None)
+        if recorded and probe is not None and weight.requires_grad:
+            weight = layer.weight_of(probe.watch(layer.rows_of(weight), None, layer.stored))
         return Source(layer, weight, self.requires_grad)
 
     @classmethod

@@ -184,6 +184,10 @@ class PatternLayer(Twin):
             self._follow_weight()
         return self._index
 
+    def saved_weight(self, weight: Tensor) -> Tensor:
+        """Returns what a state dict holds of `weight`, the Parameter or a tensor of the same memory."""
+        return weight
+
     def set_topology(self, topology: Topology) -> None:
         """Installs a pattern, and the kernel that suits it; stored nonzeros are the caller's to rearrange."""
         if topology.shape != self.weight_shape:

@@ -15,6 +15,7 @@ from ..private_torch import transformed
 from ..shards import LOAD, class_as, is_sharded, put, sharded_as, whole
 from ..sparse_weight import SparseWeight
 from ..topology import Topology
+from . import live_states
 from .conv import Conv2dProduct, SparseConv2d
 from .layer import draw
 from .linear import LinearProduct, SparseLinear
@@ -205,6 +206,8 @@ class MaskedLayer(MomentLayer):
             self.master.copy_(self.rows_of(dense))
 
     def adopt(self, weight: Tensor, row_ptr: Tensor, col: Tensor) -> Tensor:
+        if prod(self.weight_shape):
+            live_states.check(weight)
         if weight.shape != self.weight_shape:
             raise ValueError(f"expected a weight of shape {self.weight_shape}, got {tuple(weight.shape)}")
         self._adopt_pattern(row_ptr, col, max(col.numel(), self.topology.capacity))

@@ -31,7 +31,8 @@ class Probe:
     Attributes:
         weight_shape: that of the gradient.
         needs: which statistics will be asked for.
-        records: h and delta of each use that is in no sum.
+        records: h and delta of each use that is in no sum; of a use that is not the layer's own product h is None, and
+            delta the gradient of the weight itself.
         sums: empty, or the sums: the dense gradient, then g and f of the "bound", or the "moment".
         samples: the first dimensions of h, summed over the uses.
         frozen: whether uses of a frozen weight are recorded, too.
@@ -45,7 +46,7 @@ class Probe:
         self._drop()
 
     def _drop(self) -> None:
-        self.records: list[tuple[Tensor, Tensor]] = []
+        self.records: list[tuple[Tensor | None, Tensor]] = []
         self.sums: Sequence[Tensor] = ()
         self.samples = 0
         self.repeated = False  # whether a pass used the layer twice
@@ -55,37 +56,38 @@ class Probe:
         """Whether a use was recorded."""
         return bool(self.records or self.sums)
 
-    def watch(self, output: Tensor, input: Tensor, weight: Tensor) -> Tensor:
-        """Returns `output`; its backward pass records (h, delta); see `frozen`."""
+    def watch(self, output: Tensor, input: Tensor | None, weight: Tensor) -> Tensor:
+        """Returns `output`; its backward pass records (h, delta); see `frozen`. Without an input, `output` is the dense
+        weight, as the pattern has it."""
         refuse_transforms()
         if not weight.requires_grad and not self.frozen:
             return output
-        return _Recorder.apply(output, input.detach(), self, weight)  # type: ignore[return-value]
+        return _Recorder.apply(output, None if input is None else input.detach(), self, weight)  # type: ignore[return-value]
 
-    def record(self, use: Use, h: Tensor, delta: Tensor, weight: Tensor) -> None:
+    def record(self, use: Use, h: Tensor | None, delta: Tensor, weight: Tensor) -> None:
         place = self.passes.add(use, weight)
         if place == "other":
             return
         if place == "first":
             self._drop()
         self.records.append((h, delta))
-        self.samples += h.shape[0] if h.dim() else 1
+        self.samples += h.shape[0] if h is not None and h.dim() else 1
         self.repeated |= place == "again"
         if self.needs != "pairs" and (self.sums or self._outweigh(delta)):
             self.sums, self.records = self._added(self.needs), []
 
     def _outweigh(self, delta: Tensor) -> bool:
         """Returns whether the records take more memory than their sums would."""
-        dense = prod(self.weight_shape) * accumulate_dtype(delta.dtype).itemsize
-        return sum(x.nbytes for pair in self.records for x in pair) > dense * (1 + (self.needs == "moment"))
+        sums = prod(self.weight_shape) * accumulate_dtype(delta.dtype).itemsize * (1 + (self.needs == "moment"))
+        return sum(x.nbytes for pair in self.records for x in pair if x is not None) > sums
 
     def _added(self, needs: Needs) -> Sequence[Tensor]:
         """Returns the sums with the records added."""
         sums = self.sums
         for h, delta in self._recorded():
-            more = self._moment(h, delta) if needs == "moment" else [self._dense(h, delta)]
+            more = self._moment(*_multiplied(h, delta)) if needs == "moment" else [self._gradient(h, delta)]
             if needs == "bound":
-                more = [*more, self._rows(h, delta), self._cols(h, delta)]
+                more = [*more, self._rows(*_multiplied(h, delta)), self._cols(*_multiplied(h, delta))]
             sums = [total.add_(part) for total, part in zip(sums, more, strict=True)] if sums else more
         return sums
 
@@ -96,18 +98,22 @@ class Probe:
 
     def row_weight(self) -> Tensor:
         """g_b = sum |delta_b|, `[rows]` (GraBo, section 3)."""
-        return self.sums[1] if self.sums else self._total(self._rows)
+        return self.sums[1] if self.sums else self._total(lambda *pair: self._rows(*_multiplied(*pair)))
 
     def col_weight(self) -> Tensor:
         """f_a = sum |h_a|, `[cols]`, or `[groups, cols]` where groups of rows see different inputs (GraBo, section
         3)."""
-        return self.sums[2] if self.sums else self._total(self._cols)
+        return self.sums[2] if self.sums else self._total(lambda *pair: self._cols(*_multiplied(*pair)))
 
     def gradient_at(self, coordinates: Tensor) -> Tensor:
         """dL/dW at flat coordinates, `[n]`; nothing of the size of W is made where that is more than h and delta."""
         if self.sums:
             return self.sums[0].reshape(-1)[coordinates]
-        return self._total(lambda h, delta: self._sampled(h, delta, coordinates))
+        return self._total(
+            lambda h, delta: (
+                self._gradient(h, delta).reshape(-1)[coordinates] if h is None else self._sampled(h, delta, coordinates)
+            )
+        )
 
     def signed_sums(self, signs: Callable[[int], Tensor]) -> tuple[Tensor, Tensor]:
         """sum xi_i delta_i `[rows]` and sum xi_i h_i `[cols]` (or `[groups, cols]`) with a sign xi_i for each row i of
@@ -116,13 +122,13 @@ class Probe:
         A row of a convolution is an output position of a sample, its h_i what the kernel sees there: sums are exact per
         channel and position of the kernel, beyond the uniform positions of GraBo, appendix C.
         """
-        signed = [self._signed(h, delta, signs) for h, delta in self._recorded()]
+        signed = [self._signed(*_multiplied(*pair), signs) for pair in self._recorded()]
         rows, cols = zip(*signed, strict=True)
         return torch.stack(rows).sum(0), torch.stack(cols).sum(0)
 
     def dense_gradient(self) -> Tensor:
         """dL/dW, dense, of the weight's shape."""
-        return self.sums[0] if self.sums else self._total(self._dense)
+        return self.sums[0] if self.sums else self._total(self._gradient)
 
     def gradient_and_moment(self) -> tuple[Tensor, Tensor, int]:
         """dL/dW, dense, of the weight's shape, the second moment of the samples' shares of it, and the number of
@@ -137,6 +143,9 @@ class Probe:
             raise RuntimeError("the second moment of a layer that is used twice in one backward pass is not recorded")
         gradient, moment = self.sums or self._added("moment")
         return gradient, moment, self.samples
+
+    def _gradient(self, h: Tensor | None, delta: Tensor) -> Tensor:
+        return delta.to(accumulate_dtype(delta.dtype), copy=True) if h is None else self._dense(h, delta)
 
     def _rows(self, h: Tensor, delta: Tensor) -> Tensor:
         return self._features(delta)
@@ -159,17 +168,31 @@ class Probe:
     def _moment(self, h: Tensor, delta: Tensor) -> tuple[Tensor, Tensor]:
         raise NotImplementedError
 
-    def _total(self, statistic: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    def _total(self, statistic: Callable[[Tensor | None, Tensor], Tensor]) -> Tensor:
         first, *others = self._recorded()
         total = statistic(*first)
         for h, delta in others:
             total = total + statistic(h, delta)
         return total
 
-    def _recorded(self) -> list[tuple[Tensor, Tensor]]:
+    def _recorded(self) -> list[tuple[Tensor | None, Tensor]]:
         if not self.records:
             raise RuntimeError("a layer was armed for this step, but no backward pass reached it")
         return self.records
+
+
+def unknown_product() -> NotImplementedError:
+    return NotImplementedError(
+        "what enters and leaves the products of a weight is not known where the weight is recurrent, or where other "
+        "code than its layer computes with it: take a method that looks at gradients of weights only (set, rigl, gmp, "
+        "dpf, gse_random), or leave such layers dense by exclude="
+    )
+
+
+def _multiplied(h: Tensor | None, delta: Tensor) -> tuple[Tensor, Tensor]:
+    if h is None:
+        raise unknown_product()
+    return h, delta
 
 
 class LinearProbe(Probe):
@@ -252,7 +275,7 @@ def _batched(tensor: Tensor) -> Tensor:
 
 class _Recorder(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, output: Tensor, input: Tensor, probe: Probe, weight: Tensor) -> Tensor:
+    def forward(ctx: Any, output: Tensor, input: Tensor | None, probe: Probe, weight: Tensor) -> Tensor:
         ctx.save_for_backward(input)
         ctx.probe, ctx.weight, ctx.began_in = probe, weight, running()
         return output.detach()  # of the same memory, and no view to autograd: it may be changed in place
@@ -264,6 +287,7 @@ class _Recorder(torch.autograd.Function):
         if use is not None:
             (input,) = ctx.saved_tensors
             # Under autocast the output, and so its gradient, is narrower than the input.
-            input = input.to(grad_output.dtype) if input.is_floating_point() else input
+            if input is not None and input.is_floating_point():
+                input = input.to(grad_output.dtype)
             ctx.probe.record(use, input, grad_output.detach(), ctx.weight)
         return grad_output, None, None, None

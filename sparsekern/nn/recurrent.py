@@ -7,17 +7,16 @@ backward pass their dense gradients; neither takes less time than the dense laye
 from __future__ import annotations
 
 import copy
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..ops.shapes import accumulate_dtype
 from ..private_torch import transforming
 from ..topology import Topology
 from .expanded import ExpandedProduct
 from .masked import MaskedLayer
-from .probe import Probe
+from .probe import Probe, unknown_product
 from .sparse import SparseLayer
 
 KINDS = (nn.RNN, nn.LSTM, nn.GRU)
@@ -138,42 +137,16 @@ class MatrixProduct(ExpandedProduct):
         if self.outdated:
             self.check_copy()  # type: ignore[attr-defined]
         if isinstance(self, MaskedLayer) and self.weight_gradient == "moment":
-            _unknown("second moment over samples")
+            raise unknown_product()
         plain = transforming() or (torch.compiler.is_compiling() and torch.onnx.is_in_onnx_export())
         weight = self.plain_weight() if plain and self.probe is None else self.dense_weight()
-        return weight if self.probe is None else self.probe.watch(weight, weight.new_empty(0), self.stored)
+        return weight if self.probe is None else self.probe.watch(weight, None, self.stored)
 
-    def new_probe(self) -> MatrixProbe:
-        return MatrixProbe(self.weight_shape)
+    def new_probe(self) -> Probe:
+        return Probe(self.weight_shape)
 
     def extra_repr(self) -> str:
         return f"{self.rows}, {self.cols}, {self.pattern_repr()}"
-
-
-class MatrixProbe(Probe):
-    """delta is the gradient of the weight itself. What enters and leaves the products is not known."""
-
-    def _sampled(self, h: Tensor, delta: Tensor, coordinates: Tensor) -> Tensor:
-        return delta.reshape(-1)[coordinates].to(accumulate_dtype(delta.dtype))
-
-    def _dense(self, h: Tensor, delta: Tensor) -> Tensor:
-        return delta.to(accumulate_dtype(delta.dtype), copy=True)
-
-    def _features(self, tensor: Tensor) -> Tensor:
-        _unknown("sums of inputs and output gradients")
-
-    def _signed(self, h: Tensor, delta: Tensor, signs: Any) -> tuple[Tensor, Tensor]:
-        _unknown("sums of inputs and output gradients")
-
-    def _moment(self, h: Tensor, delta: Tensor) -> tuple[Tensor, Tensor]:
-        _unknown("second moment over samples")
-
-
-def _unknown(what: str) -> NoReturn:
-    raise NotImplementedError(
-        f"the {what} of a recurrent weight is not known inside PyTorch's recurrence: take a method without it "
-        "(set, rigl, gmp, dpf), or leave recurrent layers dense"
-    )
 
 
 class SparseMatrix(MatrixProduct, SparseLayer):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..ops.csr import check_pattern
 from ..topology import Topology
-from . import copies
+from . import copies, live_states
 from .layer import PatternLayer
 
 LAYOUT = 1  # of the entries of a state dict, as docs/files.md describes them
@@ -82,9 +82,11 @@ class SavedLayer(PatternLayer):
     def _save_to_state_dict(self, destination: dict, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
         copies.saved(self)
+        weight = destination[prefix + self.WEIGHT] = self.saved_weight(destination[prefix + self.WEIGHT])
         # Copies: an EMA that blends a state dict in place must not reach the index.
-        destination[prefix + "row_ptr"] = self.row_ptr.clone()
-        destination[prefix + "col"] = self.col[: self.topology.nnz].clone()
+        row_ptr = destination[prefix + "row_ptr"] = self.row_ptr.clone()
+        col = destination[prefix + "col"] = self.col[: self.topology.nnz].clone()
+        live_states.note(self, weight, row_ptr, col)
 
     def _load_from_state_dict(
         self,
@@ -96,7 +98,7 @@ class SavedLayer(PatternLayer):
         unexpected_keys: list,
         error_msgs: list,
     ) -> None:
-        own = {key: value for key, value in state_dict.items() if key.startswith(prefix)}
+        own, old = {key: value for key, value in state_dict.items() if key.startswith(prefix)}, self.topology
         name = prefix + self.WEIGHT
         try:
             if is_csr(own.get(prefix + "weight")):
@@ -119,6 +121,7 @@ class SavedLayer(PatternLayer):
         super()._load_from_state_dict(own, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
         self._follow_weight()  # `assign=True` may bring a weight of another device
         copies.synchronized(self, source)
+        live_states.renew(self, old)
 
     def _parts(self, csr: Tensor, prefix: str) -> dict[str, Tensor]:
         """Returns the entries of a state dict for a CSR tensor of PyTorch, the weight viewed as a matrix."""

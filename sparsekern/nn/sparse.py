@@ -1,5 +1,6 @@
 """Layers that hold their nonzeros only."""
 
+from math import prod
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from ..private_torch import transforming
 from ..shards import LOAD, is_sharded, put, sharded_as, whole
 from ..sparse_weight import SparseWeight
 from ..topology import Topology
+from . import live_states
 from .layer import PatternLayer
 from .saved import SavedLayer, is_csr
 
@@ -98,6 +100,8 @@ class SparseLayer(SavedLayer):
             if row_ptr is not None and col is not None:
                 check_pattern(row_ptr, col, topology.cols)
                 topology = Topology(self.weight_shape, row_ptr.int(), col.int())
+            if master is not None and prod(self.weight_shape):
+                live_states.check(master)
             dense = whole(self.rows_of(weight) if master is None else master)
             parts = (topology.to_csr(topology.gather(dense)), topology.row_ptr, topology.col[: topology.nnz])
         except ValueError as error:
@@ -108,12 +112,12 @@ class SparseLayer(SavedLayer):
         super()._load_from_state_dict(state_dict, prefix, *arguments)
         arguments[2].extend(missing)
 
-    def _save_to_state_dict(self, destination: dict, prefix: str, keep_vars: bool) -> None:
-        super()._save_to_state_dict(destination, prefix, keep_vars)
-        values, nnz = destination[prefix + "values"], self.topology.nnz
-        if nnz < values.numel():
-            used = sharded_as(whole(values)[:nnz], values)
-            destination[prefix + "values"] = used if keep_vars else _alias(used)
+    def saved_weight(self, weight: Tensor) -> Tensor:
+        nnz = self.topology.nnz
+        if nnz == weight.numel():
+            return weight
+        used = sharded_as(whole(weight)[:nnz], weight)
+        return used if weight.requires_grad else _alias(used)
 
     def adopt(self, weight: Tensor, row_ptr: Tensor, col: Tensor) -> Tensor:
         if weight.shape != col.shape:

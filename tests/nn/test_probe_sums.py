@@ -54,7 +54,7 @@ def test_sums_are_those_of_the_records(name: str, needs: Needs, dtype: torch.dty
     layer: PatternLayer = LAYERS[name][0]().to(dtype)
     if name == "recurrent" and needs != "gradient":
         probe = used(layer, name, layer.new_probe(), 3, dtype)
-        with pytest.raises(NotImplementedError, match="of a recurrent weight is not known"):
+        with pytest.raises(NotImplementedError, match="where the weight is recurrent"):
             tensors(probe, STATISTICS[needs][-1])
         return
     kept, summed = layer.new_probe(), layer.new_probe()

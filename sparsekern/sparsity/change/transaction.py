@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ...nn import PatternLayer
+from ...nn.live_states import renewals
 from ...private_torch import MODULE_CONTENTS, without_overrides
 from ...shards import local, sharded_as
 from .replaced import Replaced
@@ -123,7 +124,7 @@ class Transaction:
         """Exchanges everything that was collected."""
         calls, old = [*self._calls], []
         for layer, draft, was in self._layers:
-            calls += _becomes(layer, draft, was)
+            calls += _becomes(layer, draft, was) + renewals(layer, was["_topology"], draft)
             old.append(was)
         for container, draft in self._contents.values():
             old.append(list(container.values()) if isinstance(container, dict) else list(container))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ... import ops
+from ...nn.live_states import rejoin
 from ..change.compaction import trim
 from ..change.optimizer_layout import States
 from ..change.transaction import Transaction
@@ -262,4 +263,13 @@ def drafted(engine: Engine) -> Iterator[Draft]:
     finally:
         draft.transaction.forget()
         vars(draft).clear()  # whoever still holds the draft holds no tensor that was replaced
-    trim(engine.shrunk)
+    give_back(engine)
+
+
+def give_back(engine: Engine) -> None:
+    """Gives back the memory that a change of pattern has left over."""
+    if engine.shrunk:
+        trim(engine.shrunk)
+        for site in engine.now.sites:
+            for layer in (site.module, *engine.followers_of(site)):
+                rejoin(layer)

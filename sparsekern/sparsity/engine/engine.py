@@ -32,7 +32,6 @@ from torch import nn
 from ...nn.probe import Needs
 from .. import parallel
 from ..change.averages import Averages
-from ..change.compaction import trim
 from ..growth.gradients import Batches
 from ..method import Method
 from ..model.fully_sharded import renew_shards, reshard, sharders
@@ -45,7 +44,7 @@ from ..sites.storage import NONZEROS, named
 from . import drivers
 from .checks import check_network, check_order, check_reached, check_sparsity
 from .discovery import followers_of, gradients_of, methods_of, share_patterns, share_weights, sites_of
-from .draft import Progress, drafted
+from .draft import Progress, drafted, give_back
 from .eager import EagerSteps
 
 
@@ -187,7 +186,7 @@ class Engine:
             return closure()
 
     def _check(self) -> None:
-        trim(self.shrunk)
+        give_back(self)
         check_order(self.now.sites, self.sharders)
         drivers.check(self, self.now.sites)
         for site in self.now.sites:
