@@ -6,7 +6,6 @@ from math import isinf
 from typing import TYPE_CHECKING
 
 from .parts.schedules import Cadence, Schedule, Stages, final
-from .sites.storage import named
 
 if TYPE_CHECKING:
     from .method import Method
@@ -27,7 +26,7 @@ VALUES = {
 
 def rows(method: Method) -> list[list[str]]:
     """Returns pairs of a property and its value; those that do not apply are left out."""
-    start, view, grow, storage = method.start, method.view, method.grow, named(method.storage)
+    start, view, grow, storage = method.start, method.view, method.grow, method.resolved_storage
     found = {"method": method.name}
     if storage.prunes:
         unit = "channels" if start.unit == "channel" or view.filters else "weights"

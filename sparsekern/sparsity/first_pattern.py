@@ -17,7 +17,6 @@ from .parts import distributions, views
 from .parts.distributions import Distribution
 from .parts.schedules import final
 from .scoring.network import Batches, Initialize, Loss, Network
-from .sites.storage import Storage, named
 
 
 class Chooser(NamedTuple):
@@ -42,18 +41,15 @@ class Chooser(NamedTuple):
         found |= {name: layer.topology for name, layer in left.items() if isinstance(layer, PatternLayer)}
         removed: dict[str, Tensor] = {}
         if dense:
-            chosen, removed = self._chosen(dense, method, named(method.storage), distribution)
+            chosen, removed = self._chosen(dense, method, distribution)
             found |= zip(dense, chosen, strict=True)
         return {name: found[name] for name in layers}, removed
 
     def _chosen(
-        self,
-        layers: dict[str, nn.Module],
-        method: Method,
-        storage: Storage,
-        distribution: str | Distribution | None,
+        self, layers: dict[str, nn.Module], method: Method, distribution: str | Distribution | None
     ) -> tuple[list[Topology], dict[str, Tensor]]:
-        shapes, view, start = [shape_of(layer) for layer in layers.values()], method.view, method.start
+        view, start, storage = method.view, method.start, method.resolved_storage
+        shapes = [shape_of(layer) for layer in layers.values()]
         _check_structure(method, dict(zip(layers, shapes, strict=True)))
         units = [view.units(shape) for shape in shapes]
         total = kept(method.sparsity(0), sum(units))

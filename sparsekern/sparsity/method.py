@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import cast
 
 from .. import text
 from ..topology import kept
@@ -16,7 +17,7 @@ from .parts.structures import FanIn, NofM
 from .parts.views import View
 from .rule import NO_RULE, Rule
 from .scoring.network import RANDOM, Start
-from .sites.storage import NONZEROS, Name, Storage, named
+from .sites.storage import NONZEROS, Name, Storage, storage_by_name
 
 
 @accepts_old_fields
@@ -60,7 +61,7 @@ class Method:
     again: Callable[[float], "Method"] | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "storage", named(self.storage))
+        object.__setattr__(self, "storage", storage_by_name(self.storage))
         for sparsity in (self.sparsity(0), final(self.sparsity)):
             kept(sparsity, 1)
 
@@ -72,10 +73,15 @@ class Method:
         return text.html(composition.rows(self))
 
     @property
+    def resolved_storage(self) -> Storage:
+        """The storage as an object, also where it was given by its name."""
+        return cast(Storage, self.storage)
+
+    @property
     def order(self) -> Order:
         """When, around the optimizer's step, the pattern changes: before it where pruned weights are kept, otherwise
         after it, unless growth takes its place."""
-        if named(self.storage).keeps_pruned:
+        if self.resolved_storage.keeps_pruned:
             return Order.BEFORE
         return Order.INSTEAD if self.grow is not None and self.grow.replaces_step else Order.AFTER
 

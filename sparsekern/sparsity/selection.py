@@ -18,7 +18,6 @@ from .model.zeros import maskable, take_zeros
 from .parts.distributions import Distribution
 from .parts.schedules import constant, final
 from .scoring.network import Start
-from .sites.storage import named
 
 CHOSEN = "left out by exclude, overrides or masks"
 Override = float | Method | Mapping[str, Any] | None
@@ -155,7 +154,7 @@ def _pruning(method: Method, given: bool) -> Method | None:
     """Returns a method that prunes, None for another."""
     if method.start.given and not given:
         raise ValueError(f'{method.name} keeps a pattern that is there: pass masks, "nonzero" or a dict of them')
-    return method if named(method.storage).prunes else None
+    return method if method.resolved_storage.prunes else None
 
 
 def static(sparsity: float) -> Method:

@@ -18,14 +18,12 @@ from ..model.wrappers import former_name
 from ..parts.schedules import final
 from ..sites.checksum import checksum
 from ..sites.layer_site import LayerSite
-from ..sites.storage import Storage
 
 
 def check_network(
     sites: Sequence[LayerSite],
     optimizer: torch.optim.Optimizer,
     method: Method,
-    storage: Storage,
     sharders: Sequence[Any] = (),
 ) -> None:
     """Checks everything before the first step.
@@ -48,6 +46,7 @@ def check_network(
         check_whole(sites, sharded_layers(sharders))
         if any(is_sharded(site.parameter) for site in sites):
             check_shards(sites, method)
+        storage = method.resolved_storage
         if storage.moves_weights or storage.until is not None:
             check_states(sites, States(optimizer))
 
@@ -81,12 +80,12 @@ def check_open(sites: Sequence[LayerSite], method: Method) -> None:
         )
 
 
-def check_sparsity(sites: Sequence[LayerSite], method: Method, storage: Storage) -> None:
+def check_sparsity(sites: Sequence[LayerSite], method: Method) -> None:
     """Raises a `ValueError` if the layers have another number of weights than a method that keeps it would have.
 
     Patterns that were given as masks or came with a state dict are as they are, and a weight more or less for each
     layer may be rounding, or as many as a structure takes."""
-    keeps = not storage.keeps_pruned and method.sparsity(0) == final(method.sparsity)
+    keeps = not method.resolved_storage.keeps_pruned and method.sparsity(0) == final(method.sparsity)
     if not keeps or method.start.unit == "channel" or method.start.given:
         return
     if any(site.module.loads or getattr(site.module, "pattern_given", False) for site in sites):

@@ -16,10 +16,9 @@ from ..model.overrides import Key, Part, part_of, taken
 from ..model.wrappers import check_managed, own_modules
 from ..scoring.network import Loss
 from ..sites.layer_site import LayerSite
-from ..sites.storage import Storage
 
 
-def sites_of(model: nn.Module, method: Method, storage: Storage, layers: Sequence[Key]) -> list[Any]:
+def sites_of(model: nn.Module, method: Method, layers: Sequence[Key]) -> list[Any]:
     """Returns a site for every layer that the method drives and that has its storage.
 
     Args:
@@ -30,7 +29,7 @@ def sites_of(model: nn.Module, method: Method, storage: Storage, layers: Sequenc
         ValueError: the model has none, or `DistributedDataParallel` was wrapped around it before it had them; several
             parts of it were made for a method of this name; a rewinding method is to drive a part of it.
     """
-    modules = dict(own_modules(model))
+    storage, modules = method.resolved_storage, dict(own_modules(model))
     patterned = {name: module for name, module in modules.items() if isinstance(module, PatternLayer)}
     parts = {name: part for name, layer in patterned.items() if (part := part_of(layer)) is not None}
     own = patterned

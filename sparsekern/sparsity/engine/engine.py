@@ -41,7 +41,7 @@ from ..model.wrappers import bare, renew_reduction
 from ..parts.orders import Order
 from ..scoring.network import Loss
 from ..sites.layer_site import LayerSite
-from ..sites.storage import NONZEROS, named
+from ..sites.storage import NONZEROS
 from . import drivers
 from .checks import check_network, check_order, check_reached, check_sparsity
 from .discovery import followers_of, gradients_of, methods_of, share_patterns, share_weights, sites_of
@@ -80,14 +80,14 @@ class Engine:
         self.sharders = sharders(self.model)
         reshard(self.sharders)
         self.gradients = gradients_of(model, method, batches, loss)
-        storage = named(method.storage)
-        self.now = Progress(sites_of(model, method, storage, layers), storage)
+        storage = method.resolved_storage
+        self.now = Progress(sites_of(model, method, layers), storage)
         sites = self.now.sites
         self.own = methods_of(sites, method)
         drivers.take(self, sites)
-        check_network(sites, optimizer, method, storage, self.sharders)
+        check_network(sites, optimizer, method, self.sharders)
         for own, some in self.parts(sites):
-            check_sparsity(some, own, storage)
+            check_sparsity(some, own)
         share_patterns(sites)
         if method.when.stop > 0:
             share_weights(sites)

@@ -140,7 +140,7 @@ NONZEROS, MASTER, STASHED, DENSE = Nonzeros(), Master(), Stashed(), Dense()
 STORAGES = {each.name: each for each in (NONZEROS, MASTER, STASHED, DENSE)}
 
 
-def named(storage: Storage | str) -> Storage:
+def storage_by_name(storage: Storage | str) -> Storage:
     """Returns the storage of a name. A storage is returned as it is.
 
     Raises:
