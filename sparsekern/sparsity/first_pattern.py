@@ -16,7 +16,8 @@ from .method import Method
 from .parts import distributions, views
 from .parts.distributions import Distribution
 from .parts.schedules import final
-from .scoring.network import Batches, Initialize, Loss, Network
+from .scoring.network import Batches, Loss, Network
+from .scoring.start import Initialize
 
 
 class Chooser(NamedTuple):

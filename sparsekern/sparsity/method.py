@@ -16,7 +16,7 @@ from .parts.scores import Score
 from .parts.structures import FanIn, NofM
 from .parts.views import View
 from .rule import NO_RULE, Rule
-from .scoring.network import RANDOM, Start
+from .scoring.start import RANDOM, Start
 from .sites.storage import NONZEROS, Name, Storage, storage_by_name
 
 

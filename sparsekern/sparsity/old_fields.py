@@ -11,7 +11,7 @@ from .growth.growth import Growth
 from .parts import views
 from .parts.orders import Order
 from .rule import NO_RULE
-from .scoring.network import RANDOM
+from .scoring.start import RANDOM
 from .sites.storage import NONZEROS, storage_by_name
 
 T = TypeVar("T")

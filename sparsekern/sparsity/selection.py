@@ -17,7 +17,7 @@ from .model.overrides import Key, Part, said, taken, under
 from .model.zeros import maskable, take_zeros
 from .parts.distributions import Distribution
 from .parts.schedules import constant, final
-from .scoring.network import Start
+from .scoring.start import Start
 
 CHOSEN = "left out by exclude, overrides or masks"
 Override = float | Method | Mapping[str, Any] | None

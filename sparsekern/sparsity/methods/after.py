@@ -9,7 +9,7 @@ from ..parts import scopes, views
 from ..parts.schedules import Cadence, stairs
 from ..parts.scopes import Scope
 from ..rule import Rule
-from ..scoring.network import Start
+from ..scoring.start import Start
 from ..sites.storage import Master
 from .registry import ALL, listed, variant_of
 from .request import Request, check

@@ -5,7 +5,7 @@ from dataclasses import replace
 from ..method import Method
 from ..parts import scopes, scores, views
 from ..parts.schedules import Cadence, cubic
-from ..scoring.network import Start
+from ..scoring.start import Start
 from ..sites.storage import Master
 from .registry import ALL, listed, variant_of
 from .request import CHANGES, Request

@@ -9,7 +9,8 @@ from ..method import Method
 from ..parts import scores
 from ..parts.schedules import constant
 from ..parts.scores import Scored
-from ..scoring.network import Network, Start, mean_gradient
+from ..scoring.network import Network, mean_gradient
+from ..scoring.start import Start
 from .registry import listed, variant_of
 from .request import Request
 

@@ -14,7 +14,7 @@ from ..parts import views
 from ..parts.distributions import Distribution
 from ..parts.schedules import Schedule, cosine, cubic
 from ..rule import Rule
-from ..scoring.network import drawn
+from ..scoring.start import drawn
 from ..sites.site import Site
 from .registry import listed
 from .request import Request

@@ -12,7 +12,7 @@ from ..parts import scopes, scores, views
 from ..parts.distributions import apportion
 from ..parts.schedules import Cadence, constant, late
 from ..rule import Rule
-from ..scoring.network import Start
+from ..scoring.start import Start
 from ..sites.layer_site import LayerSite
 from .registry import listed
 from .request import CHANGES, Request
