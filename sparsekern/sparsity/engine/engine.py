@@ -33,7 +33,7 @@ from ...nn.probe import Needs
 from .. import parallel
 from ..change.averages import Averages
 from ..change.compaction import trim
-from ..growth.gradients import Batches
+from ..growth.gradients import GrowthSource
 from ..method import Method
 from ..model.fully_sharded import renew_shards, reshard, sharders
 from ..model.overrides import Key
@@ -45,7 +45,7 @@ from ..sites.storage import NONZEROS
 from . import drivers
 from .checks import check_network, check_order, check_reached, check_sparsity
 from .discovery import followers_of, gradients_of, methods_of, share_patterns, share_weights, sites_of
-from .draft import Progress, drafted
+from .draft import FirstChange, Progress, drafted
 from .eager import EagerSteps
 
 
@@ -70,7 +70,7 @@ class Engine:
         optimizer: torch.optim.Optimizer,
         method: Method,
         followers: Sequence[Any],
-        batches: Batches | None,
+        batches: GrowthSource | None,
         loss: Loss | None,
         generator: torch.Generator | None,
         layers: Sequence[Key] = (),
@@ -111,11 +111,11 @@ class Engine:
         for site in self.now.sites:
             with torch.no_grad():
                 site.tracked = self.method_of(site).rule.begin(site)
-        came = [site.active for site in self.now.sites]
+        originals = [site.active for site in self.now.sites]
         with drafted(self) as draft:
             draft.start()
-        pairs = zip(self.now.sites, came, strict=True)
-        self.now.first = [(site, pattern, site.active) for site, pattern in pairs if site.active is not pattern]
+        pairs = zip(self.now.sites, originals, strict=True)
+        self.now.first = [FirstChange(site, old, site.active) for site, old in pairs if site.active is not old]
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
@@ -152,7 +152,7 @@ class Engine:
     def follow(self, copy: Any) -> None:
         """Lets a copy of the model, or an object that keeps a tensor for each Parameter, follow its changes."""
         if isinstance(copy, nn.Module):
-            layers = followers_of(copy, self.now.sites, {site.name: came for site, came, _ in self.now.first})
+            layers = followers_of(copy, self.now.sites, {each.site.name: each.original for each in self.now.first})
             if layers not in self.followers:
                 self.followers.append(layers)
         elif all(each.holder is not copy for each in self.averages):

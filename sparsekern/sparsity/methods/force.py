@@ -16,7 +16,7 @@ from .request import Request
 
 
 @dataclass(frozen=True)
-class Rounds:
+class PruningRounds:
     """Prunes the dense network in rounds, by |w * g| with the gradient g of the network pruned so far.
 
     Attributes:
@@ -62,7 +62,7 @@ def iter_snip(request: Request, *, rounds: int = 60, batches: int = 1) -> Method
     """
     request.check(batches >= 1, f"takes batches >= 1, got {batches}")
     request.check(rounds >= 1, f"takes rounds >= 1, got {rounds}")
-    return Method(request.name, constant(request.sparsity), start=Start(Rounds(rounds), batches))
+    return Method(request.name, constant(request.sparsity), start=Start(PruningRounds(rounds), batches))
 
 
 @variant_of(iter_snip, "FORCE")

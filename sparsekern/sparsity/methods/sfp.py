@@ -15,7 +15,7 @@ from ..rule import Rule
 from ..scoring.start import Start
 from ..sites.layer_site import LayerSite
 from .registry import listed
-from .request import CHANGES, Request
+from .request import MIN_CHANGES, Request
 
 
 class SoftFilters(Rule):
@@ -63,8 +63,8 @@ def sfp(request: Request, *, every: int | None = None, min_per_layer: int = 0) -
         min_per_layer: filters that stay in every layer.
     """
     steps, period = request.steps, request.epoch if every is None else every
-    if steps // period < CHANGES:
-        request.warn(f"zeroes filters fewer than three times in {steps} steps", CHANGES * period)
+    if steps // period < MIN_CHANGES:
+        request.warn(f"zeroes filters fewer than three times in {steps} steps", MIN_CHANGES * period)
     return Method(
         request.name,
         late(constant(request.sparsity), steps),

@@ -17,12 +17,13 @@ from torch.optim.swa_utils import AveragedModel
 
 import sparsekern as sk
 from sparsekern.nn import SparseLayer
-from sparsekern.sparsity.methods.after import Rounds
+from sparsekern.sparsity.methods.after import TrainingRounds
 from sparsekern.sparsity.parts.schedules import constant
 
 MASTERS = [name for name in sk.methods.names() if make(name).storage == "master"]
 SOFT = ("sfp", "str")  # they change weights or products; their tests have twins of their own
-LASTING = [name for name in MASTERS if name not in SOFT and not isinstance(make(name).rule, Rounds)]  # so have others
+IN_ROUNDS = [name for name in MASTERS if isinstance(make(name).rule, TrainingRounds)]  # so have these
+LASTING = [name for name in MASTERS if name not in (*SOFT, *IN_ROUNDS)]
 
 
 class MasterTwin:
