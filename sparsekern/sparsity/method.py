@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import cast
 
 from .. import text
-from ..topology import kept
+from ..topology import nnz_at
 from . import composition
 from .growth.growth import Growth
 from .old_fields import accepts_old_fields
@@ -63,7 +63,7 @@ class Method:
     def __post_init__(self) -> None:
         object.__setattr__(self, "storage", storage_by_name(self.storage))
         for sparsity in (self.sparsity(0), final(self.sparsity)):
-            kept(sparsity, 1)
+            nnz_at(sparsity, 1)
 
     def __str__(self) -> str:
         return text.columns(composition.rows(self))
@@ -107,7 +107,7 @@ class Method:
         Raises:
             ValueError: `sparsity` is not in [0, 1), or the method finds its own.
         """
-        kept(sparsity, 1)
+        nnz_at(sparsity, 1)
         made = None if self.again is None else self.again(sparsity)
         if made is not None and (made.when, made.storage) == (self.when, self.storage):
             return made

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..nn import matching, prunable_layers
 from ..nn.conversion.registry import demanded
-from ..topology import kept
+from ..topology import nnz_at
 from .method import Method
 from .methods.before import fixed
 from .model.overrides import Key, Part, said, taken, under
@@ -159,5 +159,5 @@ def _pruning(method: Method, given: bool) -> Method | None:
 
 def static(sparsity: float) -> Method:
     """Returns the method of a random pattern that stays, on weights as they are."""
-    kept(sparsity, 1)
+    nnz_at(sparsity, 1)
     return Method("static", constant(sparsity), start=Start(), again=static)

@@ -8,7 +8,7 @@ import torch
 
 from ...nn import PatternLayer, SparseLayer, copies, took_part
 from ...shards import is_sharded
-from ...topology import kept
+from ...topology import nnz_at
 from .. import parallel
 from ..change.optimizer_layout import States, nested
 from ..change.transaction import Transaction
@@ -91,7 +91,7 @@ def check_sparsity(sites: Sequence[LayerSite], method: Method) -> None:
     if any(site.module.loads or getattr(site.module, "pattern_given", False) for site in sites):
         return
     nnz, size = sum(site.nnz for site in sites), sum(site.size for site in sites)
-    expected, structure = kept(method.sparsity(0), size), method.view.structure
+    expected, structure = nnz_at(method.sparsity(0), size), method.view.structure
     rounding = len(sites) if structure is None else sum(structure.slack(site.shape) for site in sites)
     if abs(nnz - expected) > rounding:
         raise ValueError(

@@ -6,7 +6,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from ... import ops
-from ...topology import kept
+from ...topology import nnz_at
 from ..method import Method
 from ..parts import scopes, scores, views
 from ..parts.distributions import apportion
@@ -26,7 +26,7 @@ class SoftFilters(Rule):
 
     def masks(self, sites: Sequence[LayerSite], step: int, losses: Sequence[float]) -> None:
         filters = [site.shape[0] for site in sites]
-        counts = apportion(filters, filters, kept(self.sparsity, sum(filters)))
+        counts = apportion(filters, filters, nnz_at(self.sparsity, sum(filters)))
         norms = [scores.filter_norm(site) for site in sites]
         marks: list[Tensor] = views.filters_of_layers.largest(norms, counts, self.min_per_layer)
         ops.host.check_nan()

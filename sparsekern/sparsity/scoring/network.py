@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 from ... import private_torch
 from ...private_torch import Dropout
-from ...topology import kept
+from ...topology import nnz_at
 from .. import parallel
 from ..change.transaction import at_once
 from ..model.inputs import call
@@ -58,7 +58,7 @@ class Network:
         counts, totals = self.counts, sizes
         if not self.view.per_layer:
             counts, totals = [sum(counts)], [sum(sizes)]
-        left = [kept(1 - (n / max(1, size)) ** progress, size) for n, size in zip(counts, totals, strict=True)]
+        left = [nnz_at(1 - (n / max(1, size)) ** progress, size) for n, size in zip(counts, totals, strict=True)]
         return replace(self, counts=[*left, *[0] * (len(sizes) - len(left))])
 
     def largest(self, scores: Sequence[Tensor]) -> list[Tensor]:
