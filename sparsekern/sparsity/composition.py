@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 KEEP = {
     "nonzeros": "their nonzeros",
-    "master": "a dense weight, of which a mask takes part",
-    "stashed": "their nonzeros; pruned weights lie aside",
+    "master": "a dense weight under a mask",
+    "stashed": "their nonzeros; pruned weights are stashed",
     "dense": "a dense weight",
 }
 VALUES = {

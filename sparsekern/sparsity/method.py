@@ -29,8 +29,8 @@ class Method:
         sparsity: fraction of absent weights at every step; its value at step 0 is the first pattern's.
         when: the steps at which the pattern changes.
         storage: how layers keep their weights (`sites/storage.py`), an object or its name. "nonzeros"; "master": a
-            dense weight of which a mask takes part (`MaskedLinear`, `MaskedConv2d`), since pruned weights go on
-            learning; "stashed": pruned weights lie aside as they were; "dense": nothing is pruned.
+            dense weight under a mask (`MaskedLinear`, `MaskedConv2d`), since pruned weights go on learning; "stashed":
+            pruned weights are stashed as they were; "dense": nothing is pruned.
         start: which layers become sparse, how their first pattern is chosen, and which values its weights begin with.
         drop: the score by which active weights are dropped, the lowest first; where pruned weights are kept, what
             scores highest among all weights is active.

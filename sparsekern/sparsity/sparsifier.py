@@ -99,7 +99,7 @@ class Sparsifier(torch.optim.Optimizer):
             )
         if not isinstance(method, Method):
             raise ValueError(f"expected a Method (sparsekern.methods.NAME(...)), got {method!r}")
-        # What it sets of groups and state comes to nothing, since there is no engine yet.
+        # The groups and state that this sets are discarded: there is no engine yet.
         super().__init__([{"params": []}], getattr(optimizer, "defaults", {}))
         inner = optimizer.engine if isinstance(optimizer, Sparsifier) else None
         optimizer = optimizer if inner is None else inner.optimizer

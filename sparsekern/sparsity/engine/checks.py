@@ -177,8 +177,9 @@ def check_ranks(sites: Sequence[LayerSite]) -> None:
     marks = [copies.fingerprint(site.parameter) for site in sites if not is_sharded(site.parameter)]
     if marks and not parallel.agree(torch.stack([mark.to(marks[0].device) for mark in marks])):
         raise RuntimeError(
-            "the pattern is to change, but the ranks have different weights: nobody averages their gradients, or their "
-            "optimizers draw other random numbers. Train DistributedDataParallel(model), optimizers from one seed"
+            "the pattern is to change, but the ranks have different weights: their gradients are not averaged, or "
+            "their optimizers draw different random numbers. Wrap the model in DistributedDataParallel, and seed every "
+            "optimizer alike"
         )
 
 

@@ -158,8 +158,8 @@ def share_patterns(sites: Sequence[LayerSite]) -> None:
         if is_sharded(site.parameter):
             if not all(parallel.gathered(same)):  # raised on all ranks: none goes on alone
                 raise ValueError(
-                    f"{site.name} has not the same pattern on all ranks, which hold shards of one weight: make it of "
-                    "the same topology on every rank"
+                    f"{site.name} does not have the same pattern on all ranks, which hold shards of one weight: make "
+                    "it of the same topology on every rank"
                 )
         elif not same:
             site.module.set_topology(common)

@@ -100,7 +100,7 @@ class Nonzeros(Storage):
 
 
 class Master(Storage):
-    """Layers keep a dense weight, of which a mask takes part: pruned weights go on learning."""
+    """Layers keep a dense weight under a mask: pruned weights go on learning."""
 
     name = "master"
     layer = MaskedLayer
@@ -121,7 +121,7 @@ class Master(Storage):
 
 
 class Stashed(Storage):
-    """Layers hold the active weights; pruned ones lie aside as they were."""
+    """Layers hold the active weights; pruned ones are stashed as they were."""
 
     name = "stashed"
     site = StashedSite
