@@ -16,7 +16,7 @@ from benchmarks.goals import STEP
 from benchmarks.lookup import Rows, mlp, number, ratio, ratios
 from benchmarks.papers import ranking
 from sparsekern.bench.memory import LAYERS, WIDTH
-from sparsekern.topology import kept
+from sparsekern.topology import nnz_at
 
 RESULTS = Path(__file__).parent / "results"
 MARK = re.compile(r"<!-- = (.+?) -->.*?<!-- /= -->", re.DOTALL)
@@ -88,7 +88,7 @@ def peak(rows: dict[str, Rows], impl: str) -> str | None:
 
 def index(rows: dict[str, Rows], sparsity: str) -> str | None:
     """The bytes of index for each nonzero of the linear layers of the memory benchmark."""
-    nonzeros = LAYERS * kept(float(sparsity), WIDTH**2)
+    nonzeros = LAYERS * nnz_at(float(sparsity), WIDTH**2)
     own = [row for row in rows.get("memory", []) if row["case"].startswith("mlp") and row["impl"] == "sparsekern"]
     found = {row["sparsity"]: row["lines"]["indices"] for row in own if "lines" in row}
     return f"{number(found[float(sparsity)] / nonzeros)} bytes" if found else None

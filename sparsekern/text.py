@@ -46,5 +46,5 @@ def counted(count: int, noun: str) -> str:
 
 
 def file_name(text: str) -> str:
-    """Returns a name with nothing in it that parts a path: that of a method may be the place of a file."""
+    """Replaces path separators in a name by hyphens: that of a method may be the place of a file."""
     return re.sub(r"[/\\:]+", "-", text).strip("-")

@@ -400,7 +400,7 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-def kept(sparsity: float, size: int) -> int:
+def nnz_at(sparsity: float, size: int) -> int:
     """Returns how many of `size` weights remain: `size - floor(sparsity * size)`.
 
     Raises:
@@ -409,3 +409,6 @@ def kept(sparsity: float, size: int) -> int:
     if sparsity is None or not 0 <= sparsity < 1:
         raise ValueError(f"sparsity must lie in [0, 1), got {sparsity}")
     return size - floor(sparsity * size + 1e-9)
+
+
+kept = nnz_at  # as it was called in version 0.1

@@ -31,3 +31,9 @@ def test_a_class_that_moved_is_found_where_it_was() -> None:
     assert importlib.import_module("sparsekern.topology").SparseWeight is SparseWeight
     old = pickle.dumps(SparseWeight, protocol=2).replace(b"sparsekern.sparse_weight", b"sparsekern.topology")
     assert pickle.loads(old) is SparseWeight
+
+
+@pytest.mark.parametrize("name", ["RANDOM", "Initialize", "Start", "drawn", "elementwise"])
+def test_what_starts_are_made_of_is_found_where_it_was(name: str) -> None:
+    old, new = (importlib.import_module(f"sparsekern.sparsity.scoring.{module}") for module in ("network", "start"))
+    assert getattr(old, name) is getattr(new, name)

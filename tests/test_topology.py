@@ -15,7 +15,7 @@ from sparsekern import SparseWeight, Topology, ops
 from sparsekern.ops import extension
 from sparsekern.ops.csr import check_pattern
 from sparsekern.ops.tile_pattern import tile_side
-from sparsekern.topology import COLUMNS, PACKED, TILES, kept
+from sparsekern.topology import COLUMNS, PACKED, TILES, nnz_at
 
 FORMS = pytest.mark.parametrize("views", [COLUMNS, TILES, PACKED], ids=["columns", "tiles", "packed"])
 
@@ -136,7 +136,7 @@ def test_pickles_in_which_tiles_stood_beside_columns(views: frozenset[str]) -> N
 
 def index_bytes(sparsity: float, view: str, size: int = 1024) -> float:
     """Bytes of index a nonzero of a square layer."""
-    topology = Topology.random((size, size), kept(sparsity, size * size), views=frozenset({view}))
+    topology = Topology.random((size, size), nnz_at(sparsity, size * size), views=frozenset({view}))
     return sum(t.numel() * t.element_size() for t in topology.index) / topology.nnz
 
 
@@ -242,9 +242,9 @@ def test_same_pattern_ignores_slack() -> None:
 
 
 def test_kept_is_exact() -> None:
-    assert [kept(s, 100) for s in (0.0, 0.9, 0.95, 0.999)] == [100, 10, 5, 1]
-    assert kept(0.1 + 0.2, 10) == 7
-    assert kept(0.98, 266200) == 5324
+    assert [nnz_at(s, 100) for s in (0.0, 0.9, 0.95, 0.999)] == [100, 10, 5, 1]
+    assert nnz_at(0.1 + 0.2, 10) == 7
+    assert nnz_at(0.98, 266200) == 5324
 
 
 @pytest.mark.parametrize(

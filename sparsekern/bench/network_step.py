@@ -16,7 +16,7 @@ from ..errors import UsageError
 from ..models import build
 from ..nn import prunable_layers
 from ..sparsity import sparsify
-from ..topology import Topology, kept
+from ..topology import Topology, nnz_at
 from ..training.files import read_json
 from .timing import synchronize
 
@@ -52,7 +52,7 @@ class Pattern:
         if self.folder is None:
             generator = torch.Generator().manual_seed(0)
             return {
-                name: Topology.random(shape, kept(self.sparsity, shape.numel()), generator=generator).mask()
+                name: Topology.random(shape, nnz_at(self.sparsity, shape.numel()), generator=generator).mask()
                 for name, shape in shapes.items()
             }
         state = load(self.folder)

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from ..topology import COLUMNS, Topology, kept
+from ..topology import COLUMNS, Topology, nnz_at
 
 # The largest error of a right result. A GPU adds up in another order, and its libraries in more parts.
 TOLERANCE = {"cpu": {"float64": 1e-12, "float32": 1e-5}, "cuda": {"float64": 1e-12, "float32": 1e-4}}
@@ -61,7 +61,7 @@ class Problem:
         dtype: torch.dtype = getattr(torch, layer.dtype)
         shape = layer.weight_shape
         self.layer, self.device = layer, torch.device(device)
-        nnz = kept(layer.sparsity, prod(shape))
+        nnz = nnz_at(layer.sparsity, prod(shape))
         self.topology = Topology.random(shape, nnz, generator=generator, views=views).to(device)
         self.scale = max(1.0, self.topology.nnz / shape[0]) ** -0.5
         self.values = (self.scale * torch.randn(self.topology.nnz, generator=generator)).to(device, dtype)

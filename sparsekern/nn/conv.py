@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ..ops.masked_conv2d import masked
 from ..ops.sparse_conv2d import convolve, expanded, sparse
-from ..ops.window import Window
+from ..ops.window import Window, check_convolution
 from ..topology import PACKED, Topology
 from .kernel_choice import Plan, plan_conv
 from .layer import PatternLayer
@@ -19,7 +19,6 @@ from .sparse import SparseLayer
 # Densities: above the first, columns would make the weight larger than the dense one, and are decoded from bits, which
 # stay down to the second, where they take twice as much.
 PACKED_ABOVE, PACKED_UNTIL = 0.4, 1 / 64
-PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 Pair = int | Sequence[int]
 
 
@@ -71,10 +70,7 @@ class Conv2dProduct(PatternLayer):
         generator: torch.Generator | None = None,
         **options: Any,
     ) -> None:
-        if groups < 1 or in_channels % groups or out_channels % groups:
-            raise ValueError(f"groups must divide {in_channels} input and {out_channels} output channels, got {groups}")
-        if padding_mode not in PADDING_MODES:
-            raise ValueError(f"padding_mode must be one of {', '.join(PADDING_MODES)}, got {padding_mode!r}")
+        check_convolution(in_channels, out_channels, groups, padding_mode)
         kernel, strides, sides, dilations, _ = window = Window.of(kernel_size, stride, padding, dilation, groups)
         if not isinstance(padding, str):
             if not isinstance(padding, int) and len(padding) != 2:

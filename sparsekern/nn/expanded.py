@@ -16,8 +16,8 @@ from torch.nn import functional as F
 from ..ops.shapes import accumulate_dtype
 from ..ops.straight_through import weight_gradient
 from ..ops.torch_products import Convolution, absolute_sums
+from ..ops.window import check_convolution, same_padding
 from ..topology import Topology
-from .conv import PADDING_MODES
 from .kernel_choice import Plan, Step, check_backend
 from .layer import PatternLayer
 from .masked import MaskedLayer
@@ -80,10 +80,7 @@ class ConvNdProduct(ExpandedProduct):
         generator: torch.Generator | None = None,
         **options: Any,
     ) -> None:
-        if groups < 1 or in_channels % groups or out_channels % groups:
-            raise ValueError(f"groups must divide {in_channels} input and {out_channels} output channels, got {groups}")
-        if padding_mode not in PADDING_MODES:
-            raise ValueError(f"padding_mode must be one of {', '.join(PADDING_MODES)}, got {padding_mode!r}")
+        check_convolution(in_channels, out_channels, groups, padding_mode)
         kernel, strides, dilations, more = (
             self._sizes(size) for size in (kernel_size, stride, dilation, output_padding)
         )
@@ -101,18 +98,13 @@ class ConvNdProduct(ExpandedProduct):
             settings["output_padding"] = more
         shape = (out_channels, in_channels // groups, *kernel)
         super().__init__(settings, shape, bias, device, dtype, sparsity, topology, backend, generator, **options)
-        before = [0] * self.DIMS  # padding that PyTorch's convolution does not apply itself, at the end of each side
         if padding == "same":
-            totals = [d * (k - 1) for d, k in zip(dilations, kernel, strict=True)]
-            inside, before = [total // 2 for total in totals], [total % 2 for total in totals]
+            sides = same_padding(kernel, dilations)
         else:
-            inside = [0] * self.DIMS if isinstance(padding, str) else list(self._sizes(padding))
-        self._border: list[int] | None = None
-        if padding_mode != "zeros":
-            sides = [(side, side + extra) for side, extra in zip(inside, before, strict=True)]
-            self._border, inside = [n for pair in reversed(sides) for n in pair], [0] * self.DIMS
-        elif any(before):
-            self._border = [n for extra in reversed(before) for n in (0, extra)]
+            sides = [(n, n) for n in ((0,) * self.DIMS if isinstance(padding, str) else self._sizes(padding))]
+        inside = [start if padding_mode == "zeros" else 0 for start, _ in sides]  # PyTorch's convolution pads it itself
+        before = [(start - n, end - n) for (start, end), n in zip(sides, inside, strict=True)]
+        self._border = [n for pair in reversed(before) for n in pair] if any(map(any, before)) else None
         self.window = Convolution(list(strides), inside, list(dilations), self.TRANSPOSED, list(more), groups)
 
     def _sizes(self, value: Size) -> tuple[int, ...]:

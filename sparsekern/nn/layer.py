@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..ops.index import Index
 from ..ops.straight_through import Geometry
 from ..private_torch import unrecorded
-from ..topology import PACKED, Topology, kept
+from ..topology import PACKED, Topology, nnz_at
 from . import copies
 from .planned import UNSEEN
 from .probe import Probe
@@ -65,7 +65,7 @@ class PatternLayer(Twin):
         for name, value in settings.items():
             setattr(self, name, value)
         if topology is None and sparsity is not None:
-            topology = Topology.random(weight_shape, kept(sparsity, prod(weight_shape)), generator=generator)
+            topology = Topology.random(weight_shape, nnz_at(sparsity, prod(weight_shape)), generator=generator)
         elif topology is None or sparsity is not None:
             raise ValueError("expected exactly one of sparsity and topology")
         elif device is None:

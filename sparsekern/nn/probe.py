@@ -16,8 +16,10 @@ from ..ops.torch_products import absolute_sums
 from ..ops.transforms import refuse_transforms
 from ..ops.window import Window
 
-# What a step's statistics are made of: dense gradients; these, and the sums that bound them; these, and their second
-# moments; or anything, which takes h and delta themselves.
+# What the statistics of a step are made of. "gradient": the dense gradient.
+# "bound": the dense gradient, and the sums that bound it.
+# "moment": the dense gradient, and its second moment.
+# "pairs": h and delta themselves, of which any statistic can be made.
 Needs = Literal["gradient", "bound", "moment", "pairs"]
 
 

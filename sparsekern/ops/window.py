@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 Pair = int | Sequence[int]
+PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 SCHEMA = "int[] kernel_size, int[] stride, int[] padding, int[] dilation, int groups"  # as operators take a window
 
 
@@ -109,6 +110,20 @@ class Window(NamedTuple):
         return torch.ops.aten.convolution_backward(grad_output, padded, weight, None, *options)
 
 
+def check_convolution(in_channels: int, out_channels: int, groups: int, padding_mode: str) -> None:
+    """Raises a `ValueError` for groups or a padding mode that convolutions do not take."""
+    if groups < 1 or in_channels % groups or out_channels % groups:
+        raise ValueError(f"groups must divide {in_channels} input and {out_channels} output channels, got {groups}")
+    if padding_mode not in PADDING_MODES:
+        raise ValueError(f"padding_mode must be one of {', '.join(PADDING_MODES)}, got {padding_mode!r}")
+
+
+def same_padding(kernel: Sequence[int], dilation: Sequence[int]) -> list[tuple[int, int]]:
+    """Returns the padding at the start and at the end of each dimension that keeps the size of the input."""
+    totals = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
+    return [(total // 2, total - total // 2) for total in totals]
+
+
 def _pair(value: Pair, name: str, least: int = 1) -> list[int]:
     pair = [value, value] if isinstance(value, int) else list(value)
     if len(pair) != 2 or not all(isinstance(n, int) and least <= n < 2**31 - 1 for n in pair):
@@ -127,8 +142,7 @@ def _four_sides(padding: Pair | str, kernel: list[int], stride: list[int], dilat
             raise ValueError(f'padding must be numbers, "same" or "valid", got {padding!r}')
         if stride != [1, 1]:
             raise ValueError(f'padding="same" needs stride 1, got {tuple(stride)}')
-        totals = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
-        return [side for total in totals for side in (total // 2, total - total // 2)]
+        return [side for sides in same_padding(kernel, dilation) for side in sides]
     if not isinstance(padding, int) and len(padding) == 4:
         top, bottom = _pair(padding[:2], "padding", 0)
         return [top, bottom, *_pair(padding[2:], "padding", 0)]

@@ -6,15 +6,14 @@ from math import isinf
 from typing import TYPE_CHECKING
 
 from .parts.schedules import Cadence, Schedule, Stages, final
-from .sites.storage import named
 
 if TYPE_CHECKING:
     from .method import Method
 
 KEEP = {
     "nonzeros": "their nonzeros",
-    "master": "a dense weight, of which a mask takes part",
-    "stashed": "their nonzeros; pruned weights lie aside",
+    "master": "a dense weight under a mask",
+    "stashed": "their nonzeros; pruned weights are stashed",
     "dense": "a dense weight",
 }
 VALUES = {
@@ -27,7 +26,7 @@ VALUES = {
 
 def rows(method: Method) -> list[list[str]]:
     """Returns pairs of a property and its value; those that do not apply are left out."""
-    start, view, grow, storage = method.start, method.view, method.grow, named(method.storage)
+    start, view, grow, storage = method.start, method.view, method.grow, method.resolved_storage
     found = {"method": method.name}
     if storage.prunes:
         unit = "channels" if start.unit == "channel" or view.filters else "weights"

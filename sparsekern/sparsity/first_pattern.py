@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from ..nn import MaskedLayer, PatternLayer
 from ..nn.conversion.registry import sparse_class
-from ..topology import COLUMNS, PACKED, Topology, kept
+from ..topology import COLUMNS, PACKED, Topology, nnz_at
 from .method import Method
 from .parts import distributions, views
 from .parts.distributions import Distribution
 from .parts.schedules import final
-from .scoring.network import Batches, Initialize, Loss, Network
-from .sites.storage import Storage, named
+from .scoring.network import Batches, Loss, Network
+from .scoring.start import Initialize
 
 
 class Chooser(NamedTuple):
@@ -42,21 +42,18 @@ class Chooser(NamedTuple):
         found |= {name: layer.topology for name, layer in left.items() if isinstance(layer, PatternLayer)}
         removed: dict[str, Tensor] = {}
         if dense:
-            chosen, removed = self._chosen(dense, method, named(method.storage), distribution)
+            chosen, removed = self._chosen(dense, method, distribution)
             found |= zip(dense, chosen, strict=True)
         return {name: found[name] for name in layers}, removed
 
     def _chosen(
-        self,
-        layers: dict[str, nn.Module],
-        method: Method,
-        storage: Storage,
-        distribution: str | Distribution | None,
+        self, layers: dict[str, nn.Module], method: Method, distribution: str | Distribution | None
     ) -> tuple[list[Topology], dict[str, Tensor]]:
-        shapes, view, start = [shape_of(layer) for layer in layers.values()], method.view, method.start
+        view, start, storage = method.view, method.start, method.resolved_storage
+        shapes = [shape_of(layer) for layer in layers.values()]
         _check_structure(method, dict(zip(layers, shapes, strict=True)))
         units = [view.units(shape) for shape in shapes]
-        total = kept(method.sparsity(0), sum(units))
+        total = nnz_at(method.sparsity(0), sum(units))
         _check_minimum(method, units)
         share = start.share if distribution is None else distributions.by_name(distribution)
         if distribution is not None and (storage.keeps_pruned or (start.choose and not method.view.per_layer)):
@@ -131,7 +128,7 @@ def _check_structure(method: Method, shapes: Mapping[str, tuple[int, ...]]) -> N
 
 
 def _check_minimum(method: Method, units: Sequence[int]) -> None:
-    left = kept(final(method.sparsity), sum(units))
+    left = nnz_at(final(method.sparsity), sum(units))
     minimum = method.view.min_per_layer
     least = sum(min(minimum, n) for n in units)
     if least > left and method.start.unit != "channel":
@@ -157,7 +154,7 @@ def _check_agreeing(layers: dict[str, nn.Module], method: Method) -> None:
     already."""
     patterns = [layer.topology for layer in layers.values() if isinstance(layer, PatternLayer)]
     nnz, size = sum(pattern.nnz for pattern in patterns), sum(prod(pattern.shape) for pattern in patterns)
-    expected = kept(method.sparsity(0), size)
+    expected = nnz_at(method.sparsity(0), size)
     if nnz != expected and method.start.unit != "channel":
         raise ValueError(
             f"the model is sparse already, with {nnz} of {size} weights; {method.name} starts with {expected}. Densify "

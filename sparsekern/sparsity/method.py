@@ -2,9 +2,10 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import cast
 
 from .. import text
-from ..topology import kept
+from ..topology import nnz_at
 from . import composition
 from .growth.growth import Growth
 from .old_fields import accepts_old_fields
@@ -15,8 +16,8 @@ from .parts.scores import Score
 from .parts.structures import FanIn, NofM
 from .parts.views import View
 from .rule import NO_RULE, Rule
-from .scoring.network import RANDOM, Start
-from .sites.storage import NONZEROS, Name, Storage, named
+from .scoring.start import RANDOM, Start
+from .sites.storage import NONZEROS, Name, Storage, storage_by_name
 
 
 @accepts_old_fields
@@ -28,8 +29,8 @@ class Method:
         sparsity: fraction of absent weights at every step; its value at step 0 is the first pattern's.
         when: the steps at which the pattern changes.
         storage: how layers keep their weights (`sites/storage.py`), an object or its name. "nonzeros"; "master": a
-            dense weight of which a mask takes part (`MaskedLinear`, `MaskedConv2d`), since pruned weights go on
-            learning; "stashed": pruned weights lie aside as they were; "dense": nothing is pruned.
+            dense weight under a mask (`MaskedLinear`, `MaskedConv2d`), since pruned weights go on learning; "stashed":
+            pruned weights are stashed as they were; "dense": nothing is pruned.
         start: which layers become sparse, how their first pattern is chosen, and which values its weights begin with.
         drop: the score by which active weights are dropped, the lowest first; where pruned weights are kept, what
             scores highest among all weights is active.
@@ -60,9 +61,9 @@ class Method:
     again: Callable[[float], "Method"] | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "storage", named(self.storage))
+        object.__setattr__(self, "storage", storage_by_name(self.storage))
         for sparsity in (self.sparsity(0), final(self.sparsity)):
-            kept(sparsity, 1)
+            nnz_at(sparsity, 1)
 
     def __str__(self) -> str:
         return text.columns(composition.rows(self))
@@ -72,10 +73,15 @@ class Method:
         return text.html(composition.rows(self))
 
     @property
+    def resolved_storage(self) -> Storage:
+        """The storage as an object, also where it was given by its name."""
+        return cast(Storage, self.storage)
+
+    @property
     def order(self) -> Order:
         """When, around the optimizer's step, the pattern changes: before it where pruned weights are kept, otherwise
         after it, unless growth takes its place."""
-        if named(self.storage).keeps_pruned:
+        if self.resolved_storage.keeps_pruned:
             return Order.BEFORE
         return Order.INSTEAD if self.grow is not None and self.grow.replaces_step else Order.AFTER
 
@@ -101,7 +107,7 @@ class Method:
         Raises:
             ValueError: `sparsity` is not in [0, 1), or the method finds its own.
         """
-        kept(sparsity, 1)
+        nnz_at(sparsity, 1)
         made = None if self.again is None else self.again(sparsity)
         if made is not None and (made.when, made.storage) == (self.when, self.storage):
             return made

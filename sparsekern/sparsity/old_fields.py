@@ -11,8 +11,8 @@ from .growth.growth import Growth
 from .parts import views
 from .parts.orders import Order
 from .rule import NO_RULE
-from .scoring.network import RANDOM
-from .sites.storage import NONZEROS, named
+from .scoring.start import RANDOM
+from .sites.storage import NONZEROS, storage_by_name
 
 T = TypeVar("T")
 START, VIEW = ("scope", "share", "initialize"), ("share", "min_per_layer")
@@ -53,7 +53,7 @@ def _translated(given: dict[str, Any], fields: dict[str, Any]) -> dict[str, Any]
         replaces = {"replaces_step": True} if given.get("update") == Order.INSTEAD else {}
         fields["grow"] = replace(grow, **{name: given[name] for name in ("rate",) if name in given}, **replaces)
     if given.get("freeze") is not None:
-        kind: Any = type(named(fields.get("storage", NONZEROS)))
+        kind: Any = type(storage_by_name(fields.get("storage", NONZEROS)))
         fields["storage"] = kind(given["freeze"])
     if given.get("steps_per_epoch") is not None:
         fields["rule"] = copy.copy(fields.get("rule", NO_RULE))

@@ -10,15 +10,14 @@ from torch import Tensor, nn
 
 from ..nn import matching, prunable_layers
 from ..nn.conversion.registry import demanded
-from ..topology import kept
+from ..topology import nnz_at
 from .method import Method
 from .methods.before import fixed
 from .model.overrides import Key, Part, said, taken, under
 from .model.zeros import maskable, take_zeros
 from .parts.distributions import Distribution
 from .parts.schedules import constant, final
-from .scoring.network import Start
-from .sites.storage import named
+from .scoring.start import Start
 
 CHOSEN = "left out by exclude, overrides or masks"
 Override = float | Method | Mapping[str, Any] | None
@@ -155,10 +154,10 @@ def _pruning(method: Method, given: bool) -> Method | None:
     """Returns a method that prunes, None for another."""
     if method.start.given and not given:
         raise ValueError(f'{method.name} keeps a pattern that is there: pass masks, "nonzero" or a dict of them')
-    return method if named(method.storage).prunes else None
+    return method if method.resolved_storage.prunes else None
 
 
 def static(sparsity: float) -> Method:
     """Returns the method of a random pattern that stays, on weights as they are."""
-    kept(sparsity, 1)
+    nnz_at(sparsity, 1)
     return Method("static", constant(sparsity), start=Start(), again=static)

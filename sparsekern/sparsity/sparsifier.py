@@ -13,7 +13,7 @@ from ..nn import flops
 from .engine import state_dict as files
 from .engine.engine import Engine
 from .engine.report import Report, parameters, remarks, site_row
-from .growth.gradients import Batches
+from .growth.gradients import GrowthSource
 from .method import Method
 from .model.overrides import Key
 from .scoring.network import Loss
@@ -87,7 +87,7 @@ class Sparsifier(torch.optim.Optimizer):
         method: Method,
         *,
         followers: Sequence[Any] = (),
-        batches: Batches | None = None,
+        batches: GrowthSource | None = None,
         loss: Loss | None = None,
         generator: torch.Generator | None = None,
         layers: Key | Iterable[Key] = (),
@@ -99,7 +99,7 @@ class Sparsifier(torch.optim.Optimizer):
             )
         if not isinstance(method, Method):
             raise ValueError(f"expected a Method (sparsekern.methods.NAME(...)), got {method!r}")
-        # What it sets of groups and state comes to nothing, since there is no engine yet.
+        # The groups and state that this sets are discarded: there is no engine yet.
         super().__init__([{"params": []}], getattr(optimizer, "defaults", {}))
         inner = optimizer.engine if isinstance(optimizer, Sparsifier) else None
         optimizer = optimizer if inner is None else inner.optimizer

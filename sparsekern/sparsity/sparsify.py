@@ -24,7 +24,6 @@ from .parts.distributions import Distribution
 from .scoring.network import Batches, Loss
 from .selection import CHOSEN, Override, Selection, select, shares_of
 from .sites.capacity import capacity_for_growth
-from .sites.storage import named
 
 log = logging.getLogger("sparsekern")
 
@@ -148,7 +147,7 @@ def _twins(
     for name, pattern in patterns.items():
         if method.moves_counts:
             pattern = pattern.with_capacity(capacity_for_growth(pattern.nnz, prod(pattern.shape), total, len(layers)))
-        twins[name] = named(method.storage).twin(layers[name], pattern, backend)
+        twins[name] = method.resolved_storage.twin(layers[name], pattern, backend)
         if name in ready and name not in stay:
             initialize(twins[name], method.start.initialize, generator)
     return twins

@@ -84,14 +84,14 @@ def _run_all(cells: list[Cell], jobs: int) -> list[dict]:
             while waiting and len(running) < jobs:
                 cell = waiting.pop(0)
                 with (make_folder(cell.folder) / "log.txt").open("ab") as log:
-                    # W&B draws the runs of a group together.
-                    # a session of its own: Ctrl-C reaches it once, from us, and not from the terminal as well
                     child = subprocess.Popen(
                         command(cell),
                         stdin=subprocess.DEVNULL,
                         stdout=log,
                         stderr=log,
+                        # W&B draws the runs of a group together.
                         env={"WANDB_RUN_GROUP": cell.folder.resolve().parent.name, **os.environ},
+                        # Ctrl-C reaches it once, from us, and not from the terminal as well.
                         start_new_session=True,
                     )
                 running.append((cell, child, time.perf_counter()))

@@ -11,7 +11,6 @@ from .. import methods, models
 from ..errors import UsageError, first_line
 from ..nn import PatternLayer
 from ..nn.conversion.saved import patterned
-from ..sparsity.sites.storage import named
 from ..topology import Topology
 from . import run_folder
 
@@ -47,7 +46,7 @@ def trained(folder: Path) -> Trained:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about how it trains
             method = methods.get(config["method"])(sparsity=config["sparsity"], **counts, **config["set"])
-        storage = named(method.storage)
+        storage = method.resolved_storage
 
         def masked(layer: nn.Module, pattern: Topology) -> PatternLayer:
             return storage.twin(layer, pattern, "auto")

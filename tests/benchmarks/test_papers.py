@@ -11,7 +11,7 @@ from benchmarks.papers import results
 from benchmarks.papers.experiment import Experiment, Trial
 from benchmarks.papers.experiments import EXPERIMENTS, constant_weights
 from sparsekern import models, training
-from sparsekern.topology import kept
+from sparsekern.topology import nnz_at
 
 
 def sizes(width: int) -> int:
@@ -31,7 +31,7 @@ def test_every_run_has_a_name_of_its_own_and_known_flags(name: str):
 
 @pytest.mark.parametrize("width", [1, 2, 4, 8])
 def test_wider_networks_keep_exactly_as_many_weights(width: int):
-    assert kept(constant_weights(width), sizes(width)) == kept(0.9, sizes(1)) == 26_620
+    assert nnz_at(constant_weights(width), sizes(width)) == nnz_at(0.9, sizes(1)) == 26_620
 
 
 def tiny(seed: int) -> list[Trial]:
@@ -62,7 +62,7 @@ def test_an_experiment_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pyt
     assert "A note." in text
     assert "Not yet trained" not in text
     size = prod((64, 30)) + prod((30, 10)) + prod((10, 10))
-    assert f"| weights |  | {kept(0.8, size):,} |" in text
+    assert f"| weights |  | {nnz_at(0.8, size):,} |" in text
     found = json.loads((out / "results.json").read_text())
     assert [(run["what"], run["at"], run["seed"]) for run in found["runs"]] == [
         ("dense", None, 0), ("set", 0.8, 0), ("dense", None, 1), ("set", 0.8, 1),
@@ -118,6 +118,6 @@ def test_wider_residual_networks_keep_exactly_as_many_weights():
         model = models.build("resnet20", (3, 32, 32), 10, trial.flags["width"])
         size = sum(p.numel() for p in model.parameters() if p.dim() > 1)
         assert (
-            kept(trial.flags["sparsity"], size)
+            nnz_at(trial.flags["sparsity"], size)
             == 9 * (3 * 16 + 6 * 16**2 + 16 * 32 + 5 * 32**2 + 32 * 64 + 5 * 64**2) + 640
         )

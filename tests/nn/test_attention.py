@@ -161,7 +161,7 @@ def test_an_encoder_is_trained_saved_and_converted_back() -> None:
             own.step()
         if step == 3:
             torch.testing.assert_close(model(x), twin(x))
-    assert sum(site.nnz for site in optimizer.sites) == sk.topology.kept(0.6, sum(s.size for s in optimizer.sites))
+    assert sum(site.nnz for site in optimizer.sites) == sk.topology.nnz_at(0.6, sum(s.size for s in optimizer.sites))
     other = sk.sparsify(nn.Sequential(encoder(), nn.Linear(8, 3).double()), method)
     other.load_state_dict(model.state_dict())
     torch.testing.assert_close(other(x), model(x))

@@ -12,7 +12,7 @@ import sparsekern as sk
 from sparsekern.nn import PatternLayer, prunable_layers
 from sparsekern.nn.conversion.registry import MASKED, SPARSE
 from sparsekern.nn.recurrent import Matrix, SplitRecurrent
-from sparsekern.topology import kept
+from sparsekern.topology import nnz_at
 
 RECURRENT: dict[str, Any] = {
     "lstm": lambda: nn.LSTM(5, 4, 2, batch_first=True, bidirectional=True),
@@ -75,7 +75,7 @@ def test_overrides_name_them(overrides: dict, expected: dict) -> None:
     for sparsity in {0.9, *expected.values()}:
         own = [found[name] for name in found if expected.get(name, 0.9) == sparsity]
         size = sum(pattern.rows * pattern.cols for pattern in own)
-        assert sum(pattern.nnz for pattern in own) == kept(sparsity, size)
+        assert sum(pattern.nnz for pattern in own) == nnz_at(sparsity, size)
     assert type(model.rnn) is (SplitRecurrent if any("rnn" in name for name in expected) else nn.LSTM)
     assert type(sk.densify(model).rnn) is nn.LSTM
 
@@ -90,9 +90,9 @@ def test_a_method_of_their_own() -> None:
         model(torch.randint(20, (4, 7))).square().mean().backward()
         optimizer.step()
     assert [(row["name"], row["nnz"]) for row in optimizer.report().rows] == [
-        ("head", kept(0.8, 24)),
-        ("rnn.weight_ih_l0", pytest.approx(kept(0.5, 32 * 14) * 6 / 14, abs=40)),
-        ("rnn.weight_hh_l0", pytest.approx(kept(0.5, 32 * 14) * 8 / 14, abs=40)),
+        ("head", nnz_at(0.8, 24)),
+        ("rnn.weight_ih_l0", pytest.approx(nnz_at(0.5, 32 * 14) * 6 / 14, abs=40)),
+        ("rnn.weight_hh_l0", pytest.approx(nnz_at(0.5, 32 * 14) * 8 / 14, abs=40)),
     ]
 
 

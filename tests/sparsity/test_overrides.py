@@ -15,7 +15,7 @@ from torch.nn.utils import prune
 import sparsekern as sk
 from sparsekern.nn import PatternLayer, prunable_layers
 from sparsekern.sparsity import schedules
-from sparsekern.topology import kept
+from sparsekern.topology import nnz_at
 
 SGD = {"lr": 0.05, "momentum": 0.9}
 
@@ -90,7 +90,7 @@ def test_which_layers_an_override_takes(overrides: dict, expected: dict | None) 
     whole = sizes(net())
     for sparsity in {*expected.values(), 0.9}:
         own = [name for name in whole if expected.get(name, 0.9) == sparsity]
-        assert sum(found[name] for name in own) == kept(sparsity, sum(whole[name] for name in own))
+        assert sum(found[name] for name in own) == nnz_at(sparsity, sum(whole[name] for name in own))
         assert all(abs(found[name] - (1 - sparsity) * whole[name]) < 1 for name in own)
 
 
@@ -137,10 +137,10 @@ def test_a_group_has_a_distribution_of_its_own() -> None:
     whole, method = sizes(net()), sk.methods.random(0.9, share="uniform")
     model = sk.sparsify(net(), method, overrides={"*.attn.*": {"sparsity": 0.7, "distribution": "erk"}})
     own = [tuple(dict(net().named_modules())[name].weight.shape) for name in ATTENTION]  # type: ignore[union-attr,arg-type]
-    total = kept(0.7, sum(whole[name] for name in ATTENTION))
+    total = nnz_at(0.7, sum(whole[name] for name in ATTENTION))
     assert [counts(model)[name] for name in ATTENTION] == sk.sparsity.distributions.erk(own, total)
     only = sk.sparsify(net(), method, overrides={"*.attn.*": {"distribution": "erk"}})
-    assert sum(counts(only)[name] for name in ATTENTION) == kept(0.9, sum(whole[name] for name in ATTENTION))
+    assert sum(counts(only)[name] for name in ATTENTION) == nnz_at(0.9, sum(whole[name] for name in ATTENTION))
 
 
 def test_scores_compete_within_a_group() -> None:
@@ -151,7 +151,7 @@ def test_scores_compete_within_a_group() -> None:
         names = [name for name in sizes(dense) if (name in ATTENTION) == inside]
         weights = torch.cat([dense.get_submodule(name).weight.detach().flatten() for name in names])  # type: ignore[operator,union-attr]
         masks = torch.cat([model.get_submodule(name).topology.mask().flatten() for name in names])  # type: ignore[operator,union-attr]
-        smallest = weights.abs().sort(descending=True).values[kept(sparsity, len(weights)) - 1]
+        smallest = weights.abs().sort(descending=True).values[nnz_at(sparsity, len(weights)) - 1]
         assert torch.equal(masks, weights.abs() >= smallest)
 
 
@@ -204,7 +204,7 @@ def test_every_group_is_exact_and_resumes_bit_for_bit(name: str) -> None:
             if method.order == "before":
                 last = max((i for i in range(last + 1) if method.when.fires(i)), default=0)
             if not method.view.filters:
-                assert sum(site.nnz for site in sites) == kept(own.sparsity(last), sum(site.size for site in sites))
+                assert sum(site.nnz for site in sites) == nnz_at(own.sparsity(last), sum(site.size for site in sites))
     assert {site.name for own, sites in parts for site in sites if own is not method} == {"0", "2"}
     resumed, continuation = prepared(method, overrides, build)
     resumed.load_state_dict(saved[0])
@@ -223,7 +223,7 @@ def test_a_composition_of_ones_own_is_scaled() -> None:
     for t, batch in enumerate(batches("linear")):
         step(model, sparsifier, batch)
         sparsity = 0.6 / 0.9 * schedules.cubic(0.9, 12, 4)(t + 1) if t < 11 else 0.6
-        assert sparsifier.sites[1].nnz == kept(sparsity, 300)
+        assert sparsifier.sites[1].nnz == nnz_at(sparsity, 300)
 
 
 def test_zeros_that_are_there_with_overrides() -> None:

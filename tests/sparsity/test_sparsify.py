@@ -14,7 +14,7 @@ from torch.testing._internal.two_tensor import TwoTensor
 import sparsekern as sk
 from sparsekern.nn import PatternLayer
 from sparsekern.sparsity.scoring.network import mean_gradient
-from sparsekern.topology import kept
+from sparsekern.topology import nnz_at
 
 
 def rescaled(weight: Tensor, mask: Tensor) -> Tensor:
@@ -28,7 +28,7 @@ def test_a_float_gives_an_exact_static_random_pattern_on_the_weights() -> None:
     model = network()
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     assert sk.sparsify(model, 0.9) is model
-    assert sum(m.topology.nnz for m in layers(model)) == kept(0.9, 1200 + 800 + 100)
+    assert sum(m.topology.nnz for m in layers(model)) == nnz_at(0.9, 1200 + 800 + 100)
     for index in (0, 2, 4):
         layer = model[index]
         torch.testing.assert_close(layer.weight.detach(), before[f"{index}.weight"] * layer.topology.mask())

@@ -147,7 +147,7 @@ def expected(sparsifier: sk.Sparsifier) -> int:
     last = sparsifier.steps - (method.order != "before")
     if method.order == "before":
         last = max((t for t in range(last + 1) if method.when.fires(t)), default=0)
-    return sk.topology.kept(method.sparsity(last), sum(method.view.units(site.shape) for site in sparsifier.sites))
+    return sk.topology.nnz_at(method.sparsity(last), sum(method.view.units(site.shape) for site in sparsifier.sites))
 
 
 def chosen(sparsifier: sk.Sparsifier) -> int:

@@ -76,8 +76,7 @@ def sparse_twin(layer: nn.Module, topology: Topology, backend: str = "auto") -> 
 def masked_twin(
     layer: nn.Module, topology: Topology, backend: str = "auto", weight_gradient: Gradient = "dense"
 ) -> MaskedLayer:
-    """The layer with the weights of a dense, sparse or masked one as its master weight, of which `topology` takes part,
-    as `MaskedLayer.from_topology`."""
+    """Returns a masked layer on `topology` whose master weight is the weight of `layer`."""
     twin: Any = twin_of(layer)
     return MASKED[twin].from_topology(layer, topology, backend=backend, weight_gradient=weight_gradient)
 

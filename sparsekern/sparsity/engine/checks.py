@@ -8,7 +8,7 @@ import torch
 
 from ...nn import PatternLayer, SparseLayer, copies, took_part
 from ...shards import is_sharded
-from ...topology import kept
+from ...topology import nnz_at
 from .. import parallel
 from ..change.optimizer_layout import States, nested
 from ..change.transaction import Transaction
@@ -18,14 +18,12 @@ from ..model.wrappers import former_name
 from ..parts.schedules import final
 from ..sites.checksum import checksum
 from ..sites.layer_site import LayerSite
-from ..sites.storage import Storage
 
 
 def check_network(
     sites: Sequence[LayerSite],
     optimizer: torch.optim.Optimizer,
     method: Method,
-    storage: Storage,
     sharders: Sequence[Any] = (),
 ) -> None:
     """Checks everything before the first step.
@@ -48,6 +46,7 @@ def check_network(
         check_whole(sites, sharded_layers(sharders))
         if any(is_sharded(site.parameter) for site in sites):
             check_shards(sites, method)
+        storage = method.resolved_storage
         if storage.moves_weights or storage.until is not None:
             check_states(sites, States(optimizer))
 
@@ -81,18 +80,18 @@ def check_open(sites: Sequence[LayerSite], method: Method) -> None:
         )
 
 
-def check_sparsity(sites: Sequence[LayerSite], method: Method, storage: Storage) -> None:
+def check_sparsity(sites: Sequence[LayerSite], method: Method) -> None:
     """Raises a `ValueError` if the layers have another number of weights than a method that keeps it would have.
 
     Patterns that were given as masks or came with a state dict are as they are, and a weight more or less for each
     layer may be rounding, or as many as a structure takes."""
-    keeps = not storage.keeps_pruned and method.sparsity(0) == final(method.sparsity)
+    keeps = not method.resolved_storage.keeps_pruned and method.sparsity(0) == final(method.sparsity)
     if not keeps or method.start.unit == "channel" or method.start.given:
         return
     if any(site.module.loads or getattr(site.module, "pattern_given", False) for site in sites):
         return
     nnz, size = sum(site.nnz for site in sites), sum(site.size for site in sites)
-    expected, structure = kept(method.sparsity(0), size), method.view.structure
+    expected, structure = nnz_at(method.sparsity(0), size), method.view.structure
     rounding = len(sites) if structure is None else sum(structure.slack(site.shape) for site in sites)
     if abs(nnz - expected) > rounding:
         raise ValueError(
@@ -178,8 +177,9 @@ def check_ranks(sites: Sequence[LayerSite]) -> None:
     marks = [copies.fingerprint(site.parameter) for site in sites if not is_sharded(site.parameter)]
     if marks and not parallel.agree(torch.stack([mark.to(marks[0].device) for mark in marks])):
         raise RuntimeError(
-            "the pattern is to change, but the ranks have different weights: nobody averages their gradients, or their "
-            "optimizers draw other random numbers. Train DistributedDataParallel(model), optimizers from one seed"
+            "the pattern is to change, but the ranks have different weights: their gradients are not averaged, or "
+            "their optimizers draw different random numbers. Wrap the model in DistributedDataParallel, and seed every "
+            "optimizer alike"
         )
 
 

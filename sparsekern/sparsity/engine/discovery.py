@@ -10,16 +10,15 @@ from ...nn import PatternLayer, SparseLayer
 from ...shards import is_sharded
 from ...topology import Topology
 from .. import parallel
-from ..growth.gradients import ArmedStep, Batches, GrowthBatches
+from ..growth.gradients import ArmedStep, GrowthBatches, GrowthSource
 from ..method import Method
 from ..model.overrides import Key, Part, part_of, taken
 from ..model.wrappers import check_managed, own_modules
 from ..scoring.network import Loss
 from ..sites.layer_site import LayerSite
-from ..sites.storage import Storage
 
 
-def sites_of(model: nn.Module, method: Method, storage: Storage, layers: Sequence[Key]) -> list[Any]:
+def sites_of(model: nn.Module, method: Method, layers: Sequence[Key]) -> list[Any]:
     """Returns a site for every layer that the method drives and that has its storage.
 
     Args:
@@ -30,7 +29,7 @@ def sites_of(model: nn.Module, method: Method, storage: Storage, layers: Sequenc
         ValueError: the model has none, or `DistributedDataParallel` was wrapped around it before it had them; several
             parts of it were made for a method of this name; a rewinding method is to drive a part of it.
     """
-    modules = dict(own_modules(model))
+    storage, modules = method.resolved_storage, dict(own_modules(model))
     patterned = {name: module for name, module in modules.items() if isinstance(module, PatternLayer)}
     parts = {name: part for name, layer in patterned.items() if (part := part_of(layer)) is not None}
     own = patterned
@@ -80,7 +79,7 @@ def methods_of(sites: Sequence[LayerSite], method: Method) -> dict[str, Method]:
     return found
 
 
-def gradients_of(model: nn.Module, method: Method, batches: Batches | None, loss: Loss | None) -> ArmedStep:
+def gradients_of(model: nn.Module, method: Method, batches: GrowthSource | None, loss: Loss | None) -> ArmedStep:
     """Returns the backward passes that the method's growth takes its statistics from.
 
     Raises:
@@ -97,12 +96,14 @@ def gradients_of(model: nn.Module, method: Method, batches: Batches | None, loss
     return GrowthBatches(model, batches, loss, count)
 
 
-def followers_of(model: nn.Module, sites: Sequence[LayerSite], came: Mapping[str, Topology]) -> dict[str, PatternLayer]:
+def followers_of(
+    model: nn.Module, sites: Sequence[LayerSite], originals: Mapping[str, Topology]
+) -> dict[str, PatternLayer]:
     """Returns the layers of a copy of the model that belong to the sites, by name, but for those that it shares with
     the model. They get as much room as the model's.
 
     Args:
-        came: patterns that sites had before the first change; a state that is yet to be loaded restores them.
+        originals: patterns that sites had before the first change; a state that is yet to be loaded restores them.
 
     Raises:
         ValueError: one is missing or has another pattern; it is the model itself.
@@ -120,7 +121,7 @@ def followers_of(model: nn.Module, sites: Sequence[LayerSite], came: Mapping[str
         layer = layers.get(site.name)
         if layer is None or not isinstance(site.module, type(layer)):  # fully_shard makes a class of its own
             raise ValueError(f"a follower lacks the sparse layer {site.name}: copy it from the model after sparsify")
-        known = [site.active, *([came[site.name]] if site.name in came else [])]
+        known = [site.active, *([originals[site.name]] if site.name in originals else [])]
         if not any(layer.topology.same_pattern(pattern) for pattern in known):
             raise ValueError(f"a follower's {site.name} has another pattern than the model's: copy it again")
         if layer.topology.same_pattern(site.active) and isinstance(layer, SparseLayer):
@@ -157,8 +158,8 @@ def share_patterns(sites: Sequence[LayerSite]) -> None:
         if is_sharded(site.parameter):
             if not all(parallel.gathered(same)):  # raised on all ranks: none goes on alone
                 raise ValueError(
-                    f"{site.name} has not the same pattern on all ranks, which hold shards of one weight: make it of "
-                    "the same topology on every rank"
+                    f"{site.name} does not have the same pattern on all ranks, which hold shards of one weight: make "
+                    "it of the same topology on every rank"
                 )
         elif not same:
             site.module.set_topology(common)

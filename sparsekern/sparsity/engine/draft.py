@@ -6,12 +6,13 @@ import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
 from ... import ops
 from ...nn.live_states import rejoin
+from ...topology import Topology
 from ..change.compaction import trim
 from ..change.optimizer_layout import States
 from ..change.transaction import Transaction
@@ -28,6 +29,14 @@ from .snapshot import Snapshot
 
 if TYPE_CHECKING:
     from .engine import Engine
+
+
+class FirstChange(NamedTuple):
+    """A site, the pattern that its layer came with, and the one that the first change gave it."""
+
+    site: Any
+    original: Topology
+    changed: Topology
 
 
 @dataclass
@@ -47,7 +56,7 @@ class Progress:
         replaced: Parameters were replaced, which a `DistributedDataParallel` has yet to be told.
         loss_due: the change of pattern waits for the epoch's loss.
         armed: the layers are prepared for the coming step.
-        first: sites, the patterns that the model came with, and those that the first change gave it.
+        first: what the first change did to layers, until the first step.
         snapshot: what weights and optimizer state are rewound to.
     """
 
@@ -64,7 +73,7 @@ class Progress:
     replaced: bool = False
     loss_due: bool = False
     armed: bool = False
-    first: list[tuple[Any, Any, Any]] = field(default_factory=list)
+    first: list[FirstChange] = field(default_factory=list)
     snapshot: Snapshot | None = None
 
 
@@ -230,10 +239,10 @@ class Draft:
     def undo_first_change(self) -> None:
         """Restores the patterns from before the first change, so that a state can be loaded; not those that have
         changed since."""
-        for site, came, first in self.now.first:
-            if site.active is first:
+        for site, original, changed in self.now.first:
+            if site.active is changed:
                 for layer in (site.module, *self.engine.followers_of(site)):
-                    self.transaction.layer(layer).set_topology(came if layer is site.module else came.clone())
+                    self.transaction.layer(layer).set_topology(original if layer is site.module else original.clone())
         self.now.first = []
 
     def fit(self, saved: dict[str, Any]) -> None:

@@ -32,7 +32,7 @@ from torch import nn
 from ...nn.probe import Needs
 from .. import parallel
 from ..change.averages import Averages
-from ..growth.gradients import Batches
+from ..growth.gradients import GrowthSource
 from ..method import Method
 from ..model.fully_sharded import renew_shards, reshard, sharders
 from ..model.overrides import Key
@@ -40,11 +40,11 @@ from ..model.wrappers import bare, renew_reduction
 from ..parts.orders import Order
 from ..scoring.network import Loss
 from ..sites.layer_site import LayerSite
-from ..sites.storage import NONZEROS, named
+from ..sites.storage import NONZEROS
 from . import drivers
 from .checks import check_network, check_order, check_reached, check_sparsity
 from .discovery import followers_of, gradients_of, methods_of, share_patterns, share_weights, sites_of
-from .draft import Progress, drafted, give_back
+from .draft import FirstChange, Progress, drafted, give_back
 from .eager import EagerSteps
 
 
@@ -69,7 +69,7 @@ class Engine:
         optimizer: torch.optim.Optimizer,
         method: Method,
         followers: Sequence[Any],
-        batches: Batches | None,
+        batches: GrowthSource | None,
         loss: Loss | None,
         generator: torch.Generator | None,
         layers: Sequence[Key] = (),
@@ -79,14 +79,14 @@ class Engine:
         self.sharders = sharders(self.model)
         reshard(self.sharders)
         self.gradients = gradients_of(model, method, batches, loss)
-        storage = named(method.storage)
-        self.now = Progress(sites_of(model, method, storage, layers), storage)
+        storage = method.resolved_storage
+        self.now = Progress(sites_of(model, method, layers), storage)
         sites = self.now.sites
         self.own = methods_of(sites, method)
         drivers.take(self, sites)
-        check_network(sites, optimizer, method, storage, self.sharders)
+        check_network(sites, optimizer, method, self.sharders)
         for own, some in self.parts(sites):
-            check_sparsity(some, own, storage)
+            check_sparsity(some, own)
         share_patterns(sites)
         if method.when.stop > 0:
             share_weights(sites)
@@ -110,11 +110,11 @@ class Engine:
         for site in self.now.sites:
             with torch.no_grad():
                 site.tracked = self.method_of(site).rule.begin(site)
-        came = [site.active for site in self.now.sites]
+        originals = [site.active for site in self.now.sites]
         with drafted(self) as draft:
             draft.start()
-        pairs = zip(self.now.sites, came, strict=True)
-        self.now.first = [(site, pattern, site.active) for site, pattern in pairs if site.active is not pattern]
+        pairs = zip(self.now.sites, originals, strict=True)
+        self.now.first = [FirstChange(site, old, site.active) for site, old in pairs if site.active is not old]
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
@@ -151,7 +151,7 @@ class Engine:
     def follow(self, copy: Any) -> None:
         """Lets a copy of the model, or an object that keeps a tensor for each Parameter, follow its changes."""
         if isinstance(copy, nn.Module):
-            layers = followers_of(copy, self.now.sites, {site.name: came for site, came, _ in self.now.first})
+            layers = followers_of(copy, self.now.sites, {each.site.name: each.original for each in self.now.first})
             if layers not in self.followers:
                 self.followers.append(layers)
         elif all(each.holder is not copy for each in self.averages):

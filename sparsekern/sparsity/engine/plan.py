@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ... import ops
-from ...topology import kept
+from ...topology import nnz_at
 from ..growth.gradients import ArmedStep
 from ..growth.growth import Remaining, places
 from ..method import Method
@@ -134,7 +134,7 @@ def _masks(
     if own is not None:
         return own
     view, shapes = method.view, [site.shape for site in sites]
-    total = kept(method.sparsity(step), sum(view.units(shape) for shape in shapes))
+    total = nnz_at(method.sparsity(step), sum(view.units(shape) for shape in shapes))
     counts = view.counts(shapes, total, generator)
     if view.structure is not None:
         return view.masks([method.drop(site) for site in sites], counts, shapes)
@@ -147,7 +147,7 @@ def _structured(method: Method, sites: Sequence[Site], step: int, generator: tor
     last."""
     view, shapes = method.view, [site.shape for site in sites]
     units = [view.units(shape) for shape in shapes]
-    counts = view.counts(shapes, kept(method.sparsity(step), sum(units)), generator)
+    counts = view.counts(shapes, nnz_at(method.sparsity(step), sum(units)), generator)
     if view.per_layer:  # no layer gains weights
         there = [site.nnz * n // max(1, site.size) for site, n in zip(sites, units, strict=True)]
         counts = apportion(counts, there, sum(counts))
@@ -164,7 +164,7 @@ def _targets(method: Method, sites: Sequence[Site], step: int, generator: torch.
     current = [site.nnz for site in sites]
     if method.sparsity(step) == method.sparsity(method.when.before(step)):
         return current
-    total = kept(method.sparsity(step), sum(site.size for site in sites))
+    total = nnz_at(method.sparsity(step), sum(site.size for site in sites))
     targets = method.view.counts([site.shape for site in sites], total, generator)
     if method.grow is not None or not method.view.per_layer:
         return targets

@@ -3,7 +3,6 @@
 from typing import Any
 
 from ..model.fully_sharded import reshard
-from ..sites.storage import named
 from .checks import check_saved, renamed
 from .draft import drafted
 from .engine import Engine
@@ -68,7 +67,7 @@ def _fit(engine: Engine, state: dict[str, Any]) -> None:
         for follower in engine.followers_of(site):
             if not follower.topology.same_pattern(site.active):  # its own state may come later
                 follower.load_state_dict(site.module.state_dict())
-    if engine.now.settled and not state["settled"] and named(engine.method.storage).keeps_pruned:
+    if engine.now.settled and not state["settled"] and engine.method.resolved_storage.keeps_pruned:
         raise ValueError(
             "the layers hold nonzeros only, but the state is of a run that still kept the pruned weights: load it into "
             "a new model, made by sparsify with the same method"

@@ -17,7 +17,7 @@ from ..scoring.network import Loss, untouched
 from ..sites.site import Site
 
 Batch = tuple[Any, Any]
-Batches = Iterable[Batch] | Callable[[int], Iterable[Batch]]
+GrowthSource = Iterable[Batch] | Callable[[int], Iterable[Batch]]
 Statistic = Callable[[int, Site], tuple[Tensor, ...]]
 
 
@@ -78,7 +78,7 @@ class GrowthBatches(ArmedStep):
         ValueError: `batches` is neither, or holds fewer than `count`.
     """
 
-    def __init__(self, model: nn.Module, batches: Batches, loss: Loss, count: int) -> None:
+    def __init__(self, model: nn.Module, batches: GrowthSource, loss: Loss, count: int) -> None:
         super().__init__(model)
         if not callable(batches) and (not isinstance(batches, Iterable) or iter(batches) is batches):
             raise ValueError(

@@ -9,7 +9,7 @@ from ..parts import scopes, views
 from ..parts.schedules import Cadence, stairs
 from ..parts.scopes import Scope
 from ..rule import Rule
-from ..scoring.network import Start
+from ..scoring.start import Start
 from ..sites.storage import Master
 from .registry import ALL, listed, variant_of
 from .request import Request, check
@@ -19,7 +19,7 @@ LEVELS = (0.5, 0.75, 0.9, 0.95, 0.98)
 
 
 @dataclass(frozen=True)
-class Rounds(Rule):
+class TrainingRounds(Rule):
     """Trains in rounds, of which the last takes what is left of the run.
 
     Attributes:
@@ -66,12 +66,12 @@ def _rounds(
         storage=Master(until=length if count > 1 else None),
         start=Start(scope=scopes.by_name(scope)),
         view=replace(views.network, min_per_layer=min_per_layer),
-        rule=Rounds(total, length, count, restarts=True),
+        rule=TrainingRounds(total, length, count, restarts=True),
     )
 
 
 def _with_rounds(method: Method, **changes: Any) -> Method:
-    return replace(method, rule=replace(cast(Rounds, method.rule), **changes))
+    return replace(method, rule=replace(cast(TrainingRounds, method.rule), **changes))
 
 
 @listed(
@@ -188,7 +188,7 @@ def rewind(base: Method, *, step: int | None = None) -> Method:
         step: k; by default 3 % of a round (the paper has 2,000 of 63,000 steps for ResNet-20 on CIFAR-10).
         fraction, scope, min_per_layer: as in `lottery`.
     """
-    rounds = cast(Rounds, base.rule)
+    rounds = cast(TrainingRounds, base.rule)
     step = round(0.03 * rounds.total / rounds.count) if step is None else step
     first = f"rewind rewinds to a step of the first round, of {rounds.length} steps, got {step}"
     check(0 <= step < rounds.length, first)

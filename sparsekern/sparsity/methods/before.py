@@ -7,7 +7,7 @@ from ..parts import scopes, scores
 from ..parts.distributions import Distribution
 from ..parts.schedules import constant
 from ..parts.scopes import Scope
-from ..scoring import network as starts
+from ..scoring.start import RANDOM, drawn, elementwise
 from .registry import ALL, listed, variant_of
 from .request import Request, check
 
@@ -27,7 +27,7 @@ def fixed() -> Method:
     Fine-tuning needs no `Sparsifier` then: the zeros are not there to be trained. With one it has reports, followers
     and checkpoints as other methods have.
     """
-    return Method("fixed", constant(0.0), start=replace(starts.RANDOM, given=True))
+    return Method("fixed", constant(0.0), start=replace(RANDOM, given=True))
 
 
 @listed("Random pattern", structures=ALL)
@@ -39,13 +39,13 @@ def random(request: Request, *, share: str | Distribution = "uniform", initializ
         initialize: "rescale" multiplies the weights of the model by sqrt(dense fan-in / fan-in) of their row, so that
             outputs keep their scale; "keep" takes them as they are; "fan_in" draws new ones, as `gse_*` do.
     """
-    return Method(request.name, constant(request.sparsity), start=starts.drawn(share, initialize))
+    return Method(request.name, constant(request.sparsity), start=drawn(share, initialize))
 
 
 @listed("Magnitude at initialisation", structures=ALL)
 def magnitude_init(request: Request) -> Method:
     """Keeps the globally largest |w| of the initial weights, a static pattern."""
-    return Method(request.name, constant(request.sparsity), start=starts.elementwise(scores.magnitude))
+    return Method(request.name, constant(request.sparsity), start=elementwise(scores.magnitude))
 
 
 @listed(
@@ -67,7 +67,7 @@ def snip(request: Request, *, scope: str | Scope = "everything") -> Method:
     Args:
         scope: the layers to prune: "everything", "without_classifier", or "convolutions" (the DPF paper's).
     """
-    start = starts.elementwise(scores.saliency, 1, scopes.by_name(scope))
+    start = elementwise(scores.saliency, 1, scopes.by_name(scope))
     return Method(request.name, constant(request.sparsity), start=start)
 
 

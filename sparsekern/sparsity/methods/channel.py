@@ -12,7 +12,8 @@ from ..parts import views
 from ..parts.distributions import apportion
 from ..parts.schedules import constant
 from ..scoring.channels import costs, highest_channels, left_of, read_sums, removable_groups, without_channels
-from ..scoring.network import Initialize, Network, Start, mean_gradient
+from ..scoring.network import Network, mean_gradient
+from ..scoring.start import Initialize, Start
 from .registry import listed
 from .request import Request, check_choice
 

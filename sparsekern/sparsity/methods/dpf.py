@@ -5,10 +5,10 @@ from dataclasses import replace
 from ..method import Method
 from ..parts import scopes, scores, views
 from ..parts.schedules import Cadence, cubic
-from ..scoring.network import Start
+from ..scoring.start import Start
 from ..sites.storage import Master
 from .registry import ALL, listed, variant_of
-from .request import CHANGES, Request
+from .request import MIN_CHANGES, Request
 
 PERIOD, LEAST, MASKS = 16, 4, 40
 
@@ -52,7 +52,7 @@ def dpf(
     )
     ramp = min(max(1, round(stop * (epochs - finetune))), end // period) * period  # the last epoch may be a part
     if every is None:
-        every = PERIOD if steps < CHANGES * PERIOD else min(PERIOD, max(LEAST, ramp // MASKS))
+        every = PERIOD if steps < MIN_CHANGES * PERIOD else min(PERIOD, max(LEAST, ramp // MASKS))
         if every != PERIOD:
             request.note(f"a mask every {every} steps instead of {PERIOD}, for {MASKS} while the sparsity rises")
     return Method(

@@ -13,7 +13,7 @@ from ..parts import scopes, scores, views
 from ..parts.distributions import Distribution, apportion
 from ..parts.schedules import Cadence, Stages, constant
 from ..rule import Rule
-from ..scoring.network import drawn
+from ..scoring.start import drawn
 from ..sites.layer_site import LayerSite
 from ..sites.site import Site
 from .registry import listed

@@ -9,13 +9,14 @@ from ..method import Method
 from ..parts import scores
 from ..parts.schedules import constant
 from ..parts.scores import Scored
-from ..scoring.network import Network, Start, mean_gradient
+from ..scoring.network import Network, mean_gradient
+from ..scoring.start import Start
 from .registry import listed, variant_of
 from .request import Request
 
 
 @dataclass(frozen=True)
-class Rounds:
+class PruningRounds:
     """Prunes the dense network in rounds, by |w * g| with the gradient g of the network pruned so far.
 
     Attributes:
@@ -61,7 +62,7 @@ def iter_snip(request: Request, *, rounds: int = 60, batches: int = 1) -> Method
     """
     request.check(batches >= 1, f"takes batches >= 1, got {batches}")
     request.check(rounds >= 1, f"takes rounds >= 1, got {rounds}")
-    return Method(request.name, constant(request.sparsity), start=Start(Rounds(rounds), batches))
+    return Method(request.name, constant(request.sparsity), start=Start(PruningRounds(rounds), batches))
 
 
 @variant_of(iter_snip, "FORCE")

@@ -4,7 +4,7 @@ from ..method import Method
 from ..parts import scopes, views
 from ..parts.schedules import Cadence, cubic
 from ..parts.scopes import Scope
-from ..scoring.network import Start
+from ..scoring.start import Start
 from .registry import ALL, listed
 from .request import Request
 

@@ -7,14 +7,14 @@ from math import ceil
 from torch import Tensor
 
 from ... import ops
-from ...topology import kept
+from ...topology import nnz_at
 from .. import growth
 from ..method import Method
 from ..parts import views
 from ..parts.distributions import Distribution
 from ..parts.schedules import Schedule, cosine, cubic
 from ..rule import Rule
-from ..scoring.network import drawn
+from ..scoring.start import drawn
 from ..sites.site import Site
 from .registry import listed
 from .request import Request
@@ -34,7 +34,7 @@ class PruneAndRegenerate(Rule):
 
     def exchange(self, sites: Sequence[Site], step: int) -> list[tuple[Tensor, int]]:
         weights = [site.weight for site in sites]
-        total = min(kept(self.sparsity(step), sum(site.size for site in sites)), sum(site.nnz for site in sites))
+        total = min(nnz_at(self.sparsity(step), sum(site.size for site in sites)), sum(site.nnz for site in sites))
         left = ops.host.counts(views.network.largest(weights, [total], self.minimum, absolute=True))
         counts = [min(n, ceil(self.rate(step) * n - 1e-9)) for n in left]
         stays = views.layer.largest(weights, [n - k for n, k in zip(left, counts, strict=True)], absolute=True)

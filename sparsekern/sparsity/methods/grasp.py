@@ -9,8 +9,9 @@ from ..model.inputs import divided
 from ..parts import scores
 from ..parts.schedules import constant
 from ..parts.scores import Score, Scored
-from ..scoring.network import Initialize, Network, Start, scoring
+from ..scoring.network import Network, scoring
 from ..scoring.objective import Objective, curvature
+from ..scoring.start import Initialize, Start
 from .registry import listed, variant_of
 from .request import Request
 

@@ -6,7 +6,7 @@ from .. import growth
 from ..method import Method
 from ..parts.distributions import Distribution
 from ..parts.schedules import constant, cosine
-from ..scoring.network import drawn
+from ..scoring.start import drawn
 from .registry import listed, variant_of
 from .request import Request
 

@@ -11,8 +11,9 @@ from torch import Tensor
 from ..method import Method
 from ..parts.schedules import constant
 from ..scoring.channels import gate_sums, highest_channels, removable_groups
-from ..scoring.network import Initialize, Network, Start, scoring
+from ..scoring.network import Network, scoring
 from ..scoring.objective import Objective, meta_gradient
+from ..scoring.start import Initialize, Start
 from .registry import listed, variant_of
 from .request import Request
 

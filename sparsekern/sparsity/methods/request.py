@@ -8,7 +8,7 @@ from typing import TypeVar, cast
 from ..parts.schedules import Cadence, Stages
 
 When = TypeVar("When", Cadence, Stages)
-CHANGES = 3  # that a run should have at least
+MIN_CHANGES = 3  # that a run should have at least
 SPACING = 10  # times what a change costs, so that changes take a tenth of the time at most
 
 
@@ -83,12 +83,12 @@ class Request:
         """
         if every is not None:
             return every
-        scaled, spaced, room = int(stop // changes), SPACING * cost, max(1, int(stop // CHANGES))
+        scaled, spaced, room = int(stop // changes), SPACING * cost, max(1, int(stop // MIN_CHANGES))
         chosen = min(period, max(scaled, min(spaced, room)))
         if chosen < min(period, spaced):
             self.warn(
                 f"spends more than a tenth of the time on changes of its pattern, every {chosen} of {self.steps} steps",
-                ceil(CHANGES * spaced * self.steps / stop),
+                ceil(MIN_CHANGES * spaced * self.steps / stop),
             )
         if chosen != period:
             tenth, paper = "so that changes take a tenth of the time at most", f"for the paper's {changes} changes"
@@ -102,8 +102,8 @@ class Request:
 
     def often(self, cadence: When) -> When:
         """Returns the cadence; the caller is warned if it fires fewer than three times in the run."""
-        if cadence.count(self.steps) < CHANGES:
-            third = cadence.first + (CHANGES - 1) * cadence.period
+        if cadence.count(self.steps) < MIN_CHANGES:
+            third = cadence.first + (MIN_CHANGES - 1) * cadence.period
             enough = ceil(third * self.steps / max(1, min(cadence.stop, self.steps))) + 1
             self.warn(f"changes its pattern fewer than three times in {self.steps} steps", enough)
         return cadence

@@ -5,7 +5,7 @@ from ..method import Method
 from ..parts import scopes, views
 from ..parts.distributions import Distribution
 from ..parts.schedules import constant, cosine
-from ..scoring.network import drawn
+from ..scoring.start import drawn
 from .registry import ROWS, listed
 from .request import Request
 

@@ -8,7 +8,7 @@ from ..method import Method
 from ..parts import views
 from ..parts.distributions import Distribution
 from ..parts.schedules import Cadence, constant, cosine
-from ..scoring.network import drawn
+from ..scoring.start import drawn
 from .registry import ROWS, listed
 from .request import Request, check_choice
 

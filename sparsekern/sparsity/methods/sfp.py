@@ -6,16 +6,16 @@ from dataclasses import replace
 from torch import Tensor
 
 from ... import ops
-from ...topology import kept
+from ...topology import nnz_at
 from ..method import Method
 from ..parts import scopes, scores, views
 from ..parts.distributions import apportion
 from ..parts.schedules import Cadence, constant, late
 from ..rule import Rule
-from ..scoring.network import Start
+from ..scoring.start import Start
 from ..sites.layer_site import LayerSite
 from .registry import listed
-from .request import CHANGES, Request
+from .request import MIN_CHANGES, Request
 
 
 class SoftFilters(Rule):
@@ -26,7 +26,7 @@ class SoftFilters(Rule):
 
     def masks(self, sites: Sequence[LayerSite], step: int, losses: Sequence[float]) -> None:
         filters = [site.shape[0] for site in sites]
-        counts = apportion(filters, filters, kept(self.sparsity, sum(filters)))
+        counts = apportion(filters, filters, nnz_at(self.sparsity, sum(filters)))
         norms = [scores.filter_norm(site) for site in sites]
         marks: list[Tensor] = views.filters_of_layers.largest(norms, counts, self.min_per_layer)
         ops.host.check_nan()
@@ -63,8 +63,8 @@ def sfp(request: Request, *, every: int | None = None, min_per_layer: int = 0) -
         min_per_layer: filters that stay in every layer.
     """
     steps, period = request.steps, request.epoch if every is None else every
-    if steps // period < CHANGES:
-        request.warn(f"zeroes filters fewer than three times in {steps} steps", CHANGES * period)
+    if steps // period < MIN_CHANGES:
+        request.warn(f"zeroes filters fewer than three times in {steps} steps", MIN_CHANGES * period)
     return Method(
         request.name,
         late(constant(request.sparsity), steps),

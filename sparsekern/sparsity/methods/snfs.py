@@ -12,7 +12,7 @@ from ..parts import views
 from ..parts.distributions import Distribution, apportion
 from ..parts.schedules import Cadence, Schedule, constant, cosine
 from ..rule import Rule
-from ..scoring.network import drawn
+from ..scoring.start import drawn
 from ..sites.layer_site import LayerSite
 from .registry import listed
 from .request import Request, check, check_choice

@@ -13,7 +13,7 @@ from ..method import Method
 from ..parts import scopes
 from ..parts.schedules import Cadence, constant
 from ..rule import Gradient, Rule
-from ..scoring.network import Start
+from ..scoring.start import Start
 from ..sites.layer_site import LayerSite
 from .registry import listed, variant_of
 from .request import Request, check, check_choice

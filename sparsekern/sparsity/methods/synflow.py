@@ -9,7 +9,8 @@ from ..method import Method
 from ..model.inputs import Arguments, arguments
 from ..parts.schedules import constant
 from ..scoring.linearised import Linearised, copied_layers, linearised, total_flow
-from ..scoring.network import Network, Start
+from ..scoring.network import Network
+from ..scoring.start import Start
 from .registry import listed
 from .request import Request
 

@@ -1,4 +1,7 @@
-"""Schedules are values that change with the optimizer step; cadences say when a pattern changes. Steps count from 0."""
+"""Schedules are values that change with the optimizer step; cadences say when a pattern changes. Steps count from 0.
+
+A schedule is made by its name in small letters: `cosine(0.3, stop=100)` is a `Cosine`.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,19 +17,24 @@ class Schedule(Protocol):
 
 @dataclass(frozen=True)
 class Constant:
+    """Always `value`."""
+
     value: float
 
     def __call__(self, step: int) -> float:
         return self.value
 
 
-def constant(value: float) -> Schedule:
-    """Returns the schedule that is always `value`."""
-    return Constant(value)
-
-
 @dataclass(frozen=True)
 class Cosine:
+    """`final + (initial - final) / 2 (1 + cos(pi t / stop))` at step t, and `final` from step `stop` on (RigL,
+    section 3; GraBo, section 4; Loshchilov and Hutter 2017).
+
+    Examples:
+        >>> [round(cosine(0.3, 100)(t), 3) for t in (0, 50, 100)]
+        [0.3, 0.15, 0.0]
+    """
+
     initial: float
     stop: float
     final: float = 0.0
@@ -36,19 +44,16 @@ class Cosine:
         return self.final + (self.initial - self.final) / 2 * (1 + cosine)
 
 
-def cosine(initial: float, stop: float, final: float = 0.0) -> Schedule:
-    """Returns `final + (initial - final) / 2 (1 + cos(pi t / stop))` at step t, and `final` from step `stop` on (RigL,
-    section 3; GraBo, section 4; Loshchilov and Hutter 2017).
-
-    Examples:
-        >>> [round(cosine(0.3, 100)(t), 3) for t in (0, 50, 100)]
-        [0.3, 0.15, 0.0]
-    """
-    return Cosine(initial, stop, final)
-
-
 @dataclass(frozen=True)
 class Cubic:
+    """`final + (initial - final) (1 - t / stop)^3` at step t, which advances in whole periods, and `final` from
+    step `stop` on (Zhu and Gupta, eq. 1).
+
+    Examples:
+        >>> [round(cubic(0.9, 100, period=10)(t), 3) for t in (0, 50, 55, 100)]
+        [0.0, 0.787, 0.787, 0.9]
+    """
+
     final: float
     stop: float
     period: float = 1
@@ -59,19 +64,11 @@ class Cubic:
         return self.initial + (self.final - self.initial) * (1 - (1 - progress) ** 3)
 
 
-def cubic(final: float, stop: float, period: float = 1, initial: float = 0.0) -> Schedule:
-    """Returns `final + (initial - final) (1 - t / stop)^3` at step t, which advances in whole periods, and `final` from
-    step `stop` on (Zhu and Gupta, eq. 1).
-
-    Examples:
-        >>> [round(cubic(0.9, 100, period=10)(t), 3) for t in (0, 50, 55, 100)]
-        [0.0, 0.787, 0.787, 0.9]
-    """
-    return Cubic(final, stop, period, initial)
-
-
 @dataclass(frozen=True)
 class Sigmoid:
+    """`final / (1 + exp(-steepness (k - epochs / 2)))` in epoch k of `period` steps, and `final` in the last of
+    `epochs` (OptG)."""
+
     final: float
     epochs: int
     steepness: float
@@ -84,14 +81,10 @@ class Sigmoid:
         return self.final / (1 + exp(min(700.0, self.steepness * (self.epochs / 2 - epoch))))
 
 
-def sigmoid(final: float, epochs: int, steepness: float, period: int) -> Schedule:
-    """Returns `final / (1 + exp(-steepness (k - epochs / 2)))` in epoch k of `period` steps, and `final` in the last of
-    `epochs` (OptG)."""
-    return Sigmoid(final, epochs, steepness, period)
-
-
 @dataclass(frozen=True)
 class Late:
+    """0 before step `start`, and the values of `schedule` from then on."""
+
     schedule: Schedule
     start: int
 
@@ -99,27 +92,24 @@ class Late:
         return self.schedule(step) if step >= self.start else 0.0
 
 
-def late(schedule: Schedule, start: int) -> Schedule:
-    """Returns 0 before step `start`, and the values of `schedule` from then on."""
-    return Late(schedule, start)
-
-
 @dataclass(frozen=True)
 class Stairs:
-    levels: tuple[float, ...]
+    """Each of `levels` for `period` steps, and the last one for ever."""
+
+    levels: Sequence[float]
     period: int
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "levels", tuple(self.levels))
 
     def __call__(self, step: int) -> float:
         return self.levels[min(step // self.period, len(self.levels) - 1)]
 
 
-def stairs(levels: Sequence[float], period: int) -> Schedule:
-    """Returns each of `levels` for `period` steps, and the last one for ever."""
-    return Stairs(tuple(levels), period)
-
-
 @dataclass(frozen=True)
 class Towards:
+    """The values of `schedule`, which ends above 0, in proportion, so that it ends with `final`."""
+
     final: float
     schedule: Schedule
 
@@ -128,9 +118,8 @@ class Towards:
         return self.final if value == last else self.final * value / last
 
 
-def towards(final: float, schedule: Schedule) -> Schedule:
-    """Returns the values of `schedule`, which ends above 0, in proportion, so that it ends with `final`."""
-    return Towards(final, schedule)
+constant, cosine, cubic, sigmoid = Constant, Cosine, Cubic, Sigmoid
+late, stairs, towards = Late, Stairs, Towards
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ...nn import ChannelGroup, channel_groups
-from ...topology import kept
+from ...topology import nnz_at
 from ..model.inputs import arguments
 from ..model.wrappers import bare
 from .network import Network, scoring
@@ -96,7 +96,7 @@ def left_of(network: Network, groups: Sequence[ChannelGroup], sparsity: float) -
         ValueError: they are fewer than the least number in every group, taken together.
     """
     sizes = [group.size for group in groups]
-    left, minimum = kept(sparsity, sum(sizes)), network.view.min_per_layer
+    left, minimum = nnz_at(sparsity, sum(sizes)), network.view.min_per_layer
     least = sum(min(minimum, size) for size in sizes)
     if least > left:
         raise ValueError(

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Literal, cast, get_args
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,14 +13,10 @@ from torch.overrides import TorchFunctionMode
 
 from ... import private_torch
 from ...private_torch import Dropout
-from ...topology import kept
+from ...topology import nnz_at
 from .. import parallel
 from ..change.transaction import at_once
 from ..model.inputs import call
-from ..parts import scopes
-from ..parts.distributions import Distribution, by_name, uniform
-from ..parts.scopes import Scope
-from ..parts.scores import Score, Scored
 from ..parts.views import View
 
 Batches = Sequence[tuple[Any, Any]]
@@ -62,7 +58,7 @@ class Network:
         counts, totals = self.counts, sizes
         if not self.view.per_layer:
             counts, totals = [sum(counts)], [sum(sizes)]
-        left = [kept(1 - (n / max(1, size)) ** progress, size) for n, size in zip(counts, totals, strict=True)]
+        left = [nnz_at(1 - (n / max(1, size)) ** progress, size) for n, size in zip(counts, totals, strict=True)]
         return replace(self, counts=[*left, *[0] * (len(sizes) - len(left))])
 
     def largest(self, scores: Sequence[Tensor]) -> list[Tensor]:
@@ -73,73 +69,6 @@ class Network:
         """
         scores = [parallel.total(score.detach()) for score in scores]
         return self.view.masks(scores, self.counts, [tuple(score.shape) for score in scores])
-
-
-Initialize = Literal["keep", "fan_in", "evci", "rescale"]
-
-
-@dataclass(frozen=True)
-class Start:
-    """Says what `sparsify` makes of a dense network.
-
-    Attributes:
-        choose: `choose(network)` returns a bool mask for every layer, True where a weight stays. None: the pattern is
-            random, G(n, M) in every layer; where pruned weights are kept it is all weights, unless the sparsity of step
-            0 is above 0 and no change comes before it.
-        batches: how many batches it wants; 0: it scores without data.
-        batch_size: the paper's samples in each; None: those of the training.
-        per_class: so many samples of each class, spread over the batches, in the place of random ones.
-        needs_loss: whether it asks for the loss beside the inputs.
-        unit: what the method's sparsity counts.
-        scope: which layers are pruned.
-        share: how the layers share the weights of a random pattern.
-        initialize: which values the weights begin with. "keep" those of the model; "rescale" them by
-            sqrt(dense fan-in / fan-in) of each row, so that the variance of its output is that of the dense row; or
-            draw new ones with variance 1 / fan-in ("fan_in") or 2 / fan-in ("evci", Evci et al. 2022, arXiv
-            2010.03533).
-        given: whether the pattern is that of the masks that `sparsify` gets, of whatever sparsity.
-    """
-
-    choose: Callable[[Network], list[Tensor]] | None = None
-    batches: int = 0
-    batch_size: int | None = None
-    per_class: int | None = None
-    needs_loss: bool = True
-    unit: Literal["weight", "channel"] = "weight"
-    scope: Scope = scopes.everything
-    share: Distribution = uniform
-    initialize: Initialize = "keep"
-    given: bool = False
-
-    def __post_init__(self) -> None:
-        if self.initialize not in get_args(Initialize):
-            raise ValueError(f"initialize must be 'keep', 'fan_in', 'evci' or 'rescale', got {self.initialize!r}")
-
-    def rechosen(self, **changes: Any) -> "Start":
-        """Returns the same start with other fields of `choose`, a dataclass."""
-        return replace(self, choose=replace(cast(Any, self.choose), **changes))
-
-
-RANDOM = Start(initialize="rescale")
-
-
-def drawn(share: str | Distribution, initialize: str = "rescale", scope: Scope = scopes.everything) -> Start:
-    """Returns the start of a random pattern. Names as in `distributions.by_name` and `Start.initialize`."""
-    return Start(share=by_name(share), initialize=cast(Initialize, initialize), scope=scope)
-
-
-def elementwise(score: Score, batches: int = 0, scope: Scope = scopes.everything) -> Start:
-    """Returns the start that keeps the weights of the highest scores, with their mean gradients over the batches if
-    there are any."""
-    return Start(partial(_highest, score, batches > 0), batches, needs_loss=batches > 0, scope=scope)
-
-
-def _highest(score: Score, needs_gradient: bool, network: Network) -> list[Tensor]:
-    weights = network.weights
-    gradients: Sequence[Tensor | None] = [None] * len(weights)
-    if needs_gradient:
-        gradients = mean_gradient(network.model, weights, network.batches, network.loss)
-    return network.largest([score(Scored(w.detach(), g)) for w, g in zip(weights, gradients, strict=True)])
 
 
 @contextmanager
@@ -222,3 +151,11 @@ def mean_gradient(
             for total, gradient in zip(sums, gradients, strict=True):
                 total += gradient / len(batches)
     return [parallel.mean(total) for total in sums]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("RANDOM", "Initialize", "Start", "_highest", "drawn", "elementwise"):  # were defined here before 0.2
+        from . import start
+
+        return getattr(start, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -159,8 +159,8 @@ class LayerSite(Generic[Layer]):
     def refuse_gradient(self) -> None:
         """Raises the error of a gradient that was `altered`."""
         raise RuntimeError(
-            f"the gradient of {self.name} is no multiple of the one whose second moment was recorded: clip it by its "
-            "norm, not by value, and leave penalties on weights to the optimizer's weight decay"
+            f"the gradient of {self.name} is not a multiple of the gradient whose second moment was recorded: clip it "
+            "by its norm, not by value, and leave penalties on weights to the optimizer's weight decay"
         )
 
     # ---- change, of a draft of the site

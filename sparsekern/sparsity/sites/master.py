@@ -1,4 +1,4 @@
-"""Layers with a dense master weight, of which a mask takes part."""
+"""Layers with a dense master weight under a mask."""
 
 from collections.abc import Sequence
 from typing import Any

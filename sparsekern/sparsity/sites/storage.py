@@ -100,7 +100,7 @@ class Nonzeros(Storage):
 
 
 class Master(Storage):
-    """Layers keep a dense weight, of which a mask takes part: pruned weights go on learning."""
+    """Layers keep a dense weight under a mask: pruned weights go on learning."""
 
     name = "master"
     layer = MaskedLayer
@@ -121,7 +121,7 @@ class Master(Storage):
 
 
 class Stashed(Storage):
-    """Layers hold the active weights; pruned ones lie aside as they were."""
+    """Layers hold the active weights; pruned ones are stashed as they were."""
 
     name = "stashed"
     site = StashedSite
@@ -140,7 +140,7 @@ NONZEROS, MASTER, STASHED, DENSE = Nonzeros(), Master(), Stashed(), Dense()
 STORAGES = {each.name: each for each in (NONZEROS, MASTER, STASHED, DENSE)}
 
 
-def named(storage: Storage | str) -> Storage:
+def storage_by_name(storage: Storage | str) -> Storage:
     """Returns the storage of a name. A storage is returned as it is.
 
     Raises:

@@ -98,7 +98,7 @@ def test_a_gradient_that_its_moment_is_not_of_is_refused_with_the_next_pattern(a
             step()
         optimizer.epoch_end(1.0)
         if altered:
-            with pytest.raises(RuntimeError, match="is no multiple of the one"):
+            with pytest.raises(RuntimeError, match="is not a multiple of the gradient"):
                 step()
         else:
             step()

@@ -240,7 +240,7 @@ def test_what_does_not_go_together_is_said(path: Path) -> None:
         "sharded first": "sparsify the model first, then call fully_shard",
         "optimizer first": "built before sparsify or fully_shard?",
         "sparsifier first": "call it after sparsify, and before the optimizer and the Sparsifier are built",
-        "other patterns": "has not the same pattern on all ranks",
+        "other patterns": "does not have the same pattern on all ranks",
         "by columns": "0 is sharded otherwise than by rows",
         "dense again": "load the model's checkpoint into one without fully_shard",
         **REFUSED,

@@ -17,12 +17,13 @@ from torch.optim.swa_utils import AveragedModel
 
 import sparsekern as sk
 from sparsekern.nn import SparseLayer
-from sparsekern.sparsity.methods.after import Rounds
+from sparsekern.sparsity.methods.after import TrainingRounds
 from sparsekern.sparsity.parts.schedules import constant
 
 MASTERS = [name for name in sk.methods.names() if make(name).storage == "master"]
 SOFT = ("sfp", "str")  # they change weights or products; their tests have twins of their own
-LASTING = [name for name in MASTERS if name not in SOFT and not isinstance(make(name).rule, Rounds)]  # so have others
+IN_ROUNDS = [name for name in MASTERS if isinstance(make(name).rule, TrainingRounds)]  # so have these
+LASTING = [name for name in MASTERS if name not in (*SOFT, *IN_ROUNDS)]
 
 
 class MasterTwin:
@@ -173,7 +174,7 @@ def test_fine_tuning_trains_the_nonzeros_of_the_final_pattern(kind: str, optimiz
         assert layer.values.numel() == layer.topology.nnz
         state = sparsifier.state[layer.values]
         assert all(v.numel() in (1, layer.topology.nnz) for v in state.values() if isinstance(v, Tensor))
-    assert sum(layer.topology.nnz for layer in layers) == sk.topology.kept(0.7, sum(s.size for s in sparsifier.sites))
+    assert sum(layer.topology.nnz for layer in layers) == sk.topology.nnz_at(0.7, sum(s.size for s in sparsifier.sites))
     # the same, with the mask fixed and the gradients of pruned weights cut: what stays trains alike
     other, other_sparsifier = twin
     other_sparsifier.engine.method = make("dpf", finetune=0, every=15)

@@ -16,7 +16,7 @@ from torch.optim.swa_utils import AveragedModel
 
 import sparsekern as sk
 from sparsekern.nn import SparseLayer
-from sparsekern.topology import kept
+from sparsekern.topology import nnz_at
 
 ROUNDS = {  # by hand: steps of a round, sparsities, the step that is returned to
     "oneshot_ft": (16, (0.0, 0.7), None),
@@ -65,7 +65,7 @@ class Twin:
         self.steps += 1
         now, rest = divmod(self.steps, self.length)
         if rest == 0 and now < len(self.levels):
-            self.prune(kept(self.levels[now], sum(weight.numel() for weight in self.weights)))
+            self.prune(nnz_at(self.levels[now], sum(weight.numel() for weight in self.weights)))
             if self.saved is not None:
                 self.model.load_state_dict(self.saved[0])
                 self.optimizer = self.build(self.model.parameters())
@@ -203,14 +203,14 @@ def test_edges(name: str) -> None:
     for parameter in equal.parameters():
         nn.init.constant_(parameter, 0.5)
     flat = torch.cat([mask.flatten() for mask in trained(name, equal, 0.3)])
-    assert torch.equal(flat, torch.arange(585) < kept(0.3, 585))
+    assert torch.equal(flat, torch.arange(585) < nnz_at(0.3, 585))
     weak = network("linear")
     nn.init.constant_(weak[4].weight, 1e-9)
     with pytest.warns(UserWarning, match="layer collapse: 4 has no weight left"):
         assert not trained(name, copy.deepcopy(weak), 0.7)[2].any()
     masks = trained(name, weak, 0.7, min_per_layer=50)  # more than that layer has
     assert masks[2].all()
-    assert sum(int(mask.sum()) for mask in masks) == kept(0.7, 585)
+    assert sum(int(mask.sum()) for mask in masks) == nnz_at(0.7, 585)
 
 
 @pytest.mark.parametrize("at", [3, 9])

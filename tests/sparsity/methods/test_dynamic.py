@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy
 from torch.optim.swa_utils import AveragedModel
 
 import sparsekern as sk
-from sparsekern.topology import kept
+from sparsekern.topology import nnz_at
 
 
 def dense_gradients(model: nn.Module, sites: list, batch: tuple[Tensor, Tensor]) -> list[Tensor]:
@@ -57,7 +57,7 @@ def test_granet_prunes_globally_and_exchanges_within_layers(kind: str) -> None:
     rate = 0.005 + 0.495 / 2 * (1 + math.cos(math.pi * 8 / 20))
     magnitude = torch.cat([w.abs().masked_fill(~m, -1).flatten() for w, m in zip(after, masks, strict=True)])
     pruned = torch.zeros(size, dtype=torch.bool)
-    pruned[magnitude.topk(kept(sparsity, size)).indices] = True
+    pruned[magnitude.topk(nnz_at(sparsity, size)).indices] = True
     for site, weight, gradient, mark in zip(
         optimizer.sites, after, gradients, pruned.split([m.numel() for m in masks]), strict=True
     ):

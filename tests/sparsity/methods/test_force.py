@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy
 
 import sparsekern as sk
 from sparsekern.nn import prunable_layers
-from sparsekern.topology import kept
+from sparsekern.topology import nnz_at
 
 Batch = tuple[Tensor, Tensor]
 
@@ -48,9 +48,9 @@ def by_hand(sparsity: float, rounds: int, returning: bool) -> list[Tensor]:
         score = (start * torch.cat([w.grad.flatten() for w in weights])).abs()
         if not returning:
             score[~keep] = -1
-        left = kept(sparsity, start.numel()) / start.numel()
+        left = nnz_at(sparsity, start.numel()) / start.numel()
         keep = torch.zeros_like(keep)
-        keep[score.topk(kept(1 - left ** (i / rounds), start.numel())).indices] = True
+        keep[score.topk(nnz_at(1 - left ** (i / rounds), start.numel())).indices] = True
         found.append(keep)
     return found
 

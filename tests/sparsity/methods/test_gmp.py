@@ -9,7 +9,7 @@ import sparsekern as sk
 from sparsekern.sparsity import Method
 from sparsekern.sparsity.parts import views
 from sparsekern.sparsity.parts.schedules import Cadence, cubic
-from sparsekern.topology import kept
+from sparsekern.topology import nnz_at
 
 
 def network() -> nn.Sequential:
@@ -46,7 +46,7 @@ def test_gmp_is_exact_where_rounding_would_give_a_layer_weights_back() -> None:
     size = sum(rows * cols for rows, cols in shapes)
     for step in range(21):
         optimizer.step()
-        assert sum(site.nnz for site in optimizer.sites) == kept(method.sparsity(step), size)
+        assert sum(site.nnz for site in optimizer.sites) == nnz_at(method.sparsity(step), size)
 
 
 def test_a_sparsity_that_is_final_between_two_changes_is_reached() -> None:
@@ -56,4 +56,4 @@ def test_a_sparsity_that_is_final_between_two_changes_is_reached() -> None:
     for _ in range(9):
         optimizer.step()
     size = sum(site.size for site in optimizer.sites)
-    assert sum(site.nnz for site in optimizer.sites) == kept(0.9, size)
+    assert sum(site.nnz for site in optimizer.sites) == nnz_at(0.9, size)

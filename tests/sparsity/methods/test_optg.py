@@ -86,8 +86,8 @@ def test_masks_change_at_epochs_only_and_are_exact() -> None:
         step(model, optimizer, batch)
         assert not optimizer.rewired or t % 5 == 0
         sparsity = optimizer.method.sparsity(min(t, 19))
-        assert sum(site.nnz for site in optimizer.sites) == sk.topology.kept(sparsity, size)
-    assert sum(site.nnz for site in optimizer.sites) == sk.topology.kept(0.7, size)
+        assert sum(site.nnz for site in optimizer.sites) == sk.topology.nnz_at(sparsity, size)
+    assert sum(site.nnz for site in optimizer.sites) == sk.topology.nnz_at(0.7, size)
 
 
 def test_a_pruned_weight_keeps_its_value_while_its_score_moves_and_returns_with_it() -> None:
@@ -156,7 +156,7 @@ def test_fixed_budgets_of_the_layers(share: str) -> None:
     for batch in batches("conv"):
         step(model, optimizer, batch)
     shapes = [site.shape for site in optimizer.sites]
-    total = sk.topology.kept(0.7, sum(site.size for site in optimizer.sites))
+    total = sk.topology.nnz_at(0.7, sum(site.size for site in optimizer.sites))
     assert [site.nnz for site in optimizer.sites] == by_name(share)(shapes, total, None)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import sparsekern as sk
 from sparsekern.sparsity.parts import views
 from sparsekern.sparsity.parts.distributions import apportion, er
-from sparsekern.topology import kept
+from sparsekern.topology import nnz_at
 
 
 def convnet() -> nn.Sequential:
@@ -38,7 +38,7 @@ def test_set_of_the_grabo_paper() -> None:
     model = nn.Sequential(nn.Linear(40, 60), nn.ReLU(), nn.Linear(60, 10))
     short = sk.methods.set(0.8, 50, rate=0.2, decay="cosine", stop=0.6, scope="global", every=10, share="uniform")
     optimizer = sk.Sparsifier(sk.sparsify(model, short), torch.optim.SGD(model.parameters(), lr=0.0), short)
-    total = kept(0.8, 3000)
+    total = nnz_at(0.8, 3000)
     exchanged = {t: int(total * 0.1 * (1 + cos(pi * t / 30)) + 1e-9) for t in (10, 20, 30)}
     for t in range(50):
         masks = [site.active.mask() for site in optimizer.sites]
@@ -71,7 +71,7 @@ def test_baselines_of_the_dpf_paper_leave_the_last_layer_dense(name: str) -> Non
     for _ in range(30):
         step(model, optimizer, torch.randn(4, 3, 8, 8))
     assert type(model[5]) is nn.Linear
-    assert sum(site.nnz for site in optimizer.sites) == kept(0.9, 8 * 3 * 9 + 8 * 8 * 9)
+    assert sum(site.nnz for site in optimizer.sites) == nnz_at(0.9, 8 * 3 * 9 + 8 * 8 * 9)
 
 
 def test_scope_by_name() -> None:

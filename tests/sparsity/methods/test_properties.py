@@ -90,7 +90,7 @@ def test_snip_keeps_the_largest_products_over_the_network() -> None:
     loss = sum(cross_entropy(model(x), y) for x, y in data) / 3
     grads = torch.autograd.grad(loss, [m.weight for m in linears])
     flat = torch.cat([(m.weight * g).abs().flatten() for m, g in zip(linears, grads, strict=True)])
-    keep = sk.topology.kept(0.8, flat.numel())
+    keep = sk.topology.nnz_at(0.8, flat.numel())
     expected = flat >= flat.topk(keep).values[-1]
     sk.sparsify(model, sk.methods.snip(sparsity=0.8), batches=data, loss=cross_entropy)
     got = torch.cat([m.topology.mask().flatten() for m in model if isinstance(m, sk.SparseLinear)])

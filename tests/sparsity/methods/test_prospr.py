@@ -16,7 +16,7 @@ import sparsekern as sk
 from sparsekern.nn import prunable_layers
 from sparsekern.sparsity.scoring.network import scoring
 from sparsekern.sparsity.scoring.objective import Objective, meta_gradient
-from sparsekern.topology import kept
+from sparsekern.topology import nnz_at
 
 Batch = tuple[Tensor, Tensor]
 SHAPES = {"linear": (30,), "conv": (3, 6, 6)}
@@ -66,7 +66,7 @@ def prune(model: nn.Module, method: sk.Method, batches: list[Batch], loss: Calla
 
 def highest(scores: dict[str, Tensor], sparsity: float) -> dict[str, Tensor]:
     flat = torch.cat([score.flatten() for score in scores.values()])
-    least = flat.topk(kept(sparsity, flat.numel())).values[-1]
+    least = flat.topk(nnz_at(sparsity, flat.numel())).values[-1]
     return {name: score >= least for name, score in scores.items()}
 
 

@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 import sparsekern as sk
 from sparsekern.models import build
 from sparsekern.sparsity.parts.distributions import apportion
-from sparsekern.topology import kept
+from sparsekern.topology import nnz_at
 
 
 def zero_smallest(model: Any, names: list[str], sparsity: float) -> dict[str, Tensor]:
@@ -21,7 +21,7 @@ def zero_smallest(model: Any, names: list[str], sparsity: float) -> dict[str, Te
     weights = [model.get_submodule(name).weight.detach() for name in names]
     filters = [len(weight) for weight in weights]
     marks = {}
-    counts = apportion(filters, filters, kept(sparsity, sum(filters)))
+    counts = apportion(filters, filters, nnz_at(sparsity, sum(filters)))
     for name, weight, count in zip(names, weights, counts, strict=True):
         stays = weight.flatten(1).norm(dim=1).argsort(descending=True)[:count]
         marks[name] = torch.zeros(len(weight), dtype=torch.bool)
@@ -79,7 +79,7 @@ def test_shrink_makes_the_smaller_network(name: str) -> None:
         optimizer.step()
     filters = sum(site.shape[0] for site in optimizer.sites)
     left = sum(int((site.active.row_ptr.diff() > 0).sum()) for site in optimizer.sites)
-    assert left == kept(0.4, filters)
+    assert left == nnz_at(0.4, filters)
     small = sk.shrink(model, data[0][0][:2])
     assert sum(p.numel() for p in small.parameters()) < (0.5 if name == "vgg16-quarter" else 0.75) * before
     with torch.no_grad():

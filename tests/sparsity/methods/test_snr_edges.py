@@ -75,7 +75,7 @@ def test_a_gradient_that_its_moment_is_not_of_is_refused(change: str, dtype: tor
         if not changes:
             optimizer.step()
     ratio = optimizer.sites[0].tracked["ratio"].clone()
-    with pytest.raises(RuntimeError, match="gradient of 0 is no multiple of the one"):
+    with pytest.raises(RuntimeError, match="gradient of 0 is not a multiple of the gradient"):
         optimizer.step()
     assert torch.equal(optimizer.sites[0].tracked["ratio"], ratio)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sparsekern.sparsity.parts import distributions
-from sparsekern.topology import kept
+from sparsekern.topology import nnz_at
 
 SHAPES = [(300, 784), (100, 300), (10, 100)]
 
@@ -15,7 +15,7 @@ SHAPES = [(300, 784), (100, 300), (10, 100)]
 @pytest.mark.parametrize("sparsity", [0.0, 0.5, 0.9, 0.98, 0.999])
 def test_distributions_are_exact(name: str, sparsity: float) -> None:
     sizes = [a * b for a, b in SHAPES]
-    total = kept(sparsity, sum(sizes))
+    total = nnz_at(sparsity, sum(sizes))
     counts = distributions.by_name(name)(SHAPES, total, torch.Generator().manual_seed(0))
     assert sum(counts) == total
     assert all(0 <= n <= size for n, size in zip(counts, sizes, strict=True))
@@ -24,7 +24,7 @@ def test_distributions_are_exact(name: str, sparsity: float) -> None:
 
 
 def test_erk_makes_small_layers_dense_and_solves_the_rest_again() -> None:
-    counts = distributions.erk(SHAPES, kept(0.9, 266200))
+    counts = distributions.erk(SHAPES, nnz_at(0.9, 266200))
     assert counts[2] == 1000
     densities = [n / (a * b) for n, (a, b) in zip(counts, SHAPES, strict=True)]
     assert densities[0] / densities[1] == pytest.approx((1084 / 235200) / (400 / 30000), rel=1e-3)

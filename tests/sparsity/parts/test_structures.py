@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 import sparsekern as sk
 from sparsekern.sparsity.methods.registry import ALL, names
 from sparsekern.sparsity.parts.structures import by_name
-from sparsekern.topology import kept
+from sparsekern.topology import nnz_at
 
 ALLOWED = [name for name in names() if sk.methods.describe(name)["structures"] == ALL]
 
@@ -75,7 +75,7 @@ def test_patterns_have_their_structure(name: str, structure: str, kind: str) -> 
         )
     else:
         block = int(structure[0]) * int(structure[2])
-        assert sum(nnz) == block * kept(sparsity, sum(sizes) // block)
+        assert sum(nnz) == block * nnz_at(sparsity, sum(sizes) // block)
 
 
 @pytest.mark.parametrize("kind", ["linear", "conv"])
@@ -110,7 +110,7 @@ def test_blocks_of_the_largest_sums_over_the_network_and_by_layer() -> None:
     sums = [w.abs().reshape(len(w) // 4, 4, w.shape[1] // 2, 2).sum((1, 3)) for w in weight]
     _, whole = run("magnitude_init", "4x2", 0.7, "linear")
     flat = torch.cat([s.flatten() for s in sums])
-    least = flat.sort(descending=True).values[kept(0.7, len(flat)) - 1]
+    least = flat.sort(descending=True).values[nnz_at(0.7, len(flat)) - 1]
     for site, own in zip(whole.sites, sums, strict=True):
         assert torch.equal(site.active.mask()[::4, ::2], own >= least)
 

@@ -18,7 +18,7 @@ from sparsekern.sparsity.model.inputs import arguments
 from sparsekern.sparsity.scoring.linearised import linearised
 from sparsekern.sparsity.scoring.network import Network, scoring, untouched
 from sparsekern.sparsity.scoring.objective import Objective
-from sparsekern.topology import kept
+from sparsekern.topology import nnz_at
 
 
 def make(name: str, sparsity: float = 0.7, **options: object) -> sk.Method:
@@ -84,7 +84,7 @@ def test_a_scorer_leaves_no_trace(name: str, kind: str, outcome: str) -> None:
 
     before, random, method = traces(model), torch.get_rng_state(), make(name)
     layers = prunable_layers(model)
-    total = kept(0.7, sum(layer.weight.numel() for layer in layers.values()))
+    total = nnz_at(0.7, sum(layer.weight.numel() for layer in layers.values()))
     counts = [total] + [0] * (len(layers) - 1)
     start = method.start
     seen = Network(model, layers, counts, method.view, batches, loss, torch.Generator())
@@ -158,7 +158,7 @@ def test_exact_and_deterministic(name: str, kind: str) -> None:
         patterns.append(masks(pruned))
     assert all(torch.equal(a, b) for a, b in zip(*patterns, strict=True))
     size = sum(mask.numel() for mask in patterns[0])
-    assert sum(int(mask.sum()) for mask in patterns[0]) == kept(0.7, size)
+    assert sum(int(mask.sum()) for mask in patterns[0]) == nnz_at(0.7, size)
     whole = sk.sparsify(copy.deepcopy(model), make(name, 0.0), batches=batches, loss=cross_entropy)
     assert all(mask.all() for mask in masks(whole))
 
@@ -170,7 +170,7 @@ def test_a_layer_that_is_used_twice(name: str) -> None:
     model, batches = nn.Sequential(twice, nn.Tanh(), twice, nn.Tanh(), nn.Linear(30, 5)), data((30,))
     own = [id(p) for p in model.parameters()]
     method, layers = make(name), prunable_layers(model)
-    counts = [kept(0.7, 1050), 0]
+    counts = [nnz_at(0.7, 1050), 0]
     seen = Network(model, layers, counts, method.view, batches, cross_entropy, torch.Generator())
     masks = method.start.choose(seen)  # type: ignore[misc]
     assert sum(int(mask.sum()) for mask in masks) == counts[0]
@@ -185,7 +185,7 @@ def test_equal_scores_keep_the_first_weights(name: str) -> None:
         nn.init.zeros_(parameter)
     sk.sparsify(model, make(name), batches=data((30,)), loss=lambda output, target: 0 * output.sum())
     flat = torch.cat([mask.flatten() for mask in masks(model)])
-    assert torch.equal(flat, torch.arange(flat.numel()) < kept(0.7, flat.numel()))
+    assert torch.equal(flat, torch.arange(flat.numel()) < nnz_at(0.7, flat.numel()))
 
 
 @pytest.mark.parametrize("name", ["grasp", "grasp_abs", "grasp_magnitude"])
@@ -219,7 +219,7 @@ def test_grasp_is_the_product_with_the_hessian(build: Callable, name: str, tempe
     inner = sum((g * g.detach()).sum() for g in gradients)
     products = torch.autograd.grad(inner, weights, materialize_grads=True)
     flat = torch.cat([torch.mul(w, p).flatten() for w, p in zip(weights, products, strict=True)])
-    signed, size = (scores >= scores.topk(kept(0.8, flat.numel())).values[-1] for scores in (flat, flat.abs()))
+    signed, size = (scores >= scores.topk(nnz_at(0.8, flat.numel())).values[-1] for scores in (flat, flat.abs()))
     assert not torch.equal(signed, size)
     method = make(name, 0.8, **({"temperature": temperature} if name == "grasp_abs" else {}))  # others: by default
     sk.sparsify(model, method, batches=batches, loss=cross_entropy)
@@ -263,7 +263,7 @@ def test_synflow_prunes_in_rounds(sparsity: float) -> None:
         into, out = second @ first.sum(1), third.sum(0)  # of the second hidden layer
         scores = [first * (out @ second)[:, None], out[:, None] * second * first.sum(1), third * into]
         flat = torch.cat([(s - (~m).double()).flatten() for s, m in zip(scores, kept_here, strict=True)])
-        count = kept(1 - (kept(sparsity, size) / size) ** (i / 10), size)
+        count = nnz_at(1 - (nnz_at(sparsity, size) / size) ** (i / 10), size)
         chosen = torch.zeros_like(flat, dtype=torch.bool)
         chosen[flat.argsort(descending=True, stable=True)[:count]] = True
         kept_here = [p.view_as(w) for p, w in zip(chosen.split([w.numel() for w in weights]), weights, strict=True)]
