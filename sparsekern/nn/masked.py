@@ -55,6 +55,10 @@ class MaskedLayer(MomentLayer):
         self.weight_gradient = weight_gradient
         self.register_module("transform", None)
 
+    @property
+    def held(self) -> list[nn.Parameter]:
+        return [self.master, *([] if self.transform is None else self.transform.parameters())]
+
     def forward(self, input: Tensor) -> Tensor:
         if self.outdated:
             self.check_copy()

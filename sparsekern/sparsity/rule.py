@@ -25,10 +25,13 @@ class Rule:
     Attributes:
         epoch: the steps of an epoch, of a rule that looks at the training loss of every epoch
             (`Sparsifier.epoch_end`): the change after an epoch waits for it.
+        prune_missed: `exchange` takes layers that no gradient reached in the step of a change, too, and grows nothing
+            there.
         rewind: the step to which Parameters, buffers and optimizer state return after every change of pattern.
     """
 
     epoch: int | None = None
+    prune_missed: bool = False
     rewind: int | None = None
 
     def __init_subclass__(cls, **options: Any) -> None:

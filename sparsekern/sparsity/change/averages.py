@@ -26,11 +26,14 @@ class Averages:
                 f"the order of model.parameters() or in dicts by their names; got {type(holder).__name__}"
             )
 
+    def containers(self) -> dict[str, Any]:
+        """Returns what may hold tensors, by the name of the attribute."""
+        return {"": self.holder} if isinstance(self.holder, dict | list) else vars(self.holder)
+
     def entries(self) -> Iterator[tuple[nn.Parameter, Any, Any, str]]:
         """Yields each Parameter with the list or dict that holds a tensor for it, the key, and where that is."""
         named = dict(self.model.named_parameters())
-        held = {"": self.holder} if isinstance(self.holder, dict | list) else vars(self.holder)
-        for name, container in held.items():
+        for name, container in self.containers().items():
             if isinstance(container, dict):
                 if any(isinstance(key, str) and key.rpartition(".")[2] == "row_ptr" for key in container):
                     raise ValueError("a state dict cannot follow the pattern of the model: average a copy of the model")

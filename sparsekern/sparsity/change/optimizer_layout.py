@@ -161,6 +161,21 @@ class States:
                 own = {id(p): saved[path][i] for i, p in enumerate(self._all)}
                 container[:] = [None if own[id(p)] is None else own[id(p)].to(p.device, copy=True) for p in params]
 
+    def rename(self, change: Transaction, old: str, new: str) -> None:
+        """Puts the name `new` in the place of `old` wherever averages keep a tensor by the name of its Parameter, or
+        groups list the names of theirs."""
+        for group in self.optimizers[0].param_groups:
+            if old in change.current(names := group.get("param_names", [])):
+                draft = change.contents(names)
+                draft[draft.index(old)] = new
+        kept = [container for average in self.averages for container in average.containers().values()]
+        for container in kept:
+            if isinstance(container, dict) and old in change.current(container):
+                draft = change.contents(container)
+                entries = [(new if key == old else key, value) for key, value in draft.items()]
+                draft.clear()
+                draft.update(entries)
+
     def replace(self, change: Transaction, old: nn.Parameter, new: nn.Parameter) -> None:
         """Puts `new` in the place of `old` wherever the optimizers hold it, with its state."""
         self.replaced = True

@@ -177,15 +177,18 @@ class Draft:
 
     @torch.no_grad()
     def change(self) -> None:
-        """Changes the pattern of every layer that learns and, unless the change precedes the step, got a gradient."""
+        """Changes the pattern of every layer that learns and, where weights grow after the step, got a gradient; rules
+        that `prune_missed` prune the others, too."""
         self.begin()
         for site in self.now.sites:
             site.changes = {"flips": 0, "iou_last": 1.0}
         sites = [site for site in self.now.sites if site.learns]
         if sites and not self.engine.order.precedes_step:
-            sites = [site for site in sites if not site.missed and self.engine.gradients.reaches(site)]
-            if not sites:
+            growing = self.method.grow is not None
+            reached = [s for s in sites if not s.missed and (not growing or self.engine.gradients.reaches(s))]
+            if not reached:
                 raise RuntimeError("the pattern changes in this step, but no backward pass reached a sparse layer")
+            sites = sites if self.method.rule.prune_missed else reached
         if not sites:
             return
         check_ranks(sites)

@@ -256,7 +256,7 @@ class Engine:
         for site in self.now.sites:
             site.prepare(needs, gradient)
         self.gradients.arm(needs is not None)
-        self._eager.switch(needs is not None, self)
+        self._eager.switch(needs is not None or moment, self)
         self.now.armed = True
         return needs is not None or moment
 

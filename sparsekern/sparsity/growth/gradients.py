@@ -46,8 +46,8 @@ class ArmedStep:
         """Prepares for the change of pattern at `step`."""
 
     def reaches(self, site: Site) -> bool:
-        """Returns whether a layer that was not armed has statistics."""
-        return True
+        """Returns whether a layer got a gradient in this step."""
+        return site.module.probe is not None or site.grad is not None
 
     def total(self, sites: Sequence[Site], statistic: Statistic, needs: Needs = "pairs") -> list[tuple[Tensor, ...]]:
         """Returns the tensors `statistic(i, site)`, made of what `sites[i]` recorded, summed over batches and

@@ -88,8 +88,11 @@ def each_by_itself(
     seeds: Sequence[int],
     gradients: ArmedStep,
 ) -> Candidates:
-    """Asks every site by itself."""
-    return [candidates(*own) for own in zip(sites, quotas, keep, seeds, strict=True)]
+    """Asks every site by itself, where it has something to grow."""
+    return [
+        candidates(site, n, *own) if n else (site.active.col.new_empty(0, dtype=torch.int64), site.weight.new_empty(0))
+        for site, n, *own in zip(sites, quotas, keep, seeds, strict=True)
+    ]
 
 
 def refilled(scores: Tensor, site: Site, keep: Remaining | None) -> tuple[Tensor, Tensor]:

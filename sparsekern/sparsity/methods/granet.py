@@ -31,12 +31,14 @@ class PruneAndRegenerate(Rule):
     sparsity: Schedule
     rate: Schedule
     minimum: int  # of weights in every layer
+    prune_missed = True
 
     def exchange(self, sites: Sequence[Site], step: int) -> list[tuple[Tensor, int]]:
         weights = [site.weight for site in sites]
         total = min(nnz_at(self.sparsity(step), sum(site.size for site in sites)), sum(site.nnz for site in sites))
         left = ops.host.counts(views.network.largest(weights, [total], self.minimum, absolute=True))
-        counts = [min(n, ceil(self.rate(step) * n - 1e-9)) for n in left]
+        pairs = zip(sites, left, strict=True)
+        counts = [0 if site.missed else min(n, ceil(self.rate(step) * n - 1e-9)) for site, n in pairs]
         stays = views.layer.largest(weights, [n - k for n, k in zip(left, counts, strict=True)], absolute=True)
         return list(zip(stays, counts, strict=True))
 

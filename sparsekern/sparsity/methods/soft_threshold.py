@@ -38,7 +38,7 @@ class Thresholded(Master):
 
     def twin(self, layer: nn.Module, pattern: Topology, backend: str) -> PatternLayer:
         twin = super().twin(layer, pattern, backend)
-        twin.transform = SoftThreshold(self.initial, twin.stored)
+        twin.transform = SoftThreshold(self.initial, twin.stored).requires_grad_(twin.stored.requires_grad)
         return twin
 
 

@@ -77,7 +77,7 @@ class LayerSite(Generic[Layer]):
     @property
     def learned(self) -> list[nn.Parameter]:
         """The Parameters that the weight is made of."""
-        return [self.parameter]
+        return self.module.held
 
     @property
     def weight(self) -> Tensor:

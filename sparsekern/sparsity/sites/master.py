@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ...nn import MaskedLayer, PatternLayer
+from ...nn import MaskedLayer, PatternLayer, SparseLayer
 from ...nn.masked import Gradient
 from ...nn.moment import signature
 from ...nn.probe import Needs
@@ -34,11 +34,6 @@ class MasterSite(Remasked, LayerSite[MaskedLayer]):
     def weight(self) -> Tensor:
         """The dense weight."""
         return whole(self.module.master.detach())
-
-    @property
-    def learned(self) -> list[nn.Parameter]:
-        transform = self.module.transform
-        return [self.parameter, *([] if transform is None else transform.parameters())]
 
     @property
     def grad(self) -> Tensor | None:
@@ -170,6 +165,8 @@ class MasterSite(Remasked, LayerSite[MaskedLayer]):
                 anew |= set(map(id, paths(held).values()))
         entries = [e for e in states.of(master) if e.tensor.shape == master.shape and id(e.tensor) not in anew]
         hand_over(change, states, master, self.parameter, entries, lambda entry: move(entry.tensor, 0.0))
+        prefix = f"{self.name}." if self.name else ""
+        states.rename(change, f"{prefix}{MaskedLayer.WEIGHT}", f"{prefix}{SparseLayer.WEIGHT}")
         return Site.after(self)
 
     def _move(self, change: Transaction) -> Move | None:
