@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Sequence
 from functools import cache
 from importlib import resources
+from itertools import pairwise
 from math import prod
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ BACKENDS = ("auto", "sparse", "masked", "dense")
 NEVER_TILED = 0.002  # density up to which tiles are nearly empty: their index outgrows that of rows and columns
 NEVER_EXPANDED = 0.05  # density up to which the CPU does not expand a convolution's weight, whatever was measured
 FEW_CHANNELS = 4
+INDEX_BYTES = {"csr": 12, "tiled": 4.6}  # of a linear layer for each nonzero, at most
 
 
 class Choice(NamedTuple):
@@ -154,6 +156,8 @@ def _on_cpu(kind: str, distance: Callable[[dict], float], dtype: torch.dtype, ba
         above["dense"] = 1.0 if _oversized(weights) else max(above["dense"], NEVER_EXPANDED)
     if "tiled" in above:
         above["tiled"] = max(above["tiled"], NEVER_TILED)
+    smaller = _smaller(above, dtype.itemsize) if kind == "linear" else {}
+    above |= smaller
     if backend == "sparse":
         above = {kernel: density for kernel, density in above.items() if kernel in NONZEROS_ONLY}
     taken: list[tuple[float, str]] = []
@@ -166,12 +170,23 @@ def _on_cpu(kind: str, distance: Callable[[dict], float], dtype: torch.dtype, ba
         asked = "asked for: products with the nonzeros only" if backend == "sparse" else ""
         why = asked or f"fastest at every density measured at {shape}"
         return Plan(None, (Step(0.0, first, why), *whole))
-    start = f"is at most {taken[1][0]:.3g}, up to which {first} is fastest at {shape}"
+    until = "takes less memory than dense" if taken[1][1] in smaller else "is fastest"
     steps = [
-        Step(density, kernel, f"density {{density}} is above {density:.3g}, where {kernel} is fastest at {shape}")
-        for density, kernel in taken[1:]
+        Step(0.0, first, f"density {{density}} is at most {taken[1][0]:.3g}, up to which {first} {until} at {shape}")
     ]
-    return Plan(None, (Step(0.0, first, f"density {{density}} {start}"), *steps, *whole))
+    for density, kernel in taken[1:]:
+        why = f"where {kernel} " + ("has the smaller index" if kernel in smaller else "is fastest")
+        steps.append(Step(density, kernel, f"density {{density}} is above {density:.3g}, {why} at {shape}"))
+    return Plan(None, (*steps, *whole))
+
+
+def _smaller(above: dict[str, float], itemsize: int) -> dict[str, float]:
+    """Returns the kernels that are taken from a lower density on than they are faster from, since values and index of
+    the kernel before would take more memory there than a dense weight."""
+    bounds = {
+        after: itemsize / (itemsize + INDEX_BYTES[before]) for before, after in pairwise(above) if before in INDEX_BYTES
+    }
+    return {kernel: bound for kernel, bound in bounds.items() if bound < above[kernel]}
 
 
 def _on_card(card: str, kind: str, distance: Callable[[dict], float], backend: str, master: bool) -> Plan:

@@ -47,7 +47,8 @@ class StashedSite(Remasked, Site):
         """Returns the active values `[capacity]` and the stashed ones in one tensor of the weight's shape."""
         if name not in self.stashed:
             self.stashed[name] = torch.zeros(self.shape, dtype=values.dtype, device=values.device)
-        dense = self.stashed[name] = self.stashed[name].to(values.device, values.dtype)  # as the model may have got others
+        # The model may have got another dtype or device.
+        dense = self.stashed[name] = self.stashed[name].to(values.device, values.dtype)
         active = self.active
         dense.view(-1)[active.coordinates()] = active.to_csr(whole(values))
         return dense
