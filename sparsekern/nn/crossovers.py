@@ -10,6 +10,7 @@ import json
 import os
 import re
 import sys
+import tempfile
 import warnings
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -26,6 +27,7 @@ SHAPES = {
     "linear": ("rows", "cols", "batch"),
     "convolutions": ("out", "in", "kernel", "stride", "size", "batch"),
 }
+KERNELS = {"linear": ("csr", "tiled", "dense"), "convolutions": ("csr", "dense")}
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ def parsed(report: dict[str, Any], name: str, calibrated: bool = False) -> Table
     try:
         for kind, shape in SHAPES.items():
             for row in report[kind]:
-                _check(row, shape)
+                _check(row, shape, KERNELS[kind])
             if not any(row["dtype"] == "float32" for row in report[kind]):
                 raise ValueError(f"it has no row of {kind} in float32")
         return Table(name, calibrated, Processor(**report["processor"]), report["linear"], report["convolutions"])
@@ -115,12 +117,14 @@ def parsed(report: dict[str, Any], name: str, calibrated: bool = False) -> Table
         raise ValueError(f"not a table of crossovers: {error!r}") from error
 
 
-def _check(row: dict[str, Any], shape: tuple[str, ...]) -> None:
+def _check(row: dict[str, Any], shape: tuple[str, ...], kernels: tuple[str, ...]) -> None:
     if not all(type(row[name]) is int and row[name] > 0 for name in shape) or type(row["dtype"]) is not str:
         raise ValueError(f"expected positive {', '.join(shape)} and a dtype, got {row}")
     first = next(iter(row["above"].items()), None)
     if first != ("csr", 0) or not all(0 <= density <= 1 for density in row["above"].values()):
         raise ValueError(f"expected csr from density 0 on, and densities up to 1, got {row['above']}")
+    if unknown := row["above"].keys() - set(kernels):
+        raise ValueError(f"expected the kernels {', '.join(kernels)}, got {', '.join(sorted(unknown))}")
 
 
 # ---- the table of this machine
@@ -131,6 +135,8 @@ def cache_folder() -> Path:
     if given := os.environ.get("SPARSEKERN_CACHE"):
         return Path(given)
     home = Path(os.path.expanduser("~"))
+    if not home.is_absolute():  # a user without a home, as in containers
+        return Path(tempfile.gettempdir()) / f"sparsekern-{os.getuid()}"
     usual = {"darwin": home / "Library" / "Caches", "win32": home / "AppData" / "Local"}
     said = os.environ.get({"darwin": "", "win32": "LOCALAPPDATA"}.get(sys.platform, "XDG_CACHE_HOME"))
     return (Path(said) if said else usual.get(sys.platform, home / ".cache")) / "sparsekern"

@@ -1,6 +1,9 @@
 """`sparsekern calibrate`: what it prints, writes, and leaves behind when it is interrupted."""
 
+import json
+import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -40,6 +43,37 @@ def test_the_machine_is_measured_and_info_says_so(cache: Path, capsys: pytest.Ca
     assert [path] == [str(file) for file in cache.iterdir()]
     assert main(["info"]) == 0
     assert f"measured on this machine ({path})" in capsys.readouterr().out
+
+
+def test_a_slow_machine_is_told_what_was_left_out(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    more = replace(TINY, linear=[*TINY.linear, ((64, 32, 8), "float32"), ((32, 64, 8), "float32")], seconds=0.0)
+    monkeypatch.setattr(calibrate, "QUICK", more)
+    assert main(["calibrate", "--threads", "1"]) == 0
+    told = capsys.readouterr().err
+    assert "the time was over after 2 of 4 layers" in told
+    assert "calibrate again when the machine does nothing else" in told
+
+
+def test_a_user_without_a_home_has_a_folder_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SPARSEKERN_CACHE")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)
+    assert crossovers.cache_folder().is_absolute()
+    assert str(os.getuid()) in crossovers.cache_folder().name
+
+
+@pytest.mark.parametrize(("kind", "kernel"), [("linear", "warp"), ("linear", "bits"), ("convolutions", "tiled")])
+def test_a_table_with_a_kernel_that_there_is_not_is_ignored(cache: Path, kind: str, kernel: str) -> None:
+    assert main(["calibrate", "--threads", "1"]) == 0
+    (path,) = cache.iterdir()
+    report = json.loads(path.read_text())
+    report[kind][0]["above"][kernel] = 0.01
+    path.write_text(json.dumps(report))
+    crossovers.clear_cache()
+    with pytest.warns(UserWarning, match=f"is ignored: expected the kernels .*, got {kernel}"):
+        assert crossovers.calibrated(1) is None
 
 
 def test_nothing_is_left_half_written(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
