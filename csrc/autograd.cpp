@@ -9,6 +9,8 @@
 #include <torch/extension.h>
 #include <torch/library.h>
 
+#include "index.h"
+
 namespace sparsekern {
 namespace {
 
@@ -266,7 +268,7 @@ Tensor dense_weight(const Tensor& values, const Tensor& row_ptr, const Tensor& c
 Tensor straight_product(const std::string& name, const Tensor& input, const Tensor& weight, std::vector<Tensor> index,
                         const std::optional<Tensor>& bias, std::vector<int64_t> window) {
   const auto op = c10::Dispatcher::singleton().findSchemaOrThrow(name.c_str(), "");
-  const Tensor &row_ptr = index[0], &col = index[1], &tiles = index[6], &bits = index[7];
+  const Tensor &row_ptr = index[kRowPtr], &col = index[kCol], &tiles = index[kTiles], &bits = index[kBits];
   const Tensor& columns = col.dim() == 1 ? col : tiles.numel() ? tiles : bits;
   Tensor values;
   {

@@ -70,7 +70,7 @@ Tensor bit_columns(const Tensor& row_ptr, const Tensor& bits, int64_t cols, int6
                     mask, out, begin, end))
       wrong = true;
   });
-  require(!wrong, "bits must have as many in each row as row_ptr says");
+  require(!wrong, "each row of bits must have as many set bits as row_ptr gives it nonzeros");
   return col;
 }
 

@@ -44,9 +44,4 @@ inline Bitmask bitmask_of(const Tensor& pointers, const Tensor& bits, int64_t co
   return {pointer_data(pointers, "row_ptr"), 1, words_of(bits, rows, cols), rows, ceil_div(cols, kWord)};
 }
 
-inline void require_rows(int64_t start, int64_t stop, int64_t rows) {
-  require(0 <= start && start <= stop && stop <= rows, "expected 0 <= start <= stop <= ", rows, ", got ", start,
-          " and ", stop);
-}
-
 }  // namespace sparsekern

@@ -12,8 +12,7 @@ void collect(const Tensor& dense, const Tensor& row_ptr, const Tensor& col, int6
   const Columns columns(row_ptr, col, cols);
   const int32_t* ptr = columns.ptr();
   const int64_t rows = columns.rows();
-  require(0 <= start && start <= stop && stop <= rows, "expected 0 <= start <= stop <= ", rows, ", got ", start,
-          " and ", stop);
+  require_rows(start, stop, rows);
   require(dense.dim() == 2 && dense.size(0) == stop - start, "dense must have ", stop - start, " rows");
   require(out.dim() == 1 && out.is_contiguous() && out.numel() >= ptr[rows],
           "out must be contiguous and 1-D with at least ", ptr[rows], " elements, got ", out.numel());

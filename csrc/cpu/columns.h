@@ -17,7 +17,7 @@ Tensor tile_columns(const Tensor& row_ptr, const Tensor& tiles, int64_t cols, in
 
 // `col` of an index, decoded where tiles or a bitmask are in its place.
 inline Tensor column_vector(const std::vector<Tensor>& index, int64_t cols) {
-  const Tensor &row_ptr = index[0], &col = index[1], &tiles = index[6], &bits = index[7];
+  const Tensor &row_ptr = index[kRowPtr], &col = index[kCol], &tiles = index[kTiles], &bits = index[kBits];
   if (col.dim() == 1) return col;
   return tiles.numel() > 0 ? tile_columns(row_ptr, tiles, cols, col.size(0))
                            : bit_columns(row_ptr, bits, cols, col.size(0));
@@ -38,8 +38,8 @@ class Columns {
   const int32_t* ptr() const { return ptr_; }
   int64_t rows() const { return rows_; }
 
-  // f(row, its columns) for rows [start, stop), in parallel on `grain` of them or more. Rows whose columns lead astray
-  // are left out, and refused in the end.
+  // f(row, its columns) for rows [start, stop), in parallel on `grain` of them or more. Skips rows with a column out of
+  // range, and raises at the end.
   template <class F>
   void each(int64_t start, int64_t stop, int64_t grain, const F& f) const {
     std::atomic<bool> wrong{false};

@@ -3,9 +3,11 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <vector>
 
 #include "common.h"
 #include "cpu/dispatch.h"
+#include "index.h"
 
 namespace sparsekern {
 
@@ -14,6 +16,10 @@ struct Csr {
   const int32_t* col;
   int64_t rows, nnz;
 };
+
+inline void require_parts(const std::vector<Tensor>& index) {
+  require(index.size() == +kIndexParts, "index must hold ", +kIndexParts, " tensors, got ", index.size());
+}
 
 // Pointers that ascend from 0. O(rows).
 inline const int32_t* pointer_data(const Tensor& ptr, const char* name) {
@@ -38,11 +44,10 @@ inline bool in_range(const int32_t* col, int64_t n, int64_t cols) {
 }
 
 // Pointers, and as many columns as they end with. O(rows): what the columns are is for the caller to see.
-inline Csr pointers_of(const Tensor& row_ptr, const Tensor& col, const char* ptr_name = "row_ptr",
-                       const char* col_name = "col") {
-  const int32_t* ptr = pointer_data(row_ptr, ptr_name);
+inline Csr pointers_of(const Tensor& row_ptr, const Tensor& col) {
+  const int32_t* ptr = pointer_data(row_ptr, "row_ptr");
   const int64_t rows = row_ptr.numel() - 1;
-  return {ptr, index_data(col, ptr[rows], col_name), rows, ptr[rows]};
+  return {ptr, index_data(col, ptr[rows], "col"), rows, ptr[rows]};
 }
 
 inline void require_range(const Csr& csr, int64_t cols, const char* name = "col") {
@@ -52,11 +57,15 @@ inline void require_range(const Csr& csr, int64_t cols, const char* name = "col"
   require(fine, name, " must lie in [0, ", cols, ")");
 }
 
+inline void require_rows(int64_t start, int64_t stop, int64_t rows) {
+  require(0 <= start && start <= stop && stop <= rows, "expected 0 <= start <= stop <= ", rows, ", got ", start,
+          " and ", stop);
+}
+
 // All of it: pointers, and columns that ascend in [0, cols) within each row. O(nnz + rows).
-inline Csr pattern_of(const Tensor& row_ptr, const Tensor& col, int64_t cols, const char* ptr_name = "row_ptr",
-                      const char* col_name = "col") {
-  const Csr csr = pointers_of(row_ptr, col, ptr_name, col_name);
-  require_range(csr, cols, col_name);
+inline Csr pattern_of(const Tensor& row_ptr, const Tensor& col, int64_t cols, const char* name = "col") {
+  const Csr csr = pointers_of(row_ptr, col);
+  require_range(csr, cols, name);
   int64_t falls = vectorized(
       [](const int32_t* c, int64_t n) SPARSEKERN_VECTORIZED {
         int64_t falls = 0;
@@ -68,7 +77,7 @@ inline Csr pattern_of(const Tensor& row_ptr, const Tensor& col, int64_t cols, co
     const int32_t k = csr.ptr[r];
     falls -= k > 0 && k < csr.ptr[r + 1] && csr.col[k] <= csr.col[k - 1];
   }
-  require(falls == 0, col_name, " must ascend within each row");
+  require(falls == 0, name, " must ascend within each row");
   return csr;
 }
 

@@ -12,8 +12,7 @@ Tensor expand(const Tensor& values, const Tensor& row_ptr, const Tensor& col, in
   const Columns columns(row_ptr, col, cols);
   const int32_t* ptr = columns.ptr();
   const int64_t rows = columns.rows();
-  require(0 <= start && start <= stop && stop <= rows, "expected 0 <= start <= stop <= ", rows, ", got ", start,
-          " and ", stop);
+  require_rows(start, stop, rows);
   require(values.dim() == 1 && values.numel() >= ptr[rows], "values must be 1-D with at least ", ptr[rows],
           " elements, got ", values.numel());
   Tensor dense = torch::stable::new_empty(values, {stop - start, cols});

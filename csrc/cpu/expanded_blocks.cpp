@@ -122,7 +122,7 @@ void blocks_forward(const PackedWeight& w, const Batch& x, const Bias& bias, con
       }
     });
   }
-  require(!wrong, "bits must have as many in each row as row_ptr says");
+  require(!wrong, "each row of bits must have as many set bits as row_ptr gives it nonzeros");
 }
 
 // dx = delta W, a few columns at a time.

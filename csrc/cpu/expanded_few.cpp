@@ -52,7 +52,7 @@ void few_forward(const PackedWeight& w, const Batch& x, const Bias& bias, const 
                          end))
       fits = false;
   });
-  require(fits, "bits must have as many in each row as row_ptr says");
+  require(fits, "each row of bits must have as many set bits as row_ptr gives it nonzeros");
 }
 
 // In parts of the rows, each with sums of its own.

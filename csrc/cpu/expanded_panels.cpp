@@ -83,7 +83,7 @@ void panels_forward(const PackedWeight& w, const Batch& x, const Bias& bias, con
     product(y.block(row, rows, begin, height), x.block(row, rows, 0, w.cols),
             matrix(memory, x.dtype, w.cols, height, 1, stride), begin);
   });
-  require(!wrong, "bits must have as many in each row as row_ptr says");
+  require(!wrong, "each row of bits must have as many set bits as row_ptr gives it nonzeros");
 }
 
 // Panels of columns, so that no sum goes beyond one of them.

@@ -36,8 +36,7 @@ struct PackedWeight {
 };
 
 inline PackedWeight packed_weight(const std::vector<Tensor>& index, const Tensor& values, int64_t rows, int64_t cols) {
-  enum { kRowPtr, kCol, kBits = 7, kParts };  // by ops/index.py
-  require(index.size() == +kParts, "index must hold ", +kParts, " tensors, got ", index.size());
+  require_parts(index);
   const Tensor& row_ptr = index[kRowPtr];
   const Tensor bits = index[kBits].numel() > 0 ? index[kBits] : bit_index(row_ptr, index[kCol], cols);
   const Bitmask mask = bitmask_of(row_ptr, bits, cols);

@@ -9,12 +9,12 @@ namespace sparsekern {
 
 constexpr int32_t kSegment = 64;
 
-Tensor segment_index(const Tensor& ptr, const Tensor& index, int64_t extent) {
-  require(extent >= 0, "extent must not be negative, got ", extent);
-  const Csr csr = pattern_of(ptr, index, extent, "ptr", "index");
+Tensor segment_index(const Tensor& row_ptr, const Tensor& col, int64_t cols) {
+  require(cols >= 0, "cols must not be negative, got ", cols);
+  const Csr csr = pattern_of(row_ptr, col, cols);
   const int32_t *p = csr.ptr, *c = csr.col;
-  const int64_t rows = csr.rows, segments = (extent + kSegment - 1) / kSegment;
-  Tensor starts = torch::stable::new_empty(index, {rows, segments + 1});
+  const int64_t rows = csr.rows, segments = (cols + kSegment - 1) / kSegment;
+  Tensor starts = torch::stable::new_empty(col, {rows, segments + 1});
   int32_t* s = mutable_data<int32_t>(starts);
   const int64_t grain = std::max<int64_t>(1, (1 << 12) / (segments + 1));
   parallel_for(0, rows, grain, [&](int64_t begin, int64_t end) {

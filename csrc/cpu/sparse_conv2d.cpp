@@ -26,9 +26,9 @@ using Bias = std::optional<Tensor>;
 constexpr int64_t kSums = 4;  // sums of the weight gradient that blocks of images are added to in turn
 
 Weight weight_of(const std::vector<Tensor>& index, const Tensor& input, const Tensor& values, const Window& window) {
-  require(index.size() == 8, "index must hold 8 tensors, got ", index.size());
+  require_parts(index);
   require(input.dim() == 4, "input must be [batch, channels, height, width], got ", input.dim(), " dimensions");
-  const int64_t rows = index[0].numel() - 1, cols = index[2].size(0) - 1, channels = input.size(1);
+  const int64_t rows = index[kRowPtr].numel() - 1, cols = index[kTPtr].size(0) - 1, channels = input.size(1);
   require(rows % window.groups == 0 && channels % window.groups == 0, "groups must divide ", channels, " input and ",
           rows, " output channels, got ", window.groups);
   require(channels / window.groups * window.kernel_height * window.kernel_width == cols, "index describes ", cols,
@@ -38,9 +38,9 @@ Weight weight_of(const std::vector<Tensor>& index, const Tensor& input, const Te
           ", got ", values.scalar_type());
   require(values.dim() == 1, "values must be a vector, got ", values.dim(), " dimensions");
   const Tensor columns = column_vector(index, cols);
-  const Csr csr = pointers_of(index[0], columns);
+  const Csr csr = pointers_of(index[kRowPtr], columns);
   require_range(csr, cols);  // cheap beside a convolution
-  const int32_t* t_ptr = index[2].numel() > 0 ? pointer_data(index[2], "t_ptr") : nullptr;
+  const int32_t* t_ptr = index[kTPtr].numel() > 0 ? pointer_data(index[kTPtr], "t_ptr") : nullptr;
   const int64_t nnz = csr.nnz;
   require(!t_ptr || t_ptr[cols] == nnz || t_ptr[cols] == 0, "t_ptr must end with the ", nnz,
           " nonzeros of row_ptr, got ", t_ptr ? t_ptr[cols] : 0);

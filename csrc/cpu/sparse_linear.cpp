@@ -38,10 +38,10 @@ struct Matrix {
 };
 
 Matrix matrix_of(const std::vector<Tensor>& index, const Tensor& input, const Tensor& values, int64_t out_features) {
-  require(index.size() == 8, "index must hold 8 tensors, got ", index.size());
-  const int32_t* ptr = pointer_data(index[0], "row_ptr");
-  const int64_t rows = index[0].numel() - 1;
-  const int64_t cols = index[2].size(0) - 1;  // it may be empty
+  require_parts(index);
+  const int32_t* ptr = pointer_data(index[kRowPtr], "row_ptr");
+  const int64_t rows = index[kRowPtr].numel() - 1;
+  const int64_t cols = index[kTPtr].size(0) - 1;  // it may be empty
   require(rows == out_features, "row_ptr describes ", rows, " rows, but out_features is ", out_features);
   require(input.dim() > 0 && input.size(input.dim() - 1) == cols, "input must have ", cols,
           " features in its last dimension, got ", input.dim() > 0 ? input.size(input.dim() - 1) : 0);
@@ -50,11 +50,11 @@ Matrix matrix_of(const std::vector<Tensor>& index, const Tensor& input, const Te
   require(values.dim() == 1, "values must be a vector, got ", values.dim(), " dimensions");
   const int64_t nnz = ptr[rows];
   require(values.numel() >= nnz, "values must hold the ", nnz, " nonzeros of row_ptr, got ", values.numel());
-  if (index[6].numel() > 0) return {{}, {}, true, tiles_of(index[6], ptr, rows, cols), nnz};
-  const int32_t* t_ptr = pointer_data(index[2], "t_ptr");
+  if (index[kTiles].numel() > 0) return {{}, {}, true, tiles_of(index[kTiles], ptr, rows, cols), nnz};
+  const int32_t* t_ptr = pointer_data(index[kTPtr], "t_ptr");
   require(t_ptr[cols] == nnz, "t_ptr must end with the ", nnz, " nonzeros of row_ptr, got ", t_ptr[cols]);
-  return {{ptr, index_data(index[1], nnz, "col"), nullptr, rows, cols},
-          {t_ptr, index_data(index[3], nnz, "t_row"), index_data(index[4], nnz, "t_pos"), cols, rows},
+  return {{ptr, index_data(index[kCol], nnz, "col"), nullptr, rows, cols},
+          {t_ptr, index_data(index[kTRow], nnz, "t_row"), index_data(index[kTPos], nnz, "t_pos"), cols, rows},
           false,
           {},
           nnz};

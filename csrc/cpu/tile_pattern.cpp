@@ -55,7 +55,7 @@ Tensor tile_columns(const Tensor& row_ptr, const Tensor& tiles, int64_t cols, in
       if (!read_columns(view, i, out + ptr[i * view.side])) wrong = true;
   });
   require(!wrong, "tiles must have as many nonzeros in each row as row_ptr says");
-  pattern_of(row_ptr, col, cols, "row_ptr", "columns in tiles");
+  pattern_of(row_ptr, col, cols, "columns in tiles");
   return col;
 }
 

@@ -56,7 +56,7 @@ def bit_columns_reference(row_ptr: Tensor, bits: Tensor, cols: int, capacity: in
     mask = bit_mask(bits, cols)
     if bits.device.type == "cpu":
         if not torch.equal(mask.sum(1), row_ptr.diff()):
-            raise ValueError("bits must have as many in each row as row_ptr says")
+            raise ValueError("each row of bits must have as many set bits as row_ptr gives it nonzeros")
         if int(row_ptr[-1]) > capacity:
             raise ValueError(f"capacity must be at least {int(row_ptr[-1])}, got {capacity}")
     col = torch.zeros(capacity, dtype=torch.int32, device=bits.device)

@@ -173,7 +173,7 @@ def _mask_of(bits: Tensor, cols: int, row_ptr: Tensor) -> Tensor:
     """Returns the bool matrix of a bitmask whose rows have as many bits as `row_ptr` says, which a GPU is not asked."""
     mask = bit_mask(bits, cols)
     if bits.device.type == "cpu" and not torch.equal(mask.sum(1), row_ptr.diff()):
-        raise ValueError("bits must have as many in each row as row_ptr says")
+        raise ValueError("each row of bits must have as many set bits as row_ptr gives it nonzeros")
     return mask
 
 

@@ -94,7 +94,7 @@ def test_a_pattern_that_is_packed_only_is_refused_by_kernels_of_columns() -> Non
 def test_bits_that_do_not_fit_their_pointers(batch: int) -> None:
     topology, (x, values, bias, _) = case("odd", torch.float32, batch)
     wrong = topology.index._replace(bits=topology.index.bits | 1)
-    with pytest.raises(ValueError, match="as many in each row"):
+    with pytest.raises(ValueError, match="as many set bits as row_ptr"):
         ops.expanded_linear(x, values, wrong, bias)
-    with pytest.raises(ValueError, match="as many in each row"):
+    with pytest.raises(ValueError, match="as many set bits as row_ptr"):
         ops.bit_columns(wrong.row_ptr, wrong.bits, topology.cols, topology.capacity)

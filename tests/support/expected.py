@@ -109,7 +109,7 @@ def transpose_index(p: Pattern, row_ptr: Tensor, col: Tensor, cols: int) -> list
     return p.index()[2:5]
 
 
-def segment_index(p: Pattern, ptr: Tensor, index: Tensor, extent: int) -> Tensor:
+def segment_index(p: Pattern, row_ptr: Tensor, col: Tensor, cols: int) -> Tensor:
     edges = [min(64 * t, p.cols) for t in range((p.cols + 63) // 64 + 1)]
     return torch.stack([p.row_ptr[:-1] + p.mask[:, :edge].sum(1) for edge in edges], dim=1).int()
 

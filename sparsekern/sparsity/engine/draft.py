@@ -18,7 +18,7 @@ from ..change.optimizer_layout import States
 from ..change.transaction import Transaction
 from ..method import Method
 from ..sites.capacity import capacity_for_growth
-from ..sites.layer_site import LayerSite
+from ..sites.layer_site import Companions, LayerSite
 from ..sites.master import MasterSite
 from ..sites.site import Site
 from ..sites.stashed import StashedSite
@@ -207,7 +207,7 @@ class Draft:
             needed = [exchange.kept + exchange.grow.numel() for exchange in chosen]
             rooms = capacities(method, own, needed, step)
             for site, exchange, capacity in zip(own, chosen, rooms, strict=True):
-                self._note(site, site.rewire(*exchange, capacity, *self._along(site)))
+                self._note(site, site.rewire(*exchange, capacity, self._along(site)))
 
     def remask(self, sites: Sequence[MasterSite | StashedSite]) -> None:
         """Gives the sites masks over all weights."""
@@ -226,7 +226,7 @@ class Draft:
         total, settles = sum(counts), self.now.steps == self.now.storage.until
         for site, mask, count, common in zip(sites, chosen, counts, commons, strict=True):
             capacity = capacity_for_growth(count, site.size, total, len(sites))
-            self._note(site, site.remask(mask, count, common, capacity, *self._along(site), settles))
+            self._note(site, site.remask(mask, count, common, capacity, self._along(site), settles))
 
     def settle(self) -> None:
         """Ends all changes by masks: every layer holds its nonzeros only."""
@@ -236,7 +236,7 @@ class Draft:
             check_states(now.sites, self.states)
             now.reallocated = True
             self._check_copies(now.sites)
-        now.sites = [site.settle(*self._along(site)) for site in now.sites]
+        now.sites = [site.settle(self._along(site)) for site in now.sites]
         now.storage, now.settled = NONZEROS, True
 
     def undo_first_change(self) -> None:
@@ -251,11 +251,10 @@ class Draft:
     def fit(self, saved: dict[str, Any]) -> None:
         """Gives the layers the capacities that they have in a saved state of the sites."""
         for site in self.now.sites:
-            site.fit(saved[site.name], *self._along(site))
+            site.fit(saved[site.name], self._along(site))
 
-    def _along(self, site: LayerSite) -> tuple[Transaction, States, list[Any]]:
-        """Returns what moves along with the weights of a site."""
-        return self.transaction, self.states, self.engine.followers_of(site)
+    def _along(self, site: LayerSite) -> Companions:
+        return Companions(self.transaction, self.states, self.engine.followers_of(site))
 
     def _check_copies(self, sites: Sequence[LayerSite]) -> None:
         check_copies(sites, [self.engine.followers_of(site) for site in sites], self.transaction)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from math import prod
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,15 @@ if TYPE_CHECKING:
     from .site import Site
 
 Layer = TypeVar("Layer", bound=PatternLayer)
+
+
+class Companions(NamedTuple):
+    """What moves along with the weights of a site: the optimizer's state of them, and the layer in copies of the model
+    that follow it. `change` collects all of it."""
+
+    change: Transaction
+    states: States
+    followers: Sequence[Any]
 
 
 class LayerSite(Generic[Layer]):
@@ -205,7 +214,7 @@ class LayerSite(Generic[Layer]):
     def check_loaded(self, optimizer: torch.optim.Optimizer) -> None:
         """Raises a `RuntimeError` if the optimizer's state belongs to other weights than a loaded pattern has."""
 
-    def settle(self, change: Transaction, states: States, followers: Sequence[Layer]) -> "Site":
+    def settle(self, along: Companions) -> "Site":
         """Ends all changes of pattern: the layer holds its nonzeros only. Returns the site that takes this one's
         place."""
         raise NotImplementedError
@@ -221,9 +230,10 @@ class LayerSite(Generic[Layer]):
             "facts": LayerSite.measures(self),
             "first": self.first,
             "tracked": self.tracked,
+            "capacity": self.active.capacity,
         }
 
-    def fit(self, state: dict[str, Any], change: Transaction, states: States, followers: Sequence[Layer]) -> None:
+    def fit(self, state: dict[str, Any], along: Companions) -> None:
         """Gives the layer the capacity that it has in a saved state."""
 
     def load_state(self, state: dict[str, Any]) -> None:

@@ -1,6 +1,5 @@
 """Layers with a dense master weight under a mask."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,9 +14,9 @@ from ...shards import is_sharded, whole
 from .. import parallel
 from ..change.carry_optimizer_state import Move, fresh_state, hand_over
 from ..change.compaction import Compaction
-from ..change.optimizer_layout import States, of_a_matrix, paths
+from ..change.optimizer_layout import of_a_matrix, paths
 from ..change.transaction import Transaction
-from .layer_site import Layer, LayerSite
+from .layer_site import Companions, LayerSite
 from .remasked import Remasked
 from .site import Site
 
@@ -60,9 +59,7 @@ class MasterSite(Remasked, LayerSite[MaskedLayer]):
         nnz: int,
         common: int,
         capacity: int,
-        change: Transaction,
-        states: States,
-        followers: Sequence[MaskedLayer],
+        along: Companions,
         settles: bool = False,
     ) -> bool:
         """Makes `mask` the pattern. Returns whether the capacity changed.
@@ -72,7 +69,7 @@ class MasterSite(Remasked, LayerSite[MaskedLayer]):
             capacity: room for so many weights, if there is not enough or far too much now.
             settles: `settle` comes next.
         """
-        old = self.active
+        old, (change, _, followers) = self.active, along
         self.check_followers(followers)
         topology = self._next(mask, nnz, common, capacity)
         if topology is not None:
@@ -85,7 +82,8 @@ class MasterSite(Remasked, LayerSite[MaskedLayer]):
         self.note_change(old.nnz, common)
         return self.active.capacity != old.capacity
 
-    def fit(self, state: dict[str, Any], change: Transaction, states: States, followers: Sequence[Layer]) -> None:
+    def fit(self, state: dict[str, Any], along: Companions) -> None:
+        change, _, followers = along
         capacity = state.get("capacity", self.active.capacity)
         if capacity != self.active.capacity:
             self.module = change.layer(self.module)
@@ -148,8 +146,9 @@ class MasterSite(Remasked, LayerSite[MaskedLayer]):
             )
 
     @torch.no_grad()
-    def settle(self, change: Transaction, states: States, followers: Sequence[MaskedLayer]) -> Site:
+    def settle(self, along: Companions) -> Site:
         """Drops the pruned weights from the layer and from the optimizer's state."""
+        change, states, followers = along
         self.module, move = change.layer(self.module), self._move(change)
         for layer in (self.module, *map(change.layer, followers)):
             if isinstance(layer, MaskedLayer):  # otherwise a state dict has done it

@@ -1,7 +1,5 @@
 """Sites whose next pattern is given by a mask: all their weights are kept, not the active ones only."""
 
-from typing import Any
-
 from torch import Tensor
 
 from ... import ops
@@ -11,9 +9,6 @@ from .layer_site import LayerSite
 
 class Remasked(LayerSite):
     """A layer whose next pattern is given by a mask."""
-
-    def state(self) -> dict[str, Any]:
-        return {**super().state(), "capacity": self.active.capacity}
 
     def shared(self, mask: Tensor) -> Tensor:
         """Returns how many weights a mask and the one in use have in common, 0-d int64."""

@@ -1,6 +1,5 @@
 """A site of a layer that holds its nonzeros only."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,9 +10,7 @@ from ...shards import put, whole
 from .. import parallel
 from ..change.carry_optimizer_state import by_map, carry, carry_values
 from ..change.compaction import Compaction
-from ..change.optimizer_layout import States
-from ..change.transaction import Transaction
-from .layer_site import LayerSite
+from .layer_site import Companions, LayerSite
 
 
 class Site(LayerSite[SparseLayer]):
@@ -42,23 +39,14 @@ class Site(LayerSite[SparseLayer]):
     def write(self, weight: Tensor) -> None:
         put(self.parameter, self.active.from_csr(weight))
 
-    def settle(self, change: Transaction, states: States, followers: Sequence[SparseLayer]) -> "Site":
+    def settle(self, along: Companions) -> "Site":
         return self
 
     def dense_gradient(self) -> Tensor:
         """Returns the gradient of an armed step at every entry, of the weight's shape, summed over ranks."""
         return parallel.total(self.probe.dense_gradient())
 
-    def rewire(
-        self,
-        keep: Tensor,
-        grow: Tensor,
-        kept: int,
-        capacity: int,
-        change: Transaction,
-        states: States,
-        followers: Sequence[SparseLayer],
-    ) -> bool:
+    def rewire(self, keep: Tensor, grow: Tensor, kept: int, capacity: int, along: Companions) -> bool:
         """Drops and grows weights, and moves optimizer state, gradient and followers along. Returns whether the
         capacity changed.
 
@@ -67,7 +55,7 @@ class Site(LayerSite[SparseLayer]):
             grow: int64 flat coordinates of new weights, whose value is 0.
             capacity: room for so many weights.
         """
-        old = self.active
+        old, (change, states, followers) = self.active, along
         self.check_followers(followers)
         if capacity == old.capacity and not grow.numel() and kept == old.nnz:
             self.note_change(old.nnz, old.nnz)
@@ -86,15 +74,12 @@ class Site(LayerSite[SparseLayer]):
         self.note_change(old.nnz, kept)
         return topology.capacity != old.capacity
 
-    def fit(self, state: dict[str, Any], change: Transaction, states: States, followers: Sequence[SparseLayer]) -> None:
+    def fit(self, state: dict[str, Any], along: Companions) -> None:
         capacity = state.get("capacity", self.active.capacity)
         if capacity != self.active.capacity:
             none = self.active.coordinates()[:0]
             stays = torch.ones(self.nnz, dtype=torch.bool, device=none.device)
-            self.rewire(stays, none, self.nnz, capacity, change, states, followers)
-
-    def state(self) -> dict[str, Any]:
-        return {**super().state(), "capacity": self.active.capacity}
+            self.rewire(stays, none, self.nnz, capacity, along)
 
     def check_loaded(self, optimizer: torch.optim.Optimizer) -> None:
         if self.loads != self.module.loads and optimizer.state.get(self.module.values):

@@ -1,6 +1,5 @@
 """Layers that hold their nonzeros only, whose pruned weights are stashed with their optimizer state."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,8 +9,7 @@ from ...nn import SparseLayer
 from ...shards import whole
 from .. import parallel
 from ..change.carry_optimizer_state import hand_over, put_values
-from ..change.optimizer_layout import States
-from ..change.transaction import Transaction
+from .layer_site import Companions
 from .remasked import Remasked
 from .site import Site
 
@@ -60,14 +58,12 @@ class StashedSite(Remasked, Site):
         nnz: int,
         common: int,
         capacity: int,
-        change: Transaction,
-        states: States,
-        followers: Sequence[SparseLayer],
+        along: Companions,
         settles: bool = False,
     ) -> bool:
         """Makes `mask` the pattern, as `MasterSite.remask` does. Values and optimizer state are exchanged with the
         stashed ones."""
-        old, parameter = self.active, self.module.values
+        old, parameter, (change, states, followers) = self.active, self.module.values, along
         self.check_followers(followers)
         topology = self._next(mask, nnz, common, capacity)
         if topology is None:
@@ -90,7 +86,7 @@ class StashedSite(Remasked, Site):
     def extra_tensors(self) -> list[Tensor]:
         return [*super().extra_tensors(), *self.stashed.values()]
 
-    def settle(self, change: Transaction, states: States, followers: Sequence[SparseLayer]) -> Site:
+    def settle(self, along: Companions) -> Site:
         return Site.after(self)
 
     def state(self) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from torch.nn.functional import cross_entropy
 import sparsekern as sk
 from sparsekern.sparsity.engine.draft import drafted
 from sparsekern.sparsity.methods.snr import SignalToNoise
+from sparsekern.sparsity.sites.layer_site import Companions
 from sparsekern.sparsity.sites.master import MasterSite
 
 
@@ -232,8 +233,8 @@ def remask(optimizer: sk.Sparsifier, number: int, mask: torch.Tensor) -> None:
     """Gives the layer of this number a mask."""
     with drafted(optimizer.engine) as draft:
         draft.begin()
-        site = draft.now.sites[number]
-        site.remask(mask, int(mask.sum()), int(site.shared(mask)), site.size, draft.transaction, draft.states, [])
+        site, along = draft.now.sites[number], Companions(draft.transaction, draft.states, [])
+        site.remask(mask, int(mask.sum()), int(site.shared(mask)), site.size, along)
 
 
 def test_frozen_weights_rest_with_their_state_and_return_with_it() -> None:
