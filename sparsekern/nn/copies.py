@@ -1,7 +1,8 @@
 """Copies of layers, such as those in an average of the model: whether they keep up with a pattern that changes.
 
 An average of weights over a change of pattern must move with it, or values of different weights are mixed. A copy that
-was never written to is a snapshot, and one that got a gradient is trained by itself: these two need not follow.
+was never written to is a snapshot, and one that an optimizer trains goes its own way: these two need not follow. A
+gradient alone tells nothing: a teacher may get one that nobody uses.
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from .effective import WeightAccess
 
 _copies: weakref.WeakKeyDictionary[Any, weakref.WeakSet[Any]] = weakref.WeakKeyDictionary()
 _marks: weakref.WeakKeyDictionary[Any, Tensor] = weakref.WeakKeyDictionary()  # of copies, as they last were in step
+_twins: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()  # copies, by the id of their Parameter
 _saved: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()  # layers, by where their weights lie
 
 
@@ -27,9 +30,7 @@ def note(layer: WeightAccess, twin: WeightAccess) -> None:
         return
     _copies.setdefault(layer, weakref.WeakSet()).add(twin)
     _marks[twin] = fingerprint(twin.stored)
-    hooks: Any = getattr(twin.stored, "_post_accumulate_grad_hooks", None) or {}
-    if twin.stored.requires_grad and not any(isinstance(hook, Release) for hook in hooks.values()):
-        twin.stored.register_post_accumulate_grad_hook(Release(twin))
+    _twins[id(twin.stored)] = twin
 
 
 def saved(layer: WeightAccess) -> None:
@@ -47,14 +48,18 @@ def source_of(weight: Tensor | None) -> WeightAccess | None:
     return layer if same else None
 
 
-class Release:
-    """The hook that releases a copy when it gets a gradient."""
+def _trained(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    """Releases the copies that an optimizer has trained."""
+    if not _marks:
+        return
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            twin = _twins.get(id(parameter))
+            if twin is not None and twin.stored is parameter and parameter.grad is not None:
+                release(twin)
 
-    def __init__(self, twin: WeightAccess) -> None:
-        self.twin = weakref.ref(twin)
 
-    def __call__(self, _: Tensor) -> None:
-        release(self.twin())
+register_optimizer_step_post_hook(_trained)
 
 
 def release(twin: WeightAccess | None) -> None:

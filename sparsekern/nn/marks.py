@@ -3,8 +3,6 @@
 import warnings
 from typing import Any
 
-from .copies import Release
-
 
 def hand_on_marks(old: Any, new: Any, name: str = "a layer") -> None:
     """Gives a Parameter the attributes and, where the gradient keeps its number of dimensions, the hooks of the one
@@ -14,7 +12,7 @@ def hand_on_marks(old: Any, new: Any, name: str = "a layer") -> None:
         hooks = getattr(old, kind)
         if hooks and old.dim() == new.dim():
             setattr(new, kind, hooks)
-        elif hooks and not all(isinstance(hook, Release) for hook in hooks.values()):
+        elif hooks:
             warnings.warn(
                 f"the gradient of {name}'s weight has another shape now ({tuple(new.shape)}): its hooks are dropped",
                 stacklevel=6,

@@ -89,10 +89,11 @@ def each_by_itself(
     gradients: ArmedStep,
 ) -> Candidates:
     """Asks every site by itself, where it has something to grow."""
-    return [
-        candidates(site, n, *own) if n else (site.active.col.new_empty(0, dtype=torch.int64), site.weight.new_empty(0))
-        for site, n, *own in zip(sites, quotas, keep, seeds, strict=True)
-    ]
+    found = []
+    for site, n, left, seed in zip(sites, quotas, keep, seeds, strict=True):
+        none = site.active.row_ptr.new_empty(0, dtype=torch.int64), site.weight.new_empty(0)
+        found.append(candidates(site, n, left, seed) if n else none)
+    return found
 
 
 def refilled(scores: Tensor, site: Site, keep: Remaining | None) -> tuple[Tensor, Tensor]:
