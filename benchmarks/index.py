@@ -70,6 +70,13 @@ OTHERS = {
         "AMD Zen 5",
         "2026-12-01",
     ),
+    "paper-vit": Result(
+        "a small vision transformer, 2 epochs: six methods at 90 %",
+        "`python -m benchmarks.papers vit --data imagefolder --data-dir FOLDER --epochs 2 --seeds 0 "
+        "--only 'dense-*,*-0.9-*'`",
+        "AMD Zen 5",
+        "2026-12-01",
+    ),
     "paper-gpt": Result(
         "six methods on a small transformer, for as many steps and as much time", "[text]", "AMD Zen 5", "2026-11-30"
     ),

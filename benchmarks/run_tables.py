@@ -1,5 +1,6 @@
 """Tables of training runs: accuracy, time, memory and traffic of methods."""
 
+from collections.abc import Sequence
 from functools import partial
 from statistics import fmean, stdev
 
@@ -25,6 +26,9 @@ CIFAR = """\
 CIFAR-10, ResNet-20, 8 epochs, two seeds; the images were re-encoded as JPEG, so that accuracies compare with each other
 only."""
 RESNET = "CIFAR-10, ResNet-20, 3 epochs, one recipe for all methods, one seed: how methods begin, not where they end."
+VISION = """\
+CIFAR-10, `vit-tiny`, a vision transformer of 6 blocks of width 192. *Time* of a step, changes of pattern included, and
+*memory* (weights, indices, gradients, optimizer state) are divided by those of the dense network. One recipe,"""
 TEXT = """\
 `gpt-mini`, 4 blocks of width 256, on sources of Python's standard library: bits per byte of its last tenth, less is
 better. With *as many steps* as the dense network, and with *as much time*: more steps the sooner a step is done, by
@@ -36,16 +40,26 @@ on others by AdamW. Losses are on the last tenth of these. Time, of the median s
 gradients, optimizer state) are divided by those of the dense network:"""
 
 
-def methods(names: tuple[str, ...], runs: Rows) -> str:
-    """The methods of a group at 90 and 98 %, the best at 98 % first; time and memory divided by the dense network's."""
+def methods(names: Sequence[str], runs: Rows, sparsities: Sequence[float] = SPARSITIES) -> str:
+    """Methods at each sparsity, the best at the highest first; time and memory divided by the dense network's."""
     dense = ranking.costs([run for run in runs if run["what"] == "dense"])
-    own = {name: [[run for run in runs if (run["what"], run["at"]) == (name, s)] for s in SPARSITIES] for name in names}
+    own = {name: [[run for run in runs if (run["what"], run["at"]) == (name, s)] for s in sparsities] for name in names}
     lines = []
     for name in sorted(names, key=lambda name: -_mean(own[name][-1])):
         cells = [cell for found in own[name] for cell in (_reached(found), *_costs(found, dense))]
         lines.append([f"`{name}`", *cells])
-    heads = [f"{title}, {at}" for at in percents(SPARSITIES) for title in ("accuracy", "time", "memory")]
+    heads = [f"{title}, {at}" for at in percents(sparsities) for title in ("accuracy", "time", "memory")]
     return markdown.table(["", *heads], lines)
+
+
+def vision(runs: Rows) -> str:
+    """Methods on a vision transformer."""
+    dense = [run for run in runs if run["what"] == "dense"]
+    names = dict.fromkeys(run["what"] for run in runs if run["at"] is not None)
+    ats = sorted({run["at"] for run in runs if run["at"] is not None})
+    seeds = len({run["seed"] for run in runs})
+    said = f"{dense[0]['epochs']} epochs, {'one seed' if seeds == 1 else f'{seeds} seeds'}"
+    return f"{VISION} {said}. The dense network reaches {_reached(dense)}.\n\n{methods(list(names), runs, ats)}"
 
 
 def emergent(runs: Rows) -> str:

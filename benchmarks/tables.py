@@ -50,6 +50,7 @@ RUNS: dict[str, tuple[Callable[..., str], Path]] = {
     "ranks": (run_tables.ranks, RESULTS / "ranks-vgg16.json"),
     "shards": (run_tables.shards, RESULTS / "ranks-vgg16.json"),
     "text": (run_tables.text, RESULTS / "paper-gpt" / "results.json"),
+    "vision": (run_tables.vision, RESULTS / "paper-vit" / "results.json"),
     "widths": (run_tables.widths, RESULTS / "paper-width" / "results.json"),
     "tuning": (run_tables.tuning, RESULTS / "fine-tuning.json"),
     "twins": (run_tables.twins, RESULTS / "mnist-lenet300" / "results.json"),

@@ -9,7 +9,7 @@ from torch import nn
 
 from .. import text
 from ..ops import extension
-from ..ops.expand import PANEL_BYTES, THREAD_PANEL_BYTES
+from ..ops.expand import PANEL_BYTES, THREAD_BLOCK_BYTES, THREAD_PANEL_BYTES
 from ..ops.shapes import accumulate_dtype
 from ..ops.tile_pattern import BYTES as TILE_BYTES
 from ..shards import nbytes
@@ -133,9 +133,12 @@ def _panel(layer: PatternLayer) -> int:
         return 0
     if layer.kernel != "dense" or (device == "cpu" and layer.topology.nnz == size):  # nothing is expanded
         return 0
-    threads = extension is not None and device == "cpu" and layer.window is None
-    most = THREAD_PANEL_BYTES * torch.get_num_threads() if threads else PANEL_BYTES
-    return min(size * layer.stored.element_size(), most)
+    item = layer.stored.element_size()
+    if extension is None or device != "cpu" or layer.window is not None:
+        return min(size * item, PANEL_BYTES)
+    # In 16 bits it depends on the processor and the batch who multiplies.
+    thread = THREAD_BLOCK_BYTES if item > 2 else THREAD_PANEL_BYTES
+    return min(size * item, thread * torch.get_num_threads())
 
 
 def _sparse_row(layer: SparseLayer, state: Any) -> dict[str, Any]:

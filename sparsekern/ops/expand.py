@@ -19,7 +19,8 @@ from .transforms import refuse_transforms
 
 _ops = torch.ops.sparsekern
 PANEL_BYTES = 64 << 20  # the largest panel of a weight that is expanded
-THREAD_PANEL_BYTES = 4 << 20  # about that of a thread of the CPU kernel for linear layers (kPanelBytes)
+THREAD_PANEL_BYTES = 4 << 20  # about that of a thread where a library multiplies a linear layer's (kPanelBytes)
+THREAD_BLOCK_BYTES = 400 << 10  # about that of a thread where our own kernel does (kMostRows, kRowBytes)
 
 
 def active_values(weight: Tensor, index: Sequence[Tensor]) -> Tensor:

@@ -80,6 +80,15 @@ def test_a_report_has_full_names_aligned_columns_and_a_page() -> None:
     assert rows[-1][-1] == f"{ours / dense:.3f}"
 
 
+@pytest.mark.skipif(extension is None, reason="the kernels are not compiled")
+def test_a_block_of_the_weight_is_expanded_at_a_time() -> None:
+    layer = sk.SparseLinear(1024, 1024, bias=False, sparsity=0.1, backend="dense")
+    total = sk.memory_report(layer).total
+    assert 0 < total["scratch"] <= torch.get_num_threads() * (400 << 10)
+    assert total["values"] + total["indices"] < total["dense_values"]
+    assert total["values"] + total["indices"] + total["scratch"] < 1.15 * total["dense_values"]
+
+
 def test_layers_take_turns_with_the_workspace_of_expanded_weights() -> None:
     """What each keeps for its gradient is its own: transposed convolutions are expanded as a whole."""
     model = nn.Sequential(*(sk.SparseLinear(n, 200, sparsity=0.5, backend="dense") for n in (100, 200, 100)))

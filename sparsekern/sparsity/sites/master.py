@@ -108,7 +108,9 @@ class MasterSite(Remasked, LayerSite[MaskedLayer]):
         (clipped, unscaled), so is the moment."""
         layer, gradient = self.module, self.grad
         if gradient is None or layer.moment is None or layer.signature is None:
-            raise RuntimeError(f"{self.name} recorded no moment of its gradient in this step: call the layer, not its weight")
+            raise RuntimeError(
+                f"{self.name} recorded no moment of its gradient in this step: call the layer, not its weight"
+            )
         now, ranks = signature(gradient), parallel.ranks()
         recorded, moment = parallel.mean(layer.signature), parallel.total(layer.moment)
         samples = parallel.count(layer.samples, moment.device)
