@@ -12,7 +12,7 @@ from ..ops.window import Window, check_convolution
 from ..topology import PACKED, Topology
 from .kernel_choice import Plan, plan_conv
 from .layer import PatternLayer
-from .planned import Use
+from .planned import Workload
 from .probe import ConvProbe
 from .sparse import SparseLayer
 
@@ -92,10 +92,10 @@ class Conv2dProduct(PatternLayer):
         self._border = None if padding_mode == "zeros" else [*sides[2:], *sides[:2]]
         self.window = window if padding_mode == "zeros" else window._replace(padding=[0, 0, 0, 0])
 
-    def new_plan(self, use: Use, card: str | None) -> Plan:
+    def new_plan(self, workload: Workload, card: str | None) -> Plan:
         out, channels, *_ = self.weight_shape
         options = {"groups": self.groups, "backend": self.backend, "card": card, "master": self.WEIGHT == "master"}
-        return plan_conv(out, channels, self.kernel_size, self.stride, **use._asdict(), **options)
+        return plan_conv(out, channels, self.kernel_size, self.stride, **workload._asdict(), **options)
 
     def _views(self, kernel: str, topology: Topology) -> frozenset[str]:
         views, density = super()._views(kernel, topology), 1 - topology.sparsity
@@ -107,7 +107,7 @@ class Conv2dProduct(PatternLayer):
             packed = density > PACKED_UNTIL and held.views == PACKED
         return PACKED if packed else views
 
-    def use_of(self, input: Tensor) -> tuple[int, int | None] | None:
+    def workload_of(self, input: Tensor) -> tuple[int, int | None] | None:
         fits = input.dim() in (3, 4) and input.shape[-3] == self.in_channels
         return (len(input) if input.dim() == 4 else 1, input.shape[-2]) if fits else None
 

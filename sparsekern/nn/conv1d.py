@@ -42,9 +42,9 @@ class Conv1dProduct(Conv2dProduct):
     def forward(self, input: Tensor) -> Tensor:
         return super().forward(input.unsqueeze(-2)).squeeze(-2)
 
-    def use_of(self, input: Tensor) -> tuple[int, int | None] | None:
-        use = super().use_of(input)
-        return use and (use[0], isqrt(input.shape[-1]))  # an image of as many positions
+    def workload_of(self, input: Tensor) -> tuple[int, int | None] | None:
+        sizes = super().workload_of(input)
+        return sizes and (sizes[0], isqrt(input.shape[-1]))  # an image of as many positions
 
     def dense_product(self, input: Tensor, weight: Tensor) -> Tensor:
         padding: Any = self.padding if self._border is None else 0

@@ -73,7 +73,7 @@ class EmbeddingProduct(ExpandedProduct):
     def dense_product(self, input: Tensor, weight: Tensor) -> Tensor:
         return F.embedding(input, weight, self.padding_idx, scale_grad_by_freq=self.scale_grad_by_freq)
 
-    def uses(self, input: Tensor, output: Tensor) -> int:
+    def multiplications_per_weight(self, input: Tensor, output: Tensor) -> int:
         return 0  # nothing is multiplied
 
     def new_probe(self) -> EmbeddingProbe:

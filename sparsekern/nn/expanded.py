@@ -21,7 +21,7 @@ from ..topology import Topology
 from .kernel_choice import Plan, Step, check_backend
 from .layer import PatternLayer
 from .masked import MaskedLayer
-from .planned import Use
+from .planned import Workload
 from .probe import ConvProbe, Probe
 from .sparse import SparseLayer
 
@@ -35,12 +35,12 @@ class ExpandedProduct(PatternLayer):
 
     VIEWS: ClassVar[dict[str, frozenset[str]]] = {}
 
-    def new_plan(self, use: Use, card: str | None) -> Plan:
+    def new_plan(self, workload: Workload, card: str | None) -> Plan:
         check_backend(self.backend)
         why = f"no kernel multiplies the nonzeros of a {self.DENSE.__name__}: PyTorch's product with the whole weight"
         return Plan(card, (Step(0.0, "masked" if self.backend == "masked" else "dense", why),))
 
-    def use_of(self, input: Tensor) -> None:
+    def workload_of(self, input: Tensor) -> None:
         return None  # the kernel is the same for all
 
     def product(self, input: Tensor, values: Tensor) -> Tensor:
@@ -214,7 +214,7 @@ class TransposedProduct(ConvNdProduct):
     def refuses(layer: Any) -> str | None:
         return "no sparse layer of transposed convolutions in groups" if layer.groups > 1 else None
 
-    def uses(self, input: Tensor, output: Tensor) -> int:
+    def multiplications_per_weight(self, input: Tensor, output: Tensor) -> int:
         return input.numel() // max(1, self.in_channels)
 
     @classmethod

@@ -74,7 +74,7 @@ def flops(model: nn.Module, *inputs: Any, **options: Any) -> Flops:
         def count(_: nn.Module, given: tuple, output: Tensor, layer=layer, absent=absent, weight=weight) -> None:
             if not given:  # a weight that its owner multiplies
                 return
-            products = 2 * layer.uses(given[0], output) * absent
+            products = 2 * layer.multiplications_per_weight(given[0], output) * absent
             saved[0] += products
             saved[1] += products * (given[0].requires_grad + weight)
 

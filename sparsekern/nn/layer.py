@@ -72,7 +72,7 @@ class PatternLayer(Twin):
             device = topology.device
         self.weight_shape, self.backend, self.dense_class = weight_shape, backend, None
         self.probe: Probe | None = None
-        self.use, self.refined = None, UNSEEN
+        self.workload, self.refined = None, UNSEEN
         self.loads = 0  # how often a state dict brought another pattern
         self.pattern_given = False  # by masks, so that its sparsity is not checked against the method's
         self.part: Any = None  # the part of the model whose method made this layer
@@ -89,7 +89,7 @@ class PatternLayer(Twin):
     hidden: ClassVar[bool] = False  # whether its inputs and output gradients stay inside PyTorch's recurrence
     BATCHED: ClassVar[int] = 2  # how many dimensions an input with a batch has, as it is multiplied
 
-    def uses(self, input: Tensor, output: Tensor) -> int:
+    def multiplications_per_weight(self, input: Tensor, output: Tensor) -> int:
         """Returns how often a pass multiplies each weight: at each position of the output of every sample."""
         return output.numel() // max(1, self.weight_shape[0])
 

@@ -9,7 +9,7 @@ from .. import ops
 from ..topology import COLUMNS, Topology
 from .kernel_choice import Plan, plan
 from .layer import PatternLayer
-from .planned import Use
+from .planned import Workload
 from .probe import LinearProbe
 from .sparse import SparseLayer
 
@@ -46,11 +46,11 @@ class LinearProduct(PatternLayer):
         shape = (out_features, in_features)
         super().__init__(settings, shape, bias, device, dtype, sparsity, topology, backend, generator, **options)
 
-    def new_plan(self, use: Use, card: str | None) -> Plan:
+    def new_plan(self, workload: Workload, card: str | None) -> Plan:
         options = {"backend": self.backend, "card": card, "master": self.WEIGHT == "master"}
-        return plan(self.out_features, self.in_features, batch=use.batch or 128, dtype=use.dtype, **options)
+        return plan(self.out_features, self.in_features, batch=workload.batch or 128, dtype=workload.dtype, **options)
 
-    def use_of(self, input: Tensor) -> tuple[int, int | None] | None:
+    def workload_of(self, input: Tensor) -> tuple[int, int | None] | None:
         fits = input.dim() > 0 and input.shape[-1] == self.in_features
         return (input.numel() // self.in_features, None) if fits else None
 

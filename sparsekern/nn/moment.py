@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..ops.passes import Passes, Use
+from ..ops.passes import Passes, WeightUse
 from ..ops.shapes import accumulate_dtype
 from ..ops.straight_through import Record
 from ..ops.transforms import refuse_transforms
@@ -53,7 +53,7 @@ class MomentLayer(SavedLayer):
             )
         return self._record
 
-    def _record(self, use: Use, gradient: Tensor, moment: Tensor, samples: int) -> None:
+    def _record(self, use: WeightUse, gradient: Tensor, moment: Tensor, samples: int) -> None:
         place = self._passes.add(use, self.stored)
         if place == "again":
             raise RuntimeError(

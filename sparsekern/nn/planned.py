@@ -20,13 +20,16 @@ from .probe import Probe
 UNSEEN, EVALUATED, TRAINED = 0, 1, 2  # by which inputs a plan was refined
 
 
-class Use(NamedTuple):
-    """The use of a layer, as far as it is known: the number of its inputs, the height of images, and the dtype that it
-    computes in."""
+class Workload(NamedTuple):
+    """What a layer multiplies, as far as it is known: the number of its inputs, the height of images, and the dtype
+    that it computes in."""
 
     batch: int | None
     size: int | None
     dtype: torch.dtype
+
+
+Use = Workload  # the name in older pickles
 
 
 class Planned(WeightAccess):
@@ -35,7 +38,7 @@ class Planned(WeightAccess):
     Attributes:
         kernel, reason: the kernel in use and why.
         plan: the kernels for all densities; None until the layer has a pattern.
-        use: what the plan was refined by; None before.
+        workload: what the plan was refined by; None before.
         refined: whether an input in evaluation (`EVALUATED`) or in training (`TRAINED`) has refined it.
     """
 
@@ -43,16 +46,16 @@ class Planned(WeightAccess):
     reason: str
     probe: Probe | None
     plan: Plan | None = None
-    use: Use | None = None
+    workload: Workload | None = None
     refined: int = UNSEEN
 
     # ---- what a product and a layer define
 
-    def new_plan(self, use: Use, card: str | None) -> Plan:
-        """Makes the plan for a use, on the CPU or on a GPU of this name."""
+    def new_plan(self, workload: Workload, card: str | None) -> Plan:
+        """Makes the plan for a workload, on the CPU or on a GPU of this name."""
         raise NotImplementedError
 
-    def use_of(self, input: Tensor) -> tuple[int, int | None] | None:
+    def workload_of(self, input: Tensor) -> tuple[int, int | None] | None:
         """Returns the number of inputs in `input`, and the height of images; None if the layer does not take it."""
         raise NotImplementedError
 
@@ -65,7 +68,7 @@ class Planned(WeightAccess):
         """Chooses the kernel for a pattern: by the plan, if it is for this kind of device."""
         card = card_of(topology.device)
         if self.plan is None or (self.plan.card is None) != (card is None):
-            self.plan = self.new_plan(self.use or Use(None, None, self.stored.dtype), card)
+            self.plan = self.new_plan(self.workload or Workload(None, None, self.stored.dtype), card)
         return self.plan.at(1 - topology.sparsity)
 
     def refine(self, input: Tensor) -> None:
@@ -78,7 +81,7 @@ class Planned(WeightAccess):
         """
         stage = TRAINED if self.training and torch.is_grad_enabled() else EVALUATED
         real = not isinstance(input, FakeTensor) and not input.is_meta and input.numel() > 0
-        sizes = self.use_of(input) if real and self.probe is None else None
+        sizes = self.workload_of(input) if real and self.probe is None else None
         if sizes is None or stage <= self.refined:
             return
         self.refined = stage
@@ -88,9 +91,9 @@ class Planned(WeightAccess):
     def _refine(self, sizes: tuple[int, int | None]) -> None:
         device = self.topology.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self.stored.dtype
-        use = Use(*sizes, dtype)
-        if use != self.use:
-            self.use, self.plan = use, None
+        workload = Workload(*sizes, dtype)
+        if workload != self.workload:
+            self.workload, self.plan = workload, None
             kernel, reason = self.choose_kernel(self.topology)
             if kernel == self.kernel:
                 self.reason = reason
@@ -107,12 +110,12 @@ class Planned(WeightAccess):
 
     def plan_state(self) -> dict[str, Any]:
         """Returns kernel and plan in plain values."""
-        plan, use = self.plan, self.use
+        plan, workload = self.plan, self.workload
         return {
             "kernel": self.kernel,
             "reason": self.reason,
             "plan": plan and {"card": plan.card, "steps": [list(step) for step in plan.steps]},
-            "use": use and [use.batch, use.size, str(use.dtype).removeprefix("torch.")],
+            "use": workload and [workload.batch, workload.size, str(workload.dtype).removeprefix("torch.")],
             "refined": self.refined,
         }
 
@@ -128,17 +131,18 @@ class Planned(WeightAccess):
             if here is None or kernel not in NONZEROS_ONLY:
                 self.set_kernel(kernel, state["reason"])
             return
-        plan, use, refined = _read(state)
+        plan, workload, refined = _read(state)
         if (plan.card is None) != (here is None) or not {kernel, *(step.kernel for step in plan.steps)} <= {*KERNELS}:
             return
-        self.plan, self.use, self.refined = plan, use, refined
+        self.plan, self.workload, self.refined = plan, workload, refined
         self._install(self.topology, kernel, state["reason"])
 
 
-def _read(state: dict[str, Any]) -> tuple[Plan, Use | None, int]:
+def _read(state: dict[str, Any]) -> tuple[Plan, Workload | None, int]:
     try:
         steps = [Step(float(above), str(kernel), str(why)) for above, kernel, why in state["plan"]["steps"]]
-        use = state["use"] and Use(state["use"][0], state["use"][1], getattr(torch, state["use"][2]))
-        return Plan(state["plan"]["card"], (steps[0], *steps[1:])), use, int(state["refined"])
+        saved = state["use"]
+        workload = saved and Workload(saved[0], saved[1], getattr(torch, saved[2]))
+        return Plan(state["plan"]["card"], (steps[0], *steps[1:])), workload, int(state["refined"])
     except (LookupError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"the plan of a layer's kernels is damaged: {error!r}") from error

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .. import ops
 from ..ops.conv2d_gradient_moment import moment_of
-from ..ops.passes import Passes, Use, running, use_of
+from ..ops.passes import Passes, WeightUse, running, weight_use
 from ..ops.shapes import accumulate_dtype
 from ..ops.straight_through import gradient_and_moment, weight_gradient
 from ..ops.torch_products import absolute_sums
@@ -66,7 +66,7 @@ class Probe:
             return output
         return _Recorder.apply(output, None if input is None else input.detach(), self, weight)  # type: ignore[return-value]
 
-    def record(self, use: Use, h: Tensor | None, delta: Tensor, weight: Tensor) -> None:
+    def record(self, use: WeightUse, h: Tensor | None, delta: Tensor, weight: Tensor) -> None:
         place = self.passes.add(use, weight)
         if place == "other":
             return
@@ -285,7 +285,7 @@ class _Recorder(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple:
         (grad_output,) = grad_outputs
-        use = use_of(ctx, ctx.began_in)
+        use = weight_use(ctx, ctx.began_in)
         if use is not None:
             (input,) = ctx.saved_tensors
             # Under autocast the output, and so its gradient, is narrower than the input.

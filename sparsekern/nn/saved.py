@@ -17,6 +17,7 @@ from .layer import PatternLayer
 
 LAYOUT = 1  # of the entries of a state dict, as docs/files.md describes them
 OLD_BUFFERS = ("row_ptr", "col", "t_ptr", "t_row", "t_pos", "tile_ptr", "t_tile_ptr", "bits")  # of version 0.1
+OLD_ATTRIBUTES = {"use": "workload"}  # of older pickles, and what they are called now
 
 
 AS_IT_IS: Any = PatternLayer.weight_of.__func__  # type: ignore[attr-defined]
@@ -67,7 +68,7 @@ class SavedLayer(PatternLayer):
         return {**self.__dict__, "probe": None, "outdated": False}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
+        super().__setstate__({OLD_ATTRIBUTES.get(name, name): value for name, value in state.items()})
         if "weight" in self._parameters:  # of version 0.1
             weights = self._parameters
             self._parameters = {self.WEIGHT if name == "weight" else name: weights[name] for name in weights}

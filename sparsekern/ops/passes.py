@@ -7,7 +7,7 @@ from torch import Tensor
 from .. import private_torch
 
 
-class Use(NamedTuple):
+class WeightUse(NamedTuple):
     """One use of a weight, as its backward pass goes by.
 
     Attributes:
@@ -25,7 +25,7 @@ def running() -> int:
     return private_torch.current_backward()
 
 
-def use_of(ctx: Any, began_in: int) -> Use | None:
+def weight_use(ctx: Any, began_in: int) -> WeightUse | None:
     """Returns the use that a Function's backward belongs to, None if nobody asked for the gradient of the weight. The
     weight is the Function's last tensor; the gradient of a frozen one passes for asked.
 
@@ -36,8 +36,8 @@ def use_of(ctx: Any, began_in: int) -> Use | None:
     try:
         asked = node is None or private_torch.will_execute(node)
     except RuntimeError:  # the engine does not visit the leaf: `torch.autograd.grad` takes the gradient before it
-        return Use(tasks, kept=False)
-    return Use(tasks, kept=True) if asked else None
+        return WeightUse(tasks, kept=False)
+    return WeightUse(tasks, kept=True) if asked else None
 
 
 class Passes:
@@ -57,7 +57,7 @@ class Passes:
     def __reduce__(self) -> tuple:
         return Passes, ()  # copies have seen none
 
-    def add(self, use: Use, weight: Tensor) -> Literal["first", "further", "again", "other"]:
+    def add(self, use: WeightUse, weight: Tensor) -> Literal["first", "further", "again", "other"]:
         """Adds the pass of a use of `weight`. Says whether it is the first, a further one, or the one in which the
         weight was used before; or another one, of which the gradient is not made."""
         if any(use.tasks & tasks for tasks in self.tasks):

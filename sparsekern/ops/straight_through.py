@@ -15,12 +15,12 @@ from .backend import derivatives
 from .conv2d_gradient_moment import moment_of
 from .expand import active_values
 from .index import Index
-from .passes import Use, running, use_of
+from .passes import WeightUse, running, weight_use
 from .torch_products import Convolution, Lookup
 from .transforms import NO_SECOND_DERIVATIVES, refuse_transforms
 from .window import Window
 
-Record = Callable[[Use, Tensor, Tensor, int], None]
+Record = Callable[[WeightUse, Tensor, Tensor, int], None]
 Geometry = Window | Convolution | Lookup  # of a product that is not that of a linear layer
 
 
@@ -115,7 +115,7 @@ class _StraightThrough(torch.autograd.Function):
         input = input.to(delta.dtype) if input.is_floating_point() else input
         if ctx.record is None:
             gradient = weight_gradient(delta, input, ctx.shape, ctx.window)
-        elif (use := use_of(ctx, ctx.began_in)) is None:
+        elif (use := weight_use(ctx, ctx.began_in)) is None:
             gradient = None
         else:
             gradient, moment = gradient_and_moment(delta, input, ctx.shape, ctx.window)

@@ -21,7 +21,7 @@ from sparsekern.bench.problem import Problem
 from sparsekern.bench.report import write
 from sparsekern.nn import crossovers, processor
 from sparsekern.nn.crossovers import Table
-from sparsekern.nn.planned import Use
+from sparsekern.nn.planned import Workload
 from sparsekern.nn.processor import Processor
 
 ZEN4 = Processor("AMD", "amd", "avx512", 512, "avx512", 32 << 10, 1 << 20, 32 << 20)
@@ -201,7 +201,7 @@ def test_no_index_makes_a_layer_larger_than_its_dense_twin(here: Any, dtype: tor
         for sparsity in (0.08, 0.3, 0.5, 0.55, 0.65, 0.7, 0.75, 0.8, 0.86, 0.9):
             layer = sk.SparseLinear(256, 256, bias=False, sparsity=sparsity, dtype=dtype)
             for batch in (1, 8, 32, 128, 512):
-                kernel, reason = layer.new_plan(Use(batch, None, dtype), None).at(1 - layer.topology.sparsity)
+                kernel, reason = layer.new_plan(Workload(batch, None, dtype), None).at(1 - layer.topology.sparsity)
                 layer._install(layer.topology, kernel, reason)
                 held = layer.values.nbytes + sum(part.nbytes for part in layer.index)
                 assert held <= 1.01 * 256 * 256 * dtype.itemsize, (path.stem, sparsity, batch, reason)

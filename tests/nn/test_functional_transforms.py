@@ -30,13 +30,13 @@ def parameters_of(module: nn.Module) -> dict[str, Tensor]:
 def test_gradients_of_samples(name: str, backend: str, weight_gradient: str) -> None:
     dense, mask, x = example(name)
     layer = layer_of(dense, mask, backend=backend, weight_gradient=weight_gradient)
-    twin, use = layer.to_dense(), layer.use
+    twin, workload = layer.to_dense(), layer.workload
     found = vmap(grad(loss_of(layer)), (None, 0))(parameters_of(layer), x)
     expected = vmap(grad(loss_of(twin)), (None, 0))(parameters_of(twin), x)
     weight = expected["weight"] * mask if weight_gradient == "active" else expected["weight"]
     torch.testing.assert_close(found["master"], weight)
     torch.testing.assert_close(found["bias"], expected["bias"])
-    assert layer.use is use  # one sample at a time is not what the layer is chosen for
+    assert layer.workload is workload  # one sample at a time is not what the layer is chosen for
     layer(x).square().sum().backward()
     torch.testing.assert_close(layer.master.grad, found["master"].sum(0))
 

@@ -10,7 +10,7 @@ from torch import nn
 
 import sparsekern as sk
 from sparsekern.nn import crossovers, planned
-from sparsekern.nn.planned import EVALUATED, TRAINED, UNSEEN, Use
+from sparsekern.nn.planned import EVALUATED, TRAINED, UNSEEN, Workload
 
 LINEAR = {"rows": 24, "cols": 32, "dtype": "float32"}
 CONV = {"out": 8, "in": 4, "kernel": 3, "stride": 1, "dtype": "float32"}
@@ -48,11 +48,11 @@ def layer(request: pytest.FixtureRequest) -> Any:
 
 
 def test_the_first_batch_in_training_decides_once(layer: Any, asked: list) -> None:
-    assert (layer.kernel, layer.refined, layer.use) == ("tiled", UNSEEN, None)
+    assert (layer.kernel, layer.refined, layer.workload) == ("tiled", UNSEEN, None)
     x = torch.randn(2, 4, 32)
     expected = x @ layer.dense_weight().detach().t() + layer.bias
     torch.testing.assert_close(layer(x), expected)
-    assert (layer.kernel, layer.refined, layer.use) == ("dense", TRAINED, Use(8, None, torch.float32))
+    assert (layer.kernel, layer.refined, layer.workload) == ("dense", TRAINED, Workload(8, None, torch.float32))
     assert layer.reason == "density 0.75 is above 0.2, where dense is fastest at 32->24, batch 8"
     count = len(asked)
     layer(torch.randn(128, 32))
@@ -89,10 +89,10 @@ def test_images_and_batches_of_convolutions(asked: list) -> None:
         layer = kind(4, 8, 3, padding=1, sparsity=0.5)
         assert layer.kernel == "csr"  # by the first row of its shape
         layer(torch.randn(4, 9, 9))
-        assert (layer.kernel, layer.use) == ("dense", Use(1, 9, torch.float32))
+        assert (layer.kernel, layer.workload) == ("dense", Workload(1, 9, torch.float32))
         layer = kind(4, 8, 3, padding=1, sparsity=0.5)
         layer(torch.randn(2, 4, 30, 20))
-        assert (layer.kernel, layer.use) == ("csr", Use(2, 30, torch.float32))
+        assert (layer.kernel, layer.workload) == ("csr", Workload(2, 30, torch.float32))
 
 
 def test_autocast_decides_the_dtype(layer: Any, asked: list) -> None:
@@ -149,7 +149,17 @@ def test_a_layer_that_records_keeps_the_plan(layer: Any) -> None:
 def test_copies_have_the_plan(layer: Any) -> None:
     layer(torch.randn(8, 32))
     for twin in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
-        assert (twin.plan, twin.use, twin.refined, twin.kernel) == (layer.plan, layer.use, TRAINED, "dense")
+        assert (twin.plan, twin.workload, twin.refined, twin.kernel) == (layer.plan, layer.workload, TRAINED, "dense")
+
+
+def test_an_older_pickle_has_the_plan(layer: Any) -> None:
+    layer(torch.randn(8, 32))
+    old = pickle.dumps(layer, protocol=0)
+    for name, before in (("Vworkload\n", "Vuse\n"), ("planned\nWorkload\n", "planned\nUse\n")):
+        assert name.encode() in old
+        old = old.replace(name.encode(), before.encode())
+    again = pickle.loads(old)
+    assert (again.plan, again.workload, hasattr(again, "use")) == (layer.plan, layer.workload, False)
 
 
 # ---- checkpoints
@@ -162,7 +172,7 @@ def test_a_state_brings_the_plan(layer: Any, monkeypatch: pytest.MonkeyPatch) ->
     other = type(layer)(32, 24, sparsity=0.25)
     assert other.kernel == "csr"
     other.load_plan(state)
-    assert (other.kernel, other.plan, other.use, other.refined) == ("dense", layer.plan, layer.use, TRAINED)
+    assert (other.kernel, other.plan, other.workload, other.refined) == ("dense", layer.plan, layer.workload, TRAINED)
     other(torch.randn(128, 32))
     other.set_topology(sk.Topology.random((24, 32), 24 * 28))
     assert other.kernel == "dense"
