@@ -22,7 +22,7 @@ from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from ..nn import PatternLayer
-from ..nn.conversion.registry import MASKED, PARTS, SPARSE, register_layer, registered, twin_of
+from ..nn.conversion.registry import MASKED, PARTS, SPARSE, dense_class_of, register_layer, registered
 from ..nn.conversion.saved import patterned
 from ..sparsity.model.overrides import Part, part_of
 from ..topology import Topology
@@ -114,7 +114,7 @@ def renamed(model: PreTrainedModel, state: Mapping[str, Tensor]) -> dict[str, Te
         if wanted and own_lasts != {"values"}:  # of another kind of layer
             raise ValueError(f"the checkpoint lacks {', '.join(wanted)} of the sparse layer {name}")
     base = f"{model.base_model_prefix}." if hasattr(model, model.base_model_prefix) else ""
-    layers = (name for name, layer in modules.items() if twin_of(layer) in SPARSE and name.startswith(base))
+    layers = (name for name, layer in modules.items() if dense_class_of(layer) in SPARSE and name.startswith(base))
     unset = [name for name in layers if name not in loaded]
     if lost and unset:
         raise ValueError(
@@ -165,8 +165,8 @@ def own_name(modules: Mapping[str, nn.Module], base: str, *names: str) -> str | 
 
 
 def blank(classes: Mapping[type[nn.Module], type[PatternLayer]], layer: Any, topology: Topology) -> PatternLayer:
-    """Makes the sparse or masked twin of a dense layer, on its device, its weights unset."""
-    return classes[cast(Any, twin_of(layer))].blank(layer, topology)
+    """Makes the sparse or masked layer that takes the place of a dense one, on its device, its weights unset."""
+    return classes[cast(Any, dense_class_of(layer))].blank(layer, topology)
 
 
 def parts_of(model: nn.Module) -> list[dict[str, Any]]:

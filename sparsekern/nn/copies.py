@@ -20,17 +20,17 @@ from .effective import WeightAccess
 
 _copies: weakref.WeakKeyDictionary[Any, weakref.WeakSet[Any]] = weakref.WeakKeyDictionary()
 _marks: weakref.WeakKeyDictionary[Any, Tensor] = weakref.WeakKeyDictionary()  # of copies, as they last were in step
-_twins: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()  # copies, by the id of their Parameter
+_by_weight: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()  # copies, by id of their Parameter
 _saved: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()  # layers, by where their weights lie
 
 
-def note(layer: WeightAccess, twin: WeightAccess) -> None:
-    """Remembers that `twin` is a copy of `layer`."""
-    if twin.stored.is_meta:
+def note(layer: WeightAccess, copy: WeightAccess) -> None:
+    """Remembers that `copy` is a copy of `layer`."""
+    if copy.stored.is_meta:
         return
-    _copies.setdefault(layer, weakref.WeakSet()).add(twin)
-    _marks[twin] = fingerprint(twin.stored)
-    _twins[id(twin.stored)] = twin
+    _copies.setdefault(layer, weakref.WeakSet()).add(copy)
+    _marks[copy] = fingerprint(copy.stored)
+    _by_weight[id(copy.stored)] = copy
 
 
 def saved(layer: WeightAccess) -> None:
@@ -54,49 +54,49 @@ def _trained(optimizer: torch.optim.Optimizer, *_: Any) -> None:
         return
     for group in optimizer.param_groups:
         for parameter in group["params"]:
-            twin = _twins.get(id(parameter))
-            if twin is not None and twin.stored is parameter and parameter.grad is not None:
-                release(twin)
+            copy = _by_weight.get(id(parameter))
+            if copy is not None and copy.stored is parameter and parameter.grad is not None:
+                release(copy)
 
 
 register_optimizer_step_post_hook(_trained)
 
 
-def release(twin: WeightAccess | None) -> None:
+def release(copy: WeightAccess | None) -> None:
     """Forgets that a layer is a copy."""
-    if twin is not None:
-        _marks.pop(twin, None)
-        twin.outdated = False
+    if copy is not None:
+        _marks.pop(copy, None)
+        copy.outdated = False
 
 
-def synchronized(twin: WeightAccess, source: WeightAccess | None) -> None:
+def synchronized(copy: WeightAccess, source: WeightAccess | None) -> None:
     """Notes that a state dict gave a layer weights together with their pattern: those of `source`, if that is known."""
-    if source is not None and source is not twin:
-        note(source, twin)
-    if twin in _marks:
-        _marks[twin] = fingerprint(twin.stored)
-        twin.outdated = False
+    if source is not None and source is not copy:
+        note(source, copy)
+    if copy in _marks:
+        _marks[copy] = fingerprint(copy.stored)
+        copy.outdated = False
 
 
 @contextmanager
-def moved(twin: WeightAccess) -> Iterator[None]:
+def moved(copy: WeightAccess) -> Iterator[None]:
     """A change of device or dtype within it does not count as written weights."""
-    kept = twin in _marks and not written(twin)
+    kept = copy in _marks and not written(copy)
     yield
     if kept:
-        _marks[twin] = fingerprint(twin.stored)
+        _marks[copy] = fingerprint(copy.stored)
 
 
 def of(layer: WeightAccess) -> Iterator[WeightAccess]:
     """The copies of a layer that are neither gone nor released."""
-    return (twin for twin in list(_copies.get(layer, ())) if twin in _marks)
+    return (copy for copy in list(_copies.get(layer, ())) if copy in _marks)
 
 
-def written(twin: WeightAccess) -> bool:
+def written(copy: WeightAccess) -> bool:
     """Returns whether the weights of a copy were changed since it last agreed with the layer."""
-    if twin not in _marks or _marks[twin].is_meta or twin.stored.is_meta:  # tensors of meta have no values
+    if copy not in _marks or _marks[copy].is_meta or copy.stored.is_meta:  # tensors of meta have no values
         return False
-    return not torch.equal(_marks[twin], fingerprint(twin.stored))
+    return not torch.equal(_marks[copy], fingerprint(copy.stored))
 
 
 def fingerprint(weight: Tensor) -> Tensor:

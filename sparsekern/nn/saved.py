@@ -48,11 +48,11 @@ class SavedLayer(PatternLayer):
         raise NotImplementedError
 
     def __deepcopy__(self, memo: dict[int, Any]) -> SavedLayer:
-        twin = type(self).__new__(type(self))
-        memo[id(self)] = twin
-        twin.__setstate__(copy.deepcopy(self.__getstate__(), memo))
-        copies.note(self, twin)
-        return twin
+        copied = type(self).__new__(type(self))
+        memo[id(self)] = copied
+        copied.__setstate__(copy.deepcopy(self.__getstate__(), memo))
+        copies.note(self, copied)
+        return copied
 
     def check_copy(self) -> None:
         """Refuses to compute with weights that were written to a copy, as those of another pattern."""

@@ -114,15 +114,15 @@ def sparsify(
     for key, layers in selection.layers.items():
         patterns[key], gone = chooser.patterns(layers, shares[key].driven, shares[key].distribution)
         removed |= gone
-    twins: dict[str, Any] = {}
+    replacements: dict[str, Any] = {}
     for key, layers in selection.layers.items():
         share = shares[key]
         stay = selection.masks if masks == "nonzero" or share.driven.start.initialize == "rescale" else ()
-        twins |= _twins(layers, patterns[key], share.driven, backend, generator, stay)
+        replacements |= _converted(layers, patterns[key], share.driven, backend, generator, stay)
         for name in layers:
             noted = {"part": share.part, **({"pattern_given": True} if name in selection.masks else {})}
-            vars(twins[name]).update(noted)
-    model = exchange(model, twins)
+            vars(replacements[name]).update(noted)
+    model = exchange(model, replacements)
     with torch.no_grad():
         for name, gone in removed.items():
             model.get_parameter(name).masked_fill_(gone, 0)
@@ -130,7 +130,7 @@ def sparsify(
     return model
 
 
-def _twins(
+def _converted(
     layers: dict[str, nn.Module],
     patterns: dict[str, Topology],
     method: Method,
@@ -143,14 +143,14 @@ def _twins(
     ready = [name for name, layer in layers.items() if not isinstance(layer, PatternLayer)]
     _warn_of_empty({name: patterns[name] for name in ready}, method)
     total = sum(pattern.nnz for pattern in patterns.values())
-    twins = {}
+    replacements = {}
     for name, pattern in patterns.items():
         if method.moves_counts:
             pattern = pattern.with_capacity(capacity_for_growth(pattern.nnz, prod(pattern.shape), total, len(layers)))
-        twins[name] = method.resolved_storage.twin(layers[name], pattern, backend)
+        replacements[name] = method.resolved_storage.convert(layers[name], pattern, backend)
         if name in ready and name not in stay:
-            initialize(twins[name], method.start.initialize, generator)
-    return twins
+            initialize(replacements[name], method.start.initialize, generator)
+    return replacements
 
 
 def _check_not_compiled(selection: Selection) -> None:

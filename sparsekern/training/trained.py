@@ -49,7 +49,7 @@ def trained(folder: Path) -> Trained:
         storage = method.resolved_storage
 
         def masked(layer: nn.Module, pattern: Topology) -> PatternLayer:
-            return storage.twin(layer, pattern, "auto")
+            return storage.convert(layer, pattern, "auto")
 
         model = models.build(config["model"], shape, data["classes"], config["width"])
         model = patterned(model, state["model"], masked)

@@ -15,7 +15,7 @@ from ..sparse import SparseLayer
 from .coverage import Weights, obstacle, shared_parameters
 from .exchange import exchange
 from .parts import put_together
-from .registry import MASKED, SPARSE, asked, twin_of
+from .registry import MASKED, SPARSE, asked, dense_class_of, sparse_class
 
 
 def prunable_layers(model: nn.Module, exclude: Iterable[str] = (), include: Iterable[str] = ()) -> dict[str, nn.Module]:
@@ -37,7 +37,7 @@ def prunable_layers(model: nn.Module, exclude: Iterable[str] = (), include: Iter
     layers = {
         name: module
         for name, module in model.named_modules()
-        if isinstance(module, PatternLayer) or (twin_of(module) in SPARSE and asked(name, module, include))
+        if isinstance(module, PatternLayer) or (dense_class_of(module) in SPARSE and asked(name, module, include))
     }
     for name, module in model.named_modules():
         if any(isinstance(p, UninitializedParameter) for p in module.parameters(recurse=False)):
@@ -68,17 +68,15 @@ def matching(layers: Iterable[str], patterns: Iterable[str], what: str) -> set[s
 def sparse_twin(layer: nn.Module, topology: Topology, backend: str = "auto") -> SparseLayer:
     """The layer that holds its nonzeros only, on `topology`, with the weights of a dense, sparse or masked one, as
     `SparseLayer.from_topology`."""
-    twin: Any = twin_of(layer)
-    kind = type(layer) if isinstance(layer, SparseLayer) else SPARSE[twin]
-    return kind.from_topology(layer, topology, backend=backend)
+    return sparse_class(layer).from_topology(layer, topology, backend=backend)
 
 
 def masked_twin(
     layer: nn.Module, topology: Topology, backend: str = "auto", weight_gradient: Gradient = "dense"
 ) -> MaskedLayer:
     """Returns a masked layer on `topology` whose master weight is the weight of `layer`."""
-    twin: Any = twin_of(layer)
-    return MASKED[twin].from_topology(layer, topology, backend=backend, weight_gradient=weight_gradient)
+    kind: Any = dense_class_of(layer)
+    return MASKED[kind].from_topology(layer, topology, backend=backend, weight_gradient=weight_gradient)
 
 
 def densify(model: nn.Module) -> nn.Module:

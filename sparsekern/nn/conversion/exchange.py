@@ -14,23 +14,23 @@ from ... import integrations, private_torch
 from ...topology import Topology
 from ..layer import PatternLayer
 from ..marks import hand_on_marks
-from .registry import MASKED, SPARSE, twin_of
+from .registry import MASKED, SPARSE, dense_class_of
 
 HOOKS = frozenset(name for name in vars(nn.Module()) if name.endswith("_hooks"))
 PARTS = ("_parameters", "_buffers", "_modules")
 
 
-def exchange(model: nn.Module, twins: Mapping[str, nn.Module]) -> nn.Module:
-    """Puts each of `twins` in the place of the submodule of its name, everywhere it is used: in modules, and in the
-    lists, tuples, dicts and sets among their attributes. Twins get the hooks, the attributes and the marks of what they
-    replace.
+def exchange(model: nn.Module, replacements: Mapping[str, nn.Module]) -> nn.Module:
+    """Puts each of `replacements` in the place of the submodule of its name, everywhere it is used: in modules, and in
+    the lists, tuples, dicts and sets among their attributes. A replacement gets the hooks, the attributes and the marks
+    of what it replaces.
 
-    Returns the model, which is the twin itself for the name "".
+    Returns the model, which is the replacement itself for the name "".
     """
-    pairs = {model.get_submodule(name): (name, twin) for name, twin in twins.items()}
-    found = {old: twin for old, (_, twin) in pairs.items()}
-    for old, (name, twin) in pairs.items():
-        hand_on(old, twin, name)
+    pairs = {model.get_submodule(name): (name, replacement) for name, replacement in replacements.items()}
+    found = {old: replacement for old, (_, replacement) in pairs.items()}
+    for old, (name, replacement) in pairs.items():
+        hand_on(old, replacement, name)
     model = found.get(model, model)
     seen: set[int] = set()
     for module in [*model.modules(), *found.values()]:  # a layer may hold others
@@ -38,32 +38,32 @@ def exchange(model: nn.Module, twins: Mapping[str, nn.Module]) -> nn.Module:
             new = _replaced(value, found, seen)
             if new is not value:
                 vars(module)[key] = new
-    for old, (name, twin) in pairs.items():
-        _originals.pop(twin, None)  # perhaps it comes back
-        _watch(old, name, twin, model)
+    for old, (name, replacement) in pairs.items():
+        _originals.pop(replacement, None)  # perhaps it comes back
+        _watch(old, name, replacement, model)
     integrations.note(model)
     return model
 
 
-def _replaced(value: Any, twins: Mapping[nn.Module, nn.Module], seen: set[int]) -> Any:
-    """The value with the twins in it; what can be changed in place is."""
+def _replaced(value: Any, replacements: Mapping[nn.Module, nn.Module], seen: set[int]) -> Any:
+    """The value with the replacements in it; what can be changed in place is."""
     if isinstance(value, nn.Module):
-        return twins.get(value, value)
+        return replacements.get(value, value)
     if not isinstance(value, list | deque | dict | tuple | set) or id(value) in seen:
         return value
     if isinstance(value, tuple):
-        parts = [_replaced(part, twins, seen) for part in value]
+        parts = [_replaced(part, replacements, seen) for part in value]
         if all(new is old for new, old in zip(parts, value, strict=True)):
             return value
         return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
     seen.add(id(value))
     if isinstance(value, set):
-        for part in [part for part in value if isinstance(part, nn.Module) and part in twins]:
+        for part in [part for part in value if isinstance(part, nn.Module) and part in replacements]:
             value.remove(part)
-            value.add(twins[part])
+            value.add(replacements[part])
         return value
     for key, part in list(value.items() if isinstance(value, dict) else enumerate(value)):
-        new = _replaced(part, twins, seen)
+        new = _replaced(part, replacements, seen)
         if new is not part:
             value[key] = new
     return value
@@ -88,7 +88,7 @@ def hand_on(old: nn.Module, new: nn.Module, name: str) -> None:
             there[key] = _method(new, value) if getattr(value, "__self__", None) is old else value
     there["_is_full_backward_hook"] = vars(old)["_is_full_backward_hook"]
     there["_non_persistent_buffers_set"] |= vars(old)["_non_persistent_buffers_set"] - own
-    if twin_of(old) not in SPARSE:
+    if dense_class_of(old) not in SPARSE:
         return
     hand_on_marks(_weight(old), _weight(new), name)
     if getattr(old, "bias", None) is not None:
@@ -111,7 +111,7 @@ def _bound_to(module: nn.Module, hook: Any) -> Any:
 def _weight(layer: Any) -> Tensor:
     if isinstance(layer, PatternLayer):
         return layer.stored
-    return layer.weight if twin_of(layer) in SPARSE else next(layer.parameters())
+    return layer.weight if dense_class_of(layer) in SPARSE else next(layer.parameters())
 
 
 def own_names(layer: nn.Module) -> frozenset[str]:
@@ -146,12 +146,12 @@ class Original(NamedTuple):
     """A layer that was replaced.
 
     Attributes:
-        twin, model: what replaced it, and where.
+        replacement, model: what replaced it, and where.
         gradient: the gradient of its weight then, and the version of that.
     """
 
     name: str
-    twin: ref[nn.Module]
+    replacement: ref[nn.Module]
     model: ref[nn.Module]
     gradient: tuple[int, int] | None
 
@@ -159,11 +159,11 @@ class Original(NamedTuple):
 _originals: WeakKeyDictionary[nn.Module, Original] = WeakKeyDictionary()
 
 
-def _watch(old: nn.Module, name: str, twin: nn.Module, model: nn.Module) -> None:
+def _watch(old: nn.Module, name: str, replacement: nn.Module, model: nn.Module) -> None:
     """Lets the model no longer call a layer that was replaced. Others may: perhaps it is their dense reference."""
     if old not in _originals:
         old.register_forward_pre_hook(_refuse)
-    _originals[old] = Original(name, ref(twin), ref(model), _gradient(old))
+    _originals[old] = Original(name, ref(replacement), ref(model), _gradient(old))
 
 
 def _refuse(module: nn.Module, inputs: Any) -> None:
@@ -182,10 +182,11 @@ def _refuse(module: nn.Module, inputs: Any) -> None:
         frame = frame.f_back
 
 
-def took_part(twin: nn.Module) -> bool:
+def took_part(replacement: nn.Module) -> bool:
     """Whether what this layer replaced has got a gradient since."""
     return any(
-        entry.twin() is twin and _gradient(old) not in (None, entry.gradient) for old, entry in _originals.items()
+        entry.replacement() is replacement and _gradient(old) not in (None, entry.gradient)
+        for old, entry in _originals.items()
     )
 
 

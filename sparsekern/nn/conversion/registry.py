@@ -20,7 +20,7 @@ from ..masked import MaskedConv2d, MaskedLayer, MaskedLinear
 from ..recurrent import KINDS, MaskedMatrix, SparseMatrix, SplitRecurrent
 from ..sparse import SparseLayer
 
-Twins: TypeAlias = tuple[type[SparseLayer], type[MaskedLayer]]
+LayerPair: TypeAlias = tuple[type[SparseLayer], type[MaskedLayer]]
 Parts: TypeAlias = Callable[[Any], nn.Module | None]
 
 SPARSE: dict[type[nn.Module], type[SparseLayer]] = {}
@@ -31,7 +31,7 @@ ON_DEMAND: set[type[nn.Module]] = set()  # classes that only become sparse where
 HARMLESS = {"__init__", "__repr__", "extra_repr", "reset_parameters", "__init_subclass__", "__class_getitem__"}
 
 
-def register_layer(kind: type[nn.Module], converter: Twins | Parts, *, by_default: bool = True) -> None:
+def register_layer(kind: type[nn.Module], converter: LayerPair | Parts, *, by_default: bool = True) -> None:
     """Lets `sparsify` make layers of a class sparse. The layers that the package supports are registered by it, too.
 
     Subclasses are converted along with their class if they inherit its `forward` and everything else that a layer does;
@@ -62,7 +62,7 @@ def register_layer(kind: type[nn.Module], converter: Twins | Parts, *, by_defaul
         bases = (SparseLayer, MaskedLayer)
         if len(converter) != 2 or not all(issubclass(*pair) for pair in zip(converter, bases, strict=True)):
             raise ValueError(f"expected a SparseLayer and a MaskedLayer for {kind.__name__}, got {converter!r}")
-        wrong = [twin.__name__ for twin in converter if twin.DENSE is not kind]
+        wrong = [each.__name__ for each in converter if each.DENSE is not kind]
         if wrong:
             raise ValueError(f"{', '.join(wrong)} must have DENSE = {kind.__name__}")
         PARTS.pop(kind, None)
@@ -83,7 +83,7 @@ def registered(kind: type[nn.Module]) -> type[nn.Module] | None:
     return next((base for base in kind.__mro__ if base in SPARSE or base in PARTS), None)
 
 
-def twin_of(layer: nn.Module) -> type[nn.Module] | None:
+def dense_class_of(layer: nn.Module) -> type[nn.Module] | None:
     """Returns the class of the dense twin of a layer with a pattern, or the registered class that a dense one is of."""
     return layer.DENSE if isinstance(layer, PatternLayer) else registered(type(layer))
 
@@ -94,7 +94,7 @@ def sparse_class(layer: nn.Module) -> type[SparseLayer]:
     Raises:
         KeyError: there is none.
     """
-    return type(layer) if isinstance(layer, SparseLayer) else SPARSE[cast(Any, twin_of(layer))]
+    return type(layer) if isinstance(layer, SparseLayer) else SPARSE[cast(Any, dense_class_of(layer))]
 
 
 def asked(name: str, module: nn.Module, wanted: Iterable[str]) -> bool:
@@ -129,7 +129,7 @@ def _does_something(attribute: Any) -> bool:
     return callable(attribute) or isinstance(attribute, property | staticmethod | classmethod)
 
 
-BUILT_IN: list[Twins] = [
+BUILT_IN: list[LayerPair] = [
     (SparseLinear, MaskedLinear),
     (SparseConv1d, MaskedConv1d),
     (SparseConv2d, MaskedConv2d),

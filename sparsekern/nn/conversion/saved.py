@@ -12,7 +12,7 @@ from ..saved import is_csr
 from .convert import masked_twin, sparse_twin
 from .exchange import exchange
 from .parts import put_together, take_apart
-from .registry import SPARSE, twin_of
+from .registry import SPARSE, dense_class_of
 
 Make: TypeAlias = Callable[[nn.Module, Topology], PatternLayer]
 
@@ -35,12 +35,12 @@ def patterned(
     """
     found = list(patterns(state))
     model, originals = take_apart(model, [name for name, *_ in found])
-    layers, twins = dict(model.named_modules()), {}
+    layers, replacements = dict(model.named_modules()), {}
     for name, row_ptr, col, bare in found:
         layer = layers.get(name)
         if isinstance(layer, PatternLayer):
             continue
-        dense = None if layer is None else twin_of(layer)
+        dense = None if layer is None else dense_class_of(layer)
         kind = None if dense is None else SPARSE.get(dense)
         if layer is None or kind is None:
             here = f"is a {type(layer).__name__}" if layer is not None else "does not exist"
@@ -52,8 +52,8 @@ def patterned(
             topology = Topology(tuple(kind.rows_of(weight).shape), row_ptr.to(torch.int32), col.to(torch.int32))
         except ValueError as error:
             raise ValueError(f"{name or 'the model'}: {error}") from error
-        twins[name] = (sparse if bare else masked)(layer, topology)
-    return put_together(exchange(model, twins), originals)
+        replacements[name] = (sparse if bare else masked)(layer, topology)
+    return put_together(exchange(model, replacements), originals)
 
 
 def patterns(state: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor, Tensor, bool]]:

@@ -107,17 +107,17 @@ def _settings(kind: type[Optimizer]) -> frozenset[str] | None:
 
 def fresh_state(optimizer: Optimizer, parameter: Tensor) -> dict[str, Tensor] | None:
     """Returns the state that the optimizer creates for a new weight of value and gradient 0, a 0-d tensor for each of
-    its `paths`. None: a twin of the optimizer can't be built from its settings."""
+    its `paths`. None: a fresh one of its class can't be built from its settings."""
     group = next(g for g in optimizer.param_groups if any(p is parameter for p in g["params"]))
     probe = nn.Parameter(torch.zeros(1, dtype=parameter.dtype, device=parameter.device))
     probe.grad = torch.zeros_like(probe)
     taken = _settings(type(optimizer))
     settings = {k: v for k, v in group.items() if k in optimizer.defaults and (taken is None or k in taken)}
     try:
-        twin = type(optimizer)([probe], **settings)
-        twin.step()
+        fresh = type(optimizer)([probe], **settings)
+        fresh.step()
     except torch.OutOfMemoryError:
         raise
     except Exception:  # of a wrapper of another optimizer, or of one that needs a closure
         return None
-    return {path: x.squeeze(0) for path, x in paths(twin.state[probe]).items() if x.shape == probe.shape}
+    return {path: x.squeeze(0) for path, x in paths(fresh.state[probe]).items() if x.shape == probe.shape}

@@ -187,16 +187,16 @@ def check_copies(sites: Sequence[LayerSite], followers: Sequence[Sequence[Patter
     """Raises a `RuntimeError` if an average of the model would be left behind. Other copies of a layer are outdated
     after the change."""
     for site, own in zip(sites, followers, strict=True):
-        for twin in copies.of(change.original(site.module)):
-            if any(twin is follower for follower in own):
+        for copied in copies.of(change.original(site.module)):
+            if any(copied is follower for follower in own):
                 continue
-            if copies.written(twin):
+            if copies.written(copied):
                 raise RuntimeError(
                     f"a copy of {site.name} has got other weights since it was made, but its pattern does not follow "
                     "the model's: pass an average of the model (EMA, SWA) to Sparsifier(followers=[...]); give a copy "
                     "that is to keep its pattern its weights by load_state_dict"
                 )
-            change.assign(twin, outdated=True)
+            change.assign(copied, outdated=True)
 
 
 def check_reached(sites: Sequence[LayerSite]) -> None:

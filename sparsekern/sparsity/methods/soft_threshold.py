@@ -36,10 +36,10 @@ class Thresholded(Master):
         super().__init__()
         self.initial = initial
 
-    def twin(self, layer: nn.Module, pattern: Topology, backend: str) -> PatternLayer:
-        twin = super().twin(layer, pattern, backend)
-        twin.transform = SoftThreshold(self.initial, twin.stored).requires_grad_(twin.stored.requires_grad)
-        return twin
+    def convert(self, layer: nn.Module, pattern: Topology, backend: str) -> PatternLayer:
+        masked = super().convert(layer, pattern, backend)
+        masked.transform = SoftThreshold(self.initial, masked.stored).requires_grad_(masked.stored.requires_grad)
+        return masked
 
 
 class LearnedThresholds(Rule):

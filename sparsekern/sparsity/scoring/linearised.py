@@ -96,8 +96,8 @@ def _share(flow: Tensor) -> Tensor:
 
 def copied_layers(model: nn.Module, copied: nn.Module, layers: Sequence[nn.Module]) -> list[nn.Module]:
     """Returns what some layers of a model are in its copy."""
-    twins = dict(zip(bare(model).modules(), copied.modules(), strict=True))
-    return [twins[layer] for layer in layers]
+    counterparts = dict(zip(bare(model).modules(), copied.modules(), strict=True))
+    return [counterparts[layer] for layer in layers]
 
 
 def total_flow(net: Linearised, inputs: Arguments) -> Tensor:

@@ -80,7 +80,7 @@ class Storage:
     def __repr__(self) -> str:
         return repr(self.name)
 
-    def twin(self, layer: nn.Module, pattern: Topology, backend: str) -> PatternLayer:
+    def convert(self, layer: nn.Module, pattern: Topology, backend: str) -> PatternLayer:
         """Returns the layer that takes the place of a dense one."""
         return sparse_twin(layer, pattern, backend)
 
@@ -113,7 +113,7 @@ class Master(Storage):
     def __init__(self, until: int | None = None) -> None:
         self.until = until
 
-    def twin(self, layer: nn.Module, pattern: Topology, backend: str) -> PatternLayer:
+    def convert(self, layer: nn.Module, pattern: Topology, backend: str) -> PatternLayer:
         return masked_twin(layer, pattern, backend)
 
     def sites(self, modules: Sequence[tuple[str, nn.Module]]) -> list[Any]:
