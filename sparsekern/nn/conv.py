@@ -10,7 +10,7 @@ from ..ops.masked_conv2d import masked
 from ..ops.sparse_conv2d import convolve, expanded, sparse
 from ..ops.window import Window, check_convolution
 from ..topology import PACKED, Topology
-from .kernel_choice import Plan, plan_conv
+from .kernel_choice import KernelPlan, conv_plan
 from .layer import PatternLayer
 from .planned import Workload
 from .probe import ConvProbe
@@ -92,10 +92,10 @@ class Conv2dProduct(PatternLayer):
         self._border = None if padding_mode == "zeros" else [*sides[2:], *sides[:2]]
         self.window = window if padding_mode == "zeros" else window._replace(padding=[0, 0, 0, 0])
 
-    def new_plan(self, workload: Workload, card: str | None) -> Plan:
+    def new_plan(self, workload: Workload, card: str | None) -> KernelPlan:
         out, channels, *_ = self.weight_shape
         options = {"groups": self.groups, "backend": self.backend, "card": card, "master": self.WEIGHT == "master"}
-        return plan_conv(out, channels, self.kernel_size, self.stride, **workload._asdict(), **options)
+        return conv_plan(out, channels, self.kernel_size, self.stride, **workload._asdict(), **options)
 
     def _views(self, kernel: str, topology: Topology) -> frozenset[str]:
         views, density = super()._views(kernel, topology), 1 - topology.sparsity

@@ -18,7 +18,7 @@ from ..ops.straight_through import weight_gradient
 from ..ops.torch_products import Convolution, absolute_sums
 from ..ops.window import check_convolution, same_padding
 from ..topology import Topology
-from .kernel_choice import Plan, Step, check_backend
+from .kernel_choice import KernelPlan, Threshold, check_backend
 from .layer import PatternLayer
 from .masked import MaskedLayer
 from .planned import Workload
@@ -35,10 +35,10 @@ class ExpandedProduct(PatternLayer):
 
     VIEWS: ClassVar[dict[str, frozenset[str]]] = {}
 
-    def new_plan(self, workload: Workload, card: str | None) -> Plan:
+    def new_plan(self, workload: Workload, card: str | None) -> KernelPlan:
         check_backend(self.backend)
         why = f"no kernel multiplies the nonzeros of a {self.DENSE.__name__}: PyTorch's product with the whole weight"
-        return Plan(card, (Step(0.0, "masked" if self.backend == "masked" else "dense", why),))
+        return KernelPlan(card, (Threshold(0.0, "masked" if self.backend == "masked" else "dense", why),))
 
     def workload_of(self, input: Tensor) -> None:
         return None  # the kernel is the same for all

@@ -28,7 +28,7 @@ class Choice(NamedTuple):
     reason: str
 
 
-class Step(NamedTuple):
+class Threshold(NamedTuple):
     """A kernel, the density above which it is taken, and why; `{density}` stands for that of the layer."""
 
     above: float
@@ -36,26 +36,31 @@ class Step(NamedTuple):
     why: str
 
 
-WHOLE = Step(1 - 2**-53, "dense", "no weight is absent: dense products with the values as they are")  # on the CPU
+WHOLE = Threshold(  # on the CPU
+    1 - 2**-53, "dense", "no weight is absent: dense products with the values as they are"
+)
 
 
-class Plan(NamedTuple):
+class KernelPlan(NamedTuple):
     """The kernels of a layer for all densities: what a table says of its shape. A layer keeps it when the pattern
     changes, and a checkpoint holds it, so that a table that changes changes no run that has begun.
 
     Attributes:
         card: the name of the GPU that it is for, None for the CPU.
-        steps: in the order of their densities; the first goes from 0 on.
+        thresholds: in the order of their densities; the first goes from 0 on.
     """
 
     card: str | None
-    steps: tuple[Step, ...]
+    thresholds: tuple[Threshold, ...]
 
     def at(self, density: float) -> Choice:
         """Chooses the kernel for a pattern with this fraction of nonzeros."""
-        below = [step for step in self.steps if step.above < density]
-        _, kernel, why = below[-1] if below else self.steps[0]
+        below = [each for each in self.thresholds if each.above < density]
+        _, kernel, why = below[-1] if below else self.thresholds[0]
         return Choice(kernel, why.replace("{density}", f"{density:.3g}"))
+
+
+Plan, Step = KernelPlan, Threshold  # the names in older pickles
 
 
 @cache
@@ -67,7 +72,7 @@ def cards() -> dict[str, dict[str, list[dict]]]:
     return json.loads(resources.files("sparsekern.nn").joinpath("cards.json").read_text())
 
 
-def plan(
+def linear_plan(
     rows: int,
     cols: int,
     *,
@@ -76,7 +81,7 @@ def plan(
     backend: str = "auto",
     card: str | None = None,
     master: bool = False,
-) -> Plan:
+) -> KernelPlan:
     """Returns the kernels of a `rows x cols` linear layer, by the row of the table that is nearest to it.
 
     Args:
@@ -98,7 +103,7 @@ def plan(
     return _on_cpu("linear", distance, dtype, backend, rows * cols)
 
 
-def plan_conv(
+def conv_plan(
     out: int,
     channels: int,
     kernel_size: Sequence[int],
@@ -111,8 +116,8 @@ def plan_conv(
     backend: str = "auto",
     card: str | None = None,
     master: bool = False,
-) -> Plan:
-    """Returns the kernels of a convolution, by the same rules as `plan`.
+) -> KernelPlan:
+    """Returns the kernels of a convolution, by the same rules as `linear_plan`.
 
     Args:
         channels: input channels of a group.
@@ -144,11 +149,11 @@ def plan_conv(
 
 
 def card_of(device: torch.device) -> str | None:
-    """Returns the name by which `choose` knows a device: None for the CPU."""
+    """Returns the name by which tables and plans know a device: None for the CPU."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else None
 
 
-def _on_cpu(kind: str, distance: Callable[[dict], float], dtype: torch.dtype, backend: str, weights: int) -> Plan:
+def _on_cpu(kind: str, distance: Callable[[dict], float], dtype: torch.dtype, backend: str, weights: int) -> KernelPlan:
     """Takes, of the kernels of the nearest row, the last one whose density is exceeded."""
     row = min(crossovers.rows(kind, str(dtype).removeprefix("torch.")), key=distance)
     above = dict(row["above"])
@@ -169,15 +174,14 @@ def _on_cpu(kind: str, distance: Callable[[dict], float], dtype: torch.dtype, ba
     if len(taken) == 1:
         asked = "asked for: products with the nonzeros only" if backend == "sparse" else ""
         why = asked or f"fastest at every density measured at {shape}"
-        return Plan(None, (Step(0.0, first, why), *whole))
+        return KernelPlan(None, (Threshold(0.0, first, why), *whole))
     until = "takes less memory than dense" if taken[1][1] in smaller else "is fastest"
-    steps = [
-        Step(0.0, first, f"density {{density}} is at most {taken[1][0]:.3g}, up to which {first} {until} at {shape}")
-    ]
+    why = f"density {{density}} is at most {taken[1][0]:.3g}, up to which {first} {until} at {shape}"
+    thresholds = [Threshold(0.0, first, why)]
     for density, kernel in taken[1:]:
         why = f"where {kernel} " + ("has the smaller index" if kernel in smaller else "is fastest")
-        steps.append(Step(density, kernel, f"density {{density}} is above {density:.3g}, {why} at {shape}"))
-    return Plan(None, (*steps, *whole))
+        thresholds.append(Threshold(density, kernel, f"density {{density}} is above {density:.3g}, {why} at {shape}"))
+    return KernelPlan(None, (*thresholds, *whole))
 
 
 def _smaller(above: dict[str, float], itemsize: int) -> dict[str, float]:
@@ -189,7 +193,7 @@ def _smaller(above: dict[str, float], itemsize: int) -> dict[str, float]:
     return {kernel: bound for kernel, bound in bounds.items() if bound < above[kernel]}
 
 
-def _on_card(card: str, kind: str, distance: Callable[[dict], float], backend: str, master: bool) -> Plan:
+def _on_card(card: str, kind: str, distance: Callable[[dict], float], backend: str, master: bool) -> KernelPlan:
     """On a GPU dense products with the expanded weight are the floor: no other kernel is taken that was not measured to
     be faster on that card."""
     if backend == "sparse":
@@ -204,8 +208,8 @@ def _on_card(card: str, kind: str, distance: Callable[[dict], float], backend: s
     if below == 0:
         return _only("dense", f"the expanded weight is faster at every density measured at {nearest}", card)
     limit = f"{below:.3g}, up to which bits are faster at {nearest}"
-    bits = Step(0.0, "bits", f"density {{density}} is at most {limit}")
-    return Plan(card, (bits, Step(below, "dense", f"density {{density}} is above {limit}")))
+    bits = Threshold(0.0, "bits", f"density {{density}} is at most {limit}")
+    return KernelPlan(card, (bits, Threshold(below, "dense", f"density {{density}} is above {limit}")))
 
 
 def shape_of(row: dict) -> str:
@@ -222,7 +226,7 @@ def check_backend(backend: str) -> None:
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
 
 
-def _forced(backend: str, card: str | None) -> Plan | None:
+def _forced(backend: str, card: str | None) -> KernelPlan | None:
     check_backend(backend)
     if backend == "masked":
         return _only("masked", "asked for: dense products with a masked weight", card)
@@ -231,8 +235,8 @@ def _forced(backend: str, card: str | None) -> Plan | None:
     return None
 
 
-def _only(kernel: str, why: str, card: str | None = None) -> Plan:
-    return Plan(card, (Step(0.0, kernel, why),))
+def _only(kernel: str, why: str, card: str | None = None) -> KernelPlan:
+    return KernelPlan(card, (Threshold(0.0, kernel, why),))
 
 
 def _oversized(weights: int) -> bool:

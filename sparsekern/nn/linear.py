@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from .. import ops
 from ..topology import COLUMNS, Topology
-from .kernel_choice import Plan, plan
+from .kernel_choice import KernelPlan, linear_plan
 from .layer import PatternLayer
 from .planned import Workload
 from .probe import LinearProbe
@@ -46,9 +46,11 @@ class LinearProduct(PatternLayer):
         shape = (out_features, in_features)
         super().__init__(settings, shape, bias, device, dtype, sparsity, topology, backend, generator, **options)
 
-    def new_plan(self, workload: Workload, card: str | None) -> Plan:
+    def new_plan(self, workload: Workload, card: str | None) -> KernelPlan:
         options = {"backend": self.backend, "card": card, "master": self.WEIGHT == "master"}
-        return plan(self.out_features, self.in_features, batch=workload.batch or 128, dtype=workload.dtype, **options)
+        return linear_plan(
+            self.out_features, self.in_features, batch=workload.batch or 128, dtype=workload.dtype, **options
+        )
 
     def workload_of(self, input: Tensor) -> tuple[int, int | None] | None:
         fits = input.dim() > 0 and input.shape[-1] == self.in_features

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..private_torch import FakeTensor, untraced
 from ..topology import Topology
 from .effective import WeightAccess
-from .kernel_choice import KERNELS, NONZEROS_ONLY, Choice, Plan, Step, card_of
+from .kernel_choice import KERNELS, NONZEROS_ONLY, Choice, KernelPlan, Threshold, card_of
 from .probe import Probe
 
 UNSEEN, EVALUATED, TRAINED = 0, 1, 2  # by which inputs a plan was refined
@@ -45,13 +45,13 @@ class Planned(WeightAccess):
     kernel: str
     reason: str
     probe: Probe | None
-    plan: Plan | None = None
+    plan: KernelPlan | None = None
     workload: Workload | None = None
     refined: int = UNSEEN
 
     # ---- what a product and a layer define
 
-    def new_plan(self, workload: Workload, card: str | None) -> Plan:
+    def new_plan(self, workload: Workload, card: str | None) -> KernelPlan:
         """Makes the plan for a workload, on the CPU or on a GPU of this name."""
         raise NotImplementedError
 
@@ -114,7 +114,7 @@ class Planned(WeightAccess):
         return {
             "kernel": self.kernel,
             "reason": self.reason,
-            "plan": plan and {"card": plan.card, "steps": [list(step) for step in plan.steps]},
+            "plan": plan and {"card": plan.card, "steps": [list(each) for each in plan.thresholds]},
             "use": workload and [workload.batch, workload.size, str(workload.dtype).removeprefix("torch.")],
             "refined": self.refined,
         }
@@ -132,17 +132,19 @@ class Planned(WeightAccess):
                 self.set_kernel(kernel, state["reason"])
             return
         plan, workload, refined = _read(state)
-        if (plan.card is None) != (here is None) or not {kernel, *(step.kernel for step in plan.steps)} <= {*KERNELS}:
+        kernels = {kernel, *(each.kernel for each in plan.thresholds)}
+        if (plan.card is None) != (here is None) or not kernels <= {*KERNELS}:
             return
         self.plan, self.workload, self.refined = plan, workload, refined
         self._install(self.topology, kernel, state["reason"])
 
 
-def _read(state: dict[str, Any]) -> tuple[Plan, Workload | None, int]:
+def _read(state: dict[str, Any]) -> tuple[KernelPlan, Workload | None, int]:
     try:
-        steps = [Step(float(above), str(kernel), str(why)) for above, kernel, why in state["plan"]["steps"]]
-        saved = state["use"]
-        workload = saved and Workload(saved[0], saved[1], getattr(torch, saved[2]))
-        return Plan(state["plan"]["card"], (steps[0], *steps[1:])), workload, int(state["refined"])
+        saved = state["plan"]
+        thresholds = [Threshold(float(above), str(kernel), str(why)) for above, kernel, why in saved["steps"]]
+        use = state["use"]
+        workload = use and Workload(use[0], use[1], getattr(torch, use[2]))
+        return KernelPlan(saved["card"], (thresholds[0], *thresholds[1:])), workload, int(state["refined"])
     except (LookupError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"the plan of a layer's kernels is damaged: {error!r}") from error

@@ -152,10 +152,15 @@ def test_copies_have_the_plan(layer: Any) -> None:
         assert (twin.plan, twin.workload, twin.refined, twin.kernel) == (layer.plan, layer.workload, TRAINED, "dense")
 
 
+OLDER = {"KernelPlan": "Plan", "Threshold": "Step"}
+
+
 def test_an_older_pickle_has_the_plan(layer: Any) -> None:
     layer(torch.randn(8, 32))
     old = pickle.dumps(layer, protocol=0)
-    for name, before in (("Vworkload\n", "Vuse\n"), ("planned\nWorkload\n", "planned\nUse\n")):
+    names = [("Vworkload\n", "Vuse\n"), ("planned\nWorkload\n", "planned\nUse\n")]
+    names += [(f"kernel_choice\n{new}\n", f"kernel_choice\n{name}\n") for new, name in OLDER.items()]
+    for name, before in names:
         assert name.encode() in old
         old = old.replace(name.encode(), before.encode())
     again = pickle.loads(old)

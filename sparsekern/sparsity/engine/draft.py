@@ -24,7 +24,7 @@ from ..sites.site import Site
 from ..sites.stashed import StashedSite
 from ..sites.storage import NONZEROS, Storage
 from .checks import check_copies, check_ranks, check_states
-from .plan import capacities, masks, plan, warn_of_collapse
+from .drop_and_grow import capacities, drop_and_grow, masks, warn_of_collapse
 from .snapshot import Snapshot
 
 if TYPE_CHECKING:
@@ -203,11 +203,11 @@ class Draft:
         gradients, step = self.engine.gradients, self.now.steps
         gradients.begin(step)
         for method, own in self.engine.parts(sites):
-            chosen = plan(method, own, step, self.generator, gradients)
-            needed = [exchange.kept + exchange.grow.numel() for exchange in chosen]
+            chosen = drop_and_grow(method, own, step, self.generator, gradients)
+            needed = [rewiring.kept + rewiring.grow.numel() for rewiring in chosen]
             rooms = capacities(method, own, needed, step)
-            for site, exchange, capacity in zip(own, chosen, rooms, strict=True):
-                self._note(site, site.rewire(*exchange, capacity, self._along(site)))
+            for site, rewiring, capacity in zip(own, chosen, rooms, strict=True):
+                self._note(site, site.rewire(*rewiring, capacity, self._along(site)))
 
     def remask(self, sites: Sequence[MasterSite | StashedSite]) -> None:
         """Gives the sites masks over all weights."""

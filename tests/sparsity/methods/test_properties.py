@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 
 import sparsekern as sk
 from sparsekern.sparsity import growth
-from sparsekern.sparsity.engine import plan
+from sparsekern.sparsity.engine import drop_and_grow
 from sparsekern.sparsity.growth.gradients import ArmedStep
 from sparsekern.sparsity.methods.gse import CHANGES as GSE_CHANGES
 from sparsekern.sparsity.parts import scores, views
@@ -129,7 +129,7 @@ def test_set_and_rigl_drop_identical_sets() -> None:
         for name in ("rigl", "set"):
             method = sk.methods.get(name)(sparsity=0.6, total_steps=100, every=1)
             counts = [math.floor(optimizer.method.grow.rate(1) * s.nnz) for s in optimizer.sites]
-            kept, _ = plan._keep(method, optimizer.sites, [s.nnz for s in optimizer.sites], counts)
+            kept, _ = drop_and_grow._keep(method, optimizer.sites, [s.nnz for s in optimizer.sites], counts)
             assert torch.equal(kept[optimizer.sites.index(site)], by_hand)
 
 
@@ -190,13 +190,13 @@ def test_gse_random_with_multiplier_one_ignores_gradients() -> None:
         for site in optimizer.sites:
             site.probe.records[:] = [(h * scale, d.flip(0)) for h, d in site.probe.records]
         before = [site.active.mask() for site in optimizer.sites]
-        exchanges = plan.plan(
+        rewirings = drop_and_grow.drop_and_grow(
             optimizer.method, optimizer.sites, 1, torch.Generator().manual_seed(7), optimizer.engine.gradients
         )
-        patterns.append([exchange.grow for exchange in exchanges])
+        patterns.append([rewiring.grow for rewiring in rewirings])
         total = sum(site.size for site in optimizer.sites)
-        grown = sum(exchange.grow.numel() for exchange in exchanges)
-        for site, (_, grow, _), mask in zip(optimizer.sites, exchanges, before, strict=True):
+        grown = sum(rewiring.grow.numel() for rewiring in rewirings)
+        for site, (_, grow, _), mask in zip(optimizer.sites, rewirings, before, strict=True):
             assert not mask.flatten()[grow].any()
             assert abs(grow.numel() - grown * site.size / total) < 1
     assert all(torch.equal(a, b) for a, b in zip(*patterns, strict=True))

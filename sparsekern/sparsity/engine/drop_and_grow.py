@@ -1,4 +1,4 @@
-"""Plans one change of pattern over all layers: what is dropped and grown, or the masks of dense weights."""
+"""Chooses for one change of pattern, over all layers, what is dropped and grown, or the masks of dense weights."""
 
 import warnings
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ from ..sites.site import Site
 Proposals = list[tuple[Tensor, Tensor]]
 
 
-class Exchange(NamedTuple):
+class Rewiring(NamedTuple):
     """One site's part of a change.
 
     keep: which active weights stay, bool `[nnz]`.
@@ -39,9 +39,9 @@ class Exchange(NamedTuple):
     kept: int
 
 
-def plan(
+def drop_and_grow(
     method: Method, sites: Sequence[Site], step: int, generator: torch.Generator, gradients: ArmedStep
-) -> list[Exchange]:
+) -> list[Rewiring]:
     """Returns what the sites exchange at `step`. The host waits for a device as rarely as it can: never for a single
     site, and not at all for counts that the scores do not change.
 
@@ -49,12 +49,12 @@ def plan(
         ValueError: a score is NaN.
     """
     with ops.host.deferred_checks():
-        return _plan(method, sites, step, generator, gradients)
+        return _drop_and_grow(method, sites, step, generator, gradients)
 
 
-def _plan(
+def _drop_and_grow(
     method: Method, sites: Sequence[Site], step: int, generator: torch.Generator, gradients: ArmedStep
-) -> list[Exchange]:
+) -> list[Rewiring]:
     own = method.rule.exchange(sites, step)
     if own is not None:
         seeds = torch.randint(2**62, (len(sites),), generator=generator).tolist()
@@ -66,7 +66,7 @@ def _plan(
     if method.view.structure is not None and method.grow is None:
         keep = _structured(method, sites, step, generator)
         return [
-            Exchange(k, k.new_empty(0, dtype=torch.int64), n) for k, n in zip(keep, ops.host.counts(keep), strict=True)
+            Rewiring(k, k.new_empty(0, dtype=torch.int64), n) for k, n in zip(keep, ops.host.counts(keep), strict=True)
         ]
     targets = _targets(method, sites, step, generator)
     counts = _exchanged(method, targets, step)
@@ -79,7 +79,7 @@ def _plan(
     keep, kept = _keep(method, sites, targets, counts)
     if method.grow is None:
         none = [site.active.row_ptr.new_empty(0, dtype=torch.int64) for site in sites]
-        return list(map(Exchange, keep, none, ops.host.counts(keep) if kept is None else kept))
+        return list(map(Rewiring, keep, none, ops.host.counts(keep) if kept is None else kept))
     if proposals is None:
         kept = ops.host.counts(keep) if kept is None else kept
         quotas = method.grow.quotas(sites, counts, method.view.per_layer)
@@ -95,7 +95,7 @@ def _grown(
     kept: Sequence[int] | None,
     counts: Sequence[int],
     proposals: Proposals,
-) -> list[Exchange]:
+) -> list[Rewiring]:
     """Returns what is kept and the `counts` proposals that score highest. `kept`: how many weights each site keeps, if
     the host knows."""
     scores = [scores for _, scores in proposals]
@@ -107,7 +107,7 @@ def _grown(
     grow = [c[places(mark, n)] for (c, _), mark, n in zip(proposals, chosen, taken, strict=True)]
     if method.grow is not None and method.grow.revives:
         return _revived(sites, keep, grow, kept)
-    return list(map(Exchange, keep, grow, kept))
+    return list(map(Rewiring, keep, grow, kept))
 
 
 def _stays(keep: Sequence[Tensor], kept: Sequence[int]) -> list[Remaining | None]:
@@ -219,7 +219,7 @@ def _propose(
 
 def _revived(
     sites: Sequence[Site], keep: Sequence[Tensor], grow: Sequence[Tensor], kept: Sequence[int]
-) -> list[Exchange]:
+) -> list[Rewiring]:
     """Keeps what was dropped and chosen again, with its value."""
     again, stays = [], []
     for site, mark, chosen in zip(sites, keep, grow, strict=True):
@@ -235,7 +235,7 @@ def _revived(
         stays.append(torch.cat([mark, mark.new_zeros(1)]).index_fill_(0, place, True)[:-1])
     returned = ops.host.counts(again)
     new = [g[places(~old, len(g) - n)] for g, old, n in zip(grow, again, returned, strict=True)]
-    return list(map(Exchange, stays, new, map(add, kept, returned)))
+    return list(map(Rewiring, stays, new, map(add, kept, returned)))
 
 
 def capacities(method: Method, sites: Sequence[Site], needed: Sequence[int], step: int) -> list[int]:
