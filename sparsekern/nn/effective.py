@@ -216,7 +216,9 @@ class EffectiveWeight(Tensor):
     def _compute(cls, func: Callable, args: Any, kwargs: Any) -> Any:
         """Calls `func` with dense tensors, and writes back those that it changed in place."""
         made: list[tuple[EffectiveWeight, Source]] = []
-        product = len(args) > 1 and func is F.linear and isinstance(args[1], cls) and args[1]._multiplies()
+        factors = {**dict(zip(("input", "weight"), args, strict=False)), **kwargs} if func is F.linear else {}
+        weight: Any = factors.get("weight")
+        product = isinstance(weight, cls) and weight._multiplies() and not isinstance(factors["input"], cls)
 
         def dense(view: EffectiveWeight) -> Tensor:
             for other, source in made:
@@ -225,11 +227,10 @@ class EffectiveWeight(Tensor):
             made.append((view, view._read(recorded=not product)))
             return made[-1][1].whole
 
-        layer: Any = args[1]._layer if product else None
         args, kwargs = tree_map_only(cls, dense, (args, kwargs))
         result = func(*args, **kwargs)
-        if product and made[0][1].whole.requires_grad:
-            result = layer.probe.watch(result, args[0], layer.stored)
+        if product and weight._layer.stored.requires_grad and torch.is_grad_enabled():
+            result = weight._layer.probe.watch(result, factors["input"], weight._layer.stored)
         for view, source in made:
             if source.write_changes(source.recorded and torch.is_grad_enabled()) and result is source.whole:
                 result = view

@@ -153,6 +153,7 @@ class MaskedLayer(MomentLayer):
             if is_sharded(self.master):
                 arguments[-1].append(f"{name}: the state has nonzeros, but the sharded layer a dense weight: {LOAD}")
                 return
+            live_states.end(self)
             self.shed()
             self._load_from_state_dict(state_dict, prefix, *arguments)  # that of its new class
         else:

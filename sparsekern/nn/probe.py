@@ -33,8 +33,9 @@ class Probe:
     Attributes:
         weight_shape: that of the gradient.
         needs: which statistics will be asked for.
-        records: h and delta of each use that is in no sum; of a use that is not the layer's own product h is None, and
-            delta the gradient of the weight itself.
+        records: h and delta of each use that is in no sum.
+        read: the gradient of the weight by uses that are not the layer's own product, summed; None without any. It is
+            part of the dense gradient alone.
         sums: empty, or the sums: the dense gradient, then g and f of the "bound", or the "moment".
         samples: the first dimensions of h, summed over the uses.
         frozen: whether uses of a frozen weight are recorded, too.
@@ -48,15 +49,17 @@ class Probe:
         self._drop()
 
     def _drop(self) -> None:
-        self.records: list[tuple[Tensor | None, Tensor]] = []
+        self.records: list[tuple[Tensor, Tensor]] = []
         self.sums: Sequence[Tensor] = ()
+        self.read: Tensor | None = None
         self.samples = 0
-        self.repeated = False  # whether a pass used the layer twice
+        self.products: list[frozenset[int]] = []  # the passes of the layer's own products
+        self.repeated = False  # whether a pass had two of them
 
     @property
     def reached(self) -> bool:
         """Whether a use was recorded."""
-        return bool(self.records or self.sums)
+        return bool(self.records or self.sums) or self.read is not None
 
     def watch(self, output: Tensor, input: Tensor | None, weight: Tensor) -> Tensor:
         """Returns `output`; its backward pass records (h, delta); see `frozen`. Without an input, `output` is the dense
@@ -72,24 +75,29 @@ class Probe:
             return
         if place == "first":
             self._drop()
+        if h is None:
+            wide = delta.to(accumulate_dtype(delta.dtype), copy=self.read is None)
+            self.read = wide if self.read is None else self.read.add_(wide)
+            return
         self.records.append((h, delta))
-        self.samples += h.shape[0] if h is not None and h.dim() else 1
-        self.repeated |= place == "again"
+        self.samples += h.shape[0] if h.dim() else 1
+        self.repeated |= any(use.tasks & tasks for tasks in self.products)
+        self.products.append(use.tasks)
         if self.needs != "pairs" and (self.sums or self._outweigh(delta)):
             self.sums, self.records = self._added(self.needs), []
 
     def _outweigh(self, delta: Tensor) -> bool:
         """Returns whether the records take more memory than their sums would."""
         sums = prod(self.weight_shape) * accumulate_dtype(delta.dtype).itemsize * (1 + (self.needs == "moment"))
-        return sum(x.nbytes for pair in self.records for x in pair if x is not None) > sums
+        return sum(x.nbytes for pair in self.records for x in pair) > sums
 
     def _added(self, needs: Needs) -> Sequence[Tensor]:
         """Returns the sums with the records added."""
         sums = self.sums
         for h, delta in self._recorded():
-            more = self._moment(*_multiplied(h, delta)) if needs == "moment" else [self._gradient(h, delta)]
+            more = self._moment(h, delta) if needs == "moment" else [self._dense(h, delta)]
             if needs == "bound":
-                more = [*more, self._rows(*_multiplied(h, delta)), self._cols(*_multiplied(h, delta))]
+                more = [*more, self._rows(h, delta), self._cols(h, delta)]
             sums = [total.add_(part) for total, part in zip(sums, more, strict=True)] if sums else more
         return sums
 
@@ -100,22 +108,21 @@ class Probe:
 
     def row_weight(self) -> Tensor:
         """g_b = sum |delta_b|, `[rows]` (GraBo, section 3)."""
-        return self.sums[1] if self.sums else self._total(lambda *pair: self._rows(*_multiplied(*pair)))
+        return self.sums[1] if self.sums else self._total(self._rows)
 
     def col_weight(self) -> Tensor:
         """f_a = sum |h_a|, `[cols]`, or `[groups, cols]` where groups of rows see different inputs (GraBo, section
         3)."""
-        return self.sums[2] if self.sums else self._total(lambda *pair: self._cols(*_multiplied(*pair)))
+        return self.sums[2] if self.sums else self._total(self._cols)
 
     def gradient_at(self, coordinates: Tensor) -> Tensor:
         """dL/dW at flat coordinates, `[n]`; nothing of the size of W is made where that is more than h and delta."""
+        found = [] if self.read is None else [self.read.reshape(-1)[coordinates]]
         if self.sums:
-            return self.sums[0].reshape(-1)[coordinates]
-        return self._total(
-            lambda h, delta: (
-                self._gradient(h, delta).reshape(-1)[coordinates] if h is None else self._sampled(h, delta, coordinates)
-            )
-        )
+            found.append(self.sums[0].reshape(-1)[coordinates])
+        elif self.records or not found:
+            found.append(self._total(lambda h, delta: self._sampled(h, delta, coordinates)))
+        return found[0] if len(found) == 1 else found[0] + found[1]
 
     def signed_sums(self, signs: Callable[[int], Tensor]) -> tuple[Tensor, Tensor]:
         """sum xi_i delta_i `[rows]` and sum xi_i h_i `[cols]` (or `[groups, cols]`) with a sign xi_i for each row i of
@@ -124,17 +131,20 @@ class Probe:
         A row of a convolution is an output position of a sample, its h_i what the kernel sees there: sums are exact per
         channel and position of the kernel, beyond the uniform positions of GraBo, appendix C.
         """
-        signed = [self._signed(*_multiplied(*pair), signs) for pair in self._recorded()]
+        signed = [self._signed(h, delta, signs) for h, delta in self._recorded()]
         rows, cols = zip(*signed, strict=True)
         return torch.stack(rows).sum(0), torch.stack(cols).sum(0)
 
     def dense_gradient(self) -> Tensor:
-        """dL/dW, dense, of the weight's shape."""
-        return self.sums[0] if self.sums else self._total(self._gradient)
+        """dL/dW, dense, of the weight's shape; to be read only."""
+        if self.read is not None and not (self.sums or self.records):
+            return self.read
+        products = self.sums[0] if self.sums else self._total(self._dense)
+        return products if self.read is None else products + self.read
 
     def gradient_and_moment(self) -> tuple[Tensor, Tensor, int]:
-        """dL/dW, dense, of the weight's shape, the second moment of the samples' shares of it, and the number of
-        samples.
+        """dL/dW by the layer's products, dense, of the weight's shape, the second moment of the samples' shares of it,
+        and the number of samples; the tensors are to be read only.
 
         Raises:
             RuntimeError: the layer took part twice in one backward pass: its uses of a sample would have to be summed
@@ -145,9 +155,6 @@ class Probe:
             raise RuntimeError("the second moment of a layer that is used twice in one backward pass is not recorded")
         gradient, moment = self.sums or self._added("moment")
         return gradient, moment, self.samples
-
-    def _gradient(self, h: Tensor | None, delta: Tensor) -> Tensor:
-        return delta.to(accumulate_dtype(delta.dtype), copy=True) if h is None else self._dense(h, delta)
 
     def _rows(self, h: Tensor, delta: Tensor) -> Tensor:
         return self._features(delta)
@@ -170,14 +177,16 @@ class Probe:
     def _moment(self, h: Tensor, delta: Tensor) -> tuple[Tensor, Tensor]:
         raise NotImplementedError
 
-    def _total(self, statistic: Callable[[Tensor | None, Tensor], Tensor]) -> Tensor:
+    def _total(self, statistic: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
         first, *others = self._recorded()
         total = statistic(*first)
         for h, delta in others:
             total = total + statistic(h, delta)
         return total
 
-    def _recorded(self) -> list[tuple[Tensor | None, Tensor]]:
+    def _recorded(self) -> list[tuple[Tensor, Tensor]]:
+        if not self.records and self.read is not None:
+            raise unknown_product()
         if not self.records:
             raise RuntimeError("a layer was armed for this step, but no backward pass reached it")
         return self.records
@@ -185,16 +194,10 @@ class Probe:
 
 def unknown_product() -> NotImplementedError:
     return NotImplementedError(
-        "what enters and leaves the products of a weight is not known where the weight is recurrent, or where other "
-        "code than its layer computes with it: take a method that looks at gradients of weights only (set, rigl, gmp, "
+        "what enters and leaves the products of a weight is not known where only other code than its layer computes "
+        "with it, as recurrences of PyTorch do: take a method that looks at gradients of weights only (set, rigl, gmp, "
         "dpf, gse_random), or leave such layers dense by exclude="
     )
-
-
-def _multiplied(h: Tensor | None, delta: Tensor) -> tuple[Tensor, Tensor]:
-    if h is None:
-        raise unknown_product()
-    return h, delta
 
 
 class LinearProbe(Probe):

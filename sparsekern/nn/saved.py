@@ -99,7 +99,8 @@ class SavedLayer(PatternLayer):
         unexpected_keys: list,
         error_msgs: list,
     ) -> None:
-        own, old = {key: value for key, value in state_dict.items() if key.startswith(prefix)}, self.topology
+        own = {key: value for key, value in state_dict.items() if key.startswith(prefix)}
+        alive = live_states.shared(self)
         name = prefix + self.WEIGHT
         try:
             if is_csr(own.get(prefix + "weight")):
@@ -122,7 +123,7 @@ class SavedLayer(PatternLayer):
         super()._load_from_state_dict(own, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
         self._follow_weight()  # `assign=True` may bring a weight of another device
         copies.synchronized(self, source)
-        live_states.renew(self, old)
+        live_states.renew(alive, self)
 
     def _parts(self, csr: Tensor, prefix: str) -> dict[str, Tensor]:
         """Returns the entries of a state dict for a CSR tensor of PyTorch, the weight viewed as a matrix."""

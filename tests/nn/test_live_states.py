@@ -104,4 +104,4 @@ def test_entries_go_with_their_state_dict() -> None:
     layer = sk.SparseLinear(4, 3, sparsity=0.5)
     for _ in range(5):
         layer.state_dict()
-    assert len(live_states._entries[layer]) == 1
+    assert len(live_states._noted[layer]) == 1

@@ -37,6 +37,24 @@ def trained(model: nn.Module, name: str, penalty: bool = False) -> tuple[Any, sk
     return model, optimizer
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["rigl", "gse_grabo", "gse_graest", "gse_synflow", "snr_frozen", "set", "dpf"])
+def test_penalties_on_weights_are_taken(name: str) -> None:
+    torch.manual_seed(0)
+    own = {} if name == "snr_frozen" else {"sparsity": 0.6}
+    method = sk.methods.get(name)(**own, total_steps=12, steps_per_epoch=3)
+    model = sk.sparsify(Model(False), method)
+    optimizer = sk.Sparsifier(model, torch.optim.SGD(model.parameters(), 0.1), method)
+    for i in range(12):
+        optimizer.zero_grad()
+        penalty = sum((layer.weight**2).sum() for layer in (model.first, model.middle, model.last))
+        (F.cross_entropy(model(torch.randn(8, 12)), torch.arange(8) % 5) + 1e-3 * penalty).backward()
+        optimizer.step()
+        if i % 3 == 2:
+            optimizer.epoch_end(1.0)
+    assert optimizer.steps == 12
+
+
 @pytest.mark.parametrize("name", ["rigl", "granet", "gse_random", "gse_grabo", "gse_graest"])
 def test_patterns_are_those_of_a_layer_that_is_called(name: str) -> None:
     masks = []
@@ -48,7 +66,7 @@ def test_patterns_are_those_of_a_layer_that_is_called(name: str) -> None:
     assert all(map(torch.equal, *masks))
 
 
-@pytest.mark.parametrize("kind", ["conv", "turned", "slice", "penalty", "twice"])
+@pytest.mark.parametrize("kind", ["conv", "turned", "slice", "penalty", "twice", "keyword"])
 def test_gradients_of_weights_that_are_read(kind: str) -> None:
     """Against the dense twin, for every way to compute with the weight."""
     torch.manual_seed(0)
@@ -67,6 +85,8 @@ def test_gradients_of_weights_that_are_read(kind: str) -> None:
             return (x @ weight).square().sum()
         if kind == "slice":
             return (x @ weight[:3].t()).square().sum() + (x @ weight[3:].t()).sum()
+        if kind == "keyword":
+            return F.linear(x, weight=weight, bias=of.bias).square().sum()
         if kind == "penalty":
             return of(x).square().sum() + weight.square().sum() + weight.t().mm(weight).sum()
         return of(x).square().sum() + F.linear(x, weight).sum()
@@ -77,10 +97,10 @@ def test_gradients_of_weights_that_are_read(kind: str) -> None:
     some = torch.randperm(dense.weight.numel())[:9]
     torch.testing.assert_close(probe.gradient_at(some), dense.weight.grad.flatten()[some])
     torch.testing.assert_close(layer.weight.grad, dense.weight.grad * mask)
-    if kind == "twice":
-        assert probe.row_weight().shape == (6,)
+    if kind in ("twice", "keyword", "penalty"):  # what is known of the layer's products guides growth
+        torch.testing.assert_close(probe.col_weight(), (1 + (kind == "twice")) * x.abs().sum(0))
     else:
-        with pytest.raises(NotImplementedError, match="other code than its layer computes with it"):
+        with pytest.raises(NotImplementedError, match="only other code than its layer computes with it"):
             probe.row_weight()
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from ... import ops
-from ...nn.live_states import rejoin
+from ...nn.live_states import renew, shared
 from ...topology import Topology
 from ..change.compaction import trim
 from ..change.optimizer_layout import States
@@ -280,7 +280,8 @@ def drafted(engine: Engine) -> Iterator[Draft]:
 def give_back(engine: Engine) -> None:
     """Gives back the memory that a change of pattern has left over."""
     if engine.shrunk:
+        layers = [layer for site in engine.now.sites for layer in (site.module, *engine.followers_of(site))]
+        alive = [(shared(layer), layer) for layer in layers]
         trim(engine.shrunk)
-        for site in engine.now.sites:
-            for layer in (site.module, *engine.followers_of(site)):
-                rejoin(layer)
+        for entries, layer in alive:
+            renew(entries, layer)
