@@ -37,3 +37,14 @@ def test_a_class_that_moved_is_found_where_it_was() -> None:
 def test_what_starts_are_made_of_is_found_where_it_was(name: str) -> None:
     old, new = (importlib.import_module(f"sparsekern.sparsity.scoring.{module}") for module in ("network", "start"))
     assert getattr(old, name) is getattr(new, name)
+
+
+@pytest.mark.parametrize(
+    ("module", "old", "new"), [("after", "Rounds", "TrainingRounds"), ("force", "Rounds", "PruningRounds")]
+)
+def test_a_class_with_another_name_is_found_by_the_old_one(module: str, old: str, new: str) -> None:
+    methods = importlib.import_module(f"sparsekern.sparsity.methods.{module}")
+    value = getattr(methods, new)
+    assert getattr(methods, old) is value
+    pickled = pickle.dumps(value, protocol=2).replace(new.encode(), old.encode())
+    assert pickle.loads(pickled) is value

@@ -20,7 +20,6 @@ from .effective import WeightAccess
 
 _copies: weakref.WeakKeyDictionary[Any, weakref.WeakSet[Any]] = weakref.WeakKeyDictionary()
 _marks: weakref.WeakKeyDictionary[Any, Tensor] = weakref.WeakKeyDictionary()  # of copies, as they last were in step
-_by_weight: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()  # copies, by id of their Parameter
 _saved: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()  # layers, by where their weights lie
 
 
@@ -30,7 +29,6 @@ def note(layer: WeightAccess, copy: WeightAccess) -> None:
         return
     _copies.setdefault(layer, weakref.WeakSet()).add(copy)
     _marks[copy] = fingerprint(copy.stored)
-    _by_weight[id(copy.stored)] = copy
 
 
 def saved(layer: WeightAccess) -> None:
@@ -50,13 +48,11 @@ def source_of(weight: Tensor | None) -> WeightAccess | None:
 
 def _trained(optimizer: torch.optim.Optimizer, *_: Any) -> None:
     """Releases the copies that an optimizer has trained."""
-    if not _marks:
-        return
-    for group in optimizer.param_groups:
+    copies = {id(copy.stored): copy for copy in list(_marks)}
+    for group in optimizer.param_groups if copies else ():
         for parameter in group["params"]:
-            copy = _by_weight.get(id(parameter))
-            if copy is not None and copy.stored is parameter and parameter.grad is not None:
-                release(copy)
+            if id(parameter) in copies and parameter.grad is not None:
+                release(copies[id(parameter)])
 
 
 register_optimizer_step_post_hook(_trained)

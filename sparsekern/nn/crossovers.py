@@ -134,12 +134,13 @@ def cache_folder() -> Path:
     """Returns the folder of this package in the user's cache directory, or the environment's SPARSEKERN_CACHE."""
     if given := os.environ.get("SPARSEKERN_CACHE"):
         return Path(given)
+    if said := os.environ.get({"darwin": "", "win32": "LOCALAPPDATA"}.get(sys.platform, "XDG_CACHE_HOME")):
+        return Path(said) / "sparsekern"
     home = Path(os.path.expanduser("~"))
     if not home.is_absolute():  # a user without a home, as in containers
-        return Path(tempfile.gettempdir()) / f"sparsekern-{os.getuid()}"
+        return Path(tempfile.gettempdir()) / f"sparsekern-{getattr(os, 'getuid', int)()}"
     usual = {"darwin": home / "Library" / "Caches", "win32": home / "AppData" / "Local"}
-    said = os.environ.get({"darwin": "", "win32": "LOCALAPPDATA"}.get(sys.platform, "XDG_CACHE_HOME"))
-    return (Path(said) if said else usual.get(sys.platform, home / ".cache")) / "sparsekern"
+    return usual.get(sys.platform, home / ".cache") / "sparsekern"
 
 
 def cache_file(threads: int) -> Path:

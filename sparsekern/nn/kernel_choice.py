@@ -161,7 +161,7 @@ def _on_cpu(kind: str, distance: Callable[[dict], float], dtype: torch.dtype, ba
         above["dense"] = 1.0 if _oversized(weights) else max(above["dense"], NEVER_EXPANDED)
     if "tiled" in above:
         above["tiled"] = max(above["tiled"], NEVER_TILED)
-    smaller = _smaller(above, dtype.itemsize) if kind == "linear" else {}
+    smaller = _smaller(above, dtype.itemsize) if kind == "linear" and backend == "auto" else {}
     above |= smaller
     if backend == "sparse":
         above = {kernel: density for kernel, density in above.items() if kernel in NONZEROS_ONLY}
@@ -179,14 +179,14 @@ def _on_cpu(kind: str, distance: Callable[[dict], float], dtype: torch.dtype, ba
     why = f"density {{density}} is at most {taken[1][0]:.3g}, up to which {first} {until} at {shape}"
     thresholds = [Threshold(0.0, first, why)]
     for density, kernel in taken[1:]:
-        why = f"where {kernel} " + ("has the smaller index" if kernel in smaller else "is fastest")
+        why = f"where {kernel} " + ("takes less memory" if kernel in smaller else "is fastest")
         thresholds.append(Threshold(density, kernel, f"density {{density}} is above {density:.3g}, {why} at {shape}"))
     return KernelPlan(None, (*thresholds, *whole))
 
 
 def _smaller(above: dict[str, float], itemsize: int) -> dict[str, float]:
     """Returns the kernels that are taken from a lower density on than they are faster from, since values and index of
-    the kernel before would take more memory there than a dense weight."""
+    the kernel before would take more memory there than a dense weight, row pointers aside."""
     bounds = {
         after: itemsize / (itemsize + INDEX_BYTES[before]) for before, after in pairwise(above) if before in INDEX_BYTES
     }

@@ -105,3 +105,18 @@ def test_entries_go_with_their_state_dict() -> None:
     for _ in range(5):
         layer.state_dict()
     assert len(live_states._noted[layer]) == 1
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["set", "gmp", "rigl", "dpf"])
+def test_a_state_that_shares_no_memory_any_more_stays_as_it_is(name: str) -> None:
+    """The initial weights are kept, the model goes to another device or dtype, and returns to them later."""
+    model, optimizer, method = build(name)
+    initial, x = model.state_dict(), torch.randn(20, 9)
+    before = model(x).detach()
+    model.double()
+    for _ in range(24):
+        step(model, optimizer, x.double())
+    fresh = sk.sparsify(nn.Sequential(nn.Linear(9, 12), nn.Tanh(), nn.Linear(12, 4)), method)
+    fresh.load_state_dict(initial)
+    torch.testing.assert_close(fresh(x).detach(), before)

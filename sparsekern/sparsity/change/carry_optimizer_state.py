@@ -107,17 +107,30 @@ def _settings(kind: type[Optimizer]) -> frozenset[str] | None:
 
 def fresh_state(optimizer: Optimizer, parameter: Tensor) -> dict[str, Tensor] | None:
     """Returns the state that the optimizer creates for a new weight of value and gradient 0, a 0-d tensor for each of
-    its `paths`. None: a fresh one of its class can't be built from its settings."""
+    its `paths`. None: a twin of the optimizer can't be built from its settings."""
+    state = _first_state(optimizer, parameter, 1)
+    return None if state is None else {path: x.squeeze(0) for path, x in state.items() if x.shape == (1,)}
+
+
+def of_a_matrix(optimizer: Optimizer, parameter: Tensor) -> bool:
+    """Returns whether the optimizer keeps another kind of state for a dense weight than for a vector: factors of rows
+    and columns (Adafactor), a preconditioner for each dimension (Kron)."""
+    states = [_first_state(optimizer, parameter, dims) for dims in (1, parameter.dim())]
+    return all(state is not None for state in states) and states[0].keys() != states[1].keys()  # type: ignore[union-attr]
+
+
+def _first_state(optimizer: Optimizer, parameter: Tensor, dims: int) -> dict[str, Tensor] | None:
+    """Returns the tensors, by their paths, that the optimizer's first step makes for a weight of one entry."""
     group = next(g for g in optimizer.param_groups if any(p is parameter for p in g["params"]))
-    probe = nn.Parameter(torch.zeros(1, dtype=parameter.dtype, device=parameter.device))
+    probe = nn.Parameter(torch.zeros((1,) * dims, dtype=parameter.dtype, device=parameter.device))
     probe.grad = torch.zeros_like(probe)
     taken = _settings(type(optimizer))
     settings = {k: v for k, v in group.items() if k in optimizer.defaults and (taken is None or k in taken)}
     try:
-        fresh = type(optimizer)([probe], **settings)
-        fresh.step()
+        twin = type(optimizer)([probe], **settings)
+        twin.step()
     except torch.OutOfMemoryError:
         raise
     except Exception:  # of a wrapper of another optimizer, or of one that needs a closure
         return None
-    return {path: x.squeeze(0) for path, x in paths(fresh.state[probe]).items() if x.shape == probe.shape}
+    return paths(twin.state[probe])

@@ -54,14 +54,6 @@ def paths(state: dict[str, Any]) -> dict[str, Tensor]:
     return {name[1:]: tensor for _, _, tensor, name in _tensors({"": state}, "")}
 
 
-def of_a_matrix(state: dict[str, Any], fresh: dict[str, Tensor] | None) -> bool:
-    """Returns whether the state of a weight differs in kind from the `fresh_state` of a vector: factors of rows and
-    columns (Adafactor), a preconditioner for each dimension (Kron)."""
-    held = paths(state)
-    listed = {path for path in held if "." in path}
-    return fresh is not None and not (listed <= fresh.keys() <= held.keys())
-
-
 class States:
     """The state that an optimizer keeps per weight, wherever it lies: in its `state` and that of optimizers inside it,
     in dicts whose keys are Parameters, and in lists that are aligned with the Parameters of all groups or of each. What
@@ -164,10 +156,10 @@ class States:
     def rename(self, change: Transaction, old: str, new: str) -> None:
         """Puts the name `new` in the place of `old` wherever averages keep a tensor by the name of its Parameter, or
         groups list the names of theirs."""
-        for group in self.optimizers[0].param_groups:
-            if old in change.current(names := group.get("param_names", [])):
-                draft = change.contents(names)
-                draft[draft.index(old)] = new
+        for names in {id(names): names for each in self.optimizers for names in _param_names(each)}.values():
+            renamed = [_renamed(name, old, new) for name in change.current(names)]
+            if renamed != change.current(names):
+                change.contents(names)[:] = renamed
         kept = [container for average in self.averages for container in average.containers().values()]
         for container in kept:
             if isinstance(container, dict) and old in change.current(container):
@@ -253,6 +245,15 @@ def _keys(container: dict, parameter: Tensor) -> list[Any]:
 
 def _key(key: Any, old: Tensor, new: Tensor) -> Any:
     return new if key is old else id(new) if type(key) is int and key == id(old) else key
+
+
+def _param_names(optimizer: Optimizer) -> list[list[str]]:
+    return [group["param_names"] for group in optimizer.param_groups if "param_names" in group]
+
+
+def _renamed(name: str, old: str, new: str) -> str:
+    """Returns the name of a Parameter, perhaps of a wrapped model, with `new` in the place of `old`."""
+    return name[: -len(old)] + new if f".{name}".endswith(f".{old}") else name
 
 
 def _fits(tensors: Sequence[Any], parameters: Sequence[Tensor]) -> bool:

@@ -185,6 +185,8 @@ class Draft:
         sites = [site for site in self.now.sites if site.learns]
         if sites and not self.engine.order.precedes_step:
             growing = self.method.grow is not None
+            # Without any gradient an optimizer has stepped within the backward pass.
+            growing &= any(site.reached for site in sites)
             reached = [s for s in sites if not s.missed and (not growing or self.engine.gradients.reaches(s))]
             if not reached:
                 raise RuntimeError("the pattern changes in this step, but no backward pass reached a sparse layer")

@@ -168,6 +168,8 @@ class Engine:
         replaced = due and self.order.replaces_step
         update = update and not replaced
         loss = self._update(closure if replaced else self._followed(closure), update)
+        if replaced:
+            self._note_reached()
         if update:
             self._each("stepped", self.generator)
         with drafted(self) as draft:
@@ -217,7 +219,13 @@ class Engine:
 
         return followed
 
+    def _note_reached(self) -> None:
+        """Notes which layers got a gradient, which the optimizer may clear."""
+        for site in self.now.sites:
+            site.reached = site.parameter.grad is not None
+
     def _follow(self) -> None:
+        self._note_reached()
         for site in self.now.sites:
             if not site.parameter.numel():  # nothing to be stepped, and optimizers divide by its size
                 site.parameter.grad = None

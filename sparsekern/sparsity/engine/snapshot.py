@@ -16,7 +16,7 @@ from ...nn import PatternLayer
 from ...topology import Topology
 from ..change.carry_optimizer_state import fresh_state
 from ..change.compaction import Compaction
-from ..change.optimizer_layout import of_a_matrix, paths
+from ..change.optimizer_layout import paths
 from ..change.transaction import Transaction
 from ..model.wrappers import bare
 from ..sites.layer_site import LayerSite
@@ -105,8 +105,10 @@ class Snapshot:
             del values[""]
             own = {**_copied(saved["state"]), **values}
             fresh = fresh_state(optimizer, change.original(site.module).stored) if own else None
-            if parameter.dim() == 1 and (of_a_matrix(own, fresh) or any("." in path for path in paths(own))):
-                own = {}  # nor do tensors in lists, which have no places
+            found = paths(own)
+            lists = any("." in path and tensor.dim() for path, tensor in found.items())  # whose entries have no places
+            if parameter.dim() == 1 and fresh is not None and (lists or not fresh.keys() <= found.keys()):
+                own = {}  # of rows and columns of the dense weight (Adafactor)
             _replace(state, parameter, own)
         for name, parameter in _others(model, sites, change):
             change.copy(parameter, self.saved["parameters"][name])

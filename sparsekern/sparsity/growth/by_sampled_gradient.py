@@ -44,6 +44,7 @@ def sampled_gradient(heuristic: Heuristic, multiplier: float, batches: int = 1, 
         multiplier=multiplier,
         batches=batches,
         inputs=heuristic is synaptic_flow,
+        guided=heuristic is not flat,
     )
 
 

@@ -18,6 +18,7 @@ from ..sites.site import Site
 
 Batch = tuple[Any, Any]
 GrowthSource = Iterable[Batch] | Callable[[int], Iterable[Batch]]
+Batches = GrowthSource  # as it was called in version 0.1
 Statistic = Callable[[int, Site], tuple[Tensor, ...]]
 
 
@@ -47,7 +48,7 @@ class ArmedStep:
 
     def reaches(self, site: Site) -> bool:
         """Returns whether a layer got a gradient in this step."""
-        return site.module.probe is not None or site.grad is not None
+        return site.module.probe is not None or site.reached
 
     def total(self, sites: Sequence[Site], statistic: Statistic, needs: Needs = "pairs") -> list[tuple[Tensor, ...]]:
         """Returns the tensors `statistic(i, site)`, made of what `sites[i]` recorded, summed over batches and
@@ -100,7 +101,7 @@ class GrowthBatches(ArmedStep):
         _check(len(self._drawn), self.count)
 
     def reaches(self, site: Site) -> bool:
-        return site.grad is not None  # of the step's own backward pass
+        return site.reached  # by the step's own backward pass
 
     def total(self, sites: Sequence[Site], statistic: Statistic, needs: Needs = "pairs") -> list[tuple[Tensor, ...]]:
         sums: list[tuple[Tensor, ...]] = []

@@ -36,6 +36,7 @@ class Growth:
             proportion to their size; None: every layer has as many candidates as it could grow.
         batches: how many batches the gradients are of; 1: that of the armed step.
         inputs: it asks what the model is called with.
+        guided: it asks what enters and leaves the products of the layers, beyond the gradients of their weights.
         by_row: proposes, in the place of `candidates`, as many weights in each row as the row has lost; None: there is
             no such way.
     """
@@ -50,17 +51,13 @@ class Growth:
     multiplier: float | None = None
     batches: int = 1
     inputs: bool = False
+    guided: bool = False
     by_row: Propose | None = None
 
     def __post_init__(self) -> None:
         for rate in (self.rate(0), final(self.rate)):
             if not 0 <= rate <= 1:
                 raise ValueError(f"rate must lie in [0, 1], got {rate}")
-
-    @property
-    def guided(self) -> bool:
-        """Whether it asks what enters and leaves the products of the layers, beyond the gradients of their weights."""
-        return self.inputs or ((self.armed or self.batches > 1) and self.needs != "gradient")
 
     def quotas(self, sites: Sequence[Site], counts: Sequence[int], per_layer: bool) -> list[int]:
         """Returns how many candidates each site proposes when `counts` weights are to grow."""

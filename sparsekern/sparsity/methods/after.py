@@ -193,3 +193,6 @@ def rewind(base: Method, *, step: int | None = None) -> Method:
     first = f"rewind rewinds to a step of the first round, of {rounds.length} steps, got {step}"
     check(0 <= step < rounds.length, first)
     return _with_rounds(base, rewind=step)
+
+
+Rounds = TrainingRounds  # as it was called in version 0.1

@@ -78,3 +78,6 @@ def force(base: Method, *, rounds: int = 60) -> Method:
         rounds, batches: as in `iter_snip`.
     """
     return replace(base, start=base.start.rechosen(returning=True))
+
+
+Rounds = PruningRounds  # as it was called in version 0.1

@@ -44,10 +44,12 @@ class LayerSite(Generic[Layer]):
         altered: whether the last gradient was no multiple of the one that its moment was recorded of, 0-d bool; None
             if it is known to be one.
         change: the transaction of a draft of the site.
+        reached: whether the weight got a gradient in the last step.
     """
 
     altered: Tensor | None = None
     change: Transaction | None = None
+    reached = False
 
     def __init__(self, name: str, module: Layer) -> None:
         self.name, self.module = name, module

@@ -12,9 +12,9 @@ from ...nn.probe import Needs
 from ...ops import active_values
 from ...shards import is_sharded, whole
 from .. import parallel
-from ..change.carry_optimizer_state import Move, fresh_state, hand_over
+from ..change.carry_optimizer_state import Move, hand_over, of_a_matrix
 from ..change.compaction import Compaction
-from ..change.optimizer_layout import of_a_matrix, paths
+from ..change.optimizer_layout import paths
 from ..change.transaction import Transaction
 from .layer_site import Companions, LayerSite
 from .remasked import Remasked
@@ -159,11 +159,9 @@ class MasterSite(Remasked, LayerSite[MaskedLayer]):
         move = move or (lambda tensor, _: self.active.gather(tensor))
         master, anew = self._master, set()
         for optimizer in states.optimizers:
-            held = optimizer.state.get(master, {})
-            fresh = fresh_state(optimizer, master) if held else None
-            if of_a_matrix(held, fresh):
+            if master in optimizer.state and of_a_matrix(optimizer, master):
                 change.contents(optimizer.state).pop(master)
-                anew |= set(map(id, paths(held).values()))
+                anew |= set(map(id, paths(optimizer.state[master]).values()))
         entries = [e for e in states.of(master) if e.tensor.shape == master.shape and id(e.tensor) not in anew]
         hand_over(change, states, master, self.parameter, entries, lambda entry: move(entry.tensor, 0.0))
         prefix = f"{self.name}." if self.name else ""

@@ -372,3 +372,63 @@ def test_matrices_in_lists_begin_anew_where_only_nonzeros_stay(name: str) -> Non
         assert own.shape == site.parameter.shape
         assert float(own.min()) > 0
         assert float(own.max()) <= 1
+
+
+class Histories(Optimizer):
+    """Gradients of the last steps in a list, a count in a dict: no more of them for a matrix than for a vector."""
+
+    def __init__(self, params: Any, lr: float = 0.05) -> None:
+        super().__init__(params, {"lr": lr})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                state = self.state[p]
+                if not state:
+                    state.update(momentum=torch.zeros_like(p), history=[], info={"n": torch.zeros(())})
+                state["momentum"].lerp_(p.grad, 0.1)
+                state["history"] = [*state["history"][-2:], p.grad.clone()]
+                state["info"]["n"] += 1
+                p.sub_(state["momentum"] + sum(state["history"]) / 3, alpha=group["lr"])
+
+
+@pytest.mark.parametrize("name", ["dpf", "oneshot_ft"])
+def test_histories_in_lists_stay_where_only_nonzeros_stay(name: str) -> None:
+    torch.manual_seed(0)
+    options = {"finetune": 2, "steps_per_epoch": 4} if name == "dpf" else {}
+    method = sk.methods.get(name)(sparsity=0.6, total_steps=24, **options)
+    model = sk.sparsify(nn.Sequential(nn.Linear(9, 9), nn.Tanh(), nn.Linear(9, 4)).double(), method)
+    optimizer = sk.Sparsifier(model, Histories(model.parameters()), method)
+    x, y = data()
+    for _ in range(24):
+        optimizer.zero_grad()
+        cross_entropy(model(x), y).backward()
+        optimizer.step()
+    for site in optimizer.sites:
+        state = optimizer.state[site.parameter]
+        assert int(state["info"]["n"]) == 24
+        assert [tensor.shape for tensor in (state["momentum"], *state["history"])] == [site.parameter.shape] * 4
+
+
+class Clearing(torch.optim.SGD):
+    """Clears the gradients in its step."""
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        super().step(closure)
+        self.zero_grad()
+
+
+@pytest.mark.parametrize("name", ["set", "dsr", "rigl", "gse_random"])
+def test_an_optimizer_may_clear_the_gradients(name: str) -> None:
+    torch.manual_seed(0)
+    method = sk.methods.get(name)(sparsity=0.6, total_steps=24, steps_per_epoch=4, every=3)
+    model = sk.sparsify(nn.Sequential(nn.Linear(9, 12), nn.Tanh(), nn.Linear(12, 4)).double(), method)
+    optimizer = sk.Sparsifier(model, Clearing(model.parameters(), 0.1), method)
+    x, y = data()
+    for _ in range(24):
+        cross_entropy(model(x), y).backward()
+        optimizer.step()
+    assert optimizer.steps == 24
