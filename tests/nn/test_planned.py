@@ -149,8 +149,13 @@ def test_a_layer_that_records_keeps_the_plan(layer: Any) -> None:
 
 def test_copies_have_the_plan(layer: Any) -> None:
     layer(torch.randn(8, 32))
-    for twin in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
-        assert (twin.plan, twin.workload, twin.refined, twin.kernel) == (layer.plan, layer.workload, TRAINED, "dense")
+    for copied in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        assert (copied.plan, copied.workload, copied.refined, copied.kernel) == (
+            layer.plan,
+            layer.workload,
+            TRAINED,
+            "dense",
+        )
 
 
 OLDER = {
