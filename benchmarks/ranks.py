@@ -24,7 +24,7 @@ from torch.nn.parallel import DistributedDataParallel
 import sparsekern as sk
 from sparsekern import models
 from sparsekern.bench.report import header, write
-from sparsekern.nn.memory import PARTS
+from sparsekern.nn.memory import COLUMNS
 from sparsekern.shards import is_sharded, nbytes
 
 # Of each method: the options by which its pattern changes in step 2 of 4, as far as it is not the usual one.
@@ -99,7 +99,7 @@ def _measured(name: str, model: str, sparsity: float, counted: Counted) -> dict[
     usual, most = min(steps), max(steps)
     total = sk.memory_report(net, optimizer).total
     buckets = sum(p.nbytes for p in net.parameters())  # of DistributedDataParallel, which copies gradients into them
-    kept = sum(total[part] for part in PARTS) + buckets
+    kept = sum(total[column] for column in COLUMNS) + buckets
     return {"step": usual, "change": most - usual, "kept": kept}
 
 
@@ -116,7 +116,7 @@ def _sharded(name: str, model: str, sparsity: float) -> dict[str, int]:
     for parameter in net.parameters():  # with its gradient
         state = [tensor for tensor in optimizer.state[parameter].values() if is_sharded(tensor)]
         own += 2 * nbytes(parameter) + sum(map(nbytes, state))
-    numbers = torch.tensor([own, sum(total[part] for part in PARTS) - own])
+    numbers = torch.tensor([own, sum(total[column] for column in COLUMNS) - own])
     dist.all_reduce(numbers)
     return {"split": int(numbers[0]), "whole": int(numbers[1]) // 2}
 

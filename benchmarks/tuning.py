@@ -25,7 +25,7 @@ from sparsekern import models
 from sparsekern.bench.report import header, write
 from sparsekern.data import Data, load
 from sparsekern.nn import prunable_layers
-from sparsekern.nn.memory import PARTS
+from sparsekern.nn.memory import COLUMNS
 from sparsekern.training import configure, restore, run_folder, train
 from sparsekern.training.files import folder as make_folder
 from sparsekern.training.loop import prepared
@@ -97,7 +97,7 @@ def tune(network: nn.Module, data: Data, steps: int) -> list[dict]:
                 "bits_before": before[at],
                 "bits_after": bits(one, data),
                 "ms": 1e3 * median(seconds[at]),
-                "bytes": sum(total[part] for part in PARTS),
+                "bytes": sum(total[column] for column in COLUMNS),
             }
         )
     return found

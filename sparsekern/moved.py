@@ -39,6 +39,8 @@ MOVED = {
     f"{_N}graph": f"{_N}channels.graph",
     f"{_N}constants": f"{_N}channels.constants",
     f"{_N}zeros": f"{_N}channels.zeros",
+    f"{_N}part": f"{_N}weight_slice",
+    f"{_N}conversion.parts": f"{_N}conversion.splitting",
     f"{_N}convert": f"{_N}conversion.convert",
     f"{_N}coverage": f"{_N}conversion.coverage",
     "sparsekern.ops.choice": f"{_N}kernel_choice",

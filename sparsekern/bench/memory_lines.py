@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from ..nn import memory_report
 from ..nn.layer import PatternLayer
-from ..nn.memory import PARTS
+from ..nn.memory import COLUMNS
 
-LINES = (*PARTS, "activations")
+LINES = (*COLUMNS, "activations")
 
 
 def count(network: nn.Module, optimizer: Any, forward: Callable[[], Tensor]) -> dict[str, int]:
@@ -23,7 +23,7 @@ def count(network: nn.Module, optimizer: Any, forward: Callable[[], Tensor]) -> 
     those of `memory_report`.
     """
     total = memory_report(network, optimizer).total
-    return {part: total[part] for part in PARTS} | {"activations": saved(network, forward)}
+    return {column: total[column] for column in COLUMNS} | {"activations": saved(network, forward)}
 
 
 def saved(network: nn.Module, forward: Callable[[], Tensor]) -> int:

@@ -22,9 +22,9 @@ from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from ..nn import PatternLayer
-from ..nn.conversion.registry import MASKED, PARTS, SPARSE, dense_class_of, register_layer, registered
+from ..nn.conversion.registry import MASKED, SPARSE, SPLITTERS, dense_class_of, register_layer, registered
 from ..nn.conversion.saved import patterned
-from ..sparsity.model.overrides import Part, part_of
+from ..sparsity.model.overrides import Assignment, assignment_of
 from ..topology import Topology
 from .conv1d import Conv1D, MaskedConv1D, SparseConv1D
 
@@ -40,7 +40,7 @@ class SparseConfig(QuantizationConfigMixin):
     """The note in `config.json`.
 
     Attributes:
-        parts: what `sparsify` noted on the layers that overrides or masks have made differ, see `parts_of`.
+        parts: what `sparsify` noted on the layers that overrides or masks have made differ, see `assignments_of`.
     """
 
     def __init__(self, parts: Sequence[dict[str, Any]] = (), **_: Any) -> None:
@@ -148,7 +148,7 @@ def _entries(path: str) -> Iterator[tuple[str, Any]]:
 
 def own_name(modules: Mapping[str, nn.Module], base: str, *names: str) -> str | None:
     """Returns the name of a layer in a model, which may be the model with or without a head; None if it has no such
-    layer. Parts of layers that are yet to be taken apart count.
+    layer. What layers that are yet to be split are split into counts.
 
     Args:
         modules: those of the model, by name.
@@ -159,7 +159,7 @@ def own_name(modules: Mapping[str, nn.Module], base: str, *names: str) -> str | 
     for name in reversed(names):
         for own in (name, prefix + name, name.removeprefix(prefix)):
             around = type(modules.get(own.rpartition(".")[0]))
-            if own in modules or registered(around) in PARTS:
+            if own in modules or registered(around) in SPLITTERS:
                 return own
     return None
 
@@ -169,27 +169,27 @@ def blank(classes: Mapping[type[nn.Module], type[PatternLayer]], layer: Any, top
     return classes[cast(Any, dense_class_of(layer))].blank(layer, topology)
 
 
-def parts_of(model: nn.Module) -> list[dict[str, Any]]:
-    """Returns which layers share a sparsity and a method (`Part`), by name, and whether masks gave their patterns; none
-    where there were neither overrides nor masks."""
-    found: dict[tuple[Part, bool], list[str]] = {}
+def assignments_of(model: nn.Module) -> list[dict[str, Any]]:
+    """Returns which layers share an `Assignment`, by name, and whether masks gave their patterns; none where there were
+    neither overrides nor masks."""
+    found: dict[tuple[Assignment, bool], list[str]] = {}
     for name, layer in model.named_modules():
-        if isinstance(layer, PatternLayer) and (part := part_of(layer)) is not None:
-            found.setdefault((part, layer.pattern_given), []).append(name)
-    if not any(part.key or given for part, given in found):
+        if isinstance(layer, PatternLayer) and (own := assignment_of(layer)) is not None:
+            found.setdefault((own, layer.pattern_given), []).append(name)
+    if not any(own.key or given for own, given in found):
         return []
-    return [{**part._asdict(), "given": given, "layers": names} for (part, given), names in found.items()]
+    return [{**own._asdict(), "given": given, "layers": names} for (own, given), names in found.items()]
 
 
 def remember(model: PreTrainedModel, parts: Sequence[dict[str, Any]]) -> None:
-    """Notes `parts_of` another model on the layers of this one."""
+    """Notes `assignments_of` another model on the layers of this one."""
     layers = dict(model.named_modules())
     for group in parts:
-        part = Part(group["method"], group["key"], group["sparsity"])
+        assignment = Assignment(group["method"], group["key"], group["sparsity"])
         for name in group["layers"]:
             layer = layers.get(own_name(layers, model.base_model_prefix, name) or name)
             if isinstance(layer, PatternLayer):
-                vars(layer).update(part=part, pattern_given=group["given"])
+                vars(layer).update(assignment=assignment, pattern_given=group["given"])
 
 
 def note(model: nn.Module) -> None:
@@ -203,7 +203,7 @@ def note(model: nn.Module) -> None:
         noted: Any = getattr(part.config, "quantization_config", None)
         sparse = any(isinstance(layer, PatternLayer) for layer in part.modules())
         if sparse and (noted is None or is_ours(noted)):
-            part.config.quantization_config = SparseConfig(parts_of(part))
+            part.config.quantization_config = SparseConfig(assignments_of(part))
         elif is_ours(noted) and not sparse:
             del part.config.quantization_config
 

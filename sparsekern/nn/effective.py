@@ -13,8 +13,8 @@ from torch.nn import functional as F
 from ..private_torch import tree_map_only, version, without_subclasses
 from ..topology import Topology
 from .facts import FACTS, LOST, initializes
-from .part import Part, Source, gradient_of, same_memory
 from .probe import LinearProbe
+from .weight_slice import DenseRead, WeightSlice, gradient_of, same_memory
 
 
 class WeightAccess(nn.Module):
@@ -215,15 +215,15 @@ class EffectiveWeight(Tensor):
     @classmethod
     def _compute(cls, func: Callable, args: Any, kwargs: Any) -> Any:
         """Calls `func` with dense tensors, and writes back those that it changed in place."""
-        made: list[tuple[EffectiveWeight, Source]] = []
+        made: list[tuple[EffectiveWeight, DenseRead]] = []
         factors = {**dict(zip(("input", "weight"), args, strict=False)), **kwargs} if func is F.linear else {}
         weight: Any = factors.get("weight")
         product = isinstance(weight, cls) and weight._multiplies() and not isinstance(factors["input"], cls)
 
         def dense(view: EffectiveWeight) -> Tensor:
-            for other, source in made:
+            for other, read in made:
                 if other is view:
-                    return source.whole
+                    return read.whole
             made.append((view, view._read(recorded=not product)))
             return made[-1][1].whole
 
@@ -231,10 +231,10 @@ class EffectiveWeight(Tensor):
         result = func(*args, **kwargs)
         if product and weight._layer.stored.requires_grad and torch.is_grad_enabled():
             result = weight._layer.probe.watch(result, factors["input"], weight._layer.stored)
-        for view, source in made:
-            if source.write_changes(source.recorded and torch.is_grad_enabled()) and result is source.whole:
+        for view, read in made:
+            if read.write_changes(read.recorded and torch.is_grad_enabled()) and result is read.whole:
                 result = view
-            result = source.parts(result)
+            result = read.slices(result)
         return result
 
     def _multiplies(self) -> bool:
@@ -244,7 +244,7 @@ class EffectiveWeight(Tensor):
             return False
         return type(layer).weight_of.__func__ is WeightAccess.weight_of.__func__  # type: ignore[attr-defined]
 
-    def _read(self, recorded: bool = True) -> Source:
+    def _read(self, recorded: bool = True) -> DenseRead:
         """Returns the weight as the layer has it now. An armed layer records its gradient, if that is to be
         `recorded`."""
         layer = self._layer
@@ -257,7 +257,7 @@ class EffectiveWeight(Tensor):
         probe: Any = getattr(layer, "probe", None)
         if recorded and probe is not None and weight.requires_grad:
             weight = layer.weight_of(probe.watch(layer.rows_of(weight), None, layer.stored))
-        return Source(layer, weight, self.requires_grad)
+        return DenseRead(layer, weight, self.requires_grad)
 
     @classmethod
     def __torch_dispatch__(cls, func: Callable, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -282,7 +282,7 @@ def _assign(view: EffectiveWeight, value: Tensor) -> None:
 
 def _set_gradient(view: EffectiveWeight, value: Tensor | None) -> None:
     held = view._layer.stored.grad
-    if isinstance(value, Part) or (value is not None and held is not None and same_memory(value, held)):
+    if isinstance(value, WeightSlice) or (value is not None and held is not None and same_memory(value, held)):
         return  # `weight.grad *= 2` has written it already
     if value is not None:
         raise RuntimeError("the gradient of a sparse layer belongs to layer.stored, the Parameter: set it there")

@@ -75,7 +75,7 @@ class PatternLayer(Twin):
         self.workload, self.refined = None, UNSEEN
         self.loads = 0  # how often a state dict brought another pattern
         self.pattern_given = False  # by masks, so that its sparsity is not checked against the method's
-        self.part: Any = None  # the part of the model whose method made this layer
+        self.assignment: Any = None  # the method and the override that this layer was made for
         factory: dict[str, Any] = {"device": device, "dtype": dtype}
         self.register_parameter(self.WEIGHT, nn.Parameter(self.empty_weight(topology.capacity, **factory)))
         self.register_parameter("bias", nn.Parameter(torch.empty(weight_shape[0], **factory)) if bias else None)

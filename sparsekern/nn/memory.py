@@ -17,8 +17,8 @@ from .layer import PatternLayer
 from .masked import MaskedLayer
 from .sparse import SparseLayer
 
-PARTS = ("values", "indices", "slack", "gradients", "optimizer", "scratch")
-NUMBERS = range(1, len(PARTS) + 4)  # the columns of a report that hold numbers
+COLUMNS = ("values", "indices", "slack", "gradients", "optimizer", "scratch")
+NUMBERS = range(1, len(COLUMNS) + 4)  # the columns of a report that hold numbers
 
 
 @runtime_checkable
@@ -30,7 +30,7 @@ class Keeper(Protocol):
 
 @dataclass(frozen=True)
 class MemoryReport:
-    """Bytes per layer (`rows`) and over the model (`total`): each part of `PARTS`, and `dense_<part>` of the twin.
+    """Bytes per layer (`rows`) and over the model (`total`): `COLUMNS`, and `dense_<column>` of the dense twin.
     `print` shows them as a table, a notebook too."""
 
     rows: list[dict[str, Any]]
@@ -38,12 +38,12 @@ class MemoryReport:
     @property
     def total(self) -> dict[str, int]:
         """The sums over all layers, by the names of the columns."""
-        keys = [*PARTS, *(f"dense_{part}" for part in PARTS)]
+        keys = [*COLUMNS, *(f"dense_{column}" for column in COLUMNS)]
         return {key: sum(row[key] for row in self.rows) for key in keys}
 
     def _table(self) -> list[list[str]]:
         rows = [*self.rows, {"name": "total", **self.total}]
-        return [["layer", *PARTS, "total", "dense", "ratio"], *map(_cells, rows)]
+        return [["layer", *COLUMNS, "total", "dense", "ratio"], *map(_cells, rows)]
 
     def __str__(self) -> str:
         return text.columns(self._table(), NUMBERS)
@@ -54,8 +54,8 @@ class MemoryReport:
 
 
 def _cells(row: dict[str, Any]) -> list[str]:
-    ours, dense = sum(row[part] for part in PARTS), sum(row[f"dense_{part}"] for part in PARTS)
-    sizes = [*(row[part] for part in PARTS), ours, dense]
+    ours, dense = sum(row[column] for column in COLUMNS), sum(row[f"dense_{column}"] for column in COLUMNS)
+    sizes = [*(row[column] for column in COLUMNS), ours, dense]
     return [row["name"], *map(text.size, sizes), f"{ours / max(1, dense):.3f}"]
 
 

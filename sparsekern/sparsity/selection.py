@@ -13,7 +13,7 @@ from ..nn.conversion.registry import demanded
 from ..topology import nnz_at
 from .method import Method
 from .methods.before import fixed
-from .model.overrides import Key, Part, said, taken, under
+from .model.overrides import Assignment, Key, said, taken, under
 from .model.zeros import maskable, take_zeros
 from .parts.distributions import Distribution
 from .parts.schedules import constant, final
@@ -28,7 +28,7 @@ class Share(NamedTuple):
     """A method for some layers, and what they note of it; None: they stay dense."""
 
     method: Method | None
-    part: Part
+    assignment: Assignment
     distribution: str | Distribution | None
 
     @property
@@ -92,9 +92,10 @@ def select(
             layers[key][name] = layer
     layers = {key: own for key, own in layers.items() if own}
     if not layers and masks is None:
-        names = " and ".join(dict.fromkeys(share.part.method for share in shares.values() if share.method is not None))
+        pruning = (share.assignment.method for share in shares.values() if share.method is not None)
+        names = " and ".join(dict.fromkeys(pruning))
         raise ValueError(f"exclude leaves none of the layers that {names} prunes: {', '.join(scope)}")
-    method, name = shares[None].method, shares[None].part.method
+    method, name = shares[None].method, shares[None].assignment.method
     outside = CHOSEN if masks is not None or method is None else f"not in the scope of {name} (include= takes it)"
     reasons = {name: CHOSEN if name in scope or name in overridden else outside for name in every}
     return Selection(layers, given, reasons | why)
@@ -120,10 +121,10 @@ def shares_of(
     name = method.name if isinstance(method, Method) else "static"
     method = _method(method, given, bool(overrides))
     name = name if method is None else method.name
-    shares: dict[Key | None, Share] = {None: Share(method, Part(name), distribution)}
+    shares: dict[Key | None, Share] = {None: Share(method, Assignment(name), distribution)}
     for key, value in overrides.items():
         if isinstance(value, Method):
-            shares[key] = Share(_pruning(value, given), Part(value.name, said(key)), distribution)
+            shares[key] = Share(_pruning(value, given), Assignment(value.name, said(key)), distribution)
             continue
         settings: Mapping[str, Any] = value if isinstance(value, Mapping) else {"sparsity": value}
         sparsity = settings.get("sparsity", 0.0 if method is None else final(method.sparsity))
@@ -134,8 +135,8 @@ def shares_of(
                 f"distribution, got {value!r}"
             )
         own = None if sparsity is None else (method or static(float(sparsity))).at(float(sparsity))
-        part = Part(name, said(key), None if sparsity is None else float(sparsity))
-        shares[key] = Share(own, part, settings.get("distribution", distribution))
+        assignment = Assignment(name, said(key), None if sparsity is None else float(sparsity))
+        shares[key] = Share(own, assignment, settings.get("distribution", distribution))
     return shares
 
 

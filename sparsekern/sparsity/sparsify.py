@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..nn import PatternLayer, Weights
 from ..nn.conversion.exchange import exchange
-from ..nn.conversion.parts import taking_apart
+from ..nn.conversion.splitting import splitting
 from ..nn.kernel_choice import check_backend
 from ..private_torch import COMPILED_CHILD, compiled_itself
 from ..topology import Topology
@@ -28,7 +28,7 @@ from .sites.capacity import capacity_for_growth
 log = logging.getLogger("sparsekern")
 
 
-@taking_apart
+@splitting
 def sparsify(
     model: nn.Module,
     method: Method | float | None = None,
@@ -120,7 +120,7 @@ def sparsify(
         stay = selection.masks if masks == "nonzero" or share.driven.start.initialize == "rescale" else ()
         replacements |= _converted(layers, patterns[key], share.driven, backend, generator, stay)
         for name in layers:
-            noted = {"part": share.part, **({"pattern_given": True} if name in selection.masks else {})}
+            noted = {"assignment": share.assignment, **({"pattern_given": True} if name in selection.masks else {})}
             vars(replacements[name]).update(noted)
     model = exchange(model, replacements)
     with torch.no_grad():

@@ -15,7 +15,7 @@ from ..data import Data
 from ..errors import RunError, UsageError, first_line
 from ..models import build
 from ..nn import prunable_layers
-from ..nn.memory import PARTS
+from ..nn.memory import COLUMNS
 from ..private_torch import BatchNorm
 from ..settings import brief
 from ..sparsity import parallel
@@ -232,7 +232,7 @@ class Run:
     def bytes(self) -> int:
         """Bytes of values, indices, slack, gradients, optimizer state and workspace now, all layers together."""
         total = self.memory.total
-        return sum(total[part] for part in PARTS)
+        return sum(total[column] for column in COLUMNS)
 
     def state_dict(self) -> dict:
         """Returns the content of a checkpoint: plain values and tensors, which `load_state_dict` takes."""

@@ -6,7 +6,7 @@ import sys
 
 import torch
 
-from ..nn.memory import PARTS
+from ..nn.memory import COLUMNS
 from ..sparsity import parallel
 from .run import Run
 
@@ -27,7 +27,7 @@ def epoch_metrics(run: Run, train_loss: float, test_loss: float, accuracy: float
         "seconds_per_step": run.seconds[-1],
         "cpu_seconds_per_step": run.cpu_seconds,
         "weight_bytes": run.most_bytes,
-        "dense_weight_bytes": sum(total[f"dense_{part}"] for part in PARTS),
+        "dense_weight_bytes": sum(total[f"dense_{column}"] for column in COLUMNS),
         "layers": [_plain(row) for row in run.optimizer.report().rows],
     }
 

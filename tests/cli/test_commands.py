@@ -11,7 +11,7 @@ from support.trajectories import CHANNELS
 
 from sparsekern import methods
 from sparsekern.cli import main
-from sparsekern.nn.memory import PARTS
+from sparsekern.nn.memory import COLUMNS
 
 FLAGS = [*SMALL, "--width", "0.2"]
 
@@ -50,7 +50,7 @@ def test_summary_holds_the_documented_keys(folder: Path):
     assert summary["test_accuracy"] > 0.5
     assert 10**7 < summary["peak_memory_bytes"] < 10**11
     assert 0 < summary["cpu_seconds_per_step"] < 1
-    assert summary["peak_weight_bytes"] == sum(summary["memory"][part] for part in PARTS)  # rigl keeps its size
+    assert summary["peak_weight_bytes"] == sum(summary["memory"][column] for column in COLUMNS)  # rigl keeps its size
 
 
 def test_peak_of_the_weights_is_that_of_the_dense_beginning(tmp_path: Path):
@@ -58,9 +58,9 @@ def test_peak_of_the_weights_is_that_of_the_dense_beginning(tmp_path: Path):
     summary = json.loads((tmp_path / "gmp" / "summary.json").read_text())
     lines = [json.loads(line) for line in (tmp_path / "gmp" / "metrics.jsonl").read_text().splitlines()]
     total = summary["memory"]
-    dense = sum(total[f"dense_{part}"] for part in PARTS)
+    dense = sum(total[f"dense_{column}"] for column in COLUMNS)
     assert dense <= summary["peak_weight_bytes"] == lines[0]["weight_bytes"]
-    assert lines[-1]["weight_bytes"] >= sum(total[part] for part in PARTS) < dense / 2
+    assert lines[-1]["weight_bytes"] >= sum(total[column] for column in COLUMNS) < dense / 2
 
 
 def test_folder_is_complete_and_nothing_else(folder: Path):

@@ -78,9 +78,9 @@ def test_every_format_comes_back(kind: str, name: str, file: str, tmp_path: Path
         other = sk.sparsify(copy.deepcopy(plain), 0.5, include="*", exclude=dense)
         torch.testing.assert_close(export.load(other, path)(x), expected)
     if file == "dense.pt":
-        twin = copy.deepcopy(plain)
-        twin.load_state_dict(torch.load(path, weights_only=True))
-        torch.testing.assert_close(twin(x), expected)
+        copied = copy.deepcopy(plain)
+        copied.load_state_dict(torch.load(path, weights_only=True))
+        torch.testing.assert_close(copied(x), expected)
     assert all(torch.equal(before[key], tensor) for key, tensor in model.state_dict().items())
     with pytest.raises(UsageError, match="exists already"):
         export.save(model, path, format)

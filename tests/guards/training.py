@@ -221,7 +221,7 @@ def _check(case: Case) -> None:
     advance(case, model, sparsifier, 0, case.saved, seen)
     file = io.BytesIO()
     torch.save({"model": model.state_dict(), "sparsifier": sparsifier.state_dict()}, file)
-    twin, twin_sparsifier = copy.deepcopy((model, sparsifier))
+    copied, copied_sparsifier = copy.deepcopy((model, sparsifier))
     advance(case, model, sparsifier, case.saved, end, seen)
 
     loaded, loaded_sparsifier = build(case, case.backend, case.seed + 99)
@@ -229,7 +229,7 @@ def _check(case: Case) -> None:
     state = torch.load(file, weights_only=True)
     loaded.load_state_dict(state["model"])
     loaded_sparsifier.load_state_dict(state["sparsifier"])
-    for what, net, optimizer in (("copied", twin, twin_sparsifier), ("loaded", loaded, loaded_sparsifier)):
+    for what, net, optimizer in (("copied", copied, copied_sparsifier), ("loaded", loaded, loaded_sparsifier)):
         advance(case, net, optimizer, case.saved, end)
         same(model.state_dict(), net.state_dict(), f"{what} model", exact=True)
         same(sparsifier.state_dict(), optimizer.state_dict(), f"{what} sparsifier", exact=True)

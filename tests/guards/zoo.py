@@ -120,7 +120,7 @@ def _same_pass(model: nn.Module, sparsifier: sk.Sparsifier, x: Tensor, y: Tensor
         owner, _, own = name.rpartition(".")
         module, wanted = model.get_submodule(owner), [parameter.grad]
         layers = [(module, own)]
-        if own.startswith("in_proj_"):  # attention is taken apart
+        if own.startswith("in_proj_"):  # attention is split
             layers = [(getattr(module, f"{part}_proj"), own.removeprefix("in_proj_")) for part in "qkv"]
             wanted = parameter.grad.chunk(3)
         for (layer, entry), want in zip(layers, wanted, strict=True):

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import sparsekern as sk
-from sparsekern.nn.memory import PARTS
+from sparsekern.nn.memory import COLUMNS
 from sparsekern.ops import extension
 
 SUPPORT = Path(__file__).parents[1] / "support"
@@ -76,7 +76,7 @@ def test_a_report_has_full_names_aligned_columns_and_a_page() -> None:
     rows = [[cell.text for cell in row] for row in table.iter("tr")]
     assert [row[0] for row in rows] == ["layer", *names, "total"]
     total = report.total
-    ours, dense = (sum(total[prefix + part] for part in PARTS) for prefix in ("", "dense_"))
+    ours, dense = (sum(total[prefix + column] for column in COLUMNS) for prefix in ("", "dense_"))
     assert rows[-1][-1] == f"{ours / dense:.3f}"
 
 

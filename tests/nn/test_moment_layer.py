@@ -81,10 +81,10 @@ def test_refuses_two_uses_in_one_pass(name: str) -> None:
 def test_copies_have_recorded_nothing() -> None:
     layer, _, _, x = moment_layer("linear")
     layer(x).sum().backward()
-    twin = copy.deepcopy(layer)
-    assert isinstance(twin, MaskedLayer)
-    assert twin.moment is None
-    assert twin.samples == 0
+    copied = copy.deepcopy(layer)
+    assert isinstance(copied, MaskedLayer)
+    assert copied.moment is None
+    assert copied.samples == 0
     assert layer.samples == len(x)
 
 

@@ -11,6 +11,7 @@ from torch import nn
 import sparsekern as sk
 from sparsekern.nn import crossovers, planned
 from sparsekern.nn.planned import EVALUATED, TRAINED, UNSEEN, Workload
+from sparsekern.sparsity.model.overrides import Assignment
 
 LINEAR = {"rows": 24, "cols": 32, "dtype": "float32"}
 CONV = {"out": 8, "in": 4, "kernel": 3, "stride": 1, "dtype": "float32"}
@@ -148,23 +149,36 @@ def test_a_layer_that_records_keeps_the_plan(layer: Any) -> None:
 
 def test_copies_have_the_plan(layer: Any) -> None:
     layer(torch.randn(8, 32))
-    for twin in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
-        assert (twin.plan, twin.workload, twin.refined, twin.kernel) == (layer.plan, layer.workload, TRAINED, "dense")
+    for copied in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        assert (copied.plan, copied.workload, copied.refined, copied.kernel) == (
+            layer.plan,
+            layer.workload,
+            TRAINED,
+            "dense",
+        )
 
 
-OLDER = {"KernelPlan": "Plan", "Threshold": "Step"}
+OLDER = {
+    b"Vworkload\n": b"Vuse\n",
+    b"Vassignment\n": b"Vpart\n",
+    b"planned\nWorkload\n": b"planned\nUse\n",
+    b"kernel_choice\nKernelPlan\n": b"kernel_choice\nPlan\n",
+    b"kernel_choice\nThreshold\n": b"kernel_choice\nStep\n",
+    b"overrides\nAssignment\n": b"overrides\nPart\n",
+}
 
 
-def test_an_older_pickle_has_the_plan(layer: Any) -> None:
+def test_an_older_pickle_has_all_of_it(layer: Any) -> None:
     layer(torch.randn(8, 32))
+    layer.assignment = Assignment("rigl", "0", 0.5)
     old = pickle.dumps(layer, protocol=0)
-    names = [("Vworkload\n", "Vuse\n"), ("planned\nWorkload\n", "planned\nUse\n")]
-    names += [(f"kernel_choice\n{new}\n", f"kernel_choice\n{name}\n") for new, name in OLDER.items()]
-    for name, before in names:
-        assert name.encode() in old
-        old = old.replace(name.encode(), before.encode())
+    for name, before in OLDER.items():
+        assert name in old
+        old = old.replace(name, before)
     again = pickle.loads(old)
-    assert (again.plan, again.workload, hasattr(again, "use")) == (layer.plan, layer.workload, False)
+    for name in ("plan", "workload", "assignment"):
+        assert getattr(again, name) == getattr(layer, name)
+    assert not {"use", "part"} & vars(again).keys()
 
 
 # ---- checkpoints

@@ -124,10 +124,10 @@ def test_copies_pickles_and_files() -> None:
     file.seek(0)
     other = sk.SparseLinear(30, 20, sparsity=0.5)
     other.load_state_dict(torch.load(file, weights_only=True))
-    for twin in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer)), other):
-        torch.testing.assert_close(twin(x), layer(x))
+    for copied in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer)), other):
+        torch.testing.assert_close(copied(x), layer(x))
         with torch.no_grad():
-            twin.values.zero_()
+            copied.values.zero_()
     assert bool(layer.values.any())
 
 

@@ -136,12 +136,12 @@ def test_copies_and_files(pair: tuple[Any, nn.Linear], mask: Tensor) -> None:
     csr = type(layer)(310, 150, sparsity=0.9, dtype=torch.float64)
     csr.set_kernel("csr", "")
     csr.load_state_dict(state)
-    for twin in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer)), torch.load(file, weights_only=False)):
-        assert not {t.data_ptr() for t in layer.index if t.numel()} & {t.data_ptr() for t in twin.index if t.numel()}
-        compare(twin, dense, mask)
-    for twin in (other, csr):
-        compare(twin, dense, mask)
-        assert twin.topology.same_pattern(layer.topology)
+    for copied in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer)), torch.load(file, weights_only=False)):
+        assert not {t.data_ptr() for t in layer.index if t.numel()} & {t.data_ptr() for t in copied.index if t.numel()}
+        compare(copied, dense, mask)
+    for copied in (other, csr):
+        compare(copied, dense, mask)
+        assert copied.topology.same_pattern(layer.topology)
     assert layer.to("meta")(torch.empty(2, 310, device="meta", dtype=torch.float64)).shape == (2, 150)
 
 
@@ -150,11 +150,11 @@ def test_pickles_in_which_tiles_stood_beside_columns(pair: tuple[Any, nn.Linear]
     plain = layer.topology.with_views(frozenset())
     old = object.__new__(Topology)
     old.__dict__.update({**plain.__dict__, "views": TILES, "index": plain.index._replace(tiles=layer.index.tiles)})
-    twin = copy.deepcopy(layer)
-    twin._topology, twin._index = old, old.index
-    twin = pickle.loads(pickle.dumps(twin))
-    assert [t.shape for t in twin.index] == [t.shape for t in layer.index]
-    compare(twin, dense, mask)
+    copied = copy.deepcopy(layer)
+    copied._topology, copied._index = old, old.index
+    copied = pickle.loads(pickle.dumps(copied))
+    assert [t.shape for t in copied.index] == [t.shape for t in layer.index]
+    compare(copied, dense, mask)
 
 
 def test_compiles_to_one_graph(pair: tuple[Any, nn.Linear]) -> None:

@@ -236,7 +236,7 @@ def test_a_masked_embedding_keeps_its_mask() -> None:
     assert zeros_after_training(lambda: model[0].weight, model, x) == 0.5
 
 
-@pytest.mark.parametrize("exclude", [(), ("self_attn",)], ids=["taken apart", "excluded"])
+@pytest.mark.parametrize("exclude", [(), ("self_attn",)], ids=["split", "excluded"])
 def test_masks_within_attention(exclude: tuple[str, ...]) -> None:
     torch.manual_seed(0)
     layer: Any = nn.TransformerEncoderLayer(16, 2, 32, dropout=0.0, batch_first=True)

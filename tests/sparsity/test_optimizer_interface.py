@@ -99,11 +99,11 @@ def test_defaults_groups_and_state_are_those_of_the_optimizer() -> None:
 def test_a_loaded_optimizer_trains_on_with_its_state() -> None:
     model, optimizer, x, y = start()
     train(model, optimizer, x, y, 3)
-    twin, its = copy.deepcopy((model, optimizer))
+    copied, its = copy.deepcopy((model, optimizer))
     its.optimizer.load_state_dict(copy.deepcopy(its.optimizer.state_dict()))
-    for pair in ((model, optimizer), (twin, its)):
+    for pair in ((model, optimizer), (copied, its)):
         train(*pair, x, y, 6)
-    assert all(torch.equal(twin.state_dict()[key], tensor) for key, tensor in model.state_dict().items())
+    assert all(torch.equal(copied.state_dict()[key], tensor) for key, tensor in model.state_dict().items())
 
 
 @pytest.mark.parametrize("of", ["optimizer", "sparsifier"])
@@ -137,13 +137,13 @@ def test_copies_leave_hooks_out_as_those_of_optimizers_do() -> None:
     StepLR(optimizer, 5)
     optimizer.register_step_pre_hook(lambda own, args, kwargs: None)  # can't be pickled
     train(model, optimizer, x, y, 2)
-    for twin, its in (copy.deepcopy((model, optimizer)), pickle.loads(pickle.dumps((model, optimizer)))):
+    for copied, its in (copy.deepcopy((model, optimizer)), pickle.loads(pickle.dumps((model, optimizer)))):
         assert its.steps == 2
         assert not private_torch.hooks(its, "step_pre")
         assert its.defaults is its.optimizer.defaults
         called = []
         its.register_step_post_hook(lambda own, args, kwargs, called=called: called.append(own))
-        train(twin, its, x, y, 1)
+        train(copied, its, x, y, 1)
         assert len(called) == 1
         assert called[0] is its
 

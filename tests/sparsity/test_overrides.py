@@ -198,14 +198,14 @@ def test_every_group_is_exact_and_resumes_bit_for_bit(name: str) -> None:
             saved = copy.deepcopy((model.state_dict(), sparsifier.state_dict()))
             copied = pickle.loads(pickle.dumps((model, sparsifier)))
         step(model, sparsifier, batch)
-        parts = sparsifier.engine.parts(sparsifier.sites)
-        for own, sites in parts:
+        groups = sparsifier.engine.by_method(sparsifier.sites)
+        for own, sites in groups:
             last = t + (method.order == "before")
             if method.order == "before":
                 last = max((i for i in range(last + 1) if method.when.fires(i)), default=0)
             if not method.view.filters:
                 assert sum(site.nnz for site in sites) == nnz_at(own.sparsity(last), sum(site.size for site in sites))
-    assert {site.name for own, sites in parts for site in sites if own is not method} == {"0", "2"}
+    assert {site.name for own, sites in groups for site in sites if own is not method} == {"0", "2"}
     resumed, continuation = prepared(method, overrides, build)
     resumed.load_state_dict(saved[0])
     continuation.load_state_dict(saved[1])

@@ -47,7 +47,7 @@ COMPONENTS = [
         "nn: a layer",
         "what layers with a pattern share: kernel choice, weight access",
         *(f"nn.{name}" for name in ("processor", "crossovers", "kernel_choice", "marks", "copies", "effective")),
-        *(f"nn.{name}" for name in ("facts", "live_states", "part")),
+        *(f"nn.{name}" for name in ("facts", "live_states", "weight_slice")),
         *(f"nn.{name}" for name in ("planned", "probe", "twins", "layer", "saved")),
     ),
     _room(

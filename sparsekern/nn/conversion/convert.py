@@ -14,8 +14,8 @@ from ..masked import Gradient, MaskedLayer
 from ..sparse import SparseLayer
 from .coverage import Weights, obstacle, shared_parameters
 from .exchange import exchange
-from .parts import put_together
 from .registry import MASKED, SPARSE, asked, dense_class_of, sparse_class
+from .splitting import join
 
 
 def prunable_layers(model: nn.Module, exclude: Iterable[str] = (), include: Iterable[str] = ()) -> dict[str, nn.Module]:
@@ -91,11 +91,11 @@ def densify(model: nn.Module) -> nn.Module:
         >>> type(model[0]).__name__, int((model[0].weight != 0).sum())
         ('Linear', 64)
     """
-    return put_together(with_dense_layers(model))
+    return join(with_dense_layers(model))
 
 
 def with_dense_layers(model: nn.Module) -> nn.Module:
-    """Does what `densify` does, without putting together what was taken apart: layers keep their names."""
+    """Does what `densify` does, without joining what was split: layers keep their names."""
     layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, PatternLayer)}
     sharded = [name for name, layer in layers.items() if is_sharded(layer.stored)]
     if sharded:

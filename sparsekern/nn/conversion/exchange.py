@@ -17,7 +17,7 @@ from ..marks import hand_on_marks
 from .registry import MASKED, SPARSE, dense_class_of
 
 HOOKS = frozenset(name for name in vars(nn.Module()) if name.endswith("_hooks"))
-PARTS = ("_parameters", "_buffers", "_modules")
+HELD = ("_parameters", "_buffers", "_modules")
 
 
 def exchange(model: nn.Module, replacements: Mapping[str, nn.Module]) -> nn.Module:
@@ -82,7 +82,7 @@ def hand_on(old: nn.Module, new: nn.Module, name: str) -> None:
             value.clear()
             value.update(hooks)
             there[key] = value
-        elif key in PARTS:
+        elif key in HELD:
             there[key].update({part: held for part, held in value.items() if part not in own})
         elif key not in own and key not in there:
             there[key] = _method(new, value) if getattr(value, "__self__", None) is old else value
@@ -136,7 +136,7 @@ def _own_names(kind: Any, layer: Any) -> frozenset[str]:
 
 
 def _names(layer: nn.Module) -> frozenset[str]:
-    return frozenset().union(vars(layer), *(vars(layer)[part] for part in PARTS))
+    return frozenset().union(vars(layer), *(vars(layer)[part] for part in HELD))
 
 
 _known_names: dict[type[nn.Module], frozenset[str]] = {}

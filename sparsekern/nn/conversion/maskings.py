@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize, prune
 
 from ... import private_torch
-from .registry import ON_DEMAND, PARTS, registered
+from .registry import ON_DEMAND, SPLITTERS, registered
 
 MASKING = "FakeSparsity"  # the parametrization of torch.ao.pruning, which is slow to import
 
@@ -62,13 +62,13 @@ def end(module: nn.Module, name: str = "weight") -> None:
         parametrize.remove_parametrizations(module, name, leave_parametrized=True)
 
 
-def end_in_parts(model: nn.Module) -> list[Masking]:
+def end_in_split(model: nn.Module) -> list[Masking]:
     """Ends the masks of the weights of layers that are exchanged for several, and of those inside; `restore_in` masks
     them again."""
     ended = []
     for layer in model.modules():
         kind = registered(type(layer))
-        if kind in PARTS and kind not in ON_DEMAND:
+        if kind in SPLITTERS and kind not in ON_DEMAND:
             for module in layer.modules():
                 names = [name.removesuffix("_mask") for name in private_torch.buffers(module) if name.endswith("_mask")]
                 names += list(getattr(module, "parametrizations", ()))

@@ -21,17 +21,17 @@ from ..recurrent import KINDS, MaskedMatrix, SparseMatrix, SplitRecurrent
 from ..sparse import SparseLayer
 
 LayerPair: TypeAlias = tuple[type[SparseLayer], type[MaskedLayer]]
-Parts: TypeAlias = Callable[[Any], nn.Module | None]
+Splitter: TypeAlias = Callable[[Any], nn.Module | None]
 
 SPARSE: dict[type[nn.Module], type[SparseLayer]] = {}
 MASKED: dict[type[nn.Module], type[MaskedLayer]] = {}
-PARTS: dict[type[nn.Module], Parts] = {}
+SPLITTERS: dict[type[nn.Module], Splitter] = {}
 ON_DEMAND: set[type[nn.Module]] = set()  # classes that only become sparse where somebody names them
 # What a subclass may define without becoming another layer.
 HARMLESS = {"__init__", "__repr__", "extra_repr", "reset_parameters", "__init_subclass__", "__class_getitem__"}
 
 
-def register_layer(kind: type[nn.Module], converter: LayerPair | Parts, *, by_default: bool = True) -> None:
+def register_layer(kind: type[nn.Module], converter: LayerPair | Splitter, *, by_default: bool = True) -> None:
     """Lets `sparsify` make layers of a class sparse. The layers that the package supports are registered by it, too.
 
     Subclasses are converted along with their class if they inherit its `forward` and everything else that a layer does;
@@ -51,10 +51,10 @@ def register_layer(kind: type[nn.Module], converter: LayerPair | Parts, *, by_de
     Examples:
         A layer with two weights in one tensor, as two linear layers::
 
-            def parts(layer: Gated) -> nn.Module:
+            def split(layer: Gated) -> nn.Module:
                 return TwoLinear(nn.Linear(...), nn.Linear(...))  # with the weights of layer
 
-            sk.register_layer(Gated, parts)
+            sk.register_layer(Gated, split)
     """
     if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
         raise ValueError(f"expected a class of modules, got {kind!r}")
@@ -65,12 +65,12 @@ def register_layer(kind: type[nn.Module], converter: LayerPair | Parts, *, by_de
         wrong = [each.__name__ for each in converter if each.DENSE is not kind]
         if wrong:
             raise ValueError(f"{', '.join(wrong)} must have DENSE = {kind.__name__}")
-        PARTS.pop(kind, None)
+        SPLITTERS.pop(kind, None)
         SPARSE[kind], MASKED[kind] = converter
     elif callable(converter):
         SPARSE.pop(kind, None)
         MASKED.pop(kind, None)
-        PARTS[kind] = converter
+        SPLITTERS[kind] = converter
     else:
         raise ValueError(f"the converter of {kind.__name__} must be a pair of classes or a function, got {converter!r}")
     (ON_DEMAND.discard if by_default else ON_DEMAND.add)(kind)
@@ -80,7 +80,7 @@ def register_layer(kind: type[nn.Module], converter: LayerPair | Parts, *, by_de
 @cache
 def registered(kind: type[nn.Module]) -> type[nn.Module] | None:
     """Returns the registered class that is nearest to a class of layers: itself or an ancestor."""
-    return next((base for base in kind.__mro__ if base in SPARSE or base in PARTS), None)
+    return next((base for base in kind.__mro__ if base in SPARSE or base in SPLITTERS), None)
 
 
 def dense_class_of(layer: nn.Module) -> type[nn.Module] | None:
@@ -105,7 +105,7 @@ def asked(name: str, module: nn.Module, wanted: Iterable[str]) -> bool:
 
 
 def demanded(model: nn.Module, keys: Iterable[str | type[nn.Module]]) -> list[str]:
-    """Returns the names of the layers that are left dense by default, and of parts of them, that keys of overrides
+    """Returns the names of the layers that are left dense by default, and of layers in them, that keys of overrides
     name, by name or class. Globs, and modules around them, do not name them."""
     keys, found = list(keys), []
     for name, module in model.named_modules():

@@ -11,8 +11,8 @@ from ..layer import PatternLayer
 from ..saved import is_csr
 from .convert import masked_twin, sparse_twin
 from .exchange import exchange
-from .parts import put_together, take_apart
 from .registry import SPARSE, dense_class_of
+from .splitting import join, split
 
 Make: TypeAlias = Callable[[nn.Module, Topology], PatternLayer]
 
@@ -34,7 +34,7 @@ def patterned(
         ValueError: a layer of the state is another one in the model, or there is none.
     """
     found = list(patterns(state))
-    model, originals = take_apart(model, [name for name, *_ in found])
+    model, originals = split(model, [name for name, *_ in found])
     layers, replacements = dict(model.named_modules()), {}
     for name, row_ptr, col, bare in found:
         layer = layers.get(name)
@@ -53,7 +53,7 @@ def patterned(
         except ValueError as error:
             raise ValueError(f"{name or 'the model'}: {error}") from error
         replacements[name] = (sparse if bare else masked)(layer, topology)
-    return put_together(exchange(model, replacements), originals)
+    return join(exchange(model, replacements), originals)
 
 
 def patterns(state: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor, Tensor, bool]]:

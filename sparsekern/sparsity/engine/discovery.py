@@ -12,7 +12,7 @@ from ...topology import Topology
 from .. import parallel
 from ..growth.gradients import ArmedStep, GrowthBatches, GrowthSource
 from ..method import Method
-from ..model.overrides import Key, Part, part_of, taken
+from ..model.overrides import Assignment, Key, assignment_of, taken
 from ..model.wrappers import check_managed, own_modules
 from ..scoring.network import Loss
 from ..sites.layer_site import LayerSite
@@ -31,14 +31,16 @@ def sites_of(model: nn.Module, method: Method, layers: Sequence[Key]) -> list[An
     """
     storage, modules = method.resolved_storage, dict(own_modules(model))
     patterned = {name: module for name, module in modules.items() if isinstance(module, PatternLayer)}
-    parts = {name: part for name, layer in patterned.items() if (part := part_of(layer)) is not None}
+    assignments = {
+        name: assignment for name, layer in patterned.items() if (assignment := assignment_of(layer)) is not None
+    }
     own = patterned
     if layers:
         own = {name: patterned[name] for name in taken(modules, patterned, layers, "layers")}
-    elif not storage.prunes and any(part.source for part in parts.values()):
-        own = {name: patterned[name] for name, part in parts.items() if part.method == method.name}
-    elif len({part.method for part in parts.values()}) > 1:
-        own = {name: patterned[name] for name in _made_for(parts, method)}
+    elif not storage.prunes and any(assignment.source for assignment in assignments.values()):
+        own = {name: patterned[name] for name, assignment in assignments.items() if assignment.method == method.name}
+    elif len({assignment.method for assignment in assignments.values()}) > 1:
+        own = {name: patterned[name] for name in _made_for(assignments, method)}
     sites = storage.sites(list(own.items()))
     if not sites and storage.prunes:
         raise ValueError(f"the model has no {storage.noun}: call sparsify(model, {method.name}) first")
@@ -48,16 +50,16 @@ def sites_of(model: nn.Module, method: Method, layers: Sequence[Key]) -> list[An
     return sites
 
 
-def _made_for(parts: dict[str, Part], method: Method) -> list[str]:
+def _made_for(assignments: dict[str, Assignment], method: Method) -> list[str]:
     """Returns the layers that `sparsify` made for a method of this name."""
-    own = {name: part for name, part in parts.items() if part.method == method.name}
+    own = {name: assignment for name, assignment in assignments.items() if assignment.method == method.name}
     if not own:
-        names = ", ".join(sorted({part.method for part in parts.values()}))
+        names = ", ".join(sorted({assignment.method for assignment in assignments.values()}))
         raise ValueError(
             f"the model's sparse layers were made for {names}, none for {method.name}: say which ones it drives by "
             'layers=["NAME", ...]; layers="*" takes all'
         )
-    sources = list(dict.fromkeys(part.source for part in own.values()))
+    sources = list(dict.fromkeys(assignment.source for assignment in own.values()))
     if len(sources) > 1:
         which = " and ".join(repr(source) if source else "the model" for source in sources)
         raise ValueError(
@@ -72,10 +74,10 @@ def methods_of(sites: Sequence[LayerSite], method: Method) -> dict[str, Method]:
     made: dict[tuple[str, float], Method] = {}
     found = {}
     for site in sites:
-        part = part_of(site.module)
-        if part is not None and part.sparsity is not None and method.has_sparsity:
-            share = part.key, part.sparsity
-            found[site.name] = made[share] = made.get(share) or method.at(part.sparsity)
+        assignment = assignment_of(site.module)
+        if assignment is not None and assignment.sparsity is not None and method.has_sparsity:
+            share = assignment.key, assignment.sparsity
+            found[site.name] = made[share] = made.get(share) or method.at(assignment.sparsity)
     return found
 
 

@@ -204,7 +204,7 @@ class Draft:
         """Drops and grows weights of the sites."""
         gradients, step = self.engine.gradients, self.now.steps
         gradients.begin(step)
-        for method, own in self.engine.parts(sites):
+        for method, own in self.engine.by_method(sites):
             chosen = drop_and_grow(method, own, step, self.generator, gradients)
             needed = [rewiring.kept + rewiring.grow.numel() for rewiring in chosen]
             rooms = capacities(method, own, needed, step)
@@ -213,7 +213,7 @@ class Draft:
 
     def remask(self, sites: Sequence[MasterSite | StashedSite]) -> None:
         """Gives the sites masks over all weights."""
-        for method, own in self.engine.parts(sites):
+        for method, own in self.engine.by_method(sites):
             self._remask(method, own)
 
     def _remask(self, method: Method, sites: Sequence[MasterSite | StashedSite]) -> None:

@@ -85,7 +85,7 @@ class Engine:
         self.own = methods_of(sites, method)
         drivers.take(self, sites)
         check_network(sites, optimizer, method, self.sharders)
-        for own, some in self.parts(sites):
+        for own, some in self.by_method(sites):
             check_sparsity(some, own)
         share_patterns(sites)
         if method.when.stop > 0:
@@ -137,13 +137,13 @@ class Engine:
         """Returns the method at the sparsity of a layer."""
         return self.own.get(site.name, self.method)
 
-    def parts(self, sites: Sequence[Any]) -> list[tuple[Method, list[Any]]]:
+    def by_method(self, sites: Sequence[Any]) -> list[tuple[Method, list[Any]]]:
         """Returns the sites that share a sparsity, with the method at this sparsity."""
-        parts: dict[int, tuple[Method, list[Any]]] = {}
+        found: dict[int, tuple[Method, list[Any]]] = {}
         for site in sites:
             method = self.method_of(site)
-            parts.setdefault(id(method), (method, []))[1].append(site)
-        return list(parts.values())
+            found.setdefault(id(method), (method, []))[1].append(site)
+        return list(found.values())
 
     def followers_of(self, site: LayerSite) -> list[Any]:
         return [layers[site.name] for layers in self.followers if site.name in layers]

@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from ...nn import PatternLayer
-from ...nn.conversion.parts import MARK
+from ...nn.conversion.splitting import MARK
 
 Key = str | type[nn.Module]
 Modules = Mapping[str, nn.Module]
 
 
-class Part(NamedTuple):
+class Assignment(NamedTuple):
     """A note of `sparsify` on a sparse layer: which layers share a sparsity with it, and whose method drives them.
 
     Attributes:
@@ -35,8 +35,11 @@ class Part(NamedTuple):
         return self.key if self.sparsity is None else ""
 
 
-def part_of(layer: nn.Module) -> Part | None:
-    return vars(layer).get("part")
+Part = Assignment  # the name in older pickles
+
+
+def assignment_of(layer: nn.Module) -> Assignment | None:
+    return vars(layer).get("assignment")
 
 
 def taken(

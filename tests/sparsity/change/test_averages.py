@@ -59,10 +59,10 @@ def test_they_are_what_a_copy_of_the_model_is(name: str, kind: Callable[..., Any
     """A copy that follows, averaged by the same rule, has the same weights."""
     model, method = built(name, **({"finetune": 0} if name == "dpf" else {}))
     model[0].bias.requires_grad_(False)
-    average, twin, again = kind(model), copy.deepcopy(model), kind(model)
+    average, copied, again = kind(model), copy.deepcopy(model), kind(model)
     groups = [p for p in model.parameters() if p.requires_grad]
     optimizer = sk.Sparsifier(
-        model, OPTIMIZERS["momentum"](groups[::-1] if kind is Bare else groups), method, followers=[twin, average]
+        model, OPTIMIZERS["momentum"](groups[::-1] if kind is Bare else groups), method, followers=[copied, average]
     )
     optimizer.follow(again.shadow_params if kind is not Named else again.shadow)
     optimizer.follow(average)  # twice is once
@@ -73,10 +73,10 @@ def test_they_are_what_a_copy_of_the_model_is(name: str, kind: Callable[..., Any
         average.update(model)
         again.update(model)
         with torch.no_grad():
-            for own, p in zip(twin.parameters(), model.parameters(), strict=True):
+            for own, p in zip(copied.parameters(), model.parameters(), strict=True):
                 own.lerp_(p, 0.3)
     assert changes >= 2
-    expected = [p.detach() for p in twin.parameters() if p.requires_grad]
+    expected = [p.detach() for p in copied.parameters() if p.requires_grad]
     for each in (average, again):
         for got, want in zip(each.tensors(model), expected, strict=True):
             torch.testing.assert_close(got, want)

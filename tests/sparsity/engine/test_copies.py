@@ -54,19 +54,19 @@ def test_an_average_that_does_not_follow_is_refused(name: str) -> None:
 def test_snapshots_and_twins_go_their_own_ways(name: str) -> None:
     model, optimizer = training(name)
     x = torch.randn(5, 20)
-    snapshot, loaded, twin, deployed = (copy.deepcopy(model) for _ in range(4))
+    snapshot, loaded, trained, deployed = (copy.deepcopy(model) for _ in range(4))
     before, narrow = snapshot(x), deployed.bfloat16()(x.bfloat16())
-    trainer = torch.optim.SGD(twin.parameters(), lr=0.1)
+    trainer = torch.optim.SGD(trained.parameters(), lr=0.1)
     for i in range(12):
         step(model, optimizer, i)
         if name != "gmp":  # whose layers lose room
             loaded.load_state_dict(model.state_dict())
         trainer.zero_grad()
-        twin(x).square().mean().backward()
+        trained(x).square().mean().backward()
         trainer.step()
     assert torch.equal(snapshot(x), before)
     assert torch.equal(deployed(x.bfloat16()), narrow)
-    assert twin(x).isfinite().all()
+    assert trained(x).isfinite().all()
 
 
 @pytest.mark.parametrize("frozen", [True, False])

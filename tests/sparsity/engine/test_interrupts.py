@@ -3,7 +3,6 @@
 import contextlib
 import copy
 import gc
-import gc
 import random
 import sys
 import weakref

@@ -113,9 +113,9 @@ def test_snfs_moves_weights_to_momentum(kind: str, optimizer: str) -> None:
     data = batches(kind)
     for batch in data[:3]:
         step(model, sparsifier, batch)
-    twin, other = copy.deepcopy((model, sparsifier))
+    copied, other = copy.deepcopy((model, sparsifier))
     other.engine.method = sk.methods.snfs(sparsity=0.7, total_steps=20, every=19)  # the same step without the change
-    step(twin, other, data[3])
+    step(copied, other, data[3])
     step(model, sparsifier, data[3])
     rate = 0.005 + 0.495 / 2 * (1 + math.cos(math.pi * 4 / 20))
     before = [site.active.mask() for site in other.sites]

@@ -106,11 +106,11 @@ def test_what_is_frozen_and_what_is_dense_computes_the_same() -> None:
     expected = model.eval()(x)
     torch.testing.assert_close(sk.densify(copy.deepcopy(model))(x), expected)
     torch.testing.assert_close(sk.shrink(model, x)(x), expected)
-    twin, other = copy.deepcopy((model, sparsifier))
+    copied, other = copy.deepcopy((model, sparsifier))
     other.freeze()
-    assert not [name for name, _ in twin.named_parameters() if "threshold" in name]
-    torch.testing.assert_close(twin(x), expected)
-    step(twin.train(), other, batches("conv")[0])
+    assert not [name for name, _ in copied.named_parameters() if "threshold" in name]
+    torch.testing.assert_close(copied(x), expected)
+    step(copied.train(), other, batches("conv")[0])
 
 
 def test_thresholds_belong_to_the_optimizer_and_need_decay() -> None:

@@ -1,4 +1,4 @@
-"""Parts of weights and gradients that are made anew at every read: what changes them in place reaches the layer."""
+"""Slices of weights and gradients that are made anew at every read: what changes them in place reaches the layer."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from ..shards import is_sharded
 from .facts import initializes
 
 
-class Source:
-    """The dense weight that parts are views of.
+class DenseRead:
+    """The dense weight that slices are views of.
 
     Args:
         layer: a `WeightAccess`.
@@ -54,17 +54,17 @@ class Source:
         self._seen, self._stamp = version(self.whole), self.layer.stamp()
         return True
 
-    def parts(self, result: Any, detached: bool = False) -> Any:
-        """Returns what a function returned, its views of the weight made parts."""
+    def slices(self, result: Any, detached: bool = False) -> Any:
+        """Returns what a function returned, its views of the weight made slices."""
         if hasattr(result, "setflags"):  # an array of NumPy, whose changes would be lost
             result.setflags(write=False)
         if type(result) in (list, tuple):
-            return type(result)(self.parts(each, detached) for each in result)
+            return type(result)(self.slices(each, detached) for each in result)
         if type(result) is not Tensor or not self.holds(result):
             return result
-        self.lent, part = True, result.as_subclass(Part)
-        part.source, part.recorded = self, self.recorded and not detached
-        return part
+        self.lent, view = True, result.as_subclass(WeightSlice)
+        view.read, view.recorded = self, self.recorded and not detached
+        return view
 
     def holds(self, tensor: Tensor) -> bool:
         """Returns whether a tensor lies in the memory of the weight."""
@@ -77,14 +77,14 @@ def same_memory(one: Tensor, other: Tensor) -> bool:
     return one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
 
 
-class Part(Tensor):
+class WeightSlice(Tensor):
     """A view of the weight of a layer: a row, a transpose, what `view` and `chunk` return.
 
     It computes as any tensor does. What changes it in place (`layer.weight.data[0].zero_()`) changes the active weights
     of the layer; absent ones stay absent.
     """
 
-    source: Source
+    read: DenseRead
     recorded: bool
 
     @classmethod
@@ -96,9 +96,9 @@ class Part(Tensor):
         grad = torch.is_grad_enabled() and not initializes(func)
         with torch.set_grad_enabled(grad), without_subclasses():
             result = Tensor.detach(args[0]) if detached else func(*args, **(kwargs or {}))
-        for part in found:
-            part.source.write_changes(part.recorded and grad)
-            result = part.source.parts(result, detached or not part.recorded)
+        for view in found:
+            view.read.write_changes(view.recorded and grad)
+            result = view.read.slices(result, detached or not view.recorded)
         return result
 
     def __reduce_ex__(self, protocol: Any) -> Any:
@@ -108,9 +108,9 @@ class Part(Tensor):
         return _copied(self)
 
 
-def _copied(part: Part) -> Tensor:
+def _copied(view: WeightSlice) -> Tensor:
     with without_subclasses():
-        return part.as_subclass(Tensor).detach().clone()
+        return view.as_subclass(Tensor).detach().clone()
 
 
 _tensor: Any = Tensor
@@ -118,7 +118,7 @@ _DETACHED = {_tensor.data.__get__, Tensor.detach}
 
 
 class Gradient:
-    """The gradient of the weight of a layer, as a `Source` takes layers."""
+    """The gradient of the weight of a layer, as a `DenseRead` takes layers."""
 
     def __init__(self, layer: Any) -> None:
         self.layer = layer
@@ -139,4 +139,4 @@ def gradient_of(layer: Any) -> Tensor | None:
     dense, held = layer.dense_gradient(), layer.stored.grad
     if dense is None or is_sharded(held) or same_memory(dense, held):
         return dense
-    return Source(Gradient(layer), dense, False).parts(dense)
+    return DenseRead(Gradient(layer), dense, False).slices(dense)

@@ -1,4 +1,4 @@
-"""Layers that are exchanged for several layers with one weight each, and put together again."""
+"""Layers that are split into several layers with one weight each, and joined again."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from torch import nn
 from ..layer import PatternLayer
 from .coverage import shared_parameters
 from .exchange import exchange
-from .maskings import end_in_parts, restore_in
-from .registry import PARTS, acts_as, asked, demanded, registered
+from .maskings import end_in_split, restore_in
+from .registry import SPLITTERS, acts_as, asked, demanded, registered
 
 Options = ParamSpec("Options")
-MARK = "taken_apart"  # the attribute that holds the class of what a module took the place of
+MARK = "taken_apart"  # the attribute, in pickles too, that holds the class of what a module took the place of
 
 
-def take_apart(model: nn.Module, wanted: Iterable[str] = ()) -> tuple[nn.Module, dict[nn.Module, nn.Module]]:
+def split(model: nn.Module, wanted: Iterable[str] = ()) -> tuple[nn.Module, dict[nn.Module, nn.Module]]:
     """Exchanges the layers that are registered with a function for what it makes of them.
 
     Args:
-        wanted: names of layers, or of parts of them, that are taken only where they are named.
+        wanted: names of layers, or of what they are split into, that are split only where they are named.
 
     Returns:
         The model, and what each module that it has now took the place of.
@@ -32,20 +32,20 @@ def take_apart(model: nn.Module, wanted: Iterable[str] = ()) -> tuple[nn.Module,
     while found := {
         name: module
         for name, module in model.named_modules()
-        if _divisible(module, shared) and module not in refused and asked(name, module, wanted)
+        if _splittable(module, shared) and module not in refused and asked(name, module, wanted)
     }:
-        made = {name: PARTS[registered(type(module))](module) for name, module in found.items()}  # type: ignore[index]
-        refused |= {found[name] for name, parts in made.items() if parts is None}
-        made = {name: parts for name, parts in made.items() if parts is not None}
-        for name, parts in made.items():
-            vars(parts)[MARK] = type(found[name])
-            originals[parts] = found[name]
+        made = {name: SPLITTERS[registered(type(module))](module) for name, module in found.items()}  # type: ignore[index]
+        refused |= {found[name] for name, new in made.items() if new is None}
+        made = {name: new for name, new in made.items() if new is not None}
+        for name, new in made.items():
+            vars(new)[MARK] = type(found[name])
+            originals[new] = found[name]
         model = exchange(model, made)
     return model, originals
 
 
-def put_together(model: nn.Module, originals: dict[nn.Module, nn.Module] | None = None) -> nn.Module:
-    """Puts together what was taken apart, and has no sparse layers inside.
+def join(model: nn.Module, originals: dict[nn.Module, nn.Module] | None = None) -> nn.Module:
+    """Joins what was split, and has no sparse layers inside.
 
     Args:
         originals: what modules took the place of and nobody has changed since; others are made anew.
@@ -53,7 +53,7 @@ def put_together(model: nn.Module, originals: dict[nn.Module, nn.Module] | None 
     while True:
         whole: dict[str, nn.Module] = {}
         for name, module in model.named_modules():
-            if MARK not in vars(module) or any(isinstance(part, PatternLayer) for part in module.modules()):
+            if MARK not in vars(module) or any(isinstance(inner, PatternLayer) for inner in module.modules()):
                 continue
             original = None if originals is None else originals.get(module)
             if original is None and hasattr(module, "whole"):
@@ -66,7 +66,7 @@ def put_together(model: nn.Module, originals: dict[nn.Module, nn.Module] | None 
         model = exchange(model, whole)
 
 
-def taking_apart(
+def splitting(
     convert: Callable[Concatenate[nn.Module, Options], nn.Module],
 ) -> Callable[Concatenate[nn.Module, Options], nn.Module]:
     """Lets a function that makes layers of a model sparse see layers with one weight each. Where all stay dense, or
@@ -79,12 +79,12 @@ def taking_apart(
         options["include"] = include = named(model, options.get("include", ()))  # type: ignore[arg-type]
         keys = [key for key, value in (overrides or {}).items() if value is not None]
         wanted = [*include, *(masks if isinstance(masks, dict) else ()), *demanded(model, keys)]
-        ended = end_in_parts(model) if masks == "nonzero" else []
-        model, originals = take_apart(model, wanted)
+        ended = end_in_split(model) if masks == "nonzero" else []
+        model, originals = split(model, wanted)
         try:
-            model = put_together(convert(model, *arguments, **options), originals)
+            model = join(convert(model, *arguments, **options), originals)
         except BaseException:
-            restore_in(put_together(model, originals), ended)
+            restore_in(join(model, originals), ended)
             raise
         restore_in(model, ended)
         return model
@@ -103,8 +103,8 @@ def named(model: nn.Module, chosen: Iterable[str | type[nn.Module]]) -> list[str
     return found
 
 
-def _divisible(module: nn.Module, shared: set[int]) -> bool:
+def _splittable(module: nn.Module, shared: set[int]) -> bool:
     kind = registered(type(module))
-    if kind not in PARTS or MARK in vars(module) or "forward" in vars(module):
+    if kind not in SPLITTERS or MARK in vars(module) or "forward" in vars(module):
         return False
     return acts_as(type(module), kind) and not any(id(parameter) in shared for parameter in module.parameters())

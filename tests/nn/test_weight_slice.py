@@ -1,4 +1,4 @@
-"""Parts of `layer.weight` and of its gradient: views that reach the layer when they are changed in place."""
+"""Slices of `layer.weight` and of its gradient: views that reach the layer when they are changed in place."""
 
 import copy
 from typing import Any
