@@ -20,6 +20,9 @@ from .effective import WeightAccess
 
 _copies: weakref.WeakKeyDictionary[Any, weakref.WeakSet[Any]] = weakref.WeakKeyDictionary()
 _marks: weakref.WeakKeyDictionary[Any, Tensor] = weakref.WeakKeyDictionary()  # of copies, as they last were in step
+_by_weight: weakref.WeakValueDictionary[int, Any] = (
+    weakref.WeakValueDictionary()
+)  # copies, by the id of their Parameter
 _saved: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()  # layers, by where their weights lie
 
 
@@ -28,7 +31,12 @@ def note(layer: WeightAccess, copy: WeightAccess) -> None:
     if copy.stored.is_meta:
         return
     _copies.setdefault(layer, weakref.WeakSet()).add(copy)
+    _mark(copy)
+
+
+def _mark(copy: WeightAccess) -> None:
     _marks[copy] = fingerprint(copy.stored)
+    _by_weight[id(copy.stored)] = copy
 
 
 def saved(layer: WeightAccess) -> None:
@@ -48,11 +56,11 @@ def source_of(weight: Tensor | None) -> WeightAccess | None:
 
 def _trained(optimizer: torch.optim.Optimizer, *_: Any) -> None:
     """Releases the copies that an optimizer has trained."""
-    copies = {id(copy.stored): copy for copy in list(_marks)}
-    for group in optimizer.param_groups if copies else ():
+    for group in optimizer.param_groups:
         for parameter in group["params"]:
-            if id(parameter) in copies and parameter.grad is not None:
-                release(copies[id(parameter)])
+            copy = _by_weight.get(id(parameter))
+            if copy is not None and copy.stored is parameter and parameter.grad is not None:
+                release(copy)
 
 
 register_optimizer_step_post_hook(_trained)
@@ -70,7 +78,7 @@ def synchronized(copy: WeightAccess, source: WeightAccess | None) -> None:
     if source is not None and source is not copy:
         note(source, copy)
     if copy in _marks:
-        _marks[copy] = fingerprint(copy.stored)
+        _mark(copy)
         copy.outdated = False
 
 
@@ -80,7 +88,7 @@ def moved(copy: WeightAccess) -> Iterator[None]:
     kept = copy in _marks and not written(copy)
     yield
     if kept:
-        _marks[copy] = fingerprint(copy.stored)
+        _mark(copy)
 
 
 def of(layer: WeightAccess) -> Iterator[WeightAccess]:
