@@ -280,4 +280,6 @@ def test_a_run_keeps_its_kernels_when_the_machine_is_calibrated(
     tables(dense=0.05)
     assert main(["train", "--resume", str(parts)]) == 0
     same(load(whole), load(parts))
-    assert {site["kernel"] for site in load(parts)["optimizer"]["sites"].values()} == {"tiled"}
+    kernels, own = ([site["kernel"] for site in load(run)["optimizer"]["sites"].values()] for run in (whole, parts))
+    assert own == kernels
+    assert "tiled" in own
