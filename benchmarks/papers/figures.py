@@ -13,23 +13,27 @@ DEEPEST = 12  # points below the best accuracy of a panel: what is worse would f
 STYLES = ("-", "--", ":", "-.")
 
 
-def draw(path: Path, experiment: Experiment, runs: list[dict]) -> Path:
-    """A panel for each group, accuracy over what was varied, and one for each of the experiment's curves."""
-    groups = [group for group in experiment.axis if any(run["group"] == group for run in runs)]
+def draw(path: Path, experiment: Experiment, runs: list[dict]) -> None:
+    """A panel for each group, accuracy over what was varied, and one for each of the experiment's curves. No picture
+    if there is none: a single number is none."""
+    varied = {run["group"]: {other["at"] for other in runs if other["group"] == run["group"]} - {None} for run in runs}
+    groups = [group for group, axis in experiment.axis.items() if axis and len(varied.get(group, ())) > 1]
     curves = [c for c in experiment.curves if select(runs, c)]
     colours = {what: COLOURS[i % len(COLOURS)] for i, what in enumerate(unique(run["what"] for run in runs))}
     panels: list[Callable[[Any], None]] = []
-    for group in groups if experiment.axis[groups[0]] else []:
+    for group in groups:
         members = [run for run in runs if run["group"] == group]
         panels.append(lambda axis, m=members, g=group: draw_group(axis, m, experiment.axis[g], colours))
     panels += [lambda axis, c=c: draw_curves(axis, select(runs, c), c, colours) for c in curves]
+    if not panels:
+        return
     columns = min(2, len(panels))
     drawing, axes = figure(columns, -(-len(panels) // columns), width=6.4, height=4.2)
     for axis, panel in zip(axes, panels, strict=False):
         panel(axis)
     for axis in axes[len(panels) :]:
         axis.set_visible(False)
-    return save(drawing, path)
+    save(drawing, path)
 
 
 def unique(values: Any) -> list:

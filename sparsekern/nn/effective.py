@@ -217,20 +217,21 @@ class EffectiveWeight(Tensor):
         """Calls `func` with dense tensors, and writes back those that it changed in place."""
         made: list[tuple[EffectiveWeight, DenseRead]] = []
         factors = {**dict(zip(("input", "weight"), args, strict=False)), **kwargs} if func is F.linear else {}
-        weight: Any = factors.get("weight")
-        product = isinstance(weight, cls) and weight._multiplies() and not isinstance(factors["input"], cls)
+        weight = factors.get("weight")
+        known = isinstance(weight, cls) and weight._multiplies() and not isinstance(factors["input"], cls)
+        product: Any = weight._layer if known else None  # type: ignore[union-attr]
 
         def dense(view: EffectiveWeight) -> Tensor:
             for other, read in made:
                 if other is view:
                     return read.whole
-            made.append((view, view._read(recorded=not product)))
+            made.append((view, view._read(recorded=product is None or view is not weight)))
             return made[-1][1].whole
 
         args, kwargs = tree_map_only(cls, dense, (args, kwargs))
         result = func(*args, **kwargs)
-        if product and weight._layer.stored.requires_grad and torch.is_grad_enabled():
-            result = weight._layer.probe.watch(result, factors["input"], weight._layer.stored)
+        if product is not None and product.stored.requires_grad and torch.is_grad_enabled():
+            result = product.probe.watch(result, factors["input"], product.stored)
         for view, read in made:
             if read.write_changes(read.recorded and torch.is_grad_enabled()) and result is read.whole:
                 result = view

@@ -42,9 +42,11 @@ def note(layer: PatternLayer, weight: Tensor, row_ptr: Tensor, col: Tensor) -> N
 @torch.no_grad()
 def shared(layer: PatternLayer) -> list[Entries]:
     """Returns the entries of state dicts whose weight lies in the layer's memory."""
-    found = [Entries(*(ref() for ref in refs)) for refs in _noted.get(layer, ()) if refs[0]() is not None]
-    place = local(layer.stored).data_ptr() if found else 0
-    return [each for each in found if each.weight.numel() and local(each.weight).data_ptr() == place]
+    found = []
+    for weight, row_ptr, col in (tuple(ref() for ref in refs) for refs in _noted.get(layer, ())):
+        if weight is not None and weight.numel() and local(weight).data_ptr() == local(layer.stored).data_ptr():
+            found.append(Entries(weight, row_ptr, col))
+    return found
 
 
 def renewals(layer: PatternLayer, old: Topology, draft: PatternLayer) -> list[partial]:

@@ -69,7 +69,7 @@ def test_an_experiment_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pyt
     ]  # fmt: skip
     assert found["common"] == {"lr": 0.1, "epochs": 1}
     assert 0 < found["hours"] < 0.1
-    assert (out / "figure.png").read_bytes().startswith(b"\x89PNG")
+    assert not (out / "figure.png").exists()  # of a single sparsity
 
 
 def run(what: str, at: float | None, seed: int, accuracy: float, sparsity: float = 0.9) -> dict:

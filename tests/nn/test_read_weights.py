@@ -43,11 +43,11 @@ def test_penalties_on_weights_are_taken(name: str) -> None:
     torch.manual_seed(0)
     own = {} if name == "snr_frozen" else {"sparsity": 0.6}
     method = sk.methods.get(name)(**own, total_steps=12, steps_per_epoch=3)
-    model = sk.sparsify(Model(False), method)
+    model: Any = sk.sparsify(Model(False), method)
     optimizer = sk.Sparsifier(model, torch.optim.SGD(model.parameters(), 0.1), method)
     for i in range(12):
         optimizer.zero_grad()
-        penalty = sum((layer.weight**2).sum() for layer in (model.first, model.middle, model.last))
+        penalty = torch.stack([(layer.weight**2).sum() for layer in (model.first, model.middle, model.last)]).sum()
         (F.cross_entropy(model(torch.randn(8, 12)), torch.arange(8) % 5) + 1e-3 * penalty).backward()
         optimizer.step()
         if i % 3 == 2:
