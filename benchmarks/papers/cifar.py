@@ -137,6 +137,7 @@ TRANSFORMER_EXPERIMENT = Experiment(
     (0, 1),
     """\
 `vit-tiny`: 6 blocks of DeiT-Ti's width 192 on patches of 4 x 4 pixels; the position embedding and the head stay dense.
-One recipe for all, AdamW along a cosine without augmentation of its own, and of each method the options of its paper,
-scaled to this length by the method. Transformers learn slowly on this data: few epochs tell how methods begin.""",
+One recipe for all, AdamW along a cosine, images cropped and flipped as for ResNets, and of each method the options of
+its paper, scaled to this length by the method. Transformers learn slowly on this data: few epochs tell how methods
+begin.""",
 )
