@@ -268,8 +268,8 @@ Tensor dense_weight(const Tensor& values, const Tensor& row_ptr, const Tensor& c
 Tensor straight_product(const std::string& name, const Tensor& input, const Tensor& weight, std::vector<Tensor> index,
                         const std::optional<Tensor>& bias, std::vector<int64_t> window) {
   const auto op = c10::Dispatcher::singleton().findSchemaOrThrow(name.c_str(), "");
-  const Tensor &row_ptr = index[kRowPtr], &col = index[kCol], &tiles = index[kTiles], &bits = index[kBits];
-  const Tensor& columns = col.dim() == 1 ? col : tiles.numel() ? tiles : bits;
+  const Tensor &row_ptr = index[kRowPtr], &col = index[kCol], &compact = index[kCompact], &bits = index[kBits];
+  const Tensor& columns = col.dim() == 1 ? col : compact.numel() ? compact : bits;
   Tensor values;
   {
     at::NoGradGuard guard;

@@ -4,6 +4,6 @@
 
 namespace sparsekern {
 
-enum IndexPart { kRowPtr, kCol, kTPtr, kTRow, kTPos, kSegmentPtr, kTiles, kBits, kIndexParts };
+enum IndexPart { kRowPtr, kCol, kTPtr, kTRow, kTPos, kSegmentPtr, kCompact, kBits, kIndexParts };
 
 }  // namespace sparsekern

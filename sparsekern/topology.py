@@ -17,7 +17,7 @@ from .ops.csr import check_pattern, check_vectors, flat_coordinates
 from .ops.expand import gather_entries
 from .ops.index import Index
 from .ops.tile_pattern import tile_side
-from .ops.views import COLUMNS, FORMS, PACKED, TILES, VIEWS, index_of
+from .ops.views import COLUMNS, FORMS, NARROW, PACKED, TILES, VIEWS, index_of
 
 
 @dataclass(frozen=True, eq=False, init=False)
@@ -35,8 +35,9 @@ class Topology:
         col: int32 `[capacity]`.
         views: what `index` holds beside these two, as the kernels need it: "columns", the transposed (CSC) index, or
             "counts", only its pointers; "bits", the segment pointers of the rows and the pattern as a bitmask. Or one
-            of these alone: "tiles", the pattern in tiles for the L1-blocked kernels, or "packed", the bitmask, in the
-            place of `col`, which is then made anew whenever it is asked for.
+            of these alone in the place of `col`, which is then made anew whenever it is asked for: "narrow", the
+            pattern in 16-bit columns and rows, "tiles", the same in tiles for the L1-blocked kernels, or "packed", the
+            bitmask.
 
     Raises:
         ValueError: this is no CSR pattern of this shape. It is checked once, here, on a GPU too; products follow the
@@ -50,7 +51,7 @@ class Topology:
 
     shape: tuple[int, ...]
     row_ptr: Tensor
-    columns: Tensor  # `col` or, in its place, tiles (`ops.tile_pattern`) or the bitmask (`ops.bit_index`)
+    columns: Tensor  # `col` or, in its place, a compact index or the bitmask (`ops.bit_index`)
     capacity: int
     views: frozenset[str]
     built: tuple[Tensor, ...] = field(repr=False)
@@ -193,7 +194,7 @@ class Topology:
 
     @property
     def col(self) -> Tensor:
-        """The column of each position, int32 `[capacity]`, made anew where tiles or a bitmask are held in its place."""
+        """The column of each position, int32 `[capacity]`, made anew where another form is held in its place."""
         return columns_of(self.row_ptr, self.columns, self.cols, self.capacity)
 
     @cached_property
@@ -345,10 +346,12 @@ class Topology:
         if views == self.views:
             return self
         if views & FORMS and len(views) > 1:
-            raise ValueError(f"views must be tiles or packed alone, got {', '.join(sorted(views))}")
+            raise ValueError(f"views must be narrow, tiles or packed alone, got {', '.join(sorted(views))}")
         columns = self.col
         if views == PACKED:
             columns = ops.bit_index(self.row_ptr, columns, self.cols)
+        elif views == NARROW:
+            columns = ops.narrow_pattern(self.row_ptr, columns, self.cols)
         elif views == TILES:
             columns = ops.tile_pattern(self.row_ptr, columns, self.cols, tile_side(1 - self.sparsity))
         return self._with(columns=columns, views=views, built=())

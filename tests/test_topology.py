@@ -15,9 +15,9 @@ from sparsekern import SparseWeight, Topology, ops
 from sparsekern.ops import extension
 from sparsekern.ops.csr import check_pattern
 from sparsekern.ops.tile_pattern import tile_side
-from sparsekern.topology import COLUMNS, PACKED, TILES, nnz_at
+from sparsekern.topology import COLUMNS, NARROW, PACKED, TILES, nnz_at
 
-FORMS = pytest.mark.parametrize("views", [COLUMNS, TILES, PACKED], ids=["columns", "tiles", "packed"])
+FORMS = pytest.mark.parametrize("views", [COLUMNS, NARROW, TILES, PACKED], ids=["columns", "narrow", "tiles", "packed"])
 
 SHAPES = [(7, 70), (1, 5), (5, 1), (64, 64), (65, 129), (3, 2, 2, 2)]
 
@@ -59,14 +59,16 @@ def test_mask_round_trip_and_views(shape: tuple[int, ...], density: float, views
     check_pattern(topology.row_ptr, topology.col[:nnz], topology.cols)
     flat = mask.reshape(shape[0], -1)
     assert torch.equal(topology.col, torch.cat([flat.nonzero()[:, 1], torch.zeros(3)]).int())
-    _, col, t_ptr, t_row, t_pos, segments, tiles, bits = topology.index
+    _, col, t_ptr, t_row, t_pos, segments, compact, bits = topology.index
     assert segments.numel() == 0
     if views == TILES:
         side = tile_side(nnz / max(1, mask.numel()))
-        assert torch.equal(tiles, ops.tile_pattern(topology.row_ptr, topology.col, topology.cols, side))
+        assert torch.equal(compact, ops.tile_pattern(topology.row_ptr, topology.col, topology.cols, side))
+    if views == NARROW:
+        assert torch.equal(compact, ops.narrow_pattern(topology.row_ptr, topology.col, topology.cols))
     if views == PACKED:
         assert torch.equal(bits, ops.bit_index(topology.row_ptr, topology.col, topology.cols))
-    assert (tiles.numel() > 0, bits.numel() > 0) == (views == TILES, views == PACKED)
+    assert (compact.numel() > 0, bits.numel() > 0) == (views in (NARROW, TILES), views == PACKED)
     if views != COLUMNS:
         assert (col.shape, t_ptr.shape) == ((nnz + 3, 0), (flat.shape[1] + 1, 0))
         return
@@ -92,10 +94,13 @@ def test_views_come_and_go() -> None:
     tiled = plain.with_views(TILES)
     # header and starts, entries, columns, and the tables of the one tile: ten nonzeros in a row of 176 columns
     assert [t.numel() for t in tiled.index] == [71, 0, 0, 0, 0, 0, 4 * 6 + 1000 + 500 + 4 * 176, 0]
-    packed = tiled.with_views(PACKED)
+    # header and starts of columns; columns, rows, places and, of one strip, counts
+    narrow = tiled.with_views(NARROW)
+    assert [t.numel() for t in narrow.index] == [71, 0, 0, 0, 0, 0, 4 * 135 + 1000 + 1000 + 500 + 72, 0]
+    packed = narrow.with_views(PACKED)
     assert [t.numel() for t in packed.index] == [71, 0, 0, 0, 0, 0, 0, 70 * 3]
     assert all(map(torch.equal, packed.with_views(TILES).index, tiled.index))
-    for other in (tiled, packed):
+    for other in (narrow, tiled, packed):
         assert all(map(torch.equal, other.with_views(COLUMNS).index, plain.index))
         assert other.to("cpu") is other
         for twin in (other.clone(), copy.deepcopy(other), pickle.loads(pickle.dumps(other))):
@@ -126,7 +131,7 @@ def test_pickles_in_which_tiles_stood_beside_columns(views: frozenset[str]) -> N
     plain = Topology.random((70, 130), 500, capacity=510)
     old = object.__new__(Topology)
     tiles = ops.tile_pattern(plain.row_ptr, plain.col, 130, 176)
-    state = {**plain.__dict__, "views": views, "index": plain.index._replace(tiles=tiles), "built": ()}
+    state = {**plain.__dict__, "views": views, "index": plain.index._replace(compact=tiles), "built": ()}
     old.__setstate__(state)
     assert old.same_pattern(plain)
     new = plain.with_views(views) if views == TILES else plain
@@ -141,11 +146,13 @@ def index_bytes(sparsity: float, view: str, size: int = 1024) -> float:
 
 
 def test_bytes_of_an_index() -> None:
-    """The figures of docs/tiles.md and docs/performance.md."""
+    """The figures of docs/compact-index.md and docs/performance.md."""
     for sparsity, tiles in ((0.5, 3.1), (0.8, 3.3), (0.9, 3.5), (0.95, 3.6), (0.98, 4.3)):
         assert index_bytes(sparsity, "tiles") == pytest.approx(tiles, abs=0.06)
     for sparsity, tiles in ((0.8, 3.3), (0.9, 3.4), (0.98, 4.0)):
         assert index_bytes(sparsity, "tiles", 4096) == pytest.approx(tiles, abs=0.06)
+    for sparsity, size, narrow in ((0.9, 1024, 5.1), (0.95, 1024, 5.3), (0.98, 1024, 5.7), (0.98, 4096, 5.4)):
+        assert index_bytes(sparsity, "narrow", size) == pytest.approx(narrow, abs=0.06)
     for sparsity, bits in ((0.0, 0.13), (0.5, 0.26), (0.9, 1.29)):
         assert index_bytes(sparsity, "packed") == pytest.approx(bits, abs=0.01)
 
@@ -235,7 +242,7 @@ def test_random_is_uniform(nnz: int) -> None:
 
 def test_same_pattern_ignores_slack() -> None:
     topology = Topology.random((6, 7), 13)
-    for views in (COLUMNS, TILES, PACKED):
+    for views in (COLUMNS, NARROW, TILES, PACKED):
         assert topology.same_pattern(topology.with_capacity(20).with_views(views))
         assert topology.with_views(views).same_pattern(topology.with_capacity(20).with_views(TILES))
     assert not topology.same_pattern(Topology.from_mask(torch.zeros(6, 7, dtype=torch.bool)))

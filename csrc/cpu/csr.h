@@ -35,8 +35,9 @@ inline const int32_t* pointer_data(const Tensor& ptr, const char* name) {
   return p;
 }
 
-// Whether `n` columns lie in [0, cols).
-inline bool in_range(const int32_t* col, int64_t n, int64_t cols) {
+// Whether `n` columns, of 32 or 16 bits, lie in [0, cols).
+template <class Index>
+inline bool in_range(const Index* col, int64_t n, int64_t cols) {
   const auto limit = static_cast<uint32_t>(std::min<int64_t>(cols, INT32_MAX));
   uint32_t bad = 0;
   for (int64_t k = 0; k < n; ++k) bad |= static_cast<uint32_t>(col[k]) >= limit;
@@ -50,10 +51,11 @@ inline Csr pointers_of(const Tensor& row_ptr, const Tensor& col) {
   return {ptr, index_data(col, ptr[rows], "col"), rows, ptr[rows]};
 }
 
-inline void require_range(const Csr& csr, int64_t cols, const char* name = "col") {
+template <class Index>
+inline void require_range(const Index* col, int64_t nnz, int64_t cols, const char* name = "col") {
   const bool fine =
-      vectorized([](const int32_t* c, int64_t n, int64_t cols) SPARSEKERN_VECTORIZED { return in_range(c, n, cols); },
-                 csr.col, csr.nnz, cols);
+      vectorized([](const Index* c, int64_t n, int64_t cols) SPARSEKERN_VECTORIZED { return in_range(c, n, cols); },
+                 col, nnz, cols);
   require(fine, name, " must lie in [0, ", cols, ")");
 }
 
@@ -65,7 +67,7 @@ inline void require_rows(int64_t start, int64_t stop, int64_t rows) {
 // All of it: pointers, and columns that ascend in [0, cols) within each row. O(nnz + rows).
 inline Csr pattern_of(const Tensor& row_ptr, const Tensor& col, int64_t cols, const char* name = "col") {
   const Csr csr = pointers_of(row_ptr, col);
-  require_range(csr, cols, name);
+  require_range(csr.col, csr.nnz, cols, name);
   int64_t falls = vectorized(
       [](const int32_t* c, int64_t n) SPARSEKERN_VECTORIZED {
         int64_t falls = 0;

@@ -31,7 +31,7 @@ void score_step(Tensor score, Tensor momentum_buffer, Tensor gradient, const Ten
   const Csr csr = pointers_of(row_ptr, col);
   const int32_t *ptr = csr.ptr, *c = csr.col;
   const int64_t rows = csr.rows, cols = rows > 0 ? weight.numel() / rows : 0;
-  require_range(csr, cols);
+  require_range(csr.col, csr.nnz, cols);
   require(weight.numel() == rows * cols && weight.scalar_type() == gradient.scalar_type(), "weight must have ", rows,
           " equal rows and the dtype of gradient");
   require(momentum_buffer.scalar_type() == score.scalar_type(), "momentum_buffer must have the dtype of score");

@@ -39,7 +39,7 @@ Weight weight_of(const std::vector<Tensor>& index, const Tensor& input, const Te
   require(values.dim() == 1, "values must be a vector, got ", values.dim(), " dimensions");
   const Tensor columns = column_vector(index, cols);
   const Csr csr = pointers_of(index[kRowPtr], columns);
-  require_range(csr, cols);  // cheap beside a convolution
+  require_range(csr.col, csr.nnz, cols);  // cheap beside a convolution
   const int32_t* t_ptr = index[kTPtr].numel() > 0 ? pointer_data(index[kTPtr], "t_ptr") : nullptr;
   const int64_t nnz = csr.nnz;
   require(!t_ptr || t_ptr[cols] == nnz || t_ptr[cols] == 0, "t_ptr must end with the ", nnz,

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "common.h"
+#include "cpu/compact.h"
 #include "cpu/csr.h"
 #include "cpu/dispatch.h"
 #include "cpu/panels.h"
@@ -12,7 +13,6 @@
 #include "cpu/shares.h"
 #include "cpu/sparse_one.h"
 #include "cpu/tensors.h"
-#include "cpu/tile_pattern.h"
 #include "cpu/workspace.h"
 
 namespace sparsekern {
@@ -23,11 +23,12 @@ using Bias = std::optional<Tensor>;
 constexpr int64_t kResident = 1 << 19;  // bytes that stay in the L2 cache beside others
 
 struct Matrix {
-  CsrView csr;  // by output features
-  CsrView csc;  // by input features
-  bool tiled;   // or both by tiles
-  TileView tiles;
-  int64_t nnz;
+  int64_t nnz = 0;
+  CsrView csr{};  // by output features
+  CsrView csc{};  // by input features: of a narrow index, its pointers
+  bool tiled = false, narrow = false;
+  TileView tiles{};
+  NarrowView by_strips{};
 
   // Whether kernels walk over the nonzeros for one input.
   bool walked(int64_t batch) const { return batch == 1 && !tiled; }
@@ -50,14 +51,24 @@ Matrix matrix_of(const std::vector<Tensor>& index, const Tensor& input, const Te
   require(values.dim() == 1, "values must be a vector, got ", values.dim(), " dimensions");
   const int64_t nnz = ptr[rows];
   require(values.numel() >= nnz, "values must hold the ", nnz, " nonzeros of row_ptr, got ", values.numel());
-  if (index[kTiles].numel() > 0) return {{}, {}, true, tiles_of(index[kTiles], ptr, rows, cols), nnz};
+  const Tensor& compact = index[kCompact];
+  Matrix matrix{nnz};
+  if (is_narrow(compact)) {
+    const NarrowView n = matrix.by_strips = narrow_of(compact, ptr, rows, cols);
+    matrix.narrow = true;
+    matrix.csr = {ptr, nullptr, nullptr, rows, cols, n.col};
+    matrix.csc = {n.col_ptr, nullptr, nullptr, cols, rows, n.row};
+    return matrix;
+  }
+  if (compact.numel() > 0) {
+    matrix.tiled = true, matrix.tiles = tiles_of(compact, ptr, rows, cols);
+    return matrix;
+  }
   const int32_t* t_ptr = pointer_data(index[kTPtr], "t_ptr");
   require(t_ptr[cols] == nnz, "t_ptr must end with the ", nnz, " nonzeros of row_ptr, got ", t_ptr[cols]);
-  return {{ptr, index_data(index[kCol], nnz, "col"), nullptr, rows, cols},
-          {t_ptr, index_data(index[kTRow], nnz, "t_row"), index_data(index[kTPos], nnz, "t_pos"), cols, rows},
-          false,
-          {},
-          nnz};
+  matrix.csr = {ptr, index_data(index[kCol], nnz, "col"), nullptr, rows, cols};
+  matrix.csc = {t_ptr, index_data(index[kTRow], nnz, "t_row"), index_data(index[kTPos], nnz, "t_pos"), cols, rows};
+  return matrix;
 }
 
 // The rows of a matrix, in equal shares of the nonzeros.
@@ -74,6 +85,12 @@ std::pair<int64_t, int64_t> rows_of(const TileView& t, int64_t part, int64_t par
 // The same for columns of tiles.
 std::pair<int64_t, int64_t> columns_of(const TileView& t, int64_t part, int64_t parts) {
   return row_range(t.across, 1, part, parts, [&](int64_t j) -> int64_t { return t.start[j * t.down]; });
+}
+
+// Positions of rows that a walk over columns keeps.
+int64_t positions_of(const Matrix& matrix) {
+  if (matrix.tiled) return matrix.tiles.down * matrix.tiles.side;
+  return matrix.narrow ? matrix.by_strips.rows : 0;
 }
 
 // What a backward pass writes; a gradient that nobody wants has no elements.
@@ -123,7 +140,7 @@ class Backward {
         split_(gradients.of_values && !matrix.tiled && plan_.panels > 1 && nnz_ <= x.batch * x.features),
         x_resident_(plan_.packed_bytes(x.features) <= kResident),
         bias_stride_(delta.features * kernels.sum_size),
-        worker_bytes_(matrix.tiled ? aligned(matrix.tiles.down * matrix.tiles.side * sizeof(int32_t)) : 0),
+        worker_bytes_(aligned(positions_of(matrix) * sizeof(int32_t))),
         values_(gradients.of_input ? factors(values, nnz_, kernels.factor_size) : values),
         wide_(split_ ? gradients.values : sums_for(kernels, values, gradients, nnz_)) {
     const int64_t delta_bytes = plan_.chunk * plan_.packed_bytes(delta.features);
@@ -135,7 +152,7 @@ class Backward {
     x_.emplace(kernels, plan_, x, memory + delta_bytes);
     value_sums_ = split_ ? memory + delta_bytes + x_bytes : static_cast<char*>(wide_.mutable_data_ptr());
     bias_sums_ = memory + delta_bytes + x_bytes + split_bytes;
-    tile_memory_ = bias_sums_ + bias_bytes;
+    positions_ = bias_sums_ + bias_bytes;
   }
 
   void run() {
@@ -184,12 +201,17 @@ class Backward {
   // The gradient of panel i of the input
   void multiply(int64_t i, int64_t part, int64_t parts, int64_t worker) {
     void* out = gradients_.input.mutable_data_ptr();
+    auto* from = reinterpret_cast<int32_t*>(positions_ + worker * worker_bytes_);
     if (matrix_.tiled) {
       const auto [begin, end] = columns_of(matrix_.tiles, part, parts);
-      auto* from = reinterpret_cast<int32_t*>(tile_memory_ + worker * worker_bytes_);
       positions_from(matrix_.tiles, begin, from);
       kernels_.tile_transposed(matrix_.tiles, plan_.panel(i), delta_->panel(i), values_.const_data_ptr(), from, out,
                                begin, end);
+    } else if (matrix_.narrow) {
+      const auto [begin, end] = rows_of(matrix_.csc, part, parts);
+      positions_from(matrix_.by_strips, begin / kStrip, from);
+      kernels_.narrow_transposed(matrix_.by_strips, plan_.panel(i), delta_->panel(i), values_.const_data_ptr(), from,
+                                 out, begin, end);
     } else {
       const auto [begin, end] = rows_of(matrix_.csc, part, parts);
       kernels_.product(matrix_.csc, plan_.panel(i), delta_->panel(i), values_.const_data_ptr(), nullptr, out, begin,
@@ -207,11 +229,11 @@ class Backward {
   const bool split_;
   const bool x_resident_;       // a packed panel of the input stays in the L2 cache
   const int64_t bias_stride_;   // bytes of the sums of a panel
-  const int64_t worker_bytes_;  // of positions of the rows of tiles
+  const int64_t worker_bytes_;  // of positions of rows
   const Tensor values_;
   Tensor wide_;
   std::optional<Packed> delta_, x_;
-  char *value_sums_, *bias_sums_, *tile_memory_;
+  char *value_sums_, *bias_sums_, *positions_;
 };
 
 }  // namespace

@@ -14,7 +14,7 @@ constexpr int64_t kSerial = 1 << 14;  // nonzeros that take no longer than a sec
 
 // Walks write to columns.
 void require_columns(const CsrView& csr) {
-  require_range(Csr{csr.ptr, csr.index, csr.rows, csr.ptr[csr.rows]}, csr.cols);
+  with_columns(csr, [&](const auto* index) { require_range(index, csr.ptr[csr.rows], csr.cols); });
 }
 
 // How many parts the rows are cut into, by the pattern alone.
@@ -31,33 +31,34 @@ void each_part(const CsrView& csr, int64_t parts, const F& f) {
   });
 }
 
-template <class A>
-void product_rows(const CsrView& csr, const A* x, const A* values, A* out, int64_t begin, int64_t end) {
+template <class A, class Index>
+void product_rows(const CsrView& csr, const Index* index, const A* x, const A* values, A* out, int64_t begin,
+                  int64_t end) {
   constexpr int kChains = 4;  // which hide the latency of the addition
   for (int64_t r = begin; r < end; ++r) {
     A sums[kChains] = {out[r]};
     int64_t k = csr.ptr[r];
     for (; k + kChains <= csr.ptr[r + 1]; k += kChains)
-      for (int i = 0; i < kChains; ++i) sums[i] += values[k + i] * x[csr.index[k + i]];
-    for (; k < csr.ptr[r + 1]; ++k) sums[0] += values[k] * x[csr.index[k]];
+      for (int i = 0; i < kChains; ++i) sums[i] += values[k + i] * x[index[k + i]];
+    for (; k < csr.ptr[r + 1]; ++k) sums[0] += values[k] * x[index[k]];
     out[r] = (sums[0] + sums[1]) + (sums[2] + sums[3]);
   }
 }
 
 // Adds to `sums` [cols] and writes `gradients` at the positions of the rows, unless they are null.
-template <class A>
-void gradient_rows(const CsrView& csr, const A* delta, const A* x, const A* values, A* sums, A* gradients,
-                   int64_t begin, int64_t end) {
+template <class A, class Index>
+void gradient_rows(const CsrView& csr, const Index* index, const A* delta, const A* x, const A* values, A* sums,
+                   A* gradients, int64_t begin, int64_t end) {
   const auto walk = [&](const auto& at) {
     for (int64_t r = begin; r < end; ++r)
-      for (int64_t k = csr.ptr[r]; k < csr.ptr[r + 1]; ++k) at(delta[r], k, csr.index[k]);
+      for (int64_t k = csr.ptr[r]; k < csr.ptr[r + 1]; ++k) at(delta[r], k, index[k]);
   };
   if (sums && gradients) {
-    walk([=](A d, int64_t k, int32_t c) { sums[c] += d * values[k], gradients[k] = d * x[c]; });
+    walk([=](A d, int64_t k, Index c) { sums[c] += d * values[k], gradients[k] = d * x[c]; });
   } else if (sums) {
-    walk([=](A d, int64_t k, int32_t c) { sums[c] += d * values[k]; });
+    walk([=](A d, int64_t k, Index c) { sums[c] += d * values[k]; });
   } else if (gradients) {
-    walk([=](A d, int64_t k, int32_t c) { gradients[k] = d * x[c]; });
+    walk([=](A d, int64_t k, Index c) { gradients[k] = d * x[c]; });
   }
 }
 
@@ -82,8 +83,10 @@ void one_product(const LinearKernels& kernels, const CsrView& csr, const void* x
     std::fill_n(sums, csr.rows * kernels.sum_size, char(0));
   with_sums(kernels, [&]<class A>(A*) {
     each_part(csr, parts_of(csr), [&](int64_t, int64_t begin, int64_t end) {
-      product_rows(csr, reinterpret_cast<const A*>(memory), static_cast<const A*>(values), reinterpret_cast<A*>(sums),
-                   begin, end);
+      with_columns(csr, [&](const auto* index) {
+        product_rows(csr, index, reinterpret_cast<const A*>(memory), static_cast<const A*>(values),
+                     reinterpret_cast<A*>(sums), begin, end);
+      });
     });
   });
   kernels.combine(sums, 1, 0, 0, csr.rows, out);
@@ -102,9 +105,11 @@ void one_gradients(const LinearKernels& kernels, const CsrView& csr, const void*
     each_part(csr, parts, [&](int64_t i, int64_t begin, int64_t end) {
       char* own = sums + i * x_bytes;
       if (grad_input) std::fill_n(own, x_bytes, char(0));
-      gradient_rows(csr, reinterpret_cast<const A*>(memory), reinterpret_cast<const A*>(inputs),
-                    static_cast<const A*>(values), grad_input ? reinterpret_cast<A*>(own) : nullptr,
-                    static_cast<A*>(grad_values), begin, end);
+      with_columns(csr, [&](const auto* index) {
+        gradient_rows(csr, index, reinterpret_cast<const A*>(memory), reinterpret_cast<const A*>(inputs),
+                      static_cast<const A*>(values), grad_input ? reinterpret_cast<A*>(own) : nullptr,
+                      static_cast<A*>(grad_values), begin, end);
+      });
     });
   });
   if (grad_input) kernels.combine(sums, parts, x_bytes / kernels.sum_size, 0, csr.cols, grad_input);

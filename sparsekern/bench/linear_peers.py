@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from ..nn import SparseLinear
-from ..topology import COLUMNS, PACKED, TILES, Topology
+from ..ops.views import row_views
+from ..topology import PACKED, TILES, Topology
 from . import mkl
 from .case import OPS
 from .peer import (
@@ -141,9 +142,13 @@ def _sparseprop(p: Problem, op: str) -> Implementation:
 # ---- ours
 
 
-def kernel(p: Problem, op: str, name: str, views: frozenset[str] = COLUMNS) -> Implementation:
-    """Builds an operation on an operator and its backward, on the views of the pattern that the layer would hold."""
-    topology = p.topology.with_views(views)
+def kernel(p: Problem, op: str, name: str, views: frozenset[str] | None = None) -> Implementation:
+    """Builds an operation on an operator and its backward, on the views of the pattern that the layer would hold: by
+    default, those of a walk over rows on the CPU."""
+    topology = p.topology
+    if views is None:
+        views = row_views(topology.rows, topology.cols, topology.nnz)
+    topology = topology.with_views(views)
     index, values, rows = topology.index, p.values, topology.rows
     forward, backward = getattr(torch.ops.sparsekern, name), getattr(torch.ops.sparsekern, f"{name}_backward")
     calls = {

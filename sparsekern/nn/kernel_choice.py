@@ -10,15 +10,18 @@ from typing import NamedTuple
 
 import torch
 
+from ..ops.narrow_pattern import NARROWEST
 from . import crossovers
 
 KERNELS = ("csr", "tiled", "bits", "dense", "masked")
 NONZEROS_ONLY = ("csr", "tiled")  # of those for the CPU
 BACKENDS = ("auto", "sparse", "masked", "dense")
-NEVER_TILED = 0.002  # density up to which tiles are nearly empty: their index outgrows that of rows and columns
 NEVER_EXPANDED = 0.05  # density up to which the CPU does not expand a convolution's weight, whatever was measured
 FEW_CHANNELS = 4
-INDEX_BYTES = {"csr": 12, "tiled": 4.6}  # of a linear layer for each nonzero, at most
+# Of linear layers: bytes of the index for each nonzero, at most, and the density up to which tiles are nearly empty, so
+# that their index outgrows that of rows and columns; of these and of wider layers.
+INDEX_BYTES = {True: {"csr": 5.1, "tiled": 4.6}, False: {"csr": 12, "tiled": 4.6}}
+NEVER_TILED = {True: 0.006, False: 0.002}
 
 
 class Choice(NamedTuple):
@@ -100,7 +103,8 @@ def linear_plan(
 
     if card is not None:
         return _on_card(card, "linear", distance, backend, master)
-    return _on_cpu("linear", distance, dtype, backend, rows * cols)
+    narrow = max(rows, cols) <= NARROWEST
+    return _on_cpu("linear", distance, dtype, backend, rows * cols, INDEX_BYTES[narrow], NEVER_TILED[narrow])
 
 
 def conv_plan(
@@ -153,15 +157,23 @@ def card_of(device: torch.device) -> str | None:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else None
 
 
-def _on_cpu(kind: str, distance: Callable[[dict], float], dtype: torch.dtype, backend: str, weights: int) -> KernelPlan:
+def _on_cpu(
+    kind: str,
+    distance: Callable[[dict], float],
+    dtype: torch.dtype,
+    backend: str,
+    weights: int,
+    index_bytes: dict[str, float] | None = None,
+    never_tiled: float = 0.0,
+) -> KernelPlan:
     """Takes, of the kernels of the nearest row, the last one whose density is exceeded."""
     row = min(crossovers.rows(kind, str(dtype).removeprefix("torch.")), key=distance)
     above = dict(row["above"])
     if kind == "convolutions" and "dense" in above:  # as a whole; linear layers expand theirs piece by piece
         above["dense"] = 1.0 if _oversized(weights) else max(above["dense"], NEVER_EXPANDED)
     if "tiled" in above:
-        above["tiled"] = max(above["tiled"], NEVER_TILED)
-    smaller = _smaller(above, dtype.itemsize) if kind == "linear" and backend == "auto" else {}
+        above["tiled"] = max(above["tiled"], never_tiled)
+    smaller = _smaller(above, dtype.itemsize, index_bytes or {}) if backend == "auto" else {}
     above |= smaller
     if backend == "sparse":
         above = {kernel: density for kernel, density in above.items() if kernel in NONZEROS_ONLY}
@@ -184,11 +196,11 @@ def _on_cpu(kind: str, distance: Callable[[dict], float], dtype: torch.dtype, ba
     return KernelPlan(None, (*thresholds, *whole))
 
 
-def _smaller(above: dict[str, float], itemsize: int) -> dict[str, float]:
+def _smaller(above: dict[str, float], itemsize: int, index_bytes: dict[str, float]) -> dict[str, float]:
     """Returns the kernels that are taken from a lower density on than they are faster from, since values and index of
     the kernel before would take more memory there than a dense weight, row pointers aside."""
     bounds = {
-        after: itemsize / (itemsize + INDEX_BYTES[before]) for before, after in pairwise(above) if before in INDEX_BYTES
+        after: itemsize / (itemsize + index_bytes[before]) for before, after in pairwise(above) if before in index_bytes
     }
     return {kernel: bound for kernel, bound in bounds.items() if bound < above[kernel]}
 

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from .. import ops
-from ..topology import COLUMNS, Topology
+from ..ops.views import COLUMNS, row_views
+from ..topology import Topology
 from .kernel_choice import KernelPlan, linear_plan
 from .layer import PatternLayer
 from .planned import Workload
@@ -51,6 +52,11 @@ class LinearProduct(PatternLayer):
         return linear_plan(
             self.out_features, self.in_features, batch=workload.batch or 128, dtype=workload.dtype, **options
         )
+
+    def _views(self, kernel: str, topology: Topology) -> frozenset[str]:
+        if kernel == "csr" and topology.device.type == "cpu":
+            return row_views(topology.rows, topology.cols, topology.nnz)
+        return super()._views(kernel, topology)
 
     def workload_of(self, input: Tensor) -> tuple[int, int | None] | None:
         fits = input.dim() > 0 and input.shape[-1] == self.in_features

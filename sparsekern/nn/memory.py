@@ -10,8 +10,10 @@ from torch import nn
 from .. import text
 from ..ops import extension
 from ..ops.expand import PANEL_BYTES, THREAD_BLOCK_BYTES, THREAD_PANEL_BYTES
+from ..ops.narrow_pattern import BYTES as NARROW_BYTES
 from ..ops.shapes import accumulate_dtype
 from ..ops.tile_pattern import BYTES as TILE_BYTES
+from ..ops.views import NARROW, TILES
 from ..shards import nbytes
 from .layer import PatternLayer
 from .masked import MaskedLayer
@@ -19,6 +21,7 @@ from .sparse import SparseLayer
 
 COLUMNS = ("values", "indices", "slack", "gradients", "optimizer", "scratch")
 NUMBERS = range(1, len(COLUMNS) + 4)  # the columns of a report that hold numbers
+SLOT_BYTES = {TILES: TILE_BYTES, NARROW: NARROW_BYTES}  # of a compact index for each position
 
 
 @runtime_checkable
@@ -147,7 +150,7 @@ def _sparse_row(layer: SparseLayer, state: Any) -> dict[str, Any]:
     share = nbytes(layer.values) / max(1, capacity * item)  # of this rank
     index = sum(t.nbytes for t in layer.index)
     slots = sum(t.nbytes for t in layer.index if t.shape == (capacity,))
-    slots += TILE_BYTES * capacity * (len(layer.index.tiles) > 0)
+    slots += SLOT_BYTES.get(layer.topology.views, 0) * capacity
     gradient = item * layer.values.requires_grad
     moments = _state_bytes(layer.values, state)
     dense = prod(layer.weight_shape)

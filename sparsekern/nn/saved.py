@@ -77,7 +77,7 @@ class SavedLayer(PatternLayer):
             row_ptr, col, *_ = (buffers.pop(name) for name in OLD_BUFFERS)
             self._non_persistent_buffers_set.difference_update(OLD_BUFFERS)
             self._install(Topology.trusted(self.weight_shape, row_ptr, col), self.kernel, self.reason)
-        elif len(self._index.tiles) and self._index.col.dim() == 1:  # when tiles stood beside `col`
+        elif len(self._index.compact) and self._index.col.dim() == 1:  # when tiles stood beside `col`
             self._index = self._topology.index
 
     def _save_to_state_dict(self, destination: dict, prefix: str, keep_vars: bool) -> None:

@@ -5,6 +5,7 @@
 
 from .backend import extension
 from .bit_index import bit_columns, bit_index
+from .compact_columns import compact_columns
 from .compress import compress, compress_mask, coordinates
 from .conv2d_gradient_moment import conv2d_gradient_moment
 from .expand import active_values, dense_weight
@@ -12,6 +13,7 @@ from .gradient_moment import gradient_moment
 from .guided_sample import guided_sample
 from .masked_conv2d import masked_conv2d
 from .masked_linear import masked_linear
+from .narrow_pattern import narrow_pattern
 from .random_subset import random_subset
 from .rewire import rewire
 from .sampled_conv2d_gradient import sampled_conv2d_gradient
@@ -22,7 +24,7 @@ from .snr_update import snr_update
 from .sparse_conv2d import expanded_conv2d, sparse_conv2d
 from .sparse_linear import expanded_linear, sparse_linear
 from .straight_through import straight_through
-from .tile_pattern import tile_columns, tile_pattern
+from .tile_pattern import tile_pattern
 from .topk_mask import kth_largest, topk_mask
 from .transpose_index import transpose_index
 
@@ -39,6 +41,7 @@ __all__ = [
     "active_values",
     "bit_columns",
     "bit_index",
+    "compact_columns",
     "compress",
     "compress_mask",
     "conv2d_gradient_moment",
@@ -52,6 +55,7 @@ __all__ = [
     "kth_largest",
     "masked_conv2d",
     "masked_linear",
+    "narrow_pattern",
     "random_subset",
     "rewire",
     "sampled_conv2d_gradient",
@@ -62,7 +66,6 @@ __all__ = [
     "sparse_conv2d",
     "sparse_linear",
     "straight_through",
-    "tile_columns",
     "tile_pattern",
     "topk_mask",
     "transpose_index",

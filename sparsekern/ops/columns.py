@@ -1,18 +1,18 @@
-"""The columns of a pattern in any of the forms that hold them: a vector, a bitmask (`bit_index`), tiles
-(`tile_pattern`)."""
+"""The columns of a pattern in any of the forms that hold them: a vector, a bitmask (`bit_index`), a compact index
+(`tile_pattern`, `narrow_pattern`)."""
 
 import torch
 from torch import Tensor
 
 from .bit_index import bit_columns
+from .compact_columns import compact_columns
 from .index import Index
-from .tile_pattern import tile_columns
 
 
 def columns_of(row_ptr: Tensor, columns: Tensor, cols: int, capacity: int) -> Tensor:
     """Returns the column of each position, int32 `[capacity]`; `columns` itself, if it is that."""
     if columns.dtype == torch.uint8:
-        return tile_columns(row_ptr, columns, cols, capacity)
+        return compact_columns(row_ptr, columns, cols, capacity)
     return bit_columns(row_ptr, columns, cols, capacity) if columns.dim() == 2 else columns
 
 

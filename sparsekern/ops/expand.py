@@ -53,7 +53,7 @@ def active_values(weight: Tensor, index: Sequence[Tensor]) -> Tensor:
 
 def dense_weight(values: Tensor, row_ptr: Tensor, col: Tensor, cols: int) -> Tensor:
     """Makes the matrix `[rows, cols]` of the values `[capacity]` of a pattern, zeros in place. Differentiable in
-    `values`. `col` is int32 `[capacity]`, or the tiles or the bitmask of the pattern."""
+    `values`. `col` is int32 `[capacity]`, or a compact index or the bitmask of the pattern."""
     if transformed():  # of which PyTorch's own operators know the derivatives
         col = columns_of(row_ptr, col, cols, values.shape[0])
         positions = torch.arange(col.shape[0], dtype=row_ptr.dtype, device=row_ptr.device)
@@ -67,7 +67,7 @@ def dense_weight(values: Tensor, row_ptr: Tensor, col: Tensor, cols: int) -> Ten
 
 def gather_entries(weight: Tensor, row_ptr: Tensor, columns: Tensor, capacity: int) -> Tensor:
     """Returns the entries of a matrix at a pattern, `[capacity]`, zero in the slack; `columns` are int32 `[capacity]`,
-    tiles or the bitmask."""
+    a compact index or the bitmask."""
     values = weight.new_zeros(capacity)
     collect = _ops.collect_bits.default if columns.dim() == 2 else _ops.collect.default
     collect(weight, row_ptr, columns, 0, weight.shape[0], values)
@@ -147,7 +147,7 @@ def collect_panel(dense: Tensor, index: Sequence[Tensor], start: int, stop: int,
 
 
 def expand_reference(values: Tensor, row_ptr: Tensor, col: Tensor, start: int, stop: int, cols: int) -> Tensor:
-    """Returns rows `start:stop` of the matrix, dense `[stop-start, cols]`; `col` is int32 `[capacity]` or tiles."""
+    """Returns rows `start:stop` of the matrix, dense `[stop-start, cols]`; `col` is int32 `[capacity]` or compact."""
     col = columns_of(row_ptr, col, cols, values.shape[0])
     check_host(row_ptr, col, cols)
     dense = values.new_zeros(stop - start, cols)
@@ -188,7 +188,7 @@ def collect_bits_reference(dense: Tensor, row_ptr: Tensor, bits: Tensor, start: 
 
 def collect_reference(dense: Tensor, row_ptr: Tensor, col: Tensor, start: int, stop: int, out: Tensor) -> None:
     """Writes the active entries of `dense` (rows `start:stop` of a matrix) to their positions in `out`; `col` is int32
-    `[capacity]` or tiles."""
+    `[capacity]` or a compact index."""
     col = columns_of(row_ptr, col, dense.shape[1], out.shape[0])
     check_host(row_ptr, col, dense.shape[1])
     first, last = int(row_ptr[start]), int(row_ptr[stop])

@@ -13,20 +13,21 @@ SEGMENT = 64  # columns of a segment of a row
 class Index(NamedTuple):
     """A pattern as the operators take it (`Tensor[] index`), made by `Topology.index`.
 
-    Pointers, columns and rows are int32, tiles uint8, the bitmask int64. Columns ascend within a row. The first
-    `row_ptr[-1]` positions of a value vector `[capacity]` are in use; the rest is slack, where values and their
+    Pointers, columns and rows are int32, a compact index uint8, the bitmask int64. Columns ascend within a row. The
+    first `row_ptr[-1]` positions of a value vector `[capacity]` are in use; the rest is slack, where values and their
     gradient are zero. What a kernel does not need may be empty.
 
     Attributes:
         row_ptr: `[rows + 1]`, where each row starts (CSR).
-        col: `[capacity]`, the column of each position; without elements, `[capacity, 0]`, where `tiles` or `bits` hold
-            them.
+        col: `[capacity]`, the column of each position; without elements, `[capacity, 0]`, where `compact` or `bits`
+            hold them.
         t_ptr: `[cols + 1]`, where each column starts in the transposed index (CSC); zeros, or without elements,
             `[cols + 1, 0]`, where it is not wanted.
         t_row: `[capacity]` or empty, the row of each position of the transposed index.
         t_pos: `[capacity]` or empty, the position in `values` of each position of the transposed index.
         segment_ptr: `[rows, segments + 1]` or empty, where each segment of 64 columns starts in its row.
-        tiles: uint8 or empty, the pattern in tiles (`ops.tile_pattern`), for `col` and the transposed index.
+        compact: uint8 or empty, for `col` and the transposed index: the pattern in tiles (`ops.tile_pattern`) or in
+            16-bit columns and rows (`ops.narrow_pattern`).
         bits: `[rows, segments]` or empty, which columns of each segment exist, the lowest bit first (bitmask).
     """
 
@@ -36,7 +37,7 @@ class Index(NamedTuple):
     t_row: Tensor
     t_pos: Tensor
     segment_ptr: Tensor
-    tiles: Tensor
+    compact: Tensor
     bits: Tensor
 
     @classmethod
@@ -66,7 +67,7 @@ class Index(NamedTuple):
 
     @property
     def columns(self) -> Tensor:
-        """The columns as the pattern holds them: `col`, or `tiles` or `bits` in its place."""
+        """The columns as the pattern holds them: `col`, or `compact` or `bits` in its place."""
         if self.col.dim() == 1:
             return self.col
-        return self.tiles if len(self.tiles) else self.bits
+        return self.compact if len(self.compact) else self.bits

@@ -48,8 +48,10 @@ def sparse_linear(
     index = Index.of(index)
     input, values, bias = autocast(input, values, bias)
     rows = _checked(input, values, index, bias, out_features)
-    if index.t_row.shape != index.col.shape and not len(index.tiles) and input.device.type == "cpu":
-        raise ValueError('index must hold the CSC index or tiles: take it from a Topology with views={"columns"}')
+    if index.t_row.shape != index.col.shape and not len(index.compact) and input.device.type == "cpu":
+        raise ValueError(
+            'index must hold the CSC index or a compact one: take it from a Topology with views={"columns"}'
+        )
     if values.dim() == 2:
         return straight_product(_ops.sparse_linear.default, input, values, index, bias)
     return _ops.sparse_linear.default(input, values, list(index), bias, rows)
@@ -60,12 +62,12 @@ def expanded_linear(
 ) -> Tensor:
     """Computes `sparse_linear` by dense products with panels of the expanded weight, for weights that are hardly
     sparse. Arguments, result and errors are the same; the index may hold a bitmask in the place of columns, and is
-    expanded from it faster; columns in tiles are decoded first. Where no weight is absent, `values` is the matrix, and
+    expanded from it faster; a compact index is decoded first. Where no weight is absent, `values` is the matrix, and
     nothing is expanded."""
     index = Index.of(index)
     input, values, bias = autocast(input, values, bias)
     rows = _checked(input, values, index, bias, out_features)
-    if len(index.tiles):
+    if len(index.compact):
         index = with_columns(index)
     if values.dim() == 2:
         return straight_product(_ops.expanded_linear.default, input, values, index, bias)

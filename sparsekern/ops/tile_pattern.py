@@ -1,4 +1,4 @@
-"""A pattern in tiles, as the L1-blocked CPU kernels walk it: `tile_pattern`, and back: `tile_columns`."""
+"""A pattern in tiles, as the L1-blocked CPU kernels of linear layers walk it: `tile_pattern`."""
 
 import torch
 from torch import Tensor
@@ -8,7 +8,6 @@ from .library import define
 
 MOST_SIDE = 240
 BYTES = 3  # that each nonzero takes, whatever the pattern
-HEADER = 16
 
 
 def tile_side(density: float) -> int:
@@ -43,27 +42,13 @@ def tile_pattern(row_ptr: Tensor, col: Tensor, cols: int, side: int) -> Tensor:
     return torch.ops.sparsekern.tile_pattern(row_ptr, col, cols, side)
 
 
-def tile_columns(row_ptr: Tensor, tiles: Tensor, cols: int, capacity: int) -> Tensor:
-    """Returns the columns of a pattern in tiles, int32 `[capacity]`, zero in the slack: the inverse of `tile_pattern`.
-
-    Args:
-        row_ptr: int32 `[rows + 1]`.
-        tiles: from `tile_pattern`, uint8 `[bytes]`.
-
-    Raises:
-        ValueError: the tiles are not those of so many rows, columns and nonzeros, or a row of them has not as many as
-            `row_ptr` says; there are more than `capacity`.
-    """
-    return torch.ops.sparsekern.tile_columns(row_ptr, tiles, cols, capacity)
-
-
-def _sizes(rows: int, cols: int, side: int) -> tuple[int, int]:
+def tile_sizes(rows: int, cols: int, side: int) -> tuple[int, int]:
     return (rows + side - 1) // side, (cols + side - 1) // side
 
 
-def _parts(rows: int, cols: int, nnz: int, side: int) -> list[int]:
+def tile_parts(rows: int, cols: int, nnz: int, side: int) -> list[int]:
     """Bytes of: header and starts, entries, columns; orders and counts of rows, and of columns."""
-    down, across = _sizes(rows, cols, side)
+    down, across = tile_sizes(rows, cols, side)
     return [4 * (5 + down * across), (2 * nnz + 3) // 4 * 4, (nnz + 3) // 4 * 4, *4 * [down * across * side]]
 
 
@@ -78,7 +63,7 @@ def tile_pattern_reference(row_ptr: Tensor, col: Tensor, cols: int, side: int) -
     """Makes tiles by sorting, with the same bytes."""
     check_host(row_ptr, col, cols)
     rows, nnz = row_ptr.numel() - 1, int(row_ptr[-1])
-    down, across = _sizes(rows, cols, side)
+    down, across = tile_sizes(rows, cols, side)
     row, column = rows_of(row_ptr), col[:nnz].long()
     i, r, j, c = row // side, row % side, column // side, column % side
     row_order, row_count = _by_count((i * across + j) * side + r, down * across, side)
@@ -98,52 +83,18 @@ def tile_pattern_reference(row_ptr: Tensor, col: Tensor, cols: int, side: int) -
         pad[1],
         *(table.flatten() for table in (row_order, row_count, col_order, col_count)),
     ]
-    tiles = col.new_zeros(sum(_parts(rows, cols, col.numel(), side)), dtype=torch.uint8)
+    tiles = col.new_zeros(sum(tile_parts(rows, cols, col.numel(), side)), dtype=torch.uint8)
     used = torch.cat([part.to(torch.uint8) for part in parts])
     tiles[: used.numel()] = used
     return tiles
 
 
-def tile_columns_reference(row_ptr: Tensor, tiles: Tensor, cols: int, capacity: int) -> Tensor:
-    """Repeats the first column of each tile as often as the counts of its rows say, and adds the columns within it."""
-    rows, nnz = row_ptr.numel() - 1, int(row_ptr[-1])
-    if nnz > capacity:
-        raise ValueError(f"capacity must be at least {nnz}, got {capacity}")
-    readable = tiles.dtype == torch.uint8 and tiles.is_contiguous() and len(tiles) >= HEADER
-    header = tiles[:HEADER].view(torch.int32).tolist() if readable else []
-    side = header[2] if header == [rows, cols, *header[2:3], nnz] else 0
-    parts = _parts(rows, cols, nnz, side) if 0 < side <= MOST_SIDE else []
-    if not 0 < sum(parts) <= len(tiles):
-        raise ValueError(f"tiles must be those of a {rows} x {cols} pattern of {nnz} nonzeros, made by tile_pattern")
-    down, across = _sizes(rows, cols, side)
-    _, _, columns, order, count, *_ = tiles[: sum(parts)].split(parts)
-    order, count = (table.long().view(down, across, side) for table in (order, count))
-    counts = torch.zeros_like(count).scatter_add_(2, order.clamp(max=side - 1), count).transpose(1, 2)
-    counts = counts.reshape(down * side, across)[:rows]
-    if not torch.equal(counts.sum(1), row_ptr.diff()):
-        raise ValueError("tiles must have as many nonzeros in each row as row_ptr says")
-    first = torch.arange(across, device=tiles.device).mul_(side).repeat(rows)
-    col = row_ptr.new_zeros(capacity)
-    col[:nnz] = first.repeat_interleave(counts.flatten(), output_size=nnz) + columns[:nnz]
-    check_host(row_ptr, col, cols, columns="columns in tiles")
-    return col
-
-
-def tile_columns_fake(row_ptr: Tensor, tiles: Tensor, cols: int, capacity: int) -> Tensor:
-    return row_ptr.new_empty(capacity)
-
-
 def tile_pattern_fake(row_ptr: Tensor, col: Tensor, cols: int, side: int) -> Tensor:
-    return col.new_empty((sum(_parts(row_ptr.shape[0] - 1, cols, col.shape[0], side)),), dtype=torch.uint8)
+    return col.new_empty((sum(tile_parts(row_ptr.shape[0] - 1, cols, col.shape[0], side)),), dtype=torch.uint8)
 
 
 define(
     "tile_pattern(Tensor row_ptr, Tensor col, SymInt cols, int side) -> Tensor",
     reference=tile_pattern_reference,
     fake=tile_pattern_fake,
-)
-define(
-    "tile_columns(Tensor row_ptr, Tensor tiles, SymInt cols, SymInt capacity) -> Tensor",
-    reference=tile_columns_reference,
-    fake=tile_columns_fake,
 )

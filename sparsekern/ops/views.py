@@ -4,14 +4,22 @@ from torch import Tensor
 
 from .bit_index import bit_index
 from .index import Index
+from .narrow_pattern import is_smaller
 from .segment_index import segment_index
 from .transpose_index import transpose_index
 
 COLUMNS = frozenset({"columns"})
 PACKED = frozenset({"packed"})
 TILES = frozenset({"tiles"})
-FORMS = PACKED | TILES  # of what is held in the place of `col`
+NARROW = frozenset({"narrow"})
+COMPACT = TILES | NARROW
+FORMS = PACKED | COMPACT  # of what is held in the place of `col`
 VIEWS = frozenset({"columns", "counts", "bits"}) | FORMS
+
+
+def row_views(rows: int, cols: int, nnz: int) -> frozenset[str]:
+    """Returns what a walk over rows on the CPU reads of a linear layer's pattern: the smaller one of its indices."""
+    return NARROW if is_smaller(rows, cols, nnz) else COLUMNS
 
 
 def index_of(row_ptr: Tensor, columns: Tensor, cols: int, capacity: int, views: frozenset[str]) -> Index:
@@ -20,8 +28,8 @@ def index_of(row_ptr: Tensor, columns: Tensor, cols: int, capacity: int, views: 
     none = row_ptr.new_empty(0)
     if views & FORMS:
         col, t_ptr = row_ptr.new_empty(capacity, 0), row_ptr.new_empty(cols + 1, 0)
-        tiles = columns if views == TILES else none.byte()
-        return Index(row_ptr, col, t_ptr, none, none, none, tiles, columns if views == PACKED else none.long())
+        compact = columns if views & COMPACT else none.byte()
+        return Index(row_ptr, col, t_ptr, none, none, none, compact, columns if views == PACKED else none.long())
     t_ptr, t_row, t_pos = row_ptr.new_zeros(cols + 1), none, none
     if views & {"columns", "counts"}:
         t_ptr, *csc = transpose_index(row_ptr, columns, cols)

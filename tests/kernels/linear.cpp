@@ -11,6 +11,7 @@ namespace {
 
 using sparsekern::CsrView;
 using sparsekern::LinearKernels;
+using sparsekern::NarrowView;
 using sparsekern::Panel;
 using sparsekern::TileView;
 
@@ -24,11 +25,11 @@ struct Compressed {
   CsrView view() const { return {ptr.data(), index.data(), nullptr, rows, cols}; }
 };
 
-// A random pattern with empty rows and full ones, the same by columns, and in tiles.
+// A random pattern with empty rows and full ones, the same by columns, in tiles and narrow.
 struct Pattern {
   Compressed csr, csc;
-  std::vector<int32_t> position;  // of the values, by columns
-  std::vector<int32_t> tiles;     // the bytes of the tiles
+  std::vector<int32_t> position;       // of the values, by columns
+  std::vector<int32_t> tiles, narrow;  // their bytes
 
   Pattern(int64_t rows, int64_t cols, int64_t side, Random& random)
       : csr{rows, cols, {0}, {}}, csc{cols, rows, {0}, {}} {
@@ -52,6 +53,13 @@ struct Pattern {
     count_tiles(view, csr.index.data(), 0, view.down);
     start_tiles(view);
     fill_tiles(view, 0, view.down);
+    narrow.resize((sparsekern::narrow_bytes(rows, cols, nnz()) + 3) / 4);
+    sparsekern::write_narrow_header(narrow.data(), rows, cols, nnz());
+    const NarrowView n = narrow_view();
+    narrow_rows(n, csr.index.data(), 0, rows);
+    for (int64_t strip = n.strips; strip-- > 0;) count_columns(n, strip, strip + 1);
+    start_columns(n);
+    for (int64_t strip = n.strips; strip-- > 0;) fill_columns(n, strip, strip + 1);
   }
 
   int64_t nnz() const { return static_cast<int64_t>(csr.index.size()); }
@@ -61,6 +69,10 @@ struct Pattern {
     view.position = position.data();
     return view;
   }
+
+  NarrowView narrow_view() const { return sparsekern::narrow_view(narrow.data(), csr.ptr.data()); }
+
+  CsrView narrow_rows_view() const { return {csr.ptr.data(), nullptr, nullptr, csr.rows, csr.cols, narrow_view().col}; }
 
   TileView tile_view() const { return sparsekern::tile_view(tiles.data(), csr.ptr.data()); }
 };
@@ -137,6 +149,17 @@ void check_products(const LinearKernels& kernels, const Pattern& pattern, const 
   check_product("product", csr, values, x, bias, by_rows(csr, x));
   check_product("product by columns", csc, values, delta, bias, by_rows(csc, delta));
 
+  const NarrowView narrow = pattern.narrow_view();
+  check_product("narrow product", csr, values, x, bias, by_rows(pattern.narrow_rows_view(), x));
+  check_product<S>("narrow transposed product", csc, values, delta, nullptr, [&](S* out) {
+    std::vector<int32_t> positions(narrow.rows, -1);
+    const int64_t middle = narrow.cols / 2 / sparsekern::kRowBlock * sparsekern::kRowBlock;
+    for (const auto& [begin, end] : {std::pair(middle, narrow.cols), std::pair(int64_t(0), middle)}) {
+      positions_from(narrow, begin / sparsekern::kStrip, positions.data());
+      kernels.narrow_transposed(narrow, delta.panel, delta.packed.data(), factors, positions.data(), out, begin, end);
+    }
+  });
+
   const TileView tiles = pattern.tile_view();
   check_product("product in tiles", csr, values, x, bias, [&](S* out) {
     for (int64_t i = 0; i < tiles.down; ++i)
@@ -184,11 +207,15 @@ template <class S>
 void check_samples(const LinearKernels& kernels, const Pattern& pattern, const Activations<S>& left,
                    const Activations<S>& right, bool add) {
   const CsrView csr = pattern.csr.view();
-  check_sample("sample", csr, left, right, add, [&](Sum<S>* sums) {
-    for (int64_t r = 0; r < csr.rows; r += sparsekern::kRowBlock)
-      kernels.sample(csr, left.panel, left.packed.data(), right.packed.data(), add, sums, r,
-                     std::min(csr.rows, r + sparsekern::kRowBlock));
-  });
+  const auto by_rows = [&](const CsrView& by) {
+    return [&kernels, &left, &right, add, by](Sum<S>* sums) {
+      for (int64_t r = 0; r < by.rows; r += sparsekern::kRowBlock)
+        kernels.sample(by, left.panel, left.packed.data(), right.packed.data(), add, sums, r,
+                       std::min(by.rows, r + sparsekern::kRowBlock));
+    };
+  };
+  check_sample("sample", csr, left, right, add, by_rows(csr));
+  check_sample("narrow sample", csr, left, right, add, by_rows(pattern.narrow_rows_view()));
   const TileView tiles = pattern.tile_view();
   check_sample("sample in tiles", csr, left, right, add, [&](Sum<S>* sums) {
     for (int64_t i = 0; i < tiles.down; ++i)
@@ -246,7 +273,7 @@ void check_conversions(const LinearKernels& kernels, Random& random) {
 
 template <class S>
 void check_linear(const LinearKernels& kernels) {
-  constexpr int64_t kShapes[][2] = {{1, 1}, {7, 5}, {64, 64}, {67, 130}, {130, 65}};
+  constexpr int64_t kShapes[][2] = {{1, 1}, {7, 5}, {64, 64}, {67, 130}, {130, 65}, {9, 460}};
   Random random;
   for (const auto& [rows, cols] : kShapes) {
     const Pattern pattern(rows, cols, rows < 100 ? 16 : 64, random);

@@ -153,6 +153,8 @@ def test_tiles_of_what_is_no_pattern() -> None:
         with pytest.raises(ValueError, match=message):
             ops.tile_pattern(row_ptr, col, COLS, 64)
         with pytest.raises(ValueError, match=message):
+            ops.narrow_pattern(row_ptr, col, COLS)
+        with pytest.raises(ValueError, match=message):
             ops.segment_index(row_ptr, col, COLS)
 
 
@@ -162,41 +164,68 @@ def test_sides_of_tiles(side: int) -> None:
         ops.tile_pattern(at(POINTERS), at(COLUMNS), COLS, side)
 
 
-@pytest.mark.skipif(ops.extension is None, reason="the reference does not read tiles")
-def test_tiles_of_another_pattern() -> None:
+COMPACT = pytest.mark.parametrize("views", [frozenset({"tiles"}), frozenset({"narrow"})], ids=["tiles", "narrow"])
+WRONG_INDEX = "compact must be the index of a 3 x 5 pattern of 5 nonzeros, made by tile_pattern or narrow_pattern"
+
+
+def _spoilt(compact: Tensor) -> list[Tensor]:
+    """No index, or not a whole one."""
+    return [compact[:-1], compact[:3], compact.int(), compact.repeat(2)[::2]]
+
+
+@COMPACT
+@pytest.mark.skipif(ops.extension is None, reason="the reference does not read a compact index")
+def test_compact_index_of_another_pattern(views: frozenset[str]) -> None:
     x, values = torch.ones(2, COLS), torch.ones(5)
-    index = Topology((ROWS, COLS), at(POINTERS), at(COLUMNS), frozenset({"tiles"})).index
-    other = Topology((ROWS, COLS + 1), at(POINTERS), at(COLUMNS), frozenset({"tiles"})).index
-    for tiles in (index.tiles[:-1], index.tiles[:3], other.tiles, index.tiles.int(), index.tiles.repeat(2)[::2]):
-        with pytest.raises(ValueError, match="tiles must be those of a 3 x 5 pattern of 5 nonzeros"):
-            ops.sparse_linear(x, values, index._replace(tiles=tiles))
+    index = Topology((ROWS, COLS), at(POINTERS), at(COLUMNS), views).index
+    other = Topology((ROWS, COLS + 1), at(POINTERS), at(COLUMNS), views).index
+    for compact in (*_spoilt(index.compact), other.compact):
+        with pytest.raises(ValueError, match=WRONG_INDEX):
+            ops.sparse_linear(x, values, index._replace(compact=compact))
 
 
-DECODERS = [ops.tile_columns, OPERATORS["tile_columns"].reference]
+def test_columns_of_one_input_in_a_damaged_narrow_index() -> None:
+    index = Topology((ROWS, COLS), at(POINTERS), at(COLUMNS), frozenset({"narrow"})).index
+    index.compact[4 * (4 + COLS + 1)] = COLS  # the first column
+    with pytest.raises(ValueError, match=r"col(umns of a compact index)? must lie in \[0, 5\)"):
+        ops.sparse_linear(torch.ones(1, COLS), torch.ones(5), index)
 
 
+@pytest.mark.parametrize("shape", [(2**16 + 1, 3), (3, 2**16 + 1)])
+def test_extent_of_a_narrow_index(shape: tuple[int, int]) -> None:
+    topology = Topology.from_coordinates(torch.tensor([0, shape[0] * shape[1] - 1]), shape)
+    for op in (ops.narrow_pattern, OPERATORS["narrow_pattern"].reference):
+        with pytest.raises(ValueError, match="up to 65536 rows and columns, got"):
+            op(topology.row_ptr, topology.col, topology.cols)
+
+
+DECODERS = [ops.compact_columns, OPERATORS["compact_columns"].reference]
+
+
+@COMPACT
 @pytest.mark.parametrize("decode", DECODERS, ids=["kernel", "reference"])
-def test_columns_of_tiles_that_are_none(decode: Callable[..., Tensor]) -> None:
-    topology = Topology((ROWS, COLS), at(POINTERS), at(COLUMNS), frozenset({"tiles"}))
-    row_ptr, tiles = topology.row_ptr, topology.columns
-    assert decode(row_ptr, tiles, COLS, 7).tolist() == [*COLUMNS, 0, 0]
-    for wrong in (tiles[:-1], tiles[:3], tiles[:0], tiles.int(), tiles.repeat(2)[::2]):
-        with pytest.raises(ValueError, match="tiles must be those of a 3 x 5 pattern of 5 nonzeros"):
+def test_columns_of_no_compact_index(decode: Callable[..., Tensor], views: frozenset[str]) -> None:
+    topology = Topology((ROWS, COLS), at(POINTERS), at(COLUMNS), views)
+    row_ptr, compact = topology.row_ptr, topology.columns
+    assert decode(row_ptr, compact, COLS, 7).tolist() == [*COLUMNS, 0, 0]
+    for wrong in (*_spoilt(compact), compact[:0]):
+        with pytest.raises(ValueError, match=WRONG_INDEX):
             decode(row_ptr, wrong, COLS, 5)
-    with pytest.raises(ValueError, match="tiles must be those of a 3 x 6 pattern"):
-        decode(row_ptr, tiles, COLS + 1, 5)
+    with pytest.raises(ValueError, match="compact must be the index of a 3 x 6 pattern"):
+        decode(row_ptr, compact, COLS + 1, 5)
     with pytest.raises(ValueError, match="capacity must be at least 5, got 4"):
-        decode(row_ptr, tiles, COLS, 4)
+        decode(row_ptr, compact, COLS, 4)
 
 
-def test_columns_of_damaged_tiles() -> None:
+@COMPACT
+def test_columns_of_a_damaged_compact_index(views: frozenset[str]) -> None:
     """They are refused or those of some pattern, whichever byte is wrong."""
-    topology = Topology((ROWS, COLS), at(POINTERS), at(COLUMNS), frozenset({"tiles"}))
-    row_ptr, tiles = topology.row_ptr, topology.columns
+    topology = Topology((ROWS, COLS), at(POINTERS), at(COLUMNS), views)
+    row_ptr, compact = topology.row_ptr, topology.columns
     refused = 0
-    for place in range(len(tiles)):
+    for place in range(len(compact)):
         for byte in (0, 1, 5, 63, 240, 255):
-            damaged = tiles.clone()
+            damaged = compact.clone()
             damaged[place] = byte
             for decode in DECODERS:
                 try:

@@ -75,7 +75,7 @@ def test_sampled_gradient_on_every_instruction_set(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.usefixtures("isa")
-@pytest.mark.parametrize("name", ["bit_columns", "tile_columns", "expand", "collect"])
+@pytest.mark.parametrize("name", ["bit_columns", "compact_columns", "expand", "collect"])
 def test_columns_on_every_instruction_set(name: str) -> None:
     for sample in samples.SAMPLES[name](torch.float64):
         for actual, want in zip(run(getattr(_ops, name), sample, name), expected(name, sample), strict=True):

@@ -11,7 +11,7 @@ from torch import Tensor
 from sparsekern import ops
 from sparsekern.ops import extension
 from sparsekern.ops.sparse_linear import sparse_linear_backward_reference, sparse_linear_reference
-from sparsekern.topology import COLUMNS, Topology
+from sparsekern.topology import Topology
 
 backward = torch.ops.sparsekern.sparse_linear_backward
 compiled = pytest.mark.skipif(extension is None, reason="holds for the compiled kernels")
@@ -33,9 +33,9 @@ TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12, torch.bfloat16: 1e-2, to
 
 
 @functools.cache
-def pattern(shape: str, tiled: bool = False) -> Topology:
+def pattern(shape: str, form: str = "columns") -> Topology:
     rows, cols, nnz, slack = SHAPES[shape]
-    generator, views = torch.Generator().manual_seed(1), frozenset({"tiles"}) if tiled else COLUMNS
+    generator, views = torch.Generator().manual_seed(1), frozenset({form})
     return Topology.random((rows, cols), nnz, generator=generator, capacity=nnz + slack, views=views)
 
 
@@ -66,11 +66,11 @@ def check(topology: Topology, x: Tensor, values: Tensor, bias: Tensor | None, de
 
 
 @pytest.mark.usefixtures("isa", "poisoned")
-@pytest.mark.parametrize("tiled", [False, True], ids=["plain", "tiled"])
+@pytest.mark.parametrize("form", ["columns", "narrow", "tiles"])
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=lambda dtype: str(dtype).removeprefix("torch."))
 @pytest.mark.parametrize("shape", SHAPES)
-def test_against_reference(shape: str, dtype: torch.dtype, tiled: bool) -> None:
-    topology = pattern(shape, tiled)
+def test_against_reference(shape: str, dtype: torch.dtype, form: str) -> None:
+    topology = pattern(shape, form)
     for batch in (1, 3, 16, 31, 60, 100, 128, 200):
         x, values, bias, delta = sample(topology, batch, dtype=dtype)
         check(topology, x, values, bias, delta)
@@ -132,11 +132,11 @@ def test_returns_only_what_is_needed() -> None:
 
 @compiled  # PyTorch's own product gives other bits on some processors
 @pytest.mark.usefixtures("isa")
-@pytest.mark.parametrize("tiled", [False, True], ids=["plain", "tiled"])
+@pytest.mark.parametrize("form", ["columns", "narrow", "tiles"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("batch", [1, 40, 128, 300])
-def test_same_bits_for_every_number_of_threads(tiled: bool, batch: int, dtype: torch.dtype, threads) -> None:
-    topology = pattern("many blocks", tiled)
+def test_same_bits_for_every_number_of_threads(form: str, batch: int, dtype: torch.dtype, threads) -> None:
+    topology = pattern("many blocks", form)
     x, values, bias, delta = (t.to(dtype) for t in sample(topology, batch))
     results = []
     for n in (1, 2, 5):
@@ -175,9 +175,9 @@ def test_float16_overflows_as_dense_does() -> None:
 
 
 @pytest.mark.usefixtures("isa")
-@pytest.mark.parametrize("tiled", [False, True], ids=["plain", "tiled"])
-def test_gradcheck(tiled: bool) -> None:
-    topology = pattern("odd", tiled)
+@pytest.mark.parametrize("form", ["columns", "narrow", "tiles"])
+def test_gradcheck(form: str) -> None:
+    topology = pattern("odd", form)
     x, values, bias, _ = sample(topology, 2, 3, dtype=torch.float64)
     values = torch.nan_to_num(values)  # slack too is perturbed, and its gradient is zero
     arguments = [t.requires_grad_() for t in (x, values, bias)]
@@ -187,7 +187,7 @@ def test_gradcheck(tiled: bool) -> None:
 
 
 def test_opcheck() -> None:
-    topology = pattern("odd", tiled=True)
+    topology = pattern("odd", "tiles")
     x, values, bias, delta = sample(topology, 6)
     values = torch.nan_to_num(values)
     for b in (bias, None):

@@ -69,6 +69,24 @@ def expand_bits(p: Pattern, values: Tensor, segment_ptr: Tensor, bits: Tensor, *
     return p.dense(values)[start:stop].double()
 
 
+def narrow_pattern(p: Pattern, row_ptr: Tensor, col: Tensor, cols: int) -> Tensor:
+    """The bytes, nonzero by nonzero."""
+    nnz, by_columns = int(p.mask.sum()), p.mask.t().nonzero().tolist()
+    starts = [0, *p.mask.sum(0).cumsum(0).tolist()]
+    places = [int(p.mask[r, c // 192 * 192 : c].sum()) for c, r in by_columns]
+    counts = [p.mask[:, c : c + 192].sum(1).tolist() for c in range(0, p.cols, 192)]
+    parts = [
+        np.array([p.rows, p.cols, 0, nnz, *starts], dtype=np.int32),
+        p.mask.nonzero()[:, 1].numpy().astype(np.uint16),
+        np.array([r for _, r in by_columns], dtype=np.uint16),
+        np.array(places, dtype=np.uint8),
+        np.array(counts, dtype=np.uint8),
+    ]
+    used = b"".join(part.tobytes() + bytes(-part.nbytes % 4) for part in parts)
+    words = [2 * -(-2 * n // 4) + -(-n // 4) for n in (nnz, nnz + p.slack)]
+    return torch.tensor(list(used) + [0] * (4 * (words[1] - words[0])), dtype=torch.uint8)
+
+
 def collect(p: Pattern, dense: Tensor, row_ptr: Tensor, columns: Tensor, start: int, stop: int, out: Tensor) -> Tensor:
     full = torch.zeros(p.mask.shape, dtype=torch.float64)
     full[start:stop] = dense
@@ -201,7 +219,7 @@ EXPECTED: dict[str, Callable] = {
         for f in (expand, expand_bits, collect, sampled_gradient, guided_sample, random_subset, compress, rewire)
     },
     "collect_bits": collect,
-    **dict.fromkeys(("bit_columns", "tile_columns"), columns),
+    **dict.fromkeys(("bit_columns", "compact_columns"), columns),
     "compress_mask": compress_mask,
     "masked_linear": expected_masked_linear,
     "masked_linear_backward": expected_masked_linear_backward,
@@ -212,7 +230,10 @@ EXPECTED: dict[str, Callable] = {
     "conv2d_gradient_moment": expected_conv2d_gradient_moment,
     "snr_update": expected_snr_update,
     "score_step": expected_score_step,
-    **{f.__name__: f for f in (transpose_index, segment_index, tile_pattern, bit_index, topk_mask, kth_largest)},
+    **{
+        f.__name__: f
+        for f in (transpose_index, segment_index, tile_pattern, narrow_pattern, bit_index, topk_mask, kth_largest)
+    },
 }
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2e-3}
 MUTATED = {  # the results

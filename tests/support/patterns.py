@@ -107,6 +107,16 @@ def tiles() -> Pattern:
     return Pattern(across, slack=5)
 
 
+def strips() -> Pattern:
+    """Of several strips of 192 columns, the last one of one column; a row that is full; more columns than a byte
+    numbers."""
+    across = mask(70, 2 * 192 + 1, 0.2)
+    across[3] = True
+    across[5] = False
+    across[:, 200] = False
+    return Pattern(across, slack=3)
+
+
 def strided(*shape: int, dtype: torch.dtype) -> Tensor:
     """Normal numbers in every second column of a transposed tensor."""
     return torch.randn(2 * shape[-1], *shape[:-1], dtype=torch.float64).to(dtype).movedim(0, -1)[..., ::2]

@@ -10,6 +10,7 @@ from support.samples_masked import masked_conv2d, masked_conv2d_backward, masked
 from support.samples_moment import conv2d_gradient_moment, gradient_moment, score_step, snr_update
 
 from sparsekern.ops import bit_index as make_bits
+from sparsekern.ops import narrow_pattern as narrow
 from sparsekern.ops import segment_index as make_segments
 from sparsekern.ops import tile_pattern as make_pattern
 
@@ -61,12 +62,17 @@ def rows_of(dtype: torch.dtype) -> list[Sample]:
 
 
 def expand(dtype: torch.dtype) -> list[Sample]:
-    """values, row_ptr, col or tiles, start, stop, cols"""
+    """values, row_ptr, col or a compact index, start, stop, cols"""
     samples = []
     for sample in rows_of(dtype):
         values, row_ptr, col, start, stop, cols = sample.args
-        args = (values, row_ptr, make_pattern(row_ptr, col, cols, 48), start, stop, cols)
-        samples += [sample, Sample(f"{sample.name}, tiles", args, sample.pattern)]
+        samples.append(sample)
+        for form, compact in {
+            "tiles": make_pattern(row_ptr, col, cols, 48),
+            "narrow": narrow(row_ptr, col, cols),
+        }.items():
+            args = (values, row_ptr, compact, start, stop, cols)
+            samples.append(Sample(f"{sample.name}, {form}", args, sample.pattern))
     return samples
 
 

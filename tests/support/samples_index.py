@@ -3,9 +3,10 @@
 from collections.abc import Callable
 
 import torch
-from support.patterns import Pattern, Sample, mask, patterns, tiles
+from support.patterns import Pattern, Sample, mask, patterns, strips, tiles
 
 from sparsekern.ops import bit_index as make_bits
+from sparsekern.ops import narrow_pattern as make_narrow
 from sparsekern.ops import tile_pattern as make_pattern
 
 
@@ -75,13 +76,21 @@ def tile_pattern(dtype: torch.dtype) -> list[Sample]:
     ]
 
 
-def tile_columns(dtype: torch.dtype) -> list[Sample]:
-    """row_ptr, tiles, cols, capacity"""
-    return [
-        Sample(f"{name}, {side}", (p.row_ptr, make_pattern(p.row_ptr, p.col, p.cols, side), p.cols, p.col.numel()), p)
-        for side in (16, 96, 240)
-        for name, p in {**patterns(), "beyond the edges": tiles()}.items()
-    ]
+def narrow_pattern(dtype: torch.dtype) -> list[Sample]:
+    """row_ptr, col, cols"""
+    return [Sample(name, (p.row_ptr, p.col, p.cols), p) for name, p in {**patterns(), "strips": strips()}.items()]
+
+
+def compact_columns(dtype: torch.dtype) -> list[Sample]:
+    """row_ptr, compact, cols, capacity"""
+    samples = []
+    for name, p in {**patterns(), "beyond the edges": tiles(), "strips": strips()}.items():
+        index = p.row_ptr, p.col, p.cols
+        forms = {str(side): make_pattern(*index, side) for side in (16, 96, 240)} | {"narrow": make_narrow(*index)}
+        samples += [
+            Sample(f"{name}, {form}", (p.row_ptr, compact, p.cols, p.col.numel()), p) for form, compact in forms.items()
+        ]
+    return samples
 
 
 def bit_columns(dtype: torch.dtype) -> list[Sample]:
@@ -100,7 +109,8 @@ INDICES: dict[str, Callable[[torch.dtype], list[Sample]]] = {
     "transpose_index": transpose_index,
     "segment_index": transpose_index,
     "tile_pattern": tile_pattern,
-    "tile_columns": tile_columns,
+    "narrow_pattern": narrow_pattern,
+    "compact_columns": compact_columns,
     "bit_index": transpose_index,
     "bit_columns": bit_columns,
 }

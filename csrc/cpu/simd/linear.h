@@ -8,20 +8,28 @@
 
 #include <cstdint>
 
+#include "cpu/narrow.h"
 #include "cpu/simd/kinds.h"
 #include "cpu/tiles.h"
 
 namespace sparsekern {
 
-// A compressed matrix (CSR, or CSC with its columns as rows) as a kernel reads it; `position`, where given, maps a
-// position to that of its value.
+// A compressed matrix (CSR, or CSC with its columns as rows) as a kernel reads it: its columns are `index` or, where
+// these are given, `narrow`; `position`, where given, maps a position to that of its value.
 struct CsrView {
   const int32_t* ptr;
   const int32_t* index;
   const int32_t* position;
   int64_t rows;
   int64_t cols;
+  const uint16_t* narrow = nullptr;
 };
+
+// f(the columns of a matrix)
+template <class F>
+inline __attribute__((always_inline)) void with_columns(const CsrView& csr, const F& f) {
+  csr.narrow ? f(csr.narrow) : f(csr.index);
+}
 
 // Batch columns [begin, begin + columns), padded to `width`.
 struct Panel {
@@ -59,6 +67,11 @@ struct LinearKernels {
   // [begin, end), written or added to `sums`, in `A`.
   void (*sample)(const CsrView& csr, const Panel& panel, const void* left, const void* right, bool add, void* sums,
                  int64_t begin, int64_t end);
+
+  // SpMM with the transposed matrix, columns [begin, end), which are whole blocks of rows of the result; `positions`
+  // are those of the strip that `begin` is in, and are changed.
+  void (*narrow_transposed)(const NarrowView& narrow, const Panel& panel, const void* packed, const void* values,
+                            int32_t* positions, void* out, int64_t begin, int64_t end);
 
   // SpMM where the matrix is in tiles, rows of tiles [begin, end); and that of the transposed matrix, columns of tiles
   // [begin, end), for which `positions` holds what `positions_from(begin)` gives, and is changed.

@@ -1,4 +1,4 @@
-"""Linear layers whose index is in tiles: whatever reads their columns gets the right ones."""
+"""Linear layers whose index is compact, narrow or in tiles: whatever reads their columns gets the right ones."""
 
 import copy
 import io
@@ -14,10 +14,17 @@ import sparsekern as sk
 from sparsekern import ops
 from sparsekern.nn import crossovers
 from sparsekern.ops.library import OPERATORS
-from sparsekern.topology import PACKED, TILES, Topology
+from sparsekern.topology import NARROW, PACKED, TILES, Topology
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, params=["csr", "tiled"])
+def form(request: pytest.FixtureRequest, tables: Any) -> frozenset[str]:
+    """What layers hold of the pattern, by the kernel that they take."""
+    tables(request.param)
+    return TILES if request.param == "tiled" else NARROW
+
+
+@pytest.fixture
 def tables(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Lets layers take this kernel, whatever their density."""
 
@@ -25,7 +32,6 @@ def tables(monkeypatch: pytest.MonkeyPatch) -> Any:
         row = {"rows": 64, "cols": 64, "batch": 128, "dtype": "float32", "above": {"csr": 0.0, kernel: 0.0}}
         monkeypatch.setattr(crossovers, "rows", lambda kind, dtype: [row])
 
-    take("tiled")
     return take
 
 
@@ -38,15 +44,14 @@ def mask() -> Tensor:
 
 
 @pytest.fixture(params=[sk.SparseLinear, sk.MaskedLinear])
-def pair(request: pytest.FixtureRequest, mask: Tensor) -> tuple[Any, nn.Linear]:
+def pair(request: pytest.FixtureRequest, mask: Tensor, form: frozenset[str]) -> tuple[Any, nn.Linear]:
     """A layer with slack, and the dense one with its weight."""
     dense = nn.Linear(310, 150, dtype=torch.float64)
     topology = Topology.from_mask(mask, capacity=int(mask.sum()) + 9)
     layer = request.param.from_topology(dense, topology)
     with torch.no_grad():
         dense.weight.mul_(mask)
-    assert layer.kernel == "tiled"
-    assert (layer.topology.views, layer.index.col.shape) == (TILES, (topology.capacity, 0))
+    assert (layer.topology.views, layer.index.col.shape) == (form, (topology.capacity, 0))
     return layer, dense
 
 
@@ -94,8 +99,8 @@ def test_forward_mode_and_expanded_products(mask: Tensor) -> None:
 
 
 @pytest.mark.parametrize("name", ["sparse_linear", "expanded_linear"])
-def test_references(name: str, mask: Tensor) -> None:
-    topology = Topology.from_mask(mask, views=TILES)
+def test_references(name: str, mask: Tensor, form: frozenset[str]) -> None:
+    topology = Topology.from_mask(mask, views=form)
     x, values, delta = (torch.randn(*size, dtype=torch.float64) for size in ((4, 310), (topology.nnz,), (4, 150)))
     weight, index = topology.dense(values), list(topology.index)
     assert torch.equal(weight[mask], values)
@@ -105,7 +110,7 @@ def test_references(name: str, mask: Tensor) -> None:
     torch.testing.assert_close(back[1], (delta.t() @ x)[mask])
 
 
-@pytest.mark.parametrize("views", [TILES, PACKED], ids=["tiles", "packed"])
+@pytest.mark.parametrize("views", [NARROW, TILES, PACKED], ids=["narrow", "tiles", "packed"])
 @pytest.mark.parametrize("op", [ops.sparse_conv2d, ops.expanded_conv2d])
 def test_convolutions_read_every_form(op: Any, views: frozenset[str], mask: Tensor) -> None:
     topology = Topology.from_mask(mask[:6, :36].reshape(6, 4, 3, 3), capacity=90, views=views)
@@ -133,13 +138,13 @@ def test_copies_and_files(pair: tuple[Any, nn.Linear], mask: Tensor) -> None:
     file.seek(0)
     other = type(layer)(310, 150, sparsity=0.9, dtype=torch.float64)
     other.load_state_dict(state)
-    csr = type(layer)(310, 150, sparsity=0.9, dtype=torch.float64)
-    csr.set_kernel("csr", "")
-    csr.load_state_dict(state)
+    bits = type(layer)(310, 150, sparsity=0.9, dtype=torch.float64)
+    bits.set_kernel("dense", "")
+    bits.load_state_dict(state)
     for copied in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer)), torch.load(file, weights_only=False)):
         assert not {t.data_ptr() for t in layer.index if t.numel()} & {t.data_ptr() for t in copied.index if t.numel()}
         compare(copied, dense, mask)
-    for copied in (other, csr):
+    for copied in (other, bits):
         compare(copied, dense, mask)
         assert copied.topology.same_pattern(layer.topology)
     assert layer.to("meta")(torch.empty(2, 310, device="meta", dtype=torch.float64)).shape == (2, 150)
@@ -149,11 +154,12 @@ def test_pickles_in_which_tiles_stood_beside_columns(pair: tuple[Any, nn.Linear]
     layer, dense = pair
     plain = layer.topology.with_views(frozenset())
     old = object.__new__(Topology)
-    old.__dict__.update({**plain.__dict__, "views": TILES, "index": plain.index._replace(tiles=layer.index.tiles)})
+    tiles = layer.topology.with_views(TILES).columns
+    old.__dict__.update({**plain.__dict__, "views": TILES, "index": plain.index._replace(compact=tiles)})
     copied = copy.deepcopy(layer)
     copied._topology, copied._index = old, old.index
     copied = pickle.loads(pickle.dumps(copied))
-    assert [t.shape for t in copied.index] == [t.shape for t in layer.index]
+    assert torch.equal(copied.topology.columns, tiles)
     compare(copied, dense, mask)
 
 
@@ -169,14 +175,14 @@ def test_compiles_to_one_graph(pair: tuple[Any, nn.Linear]) -> None:
     torch.testing.assert_close(program.module()(x), dense(x))
 
 
-def test_memory_is_counted(mask: Tensor) -> None:
+def test_memory_is_counted(mask: Tensor, form: frozenset[str]) -> None:
     nnz = int(mask.sum())
     tight = sk.SparseLinear(310, 150, topology=Topology.from_mask(mask), bias=False)
     roomy = sk.SparseLinear(310, 150, topology=Topology.from_mask(mask, capacity=nnz + 40), bias=False)
     one, two = (sk.memory_report(layer).rows[0] for layer in (tight, roomy))
     assert one["indices"] == sum(t.nbytes for t in tight.index)
     assert one["slack"] == 0
-    assert two["slack"] == 40 * (4 + 4 + 3)
+    assert two["slack"] == 40 * (4 + 4 + {TILES: 3, NARROW: 5}[form])
     assert two["indices"] == pytest.approx(one["indices"], abs=8)  # parts are padded
     assert two["indices"] + two["slack"] == sum(t.nbytes for t in roomy.index) + 40 * 8
 
@@ -191,8 +197,8 @@ def trained(name: str) -> list[tuple[Tensor, Tensor]]:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_methods_choose_the_same_weights(name: str, tables: Any) -> None:
-    tiled = trained(name)
+    compact = trained(name)
     tables("dense")
-    for (mask, weight), (expected, wanted) in zip(tiled, trained(name), strict=True):
+    for (mask, weight), (expected, wanted) in zip(compact, trained(name), strict=True):
         assert torch.equal(mask, expected)
         torch.testing.assert_close(weight, wanted)
