@@ -128,7 +128,8 @@ def _ours(p: MomentProblem, op: str, gradient: str, update: bool = False) -> Imp
     def take() -> tuple[Tensor, ...]:
         if layer.moment is None:
             return ()
-        moment, samples, layer.moment, layer.samples = layer.moment, layer.samples, None, 0
+        moment, samples = layer.moment, layer.samples
+        layer.gradient_moment.clear()
         if update:
             ops.snr_update(ratio, layer.master.grad, moment, samples, 0.9, False)
         return (moment,)
