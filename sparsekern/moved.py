@@ -40,6 +40,7 @@ MOVED = {
     f"{_N}constants": f"{_N}channels.constants",
     f"{_N}zeros": f"{_N}channels.zeros",
     f"{_N}part": f"{_N}weight_slice",
+    f"{_N}twins": f"{_N}layer",
     f"{_N}conversion.parts": f"{_N}conversion.splitting",
     f"{_N}convert": f"{_N}conversion.convert",
     f"{_N}coverage": f"{_N}conversion.coverage",

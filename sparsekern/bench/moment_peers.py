@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from .. import ops
 from ..nn import MaskedConv2d, MaskedLinear
-from ..nn.twins import parameter_of
+from ..nn.layer import parameter_of
 from ..ops.conv2d_gradient_moment import moment_of
 from ..ops.shapes import accumulate_dtype
 from ..ops.straight_through import weight_gradient

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from .. import private_torch
 from .effective import EffectiveWeight
-from .twins import parameter_of
+from .layer import parameter_of
 
 SETTINGS = ("embed_dim", "kdim", "vdim", "num_heads", "head_dim", "dropout", "batch_first", "add_zero_attn")
 INPUTS = ("q", "k", "v")

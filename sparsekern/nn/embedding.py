@@ -13,10 +13,10 @@ from ..ops.straight_through import gradient_and_moment, weight_gradient
 from ..ops.torch_products import Lookup, absolute_sums
 from ..topology import Topology
 from .expanded import ExpandedProduct
-from .layer import draw
 from .masked import MaskedLayer
 from .probe import Probe
 from .sparse import SparseLayer
+from .weight_storage import draw
 
 
 class EmbeddingProduct(ExpandedProduct):

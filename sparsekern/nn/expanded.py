@@ -51,7 +51,6 @@ class ConvNdProduct(ExpandedProduct):
     """The constructor and the product of 3-D and of transposed convolutions with a pattern."""
 
     DIMS: ClassVar[int]
-    TRANSPOSED: ClassVar[bool] = False
 
     in_channels: int
     out_channels: int
@@ -216,19 +215,6 @@ class TransposedProduct(ConvNdProduct):
 
     def multiplications_per_weight(self, input: Tensor, output: Tensor) -> int:
         return input.numel() // max(1, self.in_channels)
-
-    @classmethod
-    def rows_of(cls, weight: Tensor) -> Tensor:
-        return weight.transpose(0, 1).contiguous()
-
-    @classmethod
-    def weight_of(cls, rows: Tensor) -> Tensor:
-        return rows.transpose(0, 1)
-
-    @property
-    def dense_shape(self) -> tuple[int, ...]:
-        out, channels, *kernel = self.weight_shape
-        return (channels, out, *kernel)
 
 
 class ConvTranspose1dProduct(TransposedProduct):

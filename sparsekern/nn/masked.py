@@ -15,20 +15,23 @@ from ..private_torch import transformed
 from ..shards import LOAD, class_as, is_sharded, put, sharded_as, whole
 from ..sparse_weight import SparseWeight
 from ..topology import Topology
-from . import live_states
+from . import copies, live_states
 from .conv import Conv2dProduct, SparseConv2d
-from .layer import draw
+from .layer import PatternLayer
 from .linear import LinearProduct, SparseLinear
 from .marks import hand_on_marks
 from .moment import GradientMoment
-from .saved import SavedLayer, is_csr
+from .plain import plain_output
+from .planned import refine
+from .saved import adopt_pattern, is_csr
 from .sparse import SparseLayer
+from .weight_storage import draw
 
 Gradient = Literal["dense", "active", "moment"]
 GRADIENTS = get_args(Gradient)
 
 
-class MaskedLayer(SavedLayer):
+class MaskedLayer(PatternLayer):
     """A layer that multiplies the entries of its dense weight at its pattern: forward and input gradient cost what a
     layer that holds its nonzeros costs, and a change of pattern moves no weight. Patterns of one capacity
     (`Topology.from_mask(mask, capacity=...)`) keep compiled code valid.
@@ -73,12 +76,12 @@ class MaskedLayer(SavedLayer):
 
     def forward(self, input: Tensor) -> Tensor:
         if self.outdated:
-            self.check_copy()
+            copies.check(self)
         if is_compiling():
             if torch.onnx.is_in_onnx_export():
-                return self.plain(input)
+                return plain_output(self, input)
         elif self.refined <= self.training and not transformed():
-            self.refine(input)
+            refine(self, input)
         input, weight, gradient = self.prepare(input), self.master, self.weight_gradient
         trained = torch.is_grad_enabled() and weight.requires_grad
         recorded = trained and gradient == "moment"
@@ -235,7 +238,7 @@ class MaskedLayer(SavedLayer):
             live_states.check(weight)
         if weight.shape != self.weight_shape:
             raise ValueError(f"expected a weight of shape {self.weight_shape}, got {tuple(weight.shape)}")
-        self._adopt_pattern(row_ptr, col, max(col.numel(), self.topology.capacity))
+        adopt_pattern(self, row_ptr, col, max(col.numel(), self.topology.capacity))
         return sharded_as(weight, self.master)
 
 

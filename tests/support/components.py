@@ -48,7 +48,8 @@ COMPONENTS = [
         "what layers with a pattern share: kernel choice, weight access",
         *(f"nn.{name}" for name in ("processor", "crossovers", "kernel_choice", "marks", "copies", "effective")),
         *(f"nn.{name}" for name in ("facts", "live_states", "weight_slice")),
-        *(f"nn.{name}" for name in ("planned", "probe", "twins", "layer", "saved")),
+        *(f"nn.{name}" for name in ("planned", "probe", "product", "weight_storage")),
+        *(f"nn.{name}" for name in ("layer", "saved", "plain")),
     ),
     _room(
         "nn: the layers",

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ... import ops
-from ...nn import PatternLayer, Probe
+from ...nn import PatternLayer, Probe, planned
 from ...nn.masked import Gradient
 from ...nn.probe import Needs
 from ...shards import is_sharded, put, whole
@@ -227,7 +227,7 @@ class LayerSite(Generic[Layer]):
         return {
             "nnz": self.nnz,
             "pattern": checksum(self.active),
-            **self.module.plan_state(),
+            **planned.state_of(self.module),
             "changes": self.changes,
             "facts": LayerSite.measures(self),
             "first": self.first,
@@ -246,4 +246,4 @@ class LayerSite(Generic[Layer]):
         self.changes, self.facts = dict(state["changes"]), dict(state["facts"])
         device = self.parameter.device
         self.tracked = {name: tensor.to(device, copy=True) for name, tensor in state["tracked"].items()}
-        self.module.load_plan(state)
+        planned.load(self.module, state)
