@@ -45,6 +45,7 @@ MOVED = {
     f"{_N}convert": f"{_N}conversion.convert",
     f"{_N}coverage": f"{_N}conversion.coverage",
     "sparsekern.ops.choice": f"{_N}kernel_choice",
+    "sparsekern.ops.window": "sparsekern.ops.conv_geometry",
     f"{_C}models": "sparsekern.models",
     f"{_C}data": "sparsekern.data",
     f"{_C}errors": "sparsekern.errors",

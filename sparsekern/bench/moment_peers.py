@@ -31,8 +31,8 @@ LONG = 16  # positions
 
 def _product(p: MomentProblem, moment: bool) -> Implementation:
     if not moment:
-        return Implementation(lambda: (weight_gradient(p.dy, p.x, p.layer.weight_shape, p.window),), size(p.dense))
-    return Implementation(lambda: moment_of(p.dy, p.x, p.window), 2 * size(p.dense))
+        return Implementation(lambda: (weight_gradient(p.dy, p.x, p.layer.weight_shape, p.geometry),), size(p.dense))
+    return Implementation(lambda: moment_of(p.dy, p.x, p.geometry), 2 * size(p.dense))
 
 
 def _passes(

@@ -94,7 +94,7 @@ class MaskedLayer(PatternLayer):
             output = self.product(input, weight)
         else:
             output = self._multiply(input, weight.detach())
-            output = straight_through(output, input, weight, self.window, record)
+            output = straight_through(output, input, weight, self.operation, record)
         return output if self.probe is None else self.probe.watch(output, input, weight)
 
     def _differentiable_weight(self) -> Tensor:

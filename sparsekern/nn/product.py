@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from ..ops.straight_through import Geometry
+from ..ops.straight_through import Operation
 from .kernel_choice import KernelPlan
 from .planned import Workload
 from .probe import Probe
@@ -24,7 +24,7 @@ class Product:
         BATCHED: how many dimensions an input with a batch has, as it is multiplied.
         expands: whether every call makes the whole dense weight.
         hidden: whether its inputs and output gradients stay inside PyTorch's recurrence.
-        window: how a product that is not that of a linear layer meets its weight.
+        operation: how an input and the weight are multiplied; None for a linear layer.
         weight_shape: shape of the weight as the pattern has it.
     """
 
@@ -35,7 +35,7 @@ class Product:
     BATCHED: ClassVar[int] = 2
     expands: ClassVar[bool] = False
     hidden: ClassVar[bool] = False
-    window: Geometry | None = None
+    operation: Operation | None = None
     weight_shape: tuple[int, ...]
 
     # ---- the dense layer

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 LAYOUT = 1  # of the entries of a state dict, as docs/files.md describes them
 OLD_BUFFERS = ("row_ptr", "col", "t_ptr", "t_row", "t_pos", "tile_ptr", "t_tile_ptr", "bits")  # of version 0.1
-OLD_ATTRIBUTES = {"use": "workload", "part": "assignment"}  # of older pickles, and what they are called now
+OLD_ATTRIBUTES = {"use": "workload", "part": "assignment", "window": "operation"}  # of older pickles
 
 
 def is_csr(tensor: Tensor | None) -> bool:
