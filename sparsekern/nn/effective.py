@@ -208,12 +208,12 @@ def _set_gradient(view: EffectiveWeight, value: Tensor | None) -> None:
         return  # `weight.grad *= 2` has written it already
     if value is not None:
         raise RuntimeError("the gradient of a sparse layer belongs to layer.stored, the Parameter: set it there")
-    for parameter in view._layer.held:
+    for parameter in view._layer.weight_parameters:
         parameter.grad = None
 
 
 def _requires_grad(view: EffectiveWeight, wanted: bool = True) -> EffectiveWeight:
-    for parameter in view._layer.held:
+    for parameter in view._layer.weight_parameters:
         parameter.requires_grad_(wanted)
     return EffectiveWeight(view._layer)
 

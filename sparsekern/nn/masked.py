@@ -71,7 +71,7 @@ class MaskedLayer(PatternLayer):
         return self.gradient_moment.samples
 
     @property
-    def held(self) -> list[nn.Parameter]:
+    def weight_parameters(self) -> list[nn.Parameter]:
         return [self.master, *([] if self.transform is None else self.transform.parameters())]
 
     def forward(self, input: Tensor) -> Tensor:

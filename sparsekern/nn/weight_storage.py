@@ -36,7 +36,7 @@ class WeightStorage:
         return getattr(self, self.WEIGHT)
 
     @property
-    def held(self) -> list[nn.Parameter]:
+    def weight_parameters(self) -> list[nn.Parameter]:
         """The Parameters that the weight is made of."""
         return [self.stored]
 

@@ -18,7 +18,7 @@ from ..change.transaction import Transaction
 from .checksum import checksum
 
 if TYPE_CHECKING:
-    from .site import Site
+    from .nonzeros import NonzerosSite
 
 Layer = TypeVar("Layer", bound=PatternLayer)
 
@@ -86,9 +86,9 @@ class LayerSite(Generic[Layer]):
         return self.module.stored
 
     @property
-    def learned(self) -> list[nn.Parameter]:
+    def weight_parameters(self) -> list[nn.Parameter]:
         """The Parameters that the weight is made of."""
-        return self.module.held
+        return self.module.weight_parameters
 
     @property
     def weight(self) -> Tensor:
@@ -216,7 +216,7 @@ class LayerSite(Generic[Layer]):
     def check_loaded(self, optimizer: torch.optim.Optimizer) -> None:
         """Raises a `RuntimeError` if the optimizer's state belongs to other weights than a loaded pattern has."""
 
-    def settle(self, along: Companions) -> "Site":
+    def settle(self, along: Companions) -> "NonzerosSite":
         """Ends all changes of pattern: the layer holds its nonzeros only. Returns the site that takes this one's
         place."""
         raise NotImplementedError

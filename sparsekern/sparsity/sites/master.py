@@ -17,8 +17,8 @@ from ..change.compaction import Compaction
 from ..change.optimizer_layout import paths
 from ..change.transaction import Transaction
 from .layer_site import Companions, LayerSite
+from .nonzeros import NonzerosSite
 from .remasked import Remasked
-from .site import Site
 
 
 class MasterSite(Remasked, LayerSite[MaskedLayer]):
@@ -148,7 +148,7 @@ class MasterSite(Remasked, LayerSite[MaskedLayer]):
             )
 
     @torch.no_grad()
-    def settle(self, along: Companions) -> Site:
+    def settle(self, along: Companions) -> NonzerosSite:
         """Drops the pruned weights from the layer and from the optimizer's state."""
         change, states, followers = along
         self.module, move = change.layer(self.module), self._move(change)
@@ -166,7 +166,7 @@ class MasterSite(Remasked, LayerSite[MaskedLayer]):
         hand_over(change, states, master, self.parameter, entries, lambda entry: move(entry.tensor, 0.0))
         prefix = f"{self.name}." if self.name else ""
         states.rename(change, f"{prefix}{MaskedLayer.WEIGHT}", f"{prefix}{SparseLayer.WEIGHT}")
-        return Site.after(self)
+        return NonzerosSite.after(self)
 
     def _move(self, change: Transaction) -> Move | None:
         """Returns what leaves the active entries of dense tensors in their memory, if that is how they are stored."""
