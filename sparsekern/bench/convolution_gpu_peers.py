@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch.nn.functional import conv2d
 
-from .convolution_peers import gradient, kernel, window_of
+from .convolution_peers import geometry_of, gradient, kernel
 from .linear_gpu_peers import DTYPES, OPS
 from .peer import OURS, TORCH, Implementation, Peer, size
 from .problem import Problem
@@ -36,13 +36,13 @@ def _masked(p: Problem, op: str) -> Implementation:
 
 
 def _fused(p: Problem, op: str) -> Implementation:
-    x, dy, index, window = p.x, p.dy, p.topology.index, window_of(p.layer)
+    x, dy, index, geometry = p.x, p.dy, p.topology.index, geometry_of(p.layer)
     master = p.master.contiguous(memory_format=torch.channels_last)
     forward, backward = torch.ops.sparsekern.masked_conv2d, torch.ops.sparsekern.masked_conv2d_backward
     calls = {
-        "forward": lambda: forward(x, master, index, None, *window, False),
-        "input_gradient": lambda: backward(dy, x, master, index, True, False, False, *window, True)[0],
-        "weight_gradient": lambda: backward(dy, x, master, index, False, True, False, *window, True)[1],
+        "forward": lambda: forward(x, master, index, None, *geometry, False),
+        "input_gradient": lambda: backward(dy, x, master, index, True, False, False, *geometry, True)[0],
+        "weight_gradient": lambda: backward(dy, x, master, index, False, True, False, *geometry, True)[1],
     }
     return Implementation(calls[op], size(master, index.segment_ptr, index.bits))
 

@@ -82,7 +82,7 @@ def gradient(p: Problem, dy: Tensor, x: Tensor, weight: Tensor, which: int) -> T
     ]
 
 
-def window_of(layer: Any) -> tuple:
+def geometry_of(layer: Any) -> tuple:
     """Returns kernel, stride, padding, dilation and groups, as the operators take them."""
     return [layer.kernel] * 2, [layer.stride] * 2, [layer.padding] * 4, [1, 1], 1
 
@@ -101,14 +101,14 @@ def _sparseprop(p: Problem, op: str, width: bool) -> Implementation:
 def kernel(p: Problem, op: str, name: str, views: frozenset[str] = COLUMNS) -> Implementation:
     """Builds an operation on an operator and its backward, on the views of the pattern that the layer would hold."""
     index, values, layer = p.topology.with_views(views).index, p.values, p.layer
-    window = window_of(layer)
+    geometry = geometry_of(layer)
     forward, backward = getattr(torch.ops.sparsekern, name), getattr(torch.ops.sparsekern, f"{name}_backward")
     calls = {
-        "forward": lambda: forward(p.x, values, index, None, *window),
-        "input_gradient": lambda: backward(p.dy, p.x, values, index, True, False, False, *window)[0],
-        "weight_gradient": lambda: backward(p.dy, p.x, values, index, False, True, False, *window)[1],
+        "forward": lambda: forward(p.x, values, index, None, *geometry),
+        "input_gradient": lambda: backward(p.dy, p.x, values, index, True, False, False, *geometry)[0],
+        "weight_gradient": lambda: backward(p.dy, p.x, values, index, False, True, False, *geometry)[1],
     }
-    whole = partial(step, lambda x, values, bias: forward(x, values, index, bias, *window), p, values)
+    whole = partial(step, lambda x, values, bias: forward(x, values, index, bias, *geometry), p, values)
     return Implementation(calls[op] if op != "step" else whole(), size(values, *index))
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from .. import ops
 from ..nn import MaskedConv2d, MaskedLinear
-from ..nn.twins import parameter_of
+from ..nn.layer import parameter_of
 from ..ops.conv2d_gradient_moment import moment_of
 from ..ops.shapes import accumulate_dtype
 from ..ops.straight_through import weight_gradient
@@ -31,8 +31,8 @@ LONG = 16  # positions
 
 def _product(p: MomentProblem, moment: bool) -> Implementation:
     if not moment:
-        return Implementation(lambda: (weight_gradient(p.dy, p.x, p.layer.weight_shape, p.window),), size(p.dense))
-    return Implementation(lambda: moment_of(p.dy, p.x, p.window), 2 * size(p.dense))
+        return Implementation(lambda: (weight_gradient(p.dy, p.x, p.layer.weight_shape, p.geometry),), size(p.dense))
+    return Implementation(lambda: moment_of(p.dy, p.x, p.geometry), 2 * size(p.dense))
 
 
 def _passes(
@@ -128,7 +128,8 @@ def _ours(p: MomentProblem, op: str, gradient: str, update: bool = False) -> Imp
     def take() -> tuple[Tensor, ...]:
         if layer.moment is None:
             return ()
-        moment, samples, layer.moment, layer.samples = layer.moment, layer.samples, None, 0
+        moment, samples = layer.moment, layer.samples
+        layer.gradient_moment.clear()
         if update:
             ops.snr_update(ratio, layer.master.grad, moment, samples, 0.9, False)
         return (moment,)

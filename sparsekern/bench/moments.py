@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..ops.conv_geometry import ConvGeometry
 from ..ops.straight_through import weight_gradient
-from ..ops.window import Window
 from .case import Case, Layer, cases
 from .convolutions import Conv
 from .linear import GPU_DTYPES
@@ -64,11 +64,11 @@ class MomentProblem(Problem):
     """
 
     @property
-    def window(self) -> Any:
+    def geometry(self) -> Any:
         if isinstance(self.layer, Sequences):
             return None
         kernel, stride, padding = self.layer.kernel, self.layer.stride, self.layer.padding
-        return Window.of(kernel, stride, padding, 1, 1)
+        return ConvGeometry.of(kernel, stride, padding, 1, 1)
 
     def module(self) -> Any:
         """The dense layer, the zeros of its weight in place."""
@@ -93,7 +93,7 @@ class MomentProblem(Problem):
         gradients = torch.autograd.grad(output, leaves, self.dy.double())
         moment = torch.zeros_like(module.weight)
         for dy, sample in zip(self.dy.double().split(1), self.x.double().split(1), strict=True):
-            moment += weight_gradient(dy, sample, tuple(moment.shape), self.window).square()
+            moment += weight_gradient(dy, sample, tuple(moment.shape), self.geometry).square()
         names = ("output", "input", "weight", "bias", "moment")
         return dict(zip(names, (output.detach(), *gradients, moment.detach()), strict=True))
 

@@ -6,13 +6,13 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from ..nn.layer import draw
 from ..nn.linear import LinearProduct
 from ..nn.masked import MaskedLayer
 from ..nn.sparse import SparseLayer
+from ..nn.weight_storage import draw
 
 
 class Conv1DProduct(LinearProduct):
@@ -23,6 +23,7 @@ class Conv1DProduct(LinearProduct):
 
     DENSE = Conv1D
     SETTINGS = ("nf", "nx")
+    TRANSPOSED = True
 
     def __init__(
         self,
@@ -42,18 +43,6 @@ class Conv1DProduct(LinearProduct):
     @property
     def nx(self) -> int:
         return self.in_features
-
-    @property
-    def dense_shape(self) -> tuple[int, ...]:
-        return self.weight_shape[::-1]
-
-    @classmethod
-    def rows_of(cls, weight: Tensor) -> Tensor:
-        return weight.t().contiguous()
-
-    @classmethod
-    def weight_of(cls, rows: Tensor) -> Tensor:
-        return rows.t()
 
     @classmethod
     def new_dense(cls, settings: dict[str, Any], bias: bool, **factory: Any) -> nn.Module:

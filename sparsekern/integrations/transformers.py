@@ -22,7 +22,7 @@ from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from ..nn import PatternLayer
-from ..nn.conversion.registry import MASKED, SPARSE, SPLITTERS, dense_class_of, register_layer, registered
+from ..nn.conversion.registry import MASKED, SPARSE, SPLITTERS, register_layer, registered, registered_class
 from ..nn.conversion.saved import patterned
 from ..sparsity.model.overrides import Assignment, assignment_of
 from ..topology import Topology
@@ -114,7 +114,7 @@ def renamed(model: PreTrainedModel, state: Mapping[str, Tensor]) -> dict[str, Te
         if wanted and own_lasts != {"values"}:  # of another kind of layer
             raise ValueError(f"the checkpoint lacks {', '.join(wanted)} of the sparse layer {name}")
     base = f"{model.base_model_prefix}." if hasattr(model, model.base_model_prefix) else ""
-    layers = (name for name, layer in modules.items() if dense_class_of(layer) in SPARSE and name.startswith(base))
+    layers = (name for name, layer in modules.items() if registered_class(layer) in SPARSE and name.startswith(base))
     unset = [name for name in layers if name not in loaded]
     if lost and unset:
         raise ValueError(
@@ -166,7 +166,7 @@ def own_name(modules: Mapping[str, nn.Module], base: str, *names: str) -> str | 
 
 def blank(classes: Mapping[type[nn.Module], type[PatternLayer]], layer: Any, topology: Topology) -> PatternLayer:
     """Makes the sparse or masked layer that takes the place of a dense one, on its device, its weights unset."""
-    return classes[cast(Any, dense_class_of(layer))].blank(layer, topology)
+    return classes[cast(Any, registered_class(layer))].blank(layer, topology)
 
 
 def assignments_of(model: nn.Module) -> list[dict[str, Any]]:

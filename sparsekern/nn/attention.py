@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from .. import private_torch
 from .effective import EffectiveWeight
-from .twins import parameter_of
+from .layer import parameter_of
 
 SETTINGS = ("embed_dim", "kdim", "vdim", "num_heads", "head_dim", "dropout", "batch_first", "add_zero_attn")
 INPUTS = ("q", "k", "v")
@@ -218,8 +218,8 @@ class _Packed:
 
     def __init__(self, layers: list[Any], kind: str) -> None:
         self.layers, self.kind = layers, kind
-        self.held = [parameter_of(layer) if kind == "weight" else layer.bias for layer in layers]
-        self.stored = self.held[0]
+        self.weight_parameters = [parameter_of(layer) if kind == "weight" else layer.bias for layer in layers]
+        self.stored = self.weight_parameters[0]
         parts = self._parts()
         self.dense_shape = (sum(map(len, parts)), *parts[0].shape[1:])
 
@@ -242,7 +242,7 @@ class _Packed:
         return torch.cat(known) if len(known) == len(gradients) else None
 
     def stamp(self) -> tuple[int, ...]:
-        return tuple(map(private_torch.version, self.held))
+        return tuple(map(private_torch.version, self.weight_parameters))
 
     @torch.no_grad()
     def write_weight(self, dense: Tensor) -> None:

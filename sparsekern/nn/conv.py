@@ -6,9 +6,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from ..ops.conv_geometry import ConvGeometry, check_convolution
 from ..ops.masked_conv2d import masked
 from ..ops.sparse_conv2d import convolve, expanded, sparse
-from ..ops.window import Window, check_convolution
 from ..topology import PACKED, Topology
 from .kernel_choice import KernelPlan, conv_plan
 from .layer import PatternLayer
@@ -48,7 +48,7 @@ class Conv2dProduct(PatternLayer):
     dilation: tuple[int, ...]
     groups: int
     padding_mode: str
-    window: Window
+    operation: ConvGeometry
 
     def __init__(
         self,
@@ -71,7 +71,9 @@ class Conv2dProduct(PatternLayer):
         **options: Any,
     ) -> None:
         check_convolution(in_channels, out_channels, groups, padding_mode)
-        kernel, strides, sides, dilations, _ = window = Window.of(kernel_size, stride, padding, dilation, groups)
+        kernel, strides, sides, dilations, _ = geometry = ConvGeometry.of(
+            kernel_size, stride, padding, dilation, groups
+        )
         if not isinstance(padding, str):
             if not isinstance(padding, int) and len(padding) != 2:
                 raise ValueError(f"padding must be a number, a pair of them, 'same' or 'valid', got {padding!r}")
@@ -90,7 +92,7 @@ class Conv2dProduct(PatternLayer):
         super().__init__(settings, shape, bias, device, dtype, sparsity, topology, backend, generator, **options)
         # What the operator is told, made once; modes other than zeros are applied before it.
         self._border = None if padding_mode == "zeros" else [*sides[2:], *sides[:2]]
-        self.window = window if padding_mode == "zeros" else window._replace(padding=[0, 0, 0, 0])
+        self.operation = geometry if padding_mode == "zeros" else geometry._replace(padding=[0, 0, 0, 0])
 
     def new_plan(self, workload: Workload, card: str | None) -> KernelPlan:
         out, channels, *_ = self.weight_shape
@@ -112,7 +114,7 @@ class Conv2dProduct(PatternLayer):
         return (len(input) if input.dim() == 4 else 1, input.shape[-2]) if fits else None
 
     def new_probe(self) -> ConvProbe:
-        return ConvProbe(self.weight_shape, self.window)
+        return ConvProbe(self.weight_shape, self.operation)
 
     def prepare(self, input: Tensor) -> Tensor:
         return input if self._border is None else nn.functional.pad(input, self._border, mode=self.padding_mode)
@@ -122,11 +124,11 @@ class Conv2dProduct(PatternLayer):
             return self.dense_product(input, self.topology.dense(values))
         op = expanded if self.kernel == "dense" else sparse
         values = values.unsqueeze(-2) if values.dim() == 3 else values  # dense, of a height of 1
-        return convolve(op, input, values, self.index_on(values.device), self.bias, self.window)
+        return convolve(op, input, values, self.index_on(values.device), self.bias, self.operation)
 
     def masked_product(self, input: Tensor, weight: Tensor, active: bool) -> Tensor:
-        weight = weight.reshape(*weight.shape[:2], *self.window.kernel_size)
-        return convolve(masked, input, weight, self.index_on(weight.device), self.bias, self.window, active)
+        weight = weight.reshape(*weight.shape[:2], *self.operation.kernel_size)
+        return convolve(masked, input, weight, self.index_on(weight.device), self.bias, self.operation, active)
 
     def dense_product(self, input: Tensor, weight: Tensor) -> Tensor:
         padding = self.padding if self._border is None else 0

@@ -36,8 +36,8 @@ class Conv1dProduct(Conv2dProduct):
     ) -> None:
         kernel, strides, dilations = (_of_height_1(value, 1) for value in (kernel_size, stride, dilation))
         sides = padding if isinstance(padding, str) else _of_height_1(padding, 0)
-        window = (kernel, strides, sides, dilations)
-        super().__init__(in_channels, out_channels, *window, groups, bias, padding_mode, device, dtype, **options)
+        pairs = (kernel, strides, sides, dilations)
+        super().__init__(in_channels, out_channels, *pairs, groups, bias, padding_mode, device, dtype, **options)
 
     def forward(self, input: Tensor) -> Tensor:
         return super().forward(input.unsqueeze(-2)).squeeze(-2)

@@ -10,13 +10,14 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from .effective import WeightAccess
+if TYPE_CHECKING:
+    from .layer import PatternLayer
 
 _copies: weakref.WeakKeyDictionary[Any, weakref.WeakSet[Any]] = weakref.WeakKeyDictionary()
 _marks: weakref.WeakKeyDictionary[Any, Tensor] = weakref.WeakKeyDictionary()  # of copies, as they last were in step
@@ -26,7 +27,7 @@ _by_weight: weakref.WeakValueDictionary[int, Any] = (
 _saved: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()  # layers, by where their weights lie
 
 
-def note(layer: WeightAccess, copy: WeightAccess) -> None:
+def note(layer: PatternLayer, copy: PatternLayer) -> None:
     """Remembers that `copy` is a copy of `layer`."""
     if copy.stored.is_meta:
         return
@@ -34,18 +35,18 @@ def note(layer: WeightAccess, copy: WeightAccess) -> None:
     _mark(copy)
 
 
-def _mark(copy: WeightAccess) -> None:
+def _mark(copy: PatternLayer) -> None:
     _marks[copy] = fingerprint(copy.stored)
     _by_weight[id(copy.stored)] = copy
 
 
-def saved(layer: WeightAccess) -> None:
+def saved(layer: PatternLayer) -> None:
     """Remembers that a state dict holds the weights of a layer: whoever loads them gets a copy."""
     if type(layer.stored) is nn.Parameter:  # neither sharded nor without memory
         _saved[layer.stored.data_ptr()] = layer
 
 
-def source_of(weight: Tensor | None) -> WeightAccess | None:
+def source_of(weight: Tensor | None) -> PatternLayer | None:
     """Returns the layer whose memory these weights are, as in a state dict that was not copied."""
     if weight is None or type(weight) not in (Tensor, nn.Parameter) or weight.is_meta or not weight.numel():
         return None
@@ -66,14 +67,14 @@ def _trained(optimizer: torch.optim.Optimizer, *_: Any) -> None:
 register_optimizer_step_post_hook(_trained)
 
 
-def release(copy: WeightAccess | None) -> None:
+def release(copy: PatternLayer | None) -> None:
     """Forgets that a layer is a copy."""
     if copy is not None:
         _marks.pop(copy, None)
         copy.outdated = False
 
 
-def synchronized(copy: WeightAccess, source: WeightAccess | None) -> None:
+def synchronized(copy: PatternLayer, source: PatternLayer | None) -> None:
     """Notes that a state dict gave a layer weights together with their pattern: those of `source`, if that is known."""
     if source is not None and source is not copy:
         note(source, copy)
@@ -83,7 +84,7 @@ def synchronized(copy: WeightAccess, source: WeightAccess | None) -> None:
 
 
 @contextmanager
-def moved(copy: WeightAccess) -> Iterator[None]:
+def moved(copy: PatternLayer) -> Iterator[None]:
     """A change of device or dtype within it does not count as written weights."""
     kept = copy in _marks and not written(copy)
     yield
@@ -91,12 +92,21 @@ def moved(copy: WeightAccess) -> Iterator[None]:
         _mark(copy)
 
 
-def of(layer: WeightAccess) -> Iterator[WeightAccess]:
+def of(layer: PatternLayer) -> Iterator[PatternLayer]:
     """The copies of a layer that are neither gone nor released."""
     return (copy for copy in list(_copies.get(layer, ())) if copy in _marks)
 
 
-def written(copy: WeightAccess) -> bool:
+def check(layer: PatternLayer) -> None:
+    """Refuses to compute with weights that were written to a copy, as those of another pattern."""
+    if layer.outdated and written(layer):
+        raise RuntimeError(
+            f"this {type(layer).__name__} is a copy that got weights of another pattern than it has: averages of a "
+            "model whose pattern changes (EMA, SWA) must be given to Sparsifier(followers=)"
+        )
+
+
+def written(copy: PatternLayer) -> bool:
     """Returns whether the weights of a copy were changed since it last agreed with the layer."""
     if copy not in _marks or _marks[copy].is_meta or copy.stored.is_meta:  # tensors of meta have no values
         return False

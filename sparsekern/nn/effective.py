@@ -4,134 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..private_torch import tree_map_only, version, without_subclasses
-from ..topology import Topology
+from ..private_torch import tree_map_only, without_subclasses
 from .facts import FACTS, LOST, initializes
 from .probe import LinearProbe
 from .weight_slice import DenseRead, WeightSlice, gradient_of, same_memory
 
-
-class WeightAccess(nn.Module):
-    """A layer whose `weight` is made of what it stores.
-
-    Subclasses say what it is (`dense_weight`), what its gradient is (`dense_gradient`), and what becomes of values that
-    are written to it (`write_weight`).
-    """
-
-    weight_shape: tuple[int, ...]
-    outdated = False  # a copy of a layer whose pattern has changed since
-
-    @property
-    def topology(self) -> Topology:
-        raise NotImplementedError
-
-    @classmethod
-    def rows_of(cls, weight: Tensor) -> Tensor:
-        """Returns a weight of the dense twin, or a mask of it, as the pattern has it, contiguous: one output a row."""
-        return weight
-
-    @classmethod
-    def weight_of(cls, rows: Tensor) -> Tensor:
-        """Undoes `rows_of`, as a view."""
-        return rows
-
-    @property
-    def dense_shape(self) -> tuple[int, ...]:
-        """The shape of `weight`, which is that of the dense twin."""
-        return self.weight_shape
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._parameters = _Parameters()
-
-    @property
-    def stored(self) -> nn.Parameter:
-        """The Parameter of the weight."""
-        raise NotImplementedError
-
-    @property
-    def held(self) -> list[nn.Parameter]:
-        """The Parameters that the weight is made of."""
-        return [self.stored]
-
-    def dense_weight(self) -> Tensor:
-        """The weight of the dense twin, zeros in place, differentiable in the Parameter as the layer's output is."""
-        raise NotImplementedError
-
-    def dense_gradient(self) -> Tensor | None:
-        """The gradient of the Parameter, of the shape of the dense weight."""
-        raise NotImplementedError
-
-    def write_weight(self, dense: Tensor) -> None:
-        """Gives the active weights their values in `dense`, of the weight's shape."""
-        raise NotImplementedError
-
-    def write_gradient(self, dense: Tensor) -> None:
-        """Gives the gradient of the Parameter its values in `dense`, of the weight's shape."""
-        raise NotImplementedError
-
-    def stamp(self) -> tuple[Any, ...]:
-        """Returns what is equal as long as nobody changes the weight."""
-        return version(self.stored), self.topology
-
-    @property
-    def weight(self) -> Tensor:
-        """The dense weight that the layer computes with, zeros in place, for code that reads `.weight`.
-
-        It is made when something computes with it; the layer itself never does. Changes in place reach the active
-        weights; a weight that is assigned must be zero where this one is. See `EffectiveWeight`."""
-        return self.dense_weight() if torch.compiler.is_compiling() else EffectiveWeight(self)
-
-    @weight.setter
-    def weight(self, value: Tensor) -> None:
-        if is_weight_of(self, value):  # `layer.weight -= update` has written it already
-            return
-        raise TypeError(
-            f"cannot assign {type(value).__name__} as the weight of a {type(self).__name__}: expected an nn.Parameter, "
-            "or change layer.weight.data in place"
-        )
-
-    def check_index(self, name: str, saved: Tensor) -> None:
-        """Raises a `ValueError` unless `saved` is the part of this name of the pattern in use."""
-        topology = self.topology
-        own = topology.row_ptr if name == "row_ptr" else topology.col[: topology.nnz]
-        if not torch.equal(saved.to(own), own):
-            raise ValueError(f"{name} is of another pattern than this layer has: load_state_dict installs patterns")
-
-    @torch.no_grad()
-    def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
-        """Registers a Parameter; `layer.weight = nn.Parameter(...)` changes the values of the weight that exists.
-
-        Raises:
-            ValueError: that Parameter has another shape, or nonzeros where the layer has none; an index of another
-                pattern.
-        """
-        if isinstance(param, EffectiveWeight):  # under the name of an original weight
-            raise _no_parameter(self._parameters)
-        if name in ("row_ptr", "col") and param is not None:  # by loaders that assign every entry of a state dict
-            self.check_index(name, param)
-            return
-        if name != "weight" or param is None:
-            super().register_parameter(name, param)
-            return
-        if tuple(param.shape) != self.dense_shape:
-            raise ValueError(f"weight must have shape {self.dense_shape}, got {tuple(param.shape)}")
-        extra = int(((self.rows_of(param) != 0) & ~self.topology.mask()).count_nonzero())
-        if extra:
-            raise ValueError(
-                f"the weight assigned to this {type(self).__name__} has {extra} nonzeros where the layer has none: "
-                "make a new layer with from_dense, or change layer.weight.data in place"
-            )
-        self.write_weight(param)
+if TYPE_CHECKING:
+    from .layer import PatternLayer
 
 
-class _Parameters(dict):
+class Parameters(dict):
     """The Parameters of a layer. What would take a Parameter `weight` out of it, as `torch.nn.utils.weight_norm` does,
     gets an error that says why there is none."""
 
@@ -152,6 +40,39 @@ def _no_parameter(parameters: dict) -> TypeError:
     )
 
 
+_Parameters = Parameters  # the name in older pickles
+
+
+@torch.no_grad()
+def assigned(layer: PatternLayer, name: str, value: nn.Parameter | None) -> bool:
+    """Returns whether registering a Parameter changes values of the layer instead: `layer.weight = nn.Parameter(...)`
+    those of the weight; the index of a state dict, which loaders assign, must be the one in use.
+
+    Raises:
+        ValueError: the weight has another shape, or nonzeros where the layer has none; an index of another pattern.
+    """
+    if isinstance(value, EffectiveWeight):  # under the name of an original weight
+        raise _no_parameter(layer._parameters)
+    if value is None or name not in ("row_ptr", "col", "weight"):
+        return False
+    topology = layer.topology
+    if name != "weight":
+        own = topology.row_ptr if name == "row_ptr" else topology.col[: topology.nnz]
+        if not torch.equal(value.to(own), own):
+            raise ValueError(f"{name} is of another pattern than this layer has: load_state_dict installs patterns")
+        return True
+    if tuple(value.shape) != layer.dense_shape:
+        raise ValueError(f"weight must have shape {layer.dense_shape}, got {tuple(value.shape)}")
+    extra = int(((layer.rows_of(value) != 0) & ~topology.mask()).count_nonzero())
+    if extra:
+        raise ValueError(
+            f"the weight assigned to this {type(layer).__name__} has {extra} nonzeros where the layer has none: "
+            "make a new layer with from_dense, or change layer.weight.data in place"
+        )
+    layer.write_weight(value)
+    return True
+
+
 _tensor: Any = Tensor  # its attributes are descriptors, which its annotations do not say
 
 
@@ -168,11 +89,11 @@ class EffectiveWeight(Tensor):
             would be lost (hooks, `data_ptr`): use `layer.stored`, the Parameter.
     """
 
-    _layer: WeightAccess
+    _layer: PatternLayer
     _detached: bool
 
     @staticmethod
-    def __new__(cls, layer: WeightAccess, detached: bool = False) -> EffectiveWeight:
+    def __new__(cls, layer: PatternLayer, detached: bool = False) -> EffectiveWeight:
         stored = layer.stored
         self = Tensor._make_wrapper_subclass(
             cls,
@@ -192,7 +113,7 @@ class EffectiveWeight(Tensor):
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         return marks[name]
 
-    def __init__(self, layer: WeightAccess, detached: bool = False) -> None:
+    def __init__(self, layer: PatternLayer, detached: bool = False) -> None:
         super().__init__()
 
     @classmethod
@@ -243,7 +164,7 @@ class EffectiveWeight(Tensor):
         layer: Any = self._layer
         if not isinstance(getattr(layer, "probe", None), LinearProbe) or self._detached:
             return False
-        return type(layer).weight_of.__func__ is WeightAccess.weight_of.__func__  # type: ignore[attr-defined]
+        return not layer.TRANSPOSED
 
     def _read(self, recorded: bool = True) -> DenseRead:
         """Returns the weight as the layer has it now. An armed layer records its gradient, if that is to be
@@ -287,12 +208,12 @@ def _set_gradient(view: EffectiveWeight, value: Tensor | None) -> None:
         return  # `weight.grad *= 2` has written it already
     if value is not None:
         raise RuntimeError("the gradient of a sparse layer belongs to layer.stored, the Parameter: set it there")
-    for parameter in view._layer.held:
+    for parameter in view._layer.weight_parameters:
         parameter.grad = None
 
 
 def _requires_grad(view: EffectiveWeight, wanted: bool = True) -> EffectiveWeight:
-    for parameter in view._layer.held:
+    for parameter in view._layer.weight_parameters:
         parameter.requires_grad_(wanted)
     return EffectiveWeight(view._layer)
 

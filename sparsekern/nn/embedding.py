@@ -13,10 +13,10 @@ from ..ops.straight_through import gradient_and_moment, weight_gradient
 from ..ops.torch_products import Lookup, absolute_sums
 from ..topology import Topology
 from .expanded import ExpandedProduct
-from .layer import draw
 from .masked import MaskedLayer
 from .probe import Probe
 from .sparse import SparseLayer
+from .weight_storage import draw
 
 
 class EmbeddingProduct(ExpandedProduct):
@@ -30,7 +30,7 @@ class EmbeddingProduct(ExpandedProduct):
     embedding_dim: int
     padding_idx: int | None
     scale_grad_by_freq: bool
-    window: Lookup
+    operation: Lookup
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class EmbeddingProduct(ExpandedProduct):
         }
         shape = (num_embeddings, embedding_dim)
         super().__init__(settings, shape, False, device, dtype, sparsity, topology, backend, generator, **options)
-        self.window = Lookup(-1 if padding_idx is None else padding_idx, scale_grad_by_freq)
+        self.operation = Lookup(-1 if padding_idx is None else padding_idx, scale_grad_by_freq)
 
     @staticmethod
     def refuses(layer: Any) -> str | None:
@@ -77,7 +77,7 @@ class EmbeddingProduct(ExpandedProduct):
         return 0  # nothing is multiplied
 
     def new_probe(self) -> EmbeddingProbe:
-        return EmbeddingProbe(self.weight_shape, self.window)
+        return EmbeddingProbe(self.weight_shape, self.operation)
 
     def extra_repr(self) -> str:
         return f"{self.num_embeddings}, {self.embedding_dim}, {self.pattern_repr()}"
@@ -87,9 +87,9 @@ class EmbeddingProbe(Probe):
     """h are indices `[*]`, delta `[*, width]`. The weight is multiplied from the left by one-hot vectors, so that its
     rows are what enters and its columns what leaves."""
 
-    def __init__(self, weight_shape: tuple[int, ...], window: Lookup) -> None:
+    def __init__(self, weight_shape: tuple[int, ...], lookup: Lookup) -> None:
         super().__init__(weight_shape)
-        self.window = window
+        self.operation = lookup
 
     def _rows(self, h: Tensor, delta: Tensor) -> Tensor:
         return self._counts(h, torch.ones_like(h, dtype=accumulate_dtype(delta.dtype)))
@@ -99,8 +99,8 @@ class EmbeddingProbe(Probe):
 
     def _counts(self, h: Tensor, weights: Tensor) -> Tensor:
         counts = weights.new_zeros(self.weight_shape[0]).index_add_(0, h.flatten(), weights.flatten())
-        if self.window.padding_idx >= 0:
-            counts[self.window.padding_idx] = 0
+        if self.operation.padding_idx >= 0:
+            counts[self.operation.padding_idx] = 0
         return counts
 
     def _signed(self, h: Tensor, delta: Tensor, signs: Any) -> tuple[Tensor, Tensor]:
@@ -109,10 +109,10 @@ class EmbeddingProbe(Probe):
         return self._counts(h, xi), xi @ delta
 
     def _dense(self, h: Tensor, delta: Tensor) -> Tensor:
-        return weight_gradient(delta.to(accumulate_dtype(delta.dtype)), h, self.weight_shape, self.window)
+        return weight_gradient(delta.to(accumulate_dtype(delta.dtype)), h, self.weight_shape, self.operation)
 
     def _moment(self, h: Tensor, delta: Tensor) -> tuple[Tensor, Tensor]:
-        return gradient_and_moment(delta, h, self.weight_shape, self.window)
+        return gradient_and_moment(delta, h, self.weight_shape, self.operation)
 
 
 class SparseEmbedding(EmbeddingProduct, SparseLayer):

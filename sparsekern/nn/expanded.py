@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..ops.conv_geometry import check_convolution, same_padding
 from ..ops.shapes import accumulate_dtype
 from ..ops.straight_through import weight_gradient
 from ..ops.torch_products import Convolution, absolute_sums
-from ..ops.window import check_convolution, same_padding
 from ..topology import Topology
 from .kernel_choice import KernelPlan, Threshold, check_backend
 from .layer import PatternLayer
@@ -51,13 +51,12 @@ class ConvNdProduct(ExpandedProduct):
     """The constructor and the product of 3-D and of transposed convolutions with a pattern."""
 
     DIMS: ClassVar[int]
-    TRANSPOSED: ClassVar[bool] = False
 
     in_channels: int
     out_channels: int
     groups: int
     padding_mode: str
-    window: Convolution
+    operation: Convolution
 
     def __init__(
         self,
@@ -105,7 +104,7 @@ class ConvNdProduct(ExpandedProduct):
         inside = [start if padding_mode == "zeros" else 0 for start, _ in sides]  # PyTorch's convolution pads it itself
         before = [(start - n, end - n) for (start, end), n in zip(sides, inside, strict=True)]
         self._border = [n for pair in reversed(before) for n in pair] if any(map(any, before)) else None
-        self.window = Convolution(list(strides), inside, list(dilations), self.TRANSPOSED, list(more), groups)
+        self.operation = Convolution(list(strides), inside, list(dilations), self.TRANSPOSED, list(more), groups)
 
     def _sizes(self, value: Size) -> tuple[int, ...]:
         sizes = (value,) * self.DIMS if isinstance(value, int) else tuple(value)
@@ -121,12 +120,12 @@ class ConvNdProduct(ExpandedProduct):
     def dense_product(self, input: Tensor, weight: Tensor) -> Tensor:
         batched = input.dim() > self.DIMS + 1
         output = torch.convolution(
-            input if batched else input.unsqueeze(0), self.weight_of(weight), self.bias, *self.window
+            input if batched else input.unsqueeze(0), self.weight_of(weight), self.bias, *self.operation
         )
         return output if batched else output[0]
 
     def new_probe(self) -> ConvNdProbe:
-        return ConvNdProbe(self.weight_shape, self.window)
+        return ConvNdProbe(self.weight_shape, self.operation)
 
     def extra_repr(self) -> str:
         parts = [f"{self.in_channels}, {self.out_channels}"]
@@ -138,21 +137,21 @@ class ConvNdProbe(ConvProbe):
     """h and delta `[batch, channels, *size]`, or without the batch. Gradients at some entries are taken from the whole
     gradient."""
 
-    window: Convolution
+    operation: Convolution
 
     def _features(self, tensor: Tensor) -> Tensor:
-        return absolute_sums(tensor if tensor.dim() > self.window.dims + 1 else tensor.unsqueeze(0))
+        return absolute_sums(tensor if tensor.dim() > self.operation.dims + 1 else tensor.unsqueeze(0))
 
     def _sampled(self, h: Tensor, delta: Tensor, coordinates: Tensor) -> Tensor:
         return Probe._sampled(self, h, delta, coordinates)
 
     def _signed(self, h: Tensor, delta: Tensor, signs: Any) -> tuple[Tensor, Tensor]:
-        dims, groups = self.window.dims, self.window.groups
+        dims, groups = self.operation.dims, self.operation.groups
         h, delta = (x if x.dim() > dims + 1 else x.unsqueeze(0) for x in (h, delta))
         h, delta = (x.to(accumulate_dtype(x.dtype)) for x in (h, delta))
         batch, _, *size = delta.shape
         xi = signs(delta[:, :1].numel()).to(h).reshape(batch, 1, *size)
-        cols = weight_gradient(xi.expand(batch, groups, *size), h, (groups, *self.weight_shape[1:]), self.window)
+        cols = weight_gradient(xi.expand(batch, groups, *size), h, (groups, *self.weight_shape[1:]), self.operation)
         rows = (delta * xi).transpose(0, 1).flatten(1).sum(1)
         return rows, cols.reshape(groups, -1) if groups > 1 else cols.flatten()
 
@@ -191,20 +190,20 @@ class TransposedProduct(ConvNdProduct):
         """Computes the output, `[batch, out_channels, *size]`, of `output_size` if that is given, as the dense twin."""
         if output_size is None:
             return super().forward(input)
-        usual, more = self.window, self._output_padding(input, output_size)
-        self.window = usual._replace(output_padding=more)
+        usual, more = self.operation, self._output_padding(input, output_size)
+        self.operation = usual._replace(output_padding=more)
         try:
             return super().forward(input)
         finally:
-            self.window = usual
+            self.operation = usual
 
     def _output_padding(self, input: Tensor, output_size: Sequence[int]) -> list[int]:
         """Returns what the least output lacks to the one that is wanted, which may have the batch and the channels."""
         if len(output_size) == input.dim():
             output_size = output_size[input.dim() - self.DIMS :]
         size = list(input.shape[input.dim() - self.DIMS :])
-        least = self.window.least_output(size, self.weight_shape[2:])
-        most = [low + step - 1 for low, step in zip(least, self.window.stride, strict=True)]
+        least = self.operation.least_output(size, self.weight_shape[2:])
+        most = [low + step - 1 for low, step in zip(least, self.operation.stride, strict=True)]
         wanted = list(output_size)
         if len(wanted) != self.DIMS or not all(a <= n <= b for a, n, b in zip(least, wanted, most, strict=True)):
             raise ValueError(f"output_size must be between {least} and {most} for an input of {size}, got {wanted}")
@@ -216,19 +215,6 @@ class TransposedProduct(ConvNdProduct):
 
     def multiplications_per_weight(self, input: Tensor, output: Tensor) -> int:
         return input.numel() // max(1, self.in_channels)
-
-    @classmethod
-    def rows_of(cls, weight: Tensor) -> Tensor:
-        return weight.transpose(0, 1).contiguous()
-
-    @classmethod
-    def weight_of(cls, rows: Tensor) -> Tensor:
-        return rows.transpose(0, 1)
-
-    @property
-    def dense_shape(self) -> tuple[int, ...]:
-        out, channels, *kernel = self.weight_shape
-        return (channels, out, *kernel)
 
 
 class ConvTranspose1dProduct(TransposedProduct):

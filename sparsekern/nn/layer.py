@@ -2,51 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from math import prod
-from typing import Any, ClassVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from ..ops.index import Index
-from ..ops.straight_through import Geometry
-from ..private_torch import unrecorded
+from ..private_torch import version
 from ..topology import PACKED, Topology, nnz_at
-from . import copies
-from .planned import UNSEEN
+from . import copies, saved
+from .effective import EffectiveWeight, Parameters, assigned, is_weight_of
+from .kernel_choice import KernelPlan
+from .planned import TRAINED, UNSEEN, Workload, choose_kernel
 from .probe import Probe
-from .twins import Twin
+from .product import Product
+from .weight_storage import WeightStorage
 
+Layer = TypeVar("Layer", bound="PatternLayer")
 BITS_BELOW = 3 / 64  # the density at which bits and pointers of segments, 1.5 bits an entry, are as large as columns
 
 
-def draw(weight: Tensor, fill: Callable[..., Any], generator: torch.Generator | None) -> None:
-    """Fills a weight by an initializer of `nn.init`. A generator is of the CPU: numbers are drawn there and copied."""
-    if generator is None or weight.device.type == "cpu":
-        fill(weight, generator=generator)
-    else:
-        weight.copy_(fill(torch.empty_like(weight, device="cpu"), generator=generator))
+class PatternLayer(Product, WeightStorage, nn.Module):
+    """A layer whose weight has a sparsity pattern: the base of all.
 
-
-class PatternLayer(Twin):
-    """A layer whose weight has a sparsity pattern.
-
-    A layer inherits from two subclasses. One stores the weight (`SparseLayer`, `MaskedLayer`): it names the Parameter
-    (`WEIGHT`) and moves weights in and out. The other multiplies (`LinearProduct`, `Conv2dProduct`): it names the dense
-    twin (`DENSE`) and the attributes that give the shape of both (`SETTINGS`).
-
-    What they share stands in four files: `effective.py` (`layer.weight`), `planned.py` (the kernel and why), `twins.py`
-    (the dense twin) and `saved.py` (copies and state dicts).
+    A layer inherits from two subclasses of it. One multiplies (`LinearProduct`, `Conv2dProduct`): it defines what
+    `Product` lists. The other stores the weight (`SparseLayer`, `MaskedLayer`): it defines what `WeightStorage` lists.
 
     Attributes:
         bias: Parameter `[out]` or None.
-        weight_shape: shape of the weight as the pattern has it.
-        kernel, reason: the kernel in use and why; see `Planned`.
+        kernel, reason: the kernel in use and why.
+        plan: the kernels for all densities; None until the layer has a pattern (`planned.py`).
+        workload: what the plan was refined by; None before.
+        refined: whether an input in evaluation (`EVALUATED`) or in training (`TRAINED`) has refined it.
+        dense_class: the subclass of `DENSE` that the layer was made of, which `to_dense` makes again; None for `DENSE`
+            itself.
+        probe: what records the statistics of a step; None in a layer that is not armed.
+        outdated: whether it is a copy of a layer whose pattern has changed since.
+        loads: how often a state dict brought another pattern.
+        pattern_given: whether masks gave the pattern, so that its sparsity is not checked against the method's.
+        assignment: the method and the override that this layer was made for.
     """
 
-    WEIGHT: ClassVar[str]
-    VIEWS: ClassVar[dict[str, frozenset[str]]]  # the parts of the index that each kernel reads
+    bias: nn.Parameter | None
+    kernel: str
+    reason: str
+    plan: KernelPlan | None = None
+    workload: Workload | None = None
+    refined: int = UNSEEN
+    dense_class: type[nn.Module] | None = None
+    probe: Probe | None
+    outdated = False
 
     def __init__(
         self,
@@ -61,6 +67,7 @@ class PatternLayer(Twin):
         generator: torch.Generator | None,
     ) -> None:
         super().__init__()
+        self._parameters = Parameters()
         self.__module__ = f"torch.nn/{__name__}"  # by which torch.fx tells layers that it keeps whole
         for name, value in settings.items():
             setattr(self, name, value)
@@ -73,88 +80,41 @@ class PatternLayer(Twin):
         self.weight_shape, self.backend, self.dense_class = weight_shape, backend, None
         self.probe: Probe | None = None
         self.workload, self.refined = None, UNSEEN
-        self.loads = 0  # how often a state dict brought another pattern
-        self.pattern_given = False  # by masks, so that its sparsity is not checked against the method's
-        self.assignment: Any = None  # the method and the override that this layer was made for
+        self.loads, self.pattern_given = 0, False
+        self.assignment: Any = None
         factory: dict[str, Any] = {"device": device, "dtype": dtype}
         self.register_parameter(self.WEIGHT, nn.Parameter(self.empty_weight(topology.capacity, **factory)))
         self.register_parameter("bias", nn.Parameter(torch.empty(weight_shape[0], **factory)) if bias else None)
         self.set_topology(topology.to(self._index_device(topology)))
         self.reset_parameters(generator)
 
-    # ---- the product, which a subclass defines
-
-    window: Geometry | None = None  # of a product other than that of a linear layer
-    expands: ClassVar[bool] = False  # whether every call makes the whole dense weight
-    hidden: ClassVar[bool] = False  # whether its inputs and output gradients stay inside PyTorch's recurrence
-    BATCHED: ClassVar[int] = 2  # how many dimensions an input with a batch has, as it is multiplied
-
-    def multiplications_per_weight(self, input: Tensor, output: Tensor) -> int:
-        """Returns how often a pass multiplies each weight: at each position of the output of every sample."""
-        return output.numel() // max(1, self.weight_shape[0])
-
-    def prepare(self, input: Tensor) -> Tensor:
-        """Returns the input that is multiplied: padded, where the padding mode is not zeros."""
-        return input
-
-    def product(self, input: Tensor, values: Tensor) -> Tensor:
-        """Multiplies a prepared input by the values `[capacity]` with the kernel in use (SpMM), and adds the bias."""
-        raise NotImplementedError
-
-    def dense_product(self, input: Tensor, weight: Tensor) -> Tensor:
-        """Multiplies a prepared input by a dense weight as the dense twin does, bit for bit, and adds the bias."""
-        raise NotImplementedError
-
-    def masked_product(self, input: Tensor, weight: Tensor, active: bool) -> Tensor:
-        """Multiplies a prepared input by a dense weight under the bitmask of the pattern, and adds the bias.
-
-        Args:
-            active: whether the gradient of the weight is zero off the pattern.
-        """
-        raise NotImplementedError
-
-    def new_probe(self) -> Probe:
-        """Returns a recorder for the statistics of one step of this layer."""
-        raise NotImplementedError
-
-    # ---- the storage, which another subclass defines
-
-    def empty_weight(self, capacity: int, **factory: Any) -> Tensor:
-        """Returns an uninitialised tensor for the Parameter."""
-        raise NotImplementedError
-
-    def entries(self, coordinates: Tensor) -> Tensor:
-        """Returns the active entries of the weight by operators of PyTorch alone.
-
-        Args:
-            coordinates: their flat indices, int64 `[nnz]`, ascending.
-        """
-        raise NotImplementedError
+    # ---- the weight of the dense twin
 
     @property
-    def stored(self) -> nn.Parameter:
-        """The Parameter of the weight."""
-        return getattr(self, self.WEIGHT)
+    def weight(self) -> Tensor:
+        """The dense weight that the layer computes with, zeros in place, for code that reads `.weight`.
 
-    # ---- graphs for other programs
+        It is made when something computes with it; the layer itself never does. Changes in place reach the active
+        weights; a weight that is assigned must be zero where this one is. See `EffectiveWeight`."""
+        return self.dense_weight() if torch.compiler.is_compiling() else EffectiveWeight(self)
 
-    def plain(self, input: Tensor) -> Tensor:
-        """Computes the forward pass by operators of PyTorch alone, the only ones that ONNX and `torch.func` know."""
-        return self.dense_product(self.prepare(input), self.plain_weight())
+    @weight.setter
+    def weight(self, value: Tensor) -> None:
+        if is_weight_of(self, value):  # `layer.weight -= update` has written it already
+            return
+        raise TypeError(
+            f"cannot assign {type(value).__name__} as the weight of a {type(self).__name__}: expected an nn.Parameter, "
+            "or change layer.weight.data in place"
+        )
 
-    def plain_weight(self) -> Tensor:
-        """Returns the weight as a dense tensor of `weight_shape`, scattered from its entries by operators of PyTorch.
+    def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
+        """Registers a Parameter; `layer.weight = nn.Parameter(...)` changes the values of the weight that exists."""
+        if not assigned(self, name, param):
+            super().register_parameter(name, param)
 
-        In a graph for ONNX both are constants, and what runs the graph scatters once, when it loads it: the file holds
-        the nonzeros only."""
-        with unrecorded():
-            coordinates = self.topology.coordinates()
-            if prod(self.weight_shape) < 2**31:
-                coordinates = coordinates.int()  # half the size in the file
-        coordinates = coordinates.long()
-        entries = self.entries(coordinates)
-        weight = entries.new_zeros(prod(self.weight_shape)).scatter(0, coordinates, entries)
-        return weight.reshape(self.weight_shape)
+    def stamp(self) -> tuple[Any, ...]:
+        """Returns what is equal as long as nobody changes the weight."""
+        return version(self.stored), self.topology
 
     # ---- pattern
 
@@ -184,15 +144,16 @@ class PatternLayer(Twin):
             self._follow_weight()
         return self._index
 
-    def saved_weight(self, weight: Tensor) -> Tensor:
-        """Returns what a state dict holds of `weight`, the Parameter or a tensor of the same memory."""
-        return weight
-
     def set_topology(self, topology: Topology) -> None:
         """Installs a pattern, and the kernel that suits it; stored nonzeros are the caller's to rearrange."""
         if topology.shape != self.weight_shape:
             raise ValueError(f"topology must have the weight's shape {self.weight_shape}, got {topology.shape}")
-        self._install(topology, *self.choose_kernel(topology))
+        self._install(topology, *choose_kernel(self, topology))
+
+    def set_kernel(self, kernel: str, reason: str) -> None:
+        """Uses `kernel` until the pattern changes."""
+        self.refined = TRAINED  # no input undoes it
+        self._install(self.topology, kernel, reason)
 
     def park_topology(self, topology: Topology) -> None:
         """Installs a pattern in the smallest form that there is: the layer gets another before it multiplies."""
@@ -237,3 +198,106 @@ class PatternLayer(Twin):
     def pattern_repr(self) -> str:
         topology = self.topology
         return f"nnz={topology.nnz}, sparsity={topology.sparsity:.4f}, kernel={self.kernel}"
+
+    # ---- conversion
+
+    @classmethod
+    def from_dense(
+        cls: type[Layer], module: nn.Module, mask: Tensor, *, backend: str = "auto", **options: Any
+    ) -> Layer:
+        """Makes a layer with the bias of `module` and its weights where `mask` (bool, the weight's shape) is True."""
+        cls.check_twin(module)
+        weight: Any = module.weight
+        if mask.shape != weight.shape:
+            raise ValueError(f"mask must have shape {tuple(weight.shape)}, got {tuple(mask.shape)}")
+        topology = Topology.from_mask(cls.rows_of(mask.to(weight.device)))
+        return cls.from_topology(module, topology, backend=backend, **options)
+
+    @classmethod
+    def from_topology(
+        cls: type[Layer], module: nn.Module, topology: Topology, *, backend: str = "auto", **options: Any
+    ) -> Layer:
+        """Makes a layer with the bias of `module` and its weights on `topology`; weights that it lacks are zero.
+
+        Args:
+            module: the dense twin, or another layer with a pattern that has the same twin.
+        """
+        cls.check_twin(module)
+        layer = cls.blank(module, topology, backend=backend, **options)
+        with torch.no_grad():
+            layer.take_weight(module)
+            if layer.bias is not None:
+                bias: Any = module.bias
+                layer.bias.copy_(bias).requires_grad_(bias.requires_grad)
+        layer.stored.requires_grad_(parameter_of(module).requires_grad)
+        return layer
+
+    @classmethod
+    def blank(cls: type[Layer], module: nn.Module, topology: Topology, **options: Any) -> Layer:
+        """Makes a layer like `module`, on its device, with new weights on `topology`."""
+        weight = parameter_of(module)
+        made: Any = cls
+        layer = made(
+            **cls.settings_of(module),
+            bias=getattr(module, "bias", None) is not None,
+            device=weight.device,
+            dtype=weight.dtype,
+            topology=topology,
+            **options,
+        )
+        kind = module.dense_class if isinstance(module, PatternLayer) else type(module)
+        if kind not in (None, cls.DENSE):
+            layer.dense_class = kind
+        return layer.train(module.training)
+
+    @classmethod
+    def check_twin(cls, module: nn.Module) -> None:
+        if not isinstance(module, cls.DENSE) and getattr(module, "DENSE", None) is not cls.DENSE:
+            raise ValueError(f"expected a torch.nn.{cls.DENSE.__name__}, got {type(module).__name__}")
+
+    @torch.no_grad()
+    def to_dense(self) -> nn.Module:
+        """Returns the dense twin, zeros in place."""
+        factory = {"device": self.stored.device, "dtype": self.stored.dtype}
+        dense: Any = self.new_dense(self.settings_of(self), self.bias is not None, **factory)
+        dense.weight.copy_(self.dense_weight()).requires_grad_(self.stored.requires_grad)
+        if self.bias is not None:
+            dense.bias.copy_(self.bias).requires_grad_(self.bias.requires_grad)
+        if self.dense_class is not None:
+            dense.__class__ = self.dense_class
+        return dense.train(self.training)
+
+    @torch.no_grad()
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Draws new weights by the rule of the storage, and a bias as the dense layer does."""
+        self.reset_weight(generator)
+        if self.bias is not None:
+            limit = max(1, prod(self.weight_shape[1:])) ** -0.5
+            drawn = torch.rand(self.bias.numel(), generator=generator, device="cpu").to(self.bias.device)
+            self.bias.copy_(limit * (2 * drawn - 1))
+
+    # ---- copies and files
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> PatternLayer:
+        return saved.copy_of(self, memo)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Returns the state of copies and pickles. They are not armed, whatever this layer records at the moment, and
+        they are in step with this layer, whatever it is a copy of."""
+        return {**self.__dict__, "probe": None, "outdated": False}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(saved.renamed(state))
+        saved.update(self)
+
+    def _save_to_state_dict(self, destination: dict, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        saved.save(self, destination, prefix)
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *arguments: Any) -> None:
+        saved.load(self, state_dict, prefix, *arguments)
+
+
+def parameter_of(layer: nn.Module) -> nn.Parameter:
+    """Returns the Parameter that holds the weight of a dense layer or of one with a pattern."""
+    return layer.stored if isinstance(layer, PatternLayer) else layer.weight  # type: ignore[return-value]

@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import weakref
 from functools import partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..shards import local
 from ..topology import Topology
-from .layer import PatternLayer
+
+if TYPE_CHECKING:
+    from .layer import PatternLayer
 
 
 class Entries(NamedTuple):

@@ -15,20 +15,23 @@ from ..private_torch import transformed
 from ..shards import LOAD, class_as, is_sharded, put, sharded_as, whole
 from ..sparse_weight import SparseWeight
 from ..topology import Topology
-from . import live_states
+from . import copies, live_states
 from .conv import Conv2dProduct, SparseConv2d
-from .layer import draw
+from .layer import PatternLayer
 from .linear import LinearProduct, SparseLinear
 from .marks import hand_on_marks
-from .moment import RECORDED, MomentLayer
-from .saved import is_csr
+from .moment import GradientMoment
+from .plain import plain_output
+from .planned import refine
+from .saved import adopt_pattern, is_csr
 from .sparse import SparseLayer
+from .weight_storage import draw
 
 Gradient = Literal["dense", "active", "moment"]
 GRADIENTS = get_args(Gradient)
 
 
-class MaskedLayer(MomentLayer):
+class MaskedLayer(PatternLayer):
     """A layer that multiplies the entries of its dense weight at its pattern: forward and input gradient cost what a
     layer that holds its nonzeros costs, and a change of pattern moves no weight. Patterns of one capacity
     (`Topology.from_mask(mask, capacity=...)`) keep compiled code valid.
@@ -38,7 +41,8 @@ class MaskedLayer(MomentLayer):
         weight: what the layer computes with: the master weight, zero off the pattern.
         weight_gradient: "dense": `master.grad` is the gradient of the masked weight at every entry, absent ones too
             (straight-through); "active": it is zero off the pattern, and nothing dense is multiplied for it; "moment":
-            that of "dense", and every backward pass adds to `moment` and `samples`.
+            that of "dense", and every backward pass adds to `gradient_moment`.
+        gradient_moment: the second moment of the gradient over samples; `moment` and `samples` are its parts.
         transform: None, or a module that makes what is multiplied of the entries of the weight, elementwise and 0 at 0;
             it is differentiated with `weight_gradient="active"`, and so are its Parameters.
     """
@@ -53,23 +57,35 @@ class MaskedLayer(MomentLayer):
             raise ValueError(f"weight_gradient must be one of {', '.join(GRADIENTS)}, got {weight_gradient!r}")
         super().__init__(*arguments, **options)
         self.weight_gradient = weight_gradient
+        self.gradient_moment = GradientMoment()
         self.register_module("transform", None)
 
     @property
-    def held(self) -> list[nn.Parameter]:
+    def moment(self) -> Tensor | None:
+        """Sum over samples of the square of what each contributes to the gradient."""
+        return self.gradient_moment.total
+
+    @property
+    def samples(self) -> int:
+        """The number of samples that `moment` is the sum of."""
+        return self.gradient_moment.samples
+
+    @property
+    def weight_parameters(self) -> list[nn.Parameter]:
         return [self.master, *([] if self.transform is None else self.transform.parameters())]
 
     def forward(self, input: Tensor) -> Tensor:
         if self.outdated:
-            self.check_copy()
+            copies.check(self)
         if is_compiling():
             if torch.onnx.is_in_onnx_export():
-                return self.plain(input)
+                return plain_output(self, input)
         elif self.refined <= self.training and not transformed():
-            self.refine(input)
+            refine(self, input)
         input, weight, gradient = self.prepare(input), self.master, self.weight_gradient
         trained = torch.is_grad_enabled() and weight.requires_grad
-        record = self.recorder(input) if trained and gradient == "moment" else None
+        recorded = trained and gradient == "moment"
+        record = self.gradient_moment.recorder(input, weight, self.BATCHED) if recorded else None
         if transformed() and record is None:
             output = self.dense_product(input, self._differentiable_weight())
         elif not trained or gradient == "active" or (gradient == "dense" and (self._unmasked or self._fused)):
@@ -78,7 +94,7 @@ class MaskedLayer(MomentLayer):
             output = self.product(input, weight)
         else:
             output = self._multiply(input, weight.detach())
-            output = straight_through(output, input, weight, self.window, record)
+            output = straight_through(output, input, weight, self.operation, record)
         return output if self.probe is None else self.probe.watch(output, input, weight)
 
     def _differentiable_weight(self) -> Tensor:
@@ -133,7 +149,7 @@ class MaskedLayer(MomentLayer):
         entries = entries if self.transform is None else self.transform(entries)
         values = nn.Parameter(sharded_as(entries, weight), weight.requires_grad)
         hand_on_marks(weight, values)
-        for name in ("master", "weight_gradient", "transform", "_unmasked", *RECORDED):
+        for name in ("master", "weight_gradient", "transform", "gradient_moment", "_unmasked"):
             delattr(self, name)
         self.__class__ = class_as(self.SPARSE, type(self))  # type: ignore[assignment]
         self.register_parameter("values", values)
@@ -141,6 +157,13 @@ class MaskedLayer(MomentLayer):
         if topology.device.type != "cpu":
             self.plan = None  # nonzeros have another one there
         self.set_topology(topology)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if "gradient_moment" not in state:  # whose parts were the layer's own
+            vars(self).update(gradient_moment=GradientMoment())
+            for name in ("moment", "signature", "samples", "_passes"):
+                vars(self).pop(name, None)
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *arguments: Any) -> None:
         """Also loads the state of a `SparseLayer`: this layer becomes one first."""
@@ -215,7 +238,7 @@ class MaskedLayer(MomentLayer):
             live_states.check(weight)
         if weight.shape != self.weight_shape:
             raise ValueError(f"expected a weight of shape {self.weight_shape}, got {tuple(weight.shape)}")
-        self._adopt_pattern(row_ptr, col, max(col.numel(), self.topology.capacity))
+        adopt_pattern(self, row_ptr, col, max(col.numel(), self.topology.capacity))
         return sharded_as(weight, self.master)
 
 

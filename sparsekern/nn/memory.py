@@ -137,7 +137,7 @@ def _panel(layer: PatternLayer) -> int:
     if layer.kernel != "dense" or (device == "cpu" and layer.topology.nnz == size):  # nothing is expanded
         return 0
     item = layer.stored.element_size()
-    if extension is None or device != "cpu" or layer.window is not None:
+    if extension is None or device != "cpu" or layer.operation is not None:
         return min(size * item, PANEL_BYTES)
     # In 16 bits it depends on the processor and the batch who multiplies.
     thread = THREAD_BLOCK_BYTES if item > 2 else THREAD_PANEL_BYTES

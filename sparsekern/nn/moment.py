@@ -1,75 +1,65 @@
 """The second moment of the samples' shares of a gradient, recorded while backward passes compute the gradient."""
 
-from typing import Any
+from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..ops.passes import Passes, WeightUse
 from ..ops.shapes import accumulate_dtype
 from ..ops.straight_through import Record
 from ..ops.transforms import refuse_transforms
-from .saved import SavedLayer
-
-RECORDED = ("moment", "signature", "samples", "_passes")
 
 
-class MomentLayer(SavedLayer):
-    """A layer that can record the second moment of its weight gradient.
+class GradientMoment:
+    """Adds up the second moment of the gradient of one weight. Copies and pickles of it are empty.
 
     Attributes:
-        moment: sum over samples of the square of what each contributes to the gradient, of the weight's shape, in fp32
-            or wider; None until a backward pass records it.
-        samples: how many samples `moment` is the sum of.
-        signature: `signature` of the gradient that belongs to `moment`: the one in `stored.grad` may have been clipped
+        total: sum over samples of the square of what each contributes to the gradient, of the weight's shape, in fp32
+            or wider; None until a backward pass adds to it.
+        samples: how many samples `total` is the sum of.
+        signature: `signature` of the gradient that belongs to `total`: the one in `weight.grad` may have been clipped
             or unscaled since.
+        passes: the backward passes that `total` is of.
     """
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self.moment: Tensor | None = None
+    def __init__(self) -> None:
+        self.passes = Passes()
+        self.clear()
+
+    def __reduce__(self) -> tuple:
+        return GradientMoment, ()
+
+    def clear(self) -> None:
+        """Drops what backward passes have added."""
+        self.total: Tensor | None = None
         self.signature: Tensor | None = None
         self.samples = 0
-        self._passes = Passes()
+        self.passes.clear()
 
-    @property
-    def passes(self) -> Passes:
-        """The backward passes that `moment` is of."""
-        return self._passes
-
-    def forget(self) -> None:
-        """Clears what backward passes have recorded."""
-        if self.moment is not None or self.signature is not None:  # modules set attributes slowly
-            self.moment = self.signature = None
-            self.samples = 0
-            self._passes.clear()
-
-    def recorder(self, input: Tensor) -> Record:
-        """Returns the callback that records the pass of a prepared input."""
+    def recorder(self, input: Tensor, weight: nn.Parameter, dims: int) -> Record:
+        """Returns the callback that adds the backward pass of a product of `input`, with `dims` dimensions or more if
+        it has a batch, and `weight`."""
         refuse_transforms()
-        if input.dim() < self.BATCHED:
+        if input.dim() < dims:
             raise ValueError(
                 f"the second moment over samples needs a batch of them, [B, ...], got an input of {tuple(input.shape)}"
             )
-        return self._record
+        return partial(self._add, weight)
 
-    def _record(self, use: WeightUse, gradient: Tensor, moment: Tensor, samples: int) -> None:
-        place = self._passes.add(use, self.stored)
+    def _add(self, weight: nn.Parameter, use: WeightUse, gradient: Tensor, moment: Tensor, samples: int) -> None:
+        place = self.passes.add(use, weight)
         if place == "again":
             raise RuntimeError(
-                f"this {type(self).__name__} is used twice in one pass; its second moment would need the sum of both "
-                "uses of a sample before squaring: give every use a layer of its own"
+                f"the layer with a weight {tuple(weight.shape)} is used twice in one pass; its second moment would "
+                "need the sum of both uses of a sample before squaring: give every use a layer of its own"
             )
         if place == "other":
             return
-        mark, first = signature(gradient.to(self.stored.dtype)), place == "first"  # as it arrives there
-        self.moment = moment if first or self.moment is None else self.moment.add_(moment)
+        mark, first = signature(gradient.to(weight.dtype)), place == "first"  # as it arrives there
+        self.total = moment if first or self.total is None else self.total.add_(moment)
         self.signature = mark if first or self.signature is None else self.signature + mark
         self.samples = samples if first else self.samples + samples
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Returns the state of copies and pickles, which have not seen a backward pass."""
-        return {**super().__getstate__(), "moment": None, "signature": None, "samples": 0}
 
 
 def signature(gradient: Tensor) -> Tensor:

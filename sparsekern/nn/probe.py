@@ -9,12 +9,12 @@ from torch import Tensor
 
 from .. import ops
 from ..ops.conv2d_gradient_moment import moment_of
+from ..ops.conv_geometry import ConvGeometry
 from ..ops.passes import Passes, WeightUse, running, weight_use
 from ..ops.shapes import accumulate_dtype
 from ..ops.straight_through import gradient_and_moment, weight_gradient
 from ..ops.torch_products import absolute_sums
 from ..ops.transforms import refuse_transforms
-from ..ops.window import Window
 
 # What the statistics of a step are made of. "gradient": the dense gradient.
 # "bound": the dense gradient, and the sums that bound it.
@@ -229,22 +229,22 @@ class ConvProbe(Probe):
     (GraBo, appendix C).
     """
 
-    window: Window
+    operation: ConvGeometry
 
-    def __init__(self, weight_shape: tuple[int, ...], window: Any) -> None:
+    def __init__(self, weight_shape: tuple[int, ...], operation: Any) -> None:
         super().__init__(weight_shape)
-        self.window = window
+        self.operation = operation
 
     def _features(self, tensor: Tensor) -> Tensor:
         return absolute_sums(_batched(tensor))
 
     def _cols(self, h: Tensor, delta: Tensor) -> Tensor:
-        groups, positions = self.window.groups, prod(self.weight_shape[2:])
+        groups, positions = self.operation.groups, prod(self.weight_shape[2:])
         weight = self._features(h).repeat_interleave(positions)
         return weight if groups == 1 else weight.reshape(groups, -1)
 
     def _sampled(self, h: Tensor, delta: Tensor, coordinates: Tensor) -> Tensor:
-        kernel, stride, padding, dilation, groups = self.window
+        kernel, stride, padding, dilation, groups = self.operation
         return ops.sampled_conv2d_gradient(
             _batched(delta),
             _batched(h),
@@ -259,19 +259,19 @@ class ConvProbe(Probe):
     def _signed(self, h: Tensor, delta: Tensor, signs: Callable[[int], Tensor]) -> tuple[Tensor, Tensor]:
         h, delta = (_batched(tensor).to(accumulate_dtype(tensor.dtype)) for tensor in (h, delta))
         batch, _, *size = delta.shape
-        groups = self.window.groups
+        groups = self.operation.groups
         xi = signs(batch * prod(size)).to(h).reshape(batch, 1, *size)
         # What a convolution with one output channel in each group would learn from the signs.
         shape = (groups, *self.weight_shape[1:])
-        cols = weight_gradient(xi.expand(batch, groups, *size), h, shape, self.window).reshape(groups, -1)
+        cols = weight_gradient(xi.expand(batch, groups, *size), h, shape, self.operation).reshape(groups, -1)
         return (delta * xi).sum((0, 2, 3)), cols if groups > 1 else cols[0]
 
     def _dense(self, h: Tensor, delta: Tensor) -> Tensor:
         wide = accumulate_dtype(h.dtype)
-        return weight_gradient(delta.to(wide), h.to(wide), self.weight_shape, self.window)
+        return weight_gradient(delta.to(wide), h.to(wide), self.weight_shape, self.operation)
 
     def _moment(self, h: Tensor, delta: Tensor) -> tuple[Tensor, Tensor]:
-        return gradient_and_moment(delta, h, self.weight_shape, self.window)
+        return gradient_and_moment(delta, h, self.weight_shape, self.operation)
 
 
 def _batched(tensor: Tensor) -> Tensor:

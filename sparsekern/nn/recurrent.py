@@ -14,8 +14,10 @@ from torch import Tensor, nn
 
 from ..private_torch import transforming
 from ..topology import Topology
+from . import copies
 from .expanded import ExpandedProduct
 from .masked import MaskedLayer
+from .plain import plain_weight
 from .probe import Probe, unknown_product
 from .sparse import SparseLayer
 
@@ -135,11 +137,11 @@ class MatrixProduct(ExpandedProduct):
 
     def forward(self) -> Tensor:  # type: ignore[override]
         if self.outdated:
-            self.check_copy()  # type: ignore[attr-defined]
+            copies.check(self)
         if isinstance(self, MaskedLayer) and self.weight_gradient == "moment":
             raise unknown_product()
         plain = transforming() or (torch.compiler.is_compiling() and torch.onnx.is_in_onnx_export())
-        weight = self.plain_weight() if plain and self.probe is None else self.dense_weight()
+        weight = plain_weight(self) if plain and self.probe is None else self.dense_weight()
         return weight if self.probe is None else self.probe.watch(weight, None, self.stored)
 
     def new_probe(self) -> Probe:

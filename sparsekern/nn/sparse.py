@@ -12,12 +12,14 @@ from ..private_torch import transforming
 from ..shards import LOAD, is_sharded, put, sharded_as, whole
 from ..sparse_weight import SparseWeight
 from ..topology import Topology
-from . import live_states
+from . import copies, live_states
 from .layer import PatternLayer
-from .saved import SavedLayer, is_csr
+from .plain import plain_output
+from .planned import refine
+from .saved import adopt_pattern, is_csr
 
 
-class SparseLayer(SavedLayer):
+class SparseLayer(PatternLayer):
     """A layer with a weight of which only the nonzeros exist.
 
     Attributes:
@@ -29,14 +31,14 @@ class SparseLayer(SavedLayer):
 
     def forward(self, input: Tensor) -> Tensor:
         if self.outdated:
-            self.check_copy()
+            copies.check(self)
         if is_compiling():
             if torch.onnx.is_in_onnx_export():
-                return self.plain(input)
+                return plain_output(self, input)
         elif transforming() and self.probe is None:  # torch.func knows PyTorch's own operators only
-            return self.plain(input)
+            return plain_output(self, input)
         elif self.refined <= self.training:
-            self.refine(input)
+            refine(self, input)
         input = self.prepare(input)
         output = self.product(input, self.values)
         return output if self.probe is None else self.probe.watch(output, input, self.values)
@@ -127,7 +129,7 @@ class SparseLayer(SavedLayer):
             raise ValueError(
                 f"the state has {capacity} nonzeros, but the sharded layer has room for {self.values.numel()}: {LOAD}"
             )
-        topology = self._adopt_pattern(row_ptr, col, capacity)
+        topology = adopt_pattern(self, row_ptr, col, capacity)
         if capacity != self.values.numel():  # in place: the Parameter stays the one that the optimizer holds
             self.values.data = self.values.new_zeros(capacity)
             self.values.grad = None

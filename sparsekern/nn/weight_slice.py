@@ -17,7 +17,7 @@ class DenseRead:
     """The dense weight that slices are views of.
 
     Args:
-        layer: a `WeightAccess`.
+        layer: a layer with a pattern, or its `Gradient`.
         whole: its weight, as it was at the moment of reading.
         recorded: whether gradients are recorded of it.
     """

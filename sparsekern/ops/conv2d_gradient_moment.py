@@ -5,11 +5,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .conv_geometry import SCHEMA, ConvGeometry, Pair
 from .gradient_moment import gradient_moment
 from .library import define
 from .operands import check_conv2d_gradient
 from .shapes import accumulate_dtype
-from .window import SCHEMA, Pair, Window
 
 
 def conv2d_gradient_moment(
@@ -37,24 +37,24 @@ def conv2d_gradient_moment(
     Raises:
         ValueError: shapes or dtypes that do not fit.
     """
-    window = Window.of(kernel_size, stride, padding, dilation, groups)
-    check_conv2d_gradient(grad_output, input, window)
-    return torch.ops.sparsekern.conv2d_gradient_moment(grad_output, input, *window)
+    geometry = ConvGeometry.of(kernel_size, stride, padding, dilation, groups)
+    check_conv2d_gradient(grad_output, input, geometry)
+    return torch.ops.sparsekern.conv2d_gradient_moment(grad_output, input, *geometry)
 
 
-def moment_of(grad_output: Tensor, input: Tensor, window: Window | None) -> tuple[Tensor, Tensor]:
-    """Computes gradient and moment of the weight of a linear layer (no window) or of a convolution."""
-    if window is None:
+def moment_of(grad_output: Tensor, input: Tensor, geometry: ConvGeometry | None) -> tuple[Tensor, Tensor]:
+    """Computes gradient and moment of the weight of a linear layer (None) or of a convolution."""
+    if geometry is None:
         return gradient_moment(grad_output, input)
-    kernel, stride, padding, dilation, groups = window
+    kernel, stride, padding, dilation, groups = geometry
     return conv2d_gradient_moment(
         grad_output, input, kernel_size=kernel, stride=stride, padding=padding, dilation=dilation, groups=groups
     )
 
 
-def conv2d_gradient_moment_reference(grad_output: Tensor, input: Tensor, *window: Any) -> tuple[Tensor, Tensor]:
+def conv2d_gradient_moment_reference(grad_output: Tensor, input: Tensor, *geometry: Any) -> tuple[Tensor, Tensor]:
     """`sum_n a_n` and `sum_n a_n^2`, a_n the gradient that image n alone gives the weight: fp32 or wider."""
-    wide, w = accumulate_dtype(input.dtype), Window(*window)
+    wide, w = accumulate_dtype(input.dtype), ConvGeometry(*geometry)
     weight = w.kernels(input.new_zeros(1, dtype=wide).expand(grad_output.shape[1], w.cols(input)))
     gradient, moment = (torch.zeros(weight.shape, dtype=wide, device=input.device) for _ in range(2))
     for delta, h in zip(grad_output.split(1), input.split(1), strict=True):
@@ -65,8 +65,8 @@ def conv2d_gradient_moment_reference(grad_output: Tensor, input: Tensor, *window
     return gradient, moment
 
 
-def conv2d_gradient_moment_fake(grad_output: Tensor, input: Tensor, *window: Any) -> tuple[Tensor, Tensor]:
-    w = Window(*window)
+def conv2d_gradient_moment_fake(grad_output: Tensor, input: Tensor, *geometry: Any) -> tuple[Tensor, Tensor]:
+    w = ConvGeometry(*geometry)
     shape = (grad_output.shape[1], input.shape[1] // w.groups, *w.kernel_size)
     gradient = input.new_empty(shape, dtype=accumulate_dtype(input.dtype))
     return gradient, torch.empty_like(gradient)

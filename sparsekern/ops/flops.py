@@ -64,13 +64,13 @@ def _convolution_backward(grad_output: Tensor, input: Tensor, *given: Any, out_v
     return _gradients(_pixels(grad_output), *given)
 
 
-def _sampled(grad_output: Tensor, input: Tensor, coordinates: Tensor, *window: Any, out_val: Tensor) -> int:
-    return 2 * coordinates.numel() * (_pixels(grad_output) if window else _positions(input))
+def _sampled(grad_output: Tensor, input: Tensor, coordinates: Tensor, *geometry: Any, out_val: Tensor) -> int:
+    return 2 * coordinates.numel() * (_pixels(grad_output) if geometry else _positions(input))
 
 
-def _moment(grad_output: Tensor, input: Tensor, *window: Any, out_val: Sequence[Tensor]) -> int:
+def _moment(grad_output: Tensor, input: Tensor, *geometry: Any, out_val: Sequence[Tensor]) -> int:
     """Counts the gradient, and the square of what every sample contributes to it, added."""
-    places = _pixels(grad_output) if window else _positions(input)
+    places = _pixels(grad_output) if geometry else _positions(input)
     return 2 * out_val[0].numel() * (places + input.shape[0])
 
 

@@ -6,11 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .conv_geometry import SCHEMA, ConvGeometry, Pair
 from .library import define
 from .masked_linear import mask_of, masked_backward_fake
 from .shapes import accumulate_dtype, empty_image, image_format
 from .sparse_conv2d import convolve
-from .window import SCHEMA, Pair, Window
 
 
 def masked_conv2d(
@@ -37,18 +37,18 @@ def masked_conv2d(
     """
     if weight.dim() != 4:
         raise ValueError(f"weight must be [out, channels, kernel height, kernel width], got {tuple(weight.shape)}")
-    window = Window.of(weight.shape[2:], stride, padding, dilation, groups)
-    return convolve(masked, input, weight, index, bias, window, active)
+    geometry = ConvGeometry.of(weight.shape[2:], stride, padding, dilation, groups)
+    return convolve(masked, input, weight, index, bias, geometry, active)
 
 
 # ---- references
 
 
 def masked_conv2d_reference(
-    input: Tensor, weight: Tensor, index: list[Tensor], bias: Tensor | None, *window_and_active: Any
+    input: Tensor, weight: Tensor, index: list[Tensor], bias: Tensor | None, *geometry_and_active: Any
 ) -> Tensor:
     """`conv2d(input, W * mask, bias)` in the memory format of the input, sums kept in fp32 or wider."""
-    wide, w = accumulate_dtype(input.dtype), Window(*window_and_active[:-1])
+    wide, w = accumulate_dtype(input.dtype), ConvGeometry(*geometry_and_active[:-1])
     masked = torch.where(mask_of(index, weight.shape), weight, 0).to(wide)
     output = w.convolve(w.padded(input.to(wide)), masked, None if bias is None else bias.to(wide)).to(input.dtype)
     return output.contiguous(memory_format=image_format(input))
@@ -62,11 +62,11 @@ def masked_conv2d_backward_reference(
     need_input: bool,
     need_weight: bool,
     need_bias: bool,
-    *window_and_active: Any,
+    *geometry_and_active: Any,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of `masked_conv2d`, as those of `masked_linear`, in the memory formats of the input and the weight."""
-    *window, active = window_and_active
-    wide, w, mask = accumulate_dtype(input.dtype), Window(*window), mask_of(index, weight.shape)
+    *geometry, active = geometry_and_active
+    wide, w, mask = accumulate_dtype(input.dtype), ConvGeometry(*geometry), mask_of(index, weight.shape)
     delta, h, masked = grad_output.to(wide), w.padded(input.to(wide)), torch.where(mask, weight, 0).to(wide)
     grad_h, dense, _ = w.backward(delta, h, masked, [need_input, need_weight, False])
     grad_input, grad_weight = input.new_empty(0), weight.new_empty(0)
@@ -79,10 +79,10 @@ def masked_conv2d_backward_reference(
 
 
 def masked_conv2d_fake(
-    input: Tensor, weight: Tensor, index: list[Tensor], bias: Tensor | None, *window_and_active: Any
+    input: Tensor, weight: Tensor, index: list[Tensor], bias: Tensor | None, *geometry_and_active: Any
 ) -> Tensor:
-    window = Window(*window_and_active[:-1])
-    return empty_image(input, (input.shape[0], weight.shape[0], *window.output_size(input.shape[2:])))
+    geometry = ConvGeometry(*geometry_and_active[:-1])
+    return empty_image(input, (input.shape[0], weight.shape[0], *geometry.output_size(input.shape[2:])))
 
 
 define(

@@ -99,7 +99,7 @@ def masked_backward_fake(
     need_input: bool,
     need_weight: bool,
     need_bias: bool,
-    *window_and_active: Any,
+    *geometry_and_active: Any,
 ) -> tuple[Tensor, Tensor, Tensor]:
     return (
         empty_image(input, input.shape) if need_input else input.new_empty(0),

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
+from .conv_geometry import ConvGeometry
 from .index import SEGMENT, Index
 from .shapes import FLOATS
-from .window import Window
 
 
 def autocast(input: Tensor, values: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -36,14 +36,14 @@ def check_linear(input: Tensor, weight: Tensor, index: Index, bias: Tensor | Non
 
 
 def check_conv2d(
-    input: Tensor, weight: Tensor, index: Index, bias: Tensor | None, window: Window, *, masked: bool = False
+    input: Tensor, weight: Tensor, index: Index, bias: Tensor | None, geometry: ConvGeometry, *, masked: bool = False
 ) -> None:
     """Checks the operands of a convolution, as `check_linear` does those of a linear layer."""
     if input.layout != torch.strided:
         raise ValueError(f"input must be a dense tensor, got layout {input.layout}")
     if input.dim() not in (3, 4):
         raise ValueError(f"input must be [batch, channels, height, width], got shape {tuple(input.shape)}")
-    kernel, groups = window.kernel_size, window.groups
+    kernel, groups = geometry.kernel_size, geometry.groups
     rows, cols, channels = index.rows, index.cols, input.shape[-3]
     if groups < 1 or rows % groups or channels % groups:
         raise ValueError(f"groups must divide {channels} input and {rows} output channels, got {groups}")
@@ -53,10 +53,10 @@ def check_conv2d(
             f"and a kernel of {tuple(kernel)} have {channels // groups * kernel[0] * kernel[1]}"
         )
     _check_weight(input, weight, index, bias, (rows, channels // groups, *kernel), masked)
-    if min(window.output_size(input.shape[-2:])) < 1:
+    if min(geometry.output_size(input.shape[-2:])) < 1:
         raise ValueError(
-            f"a kernel of {kernel} with dilation {window.dilation} does not fit an input of {tuple(input.shape[-2:])} "
-            f"padded by {window.padding} (top, bottom, left, right)"
+            f"a kernel of {kernel} with dilation {geometry.dilation} does not fit an input of "
+            f"{tuple(input.shape[-2:])} padded by {geometry.padding} (top, bottom, left, right)"
         )
 
 
@@ -102,20 +102,20 @@ def check_linear_gradient(grad_output: Tensor, input: Tensor) -> None:
         )
 
 
-def check_conv2d_gradient(grad_output: Tensor, input: Tensor, window: Window) -> None:
+def check_conv2d_gradient(grad_output: Tensor, input: Tensor, geometry: ConvGeometry) -> None:
     """Checks that `grad_output` `[batch, out, out height, out width]` is that of a convolution of `input`.
 
     Raises:
         ValueError: it is not.
     """
-    groups = window.groups
+    groups = geometry.groups
     if input.dim() != 4 or grad_output.dim() != 4 or groups < 1 or input.shape[1] % groups:
         raise ValueError(
             f"grad_output and input must be [batch, channels, height, width], channels divisible by {groups}, got "
             f"{tuple(grad_output.shape)} and {tuple(input.shape)}"
         )
     rows = grad_output.shape[1]
-    expected = (input.shape[0], rows, *window.output_size(input.shape[2:]))
+    expected = (input.shape[0], rows, *geometry.output_size(input.shape[2:]))
     if grad_output.shape != expected or rows % groups or grad_output.dtype != input.dtype:
         raise ValueError(
             f"grad_output must be {input.dtype} {expected} with channels divisible by {groups}, got "

@@ -5,12 +5,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .conv_geometry import SCHEMA, ConvGeometry, Pair
 from .index import Index
 from .library import define
 from .operands import check_conv2d_gradient, check_coordinates
 from .sampled_gradient import sampled_gradient_fake
 from .shapes import accumulate_dtype
-from .window import SCHEMA, Pair, Window
 
 _ops = torch.ops.sparsekern
 
@@ -42,15 +42,17 @@ def sampled_conv2d_gradient(
         ValueError: shapes or dtypes that do not fit; coordinates out of range, where a GPU, which is not waited for,
             returns NaN.
     """
-    window = Window.of(kernel_size, stride, padding, dilation, groups)
+    geometry = ConvGeometry.of(kernel_size, stride, padding, dilation, groups)
     check_coordinates(coordinates)
-    check_conv2d_gradient(grad_output, input, window)
-    return _ops.sampled_conv2d_gradient(grad_output, input, coordinates, *window)
+    check_conv2d_gradient(grad_output, input, geometry)
+    return _ops.sampled_conv2d_gradient(grad_output, input, coordinates, *geometry)
 
 
-def sampled_conv2d_gradient_reference(grad_output: Tensor, input: Tensor, coordinates: Tensor, *window: Any) -> Tensor:
+def sampled_conv2d_gradient_reference(
+    grad_output: Tensor, input: Tensor, coordinates: Tensor, *geometry: Any
+) -> Tensor:
     """Computes the gradient of the values of a pattern that has the coordinates; fp32 or wider."""
-    cols = Window(*window).cols(input)
+    cols = ConvGeometry(*geometry).cols(input)
     ascending = bool((coordinates[1:] > coordinates[:-1]).all())
     distinct, inverse = (coordinates, None) if ascending else coordinates.unique(return_inverse=True)
     row_ptr, col = _ops.compress(distinct, grad_output.shape[1], cols, distinct.numel())
@@ -59,7 +61,7 @@ def sampled_conv2d_gradient_reference(grad_output: Tensor, input: Tensor, coordi
     index = Index(row_ptr, col, col.new_zeros(cols + 1), none, none, none, none, none)
     delta, h = (tensor.to(accumulate_dtype(tensor.dtype)) for tensor in (grad_output, input))
     backward = _ops.expanded_conv2d_backward if h.is_cuda else _ops.sparse_conv2d_backward
-    gradient = backward(delta, h, h.new_zeros(distinct.shape), index, False, True, False, *window)[1]
+    gradient = backward(delta, h, h.new_zeros(distinct.shape), index, False, True, False, *geometry)[1]
     return gradient if inverse is None else gradient[inverse]
 
 

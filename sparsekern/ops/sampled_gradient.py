@@ -47,7 +47,7 @@ def sampled_gradient_reference(grad_output: Tensor, input: Tensor, coordinates: 
     return result
 
 
-def sampled_gradient_fake(grad_output: Tensor, input: Tensor, coordinates: Tensor, *window: object) -> Tensor:
+def sampled_gradient_fake(grad_output: Tensor, input: Tensor, coordinates: Tensor, *geometry: object) -> Tensor:
     return input.new_empty(coordinates.shape, dtype=accumulate_dtype(input.dtype))
 
 

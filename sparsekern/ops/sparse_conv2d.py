@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .conv_geometry import SCHEMA, ConvGeometry, Pair
 from .expand import collect_panel, collect_reference, expand_reference, group_panels, panel
 from .index import Index
 from .library import define
 from .operands import autocast, check_conv2d
 from .shapes import accumulate_dtype, empty_image, image_format
 from .straight_through import straight_product
-from .window import SCHEMA, Pair, Window
 
 _ops = torch.ops.sparsekern
 
@@ -53,9 +53,9 @@ def sparse_conv2d(
         `[batch, out, out height, out width]`, dtype and memory format of `input`; sums are kept in fp32 or wider.
 
     Raises:
-        ValueError: shapes, dtypes or devices that do not fit each other, or a window that no convolution has.
+        ValueError: shapes, dtypes or devices that do not fit each other, or a geometry that no convolution has.
     """
-    return convolve(sparse, input, values, index, bias, Window.of(kernel_size, stride, padding, dilation, groups))
+    return convolve(sparse, input, values, index, bias, ConvGeometry.of(kernel_size, stride, padding, dilation, groups))
 
 
 def expanded_conv2d(
@@ -72,7 +72,9 @@ def expanded_conv2d(
 ) -> Tensor:
     """Computes `sparse_conv2d` by dense products with panels (64 MiB at most) of the expanded weight, for weights that
     are hardly sparse. Arguments, result and errors are the same."""
-    return convolve(expanded, input, values, index, bias, Window.of(kernel_size, stride, padding, dilation, groups))
+    return convolve(
+        expanded, input, values, index, bias, ConvGeometry.of(kernel_size, stride, padding, dilation, groups)
+    )
 
 
 def convolve(
@@ -81,21 +83,21 @@ def convolve(
     weight: Tensor,
     index: Sequence[Tensor],
     bias: Tensor | None,
-    window: Window,
+    geometry: ConvGeometry,
     *active: bool,
 ) -> Tensor:
     """Checks the arguments of a convolution and calls its operator: `sparse`, `expanded`, or `masked_conv2d.masked`,
     which alone is followed by `active`. The output has the memory format of `input`."""
-    index, window = Index.of(index), Window(*window)
+    index, geometry = Index.of(index), ConvGeometry(*geometry)
     input, weight, bias = autocast(input, weight, bias)
-    check_conv2d(input, weight, index, bias, window, masked=bool(active))
+    check_conv2d(input, weight, index, bias, geometry, masked=bool(active))
     unbatched = input.dim() == 3
     if unbatched:
         input = input.unsqueeze(0)
     if weight.dim() == 1 or active:
-        output = op(input, weight, list(index), bias, *window, *active)
+        output = op(input, weight, list(index), bias, *geometry, *active)
     else:
-        output = straight_product(op, input, weight, index, bias, window)
+        output = straight_product(op, input, weight, index, bias, geometry)
     output = output.contiguous(memory_format=image_format(input))
     return output[0] if unbatched else output
 
@@ -104,10 +106,10 @@ def convolve(
 
 
 def sparse_conv2d_reference(
-    input: Tensor, values: Tensor, index: list[Tensor], bias: Tensor | None, *window: Any
+    input: Tensor, values: Tensor, index: list[Tensor], bias: Tensor | None, *geometry: Any
 ) -> Tensor:
     """`conv2d(input, W, bias)`, sums kept in fp32 or wider."""
-    wide, w = accumulate_dtype(input.dtype), Window(*window)
+    wide, w = accumulate_dtype(input.dtype), ConvGeometry(*geometry)
     row_ptr, col = index[0], Index.of(index).columns
     weight = w.kernels(expand_reference(values.to(wide), row_ptr, col, 0, row_ptr.numel() - 1, w.cols(input)))
     output = w.convolve(w.padded(input.to(wide)), weight, None if bias is None else bias.to(wide)).to(input.dtype)
@@ -122,10 +124,10 @@ def sparse_conv2d_backward_reference(
     need_input: bool,
     need_values: bool,
     need_bias: bool,
-    *window: Any,
+    *geometry: Any,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of `sparse_conv2d`; what is not needed is returned with no elements."""
-    wide, w = accumulate_dtype(input.dtype), Window(*window)
+    wide, w = accumulate_dtype(input.dtype), ConvGeometry(*geometry)
     row_ptr, col = index[0], Index.of(index).columns
     rows, delta, h = row_ptr.numel() - 1, grad_output.to(wide), w.padded(input.to(wide))
     weight = w.kernels(expand_reference(values.to(wide), row_ptr, col, 0, rows, w.cols(input)))
@@ -143,10 +145,10 @@ def sparse_conv2d_backward_reference(
 
 
 def expanded_conv2d_reference(
-    input: Tensor, values: Tensor, index: list[Tensor], bias: Tensor | None, *window: Any
+    input: Tensor, values: Tensor, index: list[Tensor], bias: Tensor | None, *geometry: Any
 ) -> Tensor:
     """`sparse_conv2d` by dense products with panels of the expanded weight."""
-    w = Window(*window)
+    w = ConvGeometry(*geometry)
     h, rows, outputs = w.padded(input), Index.of(index).rows, []
     for start, stop, groups in group_panels(rows, w.cols(input), values.element_size(), w.groups):
         weight = w.kernels(panel(values, index, start, stop, w.cols(input)))
@@ -164,10 +166,10 @@ def expanded_conv2d_backward_reference(
     need_input: bool,
     need_values: bool,
     need_bias: bool,
-    *window: Any,
+    *geometry: Any,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of `expanded_conv2d`, in the same panels."""
-    w = Window(*window)
+    w = ConvGeometry(*geometry)
     h, rows, cols = w.padded(input), Index.of(index).rows, w.cols(input)
     panels = group_panels(rows, cols, values.element_size(), w.groups) if need_input or need_values else []
     grad_h = torch.zeros_like(h) if need_input and len(panels) > 1 else input.new_empty(0)
@@ -196,8 +198,10 @@ def expanded_conv2d_backward_reference(
 # ---- fakes
 
 
-def sparse_conv2d_fake(input: Tensor, values: Tensor, index: list[Tensor], bias: Tensor | None, *window: Any) -> Tensor:
-    size = (input.shape[0], Index.of(index).rows, *Window(*window).output_size(input.shape[2:]))
+def sparse_conv2d_fake(
+    input: Tensor, values: Tensor, index: list[Tensor], bias: Tensor | None, *geometry: Any
+) -> Tensor:
+    size = (input.shape[0], Index.of(index).rows, *ConvGeometry(*geometry).output_size(input.shape[2:]))
     return empty_image(input, size)
 
 
@@ -209,7 +213,7 @@ def sparse_conv2d_backward_fake(
     need_input: bool,
     need_values: bool,
     need_bias: bool,
-    *window: Any,
+    *geometry: Any,
 ) -> tuple[Tensor, Tensor, Tensor]:
     return (
         empty_image(input, input.shape) if need_input else input.new_empty(0),

@@ -13,19 +13,19 @@ from torch import Tensor
 
 from .backend import derivatives
 from .conv2d_gradient_moment import moment_of
+from .conv_geometry import ConvGeometry
 from .expand import active_values
 from .index import Index
 from .passes import WeightUse, running, weight_use
 from .torch_products import Convolution, Lookup
 from .transforms import NO_SECOND_DERIVATIVES, refuse_transforms
-from .window import Window
 
 Record = Callable[[WeightUse, Tensor, Tensor, int], None]
-Geometry = Window | Convolution | Lookup  # of a product that is not that of a linear layer
+Operation = ConvGeometry | Convolution | Lookup  # of a product that is not that of a linear layer
 
 
 def straight_through(
-    output: Tensor, input: Tensor, weight: Tensor, window: Geometry | None = None, record: Record | None = None
+    output: Tensor, input: Tensor, weight: Tensor, operation: Operation | None = None, record: Record | None = None
 ) -> Tensor:
     """Returns `output`; in its backward pass `weight` gets, at every entry, the gradient of the weight that took part
     in the product (Lin et al., Dynamic Model Pruning with Feedback, ICLR 2020, eq. 3).
@@ -34,27 +34,27 @@ def straight_through(
         output: the product of `input` with `active_values(weight.detach(), index)`.
         input: `[*, cols]`, or of a convolution `[batch, channels, height, width]` or without the batch.
         weight: dense; only its shape and dtype matter.
-        window: that of a convolution, or of another product; a linear layer has none.
+        operation: the product; None for that of a linear layer.
         record: if given, a backward pass that is asked for the gradient calls it with its use of the weight, the
             gradient, the second moment of the samples' shares of it, in fp32 or wider, and the number of samples; they
             are the first dimension of `input`.
     """
     refuse_transforms()
-    return _StraightThrough.apply(output, input.detach(), weight, window, record)  # type: ignore[return-value]
+    return _StraightThrough.apply(output, input.detach(), weight, operation, record)  # type: ignore[return-value]
 
 
 def straight_product(
-    op: Any, input: Tensor, weight: Tensor, index: Index, bias: Tensor | None, window: Window | None = None
+    op: Any, input: Tensor, weight: Tensor, index: Index, bias: Tensor | None, geometry: ConvGeometry | None = None
 ) -> Tensor:
     """Computes the product `op` of `input` with the entries of a dense weight at a pattern; the weight gets its
     gradient at every entry. Everything has been checked."""
     if (compiled := derivatives(input)) is not None:
-        numbers = [] if window is None else window.numbers
+        numbers = [] if geometry is None else geometry.numbers
         return compiled.straight_product(op.name(), input, weight, index, bias, numbers)
-    values, options = active_values(weight.detach(), index), (index.rows,) if window is None else window
+    values, options = active_values(weight.detach(), index), (index.rows,) if geometry is None else geometry
     output = op(input, values, list(index), bias, *options)
     trained = torch.is_grad_enabled() and weight.requires_grad
-    return straight_through(output, input, weight, window) if trained else output
+    return straight_through(output, input, weight, geometry) if trained else output
 
 
 def effective(weight: Tensor, masked: Tensor) -> Tensor:
@@ -64,41 +64,41 @@ def effective(weight: Tensor, masked: Tensor) -> Tensor:
 
 
 def weight_gradient(
-    grad_output: Tensor, input: Tensor, shape: tuple[int, ...] = (), window: Geometry | None = None
+    grad_output: Tensor, input: Tensor, shape: tuple[int, ...] = (), operation: Operation | None = None
 ) -> Tensor:
     """Computes dL/dW, dense: of a linear layer, or of a convolution whose weight has `shape`, which may leave out a
     height of 1."""
-    if window is None:
+    if operation is None:
         samples = prod(input.shape[:-1])  # -1 would be ambiguous where there are no features
         return grad_output.reshape(samples, grad_output.shape[-1]).t() @ input.reshape(samples, input.shape[-1])
-    if isinstance(window, Convolution | Lookup):
-        return window.weight_gradient(grad_output, input, shape)
-    window = Window(*window)
-    input = window.padded(input)
+    if isinstance(operation, Convolution | Lookup):
+        return operation.weight_gradient(grad_output, input, shape)
+    geometry = ConvGeometry(*operation)
+    input = geometry.padded(input)
     if input.dim() == 3:
         input, grad_output = input.unsqueeze(0), grad_output.unsqueeze(0)
-    weight = input.new_empty(1).expand(*shape[:2], *window.kernel_size)  # of which only the shape matters
-    return window.backward(grad_output, input, weight, [False, True, False])[1].reshape(shape)
+    weight = input.new_empty(1).expand(*shape[:2], *geometry.kernel_size)  # of which only the shape matters
+    return geometry.backward(grad_output, input, weight, [False, True, False])[1].reshape(shape)
 
 
 def gradient_and_moment(
-    grad_output: Tensor, input: Tensor, shape: tuple[int, ...], window: Geometry | None
+    grad_output: Tensor, input: Tensor, shape: tuple[int, ...], operation: Operation | None
 ) -> tuple[Tensor, Tensor]:
     """Computes `weight_gradient` and its second moment over samples, both of `shape`, in fp32 or wider."""
-    if isinstance(window, Convolution | Lookup):
-        return window.moment(grad_output, input, shape)
-    gradient, moment = moment_of(grad_output, input, window)
+    if isinstance(operation, Convolution | Lookup):
+        return operation.moment(grad_output, input, shape)
+    gradient, moment = moment_of(grad_output, input, operation)
     return gradient.reshape(shape), moment.reshape(shape)
 
 
 class _StraightThrough(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, output: Tensor, input: Tensor, weight: Tensor, window: Geometry | None, record: Record | None
+        ctx: Any, output: Tensor, input: Tensor, weight: Tensor, operation: Operation | None, record: Record | None
     ) -> Tensor:
         if ctx.needs_input_grad[2]:
             ctx.save_for_backward(input)
-        ctx.shape, ctx.window, ctx.record = weight.shape, window, record
+        ctx.shape, ctx.operation, ctx.record = weight.shape, operation, record
         if record is not None:
             ctx.began_in = running()
         return output.detach()  # of the same memory, and no view to autograd: it may be changed in place
@@ -114,11 +114,11 @@ class _StraightThrough(torch.autograd.Function):
         # Under autocast the output, and so its gradient, is narrower than the input.
         input = input.to(delta.dtype) if input.is_floating_point() else input
         if ctx.record is None:
-            gradient = weight_gradient(delta, input, ctx.shape, ctx.window)
+            gradient = weight_gradient(delta, input, ctx.shape, ctx.operation)
         elif (use := weight_use(ctx, ctx.began_in)) is None:
             gradient = None
         else:
-            gradient, moment = gradient_and_moment(delta, input, ctx.shape, ctx.window)
+            gradient, moment = gradient_and_moment(delta, input, ctx.shape, ctx.operation)
             ctx.record(use, gradient, moment, input.shape[0])
         return delta, None, gradient, None, None
 

@@ -1,7 +1,7 @@
 """Products that PyTorch computes itself, with a dense weight: what their weight gets in a backward pass.
 
-They stand where a `Window` stands for 2-D convolutions: `straight_through` and probes ask them. Weights are `[out, in /
-groups, *kernel]`, those of transposed convolutions too.
+They stand where a `ConvGeometry` stands for 2-D convolutions: `straight_through` and probes ask them. Weights are
+`[out, in / groups, *kernel]`, those of transposed convolutions too.
 """
 
 from __future__ import annotations

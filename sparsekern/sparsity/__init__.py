@@ -7,13 +7,14 @@ from .method import Method
 from .parts import distributions, schedules, scopes, scores, views
 from .parts import scores as criteria
 from .rule import Rule
-from .sites.site import Site
+from .sites.nonzeros import NonzerosSite, Site
 from .sparsifier import Sparsifier
 from .sparsify import sparsify
 
 __all__ = [
     "Growth",
     "Method",
+    "NonzerosSite",
     "Report",
     "Rule",
     "Site",

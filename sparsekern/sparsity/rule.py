@@ -1,5 +1,6 @@
 """A rule does what a method has beyond the composition of its parts: statistics, counts or masks of its own."""
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,7 +9,7 @@ from torch import Tensor
 
 from ..nn.masked import Gradient as Gradient
 from .sites.layer_site import LayerSite
-from .sites.site import Site
+from .sites.nonzeros import NonzerosSite
 
 REPLACED = {
     "held": "masks(sites, step, losses)",
@@ -16,11 +17,12 @@ REPLACED = {
     "needs_loss": "epoch, the steps of one",
     "equip": "the method's storage",
 }
+RENAMED = {"follow": "after_backward", "stepped": "after_step"}
 
 
 class Rule:
     """Holds the part of a paper that has a file of its own. It has no state: statistics of the weights live in
-    `Site.tracked`, and are saved there.
+    `LayerSite.tracked`, and are saved there.
 
     Attributes:
         epoch: the steps of an epoch, of a rule that looks at the training loss of every epoch
@@ -35,8 +37,16 @@ class Rule:
     rewind: int | None = None
 
     def __init_subclass__(cls, **options: Any) -> None:
-        """Refuses hooks of version 0.1, which nobody would call."""
+        """Refuses hooks of version 0.1 that nobody would call, and takes others by their new names."""
         super().__init_subclass__(**options)
+        for name, new in RENAMED.items():
+            if name in vars(cls):
+                warnings.warn(
+                    f"{cls.__name__}.{name} is called {new} now; the old name goes with version 0.3",
+                    DeprecationWarning,
+                    stacklevel=2,
+                )
+                setattr(cls, new, vars(cls)[name])
         for name, place in REPLACED.items():
             if name in vars(cls):
                 raise TypeError(f"{cls.__name__}.{name} is a hook of version 0.1; its place is taken by {place}")
@@ -57,17 +67,18 @@ class Rule:
         """Returns the statistics before the first step, by name."""
         return {}
 
-    def follow(self, site: LayerSite, step: int, lr: float) -> None:
+    def after_backward(self, site: LayerSite, step: int, lr: float) -> None:
         """Updates `site.tracked` after the backward pass of a step, before the optimizer's; may change the gradient.
 
         Args:
             lr: learning rate of the weight in this step.
         """
 
-    def stepped(self, site: LayerSite, step: int, lr: float, generator: torch.Generator) -> None:
-        """May change the weight after the optimizer's step, before the pattern changes. `lr` as in `follow`."""
+    def after_step(self, site: LayerSite, step: int, lr: float, generator: torch.Generator) -> None:
+        """May change the weight after the optimizer's step, before the pattern changes. `lr` as in
+        `after_backward`."""
 
-    def exchange(self, sites: Sequence[Site], step: int) -> list[tuple[Tensor, int]] | None:
+    def exchange(self, sites: Sequence[NonzerosSite], step: int) -> list[tuple[Tensor, int]] | None:
         """Returns, at a change of a method that stores nonzeros only, which active weights of each site stay, bool
         `[nnz]`, and how many of the candidates of `Method.grow` grow there. None: as `Method.drop`, `view` and
         `grow` say."""

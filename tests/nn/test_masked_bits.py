@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import sparsekern as sk
 from sparsekern import ops
-from sparsekern.nn.twins import parameter_of
+from sparsekern.nn.layer import parameter_of
 
 BITS = frozenset({"bits"})
 

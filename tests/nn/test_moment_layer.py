@@ -41,7 +41,8 @@ def test_sums_of_the_samples_own_gradients(name: str) -> None:
     expect(layer, parts)
     layer(x[:1]).backward(deltas[:1])  # another pass of the same step, perhaps of one sample
     expect(layer, [*parts, *parts[:1]])
-    layer.moment, layer.samples, layer.master.grad = None, 0, None
+    layer.gradient_moment.clear()
+    layer.master.grad = None
     layer(x).backward(deltas)
     expect(layer, parts)
 
@@ -71,7 +72,7 @@ def test_refuses_two_uses_in_one_pass(name: str) -> None:
     layer, _, _, x = moment_layer(name)
     with pytest.raises(RuntimeError, match="used twice in one pass"):
         (layer(x).sum() + layer(x + 1).sum()).backward()
-    layer.moment, layer.samples = None, 0
+    layer.gradient_moment.clear()
     first, second = layer(x).sum(), layer(x + 1).sum()  # two passes
     first.backward()
     second.backward()
@@ -86,6 +87,17 @@ def test_copies_have_recorded_nothing() -> None:
     assert copied.moment is None
     assert copied.samples == 0
     assert layer.samples == len(x)
+
+
+def test_older_pickles_have_recorded_nothing() -> None:
+    """The moment, the signature and the number of samples were attributes of the layer."""
+    layer, _, _, x = moment_layer("linear")
+    state = layer.__getstate__()
+    del state["gradient_moment"]
+    older = sk.MaskedLinear.__new__(sk.MaskedLinear)
+    older.__setstate__({**state, "moment": None, "signature": None, "samples": 0})
+    older(x).sum().backward()
+    assert older.samples == len(x)
 
 
 @pytest.mark.parametrize("name", KINDS)

@@ -186,11 +186,11 @@ def test_an_older_pickle_has_all_of_it(layer: Any) -> None:
 
 def test_a_state_brings_the_plan(layer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     layer(torch.randn(8, 32))
-    state = layer.plan_state()
+    state = planned.state_of(layer)
     monkeypatch.setattr(crossovers, "rows", lambda kind, dtype: [{**LINEAR, "batch": 1, "above": {"csr": 0.0}}])
     other = type(layer)(32, 24, sparsity=0.25)
     assert other.kernel == "csr"
-    other.load_plan(state)
+    planned.load(other, state)
     assert (other.kernel, other.plan, other.workload, other.refined) == ("dense", layer.plan, layer.workload, TRAINED)
     other(torch.randn(128, 32))
     other.set_topology(sk.Topology.random((24, 32), 24 * 28))
@@ -198,7 +198,7 @@ def test_a_state_brings_the_plan(layer: Any, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_state_of_version_01_brings_the_kernel_alone(layer: Any) -> None:
-    layer.load_plan({"kernel": "csr", "reason": "of before"})
+    planned.load(layer, {"kernel": "csr", "reason": "of before"})
     assert (layer.kernel, layer.reason) == ("csr", "of before")
     layer(torch.randn(8, 32))
     assert layer.kernel == "csr"
@@ -207,17 +207,17 @@ def test_a_state_of_version_01_brings_the_kernel_alone(layer: Any) -> None:
 
 
 def test_what_cannot_run_here_is_chosen_anew(layer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    state = layer.plan_state()
+    state = planned.state_of(layer)
     gpu = {"card": "A card", "steps": [[0.0, "bits", "there"]]}
     unknown = {"card": None, "steps": [[0.0, "quantum", "later"]]}
     for plan in (gpu, unknown):
-        layer.load_plan(state | {"kernel": plan["steps"][0][1], "plan": plan})
+        planned.load(layer, state | {"kernel": plan["steps"][0][1], "plan": plan})
         assert (layer.kernel, layer.refined) == ("tiled", UNSEEN)
     monkeypatch.setattr(planned, "card_of", lambda device: "A card")
-    layer.load_plan({"kernel": "csr", "reason": "of a CPU"})
-    layer.load_plan(state)
+    planned.load(layer, {"kernel": "csr", "reason": "of a CPU"})
+    planned.load(layer, state)
     assert layer.refined == UNSEEN
-    layer.load_plan(state | {"kernel": "bits", "plan": gpu})
+    planned.load(layer, state | {"kernel": "bits", "plan": gpu})
     assert (layer.kernel, layer.plan.card) == ("bits", "A card")
 
 
@@ -238,7 +238,7 @@ def test_what_cannot_run_here_is_chosen_anew(layer: Any, monkeypatch: pytest.Mon
 def test_a_damaged_plan_is_refused(damage: dict[str, Any]) -> None:
     layer = sk.SparseLinear(32, 24, sparsity=0.25)
     with pytest.raises(ValueError, match="the plan of a layer's kernels is damaged"):
-        layer.load_plan(layer.plan_state() | damage)
+        planned.load(layer, planned.state_of(layer) | damage)
 
 
 def test_a_layer_without_a_plan_is_refined_as_others_are() -> None:

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 import sparsekern as sk
 from sparsekern import ops
-from sparsekern.ops.window import Window
+from sparsekern.ops.conv_geometry import ConvGeometry
 
 WINDOWS: dict[str, dict[str, Any]] = {
     "3x3": {"kernel_size": 3, "padding": 1},
@@ -22,7 +22,7 @@ WINDOWS: dict[str, dict[str, Any]] = {
 def problem(window: dict[str, Any], dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """delta, h and dL/dW by plain autograd, in double precision."""
     arguments = {key: value for key, value in window.items() if key not in ("kernel_size", "padding")}
-    kernel, _, (top, bottom, left, right), *_ = Window.of(
+    kernel, _, (top, bottom, left, right), *_ = ConvGeometry.of(
         window["kernel_size"], window.get("stride", 1), window.get("padding", 0), window.get("dilation", 1), 1
     )
     h = torch.randn(2, 6, 7, 8).to(dtype)

@@ -62,3 +62,13 @@ def test_masks_of_version_0_1_are_refused() -> None:
         class Mine(Rule):
             def masks(self, sites, step, held):  # type: ignore[override]
                 return None
+
+
+@pytest.mark.parametrize(("old", "new"), [("follow", "after_backward"), ("stepped", "after_step")])
+def test_hooks_are_found_by_their_old_names(old: str, new: str) -> None:
+    def hook(self, site, step, lr, *more):
+        return step
+
+    with pytest.warns(DeprecationWarning, match=f"Mine.{old} is called {new} now"):
+        kind = type("Mine", (Rule,), {old: hook})
+    assert getattr(kind, new) is hook

@@ -17,20 +17,20 @@ PACKAGE = ROOT / "sparsekern"
 PICTURE = ROOT / "docs" / "components.svg"
 
 
-class Room(NamedTuple):
-    """Some modules of the package, by dotted names; a name stands for all modules below it that no room names."""
+class Component(NamedTuple):
+    """Some modules of the package, by dotted names; a name stands for all modules below it that no component names."""
 
     title: str
     modules: frozenset[str]
     sentence: str
 
 
-def _room(title: str, sentence: str, *modules: str) -> Room:
-    return Room(title, frozenset(modules or (title,)), sentence)
+def _component(title: str, sentence: str, *modules: str) -> Component:
+    return Component(title, frozenset(modules or (title,)), sentence)
 
 
 COMPONENTS = [
-    _room(
+    _component(
         "ground",
         "processes, errors, settings, text, old names: no PyTorch",
         "process",
@@ -40,17 +40,20 @@ COMPONENTS = [
         "moved",
         "integrations",
     ),
-    _room("private_torch", "the private names of PyTorch in use, each with its reason"),
-    _room("ops", "operators on flat tensors: CPU, CUDA, Triton and plain PyTorch"),
-    _room("topology", "a sparsity pattern as a frozen value; sharded tensors", "topology", "sparse_weight", "shards"),
-    _room(
+    _component("private_torch", "the private names of PyTorch in use, each with its reason"),
+    _component("ops", "operators on flat tensors: CPU, CUDA, Triton and plain PyTorch"),
+    _component(
+        "topology", "a sparsity pattern as a frozen value; sharded tensors", "topology", "sparse_weight", "shards"
+    ),
+    _component(
         "nn: a layer",
         "what layers with a pattern share: kernel choice, weight access",
         *(f"nn.{name}" for name in ("processor", "crossovers", "kernel_choice", "marks", "copies", "effective")),
         *(f"nn.{name}" for name in ("facts", "live_states", "weight_slice")),
-        *(f"nn.{name}" for name in ("planned", "probe", "twins", "layer", "saved")),
+        *(f"nn.{name}" for name in ("planned", "probe", "product", "weight_storage")),
+        *(f"nn.{name}" for name in ("layer", "saved", "plain")),
     ),
-    _room(
+    _component(
         "nn: the layers",
         "linear layers, convolutions, attention: nonzeros, or a dense weight and a mask",
         *(
@@ -69,27 +72,27 @@ COMPONENTS = [
             )
         ),
     ),
-    _room("nn.conversion", "layers are found in a model and exchanged"),
-    _room("nn.channels", "channels that are one, constant, or pruned as a whole"),
-    _room("nn", "reports of memory and floating-point operations"),
-    _room(
+    _component("nn.conversion", "layers are found in a model and exchanged"),
+    _component("nn.channels", "channels that are one, constant, or pruned as a whole"),
+    _component("nn", "reports of memory and floating-point operations"),
+    _component(
         "sparsity: parts",
         "schedules, scores, views, distributions; the model and its ranks",
         "sparsity.parallel",
         "sparsity.model",
         "sparsity.parts",
     ),
-    _room("sparsity.change", "a change comes whole or not at all; optimizer state moves along"),
-    _room("sparsity.scoring", "first patterns, scored on the dense network"),
-    _room("sparsity.sites", "a layer as methods see it, one class for each storage"),
-    _room("sparsity.growth", "which absent weights may grow, and their gradients"),
-    _room(
+    _component("sparsity.change", "a change comes whole or not at all; optimizer state moves along"),
+    _component("sparsity.scoring", "first patterns, scored on the dense network"),
+    _component("sparsity.sites", "a layer as methods see it, one class for each storage"),
+    _component("sparsity.growth", "which absent weights may grow, and their gradients"),
+    _component(
         "sparsity: method",
         "what a method is made of",
         *(f"sparsity.{name}" for name in ("rule", "old_fields", "composition", "method")),
     ),
-    _room("sparsity.methods", "forty published methods"),
-    _room(
+    _component("sparsity.methods", "forty published methods"),
+    _component(
         "sparsity.engine",
         "carries out a method, step by step",
         "sparsity.sparsify",
@@ -97,19 +100,19 @@ COMPONENTS = [
         "sparsity.first_pattern",
         "sparsity.engine",
     ),
-    _room("sparsity", "sparsify, Sparsifier; the public names", "sparsity.sparsifier", "sparsity", "api"),
-    _room(
+    _component("sparsity", "sparsify, Sparsifier; the public names", "sparsity.sparsifier", "sparsity", "api"),
+    _component(
         "integrations",
         "what transformers, Lightning, peft and timm are told; distributed checkpoints",
         *(f"integrations.{name}" for name in ("optimizers", "conv1d", "transformers", "trainer", "lightning")),
         *(f"integrations.{name}" for name in ("peft", "timm")),
         "integrations.checkpoint",
     ),
-    _room("models, data", "networks and data sets of the papers", "models", "data"),
-    _room("training", "a training run: its configuration, its folder; many runs at a time"),
-    _room("export", "files for other programs: dense, CSR, nonzeros, ONNX"),
-    _room("bench", "measures beside every peer that is installed"),
-    _room("cli", "the command line"),
+    _component("models, data", "networks and data sets of the papers", "models", "data"),
+    _component("training", "a training run: its configuration, its folder; many runs at a time"),
+    _component("export", "files for other programs: dense, CSR, nonzeros, ONNX"),
+    _component("bench", "measures beside every peer that is installed"),
+    _component("cli", "the command line"),
 ]
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE or not path.name.startswith("__"))
 
@@ -120,11 +123,11 @@ def dotted(path: Path) -> str:
 
 
 def rank(module: str) -> int | None:
-    """The number of the room of a module, or of the longest prefix of its name that a room has."""
+    """The number of the component of a module, or of the longest prefix of its name that a component has."""
     names = module.split(".")
     for length in range(len(names), 0, -1):
-        for number, room in enumerate(COMPONENTS):
-            if ".".join(names[:length]) in room.modules:
+        for number, component in enumerate(COMPONENTS):
+            if ".".join(names[:length]) in component.modules:
                 return number
     return None
 
@@ -176,14 +179,14 @@ def draw() -> str:
         "</text>",
         f'<text x="{matrix}" y="28" class="small">a dot: the component of the row imports that of the column</text>',
     ]
-    for number, room in enumerate(COMPONENTS):
+    for number, component in enumerate(COMPONENTS):
         y = top + (count - 1 - number) * step
         middle = y + HEIGHT / 2 + 4
-        colour = COLOURS.get(room.title.split(".")[0].split(":")[0], "#eef0f2")
+        colour = COLOURS.get(component.title.split(".")[0].split(":")[0], "#eef0f2")
         parts += [
             f'<rect x="{LEFT}" y="{y}" width="{WIDTH}" height="{HEIGHT}" rx="4" fill="{colour}" class="room"/>',
-            f'<text x="{LEFT + 10}" y="{middle}" class="title">{escape(room.title)}</text>',
-            f'<text x="{LEFT + 150}" y="{middle}">{escape(room.sentence)}</text>',
+            f'<text x="{LEFT + 10}" y="{middle}" class="title">{escape(component.title)}</text>',
+            f'<text x="{LEFT + 150}" y="{middle}">{escape(component.sentence)}</text>',
             f'<line x1="{matrix}" x2="{matrix + count * DOTS}" y1="{y + HEIGHT / 2}" y2="{y + HEIGHT / 2}" '
             'class="line"/>',
             f'<text x="{matrix + number * DOTS + DOTS / 2}" y="{top + count * step + 16}" text-anchor="middle" '

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from ..conversion.registry import acts_as, dense_class_of
+from ..conversion.registry import acts_as, registered_class
 from ..layer import PatternLayer
 from .zeros import ZeroChannels
 
@@ -67,7 +67,7 @@ JOINS: set[Any] = {torch.cat, torch.concat, torch.concatenate}
 
 def is_layer(module: nn.Module) -> bool:
     """Whether it is a linear layer or 2-D convolution, dense, sparse or masked. Channels of others are not followed."""
-    kind = dense_class_of(module)
+    kind = registered_class(module)
     return kind in (nn.Linear, nn.Conv2d) and (isinstance(module, PatternLayer) or acts_as(type(module), kind))
 
 

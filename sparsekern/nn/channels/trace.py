@@ -8,7 +8,7 @@ from torch import Tensor, fx, nn
 from ... import private_torch
 from ...private_torch import BatchNorm
 from ..conversion.coverage import shared_parameters
-from ..conversion.registry import dense_class_of
+from ..conversion.registry import registered_class
 from ..layer import PatternLayer
 from .constants import by_channel, layer_constants, norm_constants
 from .disjoint_sets import ChannelSets
@@ -135,7 +135,7 @@ class ChannelTrace(fx.Interpreter):
             self.channels.pin(self.axes[node].ids)
 
     def layer(self, n: fx.Node, module: Any) -> Axis:
-        dim = -1 if dense_class_of(module) is nn.Linear else -3
+        dim = -1 if registered_class(module) is nn.Linear else -3
         source, rows = self.along(n.args[0], dim), self.rows[module]
         if module in self.columns:
             self.channels.join(self.columns[module], source.ids)

@@ -14,7 +14,7 @@ from ..masked import Gradient, MaskedLayer
 from ..sparse import SparseLayer
 from .coverage import Weights, obstacle, shared_parameters
 from .exchange import exchange
-from .registry import MASKED, SPARSE, asked, dense_class_of, sparse_class
+from .registry import MASKED, SPARSE, asked, registered_class, sparse_class
 from .splitting import join
 
 
@@ -37,7 +37,7 @@ def prunable_layers(model: nn.Module, exclude: Iterable[str] = (), include: Iter
     layers = {
         name: module
         for name, module in model.named_modules()
-        if isinstance(module, PatternLayer) or (dense_class_of(module) in SPARSE and asked(name, module, include))
+        if isinstance(module, PatternLayer) or (registered_class(module) in SPARSE and asked(name, module, include))
     }
     for name, module in model.named_modules():
         if any(isinstance(p, UninitializedParameter) for p in module.parameters(recurse=False)):
@@ -75,7 +75,7 @@ def masked_twin(
     layer: nn.Module, topology: Topology, backend: str = "auto", weight_gradient: Gradient = "dense"
 ) -> MaskedLayer:
     """Returns a masked layer on `topology` whose master weight is the weight of `layer`."""
-    kind: Any = dense_class_of(layer)
+    kind: Any = registered_class(layer)
     return MASKED[kind].from_topology(layer, topology, backend=backend, weight_gradient=weight_gradient)
 
 

@@ -14,7 +14,7 @@ from ... import integrations, private_torch
 from ...topology import Topology
 from ..layer import PatternLayer
 from ..marks import hand_on_marks
-from .registry import MASKED, SPARSE, dense_class_of
+from .registry import MASKED, SPARSE, registered_class
 
 HOOKS = frozenset(name for name in vars(nn.Module()) if name.endswith("_hooks"))
 HELD = ("_parameters", "_buffers", "_modules")
@@ -88,7 +88,7 @@ def hand_on(old: nn.Module, new: nn.Module, name: str) -> None:
             there[key] = _method(new, value) if getattr(value, "__self__", None) is old else value
     there["_is_full_backward_hook"] = vars(old)["_is_full_backward_hook"]
     there["_non_persistent_buffers_set"] |= vars(old)["_non_persistent_buffers_set"] - own
-    if dense_class_of(old) not in SPARSE:
+    if registered_class(old) not in SPARSE:
         return
     hand_on_marks(_weight(old), _weight(new), name)
     if getattr(old, "bias", None) is not None:
@@ -111,7 +111,7 @@ def _bound_to(module: nn.Module, hook: Any) -> Any:
 def _weight(layer: Any) -> Tensor:
     if isinstance(layer, PatternLayer):
         return layer.stored
-    return layer.weight if dense_class_of(layer) in SPARSE else next(layer.parameters())
+    return layer.weight if registered_class(layer) in SPARSE else next(layer.parameters())
 
 
 def own_names(layer: nn.Module) -> frozenset[str]:

@@ -83,7 +83,7 @@ def registered(kind: type[nn.Module]) -> type[nn.Module] | None:
     return next((base for base in kind.__mro__ if base in SPARSE or base in SPLITTERS), None)
 
 
-def dense_class_of(layer: nn.Module) -> type[nn.Module] | None:
+def registered_class(layer: nn.Module) -> type[nn.Module] | None:
     """Returns the class of the dense twin of a layer with a pattern, or the registered class that a dense one is of."""
     return layer.DENSE if isinstance(layer, PatternLayer) else registered(type(layer))
 
@@ -94,7 +94,7 @@ def sparse_class(layer: nn.Module) -> type[SparseLayer]:
     Raises:
         KeyError: there is none.
     """
-    return type(layer) if isinstance(layer, SparseLayer) else SPARSE[cast(Any, dense_class_of(layer))]
+    return type(layer) if isinstance(layer, SparseLayer) else SPARSE[cast(Any, registered_class(layer))]
 
 
 def asked(name: str, module: nn.Module, wanted: Iterable[str]) -> bool:

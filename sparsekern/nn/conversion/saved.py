@@ -11,7 +11,7 @@ from ..layer import PatternLayer
 from ..saved import is_csr
 from .convert import masked_twin, sparse_twin
 from .exchange import exchange
-from .registry import SPARSE, dense_class_of
+from .registry import SPARSE, registered_class
 from .splitting import join, split
 
 Make: TypeAlias = Callable[[nn.Module, Topology], PatternLayer]
@@ -40,7 +40,7 @@ def patterned(
         layer = layers.get(name)
         if isinstance(layer, PatternLayer):
             continue
-        dense = None if layer is None else dense_class_of(layer)
+        dense = None if layer is None else registered_class(layer)
         kind = None if dense is None else SPARSE.get(dense)
         if layer is None or kind is None:
             here = f"is a {type(layer).__name__}" if layer is not None else "does not exist"

@@ -39,13 +39,13 @@ def steps_forward(words: Tensor, groups: int) -> Tensor:
     )
 
 
-def steps_backward(words: Tensor, groups: int, window: tuple[int, ...], phases: tuple[int, int]) -> Tensor:
+def steps_backward(words: Tensor, groups: int, geometry: tuple[int, ...], phases: tuple[int, int]) -> Tensor:
     """Lists for every `BLOCK` channels of a group the pairs of a tap and `SEGMENT` rows that are not empty, the tap
     first. int32 `[groups, phases, blocks, 1 + pairs]`: of the pixels whose place has the remainder (i, j) by the
     strides, phase `i * phases[1] + j`, only the taps that reach them."""
     rows, taps, per_tap = words.shape[0] // groups, *words.shape[1:]
     inner = (taps, rows, SEGMENT, per_tap, taps * per_tap)
-    return _steps(words, groups, (per_tap, BLOCK // SEGMENT, 1), inner, window, phases)
+    return _steps(words, groups, (per_tap, BLOCK // SEGMENT, 1), inner, geometry, phases)
 
 
 def _steps(
@@ -53,7 +53,7 @@ def _steps(
     groups: int,
     outer: tuple[int, int, int],
     inner: tuple[int, int, int, int, int],
-    window: tuple[int, ...],
+    geometry: tuple[int, ...],
     phases: tuple[int, int] = (1, 1),
 ) -> Tensor:
     """Lists for every block of an outer extent the steps of an inner one that are not empty.
@@ -71,7 +71,7 @@ def _steps(
 
     group = words.numel() // groups
     configs = [Config({"STEPS": 16}, warps=8)]
-    constants = {"BLOCK": block, "STEP": step, "WINDOW": window, "PHASES": phases}
+    constants = {"BLOCK": block, "STEP": step, "WINDOW": geometry, "PHASES": phases}
     launch(
         _occupied,
         grid,

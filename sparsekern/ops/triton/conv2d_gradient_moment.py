@@ -5,13 +5,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..window import Window
+from ..conv_geometry import ConvGeometry
 from .moments import moments
 
 
-def conv2d_gradient_moment(grad_output: Tensor, input: Tensor, *window: Any) -> tuple[Tensor, Tensor]:
+def conv2d_gradient_moment(grad_output: Tensor, input: Tensor, *geometry: Any) -> tuple[Tensor, Tensor]:
     """`sum_n a_n` and `sum_n a_n^2`, a_n the gradient that image n alone gives the weight: fp32."""
-    w = Window(*window)
+    w = ConvGeometry(*geometry)
     channels = input.shape[1] // w.groups
     # Loads of 16 bytes along the channels, or, of few channels, along the pixels.
     layout = torch.contiguous_format if channels % 8 else torch.channels_last

@@ -193,7 +193,7 @@ def _masked_weight_gradient(
 
 @triton.jit
 def within(place, WINDOW: tl.constexpr):
-    """Down and right in a window of the height WINDOW[0] and the width WINDOW[1], line by line."""
+    """Down and right in a kernel of the height WINDOW[0] and the width WINDOW[1], line by line."""
     down, right = 0, 0  # known when it is compiled, or addresses would not be known to be aligned
     if WINDOW[0] * WINDOW[1] > 1:
         down, right = place // WINDOW[1], place % WINDOW[1]

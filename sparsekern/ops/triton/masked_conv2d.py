@@ -16,10 +16,10 @@ import torch
 import triton
 from torch import Tensor
 
+from ..conv_geometry import ConvGeometry
 from ..index import SEGMENT, Index
 from ..shapes import accumulate_dtype, empty_image
 from ..straight_through import weight_gradient
-from ..window import Window
 from .blocks import BLOCK, by_tap, steps_backward, steps_forward
 from .implicit import _masked_forward, _masked_input_gradient, _masked_weight_gradient
 from .launch import Config, launch, precision
@@ -54,12 +54,12 @@ class Product(NamedTuple):
     """The arguments that all three products share."""
 
     words: Tensor  # the bitmask by taps
-    window: Window
+    geometry: ConvGeometry
     precision: str
 
     @property
     def groups(self) -> int:
-        return self.window.groups
+        return self.geometry.groups
 
     @property
     def taps(self) -> int:
@@ -67,12 +67,12 @@ class Product(NamedTuple):
 
 
 def masked_conv2d(
-    input: Tensor, weight: Tensor, index: Sequence[Tensor], bias: Tensor | None, *window_and_active: Any
+    input: Tensor, weight: Tensor, index: Sequence[Tensor], bias: Tensor | None, *geometry_and_active: Any
 ) -> Tensor:
     """`conv2d(input, W * mask, bias)`."""
-    *window, _ = window_and_active
-    product = _product(weight, index, Window(*window))
-    size = product.window.output_size(input.shape[2:])
+    *geometry, _ = geometry_and_active
+    product = _product(weight, index, ConvGeometry(*geometry))
+    size = product.geometry.output_size(input.shape[2:])
     output = empty_image(input, (input.shape[0], weight.shape[0], *size))
     forward(input, weight, bias, output, product)
     return output
@@ -86,27 +86,27 @@ def masked_conv2d_backward(
     need_input: bool,
     need_weight: bool,
     need_bias: bool,
-    *window_and_active: Any,
+    *geometry_and_active: Any,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of `masked_conv2d`; what is not needed is returned with no elements. The dense gradient of the weight
     has nothing to be masked: cuDNN computes it."""
-    *window, active = window_and_active
-    product = _product(weight, index, Window(*window))
+    *geometry, active = geometry_and_active
+    product = _product(weight, index, ConvGeometry(*geometry))
     grad_input, grad_weight = input.new_empty(0), weight.new_empty(0)
     if need_input:
         grad_input = input_gradient(grad_output, weight, empty_image(input, input.shape), product)
     if need_weight and active:
         grad_weight = active_gradient(grad_output, input, weight, product)
     elif need_weight:
-        dense = weight_gradient(grad_output, input, tuple(weight.shape), product.window)
+        dense = weight_gradient(grad_output, input, tuple(weight.shape), product.geometry)
         grad_weight = empty_image(weight, weight.shape).copy_(dense)
     grad_bias = grad_output.sum((0, 2, 3)).to(weight.dtype) if need_bias else weight.new_empty(0)
     return grad_input, grad_weight, grad_bias
 
 
-def _product(weight: Tensor, index: Sequence[Tensor], window: Window) -> Product:
-    taps = window.kernel_size[0] * window.kernel_size[1]
-    return Product(by_tap(Index.of(index).bits, weight.shape[1], taps), window, precision(convolution=True))
+def _product(weight: Tensor, index: Sequence[Tensor], geometry: ConvGeometry) -> Product:
+    taps = geometry.kernel_size[0] * geometry.kernel_size[1]
+    return Product(by_tap(Index.of(index).bits, weight.shape[1], taps), geometry, precision(convolution=True))
 
 
 def forward(input: Tensor, weight: Tensor, bias: Tensor | None, output: Tensor, product: Product) -> None:
@@ -140,7 +140,7 @@ def forward(input: Tensor, weight: Tensor, bias: Tensor | None, output: Tensor, 
         configs=_configs(FORWARD, STRICT, "COLS", product, weight.dtype),
         sizes=(samples, *shape[:2]),
         PER_TAP=product.words.shape[2],
-        WINDOW=product.window.constants,
+        WINDOW=product.geometry.constants,
         LAST=output.stride(1) == 1,
         PRECISION=product.precision,
         SEGMENT=SEGMENT,
@@ -150,11 +150,11 @@ def forward(input: Tensor, weight: Tensor, bias: Tensor | None, output: Tensor, 
 
 def input_gradient(grad_output: Tensor, weight: Tensor, grad_input: Tensor, product: Product) -> Tensor:
     """Writes the gradient into `grad_input`, which it returns."""
-    groups, (batch, _, height, width), window = product.groups, grad_input.shape, product.window.constants
+    groups, (batch, _, height, width), geometry = product.groups, grad_input.shape, product.geometry.constants
     grad_output, weight = _by_channels(grad_output), _by_channels(weight)
     shape = (weight.shape[0] // groups, weight.shape[1], height, width, *grad_output.shape[2:])
-    phases = min(window[2], height), min(window[3], width)
-    samples = batch * triton.cdiv(height, window[2]) * triton.cdiv(width, window[3])
+    phases = min(geometry[2], height), min(geometry[3], width)
+    samples = batch * triton.cdiv(height, geometry[2]) * triton.cdiv(width, geometry[3])
 
     def grid(blocks: dict[str, int]) -> tuple[int, ...]:
         of_channels = triton.cdiv(shape[1], blocks["COLS"])
@@ -167,7 +167,7 @@ def input_gradient(grad_output: Tensor, weight: Tensor, grad_input: Tensor, prod
         weight,
         grad_input,
         product.words,
-        steps_backward(product.words, groups, window, phases),
+        steps_backward(product.words, groups, geometry, phases),
         batch,
         shape,
         _strides(grad_output),
@@ -176,7 +176,7 @@ def input_gradient(grad_output: Tensor, weight: Tensor, grad_input: Tensor, prod
         configs=_configs(BACKWARD, STRICT_BACKWARD, "ROWS", product, weight.dtype),
         sizes=(samples, *shape[:2]),
         PER_TAP=product.words.shape[2],
-        WINDOW=window,
+        WINDOW=geometry,
         PHASES=phases,
         LAST=grad_input.stride(1) == 1,
         PRECISION=product.precision,
@@ -222,7 +222,7 @@ def active_gradient(grad_output: Tensor, input: Tensor, weight: Tensor, product:
         configs=_configs(GRADIENT, STRICT_GRADIENT, "SAMPLES", product, weight.dtype),
         sizes=(samples, *shape[:2]),
         PER_TAP=product.words.shape[2],
-        WINDOW=product.window.constants,
+        WINDOW=product.geometry.constants,
         PRECISION=product.precision,
         SEGMENT=SEGMENT,
     )

@@ -5,13 +5,13 @@ from math import prod
 
 from torch import Tensor
 
+from ..conv_geometry import ConvGeometry
 from ..index import Index
-from ..window import Window
 from .blocks import by_tap
 from .launch import precision
 from .masked_conv2d import Product, active_gradient, forward, input_gradient
 
-PIXEL = Window([1, 1], [1, 1], [0, 0, 0, 0], [1, 1], 1)  # the window of a linear layer
+PIXEL = ConvGeometry([1, 1], [1, 1], [0, 0, 0, 0], [1, 1], 1)  # of a linear layer
 
 
 def masked_linear(input: Tensor, weight: Tensor, index: Sequence[Tensor], bias: Tensor | None, active: bool) -> Tensor:

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..window import Window
+from ..conv_geometry import ConvGeometry
 from .launch import Config, exact, launch, precision
 
 
@@ -16,7 +16,7 @@ def _config(rows: int, cols: int, depth: int, warps: int, stages: int) -> Config
 
 
 # Three tiles of sums of 128 x 128 are 192 registers of a thread, more than that a multiprocessor cannot hold; they need
-# half the traffic of 64 x 64. A window leaves no registers for them.
+# half the traffic of 64 x 64. A convolution leaves no registers for them.
 LARGE = [_config(128, 128, 32, 8, 4), _config(128, 64, 32, 8, 3), _config(64, 64, 32, 4, 3)]
 MIDDLE = [_config(128, 64, 32, 8, 3), _config(64, 64, 32, 4, 3), _config(64, 64, 16, 4, 4)]
 LOW = [_config(64, 64, 32, 4, 3), _config(64, 64, 16, 4, 4)]
@@ -53,21 +53,23 @@ class Parts:
         return self.gradient.sum(0), self.moment.sum(0)
 
 
-def moments(delta: Tensor, input: Tensor, window: Window | None = None, width: int = 0) -> tuple[Tensor, Tensor]:
+def moments(
+    delta: Tensor, input: Tensor, geometry: ConvGeometry | None = None, width: int = 0
+) -> tuple[Tensor, Tensor]:
     """`sum_n a_n` and `sum_n a_n^2`, a_n the gradient that sample n alone gives the weight: fp32 `[out, cols]`, the
     columns in the order of a weight `[out, channels / groups, kernel height, kernel width]`.
 
     Args:
         delta: `[batch, positions, out]`.
-        input: `[batch, height, width, channels]`; without a window `[batch, 1, positions, channels]`.
+        input: `[batch, height, width, channels]`; of a linear layer `[batch, 1, positions, channels]`.
         width: of the output: how many positions are in a row.
     """
     delta, input = _near(delta), _near(input)
-    (batch, positions, out), groups = delta.shape, 1 if window is None else window.groups
+    (batch, positions, out), groups = delta.shape, 1 if geometry is None else geometry.groups
     channels = input.shape[3] // groups
-    rows, cols = out // groups, channels * (prod(window.kernel_size) if window else 1)
+    rows, cols = out // groups, channels * (prod(geometry.kernel_size) if geometry else 1)
     parts = Parts(rows, cols, groups, batch, triton.cdiv(positions, 64) * 64, input.device)
-    allowed = precision(convolution=window is not None)
+    allowed = precision(convolution=geometry is not None)
 
     def grid(blocks: dict[str, int]) -> tuple[int, ...]:
         return triton.cdiv(rows, blocks["ROWS"]) * triton.cdiv(cols, blocks["COLS"]), parts.count, groups
@@ -85,9 +87,9 @@ def moments(delta: Tensor, input: Tensor, window: Window | None = None, width: i
         (rows, channels, *input.shape[1:3], max(1, width)),
         delta.stride(),
         input.stride(),
-        configs=_configs(rows, cols, window, input.dtype == torch.float32),
+        configs=_configs(rows, cols, geometry, input.dtype == torch.float32),
         sizes=(batch * positions, rows, cols),
-        WINDOW=window and window.constants,
+        WINDOW=geometry and geometry.constants,
         PRECISION=exact(allowed),
     )
     return parts.total()
@@ -99,14 +101,14 @@ def _near(tensor: Tensor) -> Tensor:
     return tensor if reach < 2**31 else tensor.contiguous()
 
 
-def _configs(rows: int, cols: int, window: Window | None, fp32: bool) -> list[Config]:
+def _configs(rows: int, cols: int, geometry: ConvGeometry | None, fp32: bool) -> list[Config]:
     if rows <= 16:
         return SMALL
     if fp32:
         return IEEE
     if rows < 128:
         return LOW
-    return LARGE if window is None and cols >= 128 else MIDDLE
+    return LARGE if geometry is None and cols >= 128 else MIDDLE
 
 
 @triton.jit(do_not_specialize=["batch", "samples", "positions"])

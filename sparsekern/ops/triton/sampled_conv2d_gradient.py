@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..window import Window
+from ..conv_geometry import ConvGeometry
 from .launch import Config, launch
 from .sparse_linear import CHUNK, add, split
 
@@ -24,10 +24,10 @@ CONFIGS = [
 ]
 
 
-def sampled_conv2d_gradient(grad_output: Tensor, input: Tensor, coordinates: Tensor, *window) -> Tensor:
+def sampled_conv2d_gradient(grad_output: Tensor, input: Tensor, coordinates: Tensor, *geometry) -> Tensor:
     """dL/dW at flat coordinates of `[out, channels / groups, kernel height, kernel width]`, `[n]`, fp32; NaN where one
     is out of range, which the host is not told."""
-    w, (x, delta) = Window(*window), (tensor.contiguous() for tensor in (input, grad_output))
+    w, (x, delta) = ConvGeometry(*geometry), (tensor.contiguous() for tensor in (input, grad_output))
     _, rows, height, width = delta.shape
     n, positions = coordinates.numel(), len(delta) * height * width
     parts, span = split(positions, triton.cdiv(n, LISTED), CHUNK) if n and positions else (1, 0)

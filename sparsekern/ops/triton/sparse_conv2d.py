@@ -12,10 +12,10 @@ import triton.language as tl
 from torch import Tensor
 from torch.nn import functional
 
+from ..conv_geometry import ConvGeometry
 from ..index import SEGMENT, Index
 from ..shapes import image_format
 from ..sparse_conv2d import expanded_conv2d_backward_reference, expanded_conv2d_reference
-from ..window import Window
 from .expand import quads, store_active
 from .launch import Config, launch, precision
 from .sparse_linear import CHUNK, FEW, add, has_bits, input_gradient, occupied, split, strict
@@ -33,12 +33,14 @@ STRICT_CONFIGS = [
 NARROW = 16  # rows of a group below which its blocks are nearly empty
 
 
-def sparse_conv2d(input: Tensor, values: Tensor, index: Sequence[Tensor], bias: Tensor | None, *window: Any) -> Tensor:
+def sparse_conv2d(
+    input: Tensor, values: Tensor, index: Sequence[Tensor], bias: Tensor | None, *geometry: Any
+) -> Tensor:
     """`conv2d(input, W, bias)`, sums kept in fp32."""
-    w, index = Window(*window), Index.of(index)
+    w, index = ConvGeometry(*geometry), Index.of(index)
     rows, size = index.rows, w.output_size(input.shape[2:])
     if not (has_bits(values, index) and _few(w, len(input), size)):
-        return expanded_conv2d_reference(input, values, index, bias, *window)
+        return expanded_conv2d_reference(input, values, index, bias, *geometry)
     output = product(_patches(w, input), values, index, bias, rows)
     return output.reshape(len(input), *size, rows).movedim(3, 1).contiguous(memory_format=image_format(input))
 
@@ -51,16 +53,16 @@ def sparse_conv2d_backward(
     need_input: bool,
     need_values: bool,
     need_bias: bool,
-    *window: Any,
+    *geometry: Any,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of `sparse_conv2d`; what is not needed is returned with no elements."""
-    w, index, rows = Window(*window), Index.of(index), grad_output.shape[1]
+    w, index, rows = ConvGeometry(*geometry), Index.of(index), grad_output.shape[1]
     known = has_bits(values, index) and grad_output.numel() > 0
     own_input = need_input and known and _few(w, len(input), grad_output.shape[2:])
     own_values = need_values and known and (w.groups == 1 or rows // w.groups >= NARROW)
     needs = (need_input and not own_input, need_values and not own_values, need_bias)
     grad_input, grad_values, grad_bias = expanded_conv2d_backward_reference(
-        grad_output, input, values, index, *needs, *window
+        grad_output, input, values, index, *needs, *geometry
     )
     if own_input:
         grad_input = _image_gradient(w, grad_output, input, values, index)
@@ -69,18 +71,18 @@ def sparse_conv2d_backward(
     return grad_input, grad_values, grad_bias
 
 
-def _few(w: Window, batch: int, size: torch.Size | tuple[int, int]) -> bool:
+def _few(w: ConvGeometry, batch: int, size: torch.Size | tuple[int, int]) -> bool:
     """Whether the products of the patches are small ones, groups aside, each of which would be a launch."""
     return w.groups == 1 and 0 < batch * size[0] * size[1] <= FEW
 
 
-def _patches(w: Window, input: Tensor) -> Tensor:
+def _patches(w: ConvGeometry, input: Tensor) -> Tensor:
     """Every patch of the images as a row, `[batch * positions, channels * kernel height * kernel width]`."""
     patches = functional.unfold(w.padded(input), w.kernel_size, w.dilation, w.sides, w.stride)
     return patches.movedim(1, 2).reshape(-1, patches.shape[1])
 
 
-def _image_gradient(w: Window, grad_output: Tensor, input: Tensor, values: Tensor, index: Index) -> Tensor:
+def _image_gradient(w: ConvGeometry, grad_output: Tensor, input: Tensor, values: Tensor, index: Index) -> Tensor:
     delta = grad_output.movedim(1, 3).reshape(-1, grad_output.shape[1])
     patches = input_gradient(delta, values, index, w.cols(input)).reshape(len(input), -1, w.cols(input)).movedim(2, 1)
     top, bottom, left, right = w.padding
@@ -89,7 +91,7 @@ def _image_gradient(w: Window, grad_output: Tensor, input: Tensor, values: Tenso
     return w.cropped(folded).contiguous(memory_format=image_format(input))
 
 
-def _weight_gradient(w: Window, grad_output: Tensor, input: Tensor, values: Tensor, index: Index) -> Tensor:
+def _weight_gradient(w: ConvGeometry, grad_output: Tensor, input: Tensor, values: Tensor, index: Index) -> Tensor:
     """The active entries of the product of `grad_output`, positions by rows, with the patches: `[capacity]`."""
     row_ptr, segment_ptr, bits = index.row_ptr, index.segment_ptr, index.bits
     batch, rows, height, width = grad_output.shape

@@ -22,11 +22,11 @@ class Compaction:
     Args:
         change: the transaction.
         keep: bool `[n]`, which entries stay; `kept` of them are True.
-        room: how many entries the tensors have afterwards.
+        capacity: how many entries the tensors have afterwards.
     """
 
-    def __init__(self, change: Transaction, keep: Tensor, kept: int, room: int) -> None:
-        self._change, self._keep, self._kept, self._room = change, keep, kept, room
+    def __init__(self, change: Transaction, keep: Tensor, kept: int, capacity: int) -> None:
+        self._change, self._keep, self._kept, self._capacity = change, keep, kept, capacity
         self._marks = keep.split(CHUNK)
         self._counts = [int(mark.count_nonzero()) for mark in self._marks]
 
@@ -36,18 +36,18 @@ class Compaction:
         if not _plain(tensor):
             return self._copied(tensor, fill)
         entries = tensor.detach().view(-1)
-        if self._room > len(entries):
-            moved = entries.new_empty(self._room)
+        if self._capacity > len(entries):
+            moved = entries.new_empty(self._capacity)
             self.into(entries, moved, fill)
             return moved
-        front = entries[: self._room].detach()
+        front = entries[: self._capacity].detach()
         if entries.data_ptr() not in self._change.moved:  # there are optimizers that hold the same memory twice
             self._change.moved.add(entries.data_ptr())
             self.into(entries, front, fill)
         return tensor if tensor.shape == front.shape else front
 
     def into(self, source: Tensor, target: Tensor, fill: float | Tensor = 0.0) -> None:
-        """Puts the entries of `source` that stay into `target` `[room]`, which may be the front of it."""
+        """Puts the entries of `source` that stay into `target` `[capacity]`, which may be the front of it."""
         if not _plain(source) or not _plain(target):
             self._change.copy(target, self._copied(source, fill))
             return
@@ -63,7 +63,7 @@ class Compaction:
 
     def _copied(self, tensor: Tensor, fill: float | Tensor) -> Tensor:
         tensor = whole(tensor.detach())
-        moved = tensor.new_empty(self._room)
+        moved = tensor.new_empty(self._capacity)
         moved[: self._kept] = tensor.reshape(-1)[: len(self._keep)][self._keep]
         moved[self._kept :] = fill
         return moved

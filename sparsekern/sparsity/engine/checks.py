@@ -59,7 +59,9 @@ def check_states(sites: Sequence[LayerSite], states: States) -> None:
 def check_held(sites: Sequence[LayerSite], optimizer: torch.optim.Optimizer) -> None:
     """Raises a `ValueError` if the optimizer lacks a weight that is to be trained."""
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    missing = [site.name for site in sites if any(p.requires_grad and id(p) not in held for p in site.learned)]
+    missing = [
+        site.name for site in sites if any(p.requires_grad and id(p) not in held for p in site.weight_parameters)
+    ]
     if missing:
         warn = (
             "was it built before sparsify or fully_shard? Build it from model.parameters() afterwards. Where several "

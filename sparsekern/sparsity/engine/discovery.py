@@ -171,6 +171,6 @@ def share_patterns(sites: Sequence[LayerSite]) -> None:
 def share_weights(sites: Sequence[LayerSite]) -> None:
     """Gives every layer the weights of rank 0, which `DistributedDataParallel` does when the model is wrapped: that may
     come later, and the first pattern may be chosen before."""
-    learned = [p for site in sites for p in site.learned if not is_sharded(p)]
+    learned = [p for site in sites for p in site.weight_parameters if not is_sharded(p)]
     for parameter in learned if parallel.ranks() > 1 else ():
         parameter.copy_(parallel.of_first(parameter))

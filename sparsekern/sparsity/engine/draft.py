@@ -20,7 +20,7 @@ from ..method import Method
 from ..sites.capacity import capacity_for_growth
 from ..sites.layer_site import Companions, LayerSite
 from ..sites.master import MasterSite
-from ..sites.site import Site
+from ..sites.nonzeros import NonzerosSite
 from ..sites.stashed import StashedSite
 from ..sites.storage import NONZEROS, Storage
 from .checks import check_copies, check_ranks, check_states
@@ -200,7 +200,7 @@ class Draft:
         self.now.storage.change(self, sites)
         warn_of_collapse(self.now.sites, self.engine.method)
 
-    def rewire(self, sites: Sequence[Site]) -> None:
+    def rewire(self, sites: Sequence[NonzerosSite]) -> None:
         """Drops and grows weights of the sites."""
         gradients, step = self.engine.gradients, self.now.steps
         gradients.begin(step)

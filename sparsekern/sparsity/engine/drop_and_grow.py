@@ -21,7 +21,7 @@ from ..parts.scores import magnitude
 from ..parts.views import View, summed
 from ..sites.capacity import capacity_for_growth
 from ..sites.layer_site import LayerSite
-from ..sites.site import Site
+from ..sites.nonzeros import NonzerosSite
 
 Proposals = list[tuple[Tensor, Tensor]]
 
@@ -40,7 +40,7 @@ class Rewiring(NamedTuple):
 
 
 def drop_and_grow(
-    method: Method, sites: Sequence[Site], step: int, generator: torch.Generator, gradients: ArmedStep
+    method: Method, sites: Sequence[NonzerosSite], step: int, generator: torch.Generator, gradients: ArmedStep
 ) -> list[Rewiring]:
     """Returns what the sites exchange at `step`. The host waits for a device as rarely as it can: never for a single
     site, and not at all for counts that the scores do not change.
@@ -53,7 +53,7 @@ def drop_and_grow(
 
 
 def _drop_and_grow(
-    method: Method, sites: Sequence[Site], step: int, generator: torch.Generator, gradients: ArmedStep
+    method: Method, sites: Sequence[NonzerosSite], step: int, generator: torch.Generator, gradients: ArmedStep
 ) -> list[Rewiring]:
     own = method.rule.exchange(sites, step)
     if own is not None:
@@ -90,7 +90,7 @@ def _drop_and_grow(
 def _grown(
     method: Method,
     view: View,
-    sites: Sequence[Site],
+    sites: Sequence[NonzerosSite],
     keep: Sequence[Tensor],
     kept: Sequence[int] | None,
     counts: Sequence[int],
@@ -142,7 +142,7 @@ def _masks(
     return [view.weights(mark, shape) for mark, shape in zip(marks, shapes, strict=True)]
 
 
-def _structured(method: Method, sites: Sequence[Site], step: int, generator: torch.Generator) -> list[Tensor]:
+def _structured(method: Method, sites: Sequence[NonzerosSite], step: int, generator: torch.Generator) -> list[Tensor]:
     """Returns which active weights stay where they go together: the scores of all weights are compared, absent ones
     last."""
     view, shapes = method.view, [site.shape for site in sites]
@@ -159,7 +159,7 @@ def _structured(method: Method, sites: Sequence[Site], step: int, generator: tor
     return [mask.flatten()[place] for mask, place in zip(view.masks(scores, counts, shapes), places, strict=True)]
 
 
-def _targets(method: Method, sites: Sequence[Site], step: int, generator: torch.Generator) -> list[int]:
+def _targets(method: Method, sites: Sequence[NonzerosSite], step: int, generator: torch.Generator) -> list[int]:
     """Returns how many active weights each site has after the change; over the network only the sum counts."""
     current = [site.nnz for site in sites]
     if method.sparsity(step) == method.sparsity(method.when.before(step)):
@@ -186,7 +186,7 @@ def _limit(method: Method, counts: Sequence[int], available: Sequence[int]) -> l
 
 
 def _keep(
-    method: Method, sites: Sequence[Site], targets: Sequence[int], counts: Sequence[int]
+    method: Method, sites: Sequence[NonzerosSite], targets: Sequence[int], counts: Sequence[int]
 ) -> tuple[list[Tensor], list[int] | None]:
     """Returns what stays in each site, and how many weights that is unless it depends on the scores."""
     keep = [target - count for target, count in zip(targets, counts, strict=True)]
@@ -206,7 +206,7 @@ def _highest(method: Method, scores: Sequence[Tensor], counts: Sequence[int]) ->
 
 def _propose(
     method: Method,
-    sites: Sequence[Site],
+    sites: Sequence[NonzerosSite],
     quotas: Sequence[int],
     keep: Sequence[Remaining | None],
     seeds: Sequence[int],
@@ -218,7 +218,7 @@ def _propose(
 
 
 def _revived(
-    sites: Sequence[Site], keep: Sequence[Tensor], grow: Sequence[Tensor], kept: Sequence[int]
+    sites: Sequence[NonzerosSite], keep: Sequence[Tensor], grow: Sequence[Tensor], kept: Sequence[int]
 ) -> list[Rewiring]:
     """Keeps what was dropped and chosen again, with its value."""
     again, stays = [], []
@@ -238,22 +238,22 @@ def _revived(
     return list(map(Rewiring, stays, new, map(add, kept, returned)))
 
 
-def capacities(method: Method, sites: Sequence[Site], needed: Sequence[int], step: int) -> list[int]:
+def capacities(method: Method, sites: Sequence[NonzerosSite], needed: Sequence[int], step: int) -> list[int]:
     """Returns the capacity of each site for its `needed` weights after the change at `step`. It stays as it is while
     they fit.
 
     A method that prunes as it trains gives room back, in all sites at once: when half of it is empty, or more where
     four times would not do, and at its final sparsity. Every time costs compiled code a compilation, and
     `torch.compile` gives up after eight."""
-    room = [site.active.capacity for site in sites]
+    held = [site.active.capacity for site in sites]
     if not method.moves_counts and method.sparsity(step) > method.sparsity(0):
         last = final(method.sparsity)
-        if method.sparsity(step) == last or sum(needed) * max(2.0, (1 - last) ** -0.25) <= sum(room):
+        if method.sparsity(step) == last or sum(needed) * max(2.0, (1 - last) ** -0.25) <= sum(held):
             return list(needed)
     total = sum(site.nnz for site in sites)
     return [
         capacity if n <= capacity else capacity_for_growth(n, site.size, total, len(sites))
-        for site, n, capacity in zip(sites, needed, room, strict=True)
+        for site, n, capacity in zip(sites, needed, held, strict=True)
     ]
 
 

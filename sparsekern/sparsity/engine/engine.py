@@ -14,7 +14,7 @@ pattern. A method says in which order (`Method.order`). The table shows step t; 
 The last two columns are one call of `Engine.step`, which does in turn:
 
 1. The layers are checked: they have the patterns that the optimizer's state belongs to, and they are armed.
-2. `Rule.follow` sees the gradients, the optimizer steps, `Rule.stepped` sees the weights.
+2. `Rule.after_backward` sees the gradients, the optimizer steps, `Rule.after_step` sees the weights.
 3. A draft makes what changes together (`Draft.finish_step`): the pattern; the count of steps; at `Storage.until` the
    layers settle; at `Rule.rewind` a snapshot is taken, to which weights return after every later change. It is
    committed all at once.
@@ -167,11 +167,11 @@ class Engine:
         due = self.due(self.now)
         replaced = due and self.order.replaces_step
         update = update and not replaced
-        loss = self._update(closure if replaced else self._followed(closure), update)
+        loss = self._update(closure if replaced else self._observed(closure), update)
         if replaced:
             self._note_reached()
         if update:
-            self._each("stepped", self.generator)
+            self._each("after_step", self.generator)
         with drafted(self) as draft:
             draft.finish_step(due)
         self.arm()
@@ -206,30 +206,30 @@ class Engine:
         if self.now.steps == 0:
             check_reached(self.now.sites)
 
-    def _followed(self, closure: Callable[[], Any] | None) -> Callable[[], Any] | None:
+    def _observed(self, closure: Callable[[], Any] | None) -> Callable[[], Any] | None:
         """Returns the closure after which the method's rule looks at the gradients; without one it does so at once."""
         if closure is None:
-            self._follow()
+            self._observe()
             return None
 
-        def followed() -> Any:
+        def observed() -> Any:
             loss = closure()
-            self._follow()
+            self._observe()
             return loss
 
-        return followed
+        return observed
 
     def _note_reached(self) -> None:
         """Notes which layers got a gradient, which the optimizer may clear."""
         for site in self.now.sites:
             site.reached = site.parameter.grad is not None
 
-    def _follow(self) -> None:
+    def _observe(self) -> None:
         self._note_reached()
         for site in self.now.sites:
             if not site.parameter.numel():  # nothing to be stepped, and optimizers divide by its size
                 site.parameter.grad = None
-        self._each("follow")
+        self._each("after_backward")
 
     @torch.no_grad()
     def _each(self, hook: str, *arguments: Any) -> None:

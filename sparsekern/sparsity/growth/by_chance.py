@@ -7,11 +7,11 @@ from torch import Tensor
 
 from ... import ops
 from ..parts.schedules import ZERO, Schedule
-from ..sites.site import Site
+from ..sites.nonzeros import NonzerosSite
 from .growth import Growth, Remaining, each_by_itself, refilled
 
 
-def _uniformly(site: Site, n: int, keep: Remaining | None, seed: int) -> tuple[Tensor, Tensor]:
+def _uniformly(site: NonzerosSite, n: int, keep: Remaining | None, seed: int) -> tuple[Tensor, Tensor]:
     topology = site.active
     row_ptr, col, nnz = topology.row_ptr, topology.col, site.nnz
     if keep is not None:
@@ -24,7 +24,7 @@ def _uniformly(site: Site, n: int, keep: Remaining | None, seed: int) -> tuple[T
     return coordinates, torch.zeros(n, device=col.device)
 
 
-def _by_row(site: Site, n: int, keep: Remaining | None, seed: int) -> tuple[Tensor, Tensor]:
+def _by_row(site: NonzerosSite, n: int, keep: Remaining | None, seed: int) -> tuple[Tensor, Tensor]:
     drawn = torch.rand(site.size, generator=torch.Generator().manual_seed(seed))
     return refilled(drawn.to(site.active.device), site, keep)
 

@@ -7,11 +7,11 @@ from torch import Tensor
 
 from ... import ops
 from ..parts.schedules import ZERO, Schedule
-from ..sites.site import Site
+from ..sites.nonzeros import NonzerosSite
 from .growth import Growth, Remaining, each_by_itself, places, refilled
 
 
-def _by_dense_gradient(site: Site, n: int, keep: Remaining | None, seed: int) -> tuple[Tensor, Tensor]:
+def _by_dense_gradient(site: NonzerosSite, n: int, keep: Remaining | None, seed: int) -> tuple[Tensor, Tensor]:
     scores = site.dense_gradient().abs().flatten()
     active = site.active.coordinates()
     scores[active] = -torch.inf if keep is None else torch.where(keep[0], -torch.inf, scores[active])
@@ -20,7 +20,7 @@ def _by_dense_gradient(site: Site, n: int, keep: Remaining | None, seed: int) ->
     return coordinates, scores[coordinates]
 
 
-def _by_row(site: Site, n: int, keep: Remaining | None, seed: int) -> tuple[Tensor, Tensor]:
+def _by_row(site: NonzerosSite, n: int, keep: Remaining | None, seed: int) -> tuple[Tensor, Tensor]:
     return refilled(site.dense_gradient().abs().flatten(), site, keep)
 
 

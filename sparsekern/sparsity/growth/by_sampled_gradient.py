@@ -11,12 +11,12 @@ from ...nn.probe import Needs
 from .. import parallel
 from ..parts.schedules import ZERO, Schedule
 from ..scoring.linearised import flows
-from ..sites.site import Site
+from ..sites.nonzeros import NonzerosSite
 from .gradients import ArmedStep
 from .growth import Candidates, Growth, Remaining
 
 # Distributions over a layer's rows, g `[rows]`, and columns, f `[cols]`, not normalised; of all sites at once.
-Heuristic = Callable[[Sequence[Site], Sequence[int], ArmedStep], Sequence[tuple[Tensor, ...]]]
+Heuristic = Callable[[Sequence[NonzerosSite], Sequence[int], ArmedStep], Sequence[tuple[Tensor, ...]]]
 
 
 def sampled_gradient(heuristic: Heuristic, multiplier: float, batches: int = 1, rate: Schedule = ZERO) -> Growth:
@@ -57,7 +57,7 @@ def guided(grow: Growth | None, heuristic: Heuristic) -> Growth:
 
 def _sampled(
     heuristic: Heuristic,
-    sites: Sequence[Site],
+    sites: Sequence[NonzerosSite],
     quotas: Sequence[int],
     keep: Sequence[Remaining | None],
     seeds: Sequence[int],
@@ -74,30 +74,36 @@ def _sampled(
     return [(coordinates, g.abs()) for coordinates, (g,) in zip(drawn, found, strict=True)]
 
 
-def flat(sites: Sequence[Site], seeds: Sequence[int], gradients: ArmedStep) -> list[tuple[Tensor, ...]]:
+def flat(sites: Sequence[NonzerosSite], seeds: Sequence[int], gradients: ArmedStep) -> list[tuple[Tensor, ...]]:
     """Weighs every row and every column alike (GSE-random)."""
     shapes = [(site.active.rows, site.active.cols, site.active.device) for site in sites]
     return [(torch.ones(rows, device=device), torch.ones(cols, device=device)) for rows, cols, device in shapes]
 
 
-def gradient_bound(sites: Sequence[Site], seeds: Sequence[int], gradients: ArmedStep) -> list[tuple[Tensor, ...]]:
+def gradient_bound(
+    sites: Sequence[NonzerosSite], seeds: Sequence[int], gradients: ArmedStep
+) -> list[tuple[Tensor, ...]]:
     """Returns g_b = sum |delta_b|, f_a = sum |h_a|: their product bounds |dL/dW| (GraBo, eq. 8 and appendix)."""
     return gradients.total(sites, lambda i, site: (site.probe.row_weight(), site.probe.col_weight()), "bound")
 
 
-def gradient_estimate(sites: Sequence[Site], seeds: Sequence[int], gradients: ArmedStep) -> list[tuple[Tensor, ...]]:
+def gradient_estimate(
+    sites: Sequence[NonzerosSite], seeds: Sequence[int], gradients: ArmedStep
+) -> list[tuple[Tensor, ...]]:
     """Returns g_b = |sum xi delta_b|, f_a = |sum xi h_a| with one sign xi = +-1 for both, drawn for every row of the
     batch: the expectation of their product without the bars is dL/dW (Heddes et al., GraEst). Ranks draw signs of their
     own: equal ones would add products of different samples to the expectation."""
     generators = [torch.Generator().manual_seed(seed + parallel.rank()) for seed in seeds]
 
-    def sums(i: int, site: Site) -> tuple[Tensor, Tensor]:
+    def sums(i: int, site: NonzerosSite) -> tuple[Tensor, Tensor]:
         return site.probe.signed_sums(lambda n: 2.0 * torch.empty(n).bernoulli_(0.5, generator=generators[i]) - 1)
 
     return [tuple(weight.abs() for weight in pair) for pair in gradients.total(sites, sums)]
 
 
-def synaptic_flow(sites: Sequence[Site], seeds: Sequence[int], gradients: ArmedStep) -> Sequence[tuple[Tensor, ...]]:
+def synaptic_flow(
+    sites: Sequence[NonzerosSite], seeds: Sequence[int], gradients: ArmedStep
+) -> Sequence[tuple[Tensor, ...]]:
     """Returns g = efferent, f = afferent flow of the absolute weights (GraBo, eq. 3); the mean over the ranks, whose
     statistics of batch norm differ until the next forward pass."""
     found = flows(gradients.model, [site.module for site in sites], gradients.inputs())

@@ -14,12 +14,12 @@ from .. import parallel
 from ..model.inputs import Arguments, arguments, call
 from ..model.wrappers import bare
 from ..scoring.network import Loss, untouched
-from ..sites.site import Site
+from ..sites.nonzeros import NonzerosSite
 
 Batch = tuple[Any, Any]
 GrowthSource = Iterable[Batch] | Callable[[int], Iterable[Batch]]
 Batches = GrowthSource  # as it was called in version 0.1
-Statistic = Callable[[int, Site], tuple[Tensor, ...]]
+Statistic = Callable[[int, NonzerosSite], tuple[Tensor, ...]]
 
 
 class ArmedStep:
@@ -46,11 +46,13 @@ class ArmedStep:
     def begin(self, step: int) -> None:
         """Prepares for the change of pattern at `step`."""
 
-    def reaches(self, site: Site) -> bool:
+    def reaches(self, site: NonzerosSite) -> bool:
         """Returns whether a layer got a gradient in this step."""
         return site.module.probe is not None or site.reached
 
-    def total(self, sites: Sequence[Site], statistic: Statistic, needs: Needs = "pairs") -> list[tuple[Tensor, ...]]:
+    def total(
+        self, sites: Sequence[NonzerosSite], statistic: Statistic, needs: Needs = "pairs"
+    ) -> list[tuple[Tensor, ...]]:
         """Returns the tensors `statistic(i, site)`, made of what `sites[i]` recorded, summed over batches and
         data-parallel ranks. `needs` says what of it the statistic looks at."""
         return [tuple(map(parallel.total, statistic(i, site))) for i, site in enumerate(sites)]
@@ -100,10 +102,12 @@ class GrowthBatches(ArmedStep):
             self._drawn = [(x, y) for x, y in islice(source, self.count)]
         _check(len(self._drawn), self.count)
 
-    def reaches(self, site: Site) -> bool:
+    def reaches(self, site: NonzerosSite) -> bool:
         return site.reached  # by the step's own backward pass
 
-    def total(self, sites: Sequence[Site], statistic: Statistic, needs: Needs = "pairs") -> list[tuple[Tensor, ...]]:
+    def total(
+        self, sites: Sequence[NonzerosSite], statistic: Statistic, needs: Needs = "pairs"
+    ) -> list[tuple[Tensor, ...]]:
         sums: list[tuple[Tensor, ...]] = []
         eager = torch.compiler.set_stance("force_eager") if private_torch.something_compiled() else nullcontext()
         learning = [parameter for parameter in self.model.parameters() if parameter.requires_grad]

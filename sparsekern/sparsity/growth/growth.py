@@ -10,12 +10,14 @@ from torch import Tensor
 from ...nn.probe import Needs
 from ..parts.distributions import apportion
 from ..parts.schedules import ZERO, Schedule, final
-from ..sites.site import Site
+from ..sites.nonzeros import NonzerosSite
 from .gradients import ArmedStep
 
 Candidates = list[tuple[Tensor, Tensor]]
 Remaining = tuple[Tensor, int]
-Propose = Callable[[Sequence[Site], Sequence[int], Sequence[Remaining | None], Sequence[int], ArmedStep], Candidates]
+Propose = Callable[
+    [Sequence[NonzerosSite], Sequence[int], Sequence[Remaining | None], Sequence[int], ArmedStep], Candidates
+]
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ class Growth:
             if not 0 <= rate <= 1:
                 raise ValueError(f"rate must lie in [0, 1], got {rate}")
 
-    def quotas(self, sites: Sequence[Site], counts: Sequence[int], per_layer: bool) -> list[int]:
+    def quotas(self, sites: Sequence[NonzerosSite], counts: Sequence[int], per_layer: bool) -> list[int]:
         """Returns how many candidates each site proposes when `counts` weights are to grow."""
         total = sum(counts)
         if self.multiplier is None:
@@ -78,8 +80,8 @@ def places(mark: Tensor, n: int) -> Tensor:
 
 
 def each_by_itself(
-    candidates: Callable[[Site, int, Remaining | None, int], tuple[Tensor, Tensor]],
-    sites: Sequence[Site],
+    candidates: Callable[[NonzerosSite, int, Remaining | None, int], tuple[Tensor, Tensor]],
+    sites: Sequence[NonzerosSite],
     quotas: Sequence[int],
     keep: Sequence[Remaining | None],
     seeds: Sequence[int],
@@ -93,7 +95,7 @@ def each_by_itself(
     return found
 
 
-def refilled(scores: Tensor, site: Site, keep: Remaining | None) -> tuple[Tensor, Tensor]:
+def refilled(scores: Tensor, site: NonzerosSite, keep: Remaining | None) -> tuple[Tensor, Tensor]:
     """Returns the entries of the highest scores that give every row as many weights as it had, flat coordinates and
     scores, where `keep` is left of them. Of equal scores the lower column is taken.
 

@@ -15,7 +15,7 @@ from ..parts.schedules import Cadence, constant
 from ..rule import Rule
 from ..scoring.start import drawn
 from ..sites.layer_site import LayerSite
-from ..sites.site import Site
+from ..sites.nonzeros import NonzerosSite
 from .registry import listed
 from .request import Request
 
@@ -28,17 +28,17 @@ class FixedSigns(Rule):
     l1: float
     noise: float
 
-    def follow(self, site: LayerSite, step: int, lr: float) -> None:
+    def after_backward(self, site: LayerSite, step: int, lr: float) -> None:
         site.tracked["sign"] = site.weight.sign().to(torch.int8)
 
-    def stepped(self, site: LayerSite, step: int, lr: float, generator: torch.Generator) -> None:
+    def after_step(self, site: LayerSite, step: int, lr: float, generator: torch.Generator) -> None:
         weight, sign = site.weight, site.tracked["sign"]
         drawn = 2 * torch.randint(2, sign.shape, generator=generator, dtype=torch.int8) - 1
         sign.copy_(torch.where(sign == 0, drawn.to(sign.device), sign))
         walk = self.noise * torch.randn(weight.shape, generator=generator).to(weight) - self.l1
         site.write(weight.add_(lr * sign * walk))
 
-    def exchange(self, sites: Sequence[Site], step: int) -> list[tuple[Tensor, int]]:
+    def exchange(self, sites: Sequence[NonzerosSite], step: int) -> list[tuple[Tensor, int]]:
         stays = [site.weight * site.tracked.pop("sign", site.weight) >= 0 for site in sites]
         kept = ops.host.counts(stays)
         return [(keep, keep.numel() - n) for keep, n in zip(stays, kept, strict=True)]

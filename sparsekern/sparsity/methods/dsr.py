@@ -15,7 +15,7 @@ from ..parts.schedules import Cadence, Stages, constant
 from ..rule import Rule
 from ..scoring.start import drawn
 from ..sites.layer_site import LayerSite
-from ..sites.site import Site
+from ..sites.nonzeros import NonzerosSite
 from .registry import listed
 from .request import Request
 
@@ -38,7 +38,7 @@ class AdaptiveThreshold(Rule):
     def begin(self, site: LayerSite) -> dict[str, Tensor]:
         return {"threshold": torch.tensor(self.threshold, dtype=torch.double)}
 
-    def exchange(self, sites: Sequence[Site], step: int) -> list[tuple[Tensor, int]]:
+    def exchange(self, sites: Sequence[NonzerosSite], step: int) -> list[tuple[Tensor, int]]:
         threshold, total = float(sites[0].tracked["threshold"]), sum(site.nnz for site in sites)
         sizes = [scores.magnitude(site) for site in sites]
         below = ops.host.counts([score < threshold for score in sizes])

@@ -15,7 +15,7 @@ from ..parts.distributions import Distribution
 from ..parts.schedules import Schedule, cosine, cubic
 from ..rule import Rule
 from ..scoring.start import drawn
-from ..sites.site import Site
+from ..sites.nonzeros import NonzerosSite
 from .registry import listed
 from .request import Request
 
@@ -33,7 +33,7 @@ class PruneAndRegenerate(Rule):
     minimum: int  # of weights in every layer
     prune_missed = True
 
-    def exchange(self, sites: Sequence[Site], step: int) -> list[tuple[Tensor, int]]:
+    def exchange(self, sites: Sequence[NonzerosSite], step: int) -> list[tuple[Tensor, int]]:
         weights = [site.weight for site in sites]
         total = min(nnz_at(self.sparsity(step), sum(site.size for site in sites)), sum(site.nnz for site in sites))
         left = ops.host.counts(views.network.largest(weights, [total], self.minimum, absolute=True))

@@ -30,7 +30,7 @@ class ScoreOptimizer(Rule):
         score = torch.zeros(site.shape, dtype=dtype, device=weight.device)
         return {"score": score, "momentum": score.clone()}
 
-    def follow(self, site: LayerSite, step: int, lr: float) -> None:
+    def after_backward(self, site: LayerSite, step: int, lr: float) -> None:
         gradient = site.grad
         if gradient is None:
             return

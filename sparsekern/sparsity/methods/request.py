@@ -83,8 +83,8 @@ class Request:
         """
         if every is not None:
             return every
-        scaled, spaced, room = int(stop // changes), SPACING * cost, max(1, int(stop // MIN_CHANGES))
-        chosen = min(period, max(scaled, min(spaced, room)))
+        scaled, spaced, most = int(stop // changes), SPACING * cost, max(1, int(stop // MIN_CHANGES))
+        chosen = min(period, max(scaled, min(spaced, most)))
         if chosen < min(period, spaced):
             self.warn(
                 f"spends more than a tenth of the time on changes of its pattern, every {chosen} of {self.steps} steps",
@@ -92,7 +92,7 @@ class Request:
             )
         if chosen != period:
             tenth, paper = "so that changes take a tenth of the time at most", f"for the paper's {changes} changes"
-            why = {room: "for three changes", spaced: tenth, scaled: paper}[chosen]
+            why = {most: "for three changes", spaced: tenth, scaled: paper}[chosen]
             self.note(f"a change every {chosen} steps instead of {period}, {why}")
         return chosen
 

@@ -40,7 +40,7 @@ class SparseMomentum(Rule):
         site.write(site.weight.mul_(site.active.mask()))
         return {}
 
-    def stepped(self, site: LayerSite, step: int, lr: float, generator: torch.Generator) -> None:
+    def after_step(self, site: LayerSite, step: int, lr: float, generator: torch.Generator) -> None:
         site.write(site.module.rows_of(site.module.dense_weight()))
 
     def masks(self, sites: Sequence[LayerSite], step: int, losses: Sequence[float]) -> list[Tensor]:

@@ -48,7 +48,7 @@ class SignalToNoise(Rule):
         zeros = torch.zeros(site.shape, dtype=dtype, device=weight.device)
         return {"ratio": zeros, "updates": torch.zeros((), dtype=torch.int64)}
 
-    def follow(self, site: LayerSite, step: int, lr: float) -> None:
+    def after_backward(self, site: LayerSite, step: int, lr: float) -> None:
         if self.gradient(step) == "moment" and not site.missed:
             gradient, moment, samples = site.gradient_and_moment()
             first = not site.tracked["updates"]

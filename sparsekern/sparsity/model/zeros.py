@@ -12,7 +12,7 @@ from ... import private_torch
 from ...nn import PatternLayer, matching
 from ...nn.conversion import maskings
 from ...nn.conversion.coverage import obstacle, shared_parameters
-from ...nn.conversion.registry import SPARSE, asked, dense_class_of
+from ...nn.conversion.registry import SPARSE, asked, registered_class
 
 log = logging.getLogger("sparsekern")
 FEW = 0.01  # zeros up to this fraction of a layer are taken for chance
@@ -46,7 +46,7 @@ def take_zeros(model: nn.Module, exclude: Iterable[str] = (), without: Collectio
     gone = matching(maskable(model), exclude, "exclude") | {*without}
     found, layers, shared = Zeros({}, {}), dict(model.named_modules()), shared_parameters(model)
     for name, layer in layers.items():
-        if name in gone or not (isinstance(layer, PatternLayer) or dense_class_of(layer) in SPARSE):
+        if name in gone or not (isinstance(layer, PatternLayer) or registered_class(layer) in SPARSE):
             continue
         masked = masking_of(layer)
         if (reason := _reason(name, layer, shared, masked is not None)) is not None:
@@ -85,7 +85,7 @@ def _reason(name: str, layer: Any, shared: set[int], masked: bool) -> str | None
 
 def maskable(model: nn.Module) -> list[str]:
     """Returns the names of the layers that have zeros or may be masked."""
-    return [name for name, layer in model.named_modules() if dense_class_of(layer) in SPARSE]
+    return [name for name, layer in model.named_modules() if registered_class(layer) in SPARSE]
 
 
 def nonzeros(layer: Any) -> Tensor:
@@ -95,4 +95,4 @@ def nonzeros(layer: Any) -> Tensor:
 def masking_of(layer: nn.Module) -> Tensor | None:
     """Returns the mask that computes the weight of a linear layer or a convolution, bool; None if nothing does, or
     something else."""
-    return None if isinstance(layer, PatternLayer) or dense_class_of(layer) not in SPARSE else maskings.mask_of(layer)
+    return None if isinstance(layer, PatternLayer) or registered_class(layer) not in SPARSE else maskings.mask_of(layer)

@@ -1,6 +1,7 @@
 """Scores: how much a weight, or a whole filter, matters. What scores highest stays; what scores lowest is dropped.
 
-A score is a function of something that has a weight and its gradient: a layer as methods see it (`Site`), or `Scored`.
+A score is a function of something that has a weight and its gradient: a layer as methods see it (`LayerSite`), or
+`Scored`.
 """
 
 from collections.abc import Callable
@@ -53,5 +54,5 @@ class Tracked:
 
 
 def tracked(name: str) -> Score:
-    """Returns the statistic that the method's rule keeps under this name in `Site.tracked`."""
+    """Returns the statistic that the method's rule keeps under this name in `LayerSite.tracked`."""
     return Tracked(name)

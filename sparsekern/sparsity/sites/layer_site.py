@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ... import ops
-from ...nn import PatternLayer, Probe
+from ...nn import PatternLayer, Probe, planned
 from ...nn.masked import Gradient
 from ...nn.probe import Needs
 from ...shards import is_sharded, put, whole
@@ -18,7 +18,7 @@ from ..change.transaction import Transaction
 from .checksum import checksum
 
 if TYPE_CHECKING:
-    from .site import Site
+    from .nonzeros import NonzerosSite
 
 Layer = TypeVar("Layer", bound=PatternLayer)
 
@@ -86,9 +86,9 @@ class LayerSite(Generic[Layer]):
         return self.module.stored
 
     @property
-    def learned(self) -> list[nn.Parameter]:
+    def weight_parameters(self) -> list[nn.Parameter]:
         """The Parameters that the weight is made of."""
-        return self.module.held
+        return self.module.weight_parameters
 
     @property
     def weight(self) -> Tensor:
@@ -216,7 +216,7 @@ class LayerSite(Generic[Layer]):
     def check_loaded(self, optimizer: torch.optim.Optimizer) -> None:
         """Raises a `RuntimeError` if the optimizer's state belongs to other weights than a loaded pattern has."""
 
-    def settle(self, along: Companions) -> "Site":
+    def settle(self, along: Companions) -> "NonzerosSite":
         """Ends all changes of pattern: the layer holds its nonzeros only. Returns the site that takes this one's
         place."""
         raise NotImplementedError
@@ -227,7 +227,7 @@ class LayerSite(Generic[Layer]):
         return {
             "nnz": self.nnz,
             "pattern": checksum(self.active),
-            **self.module.plan_state(),
+            **planned.state_of(self.module),
             "changes": self.changes,
             "facts": LayerSite.measures(self),
             "first": self.first,
@@ -246,4 +246,4 @@ class LayerSite(Generic[Layer]):
         self.changes, self.facts = dict(state["changes"]), dict(state["facts"])
         device = self.parameter.device
         self.tracked = {name: tensor.to(device, copy=True) for name, tensor in state["tracked"].items()}
-        self.module.load_plan(state)
+        planned.load(self.module, state)

@@ -17,8 +17,8 @@ from ..change.compaction import Compaction
 from ..change.optimizer_layout import paths
 from ..change.transaction import Transaction
 from .layer_site import Companions, LayerSite
+from .nonzeros import NonzerosSite
 from .remasked import Remasked
-from .site import Site
 
 
 class MasterSite(Remasked, LayerSite[MaskedLayer]):
@@ -96,28 +96,28 @@ class MasterSite(Remasked, LayerSite[MaskedLayer]):
         if isinstance(layer, MaskedLayer) and layer.weight_gradient != gradient:  # modules set attributes slowly
             layer.weight_gradient = gradient
         if isinstance(layer, MaskedLayer) and gradient == "moment":
-            layer.passes.elsewhere = is_sharded(self.parameter)
+            layer.gradient_moment.passes.elsewhere = is_sharded(self.parameter)
 
     def forget(self) -> None:
         super().forget()
         if isinstance(self.module, MaskedLayer):  # otherwise a state dict has made it shed what is absent
-            self.module.forget()
+            self.module.gradient_moment.clear()
 
     def gradient_and_moment(self) -> tuple[Tensor, Tensor, int]:
         """Returns what `LayerSite.gradient_and_moment` does. If the gradient was scaled after the backward pass
         (clipped, unscaled), so is the moment."""
-        layer, gradient = self.module, self.grad
-        if gradient is None or layer.moment is None or layer.signature is None:
+        recorded, gradient = self.module.gradient_moment, self.grad
+        if gradient is None or recorded.total is None or recorded.signature is None:
             raise RuntimeError(
                 f"{self.name} recorded no moment of its gradient in this step: call the layer, not its weight"
             )
         now, ranks = signature(gradient), parallel.ranks()
-        recorded, moment = parallel.mean(layer.signature), parallel.total(layer.moment)
-        samples = parallel.count(layer.samples, moment.device)
-        layer.forget()
+        before, moment = parallel.mean(recorded.signature), parallel.total(recorded.total)
+        samples = parallel.count(recorded.samples, moment.device)
+        recorded.clear()
         # Comparing them would wait for another device.
-        if ranks > 1 or now.device.type != "cpu" or not torch.equal(recorded, now):
-            moment.mul_((self._scale(recorded.double(), now.double()) / ranks).square())
+        if ranks > 1 or now.device.type != "cpu" or not torch.equal(before, now):
+            moment.mul_((self._scale(before.double(), now.double()) / ranks).square())
         return gradient, moment, samples
 
     def _scale(self, recorded: Tensor, now: Tensor) -> Tensor:
@@ -148,7 +148,7 @@ class MasterSite(Remasked, LayerSite[MaskedLayer]):
             )
 
     @torch.no_grad()
-    def settle(self, along: Companions) -> Site:
+    def settle(self, along: Companions) -> NonzerosSite:
         """Drops the pruned weights from the layer and from the optimizer's state."""
         change, states, followers = along
         self.module, move = change.layer(self.module), self._move(change)
@@ -166,7 +166,7 @@ class MasterSite(Remasked, LayerSite[MaskedLayer]):
         hand_over(change, states, master, self.parameter, entries, lambda entry: move(entry.tensor, 0.0))
         prefix = f"{self.name}." if self.name else ""
         states.rename(change, f"{prefix}{MaskedLayer.WEIGHT}", f"{prefix}{SparseLayer.WEIGHT}")
-        return Site.after(self)
+        return NonzerosSite.after(self)
 
     def _move(self, change: Transaction) -> Move | None:
         """Returns what leaves the active entries of dense tensors in their memory, if that is how they are stored."""

@@ -21,5 +21,5 @@ class Remasked(LayerSite):
         old = self.active
         if nnz == common == old.nnz:
             return None
-        room = old.capacity if nnz <= old.capacity <= 2 * capacity else capacity
-        return Topology.from_mask(mask, capacity=room, nnz=nnz)
+        fits = nnz <= old.capacity <= 2 * capacity
+        return Topology.from_mask(mask, capacity=old.capacity if fits else capacity, nnz=nnz)

@@ -10,11 +10,11 @@ from ...shards import whole
 from .. import parallel
 from ..change.carry_optimizer_state import hand_over, put_values
 from .layer_site import Companions
+from .nonzeros import NonzerosSite
 from .remasked import Remasked
-from .site import Site
 
 
-class StashedSite(Remasked, Site):
+class StashedSite(Remasked, NonzerosSite):
     """A layer that holds its nonzeros only. Its pruned weights are stashed.
 
     Stashed weights and their optimizer state don't change, and may come back as they were (SNR, section 5.3). Scores
@@ -86,8 +86,8 @@ class StashedSite(Remasked, Site):
     def extra_tensors(self) -> list[Tensor]:
         return [*super().extra_tensors(), *self.stashed.values()]
 
-    def settle(self, along: Companions) -> Site:
-        return Site.after(self)
+    def settle(self, along: Companions) -> NonzerosSite:
+        return NonzerosSite.after(self)
 
     def state(self) -> dict[str, Any]:
         return {**super().state(), "stashed": self.stashed}

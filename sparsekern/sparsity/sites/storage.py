@@ -24,7 +24,7 @@ from ...nn import MaskedLayer, PatternLayer, SparseLayer, masked_twin, sparse_tw
 from ...topology import Topology
 from .layer_site import LayerSite
 from .master import MasterSite
-from .site import Site
+from .nonzeros import NonzerosSite
 from .stashed import StashedSite
 
 Name = Literal["nonzeros", "master", "stashed", "dense"]
@@ -58,7 +58,7 @@ class Storage:
     name: str
     layer: type[PatternLayer] = SparseLayer
     noun = "sparse layer"
-    site: type[LayerSite] = Site
+    site: type[LayerSite] = NonzerosSite
     prunes = True
     keeps_pruned = False
     moves_weights = True

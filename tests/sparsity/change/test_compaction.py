@@ -8,9 +8,9 @@ from sparsekern.sparsity.change.compaction import CHUNK, Compaction, trim
 from sparsekern.sparsity.change.transaction import Transaction
 
 
-def expected(tensor: Tensor, keep: Tensor, room: int, fill: float) -> Tensor:
+def expected(tensor: Tensor, keep: Tensor, capacity: int, fill: float) -> Tensor:
     left = tensor.detach().reshape(-1)[: len(keep)][keep]
-    return torch.cat([left, torch.full((room - len(left),), fill).to(left)])
+    return torch.cat([left, torch.full((capacity - len(left),), fill).to(left)])
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.999, 1.0])
@@ -21,15 +21,15 @@ def test_equals_a_choice_by_a_mask(size: int, share: float, dtype: torch.dtype) 
     keep = torch.rand(size) < share
     keep[: size // 3] = True  # nothing moves there
     kept = int(keep.sum())
-    for room in (kept, kept + 3, size + 5, size + 9):
-        if room < kept:
+    for capacity in (kept, kept + 3, size + 5, size + 9):
+        if capacity < kept:
             continue
         own, change = tensor.clone(), Transaction()
-        moved = Compaction(change, keep, kept, room)(own, 2.0)
+        moved = Compaction(change, keep, kept, capacity)(own, 2.0)
         assert torch.equal(own, tensor)
         change.commit()
-        assert torch.equal(moved, expected(tensor, keep, room, 2.0))
-        assert (moved is own) == (room == size + 5)
+        assert torch.equal(moved, expected(tensor, keep, capacity, 2.0))
+        assert (moved is own) == (capacity == size + 5)
 
 
 def test_tensors_of_any_layout_follow() -> None:

@@ -1,4 +1,4 @@
-"""The window of a convolution: its receptive field, and how it moves over the input."""
+"""The geometry of a 2-D convolution: its kernel size, and how the kernel moves over the input."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch.nn import functional
 
 Pair = int | Sequence[int]
 PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
-SCHEMA = "int[] kernel_size, int[] stride, int[] padding, int[] dilation, int groups"  # as operators take a window
+SCHEMA = "int[] kernel_size, int[] stride, int[] padding, int[] dilation, int groups"  # as operators take them
 
 
-class Window(NamedTuple):
-    """A window as the operators take it, all pairs as (height, width).
+class ConvGeometry(NamedTuple):
+    """The settings of a 2-D convolution as the operators take them, all pairs as (height, width).
 
     Attributes:
         padding: zeros around the input: (top, bottom, left, right).
@@ -28,8 +28,8 @@ class Window(NamedTuple):
     groups: int
 
     @classmethod
-    def of(cls, kernel_size: Pair, stride: Pair, padding: Pair | str, dilation: Pair, groups: int) -> Window:
-        """Makes a window of the arguments of `sparse_conv2d`.
+    def of(cls, kernel_size: Pair, stride: Pair, padding: Pair | str, dilation: Pair, groups: int) -> ConvGeometry:
+        """Makes the settings of the arguments of `sparse_conv2d`.
 
         Raises:
             ValueError: an argument that `sparse_conv2d` does not take.
@@ -57,8 +57,8 @@ class Window(NamedTuple):
         height, width = self.kernel_size
         return matrix.reshape(matrix.shape[0], matrix.shape[1] // (height * width), height, width)
 
-    def of_groups(self, input: Tensor, groups: slice) -> tuple[Tensor, Window]:
-        """Returns the channels of some groups, and the window over them alone."""
+    def of_groups(self, input: Tensor, groups: slice) -> tuple[Tensor, ConvGeometry]:
+        """Returns the channels of some groups, and the convolution over them alone."""
         width = input.shape[1] // self.groups
         part = input[:, groups.start * width : groups.stop * width]
         return part, self._replace(groups=groups.stop - groups.start)
@@ -108,6 +108,9 @@ class Window(NamedTuple):
         """Computes the gradients of `convolve`; `mask` tells which of input, weight and bias need one."""
         options = (self.stride, self.sides, self.dilation, False, [0, 0], self.groups, mask)
         return torch.ops.aten.convolution_backward(grad_output, padded, weight, None, *options)
+
+
+Window = ConvGeometry  # the name in older pickles
 
 
 def check_convolution(in_channels: int, out_channels: int, groups: int, padding_mode: str) -> None:

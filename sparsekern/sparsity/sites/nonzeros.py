@@ -13,12 +13,12 @@ from ..change.compaction import Compaction
 from .layer_site import Companions, LayerSite
 
 
-class Site(LayerSite[SparseLayer]):
+class NonzerosSite(LayerSite[SparseLayer]):
     """A layer that holds its nonzeros only. Scores and index maps run over the active weights `[nnz]` in row-major
     order."""
 
     @classmethod
-    def after(cls, site: LayerSite) -> "Site":
+    def after(cls, site: LayerSite) -> "NonzerosSite":
         """Returns the site of a layer that has come to hold its nonzeros only, with the history of `site`."""
         new = cls(site.name, site.module)
         new.first, new.changes, new.facts, new.optimizer = site.first, site.changes, site.facts, site.optimizer
@@ -39,7 +39,7 @@ class Site(LayerSite[SparseLayer]):
     def write(self, weight: Tensor) -> None:
         put(self.parameter, self.active.from_csr(weight))
 
-    def settle(self, along: Companions) -> "Site":
+    def settle(self, along: Companions) -> "NonzerosSite":
         return self
 
     def dense_gradient(self) -> Tensor:
@@ -88,3 +88,6 @@ class Site(LayerSite[SparseLayer]):
                 "load the state of the Sparsifier, too, or build a new optimizer"
             )
         self.loads = self.module.loads
+
+
+Site = NonzerosSite  # as it was called in version 0.1
