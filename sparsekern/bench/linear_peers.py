@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from ..nn import SparseLinear
-from ..topology import COLUMNS, PACKED, TILES, Topology
+from ..topology import CSC, PACKED, TILES, Topology
 from . import mkl
 from .case import OPS
 from .peer import (
@@ -141,7 +141,7 @@ def _sparseprop(p: Problem, op: str) -> Implementation:
 # ---- ours
 
 
-def kernel(p: Problem, op: str, name: str, views: frozenset[str] = COLUMNS) -> Implementation:
+def kernel(p: Problem, op: str, name: str, views: frozenset[str] = CSC) -> Implementation:
     """Builds an operation on an operator and its backward, on the views of the pattern that the layer would hold."""
     topology = p.topology.with_views(views)
     index, values, rows = topology.index, p.values, topology.rows

@@ -11,7 +11,7 @@ from torch import Tensor
 from sparsekern import ops
 from sparsekern.ops import extension
 from sparsekern.ops.sparse_linear import sparse_linear_backward_reference, sparse_linear_reference
-from sparsekern.topology import COLUMNS, Topology
+from sparsekern.topology import CSC, Topology
 
 backward = torch.ops.sparsekern.sparse_linear_backward
 compiled = pytest.mark.skipif(extension is None, reason="holds for the compiled kernels")
@@ -35,7 +35,7 @@ TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12, torch.bfloat16: 1e-2, to
 @functools.cache
 def pattern(shape: str, tiled: bool = False) -> Topology:
     rows, cols, nnz, slack = SHAPES[shape]
-    generator, views = torch.Generator().manual_seed(1), frozenset({"tiles"}) if tiled else COLUMNS
+    generator, views = torch.Generator().manual_seed(1), frozenset({"tiles"}) if tiled else CSC
     return Topology.random((rows, cols), nnz, generator=generator, capacity=nnz + slack, views=views)
 
 
