@@ -17,7 +17,7 @@ from .ops.csr import check_pattern, check_vectors, flat_coordinates
 from .ops.expand import gather_entries
 from .ops.index import Index
 from .ops.tile_pattern import tile_side
-from .ops.views import COLUMNS, FORMS, NARROW, PACKED, TILES, VIEWS, index_of
+from .ops.views import CSC, FORMS, NARROW, PACKED, TILES, VIEWS, index_of, renamed
 
 
 @dataclass(frozen=True, eq=False, init=False)
@@ -33,11 +33,10 @@ class Topology:
         shape: shape of the weight, two or more dimensions.
         row_ptr: int32 `[rows + 1]`.
         col: int32 `[capacity]`.
-        views: what `index` holds beside these two, as the kernels need it: "columns", the transposed (CSC) index, or
-            "counts", only its pointers; "bits", the segment pointers of the rows and the pattern as a bitmask. Or one
-            of these alone in the place of `col`, which is then made anew whenever it is asked for: "narrow", the
-            pattern in 16-bit columns and rows, "tiles", the same in tiles for the L1-blocked kernels, or "packed", the
-            bitmask.
+        views: what `index` holds beside these two, as the kernels need it: "csc", the transposed index, or "csc_ptr",
+            only its pointers; "bitmask", the segment pointers of the rows and the pattern as a bitmask. Or one of these
+            alone in the place of `col`, which is then made anew whenever it is asked for: "narrow", the pattern in
+            16-bit columns and rows, "tiles", the same in tiles for the L1-blocked kernels, or "packed", the bitmask.
 
     Raises:
         ValueError: this is no CSR pattern of this shape. It is checked once, here, on a GPU too; products follow the
@@ -56,7 +55,8 @@ class Topology:
     views: frozenset[str]
     built: tuple[Tensor, ...] = field(repr=False)
 
-    def __init__(self, shape: tuple[int, ...], row_ptr: Tensor, col: Tensor, views: frozenset[str] = COLUMNS) -> None:
+    def __init__(self, shape: tuple[int, ...], row_ptr: Tensor, col: Tensor, views: frozenset[str] = CSC) -> None:
+        views = renamed(views)
         self.__dict__.update(
             shape=shape, row_ptr=row_ptr, columns=col, capacity=col.numel(), views=views - FORMS, built=()
         )
@@ -81,20 +81,20 @@ class Topology:
         shape: tuple[int, ...],
         row_ptr: Tensor,
         col: Tensor,
-        views: frozenset[str] = COLUMNS,
+        views: frozenset[str] = CSC,
         built: tuple = (),
         nnz: int | None = None,
     ) -> Topology:
         """Makes a topology of a pattern that needs no check: an operator or a topology has made it. `built`: what
         `index` holds beside `row_ptr` and `col`, if it is there already."""
-        topology = object.__new__(cls)
+        topology, views = object.__new__(cls), renamed(views)
         held = {"columns": col, "capacity": col.numel(), "views": views - FORMS, "built": built}
         topology.__dict__.update(shape=shape, row_ptr=row_ptr, **held)
         return topology._known(nnz).with_views(views)
 
     @classmethod
     def from_mask(
-        cls, mask: Tensor, *, capacity: int | None = None, nnz: int | None = None, views: frozenset[str] = COLUMNS
+        cls, mask: Tensor, *, capacity: int | None = None, nnz: int | None = None, views: frozenset[str] = CSC
     ) -> Topology:
         """Makes the pattern of the True entries of a mask.
 
@@ -125,7 +125,7 @@ class Topology:
         shape: torch.Size | tuple[int, ...],
         *,
         capacity: int | None = None,
-        views: frozenset[str] = COLUMNS,
+        views: frozenset[str] = CSC,
     ) -> Topology:
         """Makes the pattern of some entries.
 
@@ -156,7 +156,7 @@ class Topology:
         *,
         generator: torch.Generator | None = None,
         capacity: int | None = None,
-        views: frozenset[str] = COLUMNS,
+        views: frozenset[str] = CSC,
     ) -> Topology:
         """Makes a pattern G(n, M): exactly `nnz` distinct entries, every such set equally likely.
 
@@ -343,6 +343,7 @@ class Topology:
 
     def with_views(self, views: frozenset[str]) -> Topology:
         """Returns the same pattern with the given views of it."""
+        views = renamed(views)
         if views == self.views:
             return self
         if views & FORMS and len(views) > 1:
@@ -367,9 +368,9 @@ class Topology:
         if "col" in state:  # of version 0.1
             state["columns"] = state.pop("col")
             state["capacity"] = state["columns"].numel()
-        self.__dict__.update(state)
+        self.__dict__.update(state, views=renamed(state["views"]))
         if self.views & FORMS and self.columns.dtype == torch.int32:  # when tiles stood beside `col`
-            views = state["views"]
+            views = self.views
             self.__dict__.pop("index", None)
             self.__dict__.update(views=views - FORMS, built=())
             self.__dict__.update((self.with_views(TILES) if views == TILES else self).__dict__)
@@ -415,3 +416,4 @@ def nnz_at(sparsity: float, size: int) -> int:
 
 
 kept = nnz_at  # as it was called in version 0.1
+CSC = CSC  # as it was called in version 0.1

@@ -15,9 +15,9 @@ from sparsekern import SparseWeight, Topology, ops
 from sparsekern.ops import extension
 from sparsekern.ops.csr import check_pattern
 from sparsekern.ops.tile_pattern import tile_side
-from sparsekern.topology import COLUMNS, NARROW, PACKED, TILES, nnz_at
+from sparsekern.topology import CSC, NARROW, PACKED, TILES, nnz_at
 
-FORMS = pytest.mark.parametrize("views", [COLUMNS, NARROW, TILES, PACKED], ids=["columns", "narrow", "tiles", "packed"])
+FORMS = pytest.mark.parametrize("views", [CSC, NARROW, TILES, PACKED], ids=["csc", "narrow", "tiles", "packed"])
 
 SHAPES = [(7, 70), (1, 5), (5, 1), (64, 64), (65, 129), (3, 2, 2, 2)]
 
@@ -69,7 +69,7 @@ def test_mask_round_trip_and_views(shape: tuple[int, ...], density: float, views
     if views == PACKED:
         assert torch.equal(bits, ops.bit_index(topology.row_ptr, topology.col, topology.cols))
     assert (compact.numel() > 0, bits.numel() > 0) == (views in (NARROW, TILES), views == PACKED)
-    if views != COLUMNS:
+    if views != CSC:
         assert (col.shape, t_ptr.shape) == ((nnz + 3, 0), (flat.shape[1] + 1, 0))
         return
     assert torch.equal(t_ptr.diff(), flat.sum(0))
@@ -90,7 +90,7 @@ def test_from_coordinates_in_any_order(shape: tuple[int, ...]) -> None:
 
 def test_views_come_and_go() -> None:
     plain = Topology.random((70, 130), 500)
-    assert plain.with_views(COLUMNS) is plain
+    assert plain.with_views(CSC) is plain
     tiled = plain.with_views(TILES)
     # header and starts, entries, columns, and the tables of the one tile: ten nonzeros in a row of 176 columns
     assert [t.numel() for t in tiled.index] == [71, 0, 0, 0, 0, 0, 4 * 6 + 1000 + 500 + 4 * 176, 0]
@@ -101,7 +101,7 @@ def test_views_come_and_go() -> None:
     assert [t.numel() for t in packed.index] == [71, 0, 0, 0, 0, 0, 0, 70 * 3]
     assert all(map(torch.equal, packed.with_views(TILES).index, tiled.index))
     for other in (narrow, tiled, packed):
-        assert all(map(torch.equal, other.with_views(COLUMNS).index, plain.index))
+        assert all(map(torch.equal, other.with_views(CSC).index, plain.index))
         assert other.to("cpu") is other
         for twin in (other.clone(), copy.deepcopy(other), pickle.loads(pickle.dumps(other))):
             assert twin.same_pattern(plain)
@@ -109,13 +109,13 @@ def test_views_come_and_go() -> None:
             assert twin.columns.data_ptr() != other.columns.data_ptr()
         assert other.to("meta").col.shape == (500,)
         with pytest.raises(ValueError, match="alone, got"):
-            other.with_views(other.views | COLUMNS)
+            other.with_views(other.views | CSC)
 
-    bits = plain.with_views(frozenset({"bits"}))
+    bits = plain.with_views(frozenset({"bitmask"}))
     assert [t.numel() for t in bits.index] == [71, 500, 131, 0, 0, 70 * 4, 0, 70 * 3]
     assert torch.equal(bits.index.segment_ptr, ops.segment_index(plain.row_ptr, plain.col, 130))
 
-    counts = plain.with_views(frozenset({"counts"}))
+    counts = plain.with_views(frozenset({"csc_ptr"}))
     assert [t.numel() for t in counts.index] == [71, 500, 131, 0, 0, 0, 0, 0]
     assert torch.equal(counts.index.t_ptr, plain.index.t_ptr)
 
@@ -126,7 +126,7 @@ def test_views_come_and_go() -> None:
         ops.sparse_linear(torch.ones(2, 130), torch.ones(500), bare.index)
 
 
-@pytest.mark.parametrize("views", [TILES, TILES | COLUMNS], ids=["tiles", "both"])
+@pytest.mark.parametrize("views", [TILES, TILES | CSC], ids=["tiles", "both"])
 def test_pickles_in_which_tiles_stood_beside_columns(views: frozenset[str]) -> None:
     plain = Topology.random((70, 130), 500, capacity=510)
     old = object.__new__(Topology)
@@ -137,6 +137,16 @@ def test_pickles_in_which_tiles_stood_beside_columns(views: frozenset[str]) -> N
     new = plain.with_views(views) if views == TILES else plain
     assert old.views == new.views
     assert all(map(torch.equal, old.index, new.index))
+
+
+def test_views_are_found_by_their_old_names() -> None:
+    plain = Topology.random((7, 9), 20)
+    for old, new in {"columns": "csc", "counts": "csc_ptr", "bits": "bitmask"}.items():
+        assert plain.with_views(frozenset({old})).views == {new}
+    assert Topology(plain.shape, plain.row_ptr, plain.col, frozenset({"bits"})).views == {"bitmask"}
+    old = object.__new__(Topology)
+    old.__setstate__({**plain.__dict__, "views": frozenset({"columns"})})
+    assert old.views == plain.views
 
 
 def index_bytes(sparsity: float, view: str, size: int = 1024) -> float:
@@ -242,7 +252,7 @@ def test_random_is_uniform(nnz: int) -> None:
 
 def test_same_pattern_ignores_slack() -> None:
     topology = Topology.random((6, 7), 13)
-    for views in (COLUMNS, NARROW, TILES, PACKED):
+    for views in (CSC, NARROW, TILES, PACKED):
         assert topology.same_pattern(topology.with_capacity(20).with_views(views))
         assert topology.with_views(views).same_pattern(topology.with_capacity(20).with_views(TILES))
     assert not topology.same_pattern(Topology.from_mask(torch.zeros(6, 7, dtype=torch.bool)))

@@ -15,7 +15,7 @@ from torch.nn import Parameter
 from torch.nn.functional import conv2d
 
 from ..nn import SparseConv2d
-from ..topology import COLUMNS, PACKED
+from ..topology import CSC, PACKED
 from .case import OPS
 from .peer import (
     BF16,
@@ -98,7 +98,7 @@ def _sparseprop(p: Problem, op: str, width: bool) -> Implementation:
     return Implementation(layer_step(layer, p, layer.W_val), held)
 
 
-def kernel(p: Problem, op: str, name: str, views: frozenset[str] = COLUMNS) -> Implementation:
+def kernel(p: Problem, op: str, name: str, views: frozenset[str] = CSC) -> Implementation:
     """Builds an operation on an operator and its backward, on the views of the pattern that the layer would hold."""
     index, values, layer = p.topology.with_views(views).index, p.values, p.layer
     geometry = geometry_of(layer)

@@ -8,7 +8,7 @@ from functools import partial
 
 import torch
 
-from ..topology import COLUMNS
+from ..topology import CSC
 from .linear_peers import dense, kernel
 from .peer import OURS, TORCH, Implementation, Peer, size
 from .problem import Problem
@@ -48,8 +48,8 @@ def _torch_csr(p: Problem, op: str) -> Implementation:
 GPU_PEERS = (
     Peer("dense", OPS, dense, **TORCH, dtypes=DTYPES),
     Peer("masked", OPS, _masked, **TORCH, dtypes=DTYPES),
-    Peer("sparsekern-expanded", OPS, partial(kernel, name="expanded_linear", views=COLUMNS), **OURS),
-    Peer("sparsekern-bits", OPS, partial(kernel, name="sparse_linear", views=COLUMNS), **OURS),
+    Peer("sparsekern-expanded", OPS, partial(kernel, name="expanded_linear", views=CSC), **OURS),
+    Peer("sparsekern-bits", OPS, partial(kernel, name="sparse_linear", views=CSC), **OURS),
     Peer("sparsekern-fused", OPS, _fused, **OURS),
     Peer("torch-csr", ("forward",), _torch_csr, **TORCH, dtypes=DTYPES),
 )

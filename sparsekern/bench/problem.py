@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from ..topology import COLUMNS, Topology, nnz_at
+from ..topology import CSC, Topology, nnz_at
 
 # The largest error of a right result. A GPU adds up in another order, and its libraries in more parts.
 TOLERANCE = {"cpu": {"float64": 1e-12, "float32": 1e-5}, "cuda": {"float64": 1e-12, "float32": 1e-4}}
@@ -54,7 +54,7 @@ class Problem:
         self,
         layer: Any,
         device: torch.device | str = "cpu",
-        views: frozenset[str] = COLUMNS,
+        views: frozenset[str] = CSC,
         layout: torch.memory_format = torch.contiguous_format,
     ) -> None:
         generator = torch.Generator().manual_seed(0)

@@ -19,7 +19,7 @@ from .case import Suite
 from .problem import Problem
 
 _two = tuple(peer for peer in linear_peers.PEERS if peer.name in ("dense", "sparsekern"))
-_bits = frozenset({"bits"})
+_bits = frozenset({"bitmask"})
 _images = partial(convolutions.ConvProblem, views=_bits, layout=torch.channels_last)
 
 SUITES: dict[str, dict[str, Suite]] = {

@@ -36,7 +36,7 @@ class Conv2dProduct(PatternLayer):
         "groups",
         "padding_mode",
     )
-    VIEWS: ClassVar[dict[str, frozenset[str]]] = {"csr": frozenset({"counts"}), "bits": frozenset({"bits"})}
+    VIEWS: ClassVar[dict[str, frozenset[str]]] = {"csr": frozenset({"csc_ptr"}), "bits": frozenset({"bitmask"})}
     BATCHED = 4
     DIMS = 2  # of the input; with one, the first number of each pair is that of a height of 1
 

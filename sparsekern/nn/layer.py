@@ -193,7 +193,7 @@ class PatternLayer(Product, WeightStorage, nn.Module):
             return self.VIEWS[kernel]
         if topology.device.type == "cpu":
             return PACKED
-        return frozenset({"bits"}) if 1 - topology.sparsity >= BITS_BELOW else frozenset()
+        return frozenset({"bitmask"}) if 1 - topology.sparsity >= BITS_BELOW else frozenset()
 
     def pattern_repr(self) -> str:
         topology = self.topology

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import ops
-from ..ops.views import COLUMNS, row_views
+from ..ops.views import CSC, row_views
 from ..topology import Topology
 from .kernel_choice import KernelPlan, linear_plan
 from .layer import PatternLayer
@@ -21,9 +21,9 @@ class LinearProduct(PatternLayer):
     DENSE = nn.Linear
     SETTINGS = ("in_features", "out_features")
     VIEWS: ClassVar[dict[str, frozenset[str]]] = {
-        "csr": COLUMNS,
+        "csr": CSC,
         "tiled": frozenset({"tiles"}),
-        "bits": frozenset({"bits"}),
+        "bits": frozenset({"bitmask"}),
     }
 
     in_features: int

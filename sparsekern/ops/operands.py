@@ -71,7 +71,7 @@ def _check_weight(
     elif weight.shape != shape:
         raise ValueError(f"weight must have the shape {tuple(shape)}, got {tuple(weight.shape)}")
     elif masked and index.bits.shape != (rows, (index.cols + SEGMENT - 1) // SEGMENT):
-        raise ValueError('index must hold the bitmask: take it from a Topology with views={"bits"}')
+        raise ValueError('index must hold the bitmask: take it from a Topology with views={"bitmask"}')
     if weight.dtype != input.dtype:
         raise ValueError(
             f"{'weight' if dense else 'values'} must have the input's dtype {input.dtype}, got {weight.dtype}"

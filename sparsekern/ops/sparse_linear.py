@@ -49,9 +49,7 @@ def sparse_linear(
     input, values, bias = autocast(input, values, bias)
     rows = _checked(input, values, index, bias, out_features)
     if index.t_row.shape != index.col.shape and not len(index.compact) and input.device.type == "cpu":
-        raise ValueError(
-            'index must hold the CSC index or a compact one: take it from a Topology with views={"columns"}'
-        )
+        raise ValueError('index must hold the CSC index or a compact one: take it from a Topology with views={"csc"}')
     if values.dim() == 2:
         return straight_product(_ops.sparse_linear.default, input, values, index, bias)
     return _ops.sparse_linear.default(input, values, list(index), bias, rows)

@@ -8,18 +8,25 @@ from .narrow_pattern import is_smaller
 from .segment_index import segment_index
 from .transpose_index import transpose_index
 
-COLUMNS = frozenset({"columns"})
+CSC = frozenset({"csc"})
+BITMASK = frozenset({"bitmask"})
 PACKED = frozenset({"packed"})
 TILES = frozenset({"tiles"})
 NARROW = frozenset({"narrow"})
 COMPACT = TILES | NARROW
 FORMS = PACKED | COMPACT  # of what is held in the place of `col`
-VIEWS = frozenset({"columns", "counts", "bits"}) | FORMS
+VIEWS = CSC | BITMASK | FORMS | {"csc_ptr"}
+OLD_NAMES = {"columns": "csc", "counts": "csc_ptr", "bits": "bitmask"}  # of version 0.1
+
+
+def renamed(views: frozenset[str]) -> frozenset[str]:
+    """Returns views by the names that they have now."""
+    return views if views <= VIEWS else frozenset(OLD_NAMES.get(view, view) for view in views)
 
 
 def row_views(rows: int, cols: int, nnz: int) -> frozenset[str]:
     """Returns what a walk over rows on the CPU reads of a linear layer's pattern: the smaller one of its indices."""
-    return NARROW if is_smaller(rows, cols, nnz) else COLUMNS
+    return NARROW if is_smaller(rows, cols, nnz) else CSC
 
 
 def index_of(row_ptr: Tensor, columns: Tensor, cols: int, capacity: int, views: frozenset[str]) -> Index:
@@ -31,9 +38,9 @@ def index_of(row_ptr: Tensor, columns: Tensor, cols: int, capacity: int, views: 
         compact = columns if views & COMPACT else none.byte()
         return Index(row_ptr, col, t_ptr, none, none, none, compact, columns if views == PACKED else none.long())
     t_ptr, t_row, t_pos = row_ptr.new_zeros(cols + 1), none, none
-    if views & {"columns", "counts"}:
+    if views & {"csc", "csc_ptr"}:
         t_ptr, *csc = transpose_index(row_ptr, columns, cols)
-        t_row, t_pos = csc if "columns" in views else (none, none)
-    segments = segment_index(row_ptr, columns, cols) if "bits" in views else none
-    bits = bit_index(row_ptr, columns, cols) if "bits" in views else none.long()
+        t_row, t_pos = csc if "csc" in views else (none, none)
+    segments = segment_index(row_ptr, columns, cols) if "bitmask" in views else none
+    bits = bit_index(row_ptr, columns, cols) if "bitmask" in views else none.long()
     return Index(row_ptr, columns, t_ptr, t_row, t_pos, segments, none.byte(), bits)

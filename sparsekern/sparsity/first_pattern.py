@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..nn import MaskedLayer, PatternLayer
 from ..nn.conversion.registry import sparse_class
-from ..topology import COLUMNS, PACKED, Topology, nnz_at
+from ..topology import CSC, PACKED, Topology, nnz_at
 from .method import Method
 from .parts import distributions, views
 from .parts.distributions import Distribution
@@ -83,7 +83,7 @@ class Chooser(NamedTuple):
 
 
 def _random(shape: tuple[int, ...], nnz: int, generator: torch.Generator) -> Topology:
-    views = PACKED if nnz == prod(shape) else COLUMNS  # of all weights a list would be as long as the weights
+    views = PACKED if nnz == prod(shape) else CSC  # of all weights a list would be as long as the weights
     return Topology.random(shape, nnz, generator=generator, views=views)
 
 

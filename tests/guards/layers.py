@@ -115,7 +115,7 @@ def _operator(case: Case, dense: Any, mask: Tensor) -> tuple[Tensor, Tensor | No
     name = "masked" if case.masked else "expanded" if case.kernel == "dense" else "sparse"
     function = getattr(sk.ops, f"{name}_{'conv2d' if case.conv else 'linear'}")
     bits = case.masked or case.kernel == "bits"
-    views = frozenset({"bits"} if bits else {"tiles"} if case.kernel == "tiled" else {"columns"})
+    views = frozenset({"bitmask"} if bits else {"tiles"} if case.kernel == "tiled" else {"csc"})
     topology = sk.Topology.from_mask(mask, capacity=int(mask.sum()) + case.slack, views=views)
     weight = dense.weight.detach() if case.masked else topology.gather(dense.weight.detach())
     if not case.masked:

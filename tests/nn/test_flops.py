@@ -56,7 +56,7 @@ def test_convolution(op: Callable, batch: int) -> None:
 @pytest.mark.parametrize("active", [True, False])
 def test_masked(active: bool) -> None:
     """The straight-through gradient of a weight is dense."""
-    bits = frozenset({"bits"})
+    bits = frozenset({"bitmask"})
     topology = Topology.random((20, 30), 100, views=bits)
     x, weight = torch.randn(7, 30, requires_grad=True), torch.zeros(20, 30, requires_grad=True)
     once, dense = 2 * 100 * 7, 2 * 20 * 30 * 7

@@ -148,7 +148,7 @@ def test_a_layer_pickled_by_version_0_1_loads(case: tuple[Any, Tensor]) -> None:
     layer = make(sparsity=0.7)
     old = dict(layer.__getstate__())
     names = ("row_ptr", "col", "t_ptr", "t_row", "t_pos", "tile_ptr", "t_tile_ptr", "bits")
-    index = layer.topology.with_views(frozenset({"columns", "bits"})).index
+    index = layer.topology.with_views(frozenset({"csc", "bitmask"})).index
     old["_buffers"] = {**old["_buffers"], **dict(zip(names, index, strict=True))}
     del old["_index"]
     old["_non_persistent_buffers_set"] = set(names)

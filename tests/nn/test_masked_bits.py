@@ -13,7 +13,7 @@ import sparsekern as sk
 from sparsekern import ops
 from sparsekern.nn.layer import parameter_of
 
-BITS = frozenset({"bits"})
+BITS = frozenset({"bitmask"})
 
 
 def bits_layer(dense: nn.Module, mask: Tensor, **options: Any) -> Any:

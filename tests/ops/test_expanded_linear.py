@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from sparsekern import ops
-from sparsekern.topology import COLUMNS, PACKED, Topology
+from sparsekern.topology import CSC, PACKED, Topology
 
 backward = torch.ops.sparsekern.expanded_linear_backward
 
@@ -44,7 +44,7 @@ def run(topology: Topology, x: Tensor, values: Tensor, bias: Tensor | None, delt
 
 
 @pytest.mark.usefixtures("isa", "poisoned")
-@pytest.mark.parametrize("views", [PACKED, COLUMNS], ids=["packed", "columns"])
+@pytest.mark.parametrize("views", [PACKED, CSC], ids=["packed", "csc"])
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=lambda dtype: str(dtype).removeprefix("torch."))
 @pytest.mark.parametrize("shape", SHAPES)
 def test_against_dense(shape: str, dtype: torch.dtype, views: frozenset[str]) -> None:

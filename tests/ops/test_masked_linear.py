@@ -15,7 +15,7 @@ NAN = float("nan")
 
 
 def index_of(mask: Tensor) -> Index:
-    return Topology.from_mask(mask, views=frozenset({"bits"})).index
+    return Topology.from_mask(mask, views=frozenset({"bitmask"})).index
 
 
 def finite(tensor: Tensor) -> Tensor:

@@ -33,7 +33,7 @@ TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12, torch.bfloat16: 1e-2, to
 
 
 @functools.cache
-def pattern(shape: str, form: str = "columns") -> Topology:
+def pattern(shape: str, form: str = "csc") -> Topology:
     rows, cols, nnz, slack = SHAPES[shape]
     generator, views = torch.Generator().manual_seed(1), frozenset({form})
     return Topology.random((rows, cols), nnz, generator=generator, capacity=nnz + slack, views=views)
@@ -66,7 +66,7 @@ def check(topology: Topology, x: Tensor, values: Tensor, bias: Tensor | None, de
 
 
 @pytest.mark.usefixtures("isa", "poisoned")
-@pytest.mark.parametrize("form", ["columns", "narrow", "tiles"])
+@pytest.mark.parametrize("form", ["csc", "narrow", "tiles"])
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=lambda dtype: str(dtype).removeprefix("torch."))
 @pytest.mark.parametrize("shape", SHAPES)
 def test_against_reference(shape: str, dtype: torch.dtype, form: str) -> None:
@@ -132,7 +132,7 @@ def test_returns_only_what_is_needed() -> None:
 
 @compiled  # PyTorch's own product gives other bits on some processors
 @pytest.mark.usefixtures("isa")
-@pytest.mark.parametrize("form", ["columns", "narrow", "tiles"])
+@pytest.mark.parametrize("form", ["csc", "narrow", "tiles"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("batch", [1, 40, 128, 300])
 def test_same_bits_for_every_number_of_threads(form: str, batch: int, dtype: torch.dtype, threads) -> None:
@@ -175,7 +175,7 @@ def test_float16_overflows_as_dense_does() -> None:
 
 
 @pytest.mark.usefixtures("isa")
-@pytest.mark.parametrize("form", ["columns", "narrow", "tiles"])
+@pytest.mark.parametrize("form", ["csc", "narrow", "tiles"])
 def test_gradcheck(form: str) -> None:
     topology = pattern("odd", form)
     x, values, bias, _ = sample(topology, 2, 3, dtype=torch.float64)
