@@ -241,7 +241,7 @@ class _Packed:
         known = [gradient for gradient in gradients if gradient is not None]
         return torch.cat(known) if len(known) == len(gradients) else None
 
-    def stamp(self) -> tuple[int, ...]:
+    def weight_version(self) -> tuple[int, ...]:
         return tuple(map(private_torch.version, self.weight_parameters))
 
     @torch.no_grad()

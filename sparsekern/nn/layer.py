@@ -112,8 +112,8 @@ class PatternLayer(Product, WeightStorage, nn.Module):
         if not assigned(self, name, param):
             super().register_parameter(name, param)
 
-    def stamp(self) -> tuple[Any, ...]:
-        """Returns what is equal as long as nobody changes the weight."""
+    def weight_version(self) -> tuple[Any, ...]:
+        """Returns a value that stays equal as long as nobody changes the weight."""
         return version(self.stored), self.topology
 
     # ---- pattern
@@ -155,7 +155,7 @@ class PatternLayer(Product, WeightStorage, nn.Module):
         self.refined = TRAINED  # no input undoes it
         self._install(self.topology, kernel, reason)
 
-    def park_topology(self, topology: Topology) -> None:
+    def set_unused_topology(self, topology: Topology) -> None:
         """Installs a pattern in the smallest form that there is: the layer gets another before it multiplies."""
         self._install(topology, "dense", "for the moment")
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Entries(NamedTuple):
-    """What a state dict holds of a layer. The index is None where nobody has it any more."""
+    """The entries of a layer in a state dict. The index is None where nobody has it any more."""
 
     weight: Tensor
     row_ptr: Tensor | None

@@ -22,8 +22,8 @@ UNSEEN, EVALUATED, TRAINED = 0, 1, 2  # by which inputs a plan was refined
 
 
 class Workload(NamedTuple):
-    """What a layer multiplies, as far as it is known: the number of its inputs, the height of images, and the dtype
-    that it computes in."""
+    """The inputs of a layer, as far as they are known: how many there are, the height of images, and the dtype that it
+    computes in."""
 
     batch: int | None
     size: int | None

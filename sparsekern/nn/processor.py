@@ -47,7 +47,7 @@ class Processor:
 
     @property
     def family(self) -> tuple[object, ...]:
-        """What processors of one family have in common."""
+        """The properties that processors of one family share."""
         return self.vendor, self.isa, self.fma, self.bf16, self.l1, self.l2
 
     def distance(self, other: Processor, dtype: str) -> float:

@@ -1,4 +1,4 @@
-"""What layers of one kind have in common, however they store their weight: a dense layer, and how it multiplies."""
+"""The interface of a kind of layer: the dense layer whose place it takes, and how it multiplies."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from .probe import Probe
 
 
 class Product:
-    """The interface of a kind of layer: linear, a convolution, an embedding. `LinearProduct` is the shortest example.
+    """A kind of layer, such as linear, a convolution or an embedding, however its weight is stored. `LinearProduct` is
+    the shortest example.
 
     Attributes:
         DENSE: the class of the dense layer whose place it takes, its twin.
@@ -23,7 +24,7 @@ class Product:
         VIEWS: the parts of the index that each kernel reads.
         BATCHED: how many dimensions an input with a batch has, as it is multiplied.
         expands: whether every call makes the whole dense weight.
-        hidden: whether its inputs and output gradients stay inside PyTorch's recurrence.
+        inside_recurrence: whether its inputs and output gradients stay inside PyTorch's recurrence.
         operation: how an input and the weight are multiplied; None for a linear layer.
         weight_shape: shape of the weight as the pattern has it.
     """
@@ -34,7 +35,7 @@ class Product:
     VIEWS: ClassVar[dict[str, frozenset[str]]]
     BATCHED: ClassVar[int] = 2
     expands: ClassVar[bool] = False
-    hidden: ClassVar[bool] = False
+    inside_recurrence: ClassVar[bool] = False
     operation: Operation | None = None
     weight_shape: tuple[int, ...]
 

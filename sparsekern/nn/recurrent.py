@@ -108,7 +108,7 @@ class MatrixProduct(ExpandedProduct):
     """The constructor of a weight with a pattern, which its owner multiplies."""
 
     DENSE, SETTINGS = Matrix, ("rows", "cols")
-    hidden = True
+    inside_recurrence = True
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""What layers that store their weight in one way have in common, whatever they multiply."""
+"""The interface of a way to store a weight, and how weights are drawn."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 class WeightStorage:
-    """The interface of a way to store a weight: as nonzeros (`SparseLayer`), or dense and masked (`MaskedLayer`).
+    """A way to store the weight of any kind of layer: as nonzeros (`SparseLayer`), or dense and masked (`MaskedLayer`).
 
     Attributes:
         WEIGHT: the name of the Parameter.

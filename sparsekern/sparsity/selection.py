@@ -1,4 +1,4 @@
-"""Which layers `sparsify` makes sparse, under which method, and why others stay dense."""
+"""Selects the layers that `sparsify` makes sparse, and their methods, and says why others stay dense."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any, Literal, NamedTuple, cast
 from torch import Tensor, nn
 
 from ..nn import matching, prunable_layers
-from ..nn.conversion.registry import demanded
+from ..nn.conversion.registry import wanted_by_overrides
 from ..topology import nnz_at
 from .method import Method
 from .methods.before import fixed
-from .model.overrides import Assignment, Key, said, taken, under
+from .model.overrides import Assignment, Key, key_name, key_of_each, names_under
 from .model.zeros import maskable, take_zeros
 from .parts.distributions import Distribution
 from .parts.schedules import constant, final
@@ -38,7 +38,7 @@ class Share(NamedTuple):
 
 
 class Selection(NamedTuple):
-    """What of a model becomes sparse.
+    """The layers of a model that become sparse.
 
     Attributes:
         layers: those of each share that has any, by name.
@@ -70,15 +70,15 @@ def select(
     dense = [key for key, share in shares.items() if share.method is None]
     given, why = ({}, {}) if masks is None else (masks, {})
     if isinstance(given, str):
-        taken(modules, maskable(model), keys, "overrides", dense)  # before anything changes
-        given, why = take_zeros(model, exclude, under(modules, shares, dense))
+        key_of_each(modules, maskable(model), keys, "overrides", dense)  # before anything changes
+        given, why = take_zeros(model, exclude, names_under(modules, shares, dense))
     asked = [
         *include,
         *(given if masks != "nonzero" else ()),
-        *demanded(model, [key for key in keys if key not in dense]),
+        *wanted_by_overrides(model, [key for key in keys if key not in dense]),
     ]
     every = prunable_layers(model, include=asked)
-    overridden = taken(modules, every, keys, "overrides", dense)
+    overridden = key_of_each(modules, every, keys, "overrides", dense)
     left = prunable_layers(model, exclude, asked) if exclude else every
     unknown = sorted(set(given) - set(left))
     if unknown:
@@ -124,18 +124,18 @@ def shares_of(
     shares: dict[Key | None, Share] = {None: Share(method, Assignment(name), distribution)}
     for key, value in overrides.items():
         if isinstance(value, Method):
-            shares[key] = Share(_pruning(value, given), Assignment(value.name, said(key)), distribution)
+            shares[key] = Share(_pruning(value, given), Assignment(value.name, key_name(key)), distribution)
             continue
         settings: Mapping[str, Any] = value if isinstance(value, Mapping) else {"sparsity": value}
         sparsity = settings.get("sparsity", 0.0 if method is None else final(method.sparsity))
         unknown = set(settings) - {"sparsity", "distribution"}
         if unknown or not (sparsity is None or isinstance(sparsity, Real)) or isinstance(sparsity, bool):
             raise ValueError(
-                f"overrides: {said(key)!r} takes a sparsity, None, a Method, or a mapping with sparsity and "
+                f"overrides: {key_name(key)!r} takes a sparsity, None, a Method, or a mapping with sparsity and "
                 f"distribution, got {value!r}"
             )
         own = None if sparsity is None else (method or static(float(sparsity))).at(float(sparsity))
-        assignment = Assignment(name, said(key), None if sparsity is None else float(sparsity))
+        assignment = Assignment(name, key_name(key), None if sparsity is None else float(sparsity))
         shares[key] = Share(own, assignment, settings.get("distribution", distribution))
     return shares
 

@@ -44,7 +44,7 @@ class Quiet(nn.Conv2d):
 
 @pytest.fixture(autouse=True)
 def as_it_was():
-    tables: list[Any] = [registry.SPARSE, registry.MASKED, registry.SPLITTERS, registry.ON_DEMAND]
+    tables: list[Any] = [registry.SPARSE, registry.MASKED, registry.SPLITTERS, registry.OPT_IN]
     before = [copy.copy(table) for table in tables]
     yield
     for table, old in zip(tables, before, strict=True):

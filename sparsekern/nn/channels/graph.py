@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from ..conversion.registry import acts_as, registered_class
+from ..conversion.registry import behaves_like, registered_class
 from ..layer import PatternLayer
 from .zeros import ZeroChannels
 
@@ -68,7 +68,7 @@ JOINS: set[Any] = {torch.cat, torch.concat, torch.concatenate}
 def is_layer(module: nn.Module) -> bool:
     """Whether it is a linear layer or 2-D convolution, dense, sparse or masked. Channels of others are not followed."""
     kind = registered_class(module)
-    return kind in (nn.Linear, nn.Conv2d) and (isinstance(module, PatternLayer) or acts_as(type(module), kind))
+    return kind in (nn.Linear, nn.Conv2d) and (isinstance(module, PatternLayer) or behaves_like(type(module), kind))
 
 
 class Tracer(fx.Tracer):

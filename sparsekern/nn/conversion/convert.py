@@ -14,7 +14,7 @@ from ..masked import Gradient, MaskedLayer
 from ..sparse import SparseLayer
 from .coverage import Weights, obstacle, shared_parameters
 from .exchange import exchange
-from .registry import MASKED, SPARSE, asked, registered_class, sparse_class
+from .registry import MASKED, SPARSE, is_wanted, registered_class, sparse_class
 from .splitting import join
 
 
@@ -37,7 +37,7 @@ def prunable_layers(model: nn.Module, exclude: Iterable[str] = (), include: Iter
     layers = {
         name: module
         for name, module in model.named_modules()
-        if isinstance(module, PatternLayer) or (registered_class(module) in SPARSE and asked(name, module, include))
+        if isinstance(module, PatternLayer) or (registered_class(module) in SPARSE and is_wanted(name, module, include))
     }
     for name, module in model.named_modules():
         if any(isinstance(p, UninitializedParameter) for p in module.parameters(recurse=False)):

@@ -11,7 +11,7 @@ from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from ... import private_torch
 from ...shards import is_sharded
 from ..layer import PatternLayer
-from .registry import ON_DEMAND, SPARSE, acts_as, registered
+from .registry import OPT_IN, SPARSE, behaves_like, registered
 
 EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
 FREE = "not made sparse"
@@ -39,9 +39,9 @@ def obstacle(layer: Any, shared: set[int], masked: bool = False) -> str | None:
             return "computes its weight (weight norm, a mask?)"
         if kind in SPARSE and (reason := _strange(layer.weight)) is not None:
             return reason
-        if not acts_as(nn.utils.parametrize.type_before_parametrizations(layer), kind):
+        if not behaves_like(nn.utils.parametrize.type_before_parametrizations(layer), kind):
             return "a subclass that overrides what a layer does (sk.register_layer takes it)"
-        if kind not in SPARSE and kind in ON_DEMAND:
+        if kind not in SPARSE and kind in OPT_IN:
             return "left dense unless include= names it"
         if kind not in SPARSE:
             return "no sparse layer of this class"

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize, prune
 
 from ... import private_torch
-from .registry import ON_DEMAND, SPLITTERS, registered
+from .registry import OPT_IN, SPLITTERS, registered
 
 MASKING = "FakeSparsity"  # the parametrization of torch.ao.pruning, which is slow to import
 
@@ -68,7 +68,7 @@ def end_in_split(model: nn.Module) -> list[Masking]:
     ended = []
     for layer in model.modules():
         kind = registered(type(layer))
-        if kind in SPLITTERS and kind not in ON_DEMAND:
+        if kind in SPLITTERS and kind not in OPT_IN:
             for module in layer.modules():
                 names = [name.removesuffix("_mask") for name in private_torch.buffers(module) if name.endswith("_mask")]
                 names += list(getattr(module, "parametrizations", ()))

@@ -1,4 +1,4 @@
-"""Which classes of layers can be made sparse, and what becomes of them."""
+"""The classes of layers that can be made sparse, and the classes that take their place."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Splitter: TypeAlias = Callable[[Any], nn.Module | None]
 SPARSE: dict[type[nn.Module], type[SparseLayer]] = {}
 MASKED: dict[type[nn.Module], type[MaskedLayer]] = {}
 SPLITTERS: dict[type[nn.Module], Splitter] = {}
-ON_DEMAND: set[type[nn.Module]] = set()  # classes that only become sparse where somebody names them
+OPT_IN: set[type[nn.Module]] = set()  # classes that only become sparse where somebody names them
 # What a subclass may define without becoming another layer.
 HARMLESS = {"__init__", "__repr__", "extra_repr", "reset_parameters", "__init_subclass__", "__class_getitem__"}
 
@@ -73,7 +73,7 @@ def register_layer(kind: type[nn.Module], converter: LayerPair | Splitter, *, by
         SPLITTERS[kind] = converter
     else:
         raise ValueError(f"the converter of {kind.__name__} must be a pair of classes or a function, got {converter!r}")
-    (ON_DEMAND.discard if by_default else ON_DEMAND.add)(kind)
+    (OPT_IN.discard if by_default else OPT_IN.add)(kind)
     registered.cache_clear()
 
 
@@ -97,27 +97,27 @@ def sparse_class(layer: nn.Module) -> type[SparseLayer]:
     return type(layer) if isinstance(layer, SparseLayer) else SPARSE[cast(Any, registered_class(layer))]
 
 
-def asked(name: str, module: nn.Module, wanted: Iterable[str]) -> bool:
-    """Whether a layer is taken by default, or is among the names in `wanted`, or owns one that is."""
-    if registered(type(module)) not in ON_DEMAND:
+def is_wanted(name: str, module: nn.Module, wanted: Iterable[str]) -> bool:
+    """Returns whether a layer is taken by default, or is among the names in `wanted`, or owns one that is."""
+    if registered(type(module)) not in OPT_IN:
         return True
     return any(own == name or own.startswith(f"{name}.") for own in wanted)
 
 
-def demanded(model: nn.Module, keys: Iterable[str | type[nn.Module]]) -> list[str]:
+def wanted_by_overrides(model: nn.Module, keys: Iterable[str | type[nn.Module]]) -> list[str]:
     """Returns the names of the layers that are left dense by default, and of layers in them, that keys of overrides
     name, by name or class. Globs, and modules around them, do not name them."""
     keys, found = list(keys), []
     for name, module in model.named_modules():
-        if registered(type(module)) in ON_DEMAND:
+        if registered(type(module)) in OPT_IN:
             found += [key for key in keys if isinstance(key, str) and (key == name or key.startswith(f"{name}."))]
             found += [name for key in keys if isinstance(key, type) and isinstance(module, key)]
     return found
 
 
 @cache
-def acts_as(kind: type[nn.Module], base: type[nn.Module]) -> bool:
-    """Whether a subclass does what its base does: it inherits each of its methods and properties."""
+def behaves_like(kind: type[nn.Module], base: type[nn.Module]) -> bool:
+    """Returns whether a subclass does what its base does: it inherits each of its methods and properties."""
     return all(
         inspect.getattr_static(kind, name) is inspect.getattr_static(base, name)
         for name in dir(base)

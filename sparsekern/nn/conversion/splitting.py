@@ -12,7 +12,7 @@ from ..layer import PatternLayer
 from .coverage import shared_parameters
 from .exchange import exchange
 from .maskings import end_in_split, restore_in
-from .registry import SPLITTERS, acts_as, asked, demanded, registered
+from .registry import SPLITTERS, behaves_like, is_wanted, registered, wanted_by_overrides
 
 Options = ParamSpec("Options")
 MARK = "taken_apart"  # the attribute, in pickles too, that holds the class of what a module took the place of
@@ -32,7 +32,7 @@ def split(model: nn.Module, wanted: Iterable[str] = ()) -> tuple[nn.Module, dict
     while found := {
         name: module
         for name, module in model.named_modules()
-        if _splittable(module, shared) and module not in refused and asked(name, module, wanted)
+        if _splittable(module, shared) and module not in refused and is_wanted(name, module, wanted)
     }:
         made = {name: SPLITTERS[registered(type(module))](module) for name, module in found.items()}  # type: ignore[index]
         refused |= {found[name] for name, new in made.items() if new is None}
@@ -78,7 +78,7 @@ def splitting(
         overrides: Any = options.get("overrides")
         options["include"] = include = named(model, options.get("include", ()))  # type: ignore[arg-type]
         keys = [key for key, value in (overrides or {}).items() if value is not None]
-        wanted = [*include, *(masks if isinstance(masks, dict) else ()), *demanded(model, keys)]
+        wanted = [*include, *(masks if isinstance(masks, dict) else ()), *wanted_by_overrides(model, keys)]
         ended = end_in_split(model) if masks == "nonzero" else []
         model, originals = split(model, wanted)
         try:
@@ -107,4 +107,4 @@ def _splittable(module: nn.Module, shared: set[int]) -> bool:
     kind = registered(type(module))
     if kind not in SPLITTERS or MARK in vars(module) or "forward" in vars(module):
         return False
-    return acts_as(type(module), kind) and not any(id(parameter) in shared for parameter in module.parameters())
+    return behaves_like(type(module), kind) and not any(id(parameter) in shared for parameter in module.parameters())

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 class Averages:
-    """What an object keeps for the Parameters of a model: in lists in their order, in dicts by their names.
+    """The tensors that an object keeps for the Parameters of a model: in lists in their order, in dicts by their names.
 
     The object is such a list or dict, or has them among its attributes, as `torch_ema` and diffusers' `EMAModel` have
     `shadow_params`. A list may leave out the Parameters that require no gradient.

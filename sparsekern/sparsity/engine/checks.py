@@ -72,7 +72,7 @@ def check_held(sites: Sequence[LayerSite], optimizer: torch.optim.Optimizer) -> 
 
 def check_open(sites: Sequence[LayerSite], method: Method) -> None:
     """Raises a `ValueError` if the method looks at what enters and leaves a product that PyTorch hides."""
-    hidden = [site.name for site in sites if site.module.hidden]
+    hidden = [site.name for site in sites if site.module.inside_recurrence]
     guided = method.grow is not None and method.grow.guided
     if hidden and (guided or method.rule.gradient(0) == "moment"):
         raise ValueError(

@@ -12,7 +12,7 @@ from ...topology import Topology
 from .. import parallel
 from ..growth.gradients import ArmedStep, GrowthBatches, GrowthSource
 from ..method import Method
-from ..model.overrides import Assignment, Key, assignment_of, taken
+from ..model.overrides import Assignment, Key, assignment_of, key_of_each
 from ..model.wrappers import check_managed, own_modules
 from ..scoring.network import Loss
 from ..sites.layer_site import LayerSite
@@ -36,7 +36,7 @@ def sites_of(model: nn.Module, method: Method, layers: Sequence[Key]) -> list[An
     }
     own = patterned
     if layers:
-        own = {name: patterned[name] for name in taken(modules, patterned, layers, "layers")}
+        own = {name: patterned[name] for name in key_of_each(modules, patterned, layers, "layers")}
     elif not storage.prunes and any(assignment.source for assignment in assignments.values()):
         own = {name: patterned[name] for name, assignment in assignments.items() if assignment.method == method.name}
     elif len({assignment.method for assignment in assignments.values()}) > 1:

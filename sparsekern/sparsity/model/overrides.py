@@ -42,7 +42,7 @@ def assignment_of(layer: nn.Module) -> Assignment | None:
     return vars(layer).get("assignment")
 
 
-def taken(
+def key_of_each(
     modules: Modules, layers: Iterable[str], keys: Iterable[Key], what: str, free: Collection[Key | None] = ()
 ) -> dict[str, Key]:
     """Returns the key that each of `layers` falls under, by name; those that fall under none are left out.
@@ -65,18 +65,18 @@ def taken(
             raise ValueError(f"{what} takes names, globs and classes of modules, got {key!r}")
     found = {name: key for name in layers if (key := _key_of(modules, name, keys)) is not None}
     for key in keys:
-        if key not in found.values() and not (key in free and under(modules, [key], [key])):
+        if key not in found.values() and not (key in free and names_under(modules, [key], [key])):
             raise ValueError(f"{what}: {_unused(modules, layers, key, found)}")
     return found
 
 
-def under(modules: Modules, keys: Iterable[Key | None], some: Collection[Key | None]) -> set[str]:
+def names_under(modules: Modules, keys: Iterable[Key | None], some: Collection[Key | None]) -> set[str]:
     """Returns the names of all modules that fall under `some` of the keys."""
     keys = [key for key in keys if key is not None]
     return {name for name in modules if (key := _key_of(modules, name, keys)) is not None and key in some}
 
 
-def said(key: Key) -> str:
+def key_name(key: Key) -> str:
     """Returns a key as errors and reports name it."""
     return key if isinstance(key, str) else getattr(key, "__name__", repr(key))
 
@@ -112,11 +112,12 @@ def _unused(modules: Modules, layers: list[str], key: Key, found: Mapping[str, K
     """Returns why no layer falls under a key."""
     own = [name for name in layers if _key_of(modules, name, [key]) is not None]
     if own:
-        others = ", ".join(dict.fromkeys(repr(said(found[name])) for name in own))
-        return f"the layers of {said(key)!r} all fall under {others}: names count before globs, and the first glob does"
+        others = ", ".join(dict.fromkeys(repr(key_name(found[name])) for name in own))
+        first = "names count before globs, and the first glob does"
+        return f"the layers of {key_name(key)!r} all fall under {others}: {first}"
     if not isinstance(key, str):
         kinds = sorted({type(modules[name]).__name__ for name in layers})
-        return f"none of the layers is a {said(key)} or lies in one; their classes are {', '.join(kinds)}"
+        return f"none of the layers is a {key_name(key)} or lies in one; their classes are {', '.join(kinds)}"
     near = _near(key, layers)
     if near != key and any(_key_of(modules, name, [near]) is not None for name in layers):
         return f"{key!r} matches none of the layers; did you mean {near!r}?"

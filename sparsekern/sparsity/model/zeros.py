@@ -12,7 +12,7 @@ from ... import private_torch
 from ...nn import PatternLayer, matching
 from ...nn.conversion import maskings
 from ...nn.conversion.coverage import obstacle, shared_parameters
-from ...nn.conversion.registry import SPARSE, asked, registered_class
+from ...nn.conversion.registry import SPARSE, is_wanted, registered_class
 
 log = logging.getLogger("sparsekern")
 FEW = 0.01  # zeros up to this fraction of a layer are taken for chance
@@ -78,7 +78,7 @@ def take_zeros(model: nn.Module, exclude: Iterable[str] = (), without: Collectio
 
 def _reason(name: str, layer: Any, shared: set[int], masked: bool) -> str | None:
     """Returns why a layer stays dense, whatever zeros it has."""
-    if not asked(name, layer, ()):
+    if not is_wanted(name, layer, ()):
         return "left dense by default"
     return obstacle(layer, shared, masked)
 

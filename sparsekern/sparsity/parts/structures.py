@@ -94,7 +94,7 @@ class Blocks:
 
 
 class _Balanced:
-    """As many weights stay in every group of `size` of them, the weights of a layer lying `grouped`."""
+    """Keeps equally many weights in every group of `size` of them, the weights of a layer lying `grouped`."""
 
     per_layer = True
 

@@ -24,7 +24,7 @@ Layer = TypeVar("Layer", bound=PatternLayer)
 
 
 class Companions(NamedTuple):
-    """What moves along with the weights of a site: the optimizer's state of them, and the layer in copies of the model
+    """What else a change of pattern moves: the optimizer's state of the weights, and the layer in copies of the model
     that follow it. `change` collects all of it."""
 
     change: Transaction

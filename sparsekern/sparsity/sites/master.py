@@ -75,7 +75,7 @@ class MasterSite(Remasked, LayerSite[MaskedLayer]):
         if topology is not None:
             self.module, install = change.layer(self.module), PatternLayer.set_topology
             if settles:  # no index is built that nothing reads
-                install = PatternLayer.park_topology
+                install = PatternLayer.set_unused_topology
             install(self.module, topology)
             for follower in map(change.layer, followers):
                 install(follower, topology.clone())
