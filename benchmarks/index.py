@@ -60,9 +60,9 @@ OTHERS = {
     "paper-cifar": Result("ResNet-20, 8 epochs: `dpf`, `optg`", "[papers]", date="2026-11-21"),
     "paper-resnet20": Result(
         "ResNet-20, 3 epochs: nine methods at 90, 95 and 98 %; the papers' orderings",
-        "`python -m benchmarks.papers resnet20 --data imagefolder --data-dir FOLDER --epochs 3 --seeds 0`",
+        "`python -m benchmarks.papers resnet20 --data imagefolder --data-dir FOLDER --epochs 3 --seeds 0,1`",
         "AMD Zen 5",
-        "2026-11-30",
+        "2026-12-01",
     ),
     "paper-width": Result(
         "ResNet-20, 3 epochs: up to 4 times as wide, with as many weights",

@@ -25,7 +25,7 @@ EMERGENT = ("dense", "snr", "snr_frozen")
 CIFAR = """\
 CIFAR-10, ResNet-20, 8 epochs, two seeds; the images were re-encoded as JPEG, so that accuracies compare with each other
 only."""
-RESNET = "CIFAR-10, ResNet-20, 3 epochs, one recipe for all methods, one seed: how methods begin, not where they end."
+RESNET = "CIFAR-10, ResNet-20, 3 epochs, one recipe for all methods, two seeds: how methods begin, not where they end."
 VISION = """\
 CIFAR-10, `vit-tiny`, a vision transformer of 6 blocks of width 192. *Time* of a step, changes of pattern included, and
 *memory* (weights, indices, gradients, optimizer state) are divided by those of the dense network. One recipe,"""
