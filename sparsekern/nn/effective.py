@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..private_torch import tree_map_only, without_subclasses
+from ..private_torch import parameters, tree_map_only, without_subclasses
 from .facts import FACTS, LOST, initializes
 from .probe import LinearProbe
 from .weight_slice import DenseRead, WeightSlice, gradient_of, same_memory
@@ -52,7 +52,7 @@ def assigned(layer: PatternLayer, name: str, value: nn.Parameter | None) -> bool
         ValueError: the weight has another shape, or nonzeros where the layer has none; an index of another pattern.
     """
     if isinstance(value, EffectiveWeight):  # under the name of an original weight
-        raise _no_parameter(layer._parameters)
+        raise _no_parameter(parameters(layer))
     if value is None or name not in ("row_ptr", "col", "weight"):
         return False
     topology = layer.topology

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from .. import private_torch
 from ..ops.csr import check_pattern
 from ..topology import Topology
 from . import copies, live_states
@@ -56,13 +57,15 @@ def renamed(state: dict[str, Any]) -> dict[str, Any]:
 
 def update(layer: PatternLayer) -> None:
     """Gives a layer from an older pickle what layers have now."""
-    if "weight" in layer._parameters:  # of version 0.1
-        weights = layer._parameters
-        layer._parameters = {layer.WEIGHT if name == "weight" else name: weights[name] for name in weights}
+    weights, buffers = private_torch.parameters(layer), private_torch.buffers(layer)
+    if "weight" in weights:  # of version 0.1
+        named = {layer.WEIGHT if name == "weight" else name: weight for name, weight in weights.items()}
+        weights.clear()
+        weights.update(named)
     if "_index" not in vars(layer):  # of version 0.1, where the index tensors were buffers
-        buffers: Any = layer._buffers
-        row_ptr, col, *_ = (buffers.pop(name) for name in OLD_BUFFERS)
-        layer._non_persistent_buffers_set.difference_update(OLD_BUFFERS)
+        row_ptr, col = buffers["row_ptr"], buffers["col"]
+        for name in OLD_BUFFERS:
+            delattr(layer, name)
         layer._install(Topology.trusted(layer.weight_shape, row_ptr, col), layer.kernel, layer.reason)
     elif len(layer._index.compact) and layer._index.col.dim() == 1:  # when tiles stood beside `col`
         layer._index = layer._topology.index

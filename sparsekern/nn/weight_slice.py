@@ -24,7 +24,7 @@ class DenseRead:
 
     def __init__(self, layer: Any, whole: Tensor, recorded: bool) -> None:
         self.layer, self.whole, self.recorded, self.lent = layer, whole, recorded, False
-        self._seen, self._version = version(whole), layer.weight_version()
+        self._seen, self._weight_version = version(whole), layer.weight_version()
 
     def write_changes(self, recorded: bool) -> bool:
         """Gives the layer the weight if it was changed in place. Returns whether it was.
@@ -42,7 +42,7 @@ class DenseRead:
                 "a weight that requires a gradient was changed in place while gradients are recorded: do so within "
                 "torch.no_grad()"
             )
-        if self.layer.weight_version() != self._version:
+        if self.layer.weight_version() != self._weight_version:
             raise RuntimeError(
                 "a part of the weight of a sparse layer was changed in place, but the weight has changed since the "
                 "part was read: read it anew from layer.weight"
@@ -51,7 +51,7 @@ class DenseRead:
         if self.lent:
             with torch.no_grad():
                 self.whole.copy_(self.layer.dense_weight())  # what is absent stays 0
-        self._seen, self._version = version(self.whole), self.layer.weight_version()
+        self._seen, self._weight_version = version(self.whole), self.layer.weight_version()
         return True
 
     def slices(self, result: Any, detached: bool = False) -> Any:
