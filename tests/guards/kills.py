@@ -43,20 +43,20 @@ def check(seed: int) -> None:
     r = random.Random(seed)
     method = r.choice(list(RUNS))
     with tempfile.TemporaryDirectory() as scratch:
-        whole, parts = Path(scratch, "whole"), Path(scratch, "parts")
+        whole, parts, said = Path(scratch, "whole"), Path(scratch, "parts"), Path(scratch, "said")
         begin = ["train", "--method", method, *FLAGS, *RUNS[method], "--out"]
         start = time.monotonic()
-        _ended(_started([*begin, str(whole)]))
+        _ended(_started([*begin, str(whole)], said), said)
         length, told = time.monotonic() - start, []
         for _ in range(r.choice([1, 2, 3])):
             sent = r.choice(SIGNALS)
-            pid, moment = _started(_next(begin, parts)), r.uniform(0, length)
+            pid, moment = _started(_next(begin, parts), said), r.uniform(0, length)
             time.sleep(moment)
             os.kill(pid, sent)
             os.waitpid(pid, 0)
             told.append(f"{sent.name} after {moment:.3f} s")
         try:
-            _ended(_started(_next(begin, parts)))
+            _ended(_started(_next(begin, parts), said), said)
             _compare(whole, parts)
         except Exception as error:
             raise AssertionError(f"{method}, {', '.join(told)}: {type(error).__name__}: {error}") from error
@@ -67,7 +67,8 @@ def _next(begin: list[str], folder: Path) -> list[str]:
     return ["train", "--resume", str(folder)] if (folder / "checkpoint.pt").exists() else [*begin, str(folder)]
 
 
-def _started(argv: list[str]) -> int:
+def _started(argv: list[str], said: Path) -> int:
+    """Starts a run whose errors go to the file `said`; returns the process."""
     child = os.fork()
     if child == 0:
         code = 1
@@ -75,15 +76,16 @@ def _started(argv: list[str]) -> int:
             signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have told its jobs to ignore it
             quiet = os.open(os.devnull, os.O_WRONLY)
             os.dup2(quiet, 1)
+            os.dup2(os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
             code = main(argv)
         finally:
             os._exit(code)
     return child
 
 
-def _ended(child: int) -> None:
+def _ended(child: int, said: Path) -> None:
     _, status = os.waitpid(child, 0)
-    assert status == 0, f"the run ended with {os.waitstatus_to_exitcode(status)}"
+    assert status == 0, f"the run ended with {os.waitstatus_to_exitcode(status)}: {said.read_text()[-2000:]}"
 
 
 def _compare(whole: Path, parts: Path) -> None:
