@@ -5,12 +5,10 @@
 namespace sparsekern {
 namespace {
 
-static_assert(kTileHeader == kNarrowHeader);
-
 // The header, int32: rows, columns, side of a tile, nonzeros; null of another tensor.
 const int32_t* header_of(const Tensor& compact) {
   const bool bytes = compact.scalar_type() == ScalarType::Byte && compact.is_contiguous();
-  return bytes && compact.numel() >= 4 * kTileHeader ? data<int32_t>(compact) : nullptr;
+  return bytes && compact.numel() >= 4 * kCompactHeader ? data<int32_t>(compact) : nullptr;
 }
 
 void require_fit(const int32_t* header, bool fits, const int32_t* row_ptr, int64_t rows, int64_t cols) {

@@ -6,14 +6,6 @@
 namespace sparsekern {
 namespace {
 
-constexpr int64_t rounded(int64_t bytes) { return (bytes + 3) / 4 * 4; }
-
-// The tables behind a const view: it is the maker of the index that asks.
-template <class T>
-T* table(const T* t) {
-  return const_cast<T*>(t);
-}
-
 // f(row, first position, end) for the nonzeros of strips [begin, end), strip by strip, and before(strip).
 template <class Before, class F>
 void each_strip(const NarrowView& n, int64_t begin, int64_t end, const Before& before, const F& f) {
@@ -33,7 +25,7 @@ void each_strip(const NarrowView& n, int64_t begin, int64_t end, const Before& b
 
 int64_t narrow_bytes(int64_t rows, int64_t cols, int64_t nnz) {
   const int64_t strips = (cols + kStrip - 1) / kStrip;
-  return 4 * (kNarrowHeader + cols + 1) + 2 * rounded(2 * nnz) + rounded(nnz) + rounded(strips * rows);
+  return 4 * (kCompactHeader + cols + 1) + 2 * part_bytes(2 * nnz) + part_bytes(nnz) + part_bytes(strips * rows);
 }
 
 void write_narrow_header(void* narrow, int64_t rows, int64_t cols, int64_t nnz) {
@@ -45,13 +37,13 @@ void write_narrow_header(void* narrow, int64_t rows, int64_t cols, int64_t nnz) 
 NarrowView narrow_view(const void* narrow, const int32_t* row_ptr) {
   const int32_t* header = static_cast<const int32_t*>(narrow);
   const int64_t rows = header[0], cols = header[1], nnz = header[3];
-  NarrowView view{rows,    cols,   (cols + kStrip - 1) / kStrip, row_ptr, header + kNarrowHeader, nullptr, nullptr,
+  NarrowView view{rows,    cols,   (cols + kStrip - 1) / kStrip, row_ptr, header + kCompactHeader, nullptr, nullptr,
                   nullptr, nullptr};
   const uint8_t* bytes = reinterpret_cast<const uint8_t*>(view.col_ptr + cols + 1);
   view.col = reinterpret_cast<const uint16_t*>(bytes);
-  view.row = reinterpret_cast<const uint16_t*>(bytes + rounded(2 * nnz));
-  view.place = bytes + 2 * rounded(2 * nnz);
-  view.count = view.place + rounded(nnz);
+  view.row = reinterpret_cast<const uint16_t*>(bytes + part_bytes(2 * nnz));
+  view.place = bytes + 2 * part_bytes(2 * nnz);
+  view.count = view.place + part_bytes(nnz);
   return view;
 }
 

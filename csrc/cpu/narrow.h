@@ -7,11 +7,12 @@
 
 #include <cstdint>
 
+#include "cpu/compact_parts.h"
+
 namespace sparsekern {
 
 constexpr int64_t kStrip = 192;          // whole blocks of rows (cpu/simd/linear.h), a count of which fits a byte
 constexpr int64_t kNarrowest = 1 << 16;  // rows and columns at most
-constexpr int64_t kNarrowHeader = 4;     // int32: rows, cols, 0 where tiles have their side, nonzeros
 
 struct NarrowView {
   int64_t rows, cols, strips;

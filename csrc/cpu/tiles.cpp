@@ -5,14 +5,6 @@
 namespace sparsekern {
 namespace {
 
-constexpr int64_t rounded(int64_t bytes) { return (bytes + 3) / 4 * 4; }
-
-// The tables behind a const view: it is the maker of the tiles that asks.
-template <class T>
-T* table(const T* t) {
-  return const_cast<T*>(t);
-}
-
 // Sorts what counts[0..side) counts by count, most first, ties as they stand: order and the counts in this order.
 void sort_counts(const uint8_t* counts, int64_t side, uint8_t* order, uint8_t* sorted) {
   int32_t first[kMostSide + 2] = {};
@@ -29,7 +21,7 @@ void sort_counts(const uint8_t* counts, int64_t side, uint8_t* order, uint8_t* s
 
 int64_t tile_bytes(int64_t rows, int64_t cols, int64_t nnz, int64_t side) {
   const int64_t tiles = ((rows + side - 1) / side) * ((cols + side - 1) / side);
-  return 4 * (kTileHeader + tiles + 1) + rounded(2 * nnz) + rounded(nnz) + 4 * tiles * side;
+  return 4 * (kCompactHeader + tiles + 1) + part_bytes(2 * nnz) + part_bytes(nnz) + 4 * tiles * side;
 }
 
 void write_tile_header(void* tiles, int64_t rows, int64_t cols, int64_t nnz, int64_t side) {
@@ -42,11 +34,11 @@ TileView tile_view(const void* tiles, const int32_t* row_ptr) {
   const int32_t* header = static_cast<const int32_t*>(tiles);
   const int64_t rows = header[0], cols = header[1], side = header[2], nnz = header[3];
   const int64_t down = (rows + side - 1) / side, across = (cols + side - 1) / side, table = down * across * side;
-  TileView view{rows, cols, side, down, across, row_ptr, header + kTileHeader, {}, {}, {}, {}, {}, {}};
+  TileView view{rows, cols, side, down, across, row_ptr, header + kCompactHeader, {}, {}, {}, {}, {}, {}};
   const uint8_t* bytes = reinterpret_cast<const uint8_t*>(view.start + down * across + 1);
   view.entry = reinterpret_cast<const uint16_t*>(bytes);
-  view.col = bytes + rounded(2 * nnz);
-  view.row_order = view.col + rounded(nnz);
+  view.col = bytes + part_bytes(2 * nnz);
+  view.row_order = view.col + part_bytes(nnz);
   view.row_count = view.row_order + table;
   view.col_order = view.row_count + table;
   view.col_count = view.col_order + table;

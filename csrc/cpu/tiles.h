@@ -9,10 +9,11 @@
 
 #include <cstdint>
 
+#include "cpu/compact_parts.h"
+
 namespace sparsekern {
 
 constexpr int64_t kMostSide = 240;
-constexpr int64_t kTileHeader = 4;  // int32: rows, cols, side, nonzeros
 
 struct TileView {
   int64_t rows, cols, side, down, across;
