@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from . import ops
-from .ops.bit_index import bit_mask
 from .ops.columns import columns_of
-from .ops.csr import check_pattern, check_vectors, flat_coordinates
+from .ops.compress import coordinates_of
+from .ops.csr import check_pattern, check_vectors
 from .ops.expand import gather_entries
-from .ops.index import Index
+from .ops.index import SEGMENT, Index
 from .ops.tile_pattern import tile_side
-from .ops.views import CSC, FORMS, NARROW, PACKED, TILES, VIEWS, index_of, renamed
+from .ops.views import BITMASK, CSC, FORMS, NARROW, PACKED, TILES, VIEWS, index_of, renamed
 
 
 @dataclass(frozen=True, eq=False, init=False)
@@ -117,6 +117,12 @@ class Topology:
             )
         row_ptr, col = ops.compress_mask(mask.reshape(len(mask), prod(mask.shape[1:])), capacity)
         return cls.trusted(tuple(mask.shape), row_ptr, col, views, nnz=nnz)
+
+    @classmethod
+    def from_bits(cls, bits: Tensor, shape: tuple[int, ...], *, capacity: int, nnz: int) -> Topology:
+        """Makes the pattern of a bitmask, int64 `[rows, segments]` (`ops.bit_index`), which it holds as it is."""
+        topology = cls.trusted(shape, ops.bit_pointers(bits), bits, frozenset(), nnz=nnz)
+        return topology._with(capacity=capacity, views=PACKED)
 
     @classmethod
     def from_coordinates(
@@ -223,12 +229,29 @@ class Topology:
 
     def coordinates(self) -> Tensor:
         """Returns the flat index of every position in use, int64 `[nnz]`, ascending."""
-        return flat_coordinates(self.row_ptr, self.col, self.cols, self.nnz)
+        return coordinates_of(self.row_ptr, self.col, self.cols, self.nnz)
+
+    def positions(self, coordinates: Tensor) -> Tensor:
+        """Returns the position of each flat index, int32; -1 where nothing is. See `ops.positions`."""
+        columns = self.columns if self.views == PACKED else self.col
+        return ops.positions(self.row_ptr, columns, coordinates, self.cols)
+
+    @property
+    def bits(self) -> Tensor:
+        """The pattern as a bitmask, int64 `[rows, segments]` (`ops.bit_index`), made anew unless that is what is
+        held."""
+        held = self.views & (PACKED | BITMASK)
+        return self.index.bits if held else ops.bit_index(self.row_ptr, self.col, self.cols)
+
+    def flat_bits(self) -> Tensor:
+        """Returns which entries exist, a bitmask of one row of `rows * cols`."""
+        whole = self.cols % SEGMENT == 0
+        return self.bits.view(1, -1) if whole else ops.mask_bits(self.mask().view(1, -1))
 
     def mask(self) -> Tensor:
         """Returns a new bool tensor of the weight's shape."""
         if self.views == PACKED:
-            return bit_mask(self.columns, self.cols).reshape(self.shape)
+            return ops.bit_mask(self.columns, self.cols).reshape(self.shape)
         mask = torch.zeros(prod(self.shape), dtype=torch.bool, device=self.device)
         mask[self.coordinates()] = True
         return mask.reshape(self.shape)
@@ -324,14 +347,16 @@ class Topology:
         return self.trusted(self.shape, row_ptr, col, self.views, nnz=nnz), index_map
 
     def drop(self, keep: Tensor, kept: int, capacity: int) -> Topology:
-        """Makes the pattern without the positions whose `keep` (bool `[nnz]`) is False, `kept` of which are True, as
-        `rewire` does; of a bitmask with less memory."""
+        """Makes the pattern without some positions, as `rewire` does; of a bitmask with hardly any memory.
+
+        Args:
+            keep: which positions stay, a bitmask of one row of `nnz` columns, of which `kept` are set.
+        """
         if self.views != PACKED:
             grow = torch.empty(0, dtype=torch.int64, device=self.device)
-            return self.rewire(keep, grow, capacity=capacity, kept=kept)[0]
-        mask = self.mask()
-        mask = torch.zeros_like(mask).masked_scatter_(mask, keep)
-        return self.from_mask(mask, nnz=kept, views=PACKED).with_capacity(capacity)
+            return self.rewire(ops.bit_mask(keep, self.nnz)[0], grow, capacity=capacity, kept=kept)[0]
+        row_ptr, columns = ops.drop_bits(self.row_ptr, self.columns, keep, self.cols)
+        return self._with(row_ptr=row_ptr, columns=columns, capacity=capacity)._known(kept)
 
     def with_capacity(self, capacity: int) -> Topology:
         """Returns the same pattern with room for `capacity` nonzeros."""

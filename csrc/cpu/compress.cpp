@@ -1,9 +1,11 @@
-// A CSR pattern from flat coordinates.
+// A CSR pattern from flat coordinates, and back.
 #include <algorithm>
 #include <memory>
 #include <tuple>
 
 #include "common.h"
+#include "cpu/csr.h"
+#include "cpu/parallel.h"
 #include "cpu/sorting.h"
 
 namespace sparsekern {
@@ -48,6 +50,22 @@ std::tuple<Tensor, Tensor> compress(const Tensor& coordinates, int64_t rows, int
   return {row_ptr, col};
 }
 
+Tensor coordinates(const Tensor& row_ptr, const Tensor& col, int64_t cols, int64_t nnz) {
+  const Csr csr = pointers_of(row_ptr, col);
+  require(nnz == csr.nnz, "nnz must be the last of row_ptr, got ", nnz);
+  Tensor flat = torch::stable::new_empty(row_ptr, {nnz}, ScalarType::Long);
+  int64_t* x = mutable_data<int64_t>(flat);
+  const int64_t grain = std::max<int64_t>(1, (1 << 15) * csr.rows / (1 + nnz));
+  parallel_for(0, csr.rows, grain, [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r)
+      for (int32_t k = csr.ptr[r]; k < csr.ptr[r + 1]; ++k) x[k] = r * cols + csr.col[k];
+  });
+  return flat;
+}
+
 }  // namespace sparsekern
 
-STABLE_TORCH_LIBRARY_IMPL(sparsekern, CPU, m) { m.impl("compress", TORCH_BOX(&sparsekern::compress)); }
+STABLE_TORCH_LIBRARY_IMPL(sparsekern, CPU, m) {
+  m.impl("compress", TORCH_BOX(&sparsekern::compress));
+  m.impl("coordinates", TORCH_BOX(&sparsekern::coordinates));
+}

@@ -4,7 +4,7 @@
 """
 
 from .backend import extension
-from .bit_index import bit_columns, bit_index
+from .bit_index import bit_columns, bit_index, bit_mask, bit_pointers, common_bits, drop_bits, mask_bits
 from .compact_columns import compact_columns
 from .compress import compress, compress_mask, coordinates
 from .conv2d_gradient_moment import conv2d_gradient_moment
@@ -13,7 +13,9 @@ from .gradient_moment import gradient_moment
 from .guided_sample import guided_sample
 from .masked_conv2d import masked_conv2d
 from .masked_linear import masked_linear
+from .move_entries import move_entries
 from .narrow_pattern import narrow_pattern
+from .positions import positions
 from .random_subset import random_subset
 from .rewire import rewire
 from .sampled_conv2d_gradient import sampled_conv2d_gradient
@@ -25,7 +27,7 @@ from .sparse_conv2d import expanded_conv2d, sparse_conv2d
 from .sparse_linear import expanded_linear, sparse_linear
 from .straight_through import straight_through
 from .tile_pattern import tile_pattern
-from .topk_mask import kth_largest, topk_mask
+from .topk_mask import kth_largest, topk_bits, topk_mask
 from .transpose_index import transpose_index
 
 # isort: split
@@ -41,21 +43,28 @@ __all__ = [
     "active_values",
     "bit_columns",
     "bit_index",
+    "bit_mask",
+    "bit_pointers",
+    "common_bits",
     "compact_columns",
     "compress",
     "compress_mask",
     "conv2d_gradient_moment",
     "coordinates",
     "dense_weight",
+    "drop_bits",
     "expanded_conv2d",
     "expanded_linear",
     "extension",
     "gradient_moment",
     "guided_sample",
     "kth_largest",
+    "mask_bits",
     "masked_conv2d",
     "masked_linear",
+    "move_entries",
     "narrow_pattern",
+    "positions",
     "random_subset",
     "rewire",
     "sampled_conv2d_gradient",
@@ -67,6 +76,7 @@ __all__ = [
     "sparse_linear",
     "straight_through",
     "tile_pattern",
+    "topk_bits",
     "topk_mask",
     "transpose_index",
 ]

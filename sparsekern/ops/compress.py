@@ -58,9 +58,14 @@ def coordinates(row_ptr: Tensor, col: Tensor, cols: int, nnz: int | None = None)
     """
     check_vectors(row_ptr, col)
     check_host(row_ptr, col, cols)
-    if nnz is not None and (nnz > col.numel() or (col.device.type == "cpu" and nnz != int(row_ptr[-1]))):
+    if nnz is not None and nnz > col.numel():
         raise ValueError(f"nnz must be the last of row_ptr, got {nnz}")
-    return flat_coordinates(row_ptr, col, cols, nnz)
+    return coordinates_of(row_ptr, col, cols, nnz)
+
+
+def coordinates_of(row_ptr: Tensor, col: Tensor, cols: int, nnz: int | None = None) -> Tensor:
+    """Does what `coordinates` does, of a pattern that is known to be one."""
+    return _ops.coordinates(row_ptr, col, cols, int(row_ptr[-1]) if nnz is None else nnz)
 
 
 def compress_reference(coordinates: Tensor, rows: int, cols: int, capacity: int) -> tuple[Tensor, Tensor]:
@@ -86,8 +91,19 @@ def compress_mask_reference(mask: Tensor, capacity: int) -> tuple[Tensor, Tensor
     return compress_reference(mask.flatten().nonzero().flatten(), rows, cols, capacity)
 
 
+def coordinates_reference(row_ptr: Tensor, col: Tensor, cols: int, nnz: int) -> Tensor:
+    """`r * cols + c` of every position in use, int64 `[nnz]`."""
+    if row_ptr.device.type == "cpu" and nnz != int(row_ptr[-1]):
+        raise ValueError(f"nnz must be the last of row_ptr, got {nnz}")
+    return flat_coordinates(row_ptr, col, cols, nnz)
+
+
 def compress_fake(coordinates: Tensor, rows: int, cols: int, capacity: int) -> tuple[Tensor, Tensor]:
     return coordinates.new_empty((rows + 1,), dtype=torch.int32), coordinates.new_empty((capacity,), dtype=torch.int32)
+
+
+def coordinates_fake(row_ptr: Tensor, col: Tensor, cols: int, nnz: int) -> Tensor:
+    return row_ptr.new_empty(nnz, dtype=torch.int64)
 
 
 def compress_mask_fake(mask: Tensor, capacity: int) -> tuple[Tensor, Tensor]:
@@ -103,4 +119,9 @@ define(
     "compress_mask(Tensor mask, SymInt capacity) -> (Tensor, Tensor)",
     reference=compress_mask_reference,
     fake=compress_mask_fake,
+)
+define(
+    "coordinates(Tensor row_ptr, Tensor col, SymInt cols, SymInt nnz) -> Tensor",
+    reference=coordinates_reference,
+    fake=coordinates_fake,
 )

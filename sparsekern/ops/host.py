@@ -6,6 +6,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from .bit_index import common_bits
+
 _suspects: list[Tensor] | None = None
 
 
@@ -24,7 +26,9 @@ def read_ints(tensors: Sequence[Tensor]) -> list[int]:
 
 
 def count(mask: Tensor) -> Tensor:
-    """Counts the True entries of a bool tensor, 0-d int64."""
+    """Counts the True entries of a bool tensor or those of a bitmask, 0-d int64."""
+    if mask.dtype == torch.int64:
+        return common_bits(mask, mask)
     whole = mask.numel() // 1024 * 1024
     if mask.device.type != "cpu" or not whole or not mask.is_contiguous() or mask.storage_offset() % 8:
         return mask.count_nonzero()

@@ -10,7 +10,7 @@ from support.patterns import Pattern
 
 from .settings import ISAS, THREADS, running
 
-OPERATORS = (*samples.INDICES, "expand", "expand_bits", "collect", "topk_mask", "kth_largest")
+OPERATORS = (*samples.INDICES, "expand", "expand_bits", "collect", "topk_mask", "topk_bits", "kth_largest")
 
 
 def pattern(r: random.Random) -> Pattern:

@@ -142,7 +142,7 @@ def _large_scores() -> list[Sample]:
 LARGE: dict[str, Callable[[], list[Sample]]] = {
     "sampled_gradient": _large_gradient,
     "guided_sample": _large_sample,
-    "topk_mask": _large_scores,
+    **dict.fromkeys(("topk_mask", "topk_bits"), _large_scores),
     "kth_largest": _large_scores,
 }
 

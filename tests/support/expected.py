@@ -180,6 +180,41 @@ def bit_index(p: Pattern, row_ptr: Tensor, col: Tensor, cols: int) -> Tensor:
     return torch.from_numpy(words.view(np.int64))
 
 
+def mask_bits(p: Pattern, *args: object) -> Tensor:
+    return bit_index(p, p.row_ptr, p.col, p.cols)
+
+
+def bit_pointers(p: Pattern, bits: Tensor) -> Tensor:
+    return p.row_ptr
+
+
+def common_bits(p: Pattern, left: Tensor, right: Tensor) -> Tensor:
+    return p.mask.sum()
+
+
+def drop_bits(p: Pattern, *args: object) -> list[Tensor]:
+    return [p.row_ptr, mask_bits(p)]
+
+
+def positions(p: Pattern, row_ptr: Tensor, columns: Tensor, asked: Tensor, cols: int) -> Tensor:
+    places = {c: k for k, c in enumerate(p.coordinates.tolist())}
+    return torch.tensor([places.get(c, -1) for c in asked.tolist()], dtype=torch.int32)
+
+
+def move_entries(
+    p: Pattern, source: Tensor, target: Tensor, keep: Tensor, size: int, old: Tensor, used: int, fill: Tensor
+) -> Tensor:
+    words = keep.view(-1).tolist()
+    left = [x for i, x in enumerate(source[:size].tolist()) if words[i // 64] >> i % 64 & 1]
+    target.fill_(fill)
+    target[p.coordinates] = torch.tensor(left, dtype=target.dtype)
+    return target
+
+
+def coordinates(p: Pattern, row_ptr: Tensor, col: Tensor, cols: int, nnz: int) -> Tensor:
+    return p.coordinates
+
+
 def flat_scores(scores: list[Tensor], absolute: bool) -> np.ndarray:
     flat = np.concatenate([score.double().numpy().ravel() for score in scores])
     return np.abs(flat) if absolute else flat
@@ -190,6 +225,12 @@ def topk_mask(p: Pattern, scores: list[Tensor], k: int, absolute: bool) -> list[
     mask = torch.zeros(flat.size, dtype=torch.bool)
     mask[np.argsort(-flat, kind="stable")[:k]] = True
     return [part.reshape(s.shape) for part, s in zip(mask.split([s.numel() for s in scores]), scores, strict=True)]
+
+
+def topk_bits(p: Pattern, scores: list[Tensor], k: int, absolute: bool) -> list[Tensor]:
+    masks = topk_mask(p, scores, k, absolute)
+    flat = [mask.flatten(1) if mask.dim() > 1 else mask.reshape(1, -1) for mask in masks]
+    return [*(mask_bits(Pattern(mask)) for mask in flat), torch.stack([mask.sum() for mask in masks])]
 
 
 def kth_largest(p: Pattern, scores: list[Tensor], k: int, absolute: bool) -> Tensor:
@@ -232,13 +273,18 @@ EXPECTED: dict[str, Callable] = {
     "score_step": expected_score_step,
     **{
         f.__name__: f
-        for f in (transpose_index, segment_index, tile_pattern, narrow_pattern, bit_index, topk_mask, kth_largest)
+        for f in (transpose_index, segment_index, tile_pattern, narrow_pattern, bit_index, mask_bits, bit_pointers)
+    },
+    **{
+        f.__name__: f
+        for f in (common_bits, drop_bits, positions, coordinates, move_entries, topk_mask, topk_bits, kth_largest)
     },
 }
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2e-3}
 MUTATED = {  # the results
     **dict.fromkeys(("collect", "collect_bits"), (5,)),
     **dict.fromkeys(("random_subset", "snr_update"), (0,)),
+    "move_entries": (1,),
     "score_step": (0, 1, 2),
 }
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from support.patterns import Pattern, Sample, mask, patterns, plain, strided, tiles
 from support.samples_conv import conv2d, conv2d_backward, sampled_conv2d_gradient
-from support.samples_index import INDICES
+from support.samples_index import INDICES, move_entries
 from support.samples_masked import masked_conv2d, masked_conv2d_backward, masked_linear, masked_linear_backward
 from support.samples_moment import conv2d_gradient_moment, gradient_moment, score_step, snr_update
 
@@ -208,6 +208,8 @@ SAMPLES: dict[str, Callable[[torch.dtype], list[Sample]]] = {
     "guided_sample": guided_sample,
     **INDICES,
     "topk_mask": topk_mask,
+    "topk_bits": topk_mask,
+    "move_entries": move_entries,
     "kth_largest": kth_largest,
     "gradient_moment": gradient_moment,
     "conv2d_gradient_moment": conv2d_gradient_moment,

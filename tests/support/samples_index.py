@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from support.patterns import Pattern, Sample, mask, patterns, strips, tiles
 
+from sparsekern import ops
 from sparsekern.ops import bit_index as make_bits
 from sparsekern.ops import narrow_pattern as make_narrow
 from sparsekern.ops import tile_pattern as make_pattern
@@ -101,6 +102,85 @@ def bit_columns(dtype: torch.dtype) -> list[Sample]:
     ]
 
 
+def mask_bits(dtype: torch.dtype) -> list[Sample]:
+    """mask"""
+    masks = {**patterns(), **{f"wide {d}": Pattern(mask(9, 530, d)) for d in (0.1, 0.97)}}
+    return [
+        Sample(f"{name}, {layout}", (m,), p)
+        for name, p in masks.items()
+        for layout, m in {"contiguous": p.mask, "strided": p.mask.t().contiguous().t()}.items()
+    ]
+
+
+def bit_pointers(dtype: torch.dtype) -> list[Sample]:
+    """bits"""
+    return [Sample(s.name, s.args[1:2], s.pattern) for s in bit_columns(dtype)]
+
+
+def common_bits(dtype: torch.dtype) -> list[Sample]:
+    """left, right"""
+    samples = []
+    for sample in bit_columns(dtype):
+        _, bits, cols, _ = sample.args
+        for share in (0.0, 0.5, 1.0):
+            both = Pattern(sample.pattern.mask & (torch.rand(sample.pattern.mask.shape) < share))
+            other = both.mask | ~sample.pattern.mask
+            right = make_bits(*ops.compress_mask(other), cols)
+            samples.append(Sample(f"{sample.name}, {share}", (bits, right), both))
+    return samples
+
+
+def drop_bits(dtype: torch.dtype) -> list[Sample]:
+    """row_ptr, bits, keep, cols"""
+    samples = []
+    for sample in bit_columns(dtype):
+        row_ptr, bits, cols, _ = sample.args
+        for share in (0.0, 0.4, 1.0):
+            keep = torch.rand(int(row_ptr[-1])) < share
+            left = torch.zeros_like(sample.pattern.mask).masked_scatter_(sample.pattern.mask, keep)
+            packed = make_bits(torch.tensor([0, int(keep.sum())]).int(), keep.nonzero().flatten().int(), keep.numel())
+            samples.append(Sample(f"{sample.name}, {share}", (row_ptr, bits, packed, cols), Pattern(left)))
+    return samples
+
+
+def positions(dtype: torch.dtype) -> list[Sample]:
+    """row_ptr, columns, coordinates, cols"""
+    samples = []
+    for sample in bit_columns(dtype):
+        p, (row_ptr, bits, cols, _) = sample.pattern, sample.args
+        asked = torch.randperm(p.mask.numel())[: 3 * p.mask.numel() // 4]
+        for form, columns in {"columns": p.col, "bits": bits}.items():
+            samples.append(Sample(f"{sample.name}, {form}", (row_ptr, columns, asked, cols), p))
+        strided = torch.stack([asked, asked], dim=1)[:, 0]
+        samples.append(Sample(f"{sample.name}, strided", (row_ptr, p.col, strided, cols), p))
+    return samples
+
+
+def move_entries(dtype: torch.dtype) -> list[Sample]:
+    """source, target, keep, size, old, used, fill"""
+    samples = []
+    for size, slack in ((0, 0), (1, 2), (64, 0), (200, 5)):
+        for share in (0.0, 0.6, 1.0):
+            keep = torch.rand(size) < share
+            kept = int(keep.sum())
+            for grown in (0, 1, 77):
+                old = torch.zeros(kept + grown, dtype=torch.bool)
+                old[torch.randperm(kept + grown)[:kept]] = True
+                source, target = torch.randn(size + slack).to(dtype), torch.ones(kept + grown + slack, dtype=dtype)
+                for used in {0, kept + grown}:
+                    marks = old if used else old[:0]
+                    bits = [ops.mask_bits(mark[None]) for mark in (keep, marks)]
+                    args = (source, target, bits[0], size, bits[1], used, torch.tensor(0.5, dtype=dtype))
+                    want = Pattern((old if used else torch.arange(len(old)) < kept)[None])
+                    samples.append(Sample(f"{size}, {share}, {grown}, {used}", args, want))
+    return samples
+
+
+def coordinates(dtype: torch.dtype) -> list[Sample]:
+    """row_ptr, col, cols, nnz"""
+    return [Sample(name, (p.row_ptr, p.col, p.cols, p.coordinates.numel()), p) for name, p in patterns().items()]
+
+
 INDICES: dict[str, Callable[[torch.dtype], list[Sample]]] = {
     "random_subset": random_subset,
     "compress": compress,
@@ -113,4 +193,10 @@ INDICES: dict[str, Callable[[torch.dtype], list[Sample]]] = {
     "compact_columns": compact_columns,
     "bit_index": transpose_index,
     "bit_columns": bit_columns,
+    "bit_pointers": bit_pointers,
+    "mask_bits": mask_bits,
+    "common_bits": common_bits,
+    "drop_bits": drop_bits,
+    "positions": positions,
+    "coordinates": coordinates,
 }

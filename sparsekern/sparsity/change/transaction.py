@@ -47,7 +47,6 @@ class Transaction:
         self._layers: list[tuple[Any, Any, dict[str, Any]]] = []  # layer, draft, what the layer was
         self._contents: dict[int, tuple[Any, Any]] = {}  # of dicts and lists: the original and its draft
         self._sites: list[tuple[Any, Any]] = []  # site, draft
-        self._scratch: dict[torch.dtype, Tensor] = {}
         self.moved: set[int] = set()
         self.shrunk: list[Tensor] = []
 
@@ -114,12 +113,6 @@ class Transaction:
         """Calls a function that is not written in Python and can't fail."""
         self._calls.append(partial(function, *arguments))
 
-    def scratch(self, size: int, dtype: torch.dtype) -> Tensor:
-        """Returns memory on the CPU, `[size]`, for what is called between two other calls; all share it."""
-        if dtype not in self._scratch:
-            self._scratch[dtype] = torch.empty(size, dtype=dtype, device="cpu")
-        return self._scratch[dtype]
-
     def commit(self) -> None:
         """Exchanges everything that was collected."""
         calls, old = [*self._calls], []
@@ -135,7 +128,7 @@ class Transaction:
         """Drops everything, in the drafts, too, which refer to each other: memory is free at once."""
         for _, draft in self._sites:
             vars(draft).clear()
-        for held in (self._calls, self._layers, self._contents, self._sites, self._scratch):
+        for held in (self._calls, self._layers, self._contents, self._sites):
             held.clear()
 
 

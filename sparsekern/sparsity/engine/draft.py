@@ -223,7 +223,7 @@ class Draft:
                 return
             # A device is waited for once, not for every layer.
             shared = [site.shared(mask) for site, mask in zip(sites, chosen, strict=True)]
-            told = ops.host.read_ints([*(ops.host.count(mask) for mask in chosen), *shared])
+            told = ops.host.read_ints([*map(ops.host.count, chosen), *shared])
         counts, commons = told[: len(sites)], told[len(sites) :]
         total, settles = sum(counts), self.now.steps == self.now.storage.until
         for site, mask, count, common in zip(sites, chosen, counts, commons, strict=True):

@@ -29,7 +29,7 @@ Proposals = list[tuple[Tensor, Tensor]]
 class Rewiring(NamedTuple):
     """One site's part of a change.
 
-    keep: which active weights stay, bool `[nnz]`.
+    keep: which active weights stay, bool `[nnz]` or, where none grow, a bitmask of one row.
     grow: int64 flat coordinates of new weights.
     kept: how many entries of `keep` are True.
     """
@@ -76,15 +76,25 @@ def _drop_and_grow(
         quotas = method.grow.quotas(sites, counts, method.view.per_layer)
         proposals = _propose(method, sites, quotas, [None] * len(sites), seeds, gradients)
         counts = _limit(method, counts, [len(scores) for _, scores in proposals])
-    keep, kept = _keep(method, sites, targets, counts)
     if method.grow is None:
-        none = [site.active.row_ptr.new_empty(0, dtype=torch.int64) for site in sites]
-        return list(map(Rewiring, keep, none, ops.host.counts(keep) if kept is None else kept))
+        return _dropped(method, sites, targets)
+    keep, kept = _keep(method, sites, targets, counts)
     if proposals is None:
         kept = ops.host.counts(keep) if kept is None else kept
         quotas = method.grow.quotas(sites, counts, method.view.per_layer)
         proposals = _propose(method, sites, quotas, _stays(keep, kept), seeds, gradients)
     return _grown(method, method.view, sites, keep, kept, counts, proposals)
+
+
+def _dropped(method: Method, sites: Sequence[NonzerosSite], targets: Sequence[int]) -> list[Rewiring]:
+    """Returns what is kept where nothing grows; on the CPU in bits, since the network may still be dense."""
+    if _on_cpu(sites):
+        keep, kept = _bits(method, sites, targets)
+    else:
+        keep, known = _keep(method, sites, targets, [0] * len(sites))
+        kept = ops.host.counts(keep) if known is None else known
+    none = [site.active.row_ptr.new_empty(0, dtype=torch.int64) for site in sites]
+    return list(map(Rewiring, keep, none, kept))
 
 
 def _grown(
@@ -118,7 +128,7 @@ def masks(
     method: Method, sites: Sequence[LayerSite], step: int, losses: Sequence[float], generator: torch.Generator
 ) -> list[Tensor]:
     """Returns which weights of each site take part from `step` on, where pruned ones are kept: bool of the weights'
-    shapes. Empty: nothing changes.
+    shapes, or bitmasks `[rows, segments]`. Empty: nothing changes.
 
     Raises:
         ValueError: a score is NaN.
@@ -138,6 +148,8 @@ def _masks(
     counts = view.counts(shapes, total, generator)
     if view.structure is not None:
         return view.masks([method.drop(site) for site in sites], counts, shapes)
+    if not view.filters and _on_cpu(sites):
+        return _bits(method, sites, counts)[0]
     marks = _highest(method, _scores(method, sites), counts)
     return [view.weights(mark, shape) for mark, shape in zip(marks, shapes, strict=True)]
 
@@ -204,6 +216,16 @@ def _highest(method: Method, scores: Sequence[Tensor], counts: Sequence[int]) ->
     return method.view.largest(scores, counts, method.view.min_per_layer, method.drop is magnitude)
 
 
+def _on_cpu(sites: Sequence[LayerSite]) -> bool:
+    return all(site.active.device.type == "cpu" for site in sites)
+
+
+def _bits(method: Method, sites: Sequence[LayerSite], counts: Sequence[int]) -> tuple[list[Tensor], list[int]]:
+    """Returns what `_highest` marks in bitmasks, and how many that is in each site."""
+    view, scores = method.view, _scores(method, sites)
+    return view.bits(scores, counts, view.min_per_layer, method.drop is magnitude)
+
+
 def _propose(
     method: Method,
     sites: Sequence[NonzerosSite],
@@ -223,15 +245,10 @@ def _revived(
     """Keeps what was dropped and chosen again, with its value."""
     again, stays = [], []
     for site, mark, chosen in zip(sites, keep, grow, strict=True):
-        active = site.active.coordinates()
-        if not active.numel():
-            again.append(torch.zeros_like(chosen, dtype=torch.bool))
-            stays.append(mark)
-            continue
-        place = torch.searchsorted(active, chosen).clamp_(max=active.numel() - 1)
-        again.append(active[place] == chosen)
+        place = site.active.positions(chosen).long()
+        again.append(place >= 0)
         # What is new writes behind the end.
-        place = torch.where(again[-1], place, active.numel())
+        place = torch.where(again[-1], place, site.nnz)
         stays.append(torch.cat([mark, mark.new_zeros(1)]).index_fill_(0, place, True)[:-1])
     returned = ops.host.counts(again)
     new = [g[places(~old, len(g) - n)] for g, old, n in zip(grow, again, returned, strict=True)]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ...nn import PatternLayer
 from ...topology import Topology
 from ..change.carry_optimizer_state import fresh_state
-from ..change.compaction import Compaction
+from ..change.compaction import Compaction, Marks
 from ..change.optimizer_layout import paths
 from ..change.transaction import Transaction
 from ..model.wrappers import bare
@@ -93,7 +93,7 @@ class Snapshot:
         state = change.contents(optimizer.state)
         for site in sites:
             saved, active, parameter = left.saved["layers"][site.name], site.active, site.parameter
-            move = Compaction(change, _stays(saved, active), active.nnz, active.capacity) if self.in_file else None
+            move = Compaction(change, _stays(saved, active), active.capacity) if self.in_file else None
             held, values = change.current(state.get(parameter, {})), {"": parameter}
             for key, value in saved["values"].items():
                 target = parameter if not key else held.get(key)
@@ -143,10 +143,11 @@ def _left(saved: dict[str, Any], active: Topology) -> dict[str, Any]:
     return {**saved, "places": places, "values": {key: value[found] for key, value in saved["values"].items()}}
 
 
-def _stays(saved: dict[str, Any], active: Topology) -> Tensor:
-    """Returns which of the saved weights are active, a bool tensor."""
-    mask = active.mask().view(-1)
-    return mask if saved["places"] is None else mask[saved["places"]]
+def _stays(saved: dict[str, Any], active: Topology) -> Marks:
+    """Returns which of the saved weights are active."""
+    if (places := saved["places"]) is None:
+        return Marks(active.flat_bits(), active.rows * active.cols)
+    return Marks.of(active.positions(places) >= 0)
 
 
 def _others(

@@ -91,9 +91,21 @@ class View:
         own = self.taken(scores, counts, minimum)
         if own is not None:
             return [ops.topk_mask([s], k, absolute)[0] for s, k in zip(scores, own, strict=True)]
-        if minimum:
-            scores = [_protect(s, min(minimum, s.numel()), absolute) for s in scores]
-        return ops.topk_mask(list(scores), sum(counts), absolute)
+        return ops.topk_mask(self._protected(scores, minimum, absolute), sum(counts), absolute)
+
+    def bits(
+        self, scores: Sequence[Tensor], counts: Sequence[int], minimum: int = 0, absolute: bool = False
+    ) -> tuple[list[Tensor], list[int]]:
+        """Marks what `largest` does in bitmasks (`ops.topk_bits`), and returns how many are marked in each."""
+        own = self.taken(scores, counts, minimum)
+        if own is not None:
+            return [ops.topk_bits([s], k, absolute)[0][0] for s, k in zip(scores, own, strict=True)], own
+        marks, found = ops.topk_bits(self._protected(scores, minimum, absolute), sum(counts), absolute)
+        return marks, found.tolist()
+
+    def _protected(self, scores: Sequence[Tensor], minimum: int, absolute: bool) -> list[Tensor]:
+        """Returns scores in which no other ones precede the `minimum` highest of each layer."""
+        return [_protect(s, min(minimum, s.numel()), absolute) for s in scores] if minimum else list(scores)
 
     def taken(self, scores: Sequence[Tensor], counts: Sequence[int], minimum: int = 0) -> list[int] | None:
         """Returns how many `largest` marks in each layer; None if that is up to the scores."""

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
-from ... import ops
 from ...nn import PatternLayer, Probe, planned
 from ...nn.masked import Gradient
 from ...nn.probe import Needs
@@ -16,6 +15,7 @@ from ...topology import Topology
 from ..change.optimizer_layout import States, state_of
 from ..change.transaction import Transaction
 from .checksum import checksum
+from .entries import Entries
 
 if TYPE_CHECKING:
     from .nonzeros import NonzerosSite
@@ -40,6 +40,7 @@ class LayerSite(Generic[Layer]):
         tracked: statistics per weight that the method's rule keeps, tensors by name.
         facts: figures of the last change that the method's rule reports. 0-d tensors are read by the host only when
             they are asked for.
+        first: the first pattern; None as long as it is the active one.
         changes: flips and intersection over union of the last change.
         altered: whether the last gradient was no multiple of the one that its moment was recorded of, 0-d bool; None
             if it is known to be one.
@@ -53,14 +54,12 @@ class LayerSite(Generic[Layer]):
 
     def __init__(self, name: str, module: Layer) -> None:
         self.name, self.module = name, module
-        topology = module.topology
         self.loads = module.loads
         self.optimizer: torch.optim.Optimizer | None = None
         self.tracked: dict[str, Tensor] = {}
         self.facts: dict[str, float | Tensor] = {}
         self.changes: dict[str, Any] = {"flips": 0, "iou_last": 1.0}
-        # The first pattern; None if it was all weights.
-        self.first = None if topology.nnz == self.size else (topology.row_ptr, topology.col[: topology.nnz])
+        self.first: Entries | None = None
 
     # ---- facts
 
@@ -190,24 +189,21 @@ class LayerSite(Generic[Layer]):
             raise RuntimeError(f"the pattern of {self.name} does not change at the moment")
         self.change.copy(self.parameter if weight.shape == self.parameter.shape else self.weight, weight)
 
-    def note_change(self, before: int, common: int) -> None:
-        """Notes flips and overlap of a change that kept `common` of `before` weights."""
-        union = before + self.nnz - common
+    def note_change(self, before: Topology, common: int) -> None:
+        """Notes flips and overlap of a change that kept `common` weights of the pattern `before` it."""
+        union = before.nnz + self.nnz - common
+        if self.first is None and union > common:
+            self.first = Entries.of(before)
         self.changes = {"flips": union - common, "iou_last": common / max(1, union)}
 
     def iou_first(self) -> float:
         """Returns the intersection over union of the active pattern and the first one."""
-        active = self.active
-        if self.first is None:
-            return active.nnz / max(1, self.size)
-        row_ptr, col = self.first
-        first = ops.coordinates(row_ptr, col, active.cols)
-        common = int(torch.isin(active.coordinates(), first, assume_unique=True).sum())
-        return common / max(1, first.numel() + active.nnz - common)
+        first, common = (self.nnz, self.nnz) if self.first is None else self.first.shared_with(self.active)
+        return common / max(1, first + self.nnz - common)
 
     def extra_tensors(self) -> list[Tensor]:
         """Returns the tensors that are kept for the layer's weights beside the layer and the optimizer."""
-        return list(self.tracked.values())
+        return [*self.tracked.values(), *(() if self.first is None else self.first.tensors)]
 
     def measures(self) -> dict[str, float]:
         """Returns what a report says beyond the pattern."""
@@ -230,7 +226,8 @@ class LayerSite(Generic[Layer]):
             **planned.state_of(self.module),
             "changes": self.changes,
             "facts": LayerSite.measures(self),
-            "first": self.first,
+            "unchanged": self.first is None,
+            "first": (self.first or Entries.of(self.active)).csr(),
             "tracked": self.tracked,
             "capacity": self.active.capacity,
         }
@@ -239,10 +236,11 @@ class LayerSite(Generic[Layer]):
         """Gives the layer the capacity that it has in a saved state."""
 
     def load_state(self, state: dict[str, Any]) -> None:
+        first = Entries(self.active.cols)
         if state["first"] is not None:
-            Topology(self.active.shape, *state["first"])  # raises if the file is damaged
+            first = Entries.of(Topology(self.active.shape, *state["first"]))  # raises if the file is damaged
         self.loads = self.module.loads
-        self.first = state["first"]
+        self.first = None if state.get("unchanged") else first
         self.changes, self.facts = dict(state["changes"]), dict(state["facts"])
         device = self.parameter.device
         self.tracked = {name: tensor.to(device, copy=True) for name, tensor in state["tracked"].items()}

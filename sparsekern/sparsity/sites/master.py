@@ -13,7 +13,7 @@ from ...ops import active_values
 from ...shards import is_sharded, whole
 from .. import parallel
 from ..change.carry_optimizer_state import Move, hand_over, of_a_matrix
-from ..change.compaction import Compaction
+from ..change.compaction import Compaction, Marks
 from ..change.optimizer_layout import paths
 from ..change.transaction import Transaction
 from .layer_site import Companions, LayerSite
@@ -65,7 +65,7 @@ class MasterSite(Remasked, LayerSite[MaskedLayer]):
         """Makes `mask` the pattern. Returns whether the capacity changed.
 
         Args:
-            mask: bool of the weight's shape, with `nnz` entries True, of which `common` are in use (`shared`).
+            mask: of `nnz` weights, of which `common` are in use (`shared`).
             capacity: room for so many weights, if there is not enough or far too much now.
             settles: `settle` comes next.
         """
@@ -79,7 +79,7 @@ class MasterSite(Remasked, LayerSite[MaskedLayer]):
             install(self.module, topology)
             for follower in map(change.layer, followers):
                 install(follower, topology.clone())
-        self.note_change(old.nnz, common)
+        self.note_change(old, common)
         return self.active.capacity != old.capacity
 
     def fit(self, state: dict[str, Any], along: Companions) -> None:
@@ -173,4 +173,4 @@ class MasterSite(Remasked, LayerSite[MaskedLayer]):
         layer = self.module
         if layer.stored.device.type != "cpu" or not isinstance(layer, MaskedLayer) or layer.transform is not None:
             return None
-        return Compaction(change, self.active.mask().view(-1), self.nnz, self.nnz)
+        return Compaction(change, Marks(self.active.flat_bits(), self.size), self.nnz)

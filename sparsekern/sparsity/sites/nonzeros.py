@@ -5,11 +5,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ... import ops
 from ...nn import SparseLayer
 from ...shards import put, whole
 from .. import parallel
 from ..change.carry_optimizer_state import by_map, carry, carry_values
-from ..change.compaction import Compaction
+from ..change.compaction import Compaction, Marks
 from .layer_site import Companions, LayerSite
 
 
@@ -51,27 +52,31 @@ class NonzerosSite(LayerSite[SparseLayer]):
         capacity changed.
 
         Args:
-            keep: bool `[nnz]`, False where an active weight is dropped; `kept` entries are True.
+            keep: which active weights stay, bool `[nnz]`; `kept` entries are True. Where none grow on the CPU it may
+                be a bitmask of one row.
             grow: int64 flat coordinates of new weights, whose value is 0.
             capacity: room for so many weights.
         """
         old, (change, states, followers) = self.active, along
         self.check_followers(followers)
         if capacity == old.capacity and not grow.numel() and kept == old.nnz:
-            self.note_change(old.nnz, old.nnz)
+            self.note_change(old, old.nnz)
             return False
-        if grow.numel() or keep.device.type != "cpu":
+        if not grow.numel() and keep.device.type == "cpu":
+            bits = keep if keep.dtype == torch.int64 else ops.mask_bits(keep.view(1, -1))
+            topology, move = old.drop(bits, kept, capacity), Compaction(change, Marks(bits, old.nnz), capacity)
+        else:
             topology, index_map = old.rewire(keep, grow, capacity=capacity, kept=kept)
             move = by_map(index_map)
-        else:
-            topology, move = old.drop(keep, kept, capacity), Compaction(change, keep, kept, capacity)
+            if keep.device.type == "cpu":
+                move = Compaction(change, Marks.of(keep), capacity, Marks.of(index_map[: topology.nnz] >= 0))
         self.module = change.layer(self.module)
         self.module.set_topology(topology)  # first: building the index takes memory of its own
         carry(change, states, self.module, move)
         for follower in map(change.layer, followers):
             carry_values(change, follower, move)
             follower.set_topology(topology.clone())
-        self.note_change(old.nnz, kept)
+        self.note_change(old, kept)
         return topology.capacity != old.capacity
 
     def fit(self, state: dict[str, Any], along: Companions) -> None:

@@ -67,7 +67,7 @@ class StashedSite(Remasked, NonzerosSite):
         self.check_followers(followers)
         topology = self._next(mask, nnz, common, capacity)
         if topology is None:
-            self.note_change(old.nnz, common)
+            self.note_change(old, common)
             return False
         self.module = layer = change.layer(self.module)
         dense, entries = self.weight, [e for e in states.of(parameter) if e.tensor.shape == parameter.shape]
@@ -80,7 +80,7 @@ class StashedSite(Remasked, NonzerosSite):
         put_values(change, layer, topology.gather(dense), None)
         layer.set_topology(topology)
         hand_over(change, states, parameter, layer.values, entries, lambda entry: moved[entry.name])
-        self.note_change(old.nnz, common)
+        self.note_change(old, common)
         return topology.capacity != old.capacity
 
     def extra_tensors(self) -> list[Tensor]:

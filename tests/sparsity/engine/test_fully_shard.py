@@ -157,7 +157,8 @@ def memory(rank: int) -> dict[str, Any]:
     state = [local(t).nbytes for s in optimizer.state.values() for t in s.values() if t.dim()]
     index = sum(t.nbytes for m in model.modules() if isinstance(m, sk.SparseLinear) for t in m.index)
     report = sk.memory_report(model, optimizer).total
-    return {"report": report, "held": sum(held), "state": sum(state), "index": index}
+    kept = sum(optimizer.kept_bytes(site.module) for site in optimizer.sites)  # the first pattern
+    return {"report": report, "held": sum(held), "state": sum(state), "index": index, "kept": kept}
 
 
 def save(rank: int, path: Path) -> None:
@@ -262,7 +263,7 @@ def test_a_rank_has_its_part_and_all_of_the_index(path: Path) -> None:
     for each in both:
         report = each["report"]
         assert report["values"] == report["gradients"] == each["held"]
-        assert report["optimizer"] == each["state"]
+        assert report["optimizer"] == each["state"] + each["kept"]
         assert report["indices"] == each["index"]
 
 

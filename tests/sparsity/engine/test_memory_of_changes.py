@@ -14,16 +14,17 @@ from sparsekern.ops import extension
 pytestmark = pytest.mark.skipif(extension is None, reason="the references take memory of their own")
 
 WIDTH, STEPS, EPOCH = 512, 24, 4
-# Options of a method, and how much of the dense network's weights, gradients and momentum its changes take at most.
-CASES: dict[str, tuple[dict[str, Any], float]] = {
-    "gmp": ({}, 1.25),
-    "oneshot_ft": ({}, 1.2),
-    "magnitude_after": ({}, 1.2),
-    "lottery": ({}, 1.3),
-    "rewind": ({"step": 1}, 1.3),
-    "dpf": ({}, 1.2),
-    "granet": ({}, 1.35),
+METHODS: dict[str, dict[str, Any]] = {
+    "gmp": {},
+    "oneshot_ft": {},
+    "magnitude_after": {},
+    "lottery": {},
+    "rewind": {"step": 1},
+    "dpf": {},
+    "granet": {},
 }
+MOST = 1.06  # of the dense network's weights, gradients and momentum
+TRIMMED = 1.07  # where a tensor of half a layer is made to give back the memory of a whole one
 
 
 def net() -> nn.Sequential:
@@ -70,7 +71,7 @@ def run_of(name: str) -> tuple[Bytes, list[Bytes], list[bool], int]:
 
     def run(step: Any) -> None:
         nonlocal filed
-        method = sk.methods.get(name)(sparsity=0.9, total_steps=STEPS, steps_per_epoch=EPOCH, **CASES[name][0])
+        method = sk.methods.get(name)(sparsity=0.9, total_steps=STEPS, steps_per_epoch=EPOCH, **METHODS[name])
         dense = net()
         with step():  # the kernel is given, since the index of another takes other memory
             model = sk.sparsify(dense, method, backend="dense")
@@ -87,19 +88,19 @@ def run_of(name: str) -> tuple[Bytes, list[Bytes], list[bool], int]:
     return first, steps, changed, filed
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", METHODS)
 def test_a_method_that_begins_with_all_weights_begins_with_the_memory_of_the_dense_network(name: str) -> None:
     conversion, steps, _, filed = run_of(name)
-    assert conversion.peak <= 1.06 * dense_bytes()
-    assert steps[0].peak - filed <= 1.06 * dense_bytes()  # the file is there since the first step, if not before
+    assert conversion.peak <= MOST * dense_bytes()
+    assert steps[0].peak - filed <= MOST * dense_bytes()  # the file is there since the first step, if not before
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", METHODS)
 def test_a_change_of_pattern_takes_little_beside_the_dense_network(name: str) -> None:
     _, steps, changed, filed = run_of(name)
     assert any(changed)
     peak = max(step.peak for step, change in zip(steps, changed, strict=True) if change)
-    assert peak - filed <= CASES[name][1] * dense_bytes()
+    assert peak - filed <= (TRIMMED if name == "gmp" else MOST) * dense_bytes()
 
 
 def test_what_is_given_back_is_free_after_the_step() -> None:
