@@ -342,7 +342,9 @@ class Topology:
         capacity = self.capacity if capacity is None else capacity
         if keep.dtype != torch.bool or keep.shape != (self.nnz,):
             raise ValueError(f"keep must be a bool tensor [{self.nnz}], got {keep.dtype} {tuple(keep.shape)}")
-        row_ptr, col, index_map = ops.rewire(self.row_ptr, self.col, keep, grow.sort().values, capacity, self.cols)
+        if self.device.type != "cpu" or not bool((grow[1:] > grow[:-1]).all()):
+            grow = grow.sort().values
+        row_ptr, col, index_map = ops.rewire(self.row_ptr, self.col, keep, grow, capacity, self.cols)
         nnz = None if kept is None else kept + grow.numel()
         return self.trusted(self.shape, row_ptr, col, self.views, nnz=nnz), index_map
 

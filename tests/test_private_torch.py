@@ -1,6 +1,7 @@
 """Every name of PyTorch's own that the package uses exists and does what is expected: run it with a new torch first."""
 
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 import sparsekern
 from sparsekern import private_torch
+from sparsekern.ops import extension
 
 PACKAGE = Path(sparsekern.__file__).parent
 PRIVATE = re.compile(
@@ -93,6 +95,20 @@ def test_unrecorded() -> None:
     program = torch.export.export(Module(), (torch.zeros(2),))
     assert "cumsum" not in program.graph_module.code
     assert torch.equal(program.module()(torch.ones(2)), torch.tensor([2.0, 3.0]))
+
+
+@pytest.mark.skipif(extension is None, reason="the references are Python")
+def test_an_operator_is_called_without_python() -> None:
+    call = private_torch.without_python(torch.ops.sparsekern.move_entries)
+    source, target, none = torch.arange(3.0), torch.zeros(2), torch.empty(1, 0, dtype=torch.int64)
+    called: list[Any] = []
+    sys.setprofile(lambda frame, event, argument: called.append(event))
+    try:
+        call(source, target, torch.tensor([[0b101]]), 3, none, 0, torch.tensor(0.0))
+    finally:
+        sys.setprofile(None)
+    assert target.tolist() == [0, 2]
+    assert "call" not in called  # of a function in Python
 
 
 def test_in_forward_mode() -> None:

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <bit>
 #include <cstdint>
 #include <memory>
 #include <utility>
@@ -28,33 +29,80 @@ inline int64_t keep_first(int64_t* draws, int64_t size, const int64_t* chosen, i
   return kept;
 }
 
-// Grows the ascending set `out[0:have]` towards `n` members with the independent draws `draw(i)`, i = counter,
-// counter + 1, ..., in [0, limit) or -1 for a rejected one. The set is that of the first distinct draws, as if they
-// were made one by one. A round draws what will be needed if it fares like the last one, and no more than `n`, except
-// for small `n`. Stops after `rounds`; returns the size of the set.
-template <class Draw>
-int64_t extend_distinct(int64_t* out, int64_t have, int64_t n, int64_t limit, int64_t rounds, int64_t& counter,
-                        const Draw& draw) {
-  constexpr int64_t kFew = 64;
+constexpr int64_t kFew = 64;
+
+// Adds the independent draws `draw(i)`, i = counter, counter + 1, ..., in [0, limit) or -1 for a rejected one, until
+// there are `n` distinct ones: those that come first, as if they were made one by one. A round draws what will be
+// needed if it fares like the last one, and no more than `n`, except for small `n`; `add(draws, size, missing)` returns
+// how many of them are new. Stops after `rounds`; returns how many there are.
+template <class Draw, class Add>
+int64_t draw_distinct(int64_t n, int64_t rounds, int64_t& counter, const Draw& draw, const Add& add) {
+  const std::unique_ptr<int64_t[]> draws(new int64_t[n > 0 ? std::max(n, kFew) : 0]);
+  int64_t have = 0;
   for (int64_t drawn = 1, accepted = 1; have < n && rounds > 0; --rounds) {
     const int64_t missing = n - have;
     drawn = std::clamp(missing * drawn / accepted, kFew, std::max(n, kFew));
-    const std::unique_ptr<int64_t[]> buffer(drawn > missing ? new int64_t[drawn] : nullptr);
-    int64_t* fresh = buffer ? buffer.get() : out + have;
     parallel_for(0, drawn, 1 << 12, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) fresh[i] = draw(counter + i);
+      for (int64_t i = begin; i < end; ++i) draws[i] = draw(counter + i);
     });
     counter += drawn;
-    int64_t found = std::remove(fresh, fresh + drawn, int64_t{-1}) - fresh;
-    if (found > missing) found = keep_first(fresh, found, out, have, missing);
-    if (buffer) std::copy(fresh, fresh + found, out + have);
+    const int64_t added = add(draws.get(), drawn, missing);
+    have += added;
+    accepted = std::max<int64_t>(1, added);
+  }
+  return have;
+}
+
+// Into the ascending `out`.
+template <class Draw>
+int64_t sorted_distinct(int64_t* out, int64_t n, int64_t limit, int64_t rounds, int64_t& counter, const Draw& draw) {
+  int64_t have = 0;
+  return draw_distinct(n, rounds, counter, draw, [&](int64_t* draws, int64_t drawn, int64_t missing) {
+    int64_t found = std::remove(draws, draws + drawn, int64_t{-1}) - draws;
+    if (found > missing) found = keep_first(draws, found, out, have, missing);
+    std::copy(draws, draws + found, out + have);
     sort_keys(out + have, found, limit);
     std::inplace_merge(out, out + have, out + have + found);
     const int64_t before = have;
     have = std::unique(out, out + have + found) - out;
-    accepted = std::max<int64_t>(1, have - before);
+    return have - before;
+  });
+}
+
+// One bit for each number in [0, limit).
+class BitSet {
+ public:
+  explicit BitSet(int64_t limit) : words_((limit + 63) / 64) {}
+
+  bool has(int64_t x) const { return words_[x / 64] >> x % 64 & 1; }
+  void set(int64_t x) { words_[x / 64] |= uint64_t{1} << x % 64; }
+  void clear(int64_t x) { words_[x / 64] &= ~(uint64_t{1} << x % 64); }
+
+  // Writes the numbers in ascending order.
+  void list(int64_t* out) const {
+    for (size_t t = 0; t < words_.size(); ++t)
+      for (uint64_t word = words_[t]; word; word &= word - 1) *out++ = 64 * t + std::countr_zero(word);
   }
-  return have;
+
+ private:
+  std::vector<uint64_t> words_;
+};
+
+// Whether a bit for each number in [0, limit) takes no more memory than `n` numbers.
+inline bool bits_are_few(int64_t limit, int64_t n) { return limit / 64 <= n; }
+
+// Into a set; what it has before is rejected.
+template <class Draw>
+int64_t marked_distinct(BitSet& set, int64_t n, int64_t rounds, int64_t& counter, const Draw& draw) {
+  return draw_distinct(n, rounds, counter, draw, [&](const int64_t* draws, int64_t drawn, int64_t missing) {
+    int64_t added = 0;
+    for (int64_t i = 0; i < drawn && added < missing; ++i) {
+      if (draws[i] < 0) continue;
+      added += !set.has(draws[i]);
+      set.set(draws[i]);
+    }
+    return added;
+  });
 }
 
 // `n` distinct numbers in [0, size), ascending, every such set equally likely.
@@ -72,10 +120,17 @@ inline void random_distinct(int64_t* out, int64_t n, int64_t size, const Stream&
   if (n == 0) return;
   // The largest multiple of `size` up to 2^63: what lies beyond would favour small numbers.
   const uint64_t fair = (uint64_t{1} << 63) / size * size;
-  extend_distinct(out, 0, n, size, INT64_MAX, counter, [&](int64_t i) {
+  const auto draw = [&](int64_t i) {
     const uint64_t x = stream.bits(i) >> 1;
     return x < fair ? static_cast<int64_t>(x % size) : int64_t{-1};
-  });
+  };
+  if (bits_are_few(size, n)) {
+    BitSet set(size);
+    marked_distinct(set, n, INT64_MAX, counter, draw);
+    set.list(out);
+  } else {
+    sorted_distinct(out, n, size, INT64_MAX, counter, draw);
+  }
 }
 
 }  // namespace sparsekern

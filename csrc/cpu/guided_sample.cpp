@@ -14,6 +14,7 @@ namespace sparsekern {
 namespace {
 
 constexpr int64_t kRounds = 32;
+constexpr int64_t kBuckets = 8;  // for each position
 
 // Draws positions with probability proportional to their weight: inversion of the cumulative sum, with a table that
 // says where in it to look.
@@ -39,8 +40,9 @@ class Weights {
       cumulative_[i] = sum += w;
     }
     if (support_.empty()) return;
-    scale_ = static_cast<double>(size()) / sum;
-    start_.assign(size() + 1, static_cast<int32_t>(size() - 1));
+    const int64_t buckets = kBuckets * size();
+    scale_ = static_cast<double>(buckets) / sum;
+    start_.assign(buckets + 1, static_cast<int32_t>(size() - 1));
     for (int64_t i = size() - 1; i >= 0; --i)
       for (int64_t b = i == 0 ? 0 : bucket(cumulative_[i - 1]) + 1; b <= bucket(cumulative_[i]); ++b)
         start_[b] = static_cast<int32_t>(i);
@@ -55,11 +57,12 @@ class Weights {
     const double target = unit * cumulative_.back();
     const int64_t b = bucket(target);
     const auto first = cumulative_.begin() + start_[b], last = cumulative_.begin() + start_[b + 1];
-    return std::upper_bound(first, last, target) - cumulative_.begin();
+    if (first == last || *first > target) return first - cumulative_.begin();  // as most often
+    return std::upper_bound(first + 1, last, target) - cumulative_.begin();
   }
 
  private:
-  int64_t bucket(double x) const { return std::min(static_cast<int64_t>(x * scale_), size() - 1); }
+  int64_t bucket(double x) const { return std::min(static_cast<int64_t>(x * scale_), kBuckets * size() - 1); }
 
   std::vector<double> cumulative_;
   std::vector<char> positive_;
@@ -76,6 +79,13 @@ struct Pattern {
 
   bool active(int64_t r, int64_t c) const {
     return std::binary_search(col + ptr[r], col + ptr[r + 1], static_cast<int32_t>(c));
+  }
+
+  // f(coordinate) for all of them.
+  template <class F>
+  void each(const F& f) const {
+    for (int64_t r = 0; r < rows; ++r)
+      for (int32_t k = ptr[r]; k < ptr[r + 1]; ++k) f(r * cols + col[k]);
   }
 
   struct Cursor {
@@ -144,10 +154,24 @@ std::tuple<Tensor, Tensor> guided_sample(const Tensor& row_weight, const Tensor&
   if (have <= n) {
     list_support(out, row, column, pattern);
   } else {
-    have = extend_distinct(out, 0, n, rows * cols, kRounds, counter, [&](int64_t i) {
-      const int64_t r = row.at(stream.unit(2 * i)), c = column.at(stream.unit(2 * i + 1));
-      return pattern.active(r, c) ? int64_t{-1} : r * cols + c;
-    });
+    const auto draw = [&](int64_t i) {
+      return std::pair(row.at(stream.unit(2 * i)), column.at(stream.unit(2 * i + 1)));
+    };
+    if (bits_are_few(rows * cols, n + csr.nnz)) {
+      BitSet set(rows * cols);
+      pattern.each([&](int64_t x) { set.set(x); });
+      have = marked_distinct(set, n, kRounds, counter, [&](int64_t i) {
+        const auto [r, c] = draw(i);
+        return r * cols + c;
+      });
+      pattern.each([&](int64_t x) { set.clear(x); });
+      set.list(out);
+    } else {
+      have = sorted_distinct(out, n, rows * cols, kRounds, counter, [&](int64_t i) {
+        const auto [r, c] = draw(i);
+        return pattern.active(r, c) ? int64_t{-1} : r * cols + c;
+      });
+    }
   }
   const int64_t rest = n - have;
   *mutable_data<int64_t>(remainder) = rest;

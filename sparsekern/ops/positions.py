@@ -21,8 +21,8 @@ def positions(row_ptr: Tensor, columns: Tensor, coordinates: Tensor, cols: int) 
         ValueError: any of this does not hold.
 
     Examples:
-        >>> row_ptr, col = compress(torch.tensor([1, 2, 5]), rows=2, cols=3)
-        >>> positions(row_ptr, col, torch.tensor([5, 0, 1]), cols=3).tolist()
+        >>> row_ptr, col = sk.ops.compress(torch.tensor([1, 2, 5]), rows=2, cols=3)
+        >>> sk.ops.positions(row_ptr, col, torch.tensor([5, 0, 1]), cols=3).tolist()
         [2, -1, 0]
     """
     if columns.dtype == torch.int32:
