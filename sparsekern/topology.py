@@ -443,4 +443,4 @@ def nnz_at(sparsity: float, size: int) -> int:
 
 
 kept = nnz_at  # as it was called in version 0.1
-CSC = CSC  # as it was called in version 0.1
+COLUMNS = CSC  # as it was called in version 0.1

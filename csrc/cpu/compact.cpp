@@ -8,7 +8,9 @@ namespace {
 // The header, int32: rows, columns, side of a tile, nonzeros; null of another tensor.
 const int32_t* header_of(const Tensor& compact) {
   const bool bytes = compact.scalar_type() == ScalarType::Byte && compact.is_contiguous();
-  return bytes && compact.numel() >= 4 * kCompactHeader ? data<int32_t>(compact) : nullptr;
+  if (!bytes || compact.numel() < 4 * kCompactHeader) return nullptr;
+  const auto* header = data<int32_t>(compact);
+  return reinterpret_cast<uintptr_t>(header) % alignof(int32_t) == 0 ? header : nullptr;
 }
 
 void require_fit(const int32_t* header, bool fits, const int32_t* row_ptr, int64_t rows, int64_t cols) {
@@ -26,7 +28,7 @@ bool is_narrow(const Tensor& compact) {
 
 TileView tiles_of(const Tensor& compact, const int32_t* row_ptr, int64_t rows, int64_t cols) {
   const int32_t* header = header_of(compact);
-  const bool fits = header && header[2] > 0 && header[2] <= kMostSide &&
+  const bool fits = header && cols >= 0 && header[2] > 0 && header[2] <= kMostSide &&
                     compact.numel() >= tile_bytes(rows, cols, row_ptr[rows], header[2]);
   require_fit(header, fits, row_ptr, rows, cols);
   return tile_view(header, row_ptr);
@@ -34,7 +36,7 @@ TileView tiles_of(const Tensor& compact, const int32_t* row_ptr, int64_t rows, i
 
 NarrowView narrow_of(const Tensor& compact, const int32_t* row_ptr, int64_t rows, int64_t cols) {
   const int32_t* header = header_of(compact);
-  const bool fits = header && header[2] == 0 && compact.numel() >= narrow_bytes(rows, cols, row_ptr[rows]);
+  const bool fits = header && cols >= 0 && header[2] == 0 && compact.numel() >= narrow_bytes(rows, cols, row_ptr[rows]);
   require_fit(header, fits, row_ptr, rows, cols);
   return narrow_view(header, row_ptr);
 }

@@ -21,17 +21,21 @@ inline void require_parts(const std::vector<Tensor>& index) {
   require(index.size() == +kIndexParts, "index must hold ", +kIndexParts, " tensors, got ", index.size());
 }
 
-// Pointers that ascend from 0. O(rows).
-inline const int32_t* pointer_data(const Tensor& ptr, const char* name) {
-  const int32_t* p = index_data(ptr, 1, name);
-  const bool falls = vectorized(
+// Whether `n + 1` pointers ascend from 0.
+inline bool ascend(const int32_t* pointers, int64_t n) {
+  return vectorized(
       [](const int32_t* p, int64_t n) SPARSEKERN_VECTORIZED {
         int32_t bad = p[0] != 0;
         for (int64_t i = 0; i < n; ++i) bad |= p[i + 1] < p[i];
-        return bad != 0;
+        return bad == 0;
       },
-      p, ptr.numel() - 1);
-  require(!falls, name, " must ascend from 0");
+      pointers, n);
+}
+
+// Pointers that ascend from 0. O(rows).
+inline const int32_t* pointer_data(const Tensor& ptr, const char* name) {
+  const int32_t* p = index_data(ptr, 1, name);
+  require(ascend(p, ptr.numel() - 1), name, " must ascend from 0");
   return p;
 }
 

@@ -47,6 +47,9 @@ inline Matrix matrix_of(const std::vector<Tensor>& index, const Tensor& input, c
   Matrix matrix{nnz};
   if (is_narrow(compact)) {
     const NarrowView n = matrix.by_strips = narrow_of(compact, ptr, rows, cols);
+    require(ascend(n.col_ptr, cols) && n.col_ptr[cols] == nnz,
+            "columns of a narrow index must start one after another, ", "and end with the ", nnz,
+            " nonzeros of row_ptr");
     matrix.narrow = true;
     matrix.csr = {ptr, nullptr, nullptr, rows, cols, n.col};
     matrix.csc = {n.col_ptr, nullptr, nullptr, cols, rows, n.row};

@@ -4,6 +4,7 @@ from functools import partial
 
 import torch
 
+from ..ops.views import BITMASK
 from . import (
     convolution_gpu_peers,
     convolution_peers,
@@ -19,8 +20,7 @@ from .case import Suite
 from .problem import Problem
 
 _two = tuple(peer for peer in linear_peers.PEERS if peer.name in ("dense", "sparsekern"))
-_bits = frozenset({"bitmask"})
-_images = partial(convolutions.ConvProblem, views=_bits, layout=torch.channels_last)
+_images = partial(convolutions.ConvProblem, views=BITMASK, layout=torch.channels_last)
 
 SUITES: dict[str, dict[str, Suite]] = {
     "cpu": {
@@ -31,7 +31,7 @@ SUITES: dict[str, dict[str, Suite]] = {
         "threshold": Suite(threshold.PEERS, threshold.cpu_cases, threshold.KthLargest, budget=6.0),
     },
     "cuda": {
-        "kernels": Suite(linear_gpu_peers.GPU_PEERS, linear.gpu_cases, partial(Problem, views=_bits)),
+        "kernels": Suite(linear_gpu_peers.GPU_PEERS, linear.gpu_cases, partial(Problem, views=BITMASK)),
         "convolutions": Suite(convolution_gpu_peers.GPU_PEERS, convolutions.gpu_cases, _images),
         "moments": Suite(moment_peers.GPU_PEERS, moments.gpu_cases, moments.gpu_problem),
         "threshold": Suite(threshold.GPU_PEERS, threshold.gpu_cases, threshold.LargestMask),

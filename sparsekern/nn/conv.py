@@ -1,5 +1,6 @@
 """Convolutions: their product, and the one that holds its nonzeros only."""
 
+import warnings
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from ..ops.conv_geometry import ConvGeometry, check_convolution
 from ..ops.masked_conv2d import masked
 from ..ops.sparse_conv2d import convolve, expanded, sparse
+from ..ops.views import BITMASK
 from ..topology import PACKED, Topology
 from .kernel_choice import KernelPlan, conv_plan
 from .layer import PatternLayer
@@ -36,7 +38,7 @@ class Conv2dProduct(PatternLayer):
         "groups",
         "padding_mode",
     )
-    VIEWS: ClassVar[dict[str, frozenset[str]]] = {"csr": frozenset({"csc_ptr"}), "bits": frozenset({"bitmask"})}
+    VIEWS: ClassVar[dict[str, frozenset[str]]] = {"csr": frozenset({"csc_ptr"}), "bits": BITMASK}
     BATCHED = 4
     DIMS = 2  # of the input; with one, the first number of each pair is that of a height of 1
 
@@ -93,6 +95,12 @@ class Conv2dProduct(PatternLayer):
         # What the operator is told, made once; modes other than zeros are applied before it.
         self._border = None if padding_mode == "zeros" else [*sides[2:], *sides[:2]]
         self.operation = geometry if padding_mode == "zeros" else geometry._replace(padding=[0, 0, 0, 0])
+
+    @property
+    def window(self) -> ConvGeometry:
+        """The old name of `operation`, until version 0.3."""
+        warnings.warn("window is called operation now; the old name goes with version 0.3", DeprecationWarning, 2)
+        return self.operation
 
     def new_plan(self, workload: Workload, card: str | None) -> KernelPlan:
         out, channels, *_ = self.weight_shape

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..ops.index import Index
+from ..ops.views import BITMASK
 from ..private_torch import version
 from ..topology import PACKED, Topology, nnz_at
 from . import copies, saved
@@ -193,7 +194,7 @@ class PatternLayer(Product, WeightStorage, nn.Module):
             return self.VIEWS[kernel]
         if topology.device.type == "cpu":
             return PACKED
-        return frozenset({"bitmask"}) if 1 - topology.sparsity >= BITS_BELOW else frozenset()
+        return BITMASK if 1 - topology.sparsity >= BITS_BELOW else frozenset()
 
     def pattern_repr(self) -> str:
         topology = self.topology
@@ -296,6 +297,9 @@ class PatternLayer(Product, WeightStorage, nn.Module):
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *arguments: Any) -> None:
         saved.load(self, state_dict, prefix, *arguments)
+
+
+Twin = PatternLayer  # as it was called in version 0.1, until 0.3
 
 
 def parameter_of(layer: nn.Module) -> nn.Parameter:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import ops
-from ..ops.views import CSC, row_views
+from ..ops.views import BITMASK, CSC, TILES, row_views
 from ..topology import Topology
 from .kernel_choice import KernelPlan, linear_plan
 from .layer import PatternLayer
@@ -22,8 +22,8 @@ class LinearProduct(PatternLayer):
     SETTINGS = ("in_features", "out_features")
     VIEWS: ClassVar[dict[str, frozenset[str]]] = {
         "csr": CSC,
-        "tiled": frozenset({"tiles"}),
-        "bits": frozenset({"bitmask"}),
+        "tiled": TILES,
+        "bits": BITMASK,
     }
 
     in_features: int

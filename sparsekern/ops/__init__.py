@@ -37,7 +37,9 @@ from . import cuda as cuda
 from . import flops as flops
 from . import host as host
 
-tile_index = segment_index  # the name of version 0.1, until 0.3
+# Their old names, until 0.3.
+tile_index = segment_index
+tile_columns = compact_columns
 
 __all__ = [
     "active_values",

@@ -114,9 +114,11 @@ def bit_columns_fake(row_ptr: Tensor, bits: Tensor, cols: int, capacity: int) ->
 
 def drop_bits_reference(row_ptr: Tensor, bits: Tensor, keep: Tensor, cols: int) -> tuple[Tensor, Tensor]:
     """Returns which entries are left."""
-    mask, nnz = bit_mask(bits, cols), int(row_ptr[-1])
-    if keep.shape != (1, (nnz + SEGMENT - 1) // SEGMENT):
-        raise ValueError(f"bits must be a contiguous int64 tensor [1, {(nnz + SEGMENT - 1) // SEGMENT}]")
+    rows, nnz = row_ptr.numel() - 1, int(row_ptr[-1])
+    for words, shape in ((bits, (rows, (cols + SEGMENT - 1) // SEGMENT)), (keep, (1, (nnz + SEGMENT - 1) // SEGMENT))):
+        if words.shape != shape:
+            raise ValueError(f"bits must be a contiguous int64 tensor {list(shape)}")
+    mask = bit_mask(bits, cols)
     if not torch.equal(mask.sum(1), row_ptr.diff()):
         raise ValueError("each row of bits must have as many set bits as row_ptr gives it nonzeros")
     left = torch.zeros_like(mask).masked_scatter_(mask, bit_mask(keep, nnz))

@@ -31,8 +31,9 @@ def compact_columns_reference(row_ptr: Tensor, compact: Tensor, cols: int, capac
     if nnz > capacity:
         raise ValueError(f"capacity must be at least {nnz}, got {capacity}")
     readable = compact.dtype == torch.uint8 and compact.is_contiguous() and len(compact) >= HEADER
+    readable = readable and compact.data_ptr() % 4 == 0
     header = compact[:HEADER].view(torch.int32).tolist() if readable else []
-    side = header[2] if header == [rows, cols, *header[2:3], nnz] else -1
+    side = header[2] if header[:2] + header[3:] == [rows, cols, nnz] else -1
     parts = narrow_parts(rows, cols, nnz) if side == 0 else []
     if 0 < side <= MOST_SIDE:
         parts = tile_parts(rows, cols, nnz, side)

@@ -29,7 +29,7 @@ def masked_conv2d(
 
     Args:
         weight: `[out, channels / groups, kernel height, kernel width]`, dtype of `input`.
-        index: `Topology.index` with the view "bits".
+        index: `Topology.index` with the view "bitmask".
         active: whether the gradient of `weight` is zero off the mask; otherwise it is that of the masked weight, at
             every entry (straight-through).
 

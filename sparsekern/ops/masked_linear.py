@@ -23,7 +23,7 @@ def masked_linear(
     Args:
         input: `[*, cols]`.
         weight: `[rows, cols]`, dtype of `input`.
-        index: `Topology.index` with the view "bits".
+        index: `Topology.index` with the view "bitmask".
         bias: `[rows]`, dtype of `input`.
         active: whether the gradient of `weight` is zero off the mask; otherwise it is that of the masked weight, at
             every entry (straight-through).

@@ -32,6 +32,8 @@ def move_entries_reference(
     for bits, n, most in ((keep, size, source.numel()), (old, used, target.numel())):
         if bits.shape != (1, (n + SEGMENT - 1) // SEGMENT) or not 0 <= n <= most:
             raise ValueError(f"expected bits [1, segments] of at most {most} entries, got {tuple(bits.shape)} for {n}")
+        if bool(bit_mask(bits, SEGMENT * bits.shape[1])[0, n:].any()):
+            raise ValueError(f"bits beyond {n} must not be set")
     if not source.dtype == target.dtype == fill.dtype:
         raise ValueError(
             f"source, target and fill must have one dtype, got {source.dtype}, {target.dtype}, {fill.dtype}"

@@ -25,7 +25,7 @@ def positions(row_ptr: Tensor, columns: Tensor, coordinates: Tensor, cols: int) 
         >>> sk.ops.positions(row_ptr, col, torch.tensor([5, 0, 1]), cols=3).tolist()
         [2, -1, 0]
     """
-    if columns.dtype == torch.int32:
+    if columns.dtype != torch.int64:
         check_extent(row_ptr, columns, cols)
     check_vector(coordinates, "coordinates", torch.int64)
     return torch.ops.sparsekern.positions(row_ptr, columns, coordinates, cols)

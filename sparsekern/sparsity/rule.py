@@ -40,13 +40,15 @@ class Rule:
         """Refuses hooks of version 0.1 that nobody would call, and takes others by their new names."""
         super().__init_subclass__(**options)
         for name, new in RENAMED.items():
-            if name in vars(cls):
-                warnings.warn(
-                    f"{cls.__name__}.{name} is called {new} now; the old name goes with version 0.3",
-                    DeprecationWarning,
-                    stacklevel=2,
-                )
-                setattr(cls, new, vars(cls)[name])
+            hook = getattr(cls, name)
+            if new in vars(cls) or hook in (getattr(Rule, name), getattr(cls, new)):
+                continue
+            warnings.warn(
+                f"{cls.__name__}.{name} is called {new} now; the old name goes with version 0.3",
+                DeprecationWarning,
+                stacklevel=2,
+            )
+            setattr(cls, new, hook)
         for name, place in REPLACED.items():
             if name in vars(cls):
                 raise TypeError(f"{cls.__name__}.{name} is a hook of version 0.1; its place is taken by {place}")
@@ -77,6 +79,12 @@ class Rule:
     def after_step(self, site: LayerSite, step: int, lr: float, generator: torch.Generator) -> None:
         """May change the weight after the optimizer's step, before the pattern changes. `lr` as in
         `after_backward`."""
+
+    def follow(self, site: LayerSite, step: int, lr: float) -> None:
+        """The old name of `after_backward`, until version 0.3, for the `super()` of rules that have it."""
+
+    def stepped(self, site: LayerSite, step: int, lr: float, generator: torch.Generator) -> None:
+        """The old name of `after_step`, as `follow`."""
 
     def exchange(self, sites: Sequence[NonzerosSite], step: int) -> list[tuple[Tensor, int]] | None:
         """Returns, at a change of a method that stores nonzeros only, which active weights of each site stay, bool

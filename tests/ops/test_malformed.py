@@ -59,6 +59,7 @@ PATTERN_CALLS: dict[str, Call] = {
     "transpose_index": lambda row_ptr, col: ops.transpose_index(row_ptr, col, COLS),
     "bit_index": lambda row_ptr, col: ops.bit_index(row_ptr, col, COLS),
     "coordinates": lambda row_ptr, col: ops.coordinates(row_ptr, col, COLS),
+    "positions": lambda row_ptr, col: ops.positions(row_ptr, col, torch.tensor([0, 14]), COLS),
     "guided_sample": lambda row_ptr, col: ops.guided_sample(torch.ones(ROWS), torch.ones(COLS), row_ptr, col, 2, 0),
     "guided_sample, all": lambda row_ptr, col: ops.guided_sample(
         torch.ones(ROWS), torch.ones(COLS), row_ptr, col, 10, 0
@@ -73,6 +74,7 @@ REFERENCES: dict[str, Call] = {
     ),
     "transpose_index": lambda row_ptr, col: OPERATORS["transpose_index"].reference(row_ptr, col, COLS),
     "bit_index": lambda row_ptr, col: OPERATORS["bit_index"].reference(row_ptr, col, COLS),
+    "positions": lambda row_ptr, col: OPERATORS["positions"].reference(row_ptr, col, torch.tensor([0, 14]), COLS),
     "guided_sample": lambda row_ptr, col: OPERATORS["guided_sample"].reference(
         torch.ones(ROWS), torch.ones(COLS), row_ptr, col, 2, 0
     ),
@@ -199,6 +201,34 @@ def test_extent_of_a_narrow_index(shape: tuple[int, int]) -> None:
             op(topology.row_ptr, topology.col, topology.cols)
 
 
+@pytest.mark.skipif(ops.extension is None, reason="the reference does not read them")
+@pytest.mark.parametrize("wrong", [-1, 10**8])
+@pytest.mark.parametrize("place", [0, 2, COLS])
+def test_damaged_starts_of_columns_in_a_narrow_index(wrong: int, place: int) -> None:
+    index = Topology((ROWS, COLS), at(POINTERS), at(COLUMNS), frozenset({"narrow"})).index
+    compact = index.compact.clone()
+    compact.view(torch.int32)[4 + place] = wrong
+    with pytest.raises(ValueError, match="columns of a narrow index must start one after another"):
+        ops.sparse_linear(torch.ones(2, COLS), torch.ones(5), index._replace(compact=compact))
+
+
+@pytest.mark.parametrize("cols", [-100, -400_000_000])
+def test_negative_extent_of_a_compact_index(cols: int) -> None:
+    compact = torch.tensor([1, cols, 0, 4, *[0] * 50], dtype=torch.int32).view(torch.uint8)
+    for decode in DECODERS:
+        with pytest.raises(ValueError, match="compact must be the index of a 1 x -"):
+            decode(at([0, 4]), compact, cols, 4)
+
+
+@COMPACT
+def test_a_compact_index_at_an_odd_address(views: frozenset[str]) -> None:
+    compact = Topology((ROWS, COLS), at(POINTERS), at(COLUMNS), views).columns
+    odd = torch.cat([compact[:1], compact])[1:]
+    for decode in DECODERS:
+        with pytest.raises(ValueError, match=WRONG_INDEX):
+            decode(at(POINTERS), odd, COLS, 5)
+
+
 DECODERS = [ops.compact_columns, OPERATORS["compact_columns"].reference]
 
 
@@ -233,6 +263,60 @@ def test_columns_of_a_damaged_compact_index(views: frozenset[str]) -> None:
                 except ValueError:
                     refused += 1
     assert refused > 2 * 5 * 4 * 4  # of the header alone
+
+
+BITS = torch.tensor([[0b10010], [0b00001], [0b01100]])
+KEEP, NONE = torch.tensor([[0b10111]]), torch.empty(1, 0, dtype=torch.int64)
+
+
+@pytest.mark.parametrize("side", ["compiled", "reference"])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (at([0, 1, 3, 5]), BITS, KEEP, COLS),  # other counts
+        (at([0, 2, 3]), BITS, KEEP, COLS),
+        (at(POINTERS), BITS, KEEP, 65),
+        (at(POINTERS), BITS, torch.tensor([[1, 1]]), COLS),
+        (at(POINTERS), BITS, KEEP[0], COLS),
+    ],
+)
+def test_bitmasks_that_do_not_fit(side: str, arguments: tuple[Any, ...]) -> None:
+    drop = ops.drop_bits if side == "compiled" else OPERATORS["drop_bits"].reference
+    with pytest.raises(ValueError, match="bits"):
+        drop(*arguments)
+
+
+@pytest.mark.parametrize("side", ["compiled", "reference"])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"size": 6},  # more than there are
+        {"size": 70},
+        {"used": 9},
+        {"keep": NONE},
+        {"keep": torch.tensor([[0b100111]])},  # an entry beyond the size
+        {"old": torch.tensor([[0b1011]]), "used": 4},  # fewer than stay
+        {"old": torch.tensor([[0b11111]]), "used": 5},  # more than stay
+        {"target": torch.zeros(3)},  # too short
+        {"target": torch.zeros(5).double()},
+        {"fill": torch.tensor(0.0).double()},
+    ],
+    ids=str,
+)
+def test_entries_that_cannot_move(side: str, wrong: dict[str, Any]) -> None:
+    given = {"source": torch.arange(5.0), "target": torch.zeros(5), "keep": KEEP, "size": 5, "old": NONE, "used": 0}
+    given |= {"fill": torch.tensor(0.0), **wrong}
+    move = ops.move_entries if side == "compiled" else OPERATORS["move_entries"].reference
+    with pytest.raises(ValueError, match=r"bits|size|used|old|dtype|entries"):
+        move(**given)
+
+
+@pytest.mark.parametrize("coordinate", [-1, ROWS * COLS])
+def test_positions_outside(coordinate: int) -> None:
+    for find in (ops.positions, OPERATORS["positions"].reference):
+        for columns in (at(COLUMNS), BITS):
+            with pytest.raises(ValueError, match=r"coordinates must lie in \[0, 15\)"):
+                find(at(POINTERS), columns, torch.tensor([coordinate]), COLS)
 
 
 @pytest.mark.parametrize("cols", [-1, -64, 2**31, 0])

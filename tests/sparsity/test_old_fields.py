@@ -72,3 +72,32 @@ def test_hooks_are_found_by_their_old_names(old: str, new: str) -> None:
     with pytest.warns(DeprecationWarning, match=f"Mine.{old} is called {new} now"):
         kind = type("Mine", (Rule,), {old: hook})
     assert getattr(kind, new) is hook
+
+
+def test_hooks_of_a_mixin_are_found_by_their_old_names() -> None:
+    class Mixin:
+        def follow(self, site, step, lr):
+            super().follow(site, step, lr)  # type: ignore[misc]
+            return step
+
+    with pytest.warns(DeprecationWarning, match="Mine.follow is called after_backward now"):
+        kind = type("Mine", (Mixin, Rule), {})
+    assert kind().after_backward(None, 3, 0.1) == 3
+    assert type("More", (kind,), {})().after_backward(None, 3, 0.1) == 3  # without another warning
+
+
+def test_of_both_names_of_a_hook_the_new_one_counts() -> None:
+    class Mine(Rule):
+        def follow(self, site, step, lr):
+            return "old"
+
+        def after_backward(self, site, step, lr):
+            return "new"
+
+    assert Mine().after_backward(None, 3, 0.1) == "new"  # type: ignore[arg-type]
+
+
+def test_window_of_a_convolution() -> None:
+    layer = sk.SparseConv2d(2, 3, 3, sparsity=0.5)
+    with pytest.warns(DeprecationWarning, match="window is called operation now"):
+        assert layer.window is layer.operation
