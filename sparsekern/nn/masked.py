@@ -80,7 +80,7 @@ class MaskedLayer(PatternLayer):
         if is_compiling():
             if torch.onnx.is_in_onnx_export():
                 return plain_output(self, input)
-        elif self.refined <= self.training and not transformed():
+        elif self.refined <= (self.training and torch.is_grad_enabled()) and not transformed():
             refine(self, input)
         input, weight, gradient = self.prepare(input), self.master, self.weight_gradient
         trained = torch.is_grad_enabled() and weight.requires_grad

@@ -37,7 +37,7 @@ class SparseLayer(PatternLayer):
                 return plain_output(self, input)
         elif transforming() and self.probe is None:  # torch.func knows PyTorch's own operators only
             return plain_output(self, input)
-        elif self.refined <= self.training:
+        elif self.refined <= (self.training and torch.is_grad_enabled()):
             refine(self, input)
         input = self.prepare(input)
         output = self.product(input, self.values)
