@@ -13,9 +13,9 @@ from sparsekern.topology import Topology
 SHAPES = {"a bitmask": ((30, 70), 300), "16 bits": ((300, 640), 4_000), "32 bits": ((3, 70_000), 900)}
 
 
-def started(**options: Any) -> tuple[nn.Sequential, sk.Sparsifier]:
+def started() -> tuple[nn.Module, sk.Sparsifier]:
     torch.manual_seed(0)
-    method = sk.methods.set(sparsity=0.9, total_steps=100, every=5, **options)
+    method = sk.methods.set(sparsity=0.9, total_steps=100, every=5)
     model = sk.sparsify(nn.Sequential(nn.Linear(64, 48), nn.ReLU(), nn.Linear(48, 10)), method)
     return model, sk.Sparsifier(model, torch.optim.SGD(model.parameters(), lr=0.1), method)
 
@@ -35,9 +35,9 @@ def masks(optimizer: sk.Sparsifier) -> list[Tensor]:
 def test_every_form_holds_the_entries(form: str) -> None:
     shape, nnz = SHAPES[form]
     first, active = Topology.random(shape, nnz), Topology.random(shape, nnz // 2)
-    entries = Entries.of(first)
+    entries: Any = Entries.of(first)
     assert {torch.int64: "a bitmask", torch.uint16: "16 bits", torch.int32: "32 bits"}[entries.columns.dtype] == form
-    row_ptr, col = entries.csr() or ()
+    row_ptr, col = entries.csr()
     assert torch.equal(row_ptr, first.row_ptr)
     assert torch.equal(col, first.col)
     assert entries.shared_with(active) == (nnz, int((first.mask() & active.mask()).sum()))
