@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from .. import private_torch
 from .effective import EffectiveWeight
 from .layer import parameter_of
+from .product import uninitialized
 
 SETTINGS = ("embed_dim", "kdim", "vdim", "num_heads", "head_dim", "dropout", "batch_first", "add_zero_attn")
 INPUTS = ("q", "k", "v")
@@ -70,7 +71,7 @@ class SplitAttention(nn.MultiheadAttention):
         bias, weight = self.out_proj.bias is not None, self.out_proj.weight
         names = ("embed_dim", "num_heads", "dropout", "add_zero_attn", "kdim", "vdim", "batch_first")
         options = {name: getattr(self, name) for name in names} | {"bias": bias, "add_bias_kv": self.bias_k is not None}
-        whole: Any = nn.utils.skip_init(nn.MultiheadAttention, **options, device=weight.device, dtype=weight.dtype)
+        whole: Any = uninitialized(nn.MultiheadAttention, **options, device=weight.device, dtype=weight.dtype)
         whole.__class__ = self.whole_class
         whole.out_proj.weight, whole.out_proj.bias = weight, self.out_proj.bias
         whole.bias_k, whole.bias_v = self.bias_k, self.bias_v
@@ -273,7 +274,7 @@ def _own(part: Tensor) -> nn.Parameter:
 
 def _linear(weight: Any, bias: Any) -> nn.Linear:
     out, width = weight.shape
-    layer: Any = nn.utils.skip_init(nn.Linear, width, out, bias=bias is not None, device="meta")
+    layer: Any = uninitialized(nn.Linear, width, out, bias=bias is not None, device="meta")
     layer.weight = weight
     if bias is not None:
         layer.bias = bias

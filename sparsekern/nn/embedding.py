@@ -15,6 +15,7 @@ from ..topology import Topology
 from .expanded import ExpandedProduct
 from .masked import MaskedLayer
 from .probe import Probe
+from .product import uninitialized
 from .sparse import SparseLayer
 from .weight_storage import draw
 
@@ -68,7 +69,7 @@ class EmbeddingProduct(ExpandedProduct):
 
     @classmethod
     def new_dense(cls, settings: dict[str, Any], bias: bool, **factory: Any) -> nn.Module:
-        return nn.utils.skip_init(nn.Embedding, **settings, **factory)
+        return uninitialized(nn.Embedding, **settings, **factory)
 
     def dense_product(self, input: Tensor, weight: Tensor) -> Tensor:
         return F.embedding(input, weight, self.padding_idx, scale_grad_by_freq=self.scale_grad_by_freq)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..ops.conv_geometry import check_convolution, same_padding
+from ..ops.operands import autocast
 from ..ops.shapes import accumulate_dtype
 from ..ops.straight_through import weight_gradient
 from ..ops.torch_products import Convolution, absolute_sums
@@ -119,9 +120,8 @@ class ConvNdProduct(ExpandedProduct):
 
     def dense_product(self, input: Tensor, weight: Tensor) -> Tensor:
         batched = input.dim() > self.DIMS + 1
-        output = torch.convolution(
-            input if batched else input.unsqueeze(0), self.weight_of(weight), self.bias, *self.operation
-        )
+        input, weight, bias = autocast(input, self.weight_of(weight), self.bias)  # which does not know this operator
+        output = torch.convolution(input if batched else input.unsqueeze(0), weight, bias, *self.operation)
         return output if batched else output[0]
 
     def new_probe(self) -> ConvNdProbe:

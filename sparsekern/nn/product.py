@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from ..ops.straight_through import Operation
@@ -65,7 +66,7 @@ class Product:
     @classmethod
     def new_dense(cls, settings: dict[str, Any], bias: bool, **factory: Any) -> nn.Module:
         """Makes a dense layer with these settings, its weights unset."""
-        return nn.utils.skip_init(cls.DENSE, **settings, bias=bias, **factory)
+        return uninitialized(cls.DENSE, **settings, bias=bias, **factory)
 
     @staticmethod
     def refuses(layer: Any) -> str | None:
@@ -111,3 +112,10 @@ class Product:
     def new_probe(self) -> Probe:
         """Returns a recorder for the statistics of one step of this layer."""
         raise NotImplementedError
+
+
+def uninitialized(kind: type[nn.Module], device: Any = None, **options: Any) -> nn.Module:
+    """Makes a layer with unset weights, as `nn.utils.skip_init` does, which imports half a second's worth of modules
+    even for the meta device."""
+    layer, device = kind(**options, device="meta"), torch.device(device or torch.get_default_device())
+    return layer if device.type == "meta" else layer.to_empty(device=device)
