@@ -27,3 +27,14 @@ def test_needs_torch_and_numpy_only() -> None:
     code = f"import sys; sys.modules.update(dict.fromkeys({optional})); import sparsekern"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PACKAGE.parent)
     assert result.returncode == 0, result.stderr
+
+
+def test_converting_a_model_imports_no_symbolic_algebra() -> None:
+    """PyTorch imports it, in half a second, as soon as a tensor on the meta device is made empty."""
+    code = (
+        "import sys, torch; before = 'sympy' in sys.modules; import sparsekern as sk; from torch import nn; "
+        "model = nn.Sequential(nn.Linear(8, 8), nn.Conv2d(2, 2, 3), nn.MultiheadAttention(8, 2)); "
+        "sk.sparsify(model, 0.5); assert before or 'sympy' not in sys.modules"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PACKAGE.parent)
+    assert result.returncode == 0, result.stderr
