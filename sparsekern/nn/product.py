@@ -114,8 +114,8 @@ class Product:
         raise NotImplementedError
 
 
-def uninitialized(kind: type[nn.Module], device: Any = None, **options: Any) -> nn.Module:
+def uninitialized(kind: type[nn.Module], *sizes: int, device: Any = None, **options: Any) -> nn.Module:
     """Makes a layer with unset weights, as `nn.utils.skip_init` does, which imports half a second's worth of modules
     even for the meta device."""
-    layer, device = kind(**options, device="meta"), torch.device(device or torch.get_default_device())
+    layer, device = kind(*sizes, **options, device="meta"), torch.device(device or torch.get_default_device())
     return layer if device.type == "meta" else layer.to_empty(device=device)
