@@ -55,7 +55,8 @@ class LinearProduct(PatternLayer):
 
     def _views(self, kernel: str, topology: Topology) -> frozenset[str]:
         if kernel == "csr" and topology.device.type == "cpu":
-            return row_views(topology.rows, topology.cols, topology.nnz)
+            held = vars(self).get("_topology")
+            return row_views(topology.rows, topology.cols, topology.nnz, None if held is None else held.views)
         return super()._views(kernel, topology)
 
     def workload_of(self, input: Tensor) -> tuple[int, int | None] | None:

@@ -17,10 +17,10 @@ def narrow_parts(rows: int, cols: int, nnz: int) -> list[int]:
     return [4 * (5 + cols), *2 * [(2 * nnz + 3) // 4 * 4], (nnz + 3) // 4 * 4, (-(-cols // STRIP) * rows + 3) // 4 * 4]
 
 
-def is_smaller(rows: int, cols: int, nnz: int) -> bool:
-    """Returns whether a pattern has a narrow index that takes at most three quarters of the memory of its CSR and CSC
-    index. Where it is emptier, walks over it take longer than they save."""
-    return max(rows, cols) <= NARROWEST and 4 * sum(narrow_parts(rows, cols, nnz)) <= 3 * (12 * nnz + 4 * (cols + 1))
+def is_smaller(rows: int, cols: int, nnz: int, share: float = 0.75) -> bool:
+    """Returns whether a pattern has a narrow index that takes less than this share of the memory of its CSR and CSC
+    index. Where it takes more, walks over it cost more time than it is worth."""
+    return max(rows, cols) <= NARROWEST and sum(narrow_parts(rows, cols, nnz)) < share * (12 * nnz + 4 * (cols + 1))
 
 
 def narrow_pattern(row_ptr: Tensor, col: Tensor, cols: int) -> Tensor:

@@ -24,9 +24,11 @@ def renamed(views: frozenset[str]) -> frozenset[str]:
     return views if views <= VIEWS else frozenset(OLD_NAMES.get(view, view) for view in views)
 
 
-def row_views(rows: int, cols: int, nnz: int) -> frozenset[str]:
-    """Returns what a walk over rows on the CPU reads of a linear layer's pattern: the smaller one of its indices."""
-    return NARROW if is_smaller(rows, cols, nnz) else CSC
+def row_views(rows: int, cols: int, nnz: int, held: frozenset[str] | None = None) -> frozenset[str]:
+    """Returns what a walk over rows on the CPU reads of a linear layer's pattern. A narrow index that is `held` stays
+    until it is the larger one: code was compiled for it."""
+    smaller = is_smaller(rows, cols, nnz, 1) if held == NARROW else is_smaller(rows, cols, nnz)
+    return NARROW if smaller else CSC
 
 
 def index_of(row_ptr: Tensor, columns: Tensor, cols: int, capacity: int, views: frozenset[str]) -> Index:
